@@ -1,0 +1,34 @@
+"""IP addresses as 16-byte keys, the one form in which they are compared, hashed and stored.
+
+Shape: 16 bytes in network byte order; an IPv4 address is stored IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+"""
+
+import socket
+
+from typing import NewType
+
+AddressKey = NewType("AddressKey", bytes)
+
+IPV4_MAPPED_PREFIX = b"\x00" * 10 + b"\xff\xff"
+
+
+def parse_address(text: str) -> AddressKey:
+    """The key of an address in text form. Raises `ValueError` for anything else (zones and leading zeros too)."""
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        packed = socket.inet_pton(family, text)
+    except (OSError, ValueError) as error:  # ValueError: an embedded NUL
+        raise ValueError(f"not an IP address: {text!r}") from error
+    return AddressKey(packed if family == socket.AF_INET6 else IPV4_MAPPED_PREFIX + packed)
+
+
+def is_ipv4(key: bytes) -> bool:
+    """Whether the key holds an IPv4 address."""
+    return key.startswith(IPV4_MAPPED_PREFIX)
+
+
+def format_address(key: bytes) -> str:
+    """The usual text form of a key."""
+    if is_ipv4(key):
+        return socket.inet_ntop(socket.AF_INET, key[12:])
+    return socket.inet_ntop(socket.AF_INET6, key)

@@ -1,0 +1,106 @@
+"""Wire values and closed vocabularies shared by every layer.
+
+The numeric values are part of the snapshot layout and of the channel encoding: never reuse one.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class Protocol(IntEnum):
+    """Transport protocols a policy port can name. Values: IANA protocol numbers (`NetworkPolicyPort.protocol`)."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+class Direction(IntEnum):
+    """Direction of a policy, seen from the isolated pod (`NetworkPolicySpec.policyTypes`)."""
+
+    EGRESS = 0
+    INGRESS = 1
+
+    @property
+    def api_name(self) -> str:
+        """The word `policyTypes` uses."""
+        return "Egress" if self is Direction.EGRESS else "Ingress"
+
+
+class Verdict(IntEnum):
+    """What is said of a packet. Values: NF_DROP and NF_ACCEPT of linux/netfilter.h."""
+
+    DROP = 0
+    ACCEPT = 1
+
+
+class Tier(IntEnum):
+    """Order in which policy tiers are asked. NetworkPolicy is the middle one of the network-policy API's three."""
+
+    ADMIN = 0
+    NETWORK_POLICY = 1
+    BASELINE = 2
+
+
+class Action(IntEnum):
+    """What a matching rule does. NetworkPolicy rules only ever accept."""
+
+    DENY = 0
+    ACCEPT = 1
+    PASS = 2
+
+
+class Reason(IntEnum):
+    """Why a flow was judged as it was; one on every decision."""
+
+    NOT_ISOLATED = 0
+    ALLOWED = 1
+    DENIED = 2
+    SAME_ADDRESS = 3
+    OWN_NODE = 4
+
+    @property
+    def label(self) -> str:
+        """The word used in output and metrics, e.g. `own-node`."""
+        return self.name.lower().replace("_", "-")
+
+
+class SelectorOperator(StrEnum):
+    """Operators of a label selector requirement (`LabelSelectorRequirement.operator`)."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class PacketMark(IntEnum):
+    """State of a packet, kept in one three-bit field of its mark. Values are exclusive, not flags."""
+
+    NONE = 0
+    FROM_OUTSIDE = 1
+    OWN_NODE = 2
+    PENDING_ORIGINAL = 3
+    PENDING_REPLY = 4
+    ACCEPTED = 5
+
+
+class Dataplane(StrEnum):
+    """The two forms of the queue rule: nftables' own `queue` statement, or the NFQUEUE target through nft_compat."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    COMPAT = "compat"
+
+
+class NodeEgress(StrEnum):
+    """Whether a pod's egress policies are applied to traffic towards its own node."""
+
+    JUDGE = "judge"
+    ALLOW = "allow"
+
+
+class LoggingFormat(StrEnum):
+    """Shape of the log lines on standard error."""
+
+    TEXT = "text"
+    JSON = "json"

@@ -1,0 +1,192 @@
+"""The objects the agent knows, reduced to the fields it uses and with API defaults already applied.
+
+Everything here is immutable by contract (a `Mapping` is never written after construction). Untyped API bodies stop at
+`netpolq.sources.decode`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod` and
+`networking.k8s.io/v1 NetworkPolicy`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal, NamedTuple
+
+from netpolq.addresses import AddressKey
+from netpolq.enums import Direction, Protocol, SelectorOperator
+
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+"""The label that every namespace carries, whether its manifest says so or not."""
+
+Kind = Literal["Namespace", "Pod", "NetworkPolicy"]
+
+
+class ObjectKey(NamedTuple):
+    """Identity of an object. `namespace` is empty for a Namespace."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """A namespace. `labels` always hold `NAMESPACE_NAME_LABEL`."""
+
+    name: str
+    labels: Mapping[str, str]
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey("Namespace", "", self.name)
+
+
+class NamedPort(NamedTuple):
+    """A container port that has a name (`ContainerPort`); a name may occur several times in a pod."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod that may own addresses.
+
+    `ips`: all of `status.podIPs` (and `podIP`), in order, without duplicates. `host_ips`: all of `status.hostIPs` (and `hostIP`).
+    `completed`: phase Succeeded or Failed; such a pod owns no address any more. `running`: phase Running.
+    `created`: `metadata.creationTimestamp`, as written (RFC 3339 sorts as text), or empty. `node_name`: `spec.nodeName` or empty.
+    `named_ports`: of containers and of init containers that keep running (restartPolicy Always), in order.
+    """
+
+    namespace: str
+    name: str
+    labels: Mapping[str, str]
+    ips: tuple[AddressKey, ...]
+    host_ips: tuple[AddressKey, ...] = ()
+    node_name: str = ""
+    host_network: bool = False
+    completed: bool = False
+    running: bool = True
+    created: str = ""
+    named_ports: tuple[NamedPort, ...] = ()
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey("Pod", self.namespace, self.name)
+
+
+class Requirement(NamedTuple):
+    """One condition on a label (`LabelSelectorRequirement`). `values` are sorted, and empty for Exists and DoesNotExist."""
+
+    key: str
+    operator: SelectorOperator
+    values: tuple[str, ...]
+
+
+class LabelSelector(NamedTuple):
+    """All requirements must hold; none selects everything. `matchLabels` are stored as In requirements with one value.
+
+    Requirements are sorted and unique, so that equal selectors compare equal.
+    """
+
+    requirements: tuple[Requirement, ...] = ()
+
+
+class IPBlock(NamedTuple):
+    """`NetworkPolicyPeer.ipBlock`. `except_` lie within `cidr` and are sorted; host bits are cleared as in the API's semantics."""
+
+    cidr: IPv4Network | IPv6Network
+    except_: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+class PodPeer(NamedTuple):
+    """A peer given by selectors. `namespace_selector` None means the policy's own namespace; `pod_selector` is never None here
+    (an absent one is the empty selector, which selects every pod of the selected namespaces)."""
+
+    namespace_selector: LabelSelector | None
+    pod_selector: LabelSelector
+
+
+Peer = PodPeer | IPBlock
+
+
+class PolicyPort(NamedTuple):
+    """`NetworkPolicyPort`. `port` None: every port of the protocol; a string: a named port of the destination pod.
+
+    `end_port` is inclusive and only set beside a numeric `port`.
+    """
+
+    protocol: Protocol
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class PolicyRule(NamedTuple):
+    """An ingress or egress rule. `peers` None: every peer (from/to absent or empty); `ports` None: every port and every protocol."""
+
+    peers: tuple[Peer, ...] | None = None
+    ports: tuple[PolicyPort, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkPolicy:
+    """A policy. It isolates the pods of its namespace that `pod_selector` selects, in each of `policy_types`.
+
+    A policy that could not be understood is kept with its selector and types and without rules: it isolates and admits nothing.
+    """
+
+    namespace: str
+    name: str
+    pod_selector: LabelSelector
+    policy_types: frozenset[Direction]
+    ingress: tuple[PolicyRule, ...] = ()
+    egress: tuple[PolicyRule, ...] = ()
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey("NetworkPolicy", self.namespace, self.name)
+
+    def rules(self, direction: Direction) -> tuple[PolicyRule, ...]:
+        """The rules of one direction."""
+        return self.egress if direction is Direction.EGRESS else self.ingress
+
+
+Object = Namespace | Pod | NetworkPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Something in a source that could not be used as written.
+
+    `origin`: file path relative to the folder, or empty. `document`: 1-based number in the file, or 0. `key`: the object, as far as known.
+    `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead.
+    """
+
+    origin: str
+    document: int
+    key: str
+    field: str
+    message: str
+    consequence: str
+
+    def __str__(self) -> str:
+        where = self.origin + (f" document {self.document}" if self.document else "")
+        parts = [part for part in (where, self.key, self.field) if part]
+        return f"{': '.join(parts)}: {self.message} ({self.consequence})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What a source reports, applied as one: the store never shows half of it.
+
+    `rejections` and `ignored` (kind → count) are the complete present lists, not differences. The first update of a source is its
+    complete first sync. `observed_ns`: `time.monotonic_ns()` when the change was first noticed; programming latency counts from it.
+    """
+
+    upserted: tuple[Object, ...] = ()
+    deleted: tuple[ObjectKey, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    ignored: Mapping[str, int]
+    observed_ns: int
