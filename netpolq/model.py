@@ -103,7 +103,8 @@ class IPBlock(NamedTuple):
 
 class PodPeer(NamedTuple):
     """A peer given by selectors. `namespace_selector` None means the policy's own namespace; `pod_selector` is never None here
-    (an absent one is the empty selector, which selects every pod of the selected namespaces)."""
+    (an absent one is the empty selector, which selects every pod of the selected namespaces).
+    """
 
     namespace_selector: LabelSelector | None
     pod_selector: LabelSelector
