@@ -66,14 +66,17 @@ class Store:
                 owners[address] = pod
         return owners
 
+    def addresses_of_nodes(self) -> dict[str, set[bytes]]:
+        """The known addresses of each node by its name: the hostIPs of all pods that run on it."""
+        nodes: dict[str, set[bytes]] = {}
+        for pod in self.pods.values():
+            if pod.node_name:
+                nodes.setdefault(pod.node_name, set()).update(pod.host_ips)
+        return nodes
+
     def node_addresses(self, pod: Pod) -> frozenset[bytes]:
         """All known addresses of the node that runs a pod: its own hostIPs and those of pods on a node of the same name."""
-        addresses = set(pod.host_ips)
-        if pod.node_name:
-            for other in self.pods.values():
-                if other.node_name == pod.node_name:
-                    addresses.update(other.host_ips)
-        return frozenset(addresses)
+        return frozenset(pod.host_ips) | frozenset(self.addresses_of_nodes().get(pod.node_name, ()))
 
     def policies_of(self, namespace: str, direction: Direction) -> Iterator[NetworkPolicy]:
         """Policies of a namespace that isolate in a direction, in order of name."""

@@ -1,0 +1,64 @@
+"""Binary layout of a snapshot: a header, a section table, and sections that are read in place.
+
+All integers are in host byte order (an image never leaves its host); `BYTE_ORDER_MARK` makes a foreign one unreadable. Offsets in the
+section table are bytes from the start; every section starts on eight bytes. "Word" means an unsigned 32-bit integer; offsets inside
+the WORDS section count words from its start, and word 0 is reserved so that offset 0 can mean "none".
+
+    header      magic 8s · layout u32 · byte-order mark u32 · snapshot version u64 · total bytes u64 · created (Unix ns) u64 ·
+                section count u32 · crc32 of header and section table (this field taken as 0) u32
+    section     offset u64 · length in bytes u64 · crc32 u32 · entries u32
+
+    ADDRESSES   hash slots: key 16s · identity + 1 u32 (0: empty slot)
+    ENDPOINTS   hash slots: key 16s · egress program u32 · ingress program u32 (word offsets, 0: not isolated; both 0: empty slot)
+    NODE_OF     hash slots: key 16s · word offset of [n, n × 4 words of address bytes] u32 (0: empty slot)
+    IDENTITIES  one word each: word offset of [n, n × selector, m, m × (name, protocol << 16 | port)]
+    RULES       three words each: policy (string), tier << 16 | direction << 8 | action, index
+    STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
+    WORDS       programs and what they point to:
+      program     n, n × tier
+      tier        tier number, isolated_by, any peer table, v4 blocks, v6 blocks, n, n × selector (sorted), n × port table
+      isolated_by n, n × policy (string)
+      port table  rule without ports + 1, end of TCP, UDP, SCTP ranges (in ranges), number of names,
+                  ranges × (low << 16 | high) sorted per protocol, ranges × rule, names × (name (string), protocol, rule)
+      blocks      n, n × (prefix length, entries, word offset of sorted network numbers, word offset of block lists)
+                  a network number is one word for IPv4, four (most significant first) for IPv6
+      block list  n, n × (port table, exceptions)
+      exceptions  n, n × (low, high), as wide as network numbers
+
+Hash tables use open addressing with linear probing from `crc32(key) & (slots - 1)`; slots is a power of two and at most two thirds of
+them are filled.
+"""
+
+import struct
+
+from enum import IntEnum
+
+MAGIC = b"NETPOLQ\x00"
+LAYOUT_VERSION = 1
+BYTE_ORDER_MARK = 0x01020304
+
+HEADER = struct.Struct("=8sIIQQQII")
+SECTION = struct.Struct("=QQII")
+
+ADDRESS_SLOT = struct.Struct("=16sI")
+ENDPOINT_SLOT = struct.Struct("=16sII")
+NODE_OF_SLOT = struct.Struct("=16sI")
+RULE = struct.Struct("=III")
+
+MAX_IMAGE_BYTES = 1 << 31
+"""Larger images are refused: word offsets and the probing arithmetic stay far from their limits."""
+
+
+class Section(IntEnum):
+    """Sections in the order of the section table."""
+
+    ADDRESSES = 0
+    ENDPOINTS = 1
+    NODE_OF = 2
+    IDENTITIES = 3
+    RULES = 4
+    STRINGS = 5
+    WORDS = 6
+
+
+PREFIX_BYTES = HEADER.size + len(Section) * SECTION.size

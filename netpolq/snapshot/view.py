@@ -1,0 +1,347 @@
+"""Read-only look at the bytes of a snapshot, and the decision made from them. Nothing is copied or deserialised whole.
+
+Used alike by workers (on a mapped memfd) and by `netpolq explain` (on plain bytes), so that both give the same answer.
+"""
+
+import zlib
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from mmap import mmap
+from typing import NamedTuple, cast
+
+from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
+from netpolq.errors import SnapshotError
+from netpolq.snapshot.layout import (
+    ADDRESS_SLOT,
+    BYTE_ORDER_MARK,
+    ENDPOINT_SLOT,
+    HEADER,
+    LAYOUT_VERSION,
+    MAGIC,
+    MAX_IMAGE_BYTES,
+    NODE_OF_SLOT,
+    PREFIX_BYTES,
+    RULE,
+    SECTION,
+    Section,
+)
+
+NO_RULE = 0xFFFFFFFF
+_SLOT_BYTES = {Section.ADDRESSES: ADDRESS_SLOT.size, Section.ENDPOINTS: ENDPOINT_SLOT.size, Section.NODE_OF: NODE_OF_SLOT.size}
+_ENTRY_BYTES = {**_SLOT_BYTES, Section.IDENTITIES: 4, Section.RULES: RULE.size, Section.WORDS: 4}
+_KEY_BYTES = 16
+_RANGE_END = {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.SCTP: 3}
+_PORT_TABLE_HEAD = 5
+
+
+class Decision(NamedTuple):
+    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did."""
+
+    verdict: Verdict
+    reason: Reason
+    direction: Direction | None
+    rule: int
+
+
+class RuleRecord(NamedTuple):
+    """A rule as stored; see `netpolq.snapshot.image.Rule`."""
+
+    policy: str
+    tier: Tier
+    direction: Direction
+    action: Action
+    position: int
+
+
+_NOT_ISOLATED = Decision(Verdict.ACCEPT, Reason.NOT_ISOLATED, None, NO_RULE)
+_SAME_ADDRESS = Decision(Verdict.ACCEPT, Reason.SAME_ADDRESS, None, NO_RULE)
+
+
+class SnapshotView:
+    """A validated snapshot. `buffer` must not change while the view lives."""
+
+    def __init__(self, buffer: bytes | mmap) -> None:
+        """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong."""
+        size = len(buffer)
+        if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
+            raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
+        magic, layout, order, version, total, created_ns, sections, checksum = HEADER.unpack_from(buffer)
+        if magic != MAGIC:
+            raise SnapshotError("not a snapshot (wrong magic)")
+        if layout != LAYOUT_VERSION or order != BYTE_ORDER_MARK or sections != len(Section):
+            raise SnapshotError(f"layout {layout} is not layout {LAYOUT_VERSION} of this version")
+        if total != size:
+            raise SnapshotError(f"{size} bytes, the header says {total}")
+        prefix = bytearray(buffer[:PREFIX_BYTES])
+        prefix[HEADER.size - 4 : HEADER.size] = bytes(4)
+        if zlib.crc32(prefix) != checksum:
+            raise SnapshotError("checksum of the header does not match")
+        self._buffer = buffer
+        self._memory = memoryview(buffer)
+        self.version: int = version
+        self.created_ns: int = created_ns
+        self.total_bytes = size
+        self._offsets: dict[Section, int] = {}
+        self._entries: dict[Section, int] = {}
+        for section in Section:
+            self._check_section(section, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
+        self._words = self._cells(Section.WORDS, self._entries[Section.WORDS])
+        self._identities = self._cells(Section.IDENTITIES, self._entries[Section.IDENTITIES])
+        self._string_ends = self._cells(Section.STRINGS, self._entries[Section.STRINGS] + 1)
+        self._address_base = self._offsets[Section.ADDRESSES]
+        self._address_mask = self._entries[Section.ADDRESSES] - 1
+        self._endpoint_base = self._offsets[Section.ENDPOINTS]
+        self._endpoint_mask = self._entries[Section.ENDPOINTS] - 1
+
+    def _check_section(self, section: Section, offset: int, length: int, checksum: int, entries: int) -> None:
+        if offset < PREFIX_BYTES or offset % 8 or offset + length > self.total_bytes:
+            raise SnapshotError(f"section {section.name} lies outside the snapshot")
+        expected = entries * _ENTRY_BYTES[section] if section in _ENTRY_BYTES else None
+        if expected is None and length < (entries + 1) * 4:
+            raise SnapshotError(f"section {section.name} is too short for {entries} entries")
+        if expected is not None and length != expected:
+            raise SnapshotError(f"section {section.name} has {length} bytes for {entries} entries")
+        if section in _SLOT_BYTES and (entries == 0 or entries & (entries - 1)):
+            raise SnapshotError(f"section {section.name} has {entries} slots, not a power of two")
+        if zlib.crc32(self._memory[offset : offset + length]) != checksum:
+            raise SnapshotError(f"checksum of section {section.name} does not match")
+        self._offsets[section] = offset
+        self._entries[section] = entries
+
+    def _cells(self, section: Section, count: int) -> memoryview:
+        offset = self._offsets[section]
+        return self._memory[offset : offset + 4 * count].cast("I")
+
+    def close(self) -> None:
+        """Give the memory back. The view must not be used afterwards."""
+        for memory in (self._words, self._identities, self._string_ends, self._memory):
+            memory.release()
+        if isinstance(self._buffer, mmap):
+            self._buffer.close()
+
+    # --- the decision -------------------------------------------------------------------------------------------------------------
+
+    def judge(self, source: bytes, destination: bytes, protocol: int, port: int) -> Decision:
+        """Judge a flow in both directions: egress of the source, then ingress of the destination, as far as they are endpoints.
+
+        Addresses: 16-byte keys. `protocol`: IANA number. `port`: destination port, 0 unless TCP, UDP or SCTP.
+        """
+        if source == destination:
+            return _SAME_ADDRESS
+        egress = self.programs(source)[Direction.EGRESS]
+        ingress = self.programs(destination)[Direction.INGRESS]
+        if not egress and not ingress:
+            return _NOT_ISOLATED
+        destination_identity = self.identity(destination)
+        rule = NO_RULE
+        if egress:
+            allowed, rule = self.run(egress, destination, destination_identity, destination_identity, protocol, port)
+            if not allowed:
+                return Decision(Verdict.DROP, Reason.DENIED, Direction.EGRESS, rule)
+        if ingress:
+            allowed, rule = self.run(ingress, source, self.identity(source), destination_identity, protocol, port)
+            if not allowed:
+                return Decision(Verdict.DROP, Reason.DENIED, Direction.INGRESS, rule)
+        return Decision(Verdict.ACCEPT, Reason.ALLOWED, None, rule)
+
+    def run(
+        self, program: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int
+    ) -> tuple[bool, int]:
+        """Run one program. Identities are word offsets (0: none). Returns whether the flow is allowed, and the deciding rule."""
+        words = self._words
+        for tier in range(program + 1, program + 1 + words[program]):
+            offset = words[tier]
+            rule = self._first_rule(offset, peer, peer_identity, destination_identity, protocol, port)
+            if rule != NO_RULE:
+                action = self._rule_flags(rule) & 0xFF
+                if action != Action.PASS:
+                    return action == Action.ACCEPT, rule
+            elif words[words[offset + 1]]:
+                return False, NO_RULE
+        return True, NO_RULE
+
+    def _first_rule(self, tier: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int) -> int:
+        words = self._words
+        best = NO_RULE
+        if words[tier + 2]:
+            best = self._match(words[tier + 2], destination_identity, protocol, port)
+        count = words[tier + 5]
+        if peer_identity and count:
+            start = tier + 6
+            end = start + count
+            mine = peer_identity + 1
+            mine_end = mine + words[peer_identity]
+            # Walk the shorter list and search the longer one: either may be as long as an author of policies wants.
+            if mine_end - mine <= count:
+                pairs = ((selector, start, end) for selector in words[mine:mine_end])
+                for selector, low, high in pairs:
+                    place = bisect_left(words, selector, low, high)
+                    if place < high and words[place] == selector:
+                        best = min(best, self._match(words[place + count], destination_identity, protocol, port))
+            else:
+                for place in range(start, end):
+                    selector = words[place]
+                    found = bisect_left(words, selector, mine, mine_end)
+                    if found < mine_end and words[found] == selector:
+                        best = min(best, self._match(words[place + count], destination_identity, protocol, port))
+        if peer.startswith(IPV4_MAPPED_PREFIX):
+            if words[tier + 3]:
+                best = min(best, self._match_blocks(words[tier + 3], peer[12:], 1, destination_identity, protocol, port))
+        elif words[tier + 4]:
+            best = min(best, self._match_blocks(words[tier + 4], peer, 4, destination_identity, protocol, port))
+        return best
+
+    def _match(self, table: int, destination_identity: int, protocol: int, port: int) -> int:
+        """The lowest rule of a port table for a protocol and port."""
+        words = self._words
+        every = words[table]
+        best = every - 1 if every else NO_RULE
+        end_cell = _RANGE_END.get(cast("Protocol", protocol))
+        if end_cell is None:
+            return best
+        ranges = words[table + 3]
+        bounds = table + _PORT_TABLE_HEAD
+        low = bounds + (words[table + end_cell - 1] if end_cell > 1 else 0)
+        high = bounds + words[table + end_cell]
+        if low < high:
+            place = bisect_right(words, port << 16 | 0xFFFF, low, high) - 1
+            if place >= low and words[place] & 0xFFFF >= port:
+                best = min(best, words[place + ranges])
+        names = words[table + 4]
+        if names and destination_identity:
+            best = min(best, self._match_names(bounds + 2 * ranges, names, destination_identity, protocol << 16 | port))
+        return best
+
+    def _match_names(self, first: int, names: int, destination_identity: int, wanted: int) -> int:
+        words = self._words
+        best = NO_RULE
+        ports = destination_identity + 1 + words[destination_identity]
+        carried = {words[place] for place in range(ports + 1, ports + 1 + 2 * words[ports], 2) if words[place + 1] == wanted}
+        if carried:
+            for place in range(first, first + 3 * names, 3):
+                if words[place] in carried and words[place + 1] == wanted >> 16:
+                    best = min(best, words[place + 2])
+        return best
+
+    def _match_blocks(self, blocks: int, address: bytes, width: int, destination_identity: int, protocol: int, port: int) -> int:
+        words = self._words
+        number = int.from_bytes(address)
+        bits = 32 * width
+        best = NO_RULE
+        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4):
+            drop = bits - words[place]
+            network = number >> drop << drop
+            entry = self._find_number(words[place + 2], words[place + 1], network, width)
+            if entry < 0:
+                continue
+            block_list = words[words[place + 3] + entry]
+            for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
+                if not self._in_ranges(words[block + 1], number, width):
+                    best = min(best, self._match(words[block], destination_identity, protocol, port))
+        return best
+
+    def _number(self, offset: int, width: int) -> int:
+        words = self._words
+        if width == 1:
+            return words[offset]
+        return words[offset] << 96 | words[offset + 1] << 64 | words[offset + 2] << 32 | words[offset + 3]
+
+    def _find_number(self, first: int, count: int, number: int, width: int) -> int:
+        """Position of a number in a sorted list, or -1."""
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if self._number(first + middle * width, width) < number:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < count and self._number(first + low * width, width) == number else -1
+
+    def _in_ranges(self, exceptions: int, number: int, width: int) -> bool:
+        """Whether a number lies in one of the sorted, disjoint ranges."""
+        low, high = 0, self._words[exceptions]
+        while low < high:
+            middle = (low + high) // 2
+            start = exceptions + 1 + 2 * width * middle
+            if number < self._number(start, width):
+                high = middle
+            elif number > self._number(start + width, width):
+                low = middle + 1
+            else:
+                return True
+        return False
+
+    # --- look-ups -----------------------------------------------------------------------------------------------------------------
+
+    def identity(self, address: bytes) -> int:
+        """Word offset of an address's identity, 0 if it has none."""
+        buffer = self._buffer
+        mask = self._address_mask
+        place = zlib.crc32(address) & mask
+        while True:
+            key, value = ADDRESS_SLOT.unpack_from(buffer, self._address_base + place * ADDRESS_SLOT.size)
+            if not value:
+                return 0
+            if key == address:
+                return int(self._identities[value - 1])
+            place = (place + 1) & mask
+
+    def programs(self, address: bytes) -> tuple[int, int]:
+        """Word offsets of an address's egress and ingress programs (in the order of `Direction`), 0 where it is not isolated."""
+        buffer = self._buffer
+        mask = self._endpoint_mask
+        place = zlib.crc32(address) & mask
+        while True:
+            key, egress, ingress = ENDPOINT_SLOT.unpack_from(buffer, self._endpoint_base + place * ENDPOINT_SLOT.size)
+            if key == address or not (egress or ingress):
+                return egress, ingress
+            place = (place + 1) & mask
+
+    def own_node_addresses(self, address: bytes) -> frozenset[bytes]:
+        """Addresses of the node that runs the pod with this address; empty in the snapshot of a single node."""
+        mask = self._entries[Section.NODE_OF] - 1
+        place = zlib.crc32(address) & mask
+        while True:
+            key, node = NODE_OF_SLOT.unpack_from(self._buffer, self._offsets[Section.NODE_OF] + place * NODE_OF_SLOT.size)
+            if not node:
+                return frozenset()
+            if key == address:
+                count = self._words[node]
+                cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
+                return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
+            place = (place + 1) & mask
+
+    def isolated_by(self, program: int) -> list[str]:
+        """The policies that isolate in a program's NetworkPolicy tier; empty for program 0."""
+        words = self._words
+        if not program:
+            return []
+        for tier in range(program + 1, program + 1 + words[program]):
+            offset = words[tier]
+            if words[offset] == Tier.NETWORK_POLICY:
+                policies = words[offset + 1]
+                return [self.string(number) for number in words[policies + 1 : policies + 1 + words[policies]]]
+        return []
+
+    def rule(self, number: int) -> RuleRecord:
+        """A rule by number."""
+        policy, flags, index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
+        return RuleRecord(self.string(policy), Tier(flags >> 16), Direction(flags >> 8 & 0xFF), Action(flags & 0xFF), index)
+
+    def _rule_flags(self, number: int) -> int:
+        _policy, flags, _index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
+        return cast("int", flags)
+
+    def string(self, number: int) -> str:
+        """A name by number."""
+        base = self._offsets[Section.STRINGS] + 4 * (self._entries[Section.STRINGS] + 1)
+        return self._buffer[base + self._string_ends[number] : base + self._string_ends[number + 1]].decode()
+
+    def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
+        """Every isolated address with its egress and ingress program (0: not isolated in that direction)."""
+        for place in range(self._entries[Section.ENDPOINTS]):
+            key, egress, ingress = ENDPOINT_SLOT.unpack_from(self._buffer, self._endpoint_base + place * ENDPOINT_SLOT.size)
+            if egress or ingress:
+                yield key, egress, ingress
