@@ -1,0 +1,206 @@
+"""The messages between pool, supervisor and workers, and their encoding.
+
+Carried by Unix SOCK_SEQPACKET socket pairs: one datagram is one message, and the end of the peer process is seen as an empty one. The
+pool stands in the middle: it forwards `Publish` from the supervisor to every worker, and `Report` and `Refusal` the other way.
+
+    supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
+    pool → worker                Drain
+    worker → pool → supervisor   Report, Refusal
+    pool → supervisor            Welcome
+
+Encoding: one byte of kind, then fixed fields in host byte order.
+"""
+
+import array
+import contextlib
+import os
+import socket
+import struct
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+MAX_CHANGED = 1024
+"""A publish that changes more addresses than this says "everything" instead."""
+
+_INSTANCE_NAME = "\0netpolq"
+_KEY_BYTES = 16
+_MAX_MESSAGE_BYTES = 64 + MAX_CHANGED * _KEY_BYTES
+
+
+class _Kind(IntEnum):
+    PUBLISH = 1
+    DRAIN = 2
+    REPORT = 3
+    REFUSAL = 4
+    WELCOME = 5
+
+
+class Publish(NamedTuple):
+    """A new snapshot. `changed`: 16-byte address keys whose flows may be judged differently now; None: all may."""
+
+    version: int
+    changed: tuple[bytes, ...] | None
+
+
+class Drain(NamedTuple):
+    """Judge what is queued, then exit."""
+
+
+class Report(NamedTuple):
+    """State of a worker. `acked_version`: the snapshot it judges by (0: none yet). `packets`: judged in this slot since the pool started.
+
+    `pid` 0: the slot has no process at the moment. `restarts`: how many successors the slot has had; filled in by the pool.
+    """
+
+    slot: int
+    pid: int
+    queue_num: int
+    acked_version: int
+    packets: int
+    restarts: int
+
+
+class Refusal(NamedTuple):
+    """A worker could not use a snapshot and goes on with the one it has."""
+
+    slot: int
+    version: int
+    message: str
+
+
+class Welcome(NamedTuple):
+    """First message to a supervisor. `version`: the newest snapshot the pool has (0: none); the next one must be higher."""
+
+    version: int
+    supervisor_restarts: int
+
+
+Message = Publish | Drain | Report | Refusal | Welcome
+
+_PUBLISH = struct.Struct("=BQi")
+_REPORT = struct.Struct("=BIIIQQI")
+_REFUSAL = struct.Struct("=BIQ")
+_WELCOME = struct.Struct("=BQI")
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message."""
+    match message:
+        case Publish(version, changed):
+            count = -1 if changed is None else len(changed)
+            return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
+        case Drain():
+            return bytes([_Kind.DRAIN])
+        case Report():
+            return _REPORT.pack(_Kind.REPORT, *message)
+        case Refusal(slot, version, text):
+            return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:1024]
+        case Welcome():
+            return _WELCOME.pack(_Kind.WELCOME, *message)
+
+
+def decode(data: bytes) -> Message:
+    """The message in some bytes. Raises `ValueError` for anything that `encode` cannot have made."""
+    try:
+        match _Kind(data[0]):
+            case _Kind.PUBLISH:
+                _kind, version, count = _PUBLISH.unpack_from(data)
+                keys = data[_PUBLISH.size :]
+                if len(keys) != max(count, 0) * _KEY_BYTES:
+                    raise ValueError(f"{len(keys)} bytes of addresses, {count} announced")
+                changed = tuple(keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
+                return Publish(version, None if count < 0 else changed)
+            case _Kind.DRAIN:
+                return Drain()
+            case _Kind.REPORT:
+                return Report(*_REPORT.unpack(data)[1:])
+            case _Kind.REFUSAL:
+                _kind, slot, version = _REFUSAL.unpack_from(data)
+                return Refusal(slot, version, data[_REFUSAL.size :].decode(errors="replace"))
+            case _Kind.WELCOME:
+                return Welcome(*_WELCOME.unpack(data)[1:])
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"not a message: {error}") from error
+
+
+class Channel:
+    """One end of a channel. Never blocks in `receive` and `send`."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple["Channel", socket.socket]:
+        """A connected pair: our end, and a plain inheritable socket for the other process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), theirs
+
+    def fileno(self) -> int:
+        """The descriptor, for polling."""
+        return self._socket.fileno()
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
+        """Send a message. Returns False when the peer is gone or does not read; nothing was sent then."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            self._socket.sendmsg([encode(message)], ancillary)
+        except (BlockingIOError, BrokenPipeError, ConnectionError):
+            return False
+        return True
+
+    def receive(self) -> tuple[Message, int | None] | None:
+        """The next message and the descriptor that came with it (the caller's from then on), or None when there is none yet.
+
+        Raises `EOFError` when the peer is gone and `ValueError` for a message that cannot be read.
+        """
+        descriptors = array.array("i")
+        try:
+            data, ancillary, _flags, _address = self._socket.recvmsg(_MAX_MESSAGE_BYTES, socket.CMSG_SPACE(descriptors.itemsize))
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise EOFError from error
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        if not data:
+            raise EOFError
+        try:
+            return decode(data), descriptors[0] if descriptors else None
+        except ValueError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def close(self) -> None:
+        """Close this end; the peer sees the end of the channel."""
+        self._socket.close()
+
+
+def claim_instance() -> socket.socket | None:
+    """Become the one agent of this network namespace, or None if there is one already. Keep the socket open.
+
+    Abstract Unix names belong to the network namespace (unix(7)), which is just the scope of the ruleset and the queues.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        claim.bind(_INSTANCE_NAME)
+        claim.listen(8)
+    except OSError:
+        claim.close()
+        return None
+    return claim
+
+
+def running_instance() -> int | None:
+    """Process id of the agent that serves this network namespace, or None."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.settimeout(2.0)
+        probe.connect(_INSTANCE_NAME)
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, _uid, _gid = struct.unpack("3i", credentials)
+        return int(pid)
+    return None

@@ -1,0 +1,133 @@
+"""From a changed store to a policy in force: compile, publish, change the ruleset, and know when all of it has happened.
+
+A version is **in force** when every worker judges by it and the sets of isolated pods in the kernel are those of it.
+"""
+
+import asyncio
+import logging
+import time
+
+from collections import deque
+from collections.abc import Callable
+
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.errors import NetpolqError
+from netpolq.model import Pod
+from netpolq.policy.compile import compile_image
+from netpolq.snapshot.image import Image
+from netpolq.store import Store
+from netpolq.supervisor.publisher import Publisher
+
+PUBLISH_INTERVAL_S = 0.02
+"""At least this long between two snapshots: changes that come in a burst become one."""
+
+_CHECK_INTERVAL_S = 1.0
+_FIRST_SNAPSHOT_LIMIT_S = 2.0
+
+log = logging.getLogger("enforcer")
+
+
+class Enforcer:
+    """Carries changes of the store to the workers and the kernel. `on_in_force` is told the seconds from notice to enforcement."""
+
+    def __init__(
+        self, *, store: Store, publisher: Publisher, ruleset: Ruleset, hostname: str, on_in_force: Callable[[float], None]
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._ruleset = ruleset
+        self._hostname = hostname
+        self._on_in_force = on_in_force
+        self._store_changed = asyncio.Event()
+        self._sets_changed = asyncio.Event()
+        self._noticed_ns: int | None = None
+        self._pending: deque[tuple[int, int]] = deque()
+        self._sets_version = 0
+        self._ruleset_version = 0
+        self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
+        self.ruleset_problem: str | None = "the ruleset is not in place yet"
+        self.last_latency_s: float | None = None
+
+    def notice(self, observed_ns: int) -> None:
+        """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
+        self._noticed_ns = observed_ns if self._noticed_ns is None else min(self._noticed_ns, observed_ns)
+        self._store_changed.set()
+
+    async def run(self) -> None:
+        """Enforce until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._publish_changes())
+            tasks.create_task(self._keep_ruleset())
+
+    async def _publish_changes(self) -> None:
+        while True:
+            await self._store_changed.wait()
+            self._store_changed.clear()
+            noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
+            image = compile_image(self._store, is_local=self._is_local, with_nodes=False)
+            try:
+                version = self._publisher.publish(image)
+            except ConnectionError as error:
+                log.error("%s; trying again", error)
+                self.notice(noticed_ns)
+                await asyncio.sleep(_CHECK_INTERVAL_S)
+                continue
+            self._pending.append((version, noticed_ns))
+            self._sets_version = version
+            self.sets = isolated_sets(image)
+            self._sets_changed.set()
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
+
+    def _is_local(self, pod: Pod) -> bool:
+        # A manifest without a node is taken for this one: a set entry for an address that is elsewhere does no harm.
+        return pod.node_name in {"", self._hostname}
+
+    async def _keep_ruleset(self) -> None:
+        await self._sets_changed.wait()
+        await self._await_first_snapshot()
+        while True:
+            self._sets_changed.clear()
+            version, sets = self._sets_version, self.sets
+            try:
+                if self.ruleset_problem is None and not await self._ruleset.in_place():
+                    log.warning("the ruleset was changed by somebody else and is put in place again")
+                    await self._ruleset.install(sets)
+                else:
+                    await self._ruleset.update(sets)
+                self.ruleset_problem = None
+                self._ruleset_version = version
+                self.settle()
+            except NetpolqError as error:
+                if self.ruleset_problem != str(error):
+                    log.error("%s; trying again", error)
+                self.ruleset_problem = str(error)
+                await asyncio.sleep(_CHECK_INTERVAL_S)
+                continue
+            try:
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await self._sets_changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _await_first_snapshot(self) -> None:
+        """Queue nothing before somebody can judge it, unless workers take strangely long."""
+        deadline = time.monotonic() + _FIRST_SNAPSHOT_LIMIT_S
+        while self._publisher.acknowledged_version < self._sets_version and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+
+    def settle(self) -> None:
+        """Find out which versions have come into force. Called when a worker reports and when the ruleset has changed."""
+        in_force = min(self._publisher.acknowledged_version, self._ruleset_version)
+        while self._pending and self._pending[0][0] <= in_force:
+            _version, noticed_ns = self._pending.popleft()
+            self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
+            self._on_in_force(self.last_latency_s)
+
+
+def isolated_sets(image: Image) -> IsolatedSets:
+    """The addresses whose packets must be queued, by direction."""
+    return IsolatedSets(
+        ingress=frozenset(key for key, endpoint in image.endpoints.items() if endpoint.ingress is not None),
+        egress=frozenset(key for key, endpoint in image.endpoints.items() if endpoint.egress is not None),
+    )

@@ -1,0 +1,131 @@
+"""What Prometheus sees: the workers' counters merged, the queues' statistics, the supervisor's own state.
+
+The seven metrics of the kube-network-policies agent keep their bare names: the client library would append `_total` to a counter and has
+no quantiles, so `packet_count` is renamed on the way out and the summary is made here, from counts that all workers keep on one scale.
+"""
+
+import time
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US, PACKET_TIME_COUNT, PACKET_TIME_SUM
+from netpolq.dataplane.queuestats import QueueStats
+
+QUANTILES = (0.5, 0.9, 0.99)
+WINDOW_S = 600.0
+_SLICE_S = 60.0
+
+_BARE_COUNTERS = ("packet_count",)
+
+
+class WorkerCollector(Collector):
+    """Merges the files of the multiprocess directory. Quantiles are of the last ten minutes, sums and counts of all time."""
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._files = MultiProcessCollector(None, str(directory))  # type: ignore[no-untyped-call]
+        self._clock = clock
+        self._slices: deque[tuple[float, dict[int, float]]] = deque()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of the workers."""
+        counts: dict[tuple[str, str], dict[int, float]] = {}
+        sums: dict[tuple[str, str], float] = {}
+        for metric in self._files.collect():  # type: ignore[no-untyped-call]
+            if metric.name == PACKET_TIME_COUNT:
+                for sample in metric.samples:
+                    key = sample.labels["protocol"], sample.labels["family"]
+                    counts.setdefault(key, {})[int(sample.labels["bucket"])] = sample.value
+            elif metric.name == PACKET_TIME_SUM:
+                for sample in metric.samples:
+                    sums[sample.labels["protocol"], sample.labels["family"]] = sample.value
+            else:
+                yield metric
+        yield _histogram(counts, sums)
+        yield from self._summary(counts, sums)
+
+    def _summary(self, counts: dict[tuple[str, str], dict[int, float]], sums: dict[tuple[str, str], float]) -> Iterator[Metric]:
+        total: dict[int, float] = {}
+        for series in counts.values():
+            for bucket, count in series.items():
+                total[bucket] = total.get(bucket, 0.0) + count
+        recent = self._within_window(total)
+        name = "packet_process_duration_microseconds"
+        family = SummaryMetricFamily(name, "A summary of the packet processing durations in microseconds")
+        for quantile in QUANTILES:
+            family.add_sample(name, {"quantile": str(quantile)}, quantile_us(recent, quantile))
+        family.add_sample(f"{name}_sum", {}, sum(sums.values()) / 1000)
+        family.add_sample(f"{name}_count", {}, sum(total.values()))
+        yield family
+
+    def _within_window(self, total: dict[int, float]) -> dict[int, float]:
+        now = self._clock()
+        while len(self._slices) > 1 and now - self._slices[1][0] >= WINDOW_S:
+            self._slices.popleft()
+        before = self._slices[0][1] if self._slices and now - self._slices[0][0] >= WINDOW_S else {}
+        if not self._slices or now - self._slices[-1][0] >= _SLICE_S:
+            self._slices.append((now, total))
+        return {bucket: count - before.get(bucket, 0.0) for bucket, count in total.items() if count > before.get(bucket, 0.0)}
+
+
+def quantile_us(counts: dict[int, float], quantile: float) -> float:
+    """A quantile in microseconds, from counts by bucket: the upper bound of the bucket it falls into. NaN without any."""
+    remaining = quantile * sum(counts.values())
+    if not counts:
+        return float("nan")
+    for bucket in sorted(counts):
+        remaining -= counts[bucket]
+        if remaining <= 0:
+            return BOUNDS_NS[min(bucket, len(BOUNDS_NS) - 1)] / 1000
+    return BOUNDS_NS[-1] / 1000
+
+
+def _histogram(counts: dict[tuple[str, str], dict[int, float]], sums: dict[tuple[str, str], float]) -> Metric:
+    family = HistogramMetricFamily(
+        "packet_process_time", "Time it has taken to process each packet (microseconds)", labels=("protocol", "family")
+    )
+    bounds_ns = [bound * 1000 for bound in HISTOGRAM_BOUNDS_US]
+    for key in sorted(counts):
+        cumulative = list(accumulate(counts[key].get(bucket, 0.0) for bucket in range(len(BOUNDS_NS) + 1)))
+        buckets = [
+            (str(float(bound)), cumulative[BOUNDS_NS.index(ns)]) for bound, ns in zip(HISTOGRAM_BOUNDS_US, bounds_ns, strict=True)
+        ]
+        family.add_metric(key, [*buckets, ("+Inf", cumulative[-1])], sums.get(key, 0.0) / 1000)
+    return family
+
+
+class QueueCollector(Collector):
+    """The kernel's statistics of our queues (/proc/net/netfilter/nfnetlink_queue)."""
+
+    def __init__(self, read: Callable[[], Iterable[QueueStats]], queue_nums: range) -> None:
+        self._read = read
+        self._queue_nums = queue_nums
+
+    def collect(self) -> Iterator[Metric]:
+        """Four gauges by queue."""
+        rows = [row for row in self._read() if row.queue_num in self._queue_nums]
+        for name, documentation, value_of in (
+            ("nfqueue_queue_total", "Packets that wait in the queue for a verdict", lambda row: row.queue_total),
+            ("nfqueue_queue_dropped", "Packets the kernel dropped because the queue was full", lambda row: row.queue_dropped),
+            ("nfqueue_user_dropped", "Packets lost because the socket buffer was full", lambda row: row.user_dropped),
+            ("nfqueue_packet_id", "Id of the packet that was queued last", lambda row: row.id_sequence),
+        ):
+            family = GaugeMetricFamily(name, documentation, labels=("queue",))
+            for row in rows:
+                family.add_metric((str(row.queue_num),), value_of(row))
+            yield family
+
+
+def expose(registry: CollectorRegistry) -> bytes:
+    """The registry in Prometheus' text format 0.0.4."""
+    text = generate_latest(registry)
+    for name in _BARE_COUNTERS:
+        text = text.replace(f"{name}_total".encode(), name.encode())
+    return text

@@ -1,0 +1,64 @@
+"""The HTTP endpoints: /metrics, /healthz and /readyz for the network, /status on a Unix socket for root."""
+
+import asyncio
+import os
+
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from netpolq.errors import BootError
+
+_SHUTDOWN_S = 0.5
+
+
+async def serve_metrics(
+    host: str, port: int, *, expose: Callable[[], bytes], not_ready: Callable[[], list[str]]
+) -> web.AppRunner:
+    """Serve on an address (empty host: all). Raises `BootError` when it is taken."""
+
+    async def metrics(_request: web.Request) -> web.Response:
+        # In a thread, because it reads the files of all workers.
+        body = await asyncio.to_thread(expose)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        reasons = not_ready()
+        return web.Response(status=503, text="\n".join(reasons) + "\n") if reasons else web.Response(text="ok\n")
+
+    application = web.Application()
+    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host or None, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise BootError(
+            f"--metrics-bind-address {host}:{port}: {os.strerror(error.errno or 0)}; choose another address"
+        ) from error
+    return runner
+
+
+async def serve_status(path: Path, *, status: Callable[[], bytes]) -> web.AppRunner:
+    """Serve the status document on a Unix socket that only its owner may use."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=status(), content_type="application/json")
+
+    application = web.Application()
+    application.add_routes([web.get("/status", answer)])
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    path.unlink(missing_ok=True)  # left by a supervisor that was killed
+    try:
+        await web.UnixSite(runner, path).start()
+        path.chmod(0o600)
+    except OSError as error:
+        await runner.cleanup()
+        raise BootError(f"--run-dir {path.parent}: the status socket cannot be made: {os.strerror(error.errno or 0)}") from error
+    return runner

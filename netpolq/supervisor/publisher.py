@@ -1,0 +1,105 @@
+"""Images → workers: encodes, seals, sends, keeps a copy for the next start, and knows what every worker judges by."""
+
+import asyncio
+import logging
+import os
+import time
+
+from collections.abc import Callable
+from pathlib import Path
+
+from netpolq.channel import MAX_CHANGED, Channel, Publish, Refusal, Report, Welcome
+from netpolq.snapshot import region
+from netpolq.snapshot.encode import encode
+from netpolq.snapshot.image import Image, changed_addresses
+
+log = logging.getLogger("publisher")
+
+
+class Publisher:
+    """The supervisor's end of the channel.
+
+    `on_progress` is called when a worker reports; `on_end` when the pool has gone.
+    """
+
+    def __init__(self, channel: Channel, image_path: Path, on_progress: Callable[[], None], on_end: Callable[[], None]) -> None:
+        self._channel = channel
+        self._image_path = image_path
+        self._on_progress = on_progress
+        self._on_end = on_end
+        self._image: Image | None = None
+        self.welcomed = asyncio.Event()
+        self.version = 0
+        self.published = 0
+        self.image_bytes = 0
+        self.published_ns = 0
+        self.supervisor_restarts = 0
+        self.refusals = 0
+        self.workers: dict[int, Report] = {}
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read messages."""
+        loop.add_reader(self._channel.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                match received[0]:
+                    case Report() as report:
+                        self.workers[report.slot] = report
+                        self._on_progress()
+                    case Refusal() as refusal:
+                        self.refusals += 1
+                        log.error("worker %d refused snapshot %d: %s", *refusal)
+                    case Welcome(version, restarts):
+                        self.version = version
+                        self.supervisor_restarts = restarts
+                        self.welcomed.set()
+                    case message:
+                        log.error("unexpected message %r", message)
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._on_end()
+        except ValueError as error:
+            log.error("message ignored: %s", error)
+
+    def publish(self, image: Image) -> int:
+        """Send an image to every worker unless it is the one they have. Returns the version that holds it."""
+        if image == self._image:
+            return self.version
+        changed = None if self._image is None else changed_addresses(self._image, image)
+        if changed is not None and len(changed) > MAX_CHANGED:
+            changed = None
+        data = encode(image, version=self.version + 1, created_ns=time.time_ns())
+        descriptor = region.seal(data)
+        try:
+            sent = self._channel.send(
+                Publish(self.version + 1, None if changed is None else tuple(sorted(changed))), [descriptor]
+            )
+        finally:
+            os.close(descriptor)
+        if not sent:
+            # The pool is gone or stuck. Forgetting the image makes the next publish, whenever it comes, a complete one.
+            self._image = None
+            raise ConnectionError("the pool does not take the snapshot")
+        self._image = image
+        self.version += 1
+        self.published += 1
+        self.image_bytes = len(data)
+        self.published_ns = time.monotonic_ns()
+        try:
+            region.save(self._image_path, data)
+        except OSError as error:
+            log.warning("%s: %s; the next start will have no snapshot before its first sync", self._image_path, error.strerror)
+        return self.version
+
+    @property
+    def acknowledged_version(self) -> int:
+        """The version that every worker has at least; 0 while a slot has no worker or a worker no snapshot."""
+        return min((report.acked_version for report in self.workers.values()), default=0)
+
+    def late_workers(self, limit_s: float) -> list[int]:
+        """Slots that do not have the newest version although it was published longer ago than the limit."""
+        if time.monotonic_ns() - self.published_ns < limit_s * 1e9:
+            return []
+        return [slot for slot, report in sorted(self.workers.items()) if report.acked_version < self.version]

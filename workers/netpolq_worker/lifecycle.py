@@ -1,0 +1,76 @@
+"""When children are started and when the pool gives up. Pure: told what happened and what time it is, it says what to do.
+
+WAITING ── due ──► RUNNING ── exit ──► WAITING (at once, or after a back-off when it keeps dying young)
+   any ── stop ──► STOPPED
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+YOUNG_S = 5.0
+"""A child that dies younger than this has failed; one that lived longer starts with a clean sheet."""
+
+_FIRST_DELAY_S = 0.1
+_MAX_DELAY_S = 10.0
+
+
+class Phase(Enum):
+    """Where a child is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Child:
+    """One place in the process tree and the process that fills it at the moment.
+
+    `pid` 0: none. `due`: monotonic seconds from when it may be started. `starts`: processes so far. `young_deaths`: in a row.
+    `free_deaths`: how many young deaths in a row are answered at once, before the back-off begins.
+    """
+
+    free_deaths: int
+    phase: Phase = Phase.WAITING
+    pid: int = 0
+    due: float = 0.0
+    started: float = 0.0
+    starts: int = 0
+    young_deaths: int = 0
+
+    @property
+    def restarts(self) -> int:
+        """How many successors there have been."""
+        return max(self.starts - 1, 0)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it should be started now."""
+        return self.phase is Phase.WAITING and now >= self.due
+
+    def on_start(self, pid: int, now: float) -> None:
+        """A process was started."""
+        if self.phase is not Phase.WAITING:
+            raise ValueError(f"started while {self.phase.value}")
+        self.phase = Phase.RUNNING
+        self.pid = pid
+        self.started = now
+        self.starts += 1
+
+    def on_exit(self, now: float) -> None:
+        """The process has ended."""
+        if self.phase is Phase.RUNNING:
+            self.young_deaths = self.young_deaths + 1 if now - self.started < YOUNG_S else 0
+            self.due = now + restart_delay(self.young_deaths - self.free_deaths)
+            self.phase = Phase.WAITING
+        self.pid = 0
+
+    def stop(self) -> None:
+        """Start no more processes."""
+        self.phase = Phase.STOPPED
+
+
+def restart_delay(failures: int) -> float:
+    """Seconds to wait after so many failures in a row; none for zero or fewer."""
+    if failures <= 0:
+        return 0.0
+    return float(min(_FIRST_DELAY_S * 2 ** min(failures - 1, 16), _MAX_DELAY_S))

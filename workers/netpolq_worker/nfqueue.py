@@ -1,0 +1,177 @@
+"""One NFQUEUE: socket, binding, verdict messages. The only module that touches netfilterqueue.
+
+Source: linux/netfilter/nfnetlink_queue.h. A socket is bound once, in the pool, and inherited by every worker that serves it.
+"""
+
+import contextlib
+import socket
+import struct
+import warnings
+
+from collections.abc import Callable
+from pathlib import Path
+
+import netfilterqueue
+
+from netpolq.enums import Verdict
+from netpolq.errors import KernelError, PrivilegeError, QueueTakenError
+from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
+from netpolq_worker.packet import COPY_BYTES
+
+_QUEUE_SUBSYSTEM = 3 << 8  # NFNL_SUBSYS_QUEUE
+_MSG_VERDICT = _QUEUE_SUBSYSTEM | 1
+_MSG_CONFIG = _QUEUE_SUBSYSTEM | 2
+_MSG_VERDICT_BATCH = _QUEUE_SUBSYSTEM | 3
+_NFQA_VERDICT_HDR = 2
+_NFQA_MARK = 3
+_NFQA_CFG_MASK = 4
+_NFQA_CFG_FLAGS = 5
+_CFG_F_FAIL_OPEN = 1
+_CFG_F_GSO = 4
+_SOL_NETLINK = 270
+_NETLINK_NO_ENOBUFS = 5
+
+QUEUE_PACKETS = 4096
+"""Packets that may wait for a verdict. With the buffer below this is about 10 ms of the load one worker can take."""
+
+RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
+"""What the kernel charges the socket for `QUEUE_PACKETS` messages of `COPY_BYTES`: the buffer never fills before the queue does."""
+
+_QUEUES_FILE = Path("/proc/net/netfilter/nfnetlink_queue")
+_PACKED_MARK = struct.Struct("!I")
+_PACKED_VERDICT = struct.Struct("!II")
+
+Packet = netfilterqueue.Packet
+OnPacket = Callable[[netfilterqueue.Packet], None]
+
+
+def _ignore(_packet: netfilterqueue.Packet) -> None:
+    """What an unserved queue does with a packet: nothing; it waits for a verdict."""
+
+
+class Queue:
+    """A bound queue. `on_packet` is called for each packet by `receive`, in order of arrival; it must not raise."""
+
+    def __init__(self, queue_num: int, *, fail_open: bool) -> None:
+        """Bind. Raises `QueueTakenError`, `PrivilegeError` or `KernelError`."""
+        self.queue_num = queue_num
+        self.on_packet: OnPacket = _ignore
+        try:
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        except OSError as error:
+            raise KernelError(f"netfilter's netlink socket is not available: {error.strerror}; is nfnetlink built?") from error
+        self._bind()
+        self._configure(_CFG_F_GSO | (_CFG_F_FAIL_OPEN if fail_open else 0))
+
+    def _bind(self) -> None:
+        if _queue_is_taken(self.queue_num):
+            raise QueueTakenError(_taken(self.queue_num))
+        try:
+            # The library gets our socket, unbound, so that verdict batches can be sent beside it.
+            self._queue = netfilterqueue.NetfilterQueue(sockfd=self._netlink.fileno())
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a receive buffer smaller than asked for is said by a warning
+                self._queue.bind(
+                    self.queue_num,
+                    self._dispatch,
+                    max_len=QUEUE_PACKETS,
+                    range=COPY_BYTES,
+                    sock_len=RECEIVE_BUFFER_BYTES,
+                )
+        except RuntimeWarning as error:
+            raise PrivilegeError(f"queue {self.queue_num}: {error} Give the agent CAP_NET_ADMIN.") from error
+        except OSError as error:
+            if _queue_is_taken(self.queue_num):
+                raise QueueTakenError(_taken(self.queue_num)) from error
+            raise _bind_error(self.queue_num) from error
+        # A full buffer is seen in user_dropped of the queue's statistics; an error from recv would add nothing.
+        self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+
+    def _dispatch(self, packet: netfilterqueue.Packet) -> None:
+        self.on_packet(packet)
+
+    def _configure(self, flags: int) -> None:
+        request = message(
+            _MSG_CONFIG,
+            attribute(_NFQA_CFG_MASK, _PACKED_MARK.pack(_CFG_F_GSO | _CFG_F_FAIL_OPEN)),
+            attribute(_NFQA_CFG_FLAGS, _PACKED_MARK.pack(flags)),
+            flags=NLM_F_ACK,
+            sequence=1,
+            resource_id=self.queue_num,
+        )
+        self._netlink.send(request)
+        try:
+            read_acknowledgements(self._netlink, {1})
+        except OSError as error:
+            raise KernelError(f"queue {self.queue_num}: the kernel refuses the GSO flag: {error.strerror}") from error
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Every descriptor that a worker serving this queue must keep."""
+        return self._netlink.fileno(), self._queue.get_fd()
+
+    def fileno(self) -> int:
+        """The descriptor, for polling."""
+        return self._netlink.fileno()
+
+    def receive(self) -> None:
+        """Hand every packet that waits in the socket to `on_packet`; returns when there is none left."""
+        self._queue.run(block=False)
+
+    def has_waiting(self) -> bool:
+        """Whether a packet waits in the socket."""
+        try:
+            return bool(self._netlink.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
+    def last_id(self) -> int:
+        """Id of the packet that was queued last; 0 if there was none."""
+        for row in _queue_rows():
+            if int(row[0]) == self.queue_num:
+                return int(row[7])
+        return 0
+
+    def verdict(self, packet_id: int, verdict: Verdict) -> None:
+        """Answer one packet and leave its mark as it is."""
+        self._send(_MSG_VERDICT, attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id)))
+
+    def verdict_up_to(self, packet_id: int, verdict: Verdict, mark: int | None = None) -> None:
+        """Answer every waiting packet with an id up to this one. `mark`: the whole new mark, or None to leave marks as they are."""
+        header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id))
+        if mark is None:
+            self._send(_MSG_VERDICT_BATCH, header)
+        else:
+            self._send(_MSG_VERDICT_BATCH, header, attribute(_NFQA_MARK, _PACKED_MARK.pack(mark)))
+
+    def _send(self, kind: int, *attributes: bytes) -> None:
+        # A refusal (the packet is gone already) comes back as a message that the library skips. ENOBUFS is about receiving.
+        with contextlib.suppress(OSError):
+            self._netlink.send(message(kind, *attributes, resource_id=self.queue_num))
+
+    def close(self) -> None:
+        """Unbind. Packets that still wait are dropped by the kernel, so drain first."""
+        self._queue.unbind()
+        self._netlink.close()
+
+
+def _queue_rows() -> list[list[str]]:
+    try:
+        return [line.split() for line in _QUEUES_FILE.read_text("ascii").splitlines()]
+    except OSError:
+        return []
+
+
+def _queue_is_taken(queue_num: int) -> bool:
+    return any(int(row[0]) == queue_num for row in _queue_rows())
+
+
+def _taken(queue_num: int) -> str:
+    return f"queue {queue_num} is taken by another program; choose other numbers with --nfqueue-id or --queue-balance"
+
+
+def _bind_error(queue_num: int) -> PrivilegeError | KernelError:
+    status = Path("/proc/self/status").read_text("ascii").splitlines()
+    effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    if not effective >> 12 & 1:  # CAP_NET_ADMIN, linux/capability.h
+        return PrivilegeError(f"binding queue {queue_num} needs CAP_NET_ADMIN; start the agent as root or grant it")
+    return KernelError(f"binding queue {queue_num} failed: the kernel has no NFQUEUE; load or build nfnetlink_queue")

@@ -1,0 +1,59 @@
+"""The pool's arguments. `netpolq run` writes them from checked settings, so errors here are for developers."""
+
+import argparse
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from netpolq.enums import LoggingFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor."""
+
+    run_dir: Path
+    queues: range
+    fail_open: bool
+    mark_mask: int
+    logging_format: LoggingFormat
+    verbosity: int
+    supervisor: tuple[str, ...]
+
+    @property
+    def metrics_dir(self) -> Path:
+        """The multiprocess directory of prometheus_client."""
+        return self.run_dir / "metrics"
+
+    @property
+    def image_path(self) -> Path:
+        """Where the newest snapshot is kept for the next start."""
+        return self.run_dir / "snapshot.bin"
+
+
+def parse_options(arguments: Sequence[str]) -> PoolOptions:
+    """Parse the command line after the program's name; what follows `--` is the supervisor's."""
+    parser = argparse.ArgumentParser(prog="netpolq_worker", allow_abbrev=False)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--queues", type=_queue_range, required=True, metavar="A:B")
+    parser.add_argument("--fail-open", action=argparse.BooleanOptionalAction, required=True)
+    parser.add_argument("--mark-mask", type=lambda text: int(text, 0), required=True)
+    parser.add_argument("--logging-format", type=LoggingFormat, default=LoggingFormat.TEXT)
+    parser.add_argument("--v", type=int, default=0)
+    parser.add_argument("supervisor", nargs="+")
+    parsed = parser.parse_args(arguments)
+    return PoolOptions(
+        run_dir=parsed.run_dir,
+        queues=parsed.queues,
+        fail_open=parsed.fail_open,
+        mark_mask=parsed.mark_mask,
+        logging_format=parsed.logging_format,
+        verbosity=parsed.v,
+        supervisor=tuple(parsed.supervisor),
+    )
+
+
+def _queue_range(text: str) -> range:
+    first, _, last = text.partition(":")
+    return range(int(first), int(last) + 1)

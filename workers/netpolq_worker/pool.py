@@ -1,0 +1,340 @@
+"""The parent of all: binds the queues, keeps one worker on each and one supervisor, and passes messages between them.
+
+It never parses a packet or a policy. Workers are forked, not executed: they share the pool's memory, and a successor inherits the bound
+queue socket, so nothing that waits in it is lost. One loop: signals → children that ended → children that are due → messages.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import time
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+from netpolq.channel import Channel, Drain, Publish, Refusal, Report, Welcome, claim_instance, running_instance
+from netpolq.errors import AlreadyRunningError, ExitCode, SnapshotError
+from netpolq.snapshot.region import load, open_view, seal
+from netpolq_worker.lifecycle import Child
+from netpolq_worker.loop import Worker, WorkerSettings
+from netpolq_worker.nfqueue import Queue
+from netpolq_worker.options import PoolOptions
+
+_DRAIN_S = 3.0
+_STANDARD_STREAMS = (0, 1, 2)
+_HALTING = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
+"""Exit codes with which a supervisor that never served ends the pool; a later one is only started again."""
+
+log = logging.getLogger("pool")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A queue and the worker that serves it. `behind`: a publish did not reach the worker, so the next one must say "everything"."""
+
+    number: int
+    queue: Queue
+    child: Child = field(default_factory=lambda: Child(free_deaths=3))
+    channel: Channel | None = None
+    last_report: Report | None = None
+    behind: bool = False
+
+
+class Pool:
+    """The process tree. Construct, then `run`."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        """Become the agent of this network namespace and bind the queues. Raises `NetpolqError`."""
+        self._options = options
+        claim = claim_instance()
+        if claim is None:
+            raise AlreadyRunningError(f"an agent already serves this network namespace (pid {running_instance()}); stop it first")
+        self._claim = claim
+        self._slots = [_Slot(number, Queue(num, fail_open=options.fail_open)) for number, num in enumerate(options.queues)]
+        self._supervisor = Child(free_deaths=0)
+        self._supervisor_channel: Channel | None = None
+        self._supervisor_process: subprocess.Popen[bytes] | None = None
+        # Its own counters live and die with it; the directory is the workers'.
+        self._supervisor_environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
+        self._snapshot_fd = -1
+        self._snapshot_version = 0
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._exit_code: int | None = None
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
+        self._load_kept_snapshot()
+        wakeup_read, wakeup_write = socket.socketpair()
+        for end in (wakeup_read, wakeup_write):
+            end.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda received, _frame: self._signals.append(received))
+        signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
+        self._selector.register(wakeup_read, selectors.EVENT_READ)
+        gc.collect()
+        gc.freeze()  # objects that exist now are left alone, so that forked workers go on sharing their pages
+        try:
+            while self._exit_code is None:
+                self._start_due()
+                for key, _events in self._selector.select(self._wait_s()):
+                    if key.fileobj is wakeup_read:
+                        _drain_wakeups(wakeup_read)
+                    else:
+                        self._on_readable(key.data)
+                self._on_signals()
+                self._reap()
+        finally:
+            self._shut_down()
+        return self._exit_code
+
+    def _load_kept_snapshot(self) -> None:
+        """Take the snapshot that an earlier pool left, so that workers judge by it until the first one is published."""
+        path = self._options.image_path
+        try:
+            image = load(path)
+        except FileNotFoundError:
+            return
+        except (OSError, SnapshotError) as error:
+            log.warning("%s is of no use and ignored: %s", path, error)
+            return
+        self._snapshot_fd = seal(image)
+        view = open_view(self._snapshot_fd)
+        self._snapshot_version = view.version
+        view.close()
+        log.info("judging by snapshot %d of the last run until the first sync", self._snapshot_version)
+
+    # --- children -----------------------------------------------------------------------------------------------------------------
+
+    def _wait_s(self) -> float | None:
+        dues = [child.due for child in self._children() if child.pid == 0]
+        return max(min(dues) - time.monotonic(), 0.0) if dues else None
+
+    def _children(self) -> list[Child]:
+        return [self._supervisor, *(slot.child for slot in self._slots)]
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.child.is_due(now):
+                self._fork_worker(slot)
+        if self._supervisor.is_due(now):
+            self._spawn_supervisor()
+
+    def _fork_worker(self, slot: _Slot) -> None:
+        ours, theirs = Channel.pair()
+        pid = os.fork()
+        if pid == 0:
+            self._be_worker(slot, theirs)
+        theirs.close()
+        slot.child.on_start(pid, time.monotonic())
+        slot.channel = ours
+        slot.behind = False
+        self._selector.register(ours, selectors.EVENT_READ, slot)
+        self._send_snapshot(slot, None)
+
+    def _be_worker(self, slot: _Slot, end: socket.socket) -> NoReturn:
+        """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            # Signals to the whole process group are the pool's to answer: it drains its workers.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _close_all_but({*_STANDARD_STREAMS, *slot.queue.descriptors(), end.fileno()})
+            worker = Worker(
+                WorkerSettings(
+                    slot=slot.number,
+                    fail_open=self._options.fail_open,
+                    mark_mask=self._options.mark_mask,
+                    successor=slot.child.starts > 0,
+                    inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
+                ),
+                slot.queue,
+                Channel(end),
+            )
+            worker.run()
+            status = 0
+        except BaseException:
+            log.exception("worker %d failed", slot.number)
+        finally:
+            os._exit(status)
+
+    def _spawn_supervisor(self) -> None:
+        ours, theirs = Channel.pair()
+        with theirs:
+            # The channel is the supervisor's standard input: nothing to agree on, and nothing it inherits by accident.
+            self._supervisor_process = subprocess.Popen[bytes](
+                self._options.supervisor, stdin=theirs.fileno(), env=self._supervisor_environment
+            )
+        self._supervisor.on_start(self._supervisor_process.pid, time.monotonic())
+        self._supervisor_channel = ours
+        self._selector.register(ours, selectors.EVENT_READ, None)
+        ours.send(Welcome(self._snapshot_version, self._supervisor.restarts))
+        for slot in self._slots:
+            self._tell_supervisor(slot)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._on_exit(pid, os.waitstatus_to_exitcode(status))
+
+    def _on_exit(self, pid: int, code: int) -> None:
+        now = time.monotonic()
+        if pid == self._supervisor.pid:
+            self._supervisor.on_exit(now)
+            self._forget(self._supervisor_channel)
+            self._supervisor_channel = None
+            if self._supervisor_process is not None:
+                self._supervisor_process.returncode = code  # reaped here; Popen must not wait for it again
+            if code in _HALTING and self._supervisor.starts == 1:
+                self._exit_code = code  # it has said why; trying again would not help
+            elif self._exit_code is None:
+                log.error("supervisor %d %s; workers go on with snapshot %d", pid, _end(code), self._snapshot_version)
+            return
+        for slot in self._slots:
+            if pid == slot.child.pid:
+                self._on_readable(slot)  # what it said last
+                slot.child.on_exit(now)
+                self._forget(slot.channel)
+                slot.channel = None
+                if self._exit_code is None:
+                    log.error("worker %d (pid %d, queue %d) %s", slot.number, pid, slot.queue.queue_num, _end(code))
+                    if slot.child.is_due(now):
+                        self._fork_worker(slot)
+                    self._tell_supervisor(slot)
+
+    def _forget(self, channel: Channel | None) -> None:
+        if channel is not None:
+            if channel.fileno() in self._selector.get_map():
+                self._selector.unregister(channel)
+            channel.close()
+
+    # --- messages -----------------------------------------------------------------------------------------------------------------
+
+    def _on_readable(self, slot: _Slot | None) -> None:
+        channel = self._supervisor_channel if slot is None else slot.channel
+        if channel is None:
+            return
+        try:
+            while (received := channel.receive()) is not None:
+                message, descriptor = received
+                match message:
+                    case Publish() if slot is None and descriptor is not None:
+                        self._publish(message, descriptor)
+                    case Report() if slot is not None:
+                        slot.last_report = message
+                        self._tell_supervisor(slot)
+                        if slot.behind:
+                            self._send_snapshot(slot, None)
+                    case Refusal() if slot is not None:
+                        log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
+                        if self._supervisor_channel is not None:
+                            self._supervisor_channel.send(message)
+                    case _:
+                        log.error("unexpected message %r", message)
+        except EOFError:
+            self._selector.unregister(channel)  # its end is told by SIGCHLD
+        except ValueError as error:
+            log.error("message ignored: %s", error)
+
+    def _publish(self, message: Publish, descriptor: int) -> None:
+        if message.version <= self._snapshot_version:
+            log.error("snapshot %d is not newer than %d and ignored", message.version, self._snapshot_version)
+            os.close(descriptor)
+            return
+        if self._snapshot_fd >= 0:
+            os.close(self._snapshot_fd)
+        self._snapshot_fd = descriptor
+        self._snapshot_version = message.version
+        for slot in self._slots:
+            self._send_snapshot(slot, None if slot.behind else message.changed)
+
+    def _send_snapshot(self, slot: _Slot, changed: tuple[bytes, ...] | None) -> None:
+        if slot.channel is not None and self._snapshot_fd >= 0:
+            slot.behind = not slot.channel.send(Publish(self._snapshot_version, changed), [self._snapshot_fd])
+
+    def _tell_supervisor(self, slot: _Slot) -> None:
+        if self._supervisor_channel is None:
+            return
+        last = slot.last_report
+        alive = last is not None and last.pid == slot.child.pid
+        self._supervisor_channel.send(
+            Report(
+                slot=slot.number,
+                pid=slot.child.pid,
+                queue_num=slot.queue.queue_num,
+                acked_version=last.acked_version if last is not None and alive else 0,
+                packets=last.packets if last is not None else 0,
+                restarts=slot.child.restarts,
+            )
+        )
+
+    # --- the end ------------------------------------------------------------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if number in {signal.SIGTERM, signal.SIGINT} and self._exit_code is None:
+                log.info("%s: draining the queues", signal.Signals(number).name)
+                self._exit_code = ExitCode.OK
+
+    def _shut_down(self) -> None:
+        for child in self._children():
+            child.stop()
+        if self._supervisor_channel is not None:
+            self._forget(self._supervisor_channel)  # the end of the channel tells the supervisor to leave
+        for slot in self._slots:
+            if slot.channel is not None:
+                slot.channel.send(Drain())
+        self._wait_for_children(_DRAIN_S)
+        for child in self._children():
+            if child.pid:
+                log.error("process %d did not leave in %.0f s and is killed", child.pid, _DRAIN_S)
+                os.kill(child.pid, signal.SIGKILL)
+        self._wait_for_children(_DRAIN_S)
+        for slot in self._slots:
+            slot.queue.close()
+        if self._options.fail_open:
+            consequence = "new connections of isolated pods pass unjudged until an agent runs again"
+        else:
+            consequence = "new connections of isolated pods are dropped until an agent runs again"
+        log.info("stopped. The ruleset stays in place: %s. `netpolq cleanup` removes it.", consequence)
+
+    def _wait_for_children(self, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while any(child.pid for child in self._children()) and time.monotonic() < deadline:
+            self._reap()
+            self._selector.select(0.02)
+            for key in list(self._selector.get_map().values()):
+                if key.data is not None:
+                    self._on_readable(key.data)
+
+
+def _drain_wakeups(end: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while end.recv(4096):
+            pass
+
+
+def _close_all_but(kept: set[int]) -> None:
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor not in kept:
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                os.close(descriptor)
+
+
+def _end(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
