@@ -53,7 +53,7 @@ class AlreadyRunningError(NetpolqError):
 
 
 class BootError(NetpolqError):
-    """The supervisor cannot start and a restart would not help (a port that is taken, a folder that is not there)."""
+    """The agent cannot start and trying again would not help (a port that is taken, a folder that is not there)."""
 
     exit_code = ExitCode.BOOT
 

@@ -4,20 +4,28 @@ Byte order: netlink and nfgenmsg headers are in host order except `res_id`; the 
 nfnetlink subsystem wants them. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
 
+import errno
 import os
 import socket
 import struct
 
+from typing import NamedTuple
+
 NETLINK_NETFILTER = 12
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
+NLM_F_DUMP_INTR = 0x10
+NLM_F_DUMP = 0x300
 NLMSG_ERROR = 0x2
+NLMSG_DONE = 0x3
 NLA_F_NESTED = 0x8000
+NLA_F_NET_BYTEORDER = 0x4000
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, res_id
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _ERROR = struct.Struct("=i")  # struct nlmsgerr: error
+_DUMP_ATTEMPTS = 10
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -55,3 +63,57 @@ def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
                     raise OSError(-error, os.strerror(-error))
                 waiting.discard(sequence)
             offset += (length + 3) & ~3
+
+
+class Entry(NamedTuple):
+    """One object of a dump."""
+
+    family: int
+    attributes: dict[int, bytes]
+
+
+def parse_attributes(data: bytes) -> dict[int, bytes]:
+    """The attributes of a message body or of a nested attribute, by kind; of several with one kind the last."""
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & ~(NLA_F_NESTED | NLA_F_NET_BYTEORDER)] = data[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
+    """All objects of a kind, read again as long as a change came in between. Raises `OSError` with the kernel's errno."""
+    for sequence in range(1, _DUMP_ATTEMPTS + 1):
+        netlink.send(message(kind, *attributes, flags=NLM_F_DUMP, sequence=sequence, family=family))
+        entries = _read_dump(netlink, sequence)
+        if entries is not None:
+            return entries
+    raise OSError(errno.EINTR, "the kernel's objects changed during every attempt to read them")
+
+
+def _read_dump(netlink: socket.socket, wanted: int) -> list[Entry] | None:
+    """The objects of one dump, or None if it was interrupted by a change."""
+    entries: list[Entry] = []
+    interrupted = False
+    while True:
+        data = netlink.recv(65536)
+        offset = 0
+        while offset + _HEADER.size <= len(data):
+            length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+            if length < _HEADER.size:
+                break
+            body = data[offset + _HEADER.size : offset + length]
+            offset += (length + 3) & ~3
+            if sequence != wanted:
+                continue
+            interrupted |= bool(flags & NLM_F_DUMP_INTR)
+            if kind in (NLMSG_ERROR, NLMSG_DONE):
+                error = _ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+                if error:
+                    raise OSError(-error, os.strerror(-error))
+                return None if interrupted else entries
+            entries.append(Entry(body[0], parse_attributes(body[_GENERIC.size :])))

@@ -51,6 +51,7 @@ def compile_image(store: Store, *, is_local: Callable[[Pod], bool], with_nodes: 
     nodes, node_of = _nodes(store, owners) if with_nodes else ((), {})
     return Image(
         rules=programs.rules,
+        selectors=tuple(programs.selectors),
         identities=identities,
         addresses=addresses,
         endpoints={

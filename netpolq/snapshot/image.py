@@ -105,14 +105,34 @@ class Endpoint(NamedTuple):
 class Image:
     """Everything a worker needs. Addresses are 16-byte keys (`netpolq.addresses`).
 
-    `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
+    `selectors`: what the selector numbers stand for, in order; not encoded, but two images with different ones cannot be compared
+    by number. `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
     `node_of`: pod address → index into `nodes`, the addresses of the pod's own node; only filled for cluster-wide images, because on
     a node the kernel knows its own packets without looking at addresses.
     """
 
     rules: tuple[Rule, ...] = ()
+    selectors: tuple[object, ...] = ()
     identities: tuple[Identity, ...] = ()
     addresses: Mapping[bytes, int] = field(default_factory=dict)
     endpoints: Mapping[bytes, Endpoint] = field(default_factory=dict)
     nodes: tuple[tuple[bytes, ...], ...] = ()
     node_of: Mapping[bytes, int] = field(default_factory=dict)
+
+
+def changed_addresses(before: Image, after: Image) -> frozenset[bytes] | None:
+    """Addresses whose flows the second image may judge differently, or None: any flow may be judged differently."""
+    if before.rules != after.rules or before.selectors != after.selectors:
+        return None
+    endpoints = {
+        key for key in before.endpoints.keys() | after.endpoints.keys() if before.endpoints.get(key) != after.endpoints.get(key)
+    }
+    identified = {
+        key for key in before.addresses.keys() | after.addresses.keys() if _identity(before, key) != _identity(after, key)
+    }
+    return frozenset(endpoints | identified)
+
+
+def _identity(image: Image, key: bytes) -> Identity | None:
+    number = image.addresses.get(key)
+    return None if number is None else image.identities[number]

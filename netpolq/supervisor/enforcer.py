@@ -9,6 +9,7 @@ import time
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets
@@ -41,6 +42,7 @@ class Enforcer:
         self._on_in_force = on_in_force
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
+        self._acknowledged = asyncio.Event()
         self._noticed_ns: int | None = None
         self._pending: deque[tuple[int, int]] = deque()
         self._sets_version = 0
@@ -112,12 +114,14 @@ class Enforcer:
 
     async def _await_first_snapshot(self) -> None:
         """Queue nothing before somebody can judge it, unless workers take strangely long."""
-        deadline = time.monotonic() + _FIRST_SNAPSHOT_LIMIT_S
-        while self._publisher.acknowledged_version < self._sets_version and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_SNAPSHOT_LIMIT_S):
+                await self._acknowledged.wait()
 
     def settle(self) -> None:
         """Find out which versions have come into force. Called when a worker reports and when the ruleset has changed."""
+        if 0 < self._sets_version <= self._publisher.acknowledged_version:
+            self._acknowledged.set()
         in_force = min(self._publisher.acknowledged_version, self._ruleset_version)
         while self._pending and self._pending[0][0] <= in_force:
             _version, noticed_ns = self._pending.popleft()

@@ -25,6 +25,13 @@ _SLICE_S = 60.0
 
 _BARE_COUNTERS = ("packet_count",)
 
+_QUEUE_GAUGES = (
+    ("queue_total", "nfqueue_queue_total", "Packets that wait in the queue for a verdict"),
+    ("queue_dropped", "nfqueue_queue_dropped", "Packets the kernel dropped because the queue was full"),
+    ("user_dropped", "nfqueue_user_dropped", "Packets lost because the socket buffer was full"),
+    ("id_sequence", "nfqueue_packet_id", "Id of the packet that was queued last"),
+)
+
 
 class WorkerCollector(Collector):
     """Merges the files of the multiprocess directory. Quantiles are of the last ten minutes, sums and counts of all time."""
@@ -111,15 +118,10 @@ class QueueCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Four gauges by queue."""
         rows = [row for row in self._read() if row.queue_num in self._queue_nums]
-        for name, documentation, value_of in (
-            ("nfqueue_queue_total", "Packets that wait in the queue for a verdict", lambda row: row.queue_total),
-            ("nfqueue_queue_dropped", "Packets the kernel dropped because the queue was full", lambda row: row.queue_dropped),
-            ("nfqueue_user_dropped", "Packets lost because the socket buffer was full", lambda row: row.user_dropped),
-            ("nfqueue_packet_id", "Id of the packet that was queued last", lambda row: row.id_sequence),
-        ):
+        for field, name, documentation in _QUEUE_GAUGES:
             family = GaugeMetricFamily(name, documentation, labels=("queue",))
             for row in rows:
-                family.add_metric((str(row.queue_num),), value_of(row))
+                family.add_metric((str(row.queue_num),), getattr(row, field))
             yield family
 
 

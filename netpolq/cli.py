@@ -1,0 +1,349 @@
+"""The `netpolq` command: reads the command line, calls what does the work, and turns expected errors into one line and an exit code.
+
+What only one command needs is imported by that command, so that `explain` runs without the data plane and `run` starts quickly.
+"""
+
+import os
+import shutil
+import sys
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from netpolq import channel
+from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
+from netpolq.settings import Settings, resolve
+from netpolq.settings.options import ENVIRONMENT_PREFIX, Group, Option, Values, from_environment, from_words
+from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, OPTIONS, RUN_DIR
+from netpolq.settings.usage import flag_list, grouped_flags, paragraph
+from netpolq.settings.values import STATUS_SOCKET, integer, one_of, plain_text
+
+_INTERRUPTED = 130
+_READER_GONE = 141
+"""128 and the number of SIGINT and of SIGPIPE: what a shell makes of a program that ends by them."""
+
+_HELP_FLAGS = frozenset({"-h", "-help", "--help"})
+_RUN_DIR_CONTENT = ("metrics", "snapshot.bin", STATUS_SOCKET)
+
+_EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.OK: "done, or ended by SIGTERM",
+    ExitCode.FAILED: "something went wrong; no agent answers (status); a bad line among the packets (explain)",
+    ExitCode.USAGE: "a flag, environment variable or file entry is wrong",
+    ExitCode.PRIVILEGES: "privileges are missing: root, or CAP_NET_ADMIN and what else the message names",
+    ExitCode.QUEUE_TAKEN: "another program serves one of the queues",
+    ExitCode.KERNEL: "the kernel lacks something without which nothing can be enforced",
+    ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
+    ExitCode.BOOT: "the agent cannot start, and trying again would not help",
+}
+
+OUTPUT: Option[str] = Option(
+    name="output",
+    parse=one_of("text", "json"),
+    default="text",
+    metavar="FORMAT",
+    allowed="text or json",
+    help="Shape of the answer.",
+    group=Group.COMMAND,
+)
+SOURCE: Option[str] = Option(
+    name="src",
+    parse=plain_text,
+    default="",
+    metavar="WHO",
+    allowed="an IP address or NAMESPACE/POD",
+    help="Who opens the connection.",
+    group=Group.COMMAND,
+)
+DESTINATION: Option[str] = Option(
+    name="dst",
+    parse=plain_text,
+    default="",
+    metavar="WHO",
+    allowed="an IP address or NAMESPACE/POD",
+    help="Whom the connection is for.",
+    group=Group.COMMAND,
+)
+PROTOCOL: Option[str] = Option(
+    name="protocol",
+    parse=plain_text,
+    default="TCP",
+    metavar="NAME",
+    allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255",
+    help="Protocol of the packet.",
+    group=Group.COMMAND,
+)
+PORT: Option[int | None] = Option(
+    name="port",
+    parse=lambda text: integer(0, 65535)(text) if text else None,
+    default="",
+    metavar="N",
+    allowed="0 to 65535",
+    help="Destination port; needed with TCP, UDP and SCTP.",
+    group=Group.COMMAND,
+)
+PACKETS: Option[str] = Option(
+    name="packets",
+    parse=plain_text,
+    default="",
+    metavar="FILE",
+    allowed="a file, or - for standard input",
+    help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
+    "One JSON line answers each, in order.",
+    group=Group.COMMAND,
+)
+ENGINE: Option[str] = Option(
+    name="engine",
+    parse=one_of("snapshot", "reference"),
+    default="snapshot",
+    metavar="NAME",
+    allowed="snapshot or reference",
+    help="What judges: the encoded snapshot, as workers read it, or the slow evaluator that is its yardstick.",
+    group=Group.COMMAND,
+)
+
+_STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
+_CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_MARK_BIT)
+_QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
+_EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS, *_QUESTION, PACKETS, ENGINE, OUTPUT)
+
+
+class Command(NamedTuple):
+    """A command. `run` takes the words after its name and returns the exit code. `summary` empty: not listed."""
+
+    run: Callable[[Sequence[str]], int]
+    arguments: str
+    summary: str
+    details: Callable[[], str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. `argv` is without the program's name. Returns the exit code; expected errors are one line on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except NetpolqError as error:
+        print(f"netpolq: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        if words[0] == "supervise":  # it prints nothing, so this is no reader that had enough
+            raise
+        # The interpreter flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
+    return code
+
+
+def _dispatch(words: Sequence[str]) -> int:
+    if not words:
+        print(_overview(), end="", file=sys.stderr)
+        return ExitCode.USAGE
+    name, *rest = words
+    if name in _HELP_FLAGS:
+        name = "help"
+    elif name in {"-version", "--version"}:
+        name = "version"
+    command = _command(name)
+    if not _HELP_FLAGS.isdisjoint(rest):
+        print(_help_page(name), end="")
+        return ExitCode.OK
+    return command.run(rest)
+
+
+def _command(name: str) -> Command:
+    try:
+        return COMMANDS[name]
+    except KeyError:
+        raise SettingsError(f"command {name!r} does not exist; allowed: {', '.join(_listed())}") from None
+
+
+def pool_command(settings: Settings) -> list[str]:
+    """The command line of the pool, which starts the supervisor by the words after `--`."""
+    return [
+        sys.executable,
+        "-m",
+        "netpolq_worker",
+        "--run-dir",
+        str(settings.run_dir),
+        "--queues",
+        str(settings.queues),
+        "--fail-open" if settings.fail_open else "--no-fail-open",
+        "--mark-mask",
+        hex(settings.mark_mask),
+        "--logging-format",
+        settings.logging_format.value,
+        "--v",
+        str(settings.verbosity),
+        "--",
+        sys.executable,
+        "-m",
+        "netpolq",
+        "supervise",
+        *settings.to_argv(),
+    ]
+
+
+def pool_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the pool and all that it starts.
+
+    Without our own variables: the settings are resolved by now, and nothing below may resolve them differently. `python -m` must not
+    look for modules in the working directory (PYTHONSAFEPATH), which anybody may have filled.
+    """
+    kept = {name: text for name, text in environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {**kept, "PYTHONSAFEPATH": "1"}
+
+
+def _run(words: Sequence[str]) -> int:
+    settings = resolve(words, os.environ)
+    _require_folder(settings.manifests, "; watching a Kubernetes cluster is not available in this version")
+    os.execve(sys.executable, pool_command(settings), pool_environment(os.environ))  # noqa: S606  # no shell is wanted
+
+
+def _supervise(words: Sequence[str]) -> int:
+    from netpolq.supervisor import app  # noqa: PLC0415  # see the module's docstring
+
+    return app.main(resolve(words, os.environ))
+
+
+def _status(words: Sequence[str]) -> int:
+    from netpolq.supervisor import status  # noqa: PLC0415  # see the module's docstring
+
+    values = Values(from_words(_STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
+    render = status.render_json if values[OUTPUT] == "json" else status.render_text
+    print(render(status.fetch(values[RUN_DIR])))
+    return ExitCode.OK
+
+
+def _cleanup(words: Sequence[str]) -> int:
+    from netpolq.dataplane import apply  # noqa: PLC0415  # see the module's docstring
+
+    values = Values(from_words(_CLEANUP_OPTIONS, words), from_environment(_CLEANUP_OPTIONS, os.environ))
+    run_dir, ct_mark_bit = values[RUN_DIR], values[CT_MARK_BIT]
+    pid = channel.running_instance()
+    if pid is not None:
+        raise AlreadyRunningError(f"an agent serves this network namespace (pid {pid}); stop it first, then clean up")
+    removed = [*apply.cleanup(ct_mark_bit), *_clear_run_dir(run_dir)]
+    print("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
+    return ExitCode.OK
+
+
+def _clear_run_dir(run_dir: Path) -> list[str]:
+    """Remove what an agent leaves in its run directory, and the directory if nothing else is in it. Returns what was removed."""
+    removed = []
+    try:
+        for name in _RUN_DIR_CONTENT:
+            path = run_dir / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.is_symlink() or path.exists():
+                path.unlink()
+            else:
+                continue
+            removed.append(str(path))
+        if run_dir.is_dir() and not any(run_dir.iterdir()):
+            run_dir.rmdir()
+            removed.append(str(run_dir))
+    except OSError as error:
+        raise NetpolqError(f"--run-dir {str(run_dir)!r}: cannot be cleared: {error}") from error
+    return removed
+
+
+def _explain(words: Sequence[str]) -> int:
+    from netpolq import explain  # noqa: PLC0415  # see the module's docstring
+
+    values = Values(from_words(_EXPLAIN_OPTIONS, words))
+    if values[PACKETS] and (given := next(filter(None, map(values.given, _QUESTION)), None)):
+        raise SettingsError(f"{given.origin}: {given.text!r} cannot stand beside --packets; each line says it for itself")
+    return explain.run(
+        manifests=_require_folder(values[MANIFESTS]),
+        source=values[SOURCE] or None,
+        destination=values[DESTINATION] or None,
+        protocol=values[PROTOCOL],
+        port=values[PORT],
+        packets=values[PACKETS] or None,
+        engine=values[ENGINE],
+        output=values[OUTPUT],
+    )
+
+
+def _require_folder(folder: Path | None, why: str = "") -> Path:
+    if folder is None:
+        raise SettingsError(f"--manifests DIR is required{why}")
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise SettingsError(f"--manifests {str(folder)!r}: {error.strerror}; allowed: a folder that can be read") from error
+    return folder
+
+
+def _version(words: Sequence[str]) -> int:
+    from_words((), words)
+    print(f"netpolq {version('netpolq')}")
+    return ExitCode.OK
+
+
+def _help(words: Sequence[str]) -> int:
+    name, *rest = words or ("",)
+    if rest:
+        raise SettingsError(f"argument {rest[0]!r} is not expected here; one command can be named")
+    if name:
+        _command(name)
+    print(_help_page(name) if name else _overview(), end="")
+    return ExitCode.OK
+
+
+def _listed() -> dict[str, Command]:
+    return {name: command for name, command in COMMANDS.items() if command.summary}
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {command.summary}" for name, command in _listed().items()]
+    return "\n".join(["usage: netpolq COMMAND [flags]", "", *lines, "", "netpolq help COMMAND tells the rest.", ""])
+
+
+def _help_page(name: str) -> str:
+    command = COMMANDS[name]
+    usage = " ".join(part for part in ("usage: netpolq", name, command.arguments) if part)
+    return "\n\n".join(part for part in (usage, command.summary, command.details().rstrip("\n")) if part) + "\n"
+
+
+def _run_details() -> str:
+    paragraphs = (
+        "The agent stays in the foreground and enforces in the network namespace it is started in. SIGTERM ends it and leaves the "
+        "rules in place, so that a restart opens nothing: `netpolq cleanup` removes them.",
+        "Every flag can also be set by its environment variable or, under its name without dashes, in the TOML file that --config "
+        "names. The flag counts before the environment, the environment before the file, the file before the default.",
+        "`--flag VALUE`, `--flag=VALUE`, `-flag VALUE` and `-flag=VALUE` mean the same. A flag shown with [=BOOL] stands alone for "
+        "true and never takes the next word for its value. Flags marked * are those of the kube-network-policies agent.",
+    )
+    codes = "\n".join(f"  {code.value}  {text}" for code, text in _EXIT_CODES.items())
+    return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(OPTIONS) + f"\nExit codes:\n{codes}"))
+
+
+def _explain_details() -> str:
+    return f"Either --src and --dst, or --packets. Needs neither an agent nor privileges.\n\n{flag_list(_EXPLAIN_OPTIONS, environment=())}"
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(_run, "--manifests DIR [flags]", "Enforce network policies (the agent).", _run_details),
+    "status": Command(
+        _status,
+        "[flags]",
+        "Show what a running agent does.",
+        lambda: flag_list(_STATUS_OPTIONS, environment=(RUN_DIR,)),
+    ),
+    "cleanup": Command(
+        _cleanup,
+        "[flags]",
+        "Remove what a stopped agent left in the kernel and on disk.",
+        lambda: flag_list(_CLEANUP_OPTIONS, environment=_CLEANUP_OPTIONS),
+    ),
+    "explain": Command(_explain, "--manifests DIR [flags]", "Tell offline which policies decide a connection.", _explain_details),
+    "version": Command(_version, "", "Print the version.", str),
+    "help": Command(_help, "[COMMAND]", "Show this list, or all about a command.", str),
+    "supervise": Command(_supervise, "[flags]", "", _run_details),
+}

@@ -1,0 +1,48 @@
+"""What must be known about the kernel before traffic is trusted to it."""
+
+import os
+import re
+
+from pathlib import Path
+
+_FIRST_WITHOUT_BUG_1766 = (6, 12)
+
+
+def dns_in_prerouting(setting: bool | None, release: str | None = None) -> bool:
+    """Whether DNS over UDP is judged before routing. `setting` None decides by the kernel's version.
+
+    Before 6.12 two packets of one new UDP flow, queued at the same time after routing, cost one of them its life (netfilter bug 1766):
+    resolvers that ask for A and AAAA from one socket then wait for a timeout. A release that cannot be read counts as affected.
+    """
+    if setting is not None:
+        return setting
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release if release is None else release)
+    return match is None or (int(match[1]), int(match[2])) < _FIRST_WITHOUT_BUG_1766
+
+
+def unfiltered_bridges(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """Bridges with ports whose bridged traffic does not pass the IP hooks: between their ports no policy is enforced.
+
+    A bridge is filtered when br_netfilter is loaded and `call_iptables` (and, where there is IPv6, `call_ip6tables`) is on, for the
+    bridge or for all of them.
+    """
+    calls = ["iptables"] + (["ip6tables"] if (proc / "sys/net/ipv6").is_dir() else [])
+    everywhere = [_is_on(proc / f"sys/net/bridge/bridge-nf-call-{call}") for call in calls]
+    if all(everywhere):
+        return ()
+    loaded = (proc / "sys/net/bridge").is_dir()
+    found = []
+    for bridge in sorted((sys / "class/net").glob("*/bridge")):
+        filtered = loaded and all(
+            general or _is_on(bridge / f"nf_call_{call}") for call, general in zip(calls, everywhere, strict=True)
+        )
+        if not filtered and any((bridge.parent / "brif").glob("*")):
+            found.append(bridge.parent.name)
+    return tuple(found)
+
+
+def _is_on(switch: Path) -> bool:
+    try:
+        return switch.read_text().strip() == "1"
+    except OSError:
+        return False

@@ -1,0 +1,88 @@
+"""Transactions with nf_tables over netlink, for the little that `nft` cannot do or would do too slowly.
+
+Only `netpolq.dataplane.apply` may commit one. Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+"""
+
+import socket
+import struct
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
+
+NFPROTO_INET = 1
+NFNL_SUBSYS_NFTABLES = 10
+
+NFT_MSG_NEWTABLE = 0
+NFT_MSG_DELTABLE = 2
+NFT_MSG_NEWCHAIN = 3
+NFT_MSG_GETCHAIN = 4
+NFT_MSG_NEWRULE = 6
+NFT_MSG_DELRULE = 8
+NFT_MSG_GETSET = 10
+NFT_MSG_GETOBJ = 19
+
+NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
+
+_NFNL_MSG_BATCH_BEGIN = 0x10
+_NFNL_MSG_BATCH_END = 0x11
+_DEADLINE_S = 30  # the kernel answers within the call; only a ruleset that something else keeps locked makes it wait
+
+
+class Request(NamedTuple):
+    """One message of a transaction. `kind`: NFT_MSG_*; `flags`: besides NLM_F_REQUEST and NLM_F_ACK."""
+
+    kind: int
+    attributes: tuple[bytes, ...]
+    flags: int = 0
+
+
+def name(kind: int, text: str) -> bytes:
+    """A string attribute."""
+    return attribute(kind, text.encode() + b"\x00")
+
+
+def number(kind: int, value: int) -> bytes:
+    """A 32-bit attribute."""
+    return attribute(kind, struct.pack("!I", value))
+
+
+def open_socket() -> socket.socket:
+    """A socket for nfnetlink, with a deadline on every wait. Raises `OSError` where the kernel has no netfilter."""
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    netlink.settimeout(_DEADLINE_S)
+    return netlink
+
+
+def commit(requests: Sequence[Request]) -> None:
+    """Have all requests take effect at once, or none. Raises `OSError` with the errno of the first refusal."""
+    _transact(_encode(requests) + _boundary(_NFNL_MSG_BATCH_END, sequence=len(requests) + 1), len(requests))
+
+
+def rehearse(requests: Sequence[Request]) -> None:
+    """Have the kernel check the requests, loading the modules they need, without changing the ruleset. Raises like `commit`.
+
+    A batch without an end is validated and rolled back.
+    """
+    _transact(_encode(requests), len(requests))
+
+
+def _transact(batch: bytes, count: int) -> None:
+    with open_socket() as netlink:
+        netlink.send(batch)
+        read_acknowledgements(netlink, set(range(1, count + 1)))
+
+
+def _encode(requests: Sequence[Request]) -> bytes:
+    # The beginning is refused as a whole (missing privilege, no nf_tables) and has the first request's number to be heard then.
+    parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=1)]
+    for sequence, request in enumerate(requests, start=1):
+        kind = NFNL_SUBSYS_NFTABLES << 8 | request.kind
+        parts.append(message(kind, *request.attributes, flags=NLM_F_ACK | request.flags, sequence=sequence, family=NFPROTO_INET))
+    return b"".join(parts)
+
+
+def _boundary(kind: int, *, sequence: int) -> bytes:
+    return message(kind, sequence=sequence, resource_id=NFNL_SUBSYS_NFTABLES)

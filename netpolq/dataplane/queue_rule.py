@@ -1,0 +1,92 @@
+"""The one rule that hands packets to the workers, in its two forms; pure encoding.
+
+NATIVE is nftables' own `queue` expression. COMPAT is the xtables target NFQUEUE as an nftables rule, for kernels that were built
+without that expression: in both, the same code of the kernel queues the packet. Source: linux/netfilter/nf_tables.h,
+linux/netfilter/nf_tables_compat.h, linux/netfilter/xt_NFQUEUE.h.
+
+Replacing the rule leaves packets that are waiting in a queue where they are, and no packet finds the chain empty.
+"""
+
+import struct
+
+from netpolq.dataplane.nf_tables import (
+    NFT_MSG_DELRULE,
+    NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWRULE,
+    NFT_MSG_NEWTABLE,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    Request,
+    name,
+    number,
+)
+from netpolq.dataplane.ruleset import ENQUEUE, TABLE, RulesetConfig
+from netpolq.enums import Dataplane
+from netpolq.nfnetlink import attribute, nested
+
+_NFTA_TABLE_NAME = 1
+_NFTA_CHAIN_TABLE = 1
+_NFTA_CHAIN_NAME = 3
+_NFTA_RULE_TABLE = 1
+_NFTA_RULE_CHAIN = 2
+_NFTA_RULE_EXPRESSIONS = 4
+_NFTA_LIST_ELEM = 1
+_NFTA_EXPR_NAME = 1
+_NFTA_EXPR_DATA = 2
+_NFTA_QUEUE_NUM = 1
+_NFTA_QUEUE_TOTAL = 2
+_NFTA_QUEUE_FLAGS = 3
+_NFTA_TARGET_NAME = 1
+_NFTA_TARGET_REV = 2
+_NFTA_TARGET_INFO = 3
+
+_TARGET_REVISION = 3
+_TARGET_INFO = struct.Struct("=HHH2x")  # struct xt_NFQ_info_v3: queuenum, queues_total, flags; host order, padded to 8
+
+# NFT_QUEUE_FLAG_* and NFQ_FLAG_* have the same values.
+FLAG_BYPASS = 0x1
+FLAG_CPU_FANOUT = 0x2
+
+
+def replace_queue_rule(config: RulesetConfig) -> tuple[Request, ...]:
+    """Requests for one transaction that leaves the table and the chain `enqueue` in place with this rule as its only one."""
+    return _replace(TABLE, config.form, config.queue_first, config.queue_count, queue_flags(config))
+
+
+def try_queue_rule(form: Dataplane) -> tuple[Request, ...]:
+    """Requests that a kernel refuses if it lacks a form; for a rehearsal, in a table that nothing else uses."""
+    return _replace(f"{TABLE}-probe", form, 0, 1, 0)
+
+
+def queue_flags(config: RulesetConfig) -> int:
+    """Bypass an unserved queue only when failing open; spread by CPU only where there is more than one queue."""
+    bypass = FLAG_BYPASS if config.fail_open else 0
+    fanout = FLAG_CPU_FANOUT if config.fanout and config.queue_count > 1 else 0
+    return bypass | fanout
+
+
+def _replace(table: str, form: Dataplane, first: int, count: int, flags: int) -> tuple[Request, ...]:
+    in_chain = (name(_NFTA_RULE_TABLE, table), name(_NFTA_RULE_CHAIN, ENQUEUE))
+    expressions = nested(_NFTA_RULE_EXPRESSIONS, nested(_NFTA_LIST_ELEM, *_expression(form, first, count, flags)))
+    return (
+        Request(NFT_MSG_NEWTABLE, (name(_NFTA_TABLE_NAME, table),), NLM_F_CREATE),
+        Request(NFT_MSG_NEWCHAIN, (name(_NFTA_CHAIN_TABLE, table), name(_NFTA_CHAIN_NAME, ENQUEUE)), NLM_F_CREATE),
+        Request(NFT_MSG_DELRULE, in_chain),
+        Request(NFT_MSG_NEWRULE, (*in_chain, expressions), NLM_F_CREATE | NLM_F_APPEND),
+    )
+
+
+def _expression(form: Dataplane, first: int, count: int, flags: int) -> tuple[bytes, bytes]:
+    if form is Dataplane.NATIVE:
+        return name(_NFTA_EXPR_NAME, "queue"), nested(
+            _NFTA_EXPR_DATA,
+            attribute(_NFTA_QUEUE_NUM, struct.pack("!H", first)),
+            attribute(_NFTA_QUEUE_TOTAL, struct.pack("!H", count)),
+            attribute(_NFTA_QUEUE_FLAGS, struct.pack("!H", flags)),
+        )
+    return name(_NFTA_EXPR_NAME, "target"), nested(
+        _NFTA_EXPR_DATA,
+        name(_NFTA_TARGET_NAME, "NFQUEUE"),
+        number(_NFTA_TARGET_REV, _TARGET_REVISION),
+        attribute(_NFTA_TARGET_INFO, _TARGET_INFO.pack(first, count, flags)),
+    )

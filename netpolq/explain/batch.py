@@ -1,0 +1,127 @@
+"""Many questions at once: JSON lines in, JSON lines out, in order, in constant memory.
+
+    {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "sport": 1234, "dport": 80}
+
+`proto`: a name in any case or an IANA number; `dport`: needed for TCP, UDP and SCTP, ignored otherwise; `sport` and all else: ignored.
+A line that is no such question is answered by `{"error": …, "line": N}`.
+"""
+
+import functools
+import os
+import sys
+
+from collections.abc import Callable, Iterator, Mapping
+from io import BufferedIOBase, BufferedReader
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import orjson
+
+from netpolq.addresses import AddressKey, is_ipv4, parse_address
+from netpolq.errors import ExitCode, NetpolqError
+from netpolq.explain.flow import parse_port, parse_protocol
+from netpolq.explain.render import as_json_line
+from netpolq.policy.engine import Engine
+
+MAX_LINE_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
+_REMEMBERED_FLOWS = 64 * 1024
+
+_Value = TypeVar("_Value")
+
+
+def answer_all(engine: Engine, packets: str) -> ExitCode:
+    """Answer a file (`-`: standard input) on standard output. Fails if any line was bad, after answering the others."""
+    try:
+        with _opened(packets) as stream:
+            return answer_stream(engine, stream, sys.stdout.buffer)
+    except BrokenPipeError:
+        # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except OSError as error:
+        raise NetpolqError(f"--packets: {packets}: {error.strerror}") from error
+
+
+def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> ExitCode:
+    """Answer every line as soon as it has arrived. Returns whether all of them could be answered."""
+
+    # The engine never changes, so neither does the answer to a flow.
+    @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
+    def answer(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> bytes:
+        return as_json_line(engine.explain(source, destination, protocol, port))
+
+    outcome = ExitCode.OK
+    number = 0
+    for lines in _lines(stream):
+        answers = []
+        for line in lines:
+            number += 1
+            try:
+                flow = _parse(line)
+            except ValueError as error:
+                outcome = ExitCode.FAILED
+                answers.append(orjson.dumps({"error": str(error), "line": number}, option=orjson.OPT_APPEND_NEWLINE))
+            else:
+                answers.append(answer(*flow))
+        output.write(b"".join(answers))
+        output.flush()
+    return outcome
+
+
+def _opened(packets: str) -> BufferedReader:
+    return os.fdopen(os.dup(sys.stdin.fileno()), "rb") if packets == "-" else Path(packets).open("rb")
+
+
+def _lines(stream: BufferedIOBase) -> Iterator[list[bytes | None]]:
+    """Lines without their ends, as many at a time as have arrived; None for one that is longer than `MAX_LINE_BYTES`."""
+    rest = b""
+    overflowing = False
+    while chunk := stream.read1(_CHUNK_BYTES):
+        *complete, rest = (rest + chunk).split(b"\n")
+        lines = [line if len(line) <= MAX_LINE_BYTES else None for line in complete]
+        if lines and overflowing:
+            lines[0] = None
+            overflowing = False
+        if len(rest) > MAX_LINE_BYTES:
+            rest = b""
+            overflowing = True
+        if lines:
+            yield lines
+    if overflowing:
+        yield [None]
+    elif rest:
+        yield [rest]
+
+
+def _parse(line: bytes | None) -> tuple[AddressKey, AddressKey, int, int]:
+    """The flow a line asks about. Raises `ValueError` saying what is wrong."""
+    if line is None:
+        raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
+    try:
+        question: object = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError("not JSON") from error
+    if not isinstance(question, dict):
+        raise ValueError("not a JSON object")
+    source = _field(question, "src", _address)
+    destination = _field(question, "dst", _address)
+    if is_ipv4(source) != is_ipv4(destination):
+        raise ValueError("src and dst are of different address families")
+    protocol = _field(question, "proto", parse_protocol)
+    port = _field(question, "dport", lambda value: parse_port(protocol, value))
+    return source, destination, protocol, port
+
+
+def _field(question: Mapping[object, object], name: str, read: Callable[[object], _Value]) -> _Value:
+    try:
+        return read(question.get(name))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}" if name in question else f"{name}: missing") from error
+
+
+def _address(value: object) -> AddressKey:
+    try:
+        return parse_address(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise ValueError("must be an IP address") from error

@@ -1,0 +1,40 @@
+"""Protocols and ports as people write them."""
+
+from netpolq.enums import Protocol
+
+_NUMBERS = {**{protocol.name: int(protocol) for protocol in Protocol}, "ICMP": 1, "ICMPV6": 58}
+_NAMES = {number: name.replace("V6", "v6") for name, number in _NUMBERS.items()}
+
+
+def parse_protocol(value: object) -> int:
+    """IANA number of a protocol given by name (in any case) or number. Raises `ValueError` for anything else.
+
+    Source: IANA Assigned Internet Protocol Numbers, 0 to 255.
+    """
+    number: object = value
+    if isinstance(value, str):
+        number = int(value) if value.isascii() and value.isdigit() and len(value) <= 3 else _NUMBERS.get(value.upper())
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
+        raise ValueError(f"must be {', '.join(_NAMES.values())} or a number from 0 to 255")
+    return number
+
+
+def protocol_name(number: int) -> str:
+    """The usual name, or the number."""
+    return _NAMES.get(number, str(number))
+
+
+def has_ports(protocol: int) -> bool:
+    """Whether policies can name ports of a protocol."""
+    return protocol in Protocol.__members__.values()
+
+
+def parse_port(protocol: int, value: object) -> int:
+    """Destination port of a flow: 0 where the protocol has none, whatever was given. Raises `ValueError` if it needs one."""
+    if not has_ports(protocol):
+        return 0
+    if value is None:
+        raise ValueError(f"needed with {protocol_name(protocol)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise ValueError("must be a number from 0 to 65535")
+    return value

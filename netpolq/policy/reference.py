@@ -1,0 +1,96 @@
+"""The slow, obvious evaluator: walks every policy for each flow, straight from the objects.
+
+It is what the compiled engine is held against, so it shares nothing with it but the model and the selectors, and is written to be read
+beside the API's own words (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
+"""
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from netpolq.addresses import AddressKey, is_ipv4
+from netpolq.enums import Direction, Reason, Verdict
+from netpolq.model import IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule
+from netpolq.policy.engine import Explanation, Side
+from netpolq.policy.selectors import matches
+from netpolq.store import Store
+
+
+class ReferenceEngine:
+    """Judges flows cluster-wide. The store must not change while the engine is in use: build another one after an update."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owners: Mapping[bytes, Pod] = store.address_owners()
+
+    def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
+        """Judge a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP.
+
+        A pod always reaches itself and is always reached by its own node; both sides still say what policies alone would have done.
+        """
+        egress = self._side(Direction.EGRESS, pod_at=source, peer=destination, destination=destination, flow=(protocol, port))
+        ingress = self._side(Direction.INGRESS, pod_at=destination, peer=source, destination=destination, flow=(protocol, port))
+        destination_pod = self._owners.get(destination)
+        if source == destination:
+            verdict, reason = Verdict.ACCEPT, Reason.SAME_ADDRESS
+        elif destination_pod is not None and source in self._store.node_addresses(destination_pod):
+            verdict, reason = Verdict.ACCEPT, Reason.OWN_NODE
+        elif egress.denies or ingress.denies:
+            verdict, reason = Verdict.DROP, Reason.DENIED
+        elif egress.isolated_by or ingress.isolated_by:
+            verdict, reason = Verdict.ACCEPT, Reason.ALLOWED
+        else:
+            verdict, reason = Verdict.ACCEPT, Reason.NOT_ISOLATED
+        return Explanation(verdict=verdict, reason=reason, egress=egress, ingress=ingress)
+
+    def _side(
+        self, direction: Direction, *, pod_at: AddressKey, peer: AddressKey, destination: AddressKey, flow: tuple[int, int]
+    ) -> Side:
+        """One direction, judged at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
+        pod = self._owners.get(pod_at)
+        if pod is None:
+            return Side()
+        isolating = [
+            policy for policy in self._store.policies_of(pod.namespace, direction) if matches(policy.pod_selector, pod.labels)
+        ]
+        isolated_by = tuple(f"{policy.namespace}/{policy.name}" for policy in isolating)
+        for policy in isolating:
+            for index, rule in enumerate(policy.rules(direction)):
+                if self._peers_match(policy, rule, peer) and self._ports_match(rule, destination, *flow):
+                    return Side(isolated_by=isolated_by, allowed_by=f"{policy.namespace}/{policy.name}", rule=index)
+        return Side(isolated_by=isolated_by)
+
+    def _peers_match(self, policy: NetworkPolicy, rule: PolicyRule, address: AddressKey) -> bool:
+        """Source: `NetworkPolicyIngressRule.from`, `NetworkPolicyEgressRule.to`: peers are alternatives; none given means all."""
+        return rule.peers is None or any(self._peer_matches(policy, peer, address) for peer in rule.peers)
+
+    def _peer_matches(self, policy: NetworkPolicy, peer: Peer, address: AddressKey) -> bool:
+        match peer:
+            case IPBlock():
+                ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
+                return ip in peer.cidr and not any(ip in excepted for excepted in peer.except_)
+            case PodPeer():
+                pod = self._owners.get(address)
+                if pod is None:
+                    return False
+                if peer.namespace_selector is None:
+                    in_namespace = pod.namespace == policy.namespace
+                else:
+                    in_namespace = matches(peer.namespace_selector, self._store.namespace_labels(pod.namespace))
+                return in_namespace and matches(peer.pod_selector, pod.labels)
+
+    def _ports_match(self, rule: PolicyRule, destination: AddressKey, protocol: int, port: int) -> bool:
+        """Source: `NetworkPolicyIngressRule.ports`: entries are alternatives; none given means every port of every protocol."""
+        return rule.ports is None or any(self._port_matches(entry, destination, protocol, port) for entry in rule.ports)
+
+    def _port_matches(self, entry: PolicyPort, destination: AddressKey, protocol: int, port: int) -> bool:
+        """Source: `NetworkPolicyPort`. A name is looked up among the destination pod's ports, for egress too."""
+        if entry.protocol != protocol:
+            return False
+        match entry.port:
+            case None:
+                return True
+            case int(first):
+                return first <= port <= (first if entry.end_port is None else entry.end_port)
+            case name:
+                pod = self._owners.get(destination)
+                return pod is not None and (name, protocol, port) in pod.named_ports

@@ -1,0 +1,167 @@
+"""Flags, environment and file put together: the frozen `Settings` and the way back to flags."""
+
+import socket
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from netpolq.enums import Dataplane, LoggingFormat, NodeEgress
+from netpolq.errors import SettingsError
+from netpolq.settings import table
+from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
+from netpolq.settings.values import MAX_QUEUE, BindAddress, QueueRange
+
+_MAX_AUTO_WORKERS = 16
+"""One worker judges some 200,000 first packets per second: sixteen are more than any node opens connections, and each costs memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of an agent, checked and with defaults applied.
+
+    `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `metrics_host`: empty for all addresses, IPv6 without
+    brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: decided by the kernel's
+    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_mark_bit`: one bit. `run_dir`: absolute.
+    """
+
+    kubeconfig: str
+    manifests: Path | None
+    fail_open: bool
+    queue_first: int
+    queue_count: int
+    metrics_host: str
+    metrics_port: int
+    hostname: str
+    netfilter_bug_1766_fix: bool | None
+    disable_nri: bool
+    strict_mode: bool
+    verbosity: int
+    fanout: bool
+    dataplane: Dataplane
+    mark_mask: int
+    ct_mark_bit: int
+    node_egress: NodeEgress
+    run_dir: Path
+    logging_format: LoggingFormat
+
+    @property
+    def queues(self) -> QueueRange:
+        """The queue numbers, one for each worker."""
+        return QueueRange(self.queue_first, self.queue_first + self.queue_count - 1)
+
+    def to_argv(self) -> list[str]:
+        """Flags from which `resolve` makes the same settings, whatever its environment.
+
+        Every option is named, so that nothing else is asked; the empty `--config` keeps a file from being read. `--queue-balance`
+        stands for the three flags of the queues.
+        """
+        fix = "auto" if self.netfilter_bug_1766_fix is None else _boolean(self.netfilter_bug_1766_fix)
+        return [
+            f"--{option.name}={text}"
+            for option, text in (
+                (table.CONFIG, ""),
+                (table.MANIFESTS, "" if self.manifests is None else str(self.manifests)),
+                (table.KUBECONFIG, self.kubeconfig),
+                (table.HOSTNAME_OVERRIDE, self.hostname),
+                (table.QUEUE_BALANCE, str(self.queues)),
+                (table.FANOUT, _boolean(self.fanout)),
+                (table.DATAPLANE, self.dataplane.value),
+                (table.MARK_MASK, hex(self.mark_mask)),
+                (table.CT_MARK_BIT, hex(self.ct_mark_bit)),
+                (table.RUN_DIR, str(self.run_dir)),
+                (table.FAIL_OPEN, _boolean(self.fail_open)),
+                (table.STRICT_MODE, _boolean(self.strict_mode)),
+                (table.NODE_EGRESS, self.node_egress.value),
+                (table.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
+                (table.VERBOSITY, str(self.verbosity)),
+                (table.LOGGING_FORMAT, self.logging_format.value),
+                (table.NETFILTER_BUG_1766_FIX, fix),
+                (table.DISABLE_NRI, _boolean(self.disable_nri)),
+            )
+        ]
+
+
+def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings that the words after the command, the environment and the file named by one of them give.
+
+    Precedence: flag, environment, file, default. Raises `SettingsError`. Looks at nothing else of the machine than the host name and
+    the usable CPUs, each only where needed; whether folders exist is not asked here.
+    """
+    flags = from_words(table.OPTIONS, words)
+    environment = from_environment(table.OPTIONS, environ)
+    config = Values(flags, environment)[table.CONFIG]
+    values = Values(flags, environment, from_file(table.FILE_OPTIONS, config) if config else {})
+    queues = _queues(values)
+    metrics = values[table.METRICS_BIND_ADDRESS]
+    return Settings(
+        kubeconfig=values[table.KUBECONFIG],
+        manifests=values[table.MANIFESTS],
+        fail_open=values[table.FAIL_OPEN],
+        queue_first=queues.first,
+        queue_count=queues.last - queues.first + 1,
+        metrics_host=metrics.host,
+        metrics_port=metrics.port,
+        hostname=values[table.HOSTNAME_OVERRIDE] or _own_host_name(),
+        netfilter_bug_1766_fix=values[table.NETFILTER_BUG_1766_FIX],
+        disable_nri=values[table.DISABLE_NRI],
+        strict_mode=values[table.STRICT_MODE],
+        verbosity=values[table.VERBOSITY],
+        fanout=values[table.FANOUT],
+        dataplane=values[table.DATAPLANE],
+        mark_mask=values[table.MARK_MASK],
+        ct_mark_bit=values[table.CT_MARK_BIT],
+        node_egress=values[table.NODE_EGRESS],
+        run_dir=values[table.RUN_DIR],
+        logging_format=values[table.LOGGING_FORMAT],
+    )
+
+
+def _queues(values: Values) -> QueueRange:
+    """The queues, as the highest layer that says anything about them has it: in one of the two forms, never in both."""
+    for layer in values.layers:
+        balance = layer.get(table.QUEUE_BALANCE.name)
+        count_form = [layer[option.name] for option in (table.NFQUEUE_ID, table.WORKERS) if option.name in layer]
+        exact = None if balance is None else parse_given(table.QUEUE_BALANCE, balance)
+        if balance is not None and exact is not None:
+            if count_form:
+                raise SettingsError(
+                    f"{balance.origin}: {balance.text!r} cannot stand beside {count_form[0].origin} ({count_form[0].text!r}); "
+                    "allowed: one of the two"
+                )
+            return exact
+        if count_form:
+            break
+    first = values[table.NFQUEUE_ID]
+    count = values[table.WORKERS]
+    if count is None:
+        count = min(len(psutil.Process().cpu_affinity()), _MAX_AUTO_WORKERS)
+    last = first + count - 1
+    if last > MAX_QUEUE:
+        raise SettingsError(
+            f"{_named(values, table.NFQUEUE_ID)} with {_named(values, table.WORKERS)}: the queues {first} to {last} are refused; "
+            f"allowed: queue numbers up to {MAX_QUEUE}"
+        )
+    return QueueRange(first, last)
+
+
+def _named(values: Values, option: Option[object]) -> str:
+    given = values.given(option) or Given(f"default of --{option.name}", option.default)
+    return f"{given.origin} ({given.text!r})"
+
+
+def _own_host_name() -> str:
+    name = socket.gethostname()
+    try:
+        found = table.HOSTNAME_OVERRIDE.parse(name)
+    except ValueError:
+        found = ""
+    if not found:
+        raise SettingsError(f"host name of this machine: {name!r} is refused; allowed with --hostname-override: the node's name")
+    return found
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"

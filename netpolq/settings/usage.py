@@ -1,0 +1,40 @@
+"""The flag lists of `--help`, written from the options."""
+
+import textwrap
+
+from collections.abc import Collection, Iterator, Sequence
+
+from netpolq.settings.options import Group, Option
+
+_WIDTH = 110
+
+
+def grouped_flags(options: Sequence[Option[object]]) -> str:
+    """All options under the headings of their groups, each with its environment variable, `*` marking those carried over."""
+    sections = []
+    for group in Group:
+        members = [option for option in options if option.group is group]
+        if members:
+            sections.append(f"{group}:\n{flag_list(members, environment=members)}")
+    return "\n".join(sections)
+
+
+def flag_list(options: Sequence[Option[object]], *, environment: Collection[Option[object]]) -> str:
+    """The options, one after the other. `environment`: those that are also read from their environment variable."""
+    return "".join(f"{line}\n" for option in options for line in _lines(option, option in environment))
+
+
+def paragraph(text: str, *, indent: str = "") -> str:
+    """A text broken into lines of the width of the flag list."""
+    return textwrap.fill(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _lines(option: Option[object], from_environment: bool) -> Iterator[str]:
+    form = f"--{option.name}[={option.metavar}]" if option.takes_no_word else f"--{option.name} {option.metavar}"
+    negated = f", --no-{option.name}" if option.takes_no_word else ""
+    yield f"  {form}{negated}{' *' if option.carried_over else ''}"
+    yield paragraph(option.help, indent=" " * 8)
+    environment = f" Environment: {option.environment}." if from_environment else ""
+    yield paragraph(f"Allowed: {option.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)

@@ -1,0 +1,105 @@
+"""The fields of a Pod that matter, typed and checked. What cannot be read is complained of and left out; the rest is kept.
+
+Source: `v1.Pod` (PodSpec, PodStatus, ContainerPort).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from netpolq.addresses import AddressKey, parse_address
+from netpolq.model import NamedPort, Pod
+from netpolq.sources.fields import Field, FieldError, shown
+from netpolq.sources.shapes import labels_where_valid, object_name, port_name, protocol, timestamp
+
+T = TypeVar("T")
+
+Complain = Callable[[FieldError], None]
+
+_PHASES = frozenset({"Pending", "Running", "Succeeded", "Failed", "Unknown"})
+
+
+def pod(body: Field, namespace: str, name: str, complain: Complain) -> Pod:
+    """The pod as far as it can be read; never raises."""
+    metadata = _or(Field.record, body.get("metadata"), complain, Field("metadata", None))
+    spec = _or(Field.record, body.get("spec"), complain, Field("spec", None))
+    status = _or(Field.record, body.get("status"), complain, Field("status", None))
+    label_map = _or(Field.record, metadata.get("labels"), complain, Field("metadata.labels", None))
+    phase = _or(_phase, status.get("phase"), complain, "")
+    return Pod(
+        namespace=namespace,
+        name=name,
+        labels=labels_where_valid(label_map, complain),
+        ips=tuple(_addresses(status, "podIP", complain)),
+        host_ips=tuple(_addresses(status, "hostIP", complain)),
+        node_name=_or(_node_name, spec.get("nodeName"), complain, ""),
+        host_network=_or(Field.flag, spec.get("hostNetwork"), complain, False),
+        completed=phase in {"Succeeded", "Failed"},
+        # The API server always sets a phase; a manifest that lists addresses and leaves it out means a pod that runs.
+        running=phase in {"Running", ""},
+        created=_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
+        named_ports=tuple(_named_ports(spec, complain)),
+    )
+
+
+def _or(read: Callable[[Field], T], field: Field, complain: Complain, otherwise: T) -> T:
+    try:
+        return read(field)
+    except FieldError as error:
+        complain(error)
+        return otherwise
+
+
+def _records(holder: Field, name: str, complain: Complain) -> Iterator[Field]:
+    """The elements of a list that are objects."""
+    nothing: list[Field] = []
+    for element in _or(Field.items, holder.get(name), complain, nothing):
+        if element.absent:
+            complain(element.error("must not be null"))
+        else:
+            yield _or(Field.record, element, complain, Field(element.path, None))
+
+
+def _phase(field: Field) -> str:
+    text = field.text()
+    if text and text not in _PHASES:
+        raise field.error(f"must be one of {', '.join(sorted(_PHASES))}, not {shown(text)}")
+    return text
+
+
+def _node_name(field: Field) -> str:
+    return "" if field.absent or field.value == "" else object_name(field)
+
+
+def _address(field: Field) -> AddressKey | None:
+    text = field.text()
+    if not text:
+        return None
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise field.error(f"must be an IP address, not {shown(text)}") from error
+
+
+def _addresses(status: Field, name: str, complain: Complain) -> Iterator[AddressKey]:
+    """The addresses of `podIP` and `podIPs`, or `hostIP` and `hostIPs`: in order, each once."""
+    fields = [status.get(name), *(element.get("ip") for element in _records(status, f"{name}s", complain))]
+    yield from dict.fromkeys(address for field in fields if (address := _or(_address, field, complain, None)) is not None)
+
+
+def _named_ports(spec: Field, complain: Complain) -> Iterator[NamedPort]:
+    """Of containers, and of init containers that keep running beside them (restartPolicy Always: sidecars)."""
+    sidecars = [
+        container for container in _records(spec, "initContainers", complain) if container.get("restartPolicy").value == "Always"
+    ]
+    for container in [*_records(spec, "containers", complain), *sidecars]:
+        for port in _records(container, "ports", complain):
+            named = _or(_named_port, port, complain, None)
+            if named is not None:
+                yield named
+
+
+def _named_port(field: Field) -> NamedPort | None:
+    name = field.get("name")
+    if name.absent or name.value == "":
+        return None
+    return NamedPort(port_name(name), protocol(field.get("protocol")), field.get("containerPort").port_number())

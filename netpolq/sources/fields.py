@@ -1,0 +1,114 @@
+"""Reading untyped API bodies: a value together with its path, so that every complaint names its field.
+
+A body is anything a JSON or YAML parser may return. Nothing here recurses into a value or formats more of it than fits a log line.
+`null` is the same as absent, as in the API server's decoder.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+SHOWN_CHARACTERS = 60
+"""A message quotes no more than this of what was written."""
+
+
+class FieldError(Exception):
+    """A field is not what the API allows. `path` is such as `spec.ingress[0].ports[1].endPort`."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+        self.message = message
+
+
+def shown(value: object) -> str:
+    """The value as a message may show it: quoted and clipped, or only its type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return repr(value) if len(value) <= SHOWN_CHARACTERS else repr(value[:SHOWN_CHARACTERS]) + "…"
+        case int():
+            return str(value) if value.bit_length() <= 64 else "a huge number"
+        case float():
+            return f"the number {value!r}"
+        case dict():
+            return "an object"
+        case list():
+            return "a list"
+        case _:
+            return f"a value of type {type(value).__name__}"
+
+
+class Field(NamedTuple):
+    """A value and where it stands."""
+
+    path: str
+    value: object
+
+    def error(self, message: str) -> FieldError:
+        """The complaint about this field; `raise` it."""
+        return FieldError(self.path, message)
+
+    @property
+    def absent(self) -> bool:
+        return self.value is None
+
+    def record(self) -> "Field":
+        """This field, if it is an object or absent."""
+        self.mapping()
+        return self
+
+    def mapping(self) -> Mapping[object, object]:
+        """The entries; none if absent. Keys are unchecked."""
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, dict):
+            raise self.error(f"must be an object, not {shown(self.value)}")
+        return self.value
+
+    def get(self, name: str) -> "Field":
+        """A field of this object; a field of an absent object is absent."""
+        return Field(f"{self.path}.{name}" if self.path else name, self.mapping().get(name))
+
+    def items(self) -> "list[Field]":
+        """The elements as they are, null ones too; none if absent."""
+        if self.value is None:
+            return []
+        if not isinstance(self.value, list):
+            raise self.error(f"must be a list, not {shown(self.value)}")
+        return [Field(f"{self.path}[{index}]", value) for index, value in enumerate(self.value)]
+
+    def elements(self) -> "list[Field]":
+        """The elements; none if absent. `null` as an element is refused: it is a dash without content, never an intention."""
+        fields = self.items()
+        for field in fields:
+            if field.absent:
+                raise field.error("must not be null")
+        return fields
+
+    def text(self) -> str:
+        """The string; empty if absent."""
+        if self.value is None:
+            return ""
+        if not isinstance(self.value, str):
+            hint = " (put it in quotes)" if isinstance(self.value, int | float) else ""
+            raise self.error(f"must be a string, not {shown(self.value)}{hint}")
+        return self.value
+
+    def flag(self) -> bool:
+        """The boolean; false if absent."""
+        if self.value is None:
+            return False
+        if not isinstance(self.value, bool):
+            raise self.error(f"must be true or false, not {shown(self.value)}")
+        return self.value
+
+    def port_number(self) -> int:
+        """A port number. An absent one is an error."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            raise self.error(f"must be a port number, not {shown(self.value)}")
+        if not 1 <= self.value <= 65535:
+            raise self.error(f"must be between 1 and 65535, not {shown(self.value)}")
+        return self.value

@@ -1,0 +1,148 @@
+"""What a manifest folder holds at this moment, by stat alone: files, what cannot be read, and which directories to watch.
+
+Nothing is opened here. Hidden entries are passed over, which passes over the `..data` and timestamped directories of a ConfigMap mount
+too; the visible links into them are followed. Each directory is read once, whatever number of links lead to it.
+
+Paths are plain strings: a folder of a thousand files is looked at on every change.
+"""
+
+import os
+import stat
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+_MAX_LINKS = 40
+"""Links followed in one path before it counts as a loop. Source: MAXSYMLINKS of linux/namei.h."""
+
+
+class Fingerprint(NamedTuple):
+    """Equal fingerprints mean that a file was not touched, within the resolution of the file system's clock.
+
+    `changed_ns` (ctime) tells changes of permissions, and of content where the modification time was set back.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Fingerprint":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class FoundFile(NamedTuple):
+    """A file that is there. `problem`: why it cannot be read, then without a fingerprint; or empty."""
+
+    path: str
+    fingerprint: Fingerprint | None
+    problem: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Scan:
+    """Paths in `files` and `unreadable` are relative to the folder, the others absolute. A relative directory ends in a slash or is
+    empty, so that it is a prefix of what it holds.
+
+    `unreadable`: directories that are there and cannot be read, with the reason; the folder itself also when it is not there.
+    `root`: device and inode of the folder, None if it is not there. `directories`: those whose every visible name matters. `names`: (directory, name) of all that links and the folder's path depend on.
+    """
+
+    files: dict[str, FoundFile] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    root: tuple[int, int] | None = None
+    directories: set[str] = field(default_factory=set)
+    names: set[tuple[str, str]] = field(default_factory=set)
+
+
+def scan(folder: str) -> Scan:
+    """Look at everything below a folder. Never raises for what it finds there."""
+    found = Scan()
+    _note_names(found, "/", folder)
+    seen: set[tuple[int, int]] = set()
+    pending = [("", folder)]
+    while pending:
+        relative, path = pending.pop()
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            with os.scandir(path) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            # A directory that vanished meanwhile is gone. Of the folder itself that says nothing about its objects.
+            if not relative or not isinstance(error, FileNotFoundError):
+                found.unreadable[relative] = error.strerror or str(error)
+            continue
+        found.root = found.root or (status.st_dev, status.st_ino)
+        seen.add((status.st_dev, status.st_ino))
+        found.directories.add(path)
+        real_path = ""
+        for entry in reversed(entries):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink():
+                real_path = real_path or os.path.realpath(path)
+                _note_names(found, real_path, entry.name)
+            if _is_directory(found, relative + entry.name, entry):
+                pending.append((f"{relative}{entry.name}/", entry.path))
+    return found
+
+
+def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
+    """Whether to go into the entry; a manifest file is noted on the way."""
+    is_manifest = entry.name.endswith(SUFFIXES)
+    try:
+        status = os.stat(entry.path)  # noqa: PTH116
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        if not (missing and not entry.is_symlink()):
+            reason = "a symbolic link to something that is not there" if missing else error.strerror or str(error)
+            if is_manifest:
+                found.files[relative] = FoundFile(entry.path, None, reason)
+            else:
+                found.unreadable[f"{relative}/"] = reason
+        return False
+    if stat.S_ISDIR(status.st_mode):
+        return True
+    if is_manifest:
+        regular = stat.S_ISREG(status.st_mode)
+        found.files[relative] = (
+            FoundFile(entry.path, Fingerprint.of(status)) if regular else FoundFile(entry.path, None, "not a regular file")
+        )
+    return False
+
+
+def _note_names(found: Scan, start: str, path: str) -> None:
+    """Note what a path depends on: each symbolic link on the way, and its end, or the first part of it that is missing."""
+    current, links = start, 0
+    parts = path.split("/")[::-1]
+    while parts:
+        name = parts.pop()
+        if name in {"", "."}:
+            continue
+        if name == "..":
+            current = os.path.dirname(current)  # noqa: PTH120
+            continue
+        candidate = os.path.join(current, name)  # noqa: PTH118
+        try:
+            target = os.readlink(candidate)  # noqa: PTH115
+        except FileNotFoundError:
+            found.names.add((current, name))
+            return
+        except OSError:  # not a link, or not to be known
+            if not parts:
+                found.names.add((current, name))
+            current = candidate
+            continue
+        found.names.add((current, name))
+        links += 1
+        if links > _MAX_LINKS:
+            return
+        if target.startswith("/"):
+            current = "/"
+        parts.extend(target.split("/")[::-1])

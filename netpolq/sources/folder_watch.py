@@ -1,0 +1,96 @@
+"""Waiting for something to change in a set of directories, through inotify.
+
+An event only says "look again": what changed is found by looking. So no event has to be understood, and a lost one (a full queue, a
+race with a new directory) costs time and nothing else.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+
+from asyncinotify import Event, Inotify, Mask
+
+from netpolq.sources.folder_scan import SUFFIXES, Scan
+
+_STRUCTURE = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO
+_CONTENT = Mask.MODIFY | Mask.CLOSE_WRITE | Mask.ATTRIB
+_ABOUT_THE_WATCH = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED | Mask.Q_OVERFLOW
+_WATCHED = _STRUCTURE | _CONTENT | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
+
+_DRAINED_AT_ONCE = 16384
+"""Events thrown away before looking. Source: the default of fs.inotify.max_queued_events."""
+
+
+class FolderWatch:
+    """Watches on the directories of the latest scan. A context manager; belongs to one event loop.
+
+    `complete`: whether every one of them is watched; if not (the limit of watches is reached), only looking regularly helps.
+    """
+
+    def __init__(self) -> None:
+        self.complete = True
+        self._inotify = Inotify(sync_timeout=0)
+        os.set_blocking(self._inotify.fd, False)
+        self._every_name: set[int] = set()
+        self._names: set[tuple[int, str]] = set()
+
+    def __enter__(self) -> "FolderWatch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inotify.close()
+
+    def follow(self, scan: Scan) -> bool:
+        """Watch what a scan found, and nothing else. True if a watch is new: what happened before it was placed, only another scan
+        can tell.
+        """
+        known = {watch.wd for watch in self._inotify.watches}
+        placed = {path: self._place(path) for path in scan.directories | {directory for directory, _ in scan.names}}
+        current = set(placed.values()) - {None}
+        self.complete = None not in placed.values()
+        self._every_name = {wd for path in scan.directories if (wd := placed[path]) is not None}
+        self._names = {(wd, name) for path, name in scan.names if (wd := placed[path]) is not None}
+        for watch in self._inotify.watches:
+            if watch.wd not in current:
+                with contextlib.suppress(OSError):  # its directory is gone, and the watch with it
+                    self._inotify.rm_watch(watch)
+        return not current <= known
+
+    def _place(self, path: str) -> int | None:
+        """The watch descriptor of a directory; the same one as long as the directory is the same. None if there can be none."""
+        try:
+            return self._inotify.add_watch(path, _WATCHED).wd
+        except OSError:
+            return None
+
+    async def changed(self, within_s: float) -> bool:
+        """Whether anything that matters happens within a time. Returns at once when it does."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not self._matters(await self._inotify.get()):
+                    pass
+        except TimeoutError:
+            return False
+        return True
+
+    async def quiet(self, for_s: float, at_most_s: float) -> None:
+        """Wait until nothing that matters has happened for a time, but not longer than `at_most_s`; then forget all events so far."""
+        deadline = time.monotonic() + at_most_s
+        while time.monotonic() < deadline and await self.changed(for_s):
+            pass
+        for _ in range(_DRAINED_AT_ONCE):
+            if self._inotify.sync_get() is None:
+                break
+
+    def _matters(self, event: Event) -> bool:
+        if event.mask & _ABOUT_THE_WATCH:
+            return True
+        if event.watch is None or event.name is None:
+            return False
+        name = str(event.name)
+        if (event.watch.wd, name) in self._names:
+            return True
+        if event.watch.wd not in self._every_name or name.startswith("."):
+            return False
+        return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or name.endswith(SUFFIXES)

@@ -1,0 +1,332 @@
+"""The composition root: the only place where source, store, compiler, publisher, ruleset and endpoints meet."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import psutil
+import uvloop
+
+from prometheus_client import CollectorRegistry, Histogram
+
+from netpolq import logs
+from netpolq.channel import Channel
+from netpolq.dataplane import queuestats
+from netpolq.dataplane.apply import Ruleset, probe
+from netpolq.dataplane.kernel import dns_in_prerouting, unfiltered_bridges
+from netpolq.dataplane.ruleset import RulesetConfig
+from netpolq.errors import BootError, ExitCode, NetpolqError
+from netpolq.model import Update
+from netpolq.settings import Settings
+from netpolq.sources.manifests import ManifestFolder
+from netpolq.store import Store
+from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.http import serve_metrics, serve_status
+from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.state_metrics import Reading, StateCollector
+from netpolq.supervisor.status import DataplaneStatus, SourceStatus, Status, WorkerStatus, encode
+
+_LATE_S = 1.0
+_REFRESH_S = 1.0
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+log = logging.getLogger("supervisor")
+
+
+def main(settings: Settings) -> int:
+    """Run the supervisor on the channel that is its standard input. Returns the exit code."""
+    logs.configure(settings.logging_format, settings.verbosity)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The pool decides when to leave; the end of the channel says so.
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        channel = Channel(socket.socket(fileno=os.dup(sys.stdin.fileno())))
+    except OSError:
+        sys.stderr.write("netpolq: error: `netpolq supervise` is started by `netpolq run` and by nothing else\n")
+        return ExitCode.USAGE
+    failures: list[BaseException] = []
+    try:
+        uvloop.run(Supervisor(settings, channel).run())
+    except* NetpolqError as group:
+        failures += _leaves(group)
+    for failure in failures:
+        sys.stderr.write(f"netpolq: error: {failure}\n")
+    return next((failure.exit_code for failure in failures if isinstance(failure, NetpolqError)), ExitCode.OK)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The single errors in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
+
+
+class Supervisor:
+    """Everything the supervisor holds, wired together."""
+
+    def __init__(self, settings: Settings, channel: Channel) -> None:
+        self._settings = settings
+        self._store = Store()
+        self._pool_gone = asyncio.Event()
+        self._publisher = Publisher(
+            channel, settings.run_dir / "snapshot.bin", on_progress=self._on_progress, on_end=self._pool_gone.set
+        )
+        self._registry = CollectorRegistry()
+        self._latency = Histogram(
+            "netpolq_policy_programming_seconds",
+            "Seconds from the notice of a change until every worker and the kernel enforce it",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._queue_nums = range(settings.queue_first, settings.queue_first + settings.queue_count)
+        self._enforcer: Enforcer | None = None
+        self._form = settings.dataplane
+        self._unjudged: Mapping[str, int] = {}
+        self._bridges: tuple[str, ...] = ()
+        self._last_change_ns: int | None = None
+
+    async def run(self) -> None:
+        """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
+        settings = self._settings
+        if settings.manifests is None:
+            raise BootError("--manifests DIR is required: this version cannot watch a Kubernetes cluster")
+        self._publisher.attach(asyncio.get_running_loop())
+        await self._publisher.welcomed.wait()
+        self._form = await probe(settings.dataplane)
+        self._log_flags_without_effect()
+        ruleset = Ruleset(self._ruleset_config())
+        self._enforcer = Enforcer(
+            store=self._store,
+            publisher=self._publisher,
+            ruleset=ruleset,
+            hostname=settings.hostname,
+            on_in_force=self._latency.observe,
+        )
+        source = ManifestFolder(settings.manifests)
+        self._registry.register(WorkerCollector(settings.run_dir / "metrics"))
+        self._registry.register(QueueCollector(queuestats.read, self._queue_nums))
+        self._registry.register(StateCollector(self._readings))
+        runners = [
+            await serve_status(settings.run_dir / "status.sock", status=lambda: encode(self.status())),
+            await serve_metrics(
+                settings.metrics_host,
+                settings.metrics_port,
+                expose=lambda: expose(self._registry),
+                not_ready=self.not_ready,
+            ),
+        ]
+        log.info("serving queues %s, queue form %s, source %s", settings.queues, self._form, settings.manifests)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [
+                    tasks.create_task(self._enforcer.run()),
+                    tasks.create_task(source.run(self._deliver)),
+                    tasks.create_task(self._refresh(ruleset)),
+                ]
+                await self._pool_gone.wait()
+                for task in working:
+                    task.cancel()
+        finally:
+            for runner in runners:
+                await runner.cleanup()
+
+    def _ruleset_config(self) -> RulesetConfig:
+        settings = self._settings
+        return RulesetConfig(
+            queue_first=settings.queue_first,
+            queue_count=settings.queue_count,
+            fanout=settings.fanout,
+            fail_open=settings.fail_open,
+            mark_mask=settings.mark_mask,
+            ct_mark_bit=settings.ct_mark_bit,
+            node_egress=settings.node_egress,
+            dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
+            form=self._form,
+        )
+
+    def _log_flags_without_effect(self) -> None:
+        if self._settings.disable_nri:
+            log.info("--disable-nri has no effect: the container runtime is not asked for pod addresses in any case")
+        if self._settings.strict_mode:
+            log.warning(
+                "--strict-mode: established connections are not judged again when a policy changes yet; "
+                "--strict-mode=false says what happens and silences this"
+            )
+
+    def _on_progress(self) -> None:
+        if self._enforcer is not None:
+            self._enforcer.settle()
+
+    def _deliver(self, update: Update) -> None:
+        known = set(self._store.rejections)
+        for rejection in update.rejections:
+            if rejection not in known:
+                log.error("rejected: %s", rejection)
+        changed = self._store.apply(update)
+        self._last_change_ns = time.monotonic_ns()
+        if changed and self._enforcer is not None:
+            self._enforcer.notice(update.observed_ns)
+
+    async def _refresh(self, ruleset: Ruleset) -> None:
+        """Look at what nobody tells: the ruleset's counters and the bridges."""
+        while True:
+            try:
+                self._unjudged = await ruleset.counters()
+            except NetpolqError as error:
+                log.warning("%s", error)
+            bridges = await asyncio.to_thread(unfiltered_bridges)
+            if bridges != self._bridges and bridges:
+                log.warning("%s", _bridge_warning(bridges))
+            self._bridges = bridges
+            await asyncio.sleep(_REFRESH_S)
+
+    # --- what is told -------------------------------------------------------------------------------------------------------------
+
+    def not_ready(self) -> list[str]:
+        """Why the agent is not ready; empty when it is."""
+        reasons = []
+        if not self._store.synced or not self._publisher.published:
+            reasons.append("the first sync is not published yet")
+        down = [slot for slot, report in sorted(self._publisher.workers.items()) if report.pid == 0]
+        if down or len(self._publisher.workers) < len(self._queue_nums):
+            reasons.append(f"workers are not running: {down or 'none has reported yet'}")
+        late = self._publisher.late_workers(_LATE_S)
+        if late:
+            reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self._publisher.version}")
+        if self._enforcer is not None and self._enforcer.ruleset_problem is not None:
+            reasons.append(self._enforcer.ruleset_problem)
+        if self._bridges:
+            reasons.append(_bridge_warning(self._bridges))
+        return reasons
+
+    def status(self) -> Status:
+        """The status document."""
+        settings, store, publisher = self._settings, self._store, self._publisher
+        reasons = self.not_ready()
+        enforcer = self._enforcer
+        return Status(
+            version=version("netpolq"),
+            snapshot_version=publisher.version,
+            ready=not reasons,
+            not_ready_reasons=tuple(reasons),
+            workers=tuple(
+                WorkerStatus(
+                    slot=report.slot,
+                    pid=report.pid,
+                    queue_num=report.queue_num,
+                    acked_version=report.acked_version,
+                    packets=report.packets,
+                    restarts=report.restarts,
+                    rss_bytes=_rss_bytes(report.pid),
+                )
+                for _slot, report in sorted(publisher.workers.items())
+            ),
+            source=SourceStatus(
+                kind="folder",
+                location=str(settings.manifests),
+                synced=store.synced,
+                age_s=self._source_age_s(),
+                objects=self._object_counts(),
+                ignored=dict(store.ignored),
+            ),
+            rejected=store.rejections,
+            dataplane=DataplaneStatus(
+                form=self._form.value,
+                queues=str(settings.queues),
+                fail_open=settings.fail_open,
+                isolated_ingress=len(enforcer.sets.ingress) if enforcer is not None else 0,
+                isolated_egress=len(enforcer.sets.egress) if enforcer is not None else 0,
+                unjudged_packets=self._unjudged.get("unjudged", 0),
+            ),
+            programming_latency_s=enforcer.last_latency_s if enforcer is not None else None,
+            supervisor_restarts=publisher.supervisor_restarts,
+        )
+
+    def _source_age_s(self) -> float | None:
+        return None if self._last_change_ns is None else (time.monotonic_ns() - self._last_change_ns) / 1e9
+
+    def _object_counts(self) -> dict[str, int]:
+        store = self._store
+        return {"namespaces": len(store.namespaces), "pods": len(store.pods), "policies": len(store.policies)}
+
+    def _readings(self) -> list[Reading]:
+        publisher, enforcer = self._publisher, self._enforcer
+        workers = [report for _slot, report in sorted(publisher.workers.items())]
+        single = Reading.single
+        readings = [
+            single("netpolq_snapshot_version", "Version of the newest snapshot", publisher.version),
+            single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.image_bytes),
+            single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
+            single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", publisher.refusals),
+            single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
+            single("netpolq_workers_wanted", "Workers that should be running", len(self._queue_nums)),
+            single("netpolq_ready", "1 while /readyz answers 200", 0 if self.not_ready() else 1),
+            single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
+            single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", self._unjudged.get("unjudged", 0)),
+            single(
+                "netpolq_rejected_objects", "Objects and files that could not be used as written", len(self._store.rejections)
+            ),
+            Reading(
+                "netpolq_worker_restarts_total",
+                "Successors of workers that ended",
+                ("slot",),
+                tuple(((str(report.slot),), report.restarts) for report in workers),
+            ),
+            Reading(
+                "netpolq_worker_snapshot_version",
+                "Snapshot that a worker judges by",
+                ("slot",),
+                tuple(((str(report.slot),), report.acked_version) for report in workers),
+            ),
+            Reading(
+                "netpolq_objects",
+                "Objects in the store",
+                ("kind",),
+                tuple(((kind,), count) for kind, count in sorted(self._object_counts().items())),
+            ),
+            Reading(
+                "netpolq_resident_memory_bytes",
+                "Resident memory of a process",
+                ("process",),
+                (
+                    (("supervisor",), _rss_bytes(os.getpid())),
+                    (("pool",), _rss_bytes(os.getppid())),
+                    *(((f"worker-{report.slot}",), _rss_bytes(report.pid)) for report in workers),
+                ),
+            ),
+        ]
+        if (age_s := self._source_age_s()) is not None:
+            readings.append(single("netpolq_source_age_seconds", "Seconds since the source last reported a change", age_s))
+        if enforcer is not None:
+            counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
+            readings.append(
+                Reading(
+                    "netpolq_isolated_addresses",
+                    "Addresses of local pods that some policy isolates",
+                    ("direction",),
+                    tuple(((direction,), len(addresses)) for direction, addresses in counts),
+                )
+            )
+        return readings
+
+
+def _bridge_warning(bridges: tuple[str, ...]) -> str:
+    return (
+        f"traffic between ports of bridge {', '.join(bridges)} does not pass the IP hooks and is not judged: "
+        "load br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
+    )
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0

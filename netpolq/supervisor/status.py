@@ -1,0 +1,212 @@
+"""The status document: what `netpolq status` shows, as it travels over the Unix socket in the run directory.
+
+The supervisor encodes a `Status` and serves it as JSON at GET /status; the client side is here. Nothing is computed here.
+"""
+
+import http.client
+import socket
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from netpolq.errors import NetpolqError
+from netpolq.model import Rejection
+from netpolq.settings.values import STATUS_SOCKET
+
+_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """A worker slot. `pid` 0: no process at the moment. `acked_version` 0: no snapshot yet. `packets`: judged since the pool started."""
+
+    slot: int
+    pid: int
+    queue_num: int
+    acked_version: int
+    packets: int
+    restarts: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceStatus:
+    """Where the objects come from. `age_s`: since the last change, None before the first. `objects`: keys namespaces, pods, policies.
+
+    `ignored`: number of objects of each kind that is not used.
+    """
+
+    kind: str
+    location: str
+    synced: bool
+    age_s: float | None
+    objects: dict[str, int]
+    ignored: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataplaneStatus:
+    """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction."""
+
+    form: str
+    queues: str
+    fail_open: bool
+    isolated_ingress: int
+    isolated_egress: int
+    unjudged_packets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """The whole document. `programming_latency_s`: of the newest version, from the change being noticed to the last worker's
+    acknowledgement; None before the first.
+    """
+
+    version: str
+    snapshot_version: int
+    ready: bool
+    not_ready_reasons: list[str]
+    workers: list[WorkerStatus]
+    source: SourceStatus
+    rejected: list[Rejection]
+    dataplane: DataplaneStatus
+    programming_latency_s: float | None
+    supervisor_restarts: int
+
+
+def encode(status: Status) -> bytes:
+    """The document as JSON."""
+    return orjson.dumps(status)
+
+
+def decode(data: bytes) -> Status:
+    """The document in some bytes. Raises `ValueError` if its shape is not the one of this version; the types of numbers are trusted."""
+    try:
+        document = orjson.loads(data)
+        return Status(
+            **{
+                **document,
+                "workers": [WorkerStatus(**worker) for worker in document["workers"]],
+                "source": SourceStatus(**document["source"]),
+                "rejected": [Rejection(**rejection) for rejection in document["rejected"]],
+                "dataplane": DataplaneStatus(**document["dataplane"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a status document: {error}") from error
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def fetch(run_dir: Path) -> Status:
+    """Ask the agent that has this run directory. Raises `NetpolqError` naming the socket if there is no usable answer within seconds."""
+    path = run_dir / STATUS_SOCKET
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", "/status")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
+    finally:
+        connection.close()
+    if response.status != http.client.OK:
+        raise NetpolqError(f"the agent on {str(path)!r} answered {response.status} instead of its status")
+    try:
+        return decode(body)
+    except ValueError as error:
+        raise NetpolqError(f"the answer on {str(path)!r} cannot be read: {error}; is the agent of another version?") from error
+
+
+def render_json(status: Status) -> str:
+    """The document for a person or a program to read, without the last line end."""
+    return orjson.dumps(status, option=orjson.OPT_INDENT_2).decode()
+
+
+def render_text(status: Status) -> str:
+    """A page for a terminal, without the last line end. What came from manifests is made printable first."""
+    return "\n".join(_printable(line) for line in _lines(status))
+
+
+def _lines(status: Status) -> Iterator[str]:
+    source, dataplane = status.source, status.dataplane
+    state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
+    latency = status.programming_latency_s
+    in_force = "" if latency is None else f", in force everywhere after {latency * 1000:.1f} ms"
+    ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
+    age = "no change yet" if source.age_s is None else f"last change {_duration(source.age_s)} ago"
+    yield from _columns(
+        [
+            (f"netpolq {status.version}", state),
+            ("snapshot", f"version {status.snapshot_version}{in_force}" if status.snapshot_version else "none published yet"),
+            ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
+            ("objects", _counts(source.objects) + ignored),
+            ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
+            ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
+            ("unjudged packets", f"{dataplane.unjudged_packets:,}"),
+            ("supervisor restarts", str(status.supervisor_restarts)),
+        ],
+        align="<<",
+    )
+    yield ""
+    header = ("WORKER", "PID", "QUEUE", "SNAPSHOT", "PACKETS", "RESTARTS", "MEMORY")
+    rows = [_worker_row(worker, status.snapshot_version) for worker in status.workers]
+    yield from _columns([header, *rows], align=">>>>>>>")
+    if status.rejected:
+        yield ""
+        yield f"rejected ({len(status.rejected)})"
+        for rejection in status.rejected:
+            document = f"document {rejection.document}" if rejection.document else ""
+            yield "  " + "  ".join(part for part in (rejection.origin, document, rejection.key, rejection.field) if part)
+            yield f"      {rejection.message}; {rejection.consequence}"
+
+
+def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:
+    return (
+        str(worker.slot),
+        str(worker.pid) if worker.pid else "none",
+        str(worker.queue_num),
+        f"{worker.acked_version}{'' if worker.acked_version >= newest else ' (old)'}",
+        f"{worker.packets:,}",
+        str(worker.restarts),
+        f"{worker.rss_bytes / 2**20:.1f} MiB",
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:
+    """Rows of equal length as lines whose cells begin (`<`) or end (`>`) at the same place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds up to two minutes, then minutes, hours and days, rounded down."""
+    for unit_s, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{int(seconds // unit_s)} {name}"
+    return f"{seconds:.1f} s"
+
+
+def _printable(line: str) -> str:
+    """Without control characters: names and messages of a manifest must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)

@@ -1,0 +1,219 @@
+"""A node and two pods as network namespaces, entered by the test process itself so that its sockets can live in any of them."""
+
+import ctypes
+import os
+import re
+import select
+import socket
+import subprocess
+import time
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from netfilterqueue import COPY_PACKET, NetfilterQueue, Packet
+
+from netpolq.enums import PacketMark
+
+DEADLINE_S = 20.0
+SILENCE_S = 0.2
+"""How long an answer is waited for that must not come, after the packet is known to have been refused."""
+
+MARK_MASK = 0x00070000
+MARK_SHIFT = 16
+CT_MARK_BIT = 0x00080000
+
+NODE, A, B = "node", "a", "b"
+ADDRESS = {
+    (A, 4): "10.77.1.2",
+    (B, 4): "10.77.2.2",
+    (NODE, 4): "10.77.1.1",
+    (A, 6): "fd77:1::2",
+    (B, 6): "fd77:2::2",
+    (NODE, 6): "fd77:1::1",
+}
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run(*command: str, given: str | None = None) -> str:
+    finished = subprocess.run(command, check=False, capture_output=True, text=True, input=given, timeout=60)
+    assert finished.returncode == 0, f"{' '.join(command)}: {finished.stderr}"
+    return finished.stdout
+
+
+class Lab:
+    """Pods a and b, each on its own veth pair to the node, both families. `node` routes between them."""
+
+    def __init__(self) -> None:
+        self._prefix = f"npqd-{os.getpid()}-"
+
+    def build(self) -> None:
+        for place in (NODE, A, B):
+            run("ip", "netns", "add", self._prefix + place)
+            self._in(place, "ip", "link", "set", "lo", "up")
+        for number, pod in enumerate((A, B), start=1):
+            self._in(NODE, "ip", "link", "add", f"pod-{pod}", "type", "veth", "peer", "eth0", "netns", self._prefix + pod)
+            self._in(NODE, "ip", "link", "set", f"pod-{pod}", "up")
+            self._in(pod, "ip", "link", "set", "eth0", "up")
+            for near, far, length in (
+                (f"10.77.{number}.1", f"10.77.{number}.2", 24),
+                (f"fd77:{number}::1", f"fd77:{number}::2", 64),
+            ):
+                self._in(
+                    NODE, "ip", "address", "add", f"{near}/{length}", "dev", f"pod-{pod}", *(["nodad"] if length == 64 else [])
+                )
+                self._in(pod, "ip", "address", "add", f"{far}/{length}", "dev", "eth0", *(["nodad"] if length == 64 else []))
+                self._in(pod, "ip", "route", "add", "default", "via", near)
+        self._in(NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+
+    def remove(self) -> None:
+        for place in (NODE, A, B):
+            with suppress(AssertionError):
+                run("ip", "netns", "delete", self._prefix + place)
+
+    def forget_neighbours(self) -> None:
+        for place in (NODE, A, B):
+            self._in(place, "ip", "neighbour", "flush", "all")
+
+    def _in(self, place: str, *command: str) -> None:
+        run("ip", "netns", "exec", self._prefix + place, *command)
+
+    @contextmanager
+    def inside(self, place: str) -> Iterator[None]:
+        """This thread, and what it creates, in a namespace."""
+        with ExitStack() as files:
+            before = files.enter_context(Path("/proc/thread-self/ns/net").open())
+            there = files.enter_context(Path(f"/run/netns/{self._prefix}{place}").open())
+            _enter(there.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
+
+    def udp(self, place: str, family: int, port: int = 0) -> socket.socket:
+        """A bound UDP socket; receiving waits at most for the deadline."""
+        with self.inside(place):
+            made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        made.bind(("0.0.0.0" if family == 4 else "::", port))  # noqa: S104  # a namespace of our own
+        made.settimeout(DEADLINE_S)
+        return made
+
+    @contextmanager
+    def conversation(self, client: str, server: str, family: int = 4, *, port: int = 0) -> Iterator["Conversation"]:
+        with self.udp(client, family) as near, self.udp(server, family, port) as far:
+            yield Conversation(near, far, (ADDRESS[server, family], far.getsockname()[1]))
+
+
+class Conversation:
+    """A UDP flow: what the client says to the server and back."""
+
+    def __init__(self, client: socket.socket, server: socket.socket, target: tuple[str, int]) -> None:
+        self._client, self._server, self._target = client, server, target
+        self._peer: tuple[str, int] | None = None
+
+    def say(self, text: bytes = b"hello") -> None:
+        self._client.sendto(text, self._target)
+
+    def heard(self) -> bytes:
+        """The next datagram at the server."""
+        data, self._peer = self._server.recvfrom(100)
+        return data
+
+    def answer(self) -> None:
+        assert self._peer is not None
+        self._server.sendto(b"answer", self._peer)
+
+    def answered(self) -> bytes:
+        """The next datagram at the client."""
+        return self._client.recv(100)
+
+    def server_hears_nothing(self) -> bool:
+        return not select.select([self._server], [], [], SILENCE_S)[0]
+
+    def client_hears_nothing(self) -> bool:
+        return not select.select([self._client], [], [], SILENCE_S)[0]
+
+
+def both_ways(conversation: Conversation) -> bool:
+    """A datagram and its answer, which must arrive."""
+    conversation.say()
+    conversation.heard()
+    conversation.answer()
+    return conversation.answered() == b"answer"
+
+
+class Judge:
+    """A listener on queue 100 that keeps packets until it is told what to say of them."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Packet] = []
+        self._queue = NetfilterQueue()
+        self._queue.bind(100, self._keep, mode=COPY_PACKET, range=128)
+
+    def _keep(self, packet: Packet) -> None:
+        packet.retain()
+        self.waiting.append(packet)
+
+    def receive(self, count: int = 1) -> None:
+        """Wait until this many packets are held."""
+        self.listen_until(lambda: len(self.waiting) >= count)
+        assert len(self.waiting) == count
+
+    def listen_until(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not reached():
+            assert time.monotonic() < deadline, f"{len(self.waiting)} packets are waiting"
+            select.select([self._queue.get_fd()], [], [], 0.05)
+            self._queue.run(block=False)
+
+    def states(self) -> list[PacketMark]:
+        """What the field of each held packet says."""
+        return [PacketMark((packet.get_mark() & MARK_MASK) >> MARK_SHIFT) for packet in self.waiting]
+
+    def accept(self) -> None:
+        """Accept all that is held, as a worker does."""
+        for packet in self.waiting:
+            packet.set_mark((packet.get_mark() & ~MARK_MASK) | PacketMark.ACCEPTED << MARK_SHIFT)
+            packet.accept()
+        self.waiting.clear()
+
+    def drop(self) -> None:
+        for packet in self.waiting:
+            packet.drop()
+        self.waiting.clear()
+
+    def close(self) -> None:
+        self.drop()
+        self._queue.unbind()
+
+
+def nft(script: str) -> None:
+    run("nft", "-f", "-", given=script)
+
+
+def listing() -> str:
+    return run("nft", "-a", "list", "ruleset")
+
+
+def base_chain_handles() -> dict[str, str]:
+    return dict(re.findall(r"chain (\S+) \{ # handle (\d+)\n\s*type filter", listing()))
+
+
+def elements(name: str) -> set[str]:
+    found = re.search(r"elements = \{ ([^}]*) \}", run("nft", "list", "set", "inet", "netpolq", name))
+    return {one.strip() for one in found[1].split(",")} if found else set()
+
+
+def counted(counter: str) -> int:
+    """Packets of a counter of the table `ip probe`."""
+    found = re.search(r"packets (\d+)", run("nft", "list", "counter", "ip", "probe", counter))
+    assert found is not None
+    return int(found[1])
+
+
+def _enter(namespace: int) -> None:
+    if _libc.setns(namespace, _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")

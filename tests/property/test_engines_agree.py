@@ -1,0 +1,49 @@
+"""The compiled engine, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow."""
+
+import random
+
+import pytest
+
+from hypothesis import HealthCheck, given, settings
+
+from netpolq.addresses import format_address
+from netpolq.enums import Reason
+from netpolq.policy.compiled import SnapshotEngine
+from netpolq.policy.engine import Explanation
+from netpolq.policy.reference import ReferenceEngine
+from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows, store_of
+
+CLUSTERS_PER_SEED = 50
+FLOWS_PER_CLUSTER = 150
+
+
+def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]:
+    """The explanations of both engines, which must be equal."""
+    store = store_of(cluster.bodies)
+    compiled, reference = SnapshotEngine(store), ReferenceEngine(store)
+    explanations = []
+    for flow in flows:
+        expected = reference.explain(*flow)
+        assert compiled.explain(*flow) == expected, (
+            f"{format_address(flow.source)} -> {format_address(flow.destination)} {flow.protocol}/{flow.port}"
+        )
+        explanations.append(expected)
+    return explanations
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_engines_agree_on_seeded_clusters(seed: int) -> None:
+    rng = random.Random(seed)
+    reasons = set()
+    for _ in range(CLUSTERS_PER_SEED):
+        cluster = random_cluster(rng)
+        reasons |= {
+            explanation.reason for explanation in explain_both(cluster, tuple(random_flows(rng, cluster, FLOWS_PER_CLUSTER)))
+        }
+    assert reasons == set(Reason), "clusters that never lead to some answer say nothing about it"
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(clusters())
+def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, tuple[Flow, ...]]) -> None:
+    explain_both(*cluster_and_flows)

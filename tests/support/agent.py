@@ -1,0 +1,163 @@
+"""The agent under test: `netpolq run` in the node of a box, its status, its metrics and its end."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, TypedDict, cast
+
+from netpolq.dataplane.queuestats import QueueStats, read
+from tests.support.box import Box
+
+METRICS_PORT = 9080
+LIMIT_S = 20.0
+"""How long to wait for something that ought to happen at once: a machine may be busy, an agent must not be slow."""
+
+_STEP_S = 0.003
+
+
+class WorkerStatus(TypedDict):
+    """A worker as `netpolq status` shows it; only the fields used here."""
+
+    slot: int
+    pid: int
+    queue_num: int
+    acked_version: int
+    packets: int
+
+
+class Status(TypedDict):
+    """The document of `netpolq status --output json`; only the fields used here."""
+
+    snapshot_version: int
+    workers: list[WorkerStatus]
+    source: dict[str, object]
+    rejected: list[dict[str, object]]
+
+
+class Answer(NamedTuple):
+    """Of an HTTP request."""
+
+    code: int
+    body: str
+
+
+class Agent:
+    """A running agent. A context manager: stopped and cleaned up at its end."""
+
+    def __init__(self, box: Box, manifests: Path, *flags: str, node_name: str = "node") -> None:
+        self.box = box
+        self.run_dir = box.directory / "run"
+        self.log = box.directory / "agent.log"
+        self._argv = [
+            *(sys.executable, "-m", "netpolq", "run"),
+            *("--manifests", str(manifests), "--run-dir", str(self.run_dir), "--hostname-override", node_name),
+            *flags,
+        ]
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "Agent":
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+        self.cleanup()
+
+    def start(self) -> None:
+        """Start and wait until `/readyz` says that policies are in force. Raises `RuntimeError` with the log if that fails."""
+        self._process = self.box.popen(self.box.node.name, self._argv, log=self.log)
+        self.wait_until("ready", self.is_ready)
+
+    def stop(self) -> int:
+        """Ask it to end and wait for that. Returns the exit code. The rules stay."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(LIMIT_S)
+
+    def cleanup(self) -> str:
+        """Remove rules and run dir, by the agent's own command. Returns what it prints."""
+        argv = [sys.executable, "-m", "netpolq", "cleanup", "--run-dir", str(self.run_dir)]
+        done = self.box.run(self.box.node.name, argv)
+        if done.returncode:
+            raise RuntimeError(f"netpolq cleanup: {done.stderr.strip()}")
+        return done.stdout
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one of the agent's processes."""
+        os.kill(pid, number)
+
+    def is_ready(self) -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            return self.http("/readyz").code == http.HTTPStatus.OK
+        return False
+
+    def status(self) -> Status:
+        """The status document, read from the socket in the run dir."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(LIMIT_S)
+            connection.connect(str(self.run_dir / "status.sock"))
+            return cast("Status", json.loads(_get(connection, "/status").body))
+
+    def metrics(self) -> str:
+        """The text of `/metrics`."""
+        return self.http("/metrics").body
+
+    def http(self, path: str) -> Answer:
+        """Ask the HTTP endpoint, from the node."""
+        with self.box.inside(self.box.node.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
+            connection.settimeout(LIMIT_S)
+            connection.connect(("127.0.0.1", METRICS_PORT))
+            return _get(connection, path)
+
+    def queues(self) -> tuple[QueueStats, ...]:
+        """What the kernel says of the queues in the node."""
+        return self.box.inside(self.box.node.name, lambda: read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+
+    def packets_queued(self) -> int:
+        """How many packets have been put into a queue so far."""
+        return sum(queue.id_sequence for queue in self.queues())
+
+    def wait_for_version_after(self, version: int) -> Status:
+        """Wait until every worker judges by a snapshot that is newer than some version. Returns the status in which that was seen."""
+        seen: list[Status] = []
+
+        def in_force() -> bool:
+            seen[:] = [self.status()]
+            return seen[0]["snapshot_version"] > version and is_acknowledged(seen[0])
+
+        self.wait_until(f"a snapshot newer than {version} is in force", in_force)
+        return seen[0]
+
+    def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Wait for a condition. Raises `RuntimeError` with the log when the agent ends or the time is over."""
+        deadline_s = time.monotonic() + LIMIT_S
+        while not condition():
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the agent ended with exit code {self._process.returncode}:\n{self.log.read_text()}")
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"not {what} after {LIMIT_S} s:\n{self.log.read_text()}")
+            time.sleep(_STEP_S)
+
+
+def is_acknowledged(status: Status) -> bool:
+    """Whether every worker judges by the newest snapshot."""
+    return all(worker["acked_version"] == status["snapshot_version"] for worker in status["workers"])
+
+
+def _get(connection: socket.socket, path: str) -> Answer:
+    request = http.client.HTTPConnection("localhost")
+    request.sock = connection
+    request.request("GET", path, headers={"Connection": "close"})
+    with request.getresponse() as response:
+        return Answer(response.status, response.read().decode())

@@ -1,0 +1,260 @@
+"""Random clusters as API bodies, and random flows through them: small, crowded, and full of the edges of the API.
+
+One generator serves both uses: seeded `random.Random` for many clusters quickly, `clusters()` for hypothesis, which shrinks.
+Pools of labels, addresses and ports are kept tiny on purpose, so that selectors match, blocks overlap and names collide.
+"""
+
+import random
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from netpolq.addresses import AddressKey, parse_address
+from netpolq.model import Update
+from netpolq.sources.decode import Ignored, decode
+from netpolq.store import Store
+
+Body = dict[str, object]
+
+LABELS = {"app": ("web", "db", ""), "tier": ("front", "back"), "env": ("prod", "test")}
+PORT_NAMES = ("http", "dns", "metrics")
+PORTS = (1, 53, 80, 81, 443, 8080, 65535)
+TRANSPORTS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+PORTLESS = (1, 58, 47, 0, 255)
+OUTSIDERS = ("192.0.2.1", "10.0.0.200", "10.0.16.1", "2001:db8::1", "fd00::1:200")
+V4_BLOCKS = (
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.0.0/24",
+    "10.0.0.0/29",
+    "10.0.0.4/30",
+    "10.0.0.3/32",
+    "10.0.0.64/26",
+    "192.0.2.0/24",
+)
+V6_BLOCKS = ("::/0", "fd00::/16", "fd00::/64", "fd00::/125", "fd00::4/126", "fd00::3/128", "2001:db8::/32")
+
+
+class Flow(NamedTuple):
+    """What an engine is asked. `port` is 0 unless TCP, UDP or SCTP."""
+
+    source: AddressKey
+    destination: AddressKey
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """API bodies of namespaces, pods and policies in random order, and the addresses of pods, nodes and outsiders."""
+
+    bodies: tuple[Body, ...]
+    pod_addresses: tuple[str, ...]
+    other_addresses: tuple[str, ...]
+
+
+def store_of(bodies: Iterable[Body]) -> Store:
+    """A store that holds what the bodies say. Raises `DecodeError` for a body that is not valid."""
+    decoded = [decode(body) for body in bodies]
+    store = Store()
+    store.apply(Update(upserted=tuple(item for item in decoded if not isinstance(item, Ignored)), ignored={}, observed_ns=0))
+    return store
+
+
+def clusters() -> st.SearchStrategy[tuple[Cluster, tuple[Flow, ...]]]:
+    """Clusters with flows through each, for hypothesis."""
+    return st.randoms(use_true_random=False).map(
+        lambda rng: (cluster := random_cluster(rng), tuple(random_flows(rng, cluster, 20)))
+    )
+
+
+def random_cluster(rng: random.Random) -> Cluster:
+    """Up to 4 namespaces, 12 pods on 3 nodes and 8 policies."""
+    namespaces = [f"ns{number}" for number in range(rng.randint(1, 4))]
+    families = rng.choice(((4,), (6,), (4, 6), (6, 4)))
+    pods = [_pod(rng, number, rng.choice(namespaces), families) for number in range(rng.randint(0, 12))]
+    policies = [_policy(rng, number, rng.choice(namespaces)) for number in range(rng.randint(0, 8))]
+    # A namespace that pods live in may never have been declared.
+    declared = [_namespace(rng, name) for name in namespaces if rng.random() < 0.9]
+    bodies = [*declared, *(pod.body for pod in pods), *policies]
+    rng.shuffle(bodies)
+    pod_addresses = {address for pod in pods for address in pod.addresses}
+    other_addresses = {address for pod in pods for address in pod.node_addresses} | set(OUTSIDERS)
+    return Cluster(
+        bodies=tuple(bodies), pod_addresses=tuple(sorted(pod_addresses)), other_addresses=tuple(sorted(other_addresses))
+    )
+
+
+def random_flows(rng: random.Random, cluster: Cluster, count: int) -> Iterable[Flow]:
+    """Flows between addresses of one family, mostly pods, on ports at and beside those that policies name."""
+    for _ in range(count):
+        source, destination = _address_pair(rng, cluster)
+        if rng.random() < 0.15:
+            yield Flow(source, destination, rng.choice(PORTLESS), 0)
+        else:
+            port = max(0, min(65535, rng.choice(PORTS) + rng.choice((0, 0, 0, -1, 1))))
+            yield Flow(source, destination, rng.choice(tuple(TRANSPORTS.values())), port)
+
+
+def _address_pair(rng: random.Random, cluster: Cluster) -> tuple[AddressKey, AddressKey]:
+    ipv6 = rng.random() < 0.5
+    pods, others = ([text for text in pool if (":" in text) is ipv6] for pool in (cluster.pod_addresses, cluster.other_addresses))
+    source, destination = (rng.choice(pods if pods and rng.random() < 0.8 else others) for _ in range(2))
+    if source == destination and rng.random() < 0.7:
+        destination = rng.choice(others)
+    return parse_address(source), parse_address(destination)
+
+
+class _Pod(NamedTuple):
+    body: Body
+    addresses: tuple[str, ...]
+    node_addresses: tuple[str, ...]
+
+
+def _metadata(name: str, labels: dict[str, str], namespace: str | None = None) -> Body:
+    metadata: Body = {"name": name, "labels": labels}
+    return metadata if namespace is None else {**metadata, "namespace": namespace}
+
+
+def _labels(rng: random.Random) -> dict[str, str]:
+    return {key: rng.choice(values) for key, values in LABELS.items() if rng.random() < 0.6}
+
+
+def _namespace(rng: random.Random, name: str) -> Body:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": _metadata(name, _labels(rng))}
+
+
+def _addresses(prefix4: str, prefix6: str, number: int, families: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"{prefix4}{number}" if family == 4 else f"{prefix6}{number:x}" for family in families)
+
+
+def _pod(rng: random.Random, number: int, namespace: str, families: tuple[int, ...]) -> _Pod:
+    node = rng.randint(1, 3)
+    node_addresses = _addresses("10.0.1.", "fd00::a:", node, families)
+    host_network = rng.random() < 0.12
+    # Fewer addresses than pods: some are claimed twice, by a completed pod and its successor or by two that run.
+    own = node_addresses if host_network else _addresses("10.0.0.", "fd00::", rng.randint(1, 10), families)
+    if rng.random() < 0.08:
+        own = ()
+    status: Body = {"phase": rng.choice(("Running",) * 6 + ("Pending", "Succeeded", "Failed"))}
+    if own:
+        status |= {"podIP": own[0], "podIPs": [{"ip": address} for address in own]}
+    if rng.random() < 0.8:
+        status |= {"hostIP": node_addresses[0], "hostIPs": [{"ip": address} for address in node_addresses]}
+    metadata = _metadata(f"pod-{number}", _labels(rng), namespace)
+    metadata["creationTimestamp"] = f"2024-01-0{rng.randint(1, 3)}T00:00:00Z"
+    spec: Body = {"nodeName": f"node-{node}", "containers": [_container(rng, name) for name in "ab"[: rng.randint(1, 2)]]}
+    if rng.random() < 0.2:
+        spec["initContainers"] = [_container(rng, "init") | ({"restartPolicy": "Always"} if rng.random() < 0.5 else {})]
+    if host_network:
+        spec["hostNetwork"] = True
+    body: Body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
+    return _Pod(body, own, node_addresses)
+
+
+def _container(rng: random.Random, name: str) -> Body:
+    ports: list[Body] = []
+    for _ in range(rng.randint(0, 3)):
+        port: Body = {"containerPort": rng.choice(PORTS)}
+        if rng.random() < 0.8:
+            port["name"] = rng.choice(PORT_NAMES)
+        if rng.random() < 0.7:
+            port["protocol"] = rng.choice(tuple(TRANSPORTS))
+        ports.append(port)
+    return {"name": name, "image": "pause", "ports": ports}
+
+
+def _selector(rng: random.Random, keys: dict[str, tuple[str, ...]]) -> Body:
+    selector: Body = {}
+    if rng.random() < 0.4:
+        key = rng.choice(tuple(keys))
+        selector["matchLabels"] = {key: rng.choice(keys[key])}
+    if rng.random() < 0.4:
+        selector["matchExpressions"] = [_requirement(rng, keys) for _ in range(rng.randint(1, 2))]
+    return selector
+
+
+def _requirement(rng: random.Random, keys: dict[str, tuple[str, ...]]) -> Body:
+    key = rng.choice(tuple(keys))
+    operator = rng.choice(("In", "NotIn", "Exists", "DoesNotExist"))
+    requirement: Body = {"key": key, "operator": operator}
+    if operator in {"In", "NotIn"}:
+        requirement["values"] = rng.sample(keys[key], rng.randint(1, min(2, len(keys[key]))))
+    return requirement
+
+
+def _namespace_selector(rng: random.Random) -> Body:
+    return _selector(rng, {**LABELS, "kubernetes.io/metadata.name": ("ns0", "ns1", "ns2", "ns3")})
+
+
+def _peer(rng: random.Random) -> Body:
+    match rng.randint(0, 3):
+        case 0:
+            return {"podSelector": _selector(rng, LABELS)}
+        case 1:
+            return {"namespaceSelector": _namespace_selector(rng)}
+        case 2:
+            return {"namespaceSelector": _namespace_selector(rng), "podSelector": _selector(rng, LABELS)}
+        case _:
+            return {"ipBlock": _ip_block(rng)}
+
+
+def _ip_block(rng: random.Random) -> Body:
+    blocks = rng.choice((V4_BLOCKS, V6_BLOCKS))
+    block: Body = {"cidr": rng.choice(blocks)}
+    if rng.random() < 0.6:
+        # Exceptions have to lie within the block, and be smaller than it.
+        inside = [other for other in blocks if _strictly_within(other, str(block["cidr"]))]
+        if inside:
+            block["except"] = rng.sample(inside, rng.randint(1, min(3, len(inside))))
+    return block
+
+
+def _strictly_within(inner: str, outer: str) -> bool:
+    (inner_address, inner_length), (outer_address, outer_length) = (block.split("/") for block in (inner, outer))
+    drop = (128 if ":" in outer else 32) - int(outer_length)
+    first, second = (int.from_bytes(parse_address(text)) >> drop for text in (inner_address, outer_address))
+    return first == second and int(inner_length) > int(outer_length)
+
+
+def _port(rng: random.Random) -> Body:
+    port: Body = {}
+    if rng.random() < 0.75:
+        port["protocol"] = rng.choice(tuple(TRANSPORTS))
+    match rng.randint(0, 3):
+        case 0:
+            port["port"] = rng.choice(PORTS)
+        case 1:
+            port["port"] = rng.choice(PORT_NAMES)
+        case 2:
+            low, high = sorted((rng.choice(PORTS), rng.choice(PORTS)))
+            port |= {"port": low, "endPort": high}
+        case _:
+            pass
+    return port
+
+
+def _rule(rng: random.Random, peers_field: str) -> Body:
+    rule: Body = {}
+    if rng.random() < 0.8:
+        rule[peers_field] = [_peer(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))]
+    if rng.random() < 0.7:
+        rule["ports"] = [_port(rng) for _ in range(rng.choice((0, 1, 1, 1, 2, 3)))]
+    return rule
+
+
+def _policy(rng: random.Random, number: int, namespace: str) -> Body:
+    spec: Body = {"podSelector": _selector(rng, LABELS) if rng.random() < 0.7 else {}}
+    # Absent, empty and filled rule lists all occur, with and without the types that would follow from them.
+    for field, peers_field in (("ingress", "from"), ("egress", "to")):
+        if rng.random() < 0.7:
+            spec[field] = [_rule(rng, peers_field) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
+    if rng.random() < 0.7:
+        spec["policyTypes"] = rng.choice((["Ingress"], ["Egress"], ["Ingress", "Egress"], ["Egress", "Ingress"]))
+    # Names whose order differs from the order of creation and that are prefixes of one another.
+    name = f"{rng.choice(('p', 'p-0', 'pa', 'z'))}-{number}"
+    body: Body = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+    return {**body, "metadata": _metadata(name, {}, namespace), "spec": spec}

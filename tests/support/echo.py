@@ -1,0 +1,119 @@
+"""The servers of a cluster in a box: one process that answers in all of its namespaces, until its standard input ends.
+
+Run as `python -m tests.support.echo`. Reads one JSON line: a list of [namespace, address, [[protocol, port], …]]; writes "ready".
+TCP and UDP give back what they get, an SCTP INIT is answered with an INIT ACK. ICMP is answered by the kernel.
+"""
+
+import json
+import selectors
+import signal
+import socket
+import sys
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from tests.support import netns, sctp
+
+_BACKLOG = 512
+_BUFFER_BYTES = 1 << 22
+
+Serve = Callable[[socket.socket], None]
+
+
+class Echo:
+    """The sockets of all servers and one loop that serves them."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._serving = True
+
+    def listen(self, address: str, ports: list[tuple[str, int]]) -> None:
+        """Serve an address of the namespace that the calling thread is in."""
+        for protocol, port in ports:
+            if protocol == "TCP":
+                self._add(_bound(address, socket.SOCK_STREAM, port), self._accept)
+            elif protocol == "UDP":
+                self._add(_bound(address, socket.SOCK_DGRAM, port), _answer_datagram)
+        sctp_ports = frozenset(port for protocol, port in ports if protocol == "SCTP")
+        if sctp_ports:
+            raw = _bound(address, socket.SOCK_RAW, 0, socket.IPPROTO_SCTP)
+            self._add(raw, lambda ready: _answer_init(ready, sctp_ports))
+
+    def serve(self) -> None:
+        """Serve until standard input ends, that is until the process that started this one is gone."""
+        self._selector.register(sys.stdin.buffer, selectors.EVENT_READ, None)
+        while self._serving:
+            for key, _events in self._selector.select():
+                if key.data is None:
+                    self._serving = False
+                else:
+                    key.data(key.fileobj)
+
+    def _add(self, connection: socket.socket, serve: Serve) -> None:
+        connection.setblocking(False)
+        self._selector.register(connection, selectors.EVENT_READ, serve)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            while True:
+                self._add(listener.accept()[0], self._answer_stream)
+
+    def _answer_stream(self, connection: socket.socket) -> None:
+        data = b""
+        with suppress(OSError):
+            data = connection.recv(65536)
+            connection.send(data)
+        if not data:
+            self._selector.unregister(connection)
+            connection.close()
+
+
+def _bound(address: str, kind: socket.SocketKind, port: int, protocol: int = 0) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    bound.bind((address, port))
+    if kind is socket.SOCK_STREAM:
+        bound.listen(_BACKLOG)
+    return bound
+
+
+def _answer_datagram(connection: socket.socket) -> None:
+    # An answer that is refused shows up as an error of the next call; it concerns nobody here.
+    with suppress(BlockingIOError):
+        while True:
+            with suppress(ConnectionError):
+                data, peer = connection.recvfrom(65536)
+                connection.sendto(data, peer)
+
+
+def _answer_init(raw: socket.socket, ports: frozenset[int]) -> None:
+    with suppress(BlockingIOError):
+        while True:
+            data, peer = raw.recvfrom(65536)
+            init = sctp.parse(payload(raw.family, data))
+            if init is not None and init.chunk == sctp.INIT and init.destination_port in ports:
+                answer = sctp.Packet(init.destination_port, init.source_port, init.initiate_tag, sctp.INIT_ACK, init.initiate_tag)
+                raw.sendto(sctp.build(answer), (peer[0], 0))
+
+
+def payload(family: int, data: bytes) -> bytes:
+    """What follows the IP header; raw(7): IPv4 sockets deliver the header too, IPv6 ones do not."""
+    return data[(data[0] & 0xF) * 4 :] if family == socket.AF_INET else data
+
+
+def main() -> None:
+    """Open all sockets, say so, and serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the starting one decides
+    echo = Echo()
+    for namespace, address, ports in json.loads(sys.stdin.buffer.readline()):
+        netns.enter(namespace)
+        echo.listen(address, ports)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    echo.serve()
+
+
+if __name__ == "__main__":
+    main()

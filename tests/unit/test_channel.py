@@ -1,0 +1,103 @@
+"""Messages between the processes."""
+
+import os
+import socket
+
+from pathlib import Path
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netpolq.channel import MAX_CHANGED, Channel, Drain, Message, Publish, Refusal, Report, Welcome, decode, encode
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+MESSAGES = st.one_of(
+    st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
+    st.just(Drain()),
+    st.builds(Report, U32, U32, U32, U64, U64, U32),
+    st.builds(Refusal, U32, U64, st.text(max_size=200)),
+    st.builds(Welcome, U64, U32),
+)
+
+
+@given(MESSAGES)
+def test_a_message_survives_its_encoding(message: Message) -> None:
+    assert decode(encode(message)) == message
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
+    try:
+        message = decode(data)
+    except ValueError:
+        return
+    assert encode(message)[0] == data[0]
+
+
+def connected() -> tuple[Channel, Channel]:
+    ours, theirs = Channel.pair()
+    return ours, Channel(theirs)
+
+
+def test_a_descriptor_travels_with_its_message() -> None:
+    left, right = connected()
+    source = os.memfd_create("test")
+    os.write(source, b"snapshot")
+    assert left.send(Publish(3, (b"\x01" * 16,)), [source])
+    os.close(source)
+    received = right.receive()
+    assert received is not None
+    message, descriptor = received
+    assert message == Publish(3, (b"\x01" * 16,))
+    assert descriptor is not None
+    assert os.pread(descriptor, 100, 0) == b"snapshot"
+    os.close(descriptor)
+    left.close()
+    right.close()
+
+
+def test_the_longest_publish_fits_into_one_message() -> None:
+    left, right = connected()
+    message = Publish(1, tuple(number.to_bytes(16) for number in range(MAX_CHANGED)))
+    assert left.send(message)
+    assert right.receive() == (message, None)
+    left.close()
+    right.close()
+
+
+def test_nothing_yet_and_never_again_are_told_apart() -> None:
+    left, right = connected()
+    assert right.receive() is None
+    left.send(Drain())
+    left.close()
+    assert right.receive() == (Drain(), None)
+    with pytest.raises(EOFError):
+        right.receive()
+    right.close()
+
+
+def test_a_peer_that_does_not_read_never_blocks_the_sender() -> None:
+    left, right = connected()
+    message = Publish(1, tuple(number.to_bytes(16) for number in range(MAX_CHANGED)))
+    sent = 0
+    while left.send(message):
+        sent += 1
+        assert sent < 100_000
+    assert sent > 0
+    left.close()
+    right.close()
+
+
+def test_a_descriptor_that_comes_with_garbage_is_not_leaked() -> None:
+    raw, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(end)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with raw:
+        socket.send_fds(raw, [b"\xffgarbage"], [0])
+        with pytest.raises(ValueError, match="not a valid"):
+            channel.receive()
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    channel.close()

@@ -1,0 +1,61 @@
+"""When children are started again."""
+
+import pytest
+
+from netpolq_worker.lifecycle import YOUNG_S, Child, Phase, restart_delay
+
+
+def test_a_child_that_lived_is_succeeded_at_once() -> None:
+    child = Child(free_deaths=0)
+    assert child.is_due(0.0)
+    child.on_start(10, 0.0)
+    assert not child.is_due(100.0)
+    child.on_exit(YOUNG_S + 1)
+    assert child.pid == 0
+    assert child.is_due(YOUNG_S + 1)
+    child.on_start(11, YOUNG_S + 1)
+    assert child.restarts == 1
+
+
+def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:
+    child = Child(free_deaths=2)
+    now = 0.0
+    delays = []
+    for pid in range(1, 15):
+        child.on_start(pid, now)
+        child.on_exit(now)
+        delays.append(round(child.due - now, 6))
+        now = child.due
+    assert delays[:2] == [0.0, 0.0]
+    assert delays[2:] == sorted(delays[2:])
+    assert delays[2] > 0
+    assert delays[-1] == delays[-2] == restart_delay(1000)
+    assert delays[2] < delays[-1]
+
+
+def test_one_long_life_clears_the_record() -> None:
+    child = Child(free_deaths=0)
+    for pid in range(1, 6):
+        child.on_start(pid, child.due)
+        child.on_exit(child.due)
+    start = child.due
+    child.on_start(9, start)
+    child.on_exit(start + YOUNG_S + 1)
+    assert child.is_due(start + YOUNG_S + 1)
+
+
+def test_after_stop_nothing_is_started() -> None:
+    child = Child(free_deaths=0)
+    child.on_start(1, 0.0)
+    child.stop()
+    child.on_exit(1.0)
+    assert child.phase is Phase.STOPPED
+    assert not child.is_due(1e9)
+
+
+def test_a_running_child_is_not_started_twice() -> None:
+    child = Child(free_deaths=0)
+    child.on_start(1, 0.0)
+    with pytest.raises(ValueError, match="running"):
+        child.on_start(2, 0.0)
+    assert child.pid == 1

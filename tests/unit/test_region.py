@@ -1,0 +1,102 @@
+"""Snapshots in shared memory and in the run directory."""
+
+import fcntl
+import mmap
+import os
+
+from pathlib import Path
+
+import pytest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netpolq.addresses import parse_address
+from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
+from netpolq.errors import SnapshotError
+from netpolq.snapshot import region
+from netpolq.snapshot.encode import encode
+from netpolq.snapshot.image import Endpoint, Identity, Image, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
+from netpolq.snapshot.view import SnapshotView
+
+POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+
+
+def small_image() -> Image:
+    """One pod that admits one peer at TCP 80."""
+    table = PortTable(every=None, ranges=((Protocol.TCP, (PortRange(80, 80, 0),)),), names=())
+    program = (TierProgram(Tier.NETWORK_POLICY, ("shop/web",), None, ((0, table),), ()),)
+    return Image(
+        rules=(Rule(Tier.NETWORK_POLICY, "shop/web", Direction.INGRESS, 0, Action.ACCEPT),),
+        selectors=("web clients",),
+        identities=(Identity((0,), ()),),
+        addresses={PEER: 0},
+        endpoints={POD: Endpoint(None, program)},
+    )
+
+
+def test_a_sealed_snapshot_is_judged_by_and_cannot_be_written() -> None:
+    descriptor = region.seal(encode(small_image(), version=7, created_ns=1))
+    view = region.open_view(descriptor)
+    assert view.version == 7
+    assert view.judge(PEER, POD, Protocol.TCP, 80).verdict is Verdict.ACCEPT
+    assert view.judge(PEER, POD, Protocol.TCP, 81).verdict is Verdict.DROP
+    assert view.judge(STRANGER, POD, Protocol.TCP, 80).reason is Reason.DENIED
+    assert view.judge(POD, STRANGER, Protocol.TCP, 80).reason is Reason.NOT_ISOLATED
+    with pytest.raises(PermissionError):
+        os.pwrite(descriptor, b"x", 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(descriptor, 0)
+    with pytest.raises(PermissionError):
+        mmap.mmap(descriptor, 0, mmap.MAP_SHARED, mmap.PROT_WRITE)
+    view.close()
+    os.close(descriptor)
+
+
+def test_memory_that_could_still_change_is_refused() -> None:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, encode(small_image(), version=1, created_ns=1))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    with pytest.raises(SnapshotError, match="not sealed"):
+        region.open_view(descriptor)
+    os.close(descriptor)
+
+
+def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.bin"
+    image = encode(small_image(), version=3, created_ns=1)
+    region.save(path, b"something older")
+    region.save(path, image)
+    assert region.load(path) == image
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
+    """Any flipped bit, any truncation, any appended byte: the checksums and bounds see it."""
+    image = encode(small_image(), version=3, created_ns=1)
+    place = data.draw(st.integers(0, len(image) - 1))
+    flipped = bytearray(image)
+    flipped[place] ^= 1 << data.draw(st.integers(0, 7))
+    damaged = [image[:place], image + b"\x00" * (place + 1)]
+    if place in _informative(image):
+        damaged.append(bytes(flipped))
+    for bad in damaged:
+        with pytest.raises(SnapshotError):
+            SnapshotView(bad)
+
+
+def _informative(image: bytes) -> set[int]:
+    """All places but the padding between sections, which nobody reads."""
+    places = set(range(PREFIX_BYTES))
+    for section in Section:
+        offset, length, _checksum, _entries = SECTION.unpack_from(image, HEADER.size + section * SECTION.size)
+        places |= set(range(offset, offset + length))
+    return places
+
+
+def test_equal_images_give_equal_bytes() -> None:
+    assert encode(small_image(), version=1, created_ns=5) == encode(small_image(), version=1, created_ns=5)

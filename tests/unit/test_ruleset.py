@@ -1,0 +1,237 @@
+"""What the rendered ruleset, the queue rule and the readers of kernel state promise, without a kernel."""
+
+import dataclasses
+import re
+
+from pathlib import Path
+
+import pytest
+
+from netpolq.addresses import parse_address
+from netpolq.dataplane import kernel, queuestats
+from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render, render_changes
+from netpolq.enums import Dataplane, NodeEgress
+
+CONFIG = RulesetConfig(
+    queue_first=100,
+    queue_count=2,
+    fanout=True,
+    fail_open=False,
+    mark_mask=0x00070000,
+    ct_mark_bit=0x00080000,
+    node_egress=NodeEgress.JUDGE,
+    dns_in_prerouting=True,
+    form=Dataplane.COMPAT,
+)
+NOBODY = IsolatedSets(ingress=frozenset(), egress=frozenset())
+
+
+def isolated(*, ingress: tuple[str, ...] = (), egress: tuple[str, ...] = ()) -> IsolatedSets:
+    return IsolatedSets(
+        ingress=frozenset(parse_address(one) for one in ingress), egress=frozenset(parse_address(one) for one in egress)
+    )
+
+
+def rules(config: RulesetConfig, chain: str) -> tuple[str, ...]:
+    return next((one.rules for one in chains(config) if one.name == chain), ())
+
+
+def test_the_script_never_deletes_and_never_flushes_a_table() -> None:
+    script = render(CONFIG, isolated(ingress=("10.0.0.1",)), stale_chains=["left_over"])
+    assert {line.split()[0] for line in script.splitlines()} == {"add", "flush"}
+    assert {line.split()[1] for line in script.splitlines() if line.startswith("flush")} == {"chain", "set"}
+
+
+def test_the_script_leaves_the_queue_rule_alone() -> None:
+    script = render(CONFIG, NOBODY)
+    assert "add chain inet netpolq enqueue\n" in script
+    assert "flush chain inet netpolq enqueue" not in script
+    assert "add rule inet netpolq enqueue" not in script
+
+
+def test_stale_chains_are_emptied() -> None:
+    assert "flush chain inet netpolq left_over\n" in render(CONFIG, NOBODY, stale_chains=["left_over"])
+
+
+def test_every_chain_is_flushed_before_it_is_filled() -> None:
+    """Otherwise a second application would double the rules."""
+    lines = render(CONFIG, NOBODY).splitlines()
+    for chain in chains(CONFIG):
+        first_rule = next(i for i, line in enumerate(lines) if line.startswith(f"add rule inet netpolq {chain.name} "))
+        assert lines.index(f"flush chain inet netpolq {chain.name}") < first_rule
+
+
+def test_the_output_does_not_depend_on_the_order_of_the_addresses() -> None:
+    addresses = [f"10.0.{i}.{j}" for i in range(20) for j in range(20)]
+    assert render(CONFIG, isolated(egress=tuple(addresses))) == render(CONFIG, isolated(egress=tuple(reversed(addresses))))
+
+
+def test_each_address_goes_into_the_set_of_its_direction_and_family() -> None:
+    script = render(CONFIG, isolated(ingress=("10.0.0.2", "10.0.0.1", "fd00::1"), egress=("fd00::2",)))
+    assert re.findall(r"add element inet netpolq (\S+) \{ (.*) \}", script) == [
+        ("isolated_ingress_v4", "10.0.0.1, 10.0.0.2"),
+        ("isolated_ingress_v6", "fd00::1"),
+        ("isolated_egress_v6", "fd00::2"),
+    ]
+
+
+def test_marks_are_moved_to_where_the_mask_is() -> None:
+    config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_mark_bit=0x80000000)
+    script = render(config, NOBODY)
+    assert 'iifname != "lo" meta mark set meta mark & 0xfffffff1 | 0x00000002' in script
+    assert "meta mark & 0x0000000e == 0x0000000a ct mark set ct mark | 0x80000000" in script
+    assert "0x00070000" not in script
+
+
+def test_no_statement_writes_a_mark_without_keeping_the_other_bits() -> None:
+    for statement in re.findall(r"mark set [^\n]*", render(CONFIG, NOBODY)):
+        assert re.match(r"mark set (meta mark & 0xfff8ffff|ct mark \| 0x00080000)", statement)
+
+
+def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() -> None:
+    closed = [rule for rule in rules(CONFIG, "record") if "unjudged" in rule]
+    opened = [rule for rule in rules(dataclasses.replace(CONFIG, fail_open=True), "record") if "unjudged" in rule]
+    assert [rule.endswith("counter name unjudged drop") for rule in closed] == [True]
+    assert [rule.endswith("counter name unjudged") for rule in opened] == [True]
+
+
+def test_egress_to_the_own_node_is_not_looked_at_when_it_is_allowed() -> None:
+    allowed = dataclasses.replace(CONFIG, node_egress=NodeEgress.ALLOW)
+    assert not any("isolated" in rule for rule in rules(allowed, "judge_input"))
+    assert any("fib daddr type local accept" in rule for rule in rules(allowed, "dns"))
+    assert any("ip6 saddr @isolated_egress_v6" in rule for rule in rules(CONFIG, "judge_input"))
+    assert not any("fib" in rule for rule in rules(CONFIG, "dns"))
+
+
+def test_the_field_is_cleared_on_the_way_to_the_node_in_every_configuration() -> None:
+    """A socket may copy the mark of what it receives to what it sends, which then would not count as the node's own."""
+    for node_egress in NodeEgress:
+        assert rules(dataclasses.replace(CONFIG, node_egress=node_egress), "judge_input")[0].endswith("& 0xfff8ffff")
+
+
+def test_nothing_is_hooked_before_routing_unless_dns_is_judged_there() -> None:
+    assert any("hook prerouting" in chain.hook for chain in chains(CONFIG))
+    assert not any("hook prerouting" in chain.hook for chain in chains(dataclasses.replace(CONFIG, dns_in_prerouting=False)))
+
+
+def test_changes_name_only_what_differs() -> None:
+    before = isolated(ingress=("10.0.0.1", "10.0.0.2"), egress=("fd00::1",))
+    after = isolated(ingress=("10.0.0.2", "10.0.0.3"), egress=("fd00::1",))
+    assert render_changes(before, after).splitlines() == [
+        "add element inet netpolq isolated_ingress_v4 { 10.0.0.3 }",
+        "delete element inet netpolq isolated_ingress_v4 { 10.0.0.1 }",
+    ]
+    assert render_changes(after, after) == ""
+
+
+@pytest.mark.parametrize(
+    ("fail_open", "fanout", "count", "flags"),
+    [
+        (True, True, 2, FLAG_BYPASS | FLAG_CPU_FANOUT),
+        (True, True, 1, FLAG_BYPASS),
+        (False, True, 2, FLAG_CPU_FANOUT),
+        (False, False, 2, 0),
+        (True, False, 2, FLAG_BYPASS),
+    ],
+)
+def test_fail_closed_never_bypasses_and_a_single_queue_is_not_fanned_out(
+    fail_open: bool, fanout: bool, count: int, flags: int
+) -> None:
+    assert queue_flags(dataclasses.replace(CONFIG, fail_open=fail_open, fanout=fanout, queue_count=count)) == flags
+
+
+def test_both_forms_of_the_queue_rule_carry_first_number_count_and_flags() -> None:
+    compat = b"".join(replace_queue_rule(CONFIG)[-1].attributes)
+    native = b"".join(replace_queue_rule(dataclasses.replace(CONFIG, form=Dataplane.NATIVE))[-1].attributes)
+    assert b"target\x00" in compat
+    assert b"NFQUEUE\x00" in compat
+    assert b"\x64\x00\x02\x00\x02\x00\x00\x00" in compat  # host order, padded to eight bytes
+    assert b"queue\x00" in native
+    assert all(
+        b"\x06\x00" + kind + b"\x00" + value in native for kind, value in ((b"\1", b"\0\x64"), (b"\2", b"\0\2"), (b"\3", b"\0\2"))
+    )
+
+
+def test_queue_statistics_ignore_columns_of_newer_kernels_and_broken_lines(tmp_path: Path) -> None:
+    table = tmp_path / "nfnetlink_queue"
+    table.write_text(
+        "  101  28422     3 2   128     4     5       77  1\n  100  28421     0 2   128     0     0        0  1  9 9\n  102  28\n"
+    )
+    first, second = queuestats.read(table)
+    assert (first.queue_num, first.id_sequence) == (100, 0)
+    assert second == (101, 28422, 3, 2, 128, 4, 5, 77)
+
+
+def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -> None:
+    assert queuestats.read(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "release", "early"),
+    [
+        (None, "6.11.9-amd64", True),
+        (None, "6.12.0-rc1", False),
+        (None, "5.15.0-113-generic", True),
+        (None, "6.9", True),
+        (None, "7.0.1", False),
+        (None, "10.2.0", False),
+        (None, "unknown", True),
+        (True, "6.18.0", True),
+        (False, "5.4.0", False),
+    ],
+)
+def test_dns_is_judged_early_on_kernels_before_6_12_unless_set_otherwise(setting: bool | None, release: str, early: bool) -> None:
+    assert kernel.dns_in_prerouting(setting, release) is early
+
+
+class Bridges:
+    """The files of a kernel with bridges."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys, self.proc = root / "sys", root / "proc"
+        (self.sys / "class/net").mkdir(parents=True)
+
+    def add(self, name: str, ports: tuple[str, ...] = (), own_switch: str = "0") -> None:
+        bridge = self.sys / "class/net" / name
+        (bridge / "bridge").mkdir(parents=True)
+        (bridge / "bridge/nf_call_iptables").write_text(f"{own_switch}\n")
+        (bridge / "brif").mkdir()
+        for port in ports:
+            (bridge / "brif" / port).touch()
+
+    def switch(self, name: str, value: str) -> None:
+        (self.proc / "sys/net/bridge").mkdir(parents=True, exist_ok=True)
+        (self.proc / "sys/net/bridge" / name).write_text(f"{value}\n")
+
+    def unfiltered(self) -> tuple[str, ...]:
+        return kernel.unfiltered_bridges(self.sys, self.proc)
+
+
+@pytest.fixture
+def bridges(tmp_path: Path) -> Bridges:
+    return Bridges(tmp_path)
+
+
+def test_bridges_with_ports_are_unfiltered_while_br_netfilter_is_not_loaded(bridges: Bridges) -> None:
+    bridges.add("cni0", ports=("veth1",))
+    bridges.add("empty0")
+    assert bridges.unfiltered() == ("cni0",)
+
+
+def test_a_bridge_is_filtered_when_the_switch_is_on_for_all_or_for_itself(bridges: Bridges) -> None:
+    bridges.add("br0", ports=("veth1",))
+    bridges.add("br1", ports=("veth2",), own_switch="1")
+    bridges.switch("bridge-nf-call-iptables", "0")
+    assert bridges.unfiltered() == ("br0",)
+    bridges.switch("bridge-nf-call-iptables", "1")
+    assert bridges.unfiltered() == ()
+
+
+def test_a_bridge_must_also_pass_ip6_where_the_node_has_it(bridges: Bridges) -> None:
+    bridges.add("br0", ports=("veth1",))
+    bridges.switch("bridge-nf-call-iptables", "1")
+    (bridges.proc / "sys/net/ipv6").mkdir(parents=True)
+    assert bridges.unfiltered() == ("br0",)
+    bridges.switch("bridge-nf-call-ip6tables", "1")
+    assert bridges.unfiltered() == ()
