@@ -8,7 +8,7 @@ import hashlib
 import time
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from netpolq.model import Object, ObjectKey, Rejection, Update
@@ -26,6 +26,9 @@ VANISHED_NS = 40_000_000
 
 CLOCK_TICK_NS = 50_000_000
 """A file changed less than this before it was read may change again without a new time stamp; it is read once more."""
+
+POLL_NS = 250_000_000
+"""How often a file that is being written is asked after, besides the events."""
 
 LAST_GOOD = "the file's last good content stays in force"
 BEST_SO_FAR = "what could be read of the file before stays in force"
@@ -119,37 +122,113 @@ class FolderContents:
         except FileNotFoundError:
             look.look_again(VANISHED_NS)
         except (OSError, UnreadableError) as error:
-            message = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            file.taken, file.digest = (found.fingerprint if isinstance(error, UnreadableError) else None), b""
-            self._reject(path, file, Content(rejections=(_rejection(path, message),)))
+            # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
+            file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
+            file.digest = b""
+            _reject(file, Content(rejections=(_rejection(path, _reason(error)),)))
 
     def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: Look) -> None:
+        if file.unsettled != opened.fingerprint:
+            file.unsettled, file.unsettled_ns, file.refused = opened.fingerprint, now_ns, False
         writers = opened.writers()
-        if not self._is_settled(file, opened.fingerprint, writers, now_ns, look):
-            if not file.content.objects:
-                look.unfinished += 1
+        still_ns = now_ns - file.unsettled_ns
+        needed_ns = ABANDONED_NS if file.refused and writers is Writers.SOME else self._settle_ns[writers]
+        if still_ns < needed_ns:
+            look.look_again(min(needed_ns - still_ns, POLL_NS))
+            look.unfinished += not file.content.objects
             return
         data = opened.read()
-        if time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS:
+        if not opened.is_unchanged(writers):
             look.look_again(CLOCK_TICK_NS)
-            taken = None
-        else:
-            taken = opened.fingerprint
+            look.unfinished += not file.content.objects
+            return
+        file.taken = opened.fingerprint
+        if 0 <= time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS:
+            look.look_again(CLOCK_TICK_NS)
+            file.taken = None
         digest = hashlib.blake2b(data).digest()
-        if digest == file.digest and not file.refused:
-            file.taken = taken
+        if digest == file.digest:
             return
-        try:
-            content = parse(path, data)
-        except UnreadableError as error:
-            content = Content(rejections=(_rejection(path, str(error)),))
-        held_open = writers is Writers.SOME and now_ns - file.unsettled_ns < ABANDONED_NS
-        if held_open and (content.rejections or not content.keys() >= file.content.keys()) and file.content.objects:
-            file.refused = True
-            file.rejections = (_rejection(path, "still open for writing, and what it holds so far is not whole", BEST_SO_FAR),)
+        content = _parsed(path, data)
+        if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
+            file.taken, file.digest, file.refused = None, b"", True
+            file.rejections = (_rejection(path, "still open for writing, and what it holds so far is not whole", _kept(file)),)
+            look.look_again(POLL_NS)
             return
-        file.taken, file.digest, file.unsettled, file.refused = taken, digest, None, False
+        file.digest = digest
         if content.rejections:
-            self._reject(path, file, content)
+            _reject(file, content)
         else:
             file.content, file.rejections, file.is_good = content, (), True
+
+    def _miss(self, path: str, now_ns: int, look: Look) -> None:
+        file = self._files[path]
+        if any(path.startswith(directory) for directory in look.scan.unreadable):
+            file.missing_ns = None
+            return
+        if file.missing_ns is None:
+            file.missing_ns = now_ns
+        remaining_ns = VANISHED_NS - (now_ns - file.missing_ns)
+        if remaining_ns > 0:
+            look.look_again(remaining_ns)
+        else:
+            del self._files[path]
+
+    def _compose(self) -> tuple[dict[ObjectKey, Object], tuple[Rejection, ...], Mapping[str, int]]:
+        """All objects; of those that stand in two places the first by path and document is used, the others are reported."""
+        objects: dict[ObjectKey, Object] = {}
+        places: dict[ObjectKey, str] = {}
+        duplicates: list[Rejection] = []
+        ignored: Counter[str] = Counter()
+        # A file that is missing for the moment yields to one that its objects may have moved to.
+        for path in sorted(self._files, key=lambda path: (self._files[path].missing_ns is not None, path)):
+            file = self._files[path]
+            ignored.update(file.content.ignored)
+            for document, item in file.content.objects:
+                first = places.setdefault(item.key, f"{path} document {document}")
+                if objects.setdefault(item.key, item) is not item and file.missing_ns is None:
+                    message = f"is also in {first}"
+                    duplicates.append(_rejection(path, message, "the one there is used", document=document, key=str(item.key)))
+        return objects, tuple(duplicates), ignored
+
+    def _folder_rejections(self) -> tuple[Rejection, ...]:
+        consequence = "what was last read from it stays in force"
+        return tuple(
+            _rejection(directory or ".", f"the folder cannot be read: {reason}", consequence)
+            for directory, reason in sorted(self._scan.unreadable.items())
+        )
+
+    def _file_rejections(self) -> tuple[Rejection, ...]:
+        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].rejections)
+
+
+def _parsed(path: str, data: bytes) -> Content:
+    try:
+        return parse(path, data)
+    except UnreadableError as error:
+        return Content(rejections=(_rejection(path, str(error)),))
+
+
+def _would_lose(file: _File, content: Content) -> bool:
+    """Whether taking the content would take objects away, or take unreadable ones for good ones."""
+    return bool(file.content.objects) and (bool(content.rejections) or not content.keys() >= file.content.keys())
+
+
+def _reject(file: _File, content: Content) -> None:
+    """Keep a file's last good content, or make the best of what it says where there is none."""
+    if file.content.objects and (file.is_good or not content.keys() >= file.content.keys()):
+        file.rejections = tuple(replace(rejection, consequence=_kept(file)) for rejection in content.rejections)
+    else:
+        file.content, file.rejections, file.is_good = content, content.rejections, False
+
+
+def _kept(file: _File) -> str:
+    return LAST_GOOD if file.is_good else BEST_SO_FAR
+
+
+def _reason(error: OSError | UnreadableError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _rejection(origin: str, message: str, consequence: str = NOT_THERE, *, document: int = 0, key: str = "") -> Rejection:
+    return Rejection(origin=origin, document=document, key=key, field="", message=message, consequence=consequence)

@@ -60,6 +60,10 @@ class OpenFile(NamedTuple):
             return Writers.UNKNOWN
         return Writers.NONE
 
+    def is_unchanged(self, writers: Writers) -> bool:
+        """Whether the file is still as it was opened, and nobody has begun to write to it."""
+        return Fingerprint.of(os.fstat(self.descriptor)) == self.fingerprint and self.writers() is writers
+
     def read(self) -> bytes:
         """The bytes. Raises `UnreadableError` where there are too many, OSError where reading fails."""
         if self.fingerprint.size > MAX_FILE_BYTES:

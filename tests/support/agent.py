@@ -144,10 +144,13 @@ class Agent:
         while not condition():
             assert self._process is not None
             if self._process.poll() is not None:
-                raise RuntimeError(f"the agent ended with exit code {self._process.returncode}:\n{self.log.read_text()}")
+                raise RuntimeError(f"the agent ended with exit code {self._process.returncode}:\n{self._log_tail()}")
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"not {what} after {LIMIT_S} s:\n{self.log.read_text()}")
+                raise RuntimeError(f"not {what} after {LIMIT_S} s:\n{self._log_tail()}")
             time.sleep(_STEP_S)
+
+    def _log_tail(self) -> str:
+        return self.log.read_text(encoding="utf-8")[-4000:]
 
 
 def is_acknowledged(status: Status) -> bool:

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from netpolq import explain
 from tests.support.cases import ADDRESSES, Case, Expectation, load_cases
@@ -30,7 +29,7 @@ def test_explain_gives_the_verdicts_of_the_table(
 ) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
-    (folder / "case.yaml").write_text(yaml.safe_dump_all(case.manifests))
+    (folder / "case.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": case.manifests}))
     expectations = list(case.expectations())
     packets = tmp_path / "packets"
     packets.write_text("".join(f"{question(expected)}\n" for expected in expectations))

@@ -218,9 +218,12 @@ class Pool:
 
     def _forget(self, channel: Channel | None) -> None:
         if channel is not None:
-            if channel.fileno() in self._selector.get_map():
-                self._selector.unregister(channel)
+            self._unwatch(channel)
             channel.close()
+
+    def _unwatch(self, channel: Channel) -> None:
+        with contextlib.suppress(KeyError):  # whose end was seen before is not watched any more
+            self._selector.unregister(channel)
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +249,7 @@ class Pool:
                     case _:
                         log.error("unexpected message %r", message)
         except EOFError:
-            self._selector.unregister(channel)  # its end is told by SIGCHLD
+            self._unwatch(channel)  # the rest is told by SIGCHLD
         except ValueError as error:
             log.error("message ignored: %s", error)
 

@@ -1,0 +1,60 @@
+# Everything here may be repeated: what is in place already is left alone.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= python3
+TESTS ?= tests
+
+.PHONY: help setup check format test test-fast test-netns test-vm demo lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install system packages, the virtual environment and the project; leaves .venv/bin/netpolq
+
+$(STAMP): requirements.lock pyproject.toml deploy/setup-system.sh
+	deploy/setup-system.sh
+	$(PYTHON) -c 'import sys; sys.exit("netpolq needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $(STAMP)
+
+check: $(STAMP) ## static checks: ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## put the code into the one layout and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: $(STAMP) vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
+	$(BIN)/pytest $(TESTS)
+
+test-fast: $(STAMP) ## only the tests that need neither root nor a network namespace
+	$(BIN)/pytest -q tests/unit tests/property tests/packaging
+
+test-netns: $(STAMP) ## only the tests with real packets in network namespaces (root)
+	$(BIN)/pytest tests/netns tests/process
+
+test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
+	$(BIN)/pytest tests/vm
+
+.PHONY: vm-setup
+vm-setup: $(STAMP)
+	tests/vm/setup.sh
+
+demo: $(STAMP) ## a small cluster in a box: who reaches whom without policies, with them, and after a live edit (root)
+	$(BIN)/python -m tests.demo
+
+lock: ## resolve the dependencies again and write requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --extra dev --extra vm --output-file requirements.lock pyproject.toml
+
+clean: ## remove the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

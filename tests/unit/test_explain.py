@@ -1,0 +1,347 @@
+import io
+import json
+import subprocess
+import sys
+
+from pathlib import Path
+from typing import TypedDict
+
+import pytest
+import yaml
+
+from netpolq import explain
+from netpolq.errors import ExitCode, NetpolqError, SettingsError
+from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
+from netpolq.explain.flow import parse_port, parse_protocol
+from netpolq.policy.reference import ReferenceEngine
+from tests.support.cases import load_cases
+from tests.support.clusters import Body, store_of
+
+EVERYTHING_OPEN = next(case for case in load_cases() if not any(body["kind"] == "NetworkPolicy" for body in case.manifests))
+
+POLICIES = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: x, name: b-deny}
+spec: {podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress, Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: x, name: c-web}
+spec:
+  podSelector: {matchLabels: {pod: a}}
+  ingress:
+    - from: [{ipBlock: {cidr: 192.0.2.0/24}}]
+    - from: [{namespaceSelector: {matchLabels: {ns: y}}}]
+      ports: [{port: serve-80-tcp}]
+"""
+
+
+class Flags(TypedDict, total=False):
+    source: str | None
+    destination: str | None
+    protocol: str
+    port: int | None
+    packets: str | None
+    engine: str
+    output: str
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "cluster.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": EVERYTHING_OPEN.manifests}))
+    (folder / "policies.yaml").write_text(POLICIES)
+    return folder
+
+
+def add_pod(folder: Path, name: str, spec: Body, status: Body) -> None:
+    metadata = {"namespace": "y", "name": name, "labels": {"pod": name}}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [], **spec}, "status": status}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(body))
+
+
+def run(folder: Path, **flags: object) -> int:
+    given: Flags = {"source": None, "destination": None, "protocol": "TCP", "port": None, "packets": None}
+    chosen: Flags = {"engine": "snapshot", "output": "text"}
+    return explain.run(manifests=folder, **{**given, **chosen, **flags})  # type: ignore[arg-type]  # flags are wrong on purpose
+
+
+@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+def test_text_says_who_isolates_and_which_rule_allows(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
+    assert run(manifests, source="y/b", destination="x/a", port=80, engine=engine) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "verdict      accept, allowed: every isolated end allows it",
+        "source       10.77.2.2 (pod y/b)",
+        "destination  10.77.1.1 (pod x/a), TCP port 80",
+        "egress       not isolated",
+        "ingress      isolated by x/b-deny, x/c-web; allowed by x/c-web, spec.ingress[1]",
+    ]
+
+
+@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
+    assert run(manifests, source="x/a", destination="2001:db8::7", protocol="icmpv6", engine=engine) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "verdict      drop, denied: egress is isolated by x/b-deny and nothing allows it",
+        "source       fd77::1:1 (pod x/a)",
+        "destination  2001:db8::7 (no pod), ICMPv6",
+        "egress       isolated by x/b-deny; no rule allows it",
+        "ingress      not isolated",
+    ]
+
+
+@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
+    assert run(manifests, source="10.77.3.1", destination="x/a", port=80, engine=engine, output="json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "verdict": "drop",
+        "direction": "ingress",
+        "policy": "x/b-deny",
+        "reason": "denied",
+        "source": {"address": "10.77.3.1", "pod": "z/a", "nodes": []},
+        "destination": {"address": "10.77.1.1", "pod": "x/a", "nodes": []},
+        "protocol": "TCP",
+        "port": 80,
+        "egress": {"isolated_by": [], "allowed_by": None, "rule": None},
+        "ingress": {"isolated_by": ["x/b-deny", "x/c-web"], "allowed_by": None, "rule": None},
+    }
+
+
+@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+def test_the_node_is_named_and_reaches_its_pod(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
+    run(manifests, source="10.77.0.1", destination="x/a", port=81, engine=engine)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "verdict      accept, own-node: a pod's own node always reaches it",
+        "source       10.77.0.1 (node node-1)",
+    ]
+
+
+def test_names_take_a_family_that_both_ends_have(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_pod(manifests, "six", {}, {"phase": "Running", "podIP": "fd77::9:9"})
+    run(manifests, source="x/b", destination="y/six", port=80)
+    assert "source       fd77::1:2 (pod x/b)" in capsys.readouterr().out.splitlines()
+
+
+def test_a_host_network_pod_has_its_nodes_address(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_pod(manifests, "host", {"hostNetwork": True}, {"phase": "Running", "podIP": "10.9.9.9", "hostIP": "10.9.9.9"})
+    run(manifests, source="y/host", destination="x/a", port=80)
+    assert "source       10.9.9.9 (no pod)" in capsys.readouterr().out.splitlines()
+
+
+def test_what_cannot_be_used_is_reported_and_the_question_answered(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (manifests / "broken.yaml").write_text(POLICIES.replace("c-web", "d-web").replace("192.0.2.0/24", "192.0.2.0/99"))
+    assert run(manifests, source="y/b", destination="x/a", port=80) == 0
+    written = capsys.readouterr()
+    assert "broken.yaml" in written.err
+    assert "cidr" in written.err
+    assert "x/d-web" in written.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "begins"),
+    [
+        ({"source": "10.0.0", "destination": "x/a", "port": 80}, "--src: '10.0.0' must"),
+        ({"source": "x/a", "destination": "a/b/c", "port": 80}, "--dst: 'a/b/c' must"),
+        ({"source": "x/a", "destination": "/b", "port": 80}, "--dst: '/b' must"),
+        ({"source": "x/a", "port": 80}, "--dst: needed"),
+        ({"destination": "x/a", "port": 80}, "--src: needed"),
+        ({"source": "x/a", "destination": "x/b"}, "--port: needed with TCP"),
+        ({"source": "x/a", "destination": "x/b", "port": 65536}, "--port: 65536 must"),
+        ({"source": "x/a", "destination": "x/b", "protocol": "TPC", "port": 80}, "--protocol: 'TPC' must"),
+        ({"source": "x/a", "destination": "x/b", "protocol": "256"}, "--protocol: '256' must"),
+        ({"source": "10.0.0.1", "destination": "::1", "port": 80}, "--dst: has no address of the same family"),
+        ({"source": "x/a", "packets": "-"}, "--packets: each line names"),
+        ({"packets": "-", "engine": "guess"}, "--engine: 'guess' must be one of snapshot, reference"),
+        ({"packets": "-", "output": "xml"}, "--output: 'xml' must be one of text, json"),
+    ],
+)
+def test_a_malformed_flag_is_a_usage_error_that_names_it(manifests: Path, flags: Flags, begins: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        run(manifests, **flags)
+    assert str(caught.value).startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("destination", "says"),
+    [
+        ("y/nobody", "there is no pod y/nobody"),
+        ("y/done", "has completed"),
+        ("y/waiting", "has no address"),
+        ("y/six", "same family"),
+    ],
+)
+def test_a_pod_that_cannot_be_asked_about_is_an_error_that_names_the_flag(manifests: Path, destination: str, says: str) -> None:
+    add_pod(manifests, "done", {}, {"phase": "Succeeded", "podIP": "10.9.9.9"})
+    add_pod(manifests, "waiting", {}, {"phase": "Pending"})
+    add_pod(manifests, "six", {}, {"phase": "Running", "podIP": "fd77::9:9"})
+    with pytest.raises(NetpolqError, match=says) as caught:
+        run(manifests, source="10.0.0.1", destination=destination, port=80)
+    assert str(caught.value).startswith("--dst: ")
+    assert caught.value.exit_code == ExitCode.FAILED
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------------------
+
+
+def ask(lines: bytes, *, chunk_bytes: int = 1 << 16) -> tuple[ExitCode, list[dict[str, object]]]:
+    """Answers of the reference engine to lines that arrive in chunks of a size."""
+
+    class Trickle(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return super().read(chunk_bytes if size is None or size < 0 else min(size, chunk_bytes))
+
+    store = store_of([*EVERYTHING_OPEN.manifests, *yaml.safe_load_all(POLICIES)])
+    output = io.BytesIO()
+    code = answer_stream(ReferenceEngine(store), Trickle(lines), output)
+    return code, [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def line(**fields: object) -> bytes:
+    return (
+        json.dumps({"src": "10.77.2.2", "dst": "10.77.1.1", "proto": "TCP", "sport": 1234, "dport": 80} | fields).encode() + b"\n"
+    )
+
+
+def test_a_line_is_answered_with_verdict_direction_policy_and_rule() -> None:
+    code, answers = ask(line() + line(dport=81) + line(src="10.77.1.1", dst="10.77.2.2") + line(src="10.77.3.1", dst="10.77.2.2"))
+    none = {"allowed_by": None, "rule": None}
+    assert code is ExitCode.OK
+    assert answers == [
+        {
+            "verdict": "accept",
+            "direction": None,
+            "policy": None,
+            "reason": "allowed",
+            "egress": None,
+            "ingress": {"allowed_by": "x/c-web", "rule": 1},
+        },
+        {"verdict": "drop", "direction": "ingress", "policy": "x/b-deny", "reason": "denied", "egress": None, "ingress": none},
+        {"verdict": "drop", "direction": "egress", "policy": "x/b-deny", "reason": "denied", "egress": none, "ingress": None},
+        {"verdict": "accept", "direction": None, "policy": None, "reason": "not-isolated", "egress": None, "ingress": None},
+    ]
+
+
+@pytest.mark.parametrize("proto", ["tcp", "Tcp", 6, "6"])
+def test_protocols_are_names_in_any_case_or_numbers(proto: object) -> None:
+    assert ask(line(proto=proto))[1] == ask(line())[1]
+
+
+def test_a_destination_port_is_ignored_where_the_protocol_has_none() -> None:
+    plain = ask(b'{"src": "10.77.2.2", "dst": "10.77.1.1", "proto": "ICMP"}\n')
+    assert plain[0] is ExitCode.OK
+    assert ask(line(proto="ICMP", dport=80)) == plain
+    assert ask(line(proto=1, dport="nonsense")) == plain
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (b"\n", "not JSON"),
+        (b"{\n", "not JSON"),
+        (b"\xff\n", "not JSON"),
+        (b"[" * 5000 + b"\n", "not JSON"),
+        (b"[]\n", "not a JSON object"),
+        (b"{}\n", "src: missing"),
+        (line(dst=None), "dst: must be an IP address"),
+        (line(dst=17), "dst: must be an IP address"),
+        (line(dst="10.77.1.01"), "dst: must be an IP address"),
+        (line(src="fe80::1%eth0"), "src: must be an IP address"),
+        (line(src="fd77::2:2"), "src and dst are of different address families"),
+        (line(proto="TPC"), "proto: must be"),
+        (line(proto=True), "proto: must be"),
+        (line(proto=256), "proto: must be"),
+        (line(proto=-1), "proto: must be"),
+        (line(proto=6.0), "proto: must be"),
+        (b'{"src": "10.77.2.2", "dst": "10.77.1.1", "proto": "UDP"}\n', "dport: missing"),
+        (line(dport=None), "dport: needed with TCP"),
+        (line(dport=65536), "dport: must be a number from 0 to 65535"),
+        (line(dport=-1), "dport: must be"),
+        (line(dport="80"), "dport: must be"),
+        (line(dport=True), "dport: must be"),
+        (line(padding="x" * MAX_LINE_BYTES), "longer than"),
+        (line(padding="x" * 5 * MAX_LINE_BYTES), "longer than"),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [7, 1 << 16])
+def test_a_bad_line_is_answered_in_its_place_and_the_others_too(bad: bytes, error: str, chunk_bytes: int) -> None:
+    code, answers = ask(line() + bad + line(), chunk_bytes=chunk_bytes)
+    assert code is ExitCode.FAILED
+    assert answers[0] == answers[2] == ask(line())[1][0]
+    assert answers[1].keys() == {"error", "line"}
+    assert str(answers[1]["error"]).startswith(error)
+    assert answers[1]["line"] == 2
+    assert len(answers) == 3
+
+
+def test_the_last_line_needs_no_newline() -> None:
+    assert ask(line() + line().rstrip()) == ask(line() + line())
+    assert [answer.get("line") for answer in ask(line() + b"x" * 2 * MAX_LINE_BYTES)[1]] == [None, 2]
+
+
+def test_no_lines_are_no_answers() -> None:
+    assert ask(b"") == (ExitCode.OK, [])
+
+
+def test_many_lines_are_answered_in_order() -> None:
+    ports = [80 if number % 3 else 81 for number in range(5000)]
+    _code, answers = ask(b"".join(line(dport=port) for port in ports), chunk_bytes=1000)
+    assert [answer["verdict"] for answer in answers] == ["accept" if port == 80 else "drop" for port in ports]
+
+
+def test_a_flow_asked_again_is_not_mistaken_for_a_similar_one() -> None:
+    once = line() + line(proto="UDP") + line(src="10.77.3.2") + line(dst="10.77.1.2") + line(proto=1)
+    _code, answers = ask(once + once)
+    assert answers[:5] == answers[5:]
+    assert [answer["verdict"] for answer in answers[:5]] == ["accept", "drop", "drop", "accept", "drop"]
+
+
+BATCH = "import sys; from pathlib import Path; from netpolq.explain import run; sys.exit(run(manifests=Path(sys.argv[1]), "
+BATCH += "source=None, destination=None, protocol='TCP', port=None, packets='-', engine='snapshot', output='text'))"
+
+
+def test_a_line_on_standard_input_is_answered_before_the_next_one_is_there(manifests: Path) -> None:
+    command = [sys.executable, "-c", BATCH, str(manifests)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for port, verdict in ((80, "accept"), (81, "drop")):
+            process.stdin.write(line(dport=port))
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["verdict"] == verdict
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_reader_that_leaves_ends_the_batch_quietly(manifests: Path) -> None:
+    command = [sys.executable, "-c", BATCH, str(manifests)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.write(line())
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait(timeout=30)) == (b"", ExitCode.FAILED)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_names_the_flag(manifests: Path) -> None:
+    with pytest.raises(NetpolqError, match=r"^--packets: .*nowhere: No such file"):
+        run(manifests, packets=str(manifests / "nowhere"))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "+6", " 6", "6 ", "٦", "0x6", "1000", "icmp6"])
+def test_other_spellings_of_a_protocol_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be TCP"):
+        parse_protocol(text)
+
+
+def test_a_port_is_0_where_the_protocol_has_none() -> None:
+    assert parse_port(1, 80) == parse_port(58, None) == 0
+    assert parse_port(132, 65535) == 65535

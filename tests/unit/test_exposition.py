@@ -1,0 +1,133 @@
+"""Metrics merged over workers, from real files written by real processes."""
+
+import os
+import subprocess
+import sys
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
+from netpolq.dataplane.queuestats import QueueStats
+from netpolq.supervisor.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
+
+WORKER = """
+import sys
+from netpolq.enums import Verdict
+from netpolq_worker.metrics import WorkerMetrics
+slot, accepted, dropped, duration_ns = map(int, sys.argv[1:])
+metrics = WorkerMetrics(slot)
+for _ in range(accepted):
+    metrics.judged(6, 4, Verdict.ACCEPT, duration_ns)
+for _ in range(dropped):
+    metrics.judged(17, 16, Verdict.DROP, duration_ns)
+metrics.flush(misses=1)
+"""
+
+
+def work(directory: Path, slot: int, *, accepted: int, dropped: int, duration_ns: int) -> None:
+    """Let a process of its own count packets as a worker does."""
+    subprocess.run(
+        [sys.executable, "-c", WORKER, str(slot), str(accepted), str(dropped), str(duration_ns)],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)},
+        check=True,
+    )
+
+
+def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What a scrape reads, by name and labels."""
+    return {
+        # The parser appends `_total` to the name of every counter.
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(expose(registry).decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(tmp_path))
+    return registry
+
+
+TCP4 = (("family", "IPv4"), ("protocol", "TCP"))
+UDP6 = (("family", "IPv6"), ("protocol", "UDP"))
+
+
+def test_workers_are_summed_and_a_successor_goes_on_counting(registry: CollectorRegistry, tmp_path: Path) -> None:
+    work(tmp_path, 0, accepted=5, dropped=1, duration_ns=3_000)
+    work(tmp_path, 1, accepted=7, dropped=0, duration_ns=30_000)
+    work(tmp_path, 0, accepted=1, dropped=0, duration_ns=3_000)
+    read = samples(registry)
+    assert read["packet_count_total", (*TCP4, ("verdict", "accept"))] == 13
+    assert read["packet_count_total", (*UDP6, ("verdict", "drop"))] == 1
+    assert read["packet_process_duration_microseconds_count", ()] == 14
+    assert read["packet_process_duration_microseconds_sum", ()] == pytest.approx(7 * 3 + 7 * 30)
+    assert read["netpolq_verdict_cache_misses_total", ()] == 3
+    assert b'\npacket_count{family="IPv4",protocol="TCP",verdict="accept"} 13.0\n' in expose(registry)
+    assert len(list(tmp_path.iterdir())) == 2, "files must not grow with every restart"
+
+
+def test_histogram_is_exact_at_its_bounds(registry: CollectorRegistry, tmp_path: Path) -> None:
+    work(tmp_path, 0, accepted=4, dropped=0, duration_ns=10_000)
+    work(tmp_path, 0, accepted=2, dropped=0, duration_ns=10_001)
+    read = samples(registry)
+
+    def bucket(bound: str) -> float:
+        return read["packet_process_time_bucket", (("family", "IPv4"), ("le", bound), ("protocol", "TCP"))]
+
+    assert bucket("5.0") == 0
+    assert bucket("10.0") == 4
+    assert bucket("20.0") == 6
+    assert bucket("+Inf") == read["packet_process_time_count", TCP4] == 6
+
+
+def test_summary_has_the_quantiles_of_all_workers(registry: CollectorRegistry, tmp_path: Path) -> None:
+    work(tmp_path, 0, accepted=90, dropped=0, duration_ns=4_000)
+    work(tmp_path, 1, accepted=10, dropped=0, duration_ns=400_000)
+    read = samples(registry)
+    quantiles = {labels[0][1]: value for (name, labels), value in read.items() if labels and labels[0][0] == "quantile"}
+    assert quantiles["0.5"] == pytest.approx(4, rel=0.09)
+    assert quantiles["0.9"] == pytest.approx(4, rel=0.09)
+    assert quantiles["0.99"] == pytest.approx(400, rel=0.09)
+
+
+def test_quantiles_forget_what_is_older_than_the_window(tmp_path: Path) -> None:
+    now = [0.0]
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(tmp_path, clock=lambda: now[0]))
+    median = "packet_process_duration_microseconds", (("quantile", "0.5"),)
+    work(tmp_path, 0, accepted=100, dropped=0, duration_ns=4_000)
+    assert samples(registry)[median] == pytest.approx(4, rel=0.09)
+    now[0] = WINDOW_S / 2
+    samples(registry)
+    now[0] = WINDOW_S + 1
+    work(tmp_path, 0, accepted=3, dropped=0, duration_ns=400_000)
+    assert samples(registry)[median] == pytest.approx(400, rel=0.09)
+
+
+def test_scale_is_fine_enough_for_quantiles() -> None:
+    assert all(high / low < 1.09 for low, high in pairwise(BOUNDS_NS) if low >= 1000)
+    assert {bound * 1000 for bound in HISTOGRAM_BOUNDS_US} <= set(BOUNDS_NS)
+
+
+def test_quantile_of_nothing_is_not_a_number() -> None:
+    assert quantile_us({}, 0.5) != quantile_us({}, 0.5)
+
+
+def test_only_our_queues_are_shown() -> None:
+    rows = [QueueStats(100, 1, 2, 2, 128, 3, 4, 5), QueueStats(200, 1, 9, 2, 128, 9, 9, 9)]
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(lambda: rows, range(100, 102)))
+    assert samples(registry) == {
+        ("nfqueue_queue_total", (("queue", "100"),)): 2,
+        ("nfqueue_queue_dropped", (("queue", "100"),)): 3,
+        ("nfqueue_user_dropped", (("queue", "100"),)): 4,
+        ("nfqueue_packet_id", (("queue", "100"),)): 5,
+    }

@@ -1,0 +1,388 @@
+"""Flags, environment and file become `Settings`."""
+
+import dataclasses
+import os
+import re
+import socket
+import string
+import tomllib
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netpolq.enums import Dataplane, LoggingFormat, NodeEgress
+from netpolq.errors import ExitCode, SettingsError
+from netpolq.settings import Settings, resolve
+from netpolq.settings.options import Group
+from netpolq.settings.table import FILE_OPTIONS, OPTIONS
+from netpolq.settings.usage import grouped_flags
+
+SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"
+
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=30)
+names = st.text(string.ascii_lowercase + string.digits + ".-_", min_size=1, max_size=20)
+paths = words.filter(bool).map(Path)
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> Settings:
+    queue_first = draw(st.integers(0, 65535))
+    return Settings(
+        kubeconfig=draw(words),
+        manifests=draw(st.none() | paths),
+        fail_open=draw(st.booleans()),
+        queue_first=queue_first,
+        queue_count=draw(st.integers(1, min(256, 65536 - queue_first))),
+        metrics_host=draw(st.just("") | names | st.ip_addresses().map(str)),
+        metrics_port=draw(st.integers(0, 65535)),
+        hostname=draw(names),
+        netfilter_bug_1766_fix=draw(st.none() | st.booleans()),
+        disable_nri=draw(st.booleans()),
+        strict_mode=draw(st.booleans()),
+        verbosity=draw(st.integers(0, 10)),
+        fanout=draw(st.booleans()),
+        dataplane=draw(st.sampled_from(Dataplane)),
+        mark_mask=0b111 << draw(st.integers(0, 29)),
+        ct_mark_bit=1 << draw(st.integers(0, 31)),
+        node_egress=draw(st.sampled_from(NodeEgress)),
+        run_dir=Path("/") / draw(names),
+        logging_format=draw(st.sampled_from(LoggingFormat)),
+    )
+
+
+def refused(arguments: list[str], environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(SettingsError) as caught:
+        resolve(arguments, environ or {})
+    assert caught.value.exit_code == ExitCode.USAGE
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def write(folder: Path, text: str) -> list[str]:
+    path = folder / "netpolq.toml"
+    path.write_text(text)
+    return ["--config", str(path)]
+
+
+def test_defaults_are_those_of_the_agent_whose_flags_carry_over() -> None:
+    found = resolve([], {})
+    assert found.fail_open
+    assert found.strict_mode
+    assert not found.disable_nri
+    assert (found.kubeconfig, found.queue_first, found.verbosity) == ("", 100, 0)
+    assert (found.metrics_host, found.metrics_port) == ("", 9080)
+
+
+def test_defaults_of_our_own_flags() -> None:
+    found = resolve([], {})
+    assert found.manifests is None
+    assert found.netfilter_bug_1766_fix is None
+    assert (found.mark_mask, found.ct_mark_bit) == (0x70, 0x1000)
+    assert (found.dataplane, found.node_egress, found.logging_format) == ("auto", "judge", "text")
+    assert found.run_dir == Path("/run/netpolq")
+    assert found.fanout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nfqueue-id", "200", "--fail-open=false"],
+        ["--nfqueue-id=200", "--no-fail-open"],
+        ["-nfqueue-id", "200", "-fail-open=false"],
+        ["-nfqueue-id=0xc8", "-fail-open=F", "--"],
+        ["-nfqueue-id=7", "-fail-open", "-fail-open=No", "-nfqueue-id=200"],
+    ],
+)
+def test_a_flag_may_be_written_in_the_forms_of_go_and_of_argparse(arguments: list[str]) -> None:
+    found = resolve(arguments, {})
+    assert found.queue_first == 200
+    assert not found.fail_open
+
+
+@pytest.mark.parametrize("text", ["true", "TRUE", "1", "t", "yes", "Yes"])
+@pytest.mark.parametrize(("negated", "expected"), [("", True), ("no", False)])
+def test_a_boolean_takes_the_words_of_go_and_yes_and_no(text: str, negated: str, expected: bool) -> None:
+    opposite = {"true": "false", "TRUE": "FALSE", "1": "0", "t": "f", "yes": "no", "Yes": "No"}
+    assert resolve([f"--disable-nri={opposite[text] if negated else text}"], {}).disable_nri is expected
+
+
+def test_a_bare_boolean_never_takes_the_next_word() -> None:
+    assert "--fail-open=false" in refused(["--fail-open", "false"])
+    found = resolve(["--disable-nri", "--v", "3"], {})
+    assert (found.disable_nri, found.verbosity) == (True, 3)
+
+
+def test_the_bug_1766_fix_is_a_boolean_with_a_third_value() -> None:
+    assert resolve(["--netfilter-bug-1766-fix"], {}).netfilter_bug_1766_fix is True
+    assert resolve(["--netfilter-bug-1766-fix=false"], {}).netfilter_bug_1766_fix is False
+    assert resolve(["--netfilter-bug-1766-fix=auto"], {"NETPOLQ_NETFILTER_BUG_1766_FIX": "true"}).netfilter_bug_1766_fix is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--worker", "3"], "did you mean --workers?"),  # no abbreviations
+        (["--fanou"], "did you mean --fanout?"),
+        (["---v=3"], "'---v' does not exist"),
+        (["--no-workers"], "'--no-workers' does not exist"),
+        (["--logtostderr"], "--help"),
+        (["--"], ""),
+        (["manifests"], "'manifests' is not expected"),
+        (["-"], "'-' is not expected"),
+        (["--", "--v=3"], "'--' is not expected"),
+        (["--=3"], "'--' does not exist"),
+        (["--v"], "--v: needs a value"),
+        (["--manifests", "--fail-open"], "--manifests: needs a value"),
+        (["--no-fanout=true"], "--no-fanout: takes no value"),
+    ],
+)
+def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> None:
+    if part:
+        assert part in refused(arguments)
+    else:
+        assert resolve(arguments, {}) == resolve([], {})
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("nfqueue-id", ["-1", "65536", "x", "", "1.0", "010", "1_0", "١", "9" * 5000]),
+        ("workers", ["0", "257", "all", "true"]),
+        ("queue-balance", ["3", "3:", ":3", "4:3", "0:65536", "0:256", "-1:3", "1:2:3", "a:b", " 1:2"]),
+        ("v", ["-1", "11", "two"]),
+        ("fail-open", ["maybe", "", "2"]),
+        ("netfilter-bug-1766-fix", ["sometimes", "AUTO"]),
+        ("mark-mask", ["0", "0x60", "0xf0", "0x150", "0x380000000", "0xc0000001", "seven"]),
+        ("ct-mark-bit", ["0", "3", "0x100000000"]),
+        ("dataplane", ["iptables", "Native", ""]),
+        ("node-egress", ["drop"]),
+        ("logging-format", ["xml"]),
+        ("run-dir", ["", "run/netpolq", "/" + "x" * 96]),
+        (
+            "metrics-bind-address",
+            ["", "0", "9080", ":65536", ":http", "::1:9080", "[::1]", "[10.0.0.1]:1", "a b:1", "http://x:1"],
+        ),
+        ("hostname-override", ["$(NODE_NAME)", " ", "two words"]),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_flag_value_and_what_is_allowed(name: str, bad: list[str]) -> None:
+    for text in bad:
+        message = refused([f"--{name}={text}"])
+        assert message.startswith(f"flag --{name}: {text!r} ")
+        assert "allowed: " in message
+
+
+def test_a_wrong_value_names_the_variable_or_the_file_it_came_from(tmp_path: Path) -> None:
+    assert refused([], {"NETPOLQ_WORKERS": "many"}).startswith("environment variable NETPOLQ_WORKERS: 'many' ")
+    arguments = write(tmp_path, 'v = "loud"')
+    assert refused(arguments).startswith(f"file {arguments[1]!r}, key 'v': 'loud' ")
+
+
+def test_an_error_about_a_value_with_line_ends_is_one_line() -> None:
+    refused(["--v=1\n2\u2028\r\x1b[2J"])
+
+
+@given(st.sampled_from(OPTIONS).map(lambda option: option.name), words)
+def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
+    try:
+        resolve([f"--{name}={text}"], {})
+    except SettingsError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    arguments = write(tmp_path, "v = 1\nfanout = false\nnfqueue-id = 7")
+    found = resolve([*arguments, "--v=3"], {"NETPOLQ_V": "2", "NETPOLQ_FANOUT": "true"})
+    assert (found.verbosity, found.fanout, found.queue_first, found.fail_open) == (3, True, 7, True)
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
+    _flag, path = write(tmp_path, "v = 4")
+    assert resolve([], {"NETPOLQ_CONFIG": path}).verbosity == 4
+    assert resolve(["--config="], {"NETPOLQ_CONFIG": path}).verbosity == 0
+
+
+def test_variables_that_belong_to_no_option_are_left_alone() -> None:
+    """A Service called netpolq puts such variables into every pod of its namespace."""
+    assert resolve([], {"NETPOLQ_SERVICE_HOST": "10.96.0.7", "NETPOLQ_PORT": "tcp://10.96.0.7:80"}) == resolve([], {})
+
+
+def test_a_file_takes_natural_types_and_strings(tmp_path: Path) -> None:
+    natural = resolve(write(tmp_path, "mark-mask = 0x700\nworkers = 3\nfail-open = false\nnetfilter-bug-1766-fix = true"), {})
+    strings = resolve(
+        write(tmp_path, 'mark-mask = "0x700"\nworkers = "3"\nfail-open = "false"\nnetfilter-bug-1766-fix = "true"'), {}
+    )
+    assert natural == strings
+    assert (natural.mark_mask, natural.queue_count, natural.fail_open, natural.netfilter_bug_1766_fix) == (0x700, 3, False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("wrokers = 3", "key 'wrokers': does not exist; did you mean 'workers'?"),
+        ("[run]\nv = 3", "key 'run': does not exist"),
+        ('config = "other.toml"', "key 'config': does not exist"),
+        ("workers = true", "key 'workers': True is refused"),
+        ("fail-open = 1", "key 'fail-open': 1 is refused"),
+        ("v = 1.5", "key 'v': 1.5 is refused"),
+        ("run-dir = ['/run']", "key 'run-dir': ['/run'] is refused"),
+        ('kubeconfig = "a\\u0000b"', "key 'kubeconfig': 'a\\x00b' is refused"),
+        ("v = ", "not TOML"),
+        ("v = 1\nv = 2", "not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_and_key(tmp_path: Path, text: str, part: str) -> None:
+    arguments = write(tmp_path, text)
+    message = refused(arguments)
+    assert message.startswith(f"file {arguments[1]!r}")
+    assert part in message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "No such file" in refused(["--config", str(tmp_path / "none.toml")])
+    assert "Is a directory" in refused([], {"NETPOLQ_CONFIG": str(tmp_path)})
+    (tmp_path / "latin.toml").write_bytes(b"kubeconfig = '\xe9'")
+    assert "not TOML" in refused(["--config", str(tmp_path / "latin.toml")])
+
+
+def test_auto_is_one_worker_for_each_usable_cpu_and_at_most_sixteen() -> None:
+    assert resolve([], {}).queue_count == min(len(psutil.Process().cpu_affinity()), 16)
+
+
+def test_auto_counts_the_cpus_that_the_process_may_use() -> None:
+    everything = psutil.Process().cpu_affinity()
+    psutil.Process().cpu_affinity(everything[:1])
+    try:
+        assert resolve([], {}).queue_count == 1
+    finally:
+        psutil.Process().cpu_affinity(everything)
+
+
+def test_queue_balance_is_the_exact_range() -> None:
+    found = resolve(["--queue-balance", "7:9"], {})
+    assert (found.queue_first, found.queue_count) == (7, 3)
+    assert resolve(["--queue-balance=65535:65535"], {}).queue_count == 1
+
+
+@pytest.mark.parametrize("other", ["--nfqueue-id=7", "--workers=2", "--workers=auto"])
+def test_queue_balance_excludes_the_flags_it_replaces(other: str) -> None:
+    message = refused(["--queue-balance=7:8", other])
+    assert "--queue-balance" in message
+    assert other.partition("=")[0] in message
+
+
+def test_the_queues_are_chosen_by_the_first_place_that_says_anything_about_them(tmp_path: Path) -> None:
+    arguments = write(tmp_path, 'queue-balance = "1:4"')
+    assert resolve(arguments, {}).queue_count == 4
+    found = resolve(arguments, {"NETPOLQ_WORKERS": "2"})
+    assert (found.queue_first, found.queue_count) == (100, 2)
+    found = resolve([*arguments, "--queue-balance=5:5"], {"NETPOLQ_WORKERS": "2"})
+    assert (found.queue_first, found.queue_count) == (5, 1)
+
+
+def test_workers_must_fit_below_the_last_queue_number() -> None:
+    assert resolve(["--nfqueue-id=65534", "--workers=2"], {}).queue_count == 2
+    message = refused(["--nfqueue-id=65534", "--workers=3"])
+    assert "--nfqueue-id" in message
+    assert "--workers" in message
+    assert "65536" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (":9080", "", 9080),
+        ("127.0.0.1:1", "127.0.0.1", 1),
+        ("[::1]:65535", "::1", 65535),
+        ("[::]:0", "::", 0),
+        ("localhost:80", "localhost", 80),
+    ],
+)
+def test_the_metrics_address_has_gos_form(text: str, host: str, port: int) -> None:
+    found = resolve(["--metrics-bind-address", text], {})
+    assert (found.metrics_host, found.metrics_port) == (host, port)
+
+
+def test_the_host_name_is_trimmed_and_lower_case_as_the_kubelet_has_it() -> None:
+    assert resolve(["--hostname-override= Node-1.Example "], {}).hostname == "node-1.example"
+    assert resolve([], {}).hostname == socket.gethostname().strip().lower()
+
+
+@pytest.mark.parametrize("text", ["0x70", "112", "0X70"])
+def test_masks_are_hexadecimal_or_decimal(text: str) -> None:
+    assert resolve(["--mark-mask", text], {}).mark_mask == 0x70
+    assert resolve(["--mark-mask", "0xe0000000", "--ct-mark-bit", "2147483648"], {}).mark_mask == 0xE0000000
+
+
+@given(settings())
+def test_settings_come_back_from_their_own_flags_whatever_the_environment(found: Settings) -> None:
+    hostile = {option.environment: "\0nonsense" for option in OPTIONS}
+    assert resolve(found.to_argv(), hostile) == found
+    assert resolve(found.to_argv(), {}) == found
+
+
+def test_every_setting_has_its_own_flag_in_to_argv() -> None:
+    written = {word.removeprefix("--").partition("=")[0] for word in resolve([], {}).to_argv()}
+    assert written == {option.name for option in OPTIONS} - {"nfqueue-id", "workers"}
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        resolve([], {}).fail_open = False  # type: ignore[misc]
+
+
+def test_the_sample_file_shows_every_option_with_its_default(tmp_path: Path) -> None:
+    text = re.sub(r"^#(?=\S)", "", SAMPLE.read_text(), flags=re.MULTILINE)
+    assert list(tomllib.loads(text)) == sorted(
+        (option.name for option in FILE_OPTIONS), key=lambda name: text.index(f"\n{name} = ")
+    )
+    assert resolve(write(tmp_path, text), {}) == resolve([], {})
+
+
+def test_the_sample_file_changes_nothing_as_it_is() -> None:
+    assert tomllib.loads(SAMPLE.read_text()) == {}
+
+
+def test_the_defaults_in_the_sample_file_are_those_of_the_table() -> None:
+    """Also where two texts mean the same, such as a mask in decimal."""
+    text = re.sub(r"^#(?=\S)", "", SAMPLE.read_text(), flags=re.MULTILINE)
+    for option in FILE_OPTIONS:
+        line = re.search(rf"^{option.name} = (.*)$", text, flags=re.MULTILINE)
+        assert line is not None
+        assert line[1].strip('"') == option.default
+
+
+def test_help_names_every_flag_default_and_variable_under_its_group() -> None:
+    text = grouped_flags(OPTIONS)
+    flat = " ".join(text.split())
+    for option in OPTIONS:
+        assert f"--{option.name}" in flat
+        assert f"Allowed: {option.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}." in flat
+    headings = [line.removesuffix(":") for line in text.splitlines() if line and not line.startswith(" ")]
+    assert headings == [group.value for group in Group if group is not Group.COMMAND]
+
+
+def test_help_marks_the_flags_that_carry_over_and_only_those() -> None:
+    marked = set(re.findall(r"^  --([a-z0-9-]+).* \*$", grouped_flags(OPTIONS), flags=re.MULTILINE))
+    assert marked == {
+        "kubeconfig",
+        "fail-open",
+        "nfqueue-id",
+        "metrics-bind-address",
+        "hostname-override",
+        "netfilter-bug-1766-fix",
+        "disable-nri",
+        "strict-mode",
+        "v",
+    }
+
+
+def test_resolve_reads_no_environment_but_the_one_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "NETPOLQ_V", "9")
+    assert resolve([], {}).verbosity == 0
