@@ -15,17 +15,30 @@ from typing import NamedTuple
 from netpolq import channel
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
 from netpolq.settings import Settings, resolve
-from netpolq.settings.options import ENVIRONMENT_PREFIX, Group, Option, Values, from_environment, from_words
+from netpolq.settings.command_flags import (
+    CLEANUP_OPTIONS,
+    DESTINATION,
+    ENGINE,
+    EXPLAIN_OPTIONS,
+    OUTPUT,
+    PACKETS,
+    PORT,
+    PROTOCOL,
+    QUESTION,
+    SOURCE,
+    STATUS_OPTIONS,
+)
+from netpolq.settings.options import ENVIRONMENT_PREFIX, Values, from_environment, from_words
 from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, OPTIONS, RUN_DIR
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
-from netpolq.settings.values import STATUS_SOCKET, integer, one_of, plain_text
+from netpolq.settings.values import STATUS_SOCKET
 
 _INTERRUPTED = 130
 _READER_GONE = 141
 """128 and the number of SIGINT and of SIGPIPE: what a shell makes of a program that ends by them."""
 
 _HELP_FLAGS = frozenset({"-h", "-help", "--help"})
-_RUN_DIR_CONTENT = ("metrics", "snapshot.bin", STATUS_SOCKET)
+_RUN_DIR_FILES = ("snapshot.bin", "snapshot.new", STATUS_SOCKET)
 
 _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "done, or ended by SIGTERM",
@@ -37,76 +50,6 @@ _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
     ExitCode.BOOT: "the agent cannot start, and trying again would not help",
 }
-
-OUTPUT: Option[str] = Option(
-    name="output",
-    parse=one_of("text", "json"),
-    default="text",
-    metavar="FORMAT",
-    allowed="text or json",
-    help="Shape of the answer.",
-    group=Group.COMMAND,
-)
-SOURCE: Option[str] = Option(
-    name="src",
-    parse=plain_text,
-    default="",
-    metavar="WHO",
-    allowed="an IP address or NAMESPACE/POD",
-    help="Who opens the connection.",
-    group=Group.COMMAND,
-)
-DESTINATION: Option[str] = Option(
-    name="dst",
-    parse=plain_text,
-    default="",
-    metavar="WHO",
-    allowed="an IP address or NAMESPACE/POD",
-    help="Whom the connection is for.",
-    group=Group.COMMAND,
-)
-PROTOCOL: Option[str] = Option(
-    name="protocol",
-    parse=plain_text,
-    default="TCP",
-    metavar="NAME",
-    allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255",
-    help="Protocol of the packet.",
-    group=Group.COMMAND,
-)
-PORT: Option[int | None] = Option(
-    name="port",
-    parse=lambda text: integer(0, 65535)(text) if text else None,
-    default="",
-    metavar="N",
-    allowed="0 to 65535",
-    help="Destination port; needed with TCP, UDP and SCTP.",
-    group=Group.COMMAND,
-)
-PACKETS: Option[str] = Option(
-    name="packets",
-    parse=plain_text,
-    default="",
-    metavar="FILE",
-    allowed="a file, or - for standard input",
-    help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
-    "One JSON line answers each, in order.",
-    group=Group.COMMAND,
-)
-ENGINE: Option[str] = Option(
-    name="engine",
-    parse=one_of("snapshot", "reference"),
-    default="snapshot",
-    metavar="NAME",
-    allowed="snapshot or reference",
-    help="What judges: the encoded snapshot, as workers read it, or the slow evaluator that is its yardstick.",
-    group=Group.COMMAND,
-)
-
-_STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
-_CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_MARK_BIT)
-_QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
-_EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS, *_QUESTION, PACKETS, ENGINE, OUTPUT)
 
 
 class Command(NamedTuple):
@@ -212,7 +155,7 @@ def _supervise(words: Sequence[str]) -> int:
 def _status(words: Sequence[str]) -> int:
     from netpolq.supervisor import status  # noqa: PLC0415  # see the module's docstring
 
-    values = Values(from_words(_STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
+    values = Values(from_words(STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
     render = status.render_json if values[OUTPUT] == "json" else status.render_text
     print(render(status.fetch(values[RUN_DIR])))
     return ExitCode.OK
@@ -221,7 +164,7 @@ def _status(words: Sequence[str]) -> int:
 def _cleanup(words: Sequence[str]) -> int:
     from netpolq.dataplane import apply  # noqa: PLC0415  # see the module's docstring
 
-    values = Values(from_words(_CLEANUP_OPTIONS, words), from_environment(_CLEANUP_OPTIONS, os.environ))
+    values = Values(from_words(CLEANUP_OPTIONS, words), from_environment(CLEANUP_OPTIONS, os.environ))
     run_dir, ct_mark_bit = values[RUN_DIR], values[CT_MARK_BIT]
     pid = channel.running_instance()
     if pid is not None:
@@ -235,15 +178,14 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
     """Remove what an agent leaves in its run directory, and the directory if nothing else is in it. Returns what was removed."""
     removed = []
     try:
-        for name in _RUN_DIR_CONTENT:
-            path = run_dir / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.is_symlink() or path.exists():
+        metrics = run_dir / "metrics"
+        if metrics.is_dir() and not metrics.is_symlink():
+            shutil.rmtree(metrics)
+            removed.append(str(metrics))
+        for path in (run_dir / name for name in _RUN_DIR_FILES):
+            if path.exists():
                 path.unlink()
-            else:
-                continue
-            removed.append(str(path))
+                removed.append(str(path))
         if run_dir.is_dir() and not any(run_dir.iterdir()):
             run_dir.rmdir()
             removed.append(str(run_dir))
@@ -255,8 +197,8 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
 def _explain(words: Sequence[str]) -> int:
     from netpolq import explain  # noqa: PLC0415  # see the module's docstring
 
-    values = Values(from_words(_EXPLAIN_OPTIONS, words))
-    if values[PACKETS] and (given := next(filter(None, map(values.given, _QUESTION)), None)):
+    values = Values(from_words(EXPLAIN_OPTIONS, words))
+    if values[PACKETS] and (given := next(filter(None, map(values.given, QUESTION)), None)):
         raise SettingsError(f"{given.origin}: {given.text!r} cannot stand beside --packets; each line says it for itself")
     return explain.run(
         manifests=_require_folder(values[MANIFESTS]),
@@ -325,7 +267,7 @@ def _run_details() -> str:
 
 
 def _explain_details() -> str:
-    return f"Either --src and --dst, or --packets. Needs neither an agent nor privileges.\n\n{flag_list(_EXPLAIN_OPTIONS, environment=())}"
+    return f"Either --src and --dst, or --packets. Needs neither an agent nor privileges.\n\n{flag_list(EXPLAIN_OPTIONS, environment=())}"
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -334,13 +276,13 @@ COMMANDS: Mapping[str, Command] = {
         _status,
         "[flags]",
         "Show what a running agent does.",
-        lambda: flag_list(_STATUS_OPTIONS, environment=(RUN_DIR,)),
+        lambda: flag_list(STATUS_OPTIONS, environment=(RUN_DIR,)),
     ),
     "cleanup": Command(
         _cleanup,
         "[flags]",
         "Remove what a stopped agent left in the kernel and on disk.",
-        lambda: flag_list(_CLEANUP_OPTIONS, environment=_CLEANUP_OPTIONS),
+        lambda: flag_list(CLEANUP_OPTIONS, environment=CLEANUP_OPTIONS),
     ),
     "explain": Command(_explain, "--manifests DIR [flags]", "Tell offline which policies decide a connection.", _explain_details),
     "version": Command(_version, "", "Print the version.", str),

@@ -25,7 +25,8 @@ from netpolq.policy.engine import Engine
 
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
-_REMEMBERED_FLOWS = 64 * 1024
+_REMEMBERED_FLOWS = 16 * 1024
+_REMEMBERED_ANSWERS = 1024
 
 _Value = TypeVar("_Value")
 
@@ -45,11 +46,13 @@ def answer_all(engine: Engine, packets: str) -> ExitCode:
 
 def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> ExitCode:
     """Answer every line as soon as it has arrived. Returns whether all of them could be answered."""
+    # Many flows share one answer, and what orjson returns occupies 4 KiB however short it is.
+    render = functools.lru_cache(maxsize=_REMEMBERED_ANSWERS)(as_json_line)
 
     # The engine never changes, so neither does the answer to a flow.
     @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
     def answer(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> bytes:
-        return as_json_line(engine.explain(source, destination, protocol, port))
+        return render(engine.explain(source, destination, protocol, port))
 
     outcome = ExitCode.OK
     number = 0

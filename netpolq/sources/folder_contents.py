@@ -134,13 +134,11 @@ class FolderContents:
         still_ns = now_ns - file.unsettled_ns
         needed_ns = ABANDONED_NS if file.refused and writers is Writers.SOME else self._settle_ns[writers]
         if still_ns < needed_ns:
-            look.look_again(min(needed_ns - still_ns, POLL_NS))
-            look.unfinished += not file.content.objects
+            _postpone(file, look, min(needed_ns - still_ns, POLL_NS))
             return
         data = opened.read()
         if not opened.is_unchanged(writers):
-            look.look_again(CLOCK_TICK_NS)
-            look.unfinished += not file.content.objects
+            _postpone(file, look, CLOCK_TICK_NS)
             return
         file.taken = opened.fingerprint
         if 0 <= time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS:
@@ -185,7 +183,7 @@ class FolderContents:
             file = self._files[path]
             ignored.update(file.content.ignored)
             for document, item in file.content.objects:
-                first = places.setdefault(item.key, f"{path} document {document}")
+                first = places.setdefault(item.key, f"{_printable(path)} document {document}")
                 if objects.setdefault(item.key, item) is not item and file.missing_ns is None:
                     message = f"is also in {first}"
                     duplicates.append(_rejection(path, message, "the one there is used", document=document, key=str(item.key)))
@@ -202,9 +200,15 @@ class FolderContents:
         return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].rejections)
 
 
+def _postpone(file: _File, look: Look, by_ns: int) -> None:
+    look.look_again(by_ns)
+    if not file.content.objects:
+        look.unfinished += 1
+
+
 def _parsed(path: str, data: bytes) -> Content:
     try:
-        return parse(path, data)
+        return parse(_printable(path), data)
     except UnreadableError as error:
         return Content(rejections=(_rejection(path, str(error)),))
 
@@ -231,4 +235,9 @@ def _reason(error: OSError | UnreadableError) -> str:
 
 
 def _rejection(origin: str, message: str, consequence: str = NOT_THERE, *, document: int = 0, key: str = "") -> Rejection:
-    return Rejection(origin=origin, document=document, key=key, field="", message=message, consequence=consequence)
+    return Rejection(origin=_printable(origin), document=document, key=key, field="", message=message, consequence=consequence)
+
+
+def _printable(path: str) -> str:
+    """A path as it may be shown: file names may hold any byte."""
+    return path if path.isprintable() else ascii(path)[1:-1]

@@ -49,7 +49,8 @@ class Scan:
     empty, so that it is a prefix of what it holds.
 
     `unreadable`: directories that are there and cannot be read, with the reason; the folder itself also when it is not there.
-    `root`: device and inode of the folder, None if it is not there. `directories`: those whose every visible name matters. `names`: (directory, name) of all that links and the folder's path depend on.
+    `root`: device and inode of the folder, None if it is not there. `directories`: those whose every visible name matters.
+    `names`: (directory, name) of all that links and the folder's own path depend on.
     """
 
     files: dict[str, FoundFile] = field(default_factory=dict)

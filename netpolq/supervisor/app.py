@@ -153,8 +153,7 @@ class Supervisor:
         )
 
     def _log_flags_without_effect(self) -> None:
-        if self._settings.disable_nri:
-            log.info("--disable-nri has no effect: the container runtime is not asked for pod addresses in any case")
+        log.info("pod addresses come from the pods' status alone, never from the container runtime: --disable-nri has no effect")
         if self._settings.strict_mode:
             log.warning(
                 "--strict-mode: established connections are not judged again when a policy changes yet; "

@@ -114,6 +114,10 @@ class Conversation:
         self._client, self._server, self._target = client, server, target
         self._peer: tuple[str, int] | None = None
 
+    def close(self) -> None:
+        self._client.close()
+        self._server.close()
+
     def say(self, text: bytes = b"hello") -> None:
         self._client.sendto(text, self._target)
 

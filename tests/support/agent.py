@@ -41,6 +41,7 @@ class Status(TypedDict):
     workers: list[WorkerStatus]
     source: dict[str, object]
     rejected: list[dict[str, object]]
+    programming_latency_s: float | None
 
 
 class Answer(NamedTuple):
@@ -53,13 +54,14 @@ class Answer(NamedTuple):
 class Agent:
     """A running agent. A context manager: stopped and cleaned up at its end."""
 
-    def __init__(self, box: Box, manifests: Path, *flags: str, node_name: str = "node") -> None:
+    def __init__(self, box: Box, manifests: Path, *flags: str) -> None:
         self.box = box
+        self.manifests = manifests
         self.run_dir = box.directory / "run"
         self.log = box.directory / "agent.log"
         self._argv = [
             *(sys.executable, "-m", "netpolq", "run"),
-            *("--manifests", str(manifests), "--run-dir", str(self.run_dir), "--hostname-override", node_name),
+            *("--manifests", str(manifests), "--run-dir", str(self.run_dir), "--hostname-override", box.node.name),
             *flags,
         ]
         self._process: subprocess.Popen[str] | None = None
@@ -127,15 +129,30 @@ class Agent:
         """How many packets have been put into a queue so far."""
         return sum(queue.id_sequence for queue in self.queues())
 
-    def wait_for_version_after(self, version: int) -> Status:
-        """Wait until every worker judges by a snapshot that is newer than some version. Returns the status in which that was seen."""
+    def wait_until_acknowledged(self, before: Status) -> Status:
+        """Wait until every worker judges by a snapshot that is newer than the one of an earlier status. Returns the later status."""
+        return self._wait_for_status(
+            f"a snapshot newer than {before['snapshot_version']} is acknowledged",
+            lambda status: status["snapshot_version"] > before["snapshot_version"] and is_acknowledged(status),
+        )
+
+    def wait_until_enforced(self, before: Status) -> Status:
+        """As `wait_until_acknowledged`, and until the kernel's sets of isolated pods are those of that snapshot."""
+        self.wait_until_acknowledged(before)
+        return self._wait_for_status(
+            f"a snapshot newer than {before['snapshot_version']} is enforced",
+            # Measured, in nanoseconds, whenever a snapshot has come into force: never the same twice.
+            lambda status: status["programming_latency_s"] != before["programming_latency_s"],
+        )
+
+    def _wait_for_status(self, what: str, condition: Callable[[Status], bool]) -> Status:
         seen: list[Status] = []
 
-        def in_force() -> bool:
+        def holds() -> bool:
             seen[:] = [self.status()]
-            return seen[0]["snapshot_version"] > version and is_acknowledged(seen[0])
+            return condition(seen[0])
 
-        self.wait_until(f"a snapshot newer than {version} is in force", in_force)
+        self.wait_until(what, holds)
         return seen[0]
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:

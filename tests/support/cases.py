@@ -1,5 +1,6 @@
 """The truth table in `tests/cases/`, read and spelled out. The form of the files is described at the top of `isolation.yaml`."""
 
+import json
 import re
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,6 +57,10 @@ class Case:
     probes: tuple[tuple[str, int], ...]
     endpoints: tuple[str, ...]
     lines: tuple[str, ...]
+
+    def manifest(self) -> str:
+        """All manifests as one JSON document of kind List: YAML 1.1 would read the name of namespace y as a truth value."""
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": self.manifests})
 
     def expectations(self) -> Iterator[Expectation]:
         """Every attempt between two endpoints of which at least one is a pod, in both families.

@@ -29,7 +29,7 @@ def test_explain_gives_the_verdicts_of_the_table(
 ) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
-    (folder / "case.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": case.manifests}))
+    (folder / "case.json").write_text(case.manifest())
     expectations = list(case.expectations())
     packets = tmp_path / "packets"
     packets.write_text("".join(f"{question(expected)}\n" for expected in expectations))

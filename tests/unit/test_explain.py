@@ -32,7 +32,7 @@ spec:
   podSelector: {matchLabels: {pod: a}}
   ingress:
     - from: [{ipBlock: {cidr: 192.0.2.0/24}}]
-    - from: [{namespaceSelector: {matchLabels: {ns: y}}}]
+    - from: [{namespaceSelector: {matchLabels: {ns: "y"}}}]
       ports: [{port: serve-80-tcp}]
 """
 
@@ -51,7 +51,7 @@ class Flags(TypedDict, total=False):
 def manifests(tmp_path: Path) -> Path:
     folder = tmp_path / "manifests"
     folder.mkdir()
-    (folder / "cluster.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": EVERYTHING_OPEN.manifests}))
+    (folder / "cluster.json").write_text(EVERYTHING_OPEN.manifest())
     (folder / "policies.yaml").write_text(POLICIES)
     return folder
 
@@ -59,7 +59,7 @@ def manifests(tmp_path: Path) -> Path:
 def add_pod(folder: Path, name: str, spec: Body, status: Body) -> None:
     metadata = {"namespace": "y", "name": name, "labels": {"pod": name}}
     body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [], **spec}, "status": status}
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump(body))
+    (folder / f"{name}.json").write_text(json.dumps(body))
 
 
 def run(folder: Path, **flags: object) -> int:

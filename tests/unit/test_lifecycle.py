@@ -2,11 +2,13 @@
 
 import pytest
 
-from netpolq_worker.lifecycle import YOUNG_S, Child, Phase, restart_delay
+from netpolq_worker.lifecycle import Child, Phase, restart_delay
+
+YOUNG_S = 2.0
 
 
 def test_a_child_that_lived_is_succeeded_at_once() -> None:
-    child = Child(free_deaths=0)
+    child = Child(young_s=YOUNG_S, free_deaths=0)
     assert child.is_due(0.0)
     child.on_start(10, 0.0)
     assert not child.is_due(100.0)
@@ -18,7 +20,7 @@ def test_a_child_that_lived_is_succeeded_at_once() -> None:
 
 
 def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:
-    child = Child(free_deaths=2)
+    child = Child(young_s=YOUNG_S, free_deaths=2)
     now = 0.0
     delays = []
     for pid in range(1, 15):
@@ -34,7 +36,7 @@ def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -
 
 
 def test_one_long_life_clears_the_record() -> None:
-    child = Child(free_deaths=0)
+    child = Child(young_s=YOUNG_S, free_deaths=0)
     for pid in range(1, 6):
         child.on_start(pid, child.due)
         child.on_exit(child.due)
@@ -45,7 +47,7 @@ def test_one_long_life_clears_the_record() -> None:
 
 
 def test_after_stop_nothing_is_started() -> None:
-    child = Child(free_deaths=0)
+    child = Child(young_s=YOUNG_S, free_deaths=0)
     child.on_start(1, 0.0)
     child.stop()
     child.on_exit(1.0)
@@ -54,7 +56,7 @@ def test_after_stop_nothing_is_started() -> None:
 
 
 def test_a_running_child_is_not_started_twice() -> None:
-    child = Child(free_deaths=0)
+    child = Child(young_s=YOUNG_S, free_deaths=0)
     child.on_start(1, 0.0)
     with pytest.raises(ValueError, match="running"):
         child.on_start(2, 0.0)

@@ -24,7 +24,7 @@ from netpolq.settings.usage import grouped_flags
 
 SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"
 
-words = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=30)
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 names = st.text(string.ascii_lowercase + string.digits + ".-_", min_size=1, max_size=20)
 paths = words.filter(bool).map(Path)
 
@@ -152,7 +152,7 @@ def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> 
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
-        ("nfqueue-id", ["-1", "65536", "x", "", "1.0", "010", "1_0", "١", "9" * 5000]),
+        ("nfqueue-id", ["-1", "65536", "x", "", "1.0", "010", "1_0", "\u0661", "9" * 5000]),
         ("workers", ["0", "257", "all", "true"]),
         ("queue-balance", ["3", "3:", ":3", "4:3", "0:65536", "0:256", "-1:3", "1:2:3", "a:b", " 1:2"]),
         ("v", ["-1", "11", "two"]),
@@ -188,12 +188,14 @@ def test_an_error_about_a_value_with_line_ends_is_one_line() -> None:
     refused(["--v=1\n2\u2028\r\x1b[2J"])
 
 
-@given(st.sampled_from(OPTIONS).map(lambda option: option.name), words)
+@given(st.sampled_from(FILE_OPTIONS).map(lambda option: option.name), words)
 def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
+    message = "settings"
     try:
         resolve([f"--{name}={text}"], {})
     except SettingsError as error:
-        assert len(str(error).splitlines()) == 1
+        message = str(error)
+    assert len(message.splitlines()) == 1
 
 
 def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> None:
@@ -339,9 +341,7 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_the_sample_file_shows_every_option_with_its_default(tmp_path: Path) -> None:
     text = re.sub(r"^#(?=\S)", "", SAMPLE.read_text(), flags=re.MULTILINE)
-    assert list(tomllib.loads(text)) == sorted(
-        (option.name for option in FILE_OPTIONS), key=lambda name: text.index(f"\n{name} = ")
-    )
+    assert list(tomllib.loads(text)) == [option.name for option in FILE_OPTIONS]
     assert resolve(write(tmp_path, text), {}) == resolve([], {})
 
 

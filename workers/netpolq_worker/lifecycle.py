@@ -7,9 +7,6 @@ WAITING ── due ──► RUNNING ── exit ──► WAITING (at once, or 
 from dataclasses import dataclass
 from enum import Enum
 
-YOUNG_S = 5.0
-"""A child that dies younger than this has failed; one that lived longer starts with a clean sheet."""
-
 _FIRST_DELAY_S = 0.1
 _MAX_DELAY_S = 10.0
 
@@ -26,10 +23,12 @@ class Phase(Enum):
 class Child:
     """One place in the process tree and the process that fills it at the moment.
 
-    `pid` 0: none. `due`: monotonic seconds from when it may be started. `starts`: processes so far. `young_deaths`: in a row.
-    `free_deaths`: how many young deaths in a row are answered at once, before the back-off begins.
+    `young_s`: a process that dies younger has failed; one that lived longer leaves a clean sheet. `free_deaths`: how many young deaths
+    in a row are answered at once, before the back-off begins. `pid` 0: none. `due`: monotonic seconds from when one may be started.
+    `starts`: processes so far. `young_deaths`: in a row.
     """
 
+    young_s: float
     free_deaths: int
     phase: Phase = Phase.WAITING
     pid: int = 0
@@ -59,7 +58,7 @@ class Child:
     def on_exit(self, now: float) -> None:
         """The process has ended."""
         if self.phase is Phase.RUNNING:
-            self.young_deaths = self.young_deaths + 1 if now - self.started < YOUNG_S else 0
+            self.young_deaths = self.young_deaths + 1 if now - self.started < self.young_s else 0
             self.due = now + restart_delay(self.young_deaths - self.free_deaths)
             self.phase = Phase.WAITING
         self.pid = 0

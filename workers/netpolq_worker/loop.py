@@ -21,7 +21,8 @@ from netpolq_worker.nfqueue import Packet, Queue
 from netpolq_worker.packet import parse
 
 BATCH_PACKETS = 32
-_FLUSH_INTERVAL_NS = 1_000_000_000
+_FLUSH_INTERVAL_NS = 250_000_000
+"""How often counters are written and the pool is told; what a killed worker had counted since is lost."""
 
 log = logging.getLogger("worker")
 

@@ -1,4 +1,4 @@
-"""What a worker counts. Plain integers on the packet path, written to the multiprocess directory about once a second.
+"""What a worker counts. Plain integers on the packet path, written to the multiprocess directory a few times a second.
 
 The files are keyed by slot, not by process id, so a successor goes on counting where its predecessor stopped. They must be opened after
 the fork, so `WorkerMetrics` is made in the worker.

@@ -40,7 +40,7 @@ class _Slot:
 
     number: int
     queue: Queue
-    child: Child = field(default_factory=lambda: Child(free_deaths=3))
+    child: Child = field(default_factory=lambda: Child(young_s=0.1, free_deaths=3))
     channel: Channel | None = None
     last_report: Report | None = None
     behind: bool = False
@@ -57,7 +57,7 @@ class Pool:
             raise AlreadyRunningError(f"an agent already serves this network namespace (pid {running_instance()}); stop it first")
         self._claim = claim
         self._slots = [_Slot(number, Queue(num, fail_open=options.fail_open)) for number, num in enumerate(options.queues)]
-        self._supervisor = Child(free_deaths=0)
+        self._supervisor = Child(young_s=5.0, free_deaths=0)
         self._supervisor_channel: Channel | None = None
         self._supervisor_process: subprocess.Popen[bytes] | None = None
         # Its own counters live and die with it; the directory is the workers'.
@@ -297,8 +297,8 @@ class Pool:
     def _shut_down(self) -> None:
         for child in self._children():
             child.stop()
-        if self._supervisor_channel is not None:
-            self._forget(self._supervisor_channel)  # the end of the channel tells the supervisor to leave
+        self._forget(self._supervisor_channel)  # the end of the channel tells the supervisor to leave
+        self._supervisor_channel = None
         for slot in self._slots:
             if slot.channel is not None:
                 slot.channel.send(Drain())

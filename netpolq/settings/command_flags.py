@@ -1,0 +1,75 @@
+"""The flags of the commands beside `run`; of these only those that `run` has too are read from the environment."""
+
+from netpolq.settings.options import Group, Option
+from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, RUN_DIR
+from netpolq.settings.values import integer, one_of, plain_text
+
+OUTPUT: Option[str] = Option(
+    name="output",
+    parse=one_of("text", "json"),
+    default="text",
+    metavar="FORMAT",
+    allowed="text or json",
+    help="Shape of the answer.",
+    group=Group.COMMAND,
+)
+SOURCE: Option[str] = Option(
+    name="src",
+    parse=plain_text,
+    default="",
+    metavar="WHO",
+    allowed="an IP address or NAMESPACE/POD",
+    help="Who opens the connection.",
+    group=Group.COMMAND,
+)
+DESTINATION: Option[str] = Option(
+    name="dst",
+    parse=plain_text,
+    default="",
+    metavar="WHO",
+    allowed="an IP address or NAMESPACE/POD",
+    help="Whom the connection is for.",
+    group=Group.COMMAND,
+)
+PROTOCOL: Option[str] = Option(
+    name="protocol",
+    parse=plain_text,
+    default="TCP",
+    metavar="NAME",
+    allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255",
+    help="Protocol of the packet.",
+    group=Group.COMMAND,
+)
+PORT: Option[int | None] = Option(
+    name="port",
+    parse=lambda text: integer(0, 65535)(text) if text else None,
+    default="",
+    metavar="N",
+    allowed="0 to 65535",
+    help="Destination port; needed with TCP, UDP and SCTP.",
+    group=Group.COMMAND,
+)
+PACKETS: Option[str] = Option(
+    name="packets",
+    parse=plain_text,
+    default="",
+    metavar="FILE",
+    allowed="a file, or - for standard input",
+    help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
+    "One JSON line answers each, in order.",
+    group=Group.COMMAND,
+)
+ENGINE: Option[str] = Option(
+    name="engine",
+    parse=one_of("snapshot", "reference"),
+    default="snapshot",
+    metavar="NAME",
+    allowed="snapshot or reference",
+    help="What judges: the encoded snapshot, as workers read it, or the slow evaluator that is its yardstick.",
+    group=Group.COMMAND,
+)
+
+STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
+CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_MARK_BIT)
+QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
+EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS, *QUESTION, PACKETS, ENGINE, OUTPUT)

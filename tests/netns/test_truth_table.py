@@ -1,0 +1,49 @@
+"""Every row of the truth table in `tests/cases/`, tried with real connections: TCP, UDP, ICMP, and SCTP as raw INIT packets."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.box import Box, Host
+from tests.support.cases import ADDRESSES, NODE, NODE_NAME, Case, load_cases
+from tests.support.cluster import Cluster, running
+from tests.support.probe import Outcome, Probe
+
+pytestmark = pytest.mark.netns
+
+CASES = load_cases()
+
+
+def _host(endpoint: str) -> str:
+    return NODE_NAME if endpoint == NODE else endpoint
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One cluster for all cases. Everybody serves every port that some case tries, so that only policies can be in the way."""
+    served = tuple(sorted({probe for case in CASES for probe in case.probes if probe[1]}))
+    hosts = {
+        endpoint: Host(name=_host(endpoint), addresses=tuple(addresses.values()), serves=served)
+        for endpoint, addresses in ADDRESSES.items()
+    }
+    node = hosts.pop(NODE)
+    with Box(node=node, hosts=list(hosts.values())) as box, running(box, CASES[0].manifests, "--workers", "2") as started:
+        yield started
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_connections_go_as_the_truth_table_says(cluster: Cluster, case: Case) -> None:
+    cluster.replace(case.manifests)
+    expectations = list(case.expectations())
+    results = cluster.box.probe(
+        [
+            Probe(_host(wanted.source), ADDRESSES[wanted.destination][wanted.family], wanted.protocol, wanted.port)
+            for wanted in expectations
+        ]
+    )
+    wrong = [
+        f"{wanted.source} -> {wanted.destination} {wanted.protocol}/{wanted.port} v{wanted.family}: {result.outcome}"
+        for wanted, result in zip(expectations, results, strict=True)
+        if result.outcome is not (Outcome.REACHED if wanted.allowed else Outcome.TIMEOUT)
+    ]
+    assert not wrong, "\n".join(wrong[:20])

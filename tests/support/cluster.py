@@ -1,0 +1,44 @@
+"""A box with a running agent and the manifests that it watches."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tests.support import manifests
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.manifests import Body
+
+
+class Cluster:
+    """What the agent of a box is told. `agent` is running, unless a test has stopped it."""
+
+    def __init__(self, box: Box, agent: Agent, bodies: Sequence[Body]) -> None:
+        self.box = box
+        self.agent = agent
+        self._fixed = list(bodies)
+        self._current = list(bodies)
+
+    def apply(self, policies: Iterable[Body]) -> None:
+        """Replace all policies, and wait until that is enforced."""
+        self.replace([*self._fixed, *policies])
+
+    def replace(self, bodies: Sequence[Body]) -> None:
+        """Replace all manifests, and wait until that is enforced."""
+        if list(bodies) != self._current:
+            before = self.agent.status()
+            manifests.write(self.agent.manifests / _FILE, bodies)
+            self.agent.wait_until_enforced(before)
+            self._current = list(bodies)
+
+
+_FILE = "all.json"
+
+
+@contextmanager
+def running(box: Box, bodies: Sequence[Body], *flags: str) -> Iterator[Cluster]:
+    """Start an agent in a box. At the end it is stopped and its rules are removed."""
+    folder = box.directory / "manifests"
+    folder.mkdir(exist_ok=True)
+    manifests.write(folder / _FILE, bodies)
+    with Agent(box, folder, *flags) as agent:
+        yield Cluster(box, agent, bodies)

@@ -1,0 +1,352 @@
+"""The `netpolq` command, run as a real process where its exit, its streams or what it executes matter."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from pathlib import Path
+
+import pytest
+
+from netpolq import cli
+from netpolq.errors import ExitCode
+from netpolq.settings import resolve
+
+FAKE_POOL = """
+import json, os, sys
+print(json.dumps({"argv": sys.argv[1:], "environ": dict(os.environ), "path": sys.path}))
+"""
+
+WEB = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+status: {phase: Running, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: closed, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+"""
+
+
+def netpolq(
+    *arguments: str, environ: dict[str, str] | None = None, stdin: str = "", cwd: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    clean = {name: text for name, text in os.environ.items() if not name.startswith("NETPOLQ_")}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "netpolq", *arguments],
+        env={**clean, **(environ or {})},
+        input=stdin,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "web.yaml").write_text(WEB)
+    return folder
+
+
+@pytest.fixture
+def fake_pool(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the pool's module is one that prints how it was started."""
+    package = tmp_path / "fake" / "netpolq_worker"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(FAKE_POOL)
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("netpolq: error: ")
+    return line
+
+
+def test_without_arguments_the_usage_goes_to_standard_error_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == ExitCode.USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("usage: netpolq COMMAND")
+
+
+def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
+    line = one_error_line(capsys)
+    assert "'start'" in line
+    assert "run, status, cleanup, explain, version, help" in line
+
+
+@pytest.mark.parametrize("command", ["run", "status", "cleanup", "explain", "version", "help"])
+def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["help", command]) == ExitCode.OK
+    page = capsys.readouterr().out
+    assert page.startswith(f"usage: netpolq {command}")
+    for flag in ("--help", "-h", "-help"):
+        assert cli.main([command, flag]) == ExitCode.OK
+        assert capsys.readouterr().out == page
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["--help"], ["-h"]])
+def test_the_list_of_commands_leaves_out_the_internal_one(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == ExitCode.OK
+    page = capsys.readouterr().out
+    assert "  explain " in page
+    assert "supervise" not in page
+
+
+@pytest.mark.parametrize("arguments", [["help", "stop"], ["help", "run", "more"], ["version", "now"], ["version", "--v=1"]])
+def test_words_that_nothing_expects_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == ExitCode.USAGE
+    assert repr(arguments[-1].partition("=")[0]) in one_error_line(capsys)
+
+
+def test_help_of_run_tells_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["help", "run"])
+    codes = capsys.readouterr().out.partition("Exit codes:\n")[2]
+    assert [int(line.split()[0]) for line in codes.splitlines()] == list(ExitCode)
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--version"]])
+def test_version_is_that_of_the_package(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == ExitCode.OK
+    name, number = capsys.readouterr().out.split()
+    assert name == "netpolq"
+    assert number[0].isdigit()
+
+
+def test_the_console_script_exits_with_the_code() -> None:
+    script = Path(sys.executable).parent / "netpolq"
+    assert subprocess.run([script, "nonsense"], capture_output=True, check=False, timeout=60).returncode == ExitCode.USAGE
+
+
+def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
+    result = netpolq(
+        *["run", "--manifests", str(manifests), "--queue-balance=7:9", "--no-fail-open", "--run-dir", str(tmp_path)],
+        environ={**fake_pool, "NETPOLQ_MARK_MASK": "0x700", "NETPOLQ_V": "2"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    started = json.loads(result.stdout)
+    ours, supervisor = started["argv"][: started["argv"].index("--")], started["argv"][started["argv"].index("--") + 1 :]
+    assert " ".join(ours) == (f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --logging-format text --v 2")
+    assert supervisor[:4] == [sys.executable, "-m", "netpolq", "supervise"]
+    found = resolve(supervisor[4:], {})
+    assert (found.manifests, found.queue_first, found.queue_count, found.verbosity) == (manifests, 7, 3, 2)
+
+
+def test_the_pool_inherits_the_environment_without_our_variables(fake_pool: dict[str, str], manifests: Path) -> None:
+    result = netpolq("run", environ={**fake_pool, "NETPOLQ_MANIFESTS": str(manifests), "NETPOLQ_SERVICE_HOST": "x", "KEPT": "1"})
+    environ = json.loads(result.stdout)["environ"]
+    assert environ["KEPT"] == "1"
+    assert not [name for name in environ if name.startswith("NETPOLQ_")]
+
+
+def test_the_pool_is_not_looked_for_in_the_working_directory(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
+    """Whoever may write there would otherwise run code as root."""
+    (tmp_path / "json.py").write_text("raise SystemExit('wrong module')")
+    result = netpolq("run", "--manifests", str(manifests), environ=fake_pool, cwd=tmp_path)
+    assert result.returncode == 0
+    path = json.loads(result.stdout)["path"]
+    assert "" not in path
+    assert str(tmp_path) not in path
+
+
+def test_run_needs_a_folder_and_says_that_clusters_are_not_watched_yet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--kubeconfig=/etc/kubeconfig"]) == ExitCode.USAGE
+    line = one_error_line(capsys)
+    assert "--manifests DIR is required" in line
+    assert "not available in this version" in line
+
+
+@pytest.mark.parametrize("command", ["run", "explain"])
+def test_the_folder_must_be_one(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for name, reason in (("absent", "No such file"), ("file", "Not a directory")):
+        assert cli.main([command, "--manifests", str(tmp_path / name)]) == ExitCode.USAGE
+        line = one_error_line(capsys)
+        assert reason in line
+        assert str(tmp_path / name) in line
+
+
+def test_a_wrong_value_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--workers=0"]) == ExitCode.USAGE
+    assert one_error_line(capsys) == "netpolq: error: flag --workers: '0' is refused; allowed: auto or 1 to 256"
+
+
+def test_supervise_is_not_for_people() -> None:
+    result = netpolq("supervise", "--manifests=/")
+    assert result.returncode == ExitCode.USAGE
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_status_without_an_agent_names_the_socket_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--run-dir", str(tmp_path)]) == ExitCode.FAILED
+    assert str(tmp_path / "status.sock") in one_error_line(capsys)
+
+
+def test_status_finds_the_run_directory_in_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NETPOLQ_RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("NETPOLQ_OUTPUT", "nonsense")  # no variable of ours
+    assert cli.main(["status"]) == ExitCode.FAILED
+    assert str(tmp_path / "status.sock") in one_error_line(capsys)
+
+
+def test_status_refuses_flags_of_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--workers=2"]) == ExitCode.USAGE
+    assert "'--workers' does not exist" in one_error_line(capsys)
+
+
+def in_new_namespace(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command in a network namespace that ends with it."""
+    return subprocess.run(
+        ["unshare", "--net", sys.executable, "-P", "-m", "netpolq", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.netns
+def test_cleanup_removes_what_an_agent_left_on_disk_and_nothing_else(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    (run_dir / "metrics").mkdir(parents=True)
+    for name in ("metrics/counter_0.db", "snapshot.bin", "snapshot.new", "keep.txt"):
+        (run_dir / name).touch()
+    with socket.socket(socket.AF_UNIX) as status:
+        status.bind(str(run_dir / "status.sock"))
+    result = in_new_namespace("cleanup", "--run-dir", str(run_dir))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [path.name for path in run_dir.iterdir()] == ["keep.txt"]
+    for name in ("metrics", "snapshot.bin", "snapshot.new", "status.sock"):
+        assert f"removed {run_dir / name}\n" in result.stdout
+
+
+@pytest.mark.netns
+def test_cleanup_may_be_repeated_and_says_when_there_was_nothing(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    assert in_new_namespace("cleanup", "--run-dir", str(run_dir)).stdout == f"removed {run_dir}\n"
+    result = in_new_namespace("cleanup", "--run-dir", str(run_dir))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "nothing to remove\n", "")
+
+
+@pytest.mark.netns
+def test_cleanup_is_refused_while_an_agent_serves_the_namespace(tmp_path: Path) -> None:
+    (tmp_path / "snapshot.bin").touch()
+    agent_and_cleanup = (
+        "import os, sys; from netpolq import channel, cli; "
+        "claim = channel.claim_instance(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        ["unshare", "--net", sys.executable, "-P", "-c", agent_and_cleanup, "cleanup", "--run-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == ExitCode.ALREADY_RUNNING
+    (line,) = result.stderr.splitlines()
+    assert f"(pid {result.stdout.strip()})" in line
+    assert (tmp_path / "snapshot.bin").exists()
+
+
+@pytest.mark.netns
+def test_cleanup_does_not_follow_a_link(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "file").touch()
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "metrics").symlink_to(target)
+    (run_dir / "snapshot.bin").symlink_to(target / "file")
+    result = in_new_namespace("cleanup", "--run-dir", str(run_dir))
+    assert (result.returncode, result.stdout) == (0, f"removed {run_dir / 'snapshot.bin'}\n")
+    assert (target / "file").exists()
+
+
+@pytest.mark.netns
+def test_cleanup_leaves_alone_what_no_agent_makes_and_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "snapshot.bin").mkdir()
+    result = in_new_namespace("cleanup", "--run-dir", str(tmp_path))
+    assert result.returncode == ExitCode.FAILED
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / "snapshot.bin") in line
+    assert (tmp_path / "snapshot.bin").is_dir()
+
+
+def test_explain_answers_a_question(manifests: Path) -> None:
+    result = netpolq(
+        *["explain", "--manifests", str(manifests), "--src=192.0.2.1", "--dst", "shop/web", "-port", "80", "--output=json"]
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["verdict"] == "drop"
+
+
+@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+def test_explain_answers_packets_from_standard_input(manifests: Path, engine: str) -> None:
+    packet = '{"src": "192.0.2.1", "dst": "10.0.0.1", "proto": "TCP", "sport": 1, "dport": 80}\n'
+    result = netpolq("explain", "--manifests", str(manifests), "--packets", "-", "--engine", engine, stdin=packet)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["policy"] == "shop/closed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--packets=-", "--src=10.0.0.1"], "flag --src: '10.0.0.1' cannot stand beside --packets"),
+        (["--packets=-", "--port=80"], "flag --port: '80' cannot stand beside --packets"),
+        (["--src=10.0.0.1"], "--dst"),
+        (["--dst=10.0.0.1"], "--src"),
+        (["--src=10.0.0.1", "--dst=10.0.0.2", "--port=x"], "flag --port: 'x' is refused"),
+        (["--src=10.0.0.1", "--dst=10.0.0.2", "--port=1", "--protocol=TPC"], "TPC"),
+        (["--src=10.0.0.1", "--dst=10.0.0.2", "--port=1", "--engine=fast"], "'fast' is refused"),
+    ],
+)
+def test_explain_refuses_a_question_it_cannot_take(
+    arguments: list[str], part: str, manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["explain", "--manifests", str(manifests), *arguments]) == ExitCode.USAGE
+    assert part in one_error_line(capsys)
+
+
+def test_a_reader_that_had_enough_is_no_error(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed_pipe:
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", "netpolq", "help", "run"],
+            stdout=closed_pipe,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            timeout=60,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_interrupt_ends_quietly(manifests: Path, tmp_path: Path) -> None:
+    packets = tmp_path / "packets"
+    os.mkfifo(packets)
+    command = [sys.executable, "-P", "-m", "netpolq", "explain", "--manifests", str(manifests), "--packets", str(packets)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+        packets.open("wb"),  # returns when the command has opened the other end; it waits for a line then
+    ):
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (128 + signal.SIGINT, b"", b"")

@@ -1,0 +1,194 @@
+"""The status document on its way from a Unix socket to the terminal."""
+
+import asyncio
+import json
+import socket
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from aiohttp import web
+
+from netpolq.errors import ExitCode, NetpolqError
+from netpolq.model import Rejection
+from netpolq.supervisor.status import (
+    DataplaneStatus,
+    SourceStatus,
+    Status,
+    WorkerStatus,
+    decode,
+    encode,
+    fetch,
+    render_json,
+    render_text,
+)
+
+STATUS = Status(
+    version="1.2.3",
+    snapshot_version=12,
+    ready=False,
+    not_ready_reasons=["workers [1] are late"],
+    workers=[
+        WorkerStatus(slot=0, pid=4711, queue_num=100, acked_version=12, packets=1234567, restarts=0, rss_bytes=5 * 2**20),
+        WorkerStatus(slot=1, pid=0, queue_num=101, acked_version=11, packets=8, restarts=3, rss_bytes=0),
+    ],
+    source=SourceStatus(
+        kind="folder",
+        location="/etc/policies",
+        synced=True,
+        age_s=200.0,
+        objects={"namespaces": 2, "pods": 5, "policies": 4},
+        ignored={"Service": 3},
+    ),
+    rejected=[
+        Rejection(
+            origin="team/web.yaml",
+            document=2,
+            key="NetworkPolicy shop/web",
+            field="spec.ingress[0].ports[0].endPort",
+            message="must not be below port",
+            consequence="admits nothing",
+        )
+    ],
+    dataplane=DataplaneStatus(
+        form="compat", queues="100:101", fail_open=False, isolated_ingress=3, isolated_egress=2, unjudged_packets=7
+    ),
+    programming_latency_s=0.0123,
+    supervisor_restarts=1,
+)
+
+
+@pytest.fixture
+async def body() -> bytes:
+    return encode(STATUS)
+
+
+@pytest.fixture
+async def run_dir(tmp_path: Path, body: bytes) -> AsyncIterator[Path]:
+    """A run directory whose status socket is served for real, and answers `body`."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    application = web.Application()
+    application.add_routes([web.get("/status", answer)])
+    runner = web.AppRunner(application, handle_signals=False)
+    await runner.setup()
+    await web.UnixSite(runner, tmp_path / "status.sock").start()
+    yield tmp_path
+    await runner.cleanup()
+
+
+async def test_the_document_arrives_as_it_was_sent(run_dir: Path) -> None:
+    assert await asyncio.to_thread(fetch, run_dir) == STATUS
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"nonsense", b'{"version": "9"}', encode(STATUS)[:-1] + b', "more": 1}'])
+async def test_an_answer_of_another_shape_is_an_error_naming_the_socket(run_dir: Path) -> None:
+    with pytest.raises(NetpolqError, match=r"status\.sock") as caught:
+        await asyncio.to_thread(fetch, run_dir)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+async def test_an_answer_that_is_no_success_is_an_error(run_dir: Path, tmp_path: Path) -> None:
+    runner = web.AppRunner(web.Application(), handle_signals=False)
+    await runner.setup()
+    (tmp_path / "other").mkdir()
+    await web.UnixSite(runner, tmp_path / "other" / "status.sock").start()
+    try:
+        with pytest.raises(NetpolqError, match="404"):
+            await asyncio.to_thread(fetch, run_dir / "other")
+    finally:
+        await runner.cleanup()
+
+
+def test_nobody_on_the_socket_is_one_line_naming_it(tmp_path: Path) -> None:
+    path = tmp_path / "status.sock"
+    with pytest.raises(NetpolqError, match="No such file") as caught:
+        fetch(tmp_path)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == ExitCode.FAILED
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    with pytest.raises(NetpolqError, match="Connection refused"):
+        fetch(tmp_path)
+
+
+def test_a_peer_that_closes_without_an_answer_is_an_error(tmp_path: Path) -> None:
+    with socket.create_server(str(tmp_path / "status.sock"), family=socket.AF_UNIX) as server:
+
+        async def accept_and_close() -> None:
+            fetching = asyncio.create_task(asyncio.to_thread(fetch, tmp_path))
+            (await asyncio.to_thread(server.accept))[0].close()
+            with pytest.raises(NetpolqError, match=r"status\.sock"):
+                await fetching
+
+        asyncio.run(accept_and_close())
+
+
+def test_the_document_has_the_keys_that_programs_rely_on() -> None:
+    document = json.loads(encode(STATUS))
+    assert document["snapshot_version"] == 12
+    assert {"slot", "pid", "queue_num", "acked_version", "packets"} <= document["workers"][0].keys()
+    assert document["source"]["objects"] == {"namespaces": 2, "pods": 5, "policies": 4}
+    assert document["rejected"][0]["field"] == "spec.ingress[0].ports[0].endPort"
+    assert json.loads(render_json(STATUS)) == document
+
+
+def test_numbers_that_are_not_known_yet_are_null() -> None:
+    early = replace(STATUS, programming_latency_s=None, source=replace(STATUS.source, age_s=None))
+    document = json.loads(encode(early))
+    assert document["programming_latency_s"] is None
+    assert document["source"]["age_s"] is None
+    assert decode(encode(early)) == early
+    assert "no change yet" in render_text(early)
+
+
+def test_the_page_says_why_the_agent_is_not_ready() -> None:
+    assert "not ready: workers [1] are late" in render_text(STATUS)
+    assert "not ready" not in render_text(replace(STATUS, ready=True, not_ready_reasons=[]))
+
+
+def test_the_page_aligns_the_columns_of_the_workers() -> None:
+    lines = render_text(STATUS).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("WORKER"))
+    header, first, second = lines[start : start + 3]
+    assert len(header) == len(first) == len(second)
+    for column, cells in {"PID": ("4711", "none"), "QUEUE": ("100", "101"), "PACKETS": ("1,234,567", "8")}.items():
+        end = header.index(column) + len(column)
+        assert (first[:end].split()[-1], second[:end].split()[-1]) == cells
+
+
+def test_the_page_marks_a_worker_that_judges_by_an_old_snapshot() -> None:
+    worker_lines = [line for line in render_text(STATUS).splitlines() if "MiB" in line]
+    assert ["(old)" in line for line in worker_lines] == [False, True]
+
+
+def test_the_page_names_file_document_object_and_field_of_what_was_rejected() -> None:
+    lines = render_text(STATUS).splitlines()
+    start = lines.index("rejected (1)")
+    assert lines[start + 1].split("  ")[1:] == [
+        "team/web.yaml",
+        "document 2",
+        "NetworkPolicy shop/web",
+        "spec.ingress[0].ports[0].endPort",
+    ]
+    assert "must not be below port; admits nothing" in lines[start + 2]
+    assert "rejected" not in render_text(replace(STATUS, rejected=[]))
+
+
+def test_a_manifest_cannot_steer_the_terminal() -> None:
+    hostile = replace(STATUS.rejected[0], message="\x1b[2J\x07\nforged line")
+    page = render_text(replace(STATUS, rejected=[hostile]))
+    assert all(line.isprintable() for line in page.splitlines())
+    assert "\\x1b[2J\\x07\\nforged line" in page
+
+
+@pytest.mark.parametrize(
+    ("age_s", "text"), [(0.25, "0.2 s"), (119.0, "119.0 s"), (200.0, "3 min"), (8000.0, "2 h"), (2e5, "2 d")]
+)
+def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
+    assert f"last change {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))

@@ -1,0 +1,91 @@
+"""Runs inside the machine of `test_stock_kernel`: services that IPVS forwards. It takes packets from the input hook and emits them
+again through the output hook, where they must not pass for the node's own.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from netpolq.addresses import parse_address
+from netpolq.dataplane.apply import Ruleset, cleanup, probe
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.enums import NodeEgress, PacketMark
+from tests.netns.ruleset_lab import ADDRESS, CT_MARK_BIT, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
+
+_SERVICE = "10.99.0.1"
+_PORT = 5300
+_SETS = {
+    "egress": IsolatedSets(ingress=frozenset(), egress=frozenset([parse_address(ADDRESS[A, 4])])),
+    "ingress": IsolatedSets(ingress=frozenset([parse_address(ADDRESS[B, 4])]), egress=frozenset()),
+}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    try:
+        made.build()
+        with made.inside(NODE):
+            run("ip", "address", "add", f"{_SERVICE}/32", "dev", "lo")
+            run("ipvsadm", "-A", "-u", f"{_SERVICE}:{_PORT}", "-s", "rr")
+            run("ipvsadm", "-a", "-u", f"{_SERVICE}:{_PORT}", "-r", f"{ADDRESS[B, 4]}:{_PORT}", "-m")
+            run("sysctl", "-qw", "net.ipv4.vs.conntrack=1")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+async def ruleset(lab: Lab) -> Ruleset:
+    with lab.inside(NODE):
+        cleanup()
+        form = await probe()
+    return Ruleset(
+        RulesetConfig(
+            queue_first=100,
+            queue_count=1,
+            fanout=True,
+            fail_open=False,
+            mark_mask=MARK_MASK,
+            ct_mark_bit=CT_MARK_BIT,
+            node_egress=NodeEgress.JUDGE,
+            dns_in_prerouting=True,
+            form=form,
+        )
+    )
+
+
+def _service(lab: Lab, client: str) -> Conversation:
+    return Conversation(lab.udp(client, 4), lab.udp(B, 4, _PORT), (_SERVICE, _PORT))
+
+
+@pytest.mark.parametrize("direction", list(_SETS))
+async def test_a_pods_connection_through_a_service_is_judged_on_the_backends_address(
+    lab: Lab, ruleset: Ruleset, direction: str
+) -> None:
+    with lab.inside(NODE):
+        await ruleset.install(_SETS[direction])
+        with closing(_service(lab, A)) as flow:
+            flow.say()
+            assert flow.server_hears_nothing()
+            with closing(Judge()) as judge:
+                flow.say()
+                judge.receive()
+                # The way to the service leads through the node's input hook, but IPVS takes the packet before it is judged there.
+                assert judge.waiting[0].get_payload()[16:20] == parse_address(ADDRESS[B, 4])[12:]
+                assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+                judge.accept()
+                flow.heard()
+                flow.answer()
+                assert flow.answered() == b"answer"
+
+
+async def test_the_own_node_reaches_an_isolated_pod_through_a_service(lab: Lab, ruleset: Ruleset) -> None:
+    with lab.inside(NODE):
+        await ruleset.install(_SETS["ingress"])
+        with closing(_service(lab, NODE)) as flow:
+            flow.say()
+            flow.heard()
+            flow.answer()
+            assert flow.answered() == b"answer"

@@ -1,0 +1,47 @@
+"""A kernel as distributions build it: nftables' own queue expression, IPVS, and an age at which DNS is judged before routing.
+
+One boot serves all of these tests; what they run inside is pytest again.
+"""
+
+import re
+import sys
+
+import pytest
+
+from tests.vm.machine import Outcome, run_in_machine
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
+
+_PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
+_JOBS = {
+    "native": ["env", "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/test_ruleset_kernel.py"],
+    "compat": ["env", "NETPOLQ_TEST_DATAPLANE=compat", *_PYTEST, "tests/netns/test_ruleset_kernel.py"],
+    "auto": [*_PYTEST, "tests/vm/guest_probe.py"],
+    "ipvs": [*_PYTEST, "tests/vm/guest_ipvs.py"],
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Outcome]:
+    return run_in_machine(_JOBS)
+
+
+def _passed_whole(outcome: Outcome) -> bool:
+    """Something ran, and nothing failed or was skipped."""
+    return outcome.returncode == 0 and bool(re.search(r"^\d+ passed in ", outcome.output, re.MULTILINE))
+
+
+def test_the_ruleset_does_the_same_with_the_native_queue_rule(outcomes: dict[str, Outcome]) -> None:
+    assert _passed_whole(outcomes["native"]), outcomes["native"].output
+
+
+def test_the_ruleset_does_the_same_with_the_compat_queue_rule(outcomes: dict[str, Outcome]) -> None:
+    assert _passed_whole(outcomes["compat"]), outcomes["compat"].output
+
+
+def test_the_native_queue_rule_is_preferred(outcomes: dict[str, Outcome]) -> None:
+    assert _passed_whole(outcomes["auto"]), outcomes["auto"].output
+
+
+def test_services_by_ipvs_do_not_escape_policy(outcomes: dict[str, Outcome]) -> None:
+    assert _passed_whole(outcomes["ipvs"]), outcomes["ipvs"].output
