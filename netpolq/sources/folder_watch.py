@@ -18,8 +18,8 @@ _CONTENT = Mask.MODIFY | Mask.CLOSE_WRITE | Mask.ATTRIB
 _ABOUT_THE_WATCH = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED | Mask.Q_OVERFLOW
 _WATCHED = _STRUCTURE | _CONTENT | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
 
-_DRAINED_AT_ONCE = 16384
-"""Events thrown away before looking. Source: the default of fs.inotify.max_queued_events."""
+_TAKEN_AT_ONCE = 16384
+"""Events taken without pause. Source: the default of fs.inotify.max_queued_events."""
 
 
 class FolderWatch:
@@ -75,13 +75,20 @@ class FolderWatch:
         return True
 
     async def quiet(self, for_s: float, at_most_s: float) -> None:
-        """Wait until nothing that matters has happened for a time, but not longer than `at_most_s`; then forget all events so far."""
+        """Wait until nothing that matters has happened for a time, but not longer than `at_most_s`."""
         deadline = time.monotonic() + at_most_s
         while time.monotonic() < deadline and await self.changed(for_s):
             pass
-        for _ in range(_DRAINED_AT_ONCE):
-            if self._inotify.sync_get() is None:
+
+    def take_events(self) -> bool:
+        """Forget all events so far; whether any of them mattered. Call it after looking, too: what happens meanwhile is seen in part."""
+        mattered = False
+        for _ in range(_TAKEN_AT_ONCE):
+            event = self._inotify.sync_get()
+            if event is None:
                 break
+            mattered |= self._matters(event)
+        return mattered
 
     def _matters(self, event: Event) -> bool:
         if event.mask & _ABOUT_THE_WATCH:

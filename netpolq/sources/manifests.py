@@ -9,7 +9,7 @@ from pathlib import Path
 from netpolq.errors import BootError, NetpolqError
 from netpolq.model import Update
 from netpolq.sources.base import Deliver
-from netpolq.sources.folder_contents import FolderContents
+from netpolq.sources.folder_contents import FolderContents, Look
 from netpolq.sources.folder_watch import FolderWatch
 from netpolq.sources.manifest_file import Writers
 
@@ -25,6 +25,9 @@ SAFETY_S = 30.0
 UNWATCHED_S = 1.0
 """The same, while the folder is not there or not all of it can be watched."""
 
+PATIENCE_S = 0.2
+"""A change is delivered after this time even if the folder has not come to rest."""
+
 FIRST_SYNC_S = 2.0
 """The first sync waits this long for files that are being written while it starts."""
 
@@ -37,40 +40,46 @@ class ManifestFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = _absolute(path)
+        self._path = path
 
     @property
     def location(self) -> str:
-        """The folder, as an absolute path."""
-        return self._path
+        """The folder, as it was given."""
+        return str(self._path)
 
     async def run(self, deliver: Deliver) -> None:
         """See `Source.run`. Raises `BootError` if the folder cannot be read at the start: an empty one would withdraw every policy."""
-        contents = FolderContents(self._path)
-        observed_ns = started_ns = time.monotonic_ns()
+        contents = FolderContents(await asyncio.to_thread(_absolute, self._path))
         is_synced = False
+        noticed_ns = time.monotonic_ns()
         with FolderWatch() as watch:
             while True:
+                watch.take_events()
                 look = await asyncio.to_thread(contents.look, time.monotonic_ns())
                 if not is_synced and "" in look.scan.unreadable:
                     raise BootError(f"manifest folder {self._path}: {look.scan.unreadable['']}")
-                has_new_watches = watch.follow(look.scan)
-                overdue = time.monotonic_ns() - started_ns > FIRST_SYNC_S * 1e9
-                if is_synced or overdue or not (has_new_watches or look.unfinished):
-                    update = await asyncio.to_thread(contents.update, observed_ns)
-                    is_synced = True
+                # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.
+                is_stirred = watch.follow(look.scan) | watch.take_events()
+                is_whole = not is_stirred and (is_synced or not look.unfinished)
+                patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
+                is_due = is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9
+                if is_due:
+                    update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:
                         deliver(update)
-                if has_new_watches:
-                    continue
-                blind = "" in look.scan.unreadable or not watch.complete
-                wait_s = UNWATCHED_S if blind else SAFETY_S
-                if look.again_ns is not None:
-                    wait_s = min(wait_s, look.again_ns / 1e9)
-                changed = await watch.changed(wait_s)
-                observed_ns = time.monotonic_ns()
-                if changed:
+                    is_synced = True
+                is_stirred = is_stirred or await watch.changed(_wait_s(look, watch))
+                if is_due:
+                    noticed_ns = time.monotonic_ns()
+                if is_stirred:
                     await watch.quiet(QUIET_S, BURST_S)
+
+
+def _wait_s(look: Look, watch: FolderWatch) -> float:
+    """How long to wait for an event before looking all the same."""
+    is_blind = "" in look.scan.unreadable or not watch.complete
+    wait_s = UNWATCHED_S if is_blind else SAFETY_S
+    return wait_s if look.again_ns is None else min(wait_s, look.again_ns / 1e9)
 
 
 def load(path: Path) -> Update:

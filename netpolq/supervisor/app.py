@@ -215,8 +215,8 @@ class Supervisor:
             version=version("netpolq"),
             snapshot_version=publisher.version,
             ready=not reasons,
-            not_ready_reasons=tuple(reasons),
-            workers=tuple(
+            not_ready_reasons=reasons,
+            workers=[
                 WorkerStatus(
                     slot=report.slot,
                     pid=report.pid,
@@ -227,7 +227,7 @@ class Supervisor:
                     rss_bytes=_rss_bytes(report.pid),
                 )
                 for _slot, report in sorted(publisher.workers.items())
-            ),
+            ],
             source=SourceStatus(
                 kind="folder",
                 location=str(settings.manifests),
@@ -236,7 +236,7 @@ class Supervisor:
                 objects=self._object_counts(),
                 ignored=dict(store.ignored),
             ),
-            rejected=store.rejections,
+            rejected=list(store.rejections),
             dataplane=DataplaneStatus(
                 form=self._form.value,
                 queues=str(settings.queues),

@@ -78,7 +78,9 @@ def show(terminal: Terminal, found: Cells, before: Cells | None = None) -> None:
     namespaces = " " * (_LABEL_WIDTH + 2) + " shop".ljust(shop, "─")[:-1] + " " + " ops".ljust(ops, "─")[:-1]
     terminal.line(terminal.styled(namespaces, Style.DIM))
     header = "".join(f" {name}".ljust(widths[name]) for name in COLUMNS)
-    terminal.line("  " + terminal.styled("from \\ to".ljust(_LABEL_WIDTH), Style.DIM) + terminal.styled(header.rstrip(), Style.BOLD))
+    terminal.line(
+        "  " + terminal.styled("from \\ to".ljust(_LABEL_WIDTH), Style.DIM) + terminal.styled(header.rstrip(), Style.BOLD)
+    )
     for source in COLUMNS:
         row = "".join(
             _cell(terminal, found.get((source, destination)), before.get((source, destination)) if before else None, width)

@@ -16,7 +16,7 @@ class Cluster:
         self.box = box
         self.agent = agent
         self._fixed = list(bodies)
-        self._current = list(bodies)
+        self._revision = 0
 
     def apply(self, policies: Iterable[Body]) -> None:
         """Replace all policies, and wait until that is enforced."""
@@ -24,11 +24,12 @@ class Cluster:
 
     def replace(self, bodies: Sequence[Body]) -> None:
         """Replace all manifests, and wait until that is enforced."""
-        if list(bodies) != self._current:
-            before = self.agent.status()
-            manifests.write(self.agent.manifests / _FILE, bodies)
-            self.agent.wait_until_enforced(before)
-            self._current = list(bodies)
+        self._revision += 1
+        # An empty namespace that is different each time: manifests that mean the same as before make no new snapshot.
+        revision = manifests.namespace("revision", number=str(self._revision))
+        before = self.agent.status()
+        manifests.write(self.agent.manifests / _FILE, [*bodies, revision])
+        self.agent.wait_until_enforced(before)
 
 
 _FILE = "all.json"

@@ -29,13 +29,19 @@ log = logging.getLogger("worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker is told. `inherited_packets`: judged in this slot by its predecessors."""
+    """What a worker is told. `inherited_packets`: judged in this slot by its predecessors.
+
+    `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited, so that the very first packet
+    can be judged.
+    """
 
     slot: int
     fail_open: bool
     mark_mask: int
     successor: bool
     inherited_packets: int
+    snapshot_version: int
+    snapshot_descriptor: int
 
 
 class Worker:
@@ -64,6 +70,8 @@ class Worker:
     def run(self) -> None:
         """Work until drained, or until the pool has gone."""
         self._queue.on_packet = self._on_packet
+        if self._settings.snapshot_version:
+            self._adopt(self._settings.snapshot_version, None, self._settings.snapshot_descriptor)
         if self._orphans_possible:
             self._dispose_of_silent_orphans()
         poller = select.poll()

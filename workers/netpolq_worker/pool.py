@@ -137,7 +137,6 @@ class Pool:
         slot.channel = ours
         slot.behind = False
         self._selector.register(ours, selectors.EVENT_READ, slot)
-        self._send_snapshot(slot, None)
 
     def _be_worker(self, slot: _Slot, end: socket.socket) -> NoReturn:
         """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
@@ -148,7 +147,7 @@ class Pool:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _close_all_but({*_STANDARD_STREAMS, *slot.queue.descriptors(), end.fileno()})
+            _close_all_but({*_STANDARD_STREAMS, *slot.queue.descriptors(), end.fileno(), self._snapshot_fd})
             worker = Worker(
                 WorkerSettings(
                     slot=slot.number,
@@ -156,6 +155,8 @@ class Pool:
                     mark_mask=self._options.mark_mask,
                     successor=slot.child.starts > 0,
                     inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
+                    snapshot_version=self._snapshot_version,
+                    snapshot_descriptor=self._snapshot_fd,
                 ),
                 slot.queue,
                 Channel(end),
