@@ -214,6 +214,7 @@ class Supervisor:
         return Status(
             version=version("netpolq"),
             snapshot_version=publisher.version,
+            in_force_version=enforcer.in_force_version if enforcer is not None else 0,
             ready=not reasons,
             not_ready_reasons=reasons,
             workers=[

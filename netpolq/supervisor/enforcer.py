@@ -49,6 +49,7 @@ class Enforcer:
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
         self.ruleset_problem: str | None = "the ruleset is not in place yet"
+        self.in_force_version = 0
         self.last_latency_s: float | None = None
 
     def notice(self, observed_ns: int) -> None:
@@ -122,8 +123,8 @@ class Enforcer:
         """Find out which versions have come into force. Called when a worker reports and when the ruleset has changed."""
         if 0 < self._sets_version <= self._publisher.acknowledged_version:
             self._acknowledged.set()
-        in_force = min(self._publisher.acknowledged_version, self._ruleset_version)
-        while self._pending and self._pending[0][0] <= in_force:
+        self.in_force_version = min(self._publisher.acknowledged_version, self._ruleset_version)
+        while self._pending and self._pending[0][0] <= self.in_force_version:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)

@@ -61,12 +61,15 @@ class DataplaneStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The whole document. `programming_latency_s`: of the newest version, from the change being noticed to the last worker's
-    acknowledgement; None before the first.
+    """The whole document.
+
+    `snapshot_version`: the newest published. `in_force_version`: the newest by which every worker judges and whose isolated pods are
+    those in the kernel. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
     """
 
     version: str
     snapshot_version: int
+    in_force_version: int
     ready: bool
     not_ready_reasons: list[str]
     workers: list[WorkerStatus]

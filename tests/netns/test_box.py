@@ -96,13 +96,19 @@ def test_boxes_stand_side_by_side(box: Box) -> None:
 
 def test_an_error_removes_the_box_and_the_processes_in_it(tmp_path: Path) -> None:
     box = Box(node=NODE, hosts=HOSTS)
-    with pytest.raises(ZeroDivisionError), box:
-        sleeper = box.popen("x/a", ["sleep", "600"], log=tmp_path / "log")
-        assert netns.existing(box.prefix)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with box:
+            started.append(box.popen("x/a", ["sleep", "600"], log=tmp_path / "log"))
+            assert netns.existing(box.prefix)
+            raise ZeroDivisionError
+
+    started: list[subprocess.Popen[str]] = []
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert netns.existing(box.prefix) == []
     assert not box.directory.exists()
-    assert sleeper.returncode == -signal.SIGKILL
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_box_that_cannot_be_built_leaves_nothing() -> None:

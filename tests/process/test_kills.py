@@ -118,7 +118,7 @@ def test_a_new_supervisor_takes_up_what_changed_while_there_was_none(box: Box, f
     closed_agent.kill(supervisor)
     admit(folder, "stranger")
     closed_agent.wait_until("the supervisor is back", closed_agent.is_ready)
-    closed_agent.wait_for_version_after(before["snapshot_version"])
+    closed_agent.wait_until_acknowledged(before)
     address = box.address(SERVER.name, 4)
     outcomes = box.probe([Probe(client.name, address, "TCP", 80) for client in (FRIEND, STRANGER)])
     assert [result.reached for result in outcomes] == [False, True]

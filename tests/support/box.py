@@ -168,9 +168,8 @@ class Box:
 
     def _node_commands(self, others: Sequence[Host]) -> list[str]:
         commands = ["link set lo up"]
-        commands += [f"address add {address} dev lo" for address in self.node.addresses]
+        commands += [f"address add {address} dev lo{_no_detection(address)}" for address in self.node.addresses]
         for number, host in enumerate(others):
-            # No duplicate address detection: it would keep IPv6 waiting for a second or two.
             commands += [
                 f"link set pod{number} addrgenmode none",
                 f"link set pod{number} up",
@@ -189,7 +188,7 @@ class Box:
             "link set eth0 up",
             "address add fe80::2/64 dev eth0 nodad",
         ]
-        commands += [f"address add {address} dev eth0{' nodad' if ':' in address else ''}" for address in host.addresses]
+        commands += [f"address add {address} dev eth0{_no_detection(address)}" for address in host.addresses]
         if any(":" not in address for address in host.addresses):
             commands.append(f"route add default via {self.node.address(4)} dev eth0 onlink")
         if any(":" in address for address in host.addresses):
@@ -218,6 +217,11 @@ class Box:
         readable, _, _ = select.select([process.stdout], [], [], _LIMIT_S)
         if not readable or process.stdout.readline() != "ready\n":
             raise RuntimeError("the servers of the box did not start")
+
+
+def _no_detection(address: str) -> str:
+    """Duplicate address detection would keep an IPv6 address unusable for a while, or for two seconds."""
+    return " nodad" if ":" in address else ""
 
 
 def _change_settings() -> None:

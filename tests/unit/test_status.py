@@ -29,6 +29,7 @@ from netpolq.supervisor.status import (
 STATUS = Status(
     version="1.2.3",
     snapshot_version=12,
+    in_force_version=12,
     ready=False,
     not_ready_reasons=["workers [1] are late"],
     workers=[

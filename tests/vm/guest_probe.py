@@ -1,7 +1,6 @@
 """Runs inside the machine of `test_stock_kernel`: what the agent finds out about such a kernel."""
 
 import dataclasses
-import subprocess
 
 import pytest
 
@@ -9,6 +8,7 @@ from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.kernel import dns_in_prerouting
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress
+from tests.netns.ruleset_lab import run
 
 _CONFIG = RulesetConfig(
     queue_first=100,
@@ -43,9 +43,7 @@ def test_a_kernel_before_6_12_has_dns_judged_before_routing() -> None:
 async def test_the_native_rule_reads_as_meant(config: RulesetConfig, listed: str) -> None:
     try:
         await Ruleset(config).install(IsolatedSets(ingress=frozenset(), egress=frozenset()))
-        chain = subprocess.run(
-            ["nft", "list", "chain", "inet", "netpolq", "enqueue"], check=True, capture_output=True, text=True
-        ).stdout
+        chain = run("nft", "list", "chain", "inet", "netpolq", "enqueue")
         assert [line.strip() for line in chain.splitlines()[2:-2]] == [listed]
     finally:
         cleanup()

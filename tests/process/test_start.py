@@ -1,0 +1,136 @@
+"""Starting and stopping: what is refused, how it is said, and what the processes are made of."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from netpolq.errors import ExitCode
+from tests.process.conftest import NODE
+from tests.support.agent import METRICS_PORT, Agent
+from tests.support.box import Box
+
+pytestmark = pytest.mark.netns
+
+HOLD_QUEUE = """
+import netfilterqueue, sys, time
+queue = netfilterqueue.NetfilterQueue()
+queue.bind(int(sys.argv[1]), print)
+print("bound", flush=True)
+time.sleep(60)
+"""
+
+
+def run_to_the_end(box: Box, *flags: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Start an agent that is expected to give up."""
+    return box.run(
+        NODE.name,
+        [*prefix, sys.executable, "-m", "netpolq", "run", "--run-dir", str(box.directory / "run"), *flags],
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("netpolq: error: ")]
+    assert done.returncode == code, done.stderr
+    assert len(complaints) == 1, done.stderr
+    for word in words:
+        assert word in complaints[0]
+
+
+def test_a_queue_that_another_program_holds_is_named(box: Box, folder: Path) -> None:
+    holder = subprocess.Popen(
+        ["ip", "netns", "exec", box.namespaces[NODE.name], sys.executable, "-c", HOLD_QUEUE, "101"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "bound\n"
+        done = run_to_the_end(box, "--manifests", str(folder), "--workers=2")
+        assert_one_line(done, ExitCode.QUEUE_TAKEN, "queue 101", "--nfqueue-id")
+        assert box.run(NODE.name, ["nft", "list", "tables"]).stdout == "table inet conntrack_on\n"
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_missing_privileges_are_said(box: Box, folder: Path) -> None:
+    without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+    done = run_to_the_end(box, "--manifests", str(folder), prefix=without)
+    assert_one_line(done, ExitCode.PRIVILEGES, "CAP_NET_ADMIN")
+
+
+def test_a_second_agent_in_the_namespace_is_refused_and_told_of_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
+    pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
+    assert pool is not None
+    done = run_to_the_end(box, "--manifests", str(folder), "--nfqueue-id=200", "--metrics-bind-address=:9081")
+    assert_one_line(done, ExitCode.ALREADY_RUNNING, str(pool.pid))
+    assert closed_agent.is_ready()
+
+
+def test_a_metrics_address_in_use_ends_the_start(box: Box, folder: Path) -> None:
+    with box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", METRICS_PORT))):
+        done = run_to_the_end(box, "--manifests", str(folder), f"--metrics-bind-address=127.0.0.1:{METRICS_PORT}")
+    assert_one_line(done, ExitCode.BOOT, "--metrics-bind-address", str(METRICS_PORT))
+
+
+def test_a_run_dir_that_cannot_be_made_ends_the_start(box: Box, folder: Path) -> None:
+    blocker = box.directory / "file"
+    blocker.touch()
+    done = run_to_the_end(box, "--manifests", str(folder), "--run-dir", str(blocker / "run"))
+    assert_one_line(done, ExitCode.BOOT, "--run-dir", str(blocker / "run"))
+
+
+def test_a_form_of_the_queue_rule_that_the_kernel_lacks_is_refused(box: Box, folder: Path) -> None:
+    kernel_has_native = box.run(
+        NODE.name, ["nft", "--check", "add table inet t; add chain inet t c; add rule inet t c queue num 7"]
+    )
+    done = (
+        run_to_the_end(box, "--manifests", str(folder), "--dataplane=native")
+        if kernel_has_native.returncode
+        else run_to_the_end(box, "--manifests", str(folder), "--dataplane=neither")
+    )
+    assert_one_line(done, ExitCode.KERNEL if kernel_has_native.returncode else ExitCode.USAGE, "dataplane")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly_and_says_what_stays(closed_agent: Agent, number: signal.Signals) -> None:
+    pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
+    assert pool is not None
+    children = pool.children()
+    closed_agent.kill(pool.pid, number)
+    assert closed_agent.stop() == ExitCode.OK
+    assert not [child for child in children if child.is_running()]
+    log = closed_agent.log.read_text()
+    assert "Traceback" not in log
+    assert "netpolq cleanup" in log
+    assert "dropped until an agent runs again" in log
+
+
+def test_run_dir_is_for_root_alone(closed_agent: Agent) -> None:
+    assert closed_agent.run_dir.stat().st_mode & 0o777 == 0o700
+    for path in closed_agent.run_dir.iterdir():
+        assert not path.stat().st_mode & 0o077, path
+
+
+def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
+    """They are forked, not executed: what a worker has for itself is a fraction of what the pool takes."""
+    worker = psutil.Process(closed_agent.status()["workers"][0]["pid"])
+    pool = worker.parent()
+    assert pool is not None
+    assert worker.memory_full_info().uss < pool.memory_info().rss / 2
+
+
+def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, and the counters' file."""
+    worker = closed_agent.status()["workers"][0]["pid"]
+    targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
+    sockets = [target for target in targets if target.startswith("socket:")]
+    assert len(set(sockets)) == 2
+    assert len([target for target in targets if "memfd" in target]) == 1
+    assert len(targets) <= 8, targets
