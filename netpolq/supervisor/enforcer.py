@@ -123,7 +123,9 @@ class Enforcer:
         """Find out which versions have come into force. Called when a worker reports and when the ruleset has changed."""
         if 0 < self._sets_version <= self._publisher.acknowledged_version:
             self._acknowledged.set()
-        self.in_force_version = min(self._publisher.acknowledged_version, self._ruleset_version)
+        # What was in force stays so while a worker is being succeeded: the successor starts with the newest snapshot.
+        reached = min(self._publisher.acknowledged_version, self._ruleset_version)
+        self.in_force_version = max(self.in_force_version, reached)
         while self._pending and self._pending[0][0] <= self.in_force_version:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9

@@ -150,7 +150,10 @@ def _lines(status: Status) -> Iterator[str]:
     source, dataplane = status.source, status.dataplane
     state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
     latency = status.programming_latency_s
-    in_force = "" if latency is None else f", in force everywhere after {latency * 1000:.1f} ms"
+    if status.in_force_version < status.snapshot_version:
+        in_force = f", version {status.in_force_version or 'none'} in force everywhere"
+    else:
+        in_force = ", in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
     ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
     age = "no change yet" if source.age_s is None else f"last change {_duration(source.age_s)} ago"
     yield from _columns(

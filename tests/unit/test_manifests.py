@@ -5,8 +5,8 @@ import json
 import os
 import time
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.errors import BootError, NetpolqError
 from netpolq.model import NetworkPolicy, Object, Pod, Update
+from netpolq.sources import folder_contents
 from netpolq.sources.folder_contents import ABANDONED_NS, SETTLE_NS, VANISHED_NS, FolderContents
-from netpolq.sources.manifest_file import MAX_REJECTIONS, Writers
+from netpolq.sources.folder_scan import Scan
+from netpolq.sources.manifest_file import MAX_REJECTIONS, OpenFile, Writers
 from netpolq.sources.manifests import ManifestFolder, load
 from netpolq.store import Store
 
@@ -632,6 +634,60 @@ async def test_a_mounted_config_map_is_swapped_in_one_update(tmp_path: Path) -> 
         assert [len(update.upserted) for update in seen.updates] == [2] * 6
         assert seen.ever_deleted() == []
         assert all(update.rejections == () for update in seen.updates)
+
+
+async def test_a_swap_in_the_middle_of_looking_is_never_delivered_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` is read before the swap and `b` after it; what is delivered belongs together all the same."""
+    for version in ("0", "1", "2"):
+        (tmp_path / f"..{version}").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / f"..{version}" / f"{name}.yaml").write_text(namespace(name, v=version))
+    (tmp_path / "..data").symlink_to("..0")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").symlink_to(f"..data/{name}.yaml")
+
+    def swap(version: str) -> None:
+        (tmp_path / "..tmp").symlink_to(f"..{version}")
+        (tmp_path / "..tmp").rename(tmp_path / "..data")
+
+    swaps = ["2"]
+    real_open = folder_contents.open_file
+
+    @contextmanager
+    def swapping_open(path: str) -> Iterator[OpenFile]:
+        with real_open(path) as opened:
+            yield opened
+        if path.endswith("a.yaml") and swaps:
+            swap(swaps.pop())
+
+    async with watching(tmp_path) as seen:
+        await seen.proof(tmp_path)
+        monkeypatch.setattr(folder_contents, "open_file", swapping_open)
+        swap("1")
+        await seen.until(has_label("b", "2"))
+        assert swaps == []
+        assert [len(update.upserted) for update in seen.updates] == [2, 1, 2]
+
+
+async def test_a_file_that_comes_before_its_new_folder_is_watched_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written after the folder was looked at and before a watch is there to tell of it."""
+    real_scan = folder_contents.scan
+    late = tmp_path / "sub" / "a.yaml"
+
+    def scan_then_write(folder: str) -> Scan:
+        found = real_scan(folder)
+        if str(late.parent) in found.directories and not late.exists():
+            late.write_text(namespace("a"))
+        return found
+
+    async with watching(tmp_path) as seen:
+        monkeypatch.setattr(folder_contents, "scan", scan_then_write)
+        late.parent.mkdir()
+        await seen.until(has("a"))
 
 
 async def test_a_config_map_outside_the_folder_is_followed_through_every_link(tmp_path: Path) -> None:
