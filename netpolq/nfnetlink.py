@@ -47,7 +47,7 @@ def message(kind: int, *attributes: bytes, flags: int = 0, sequence: int = 0, fa
 def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
     """Wait until each of the sequence numbers is acknowledged. Raises `OSError` with the kernel's errno at the first refusal.
 
-    Other messages that arrive meanwhile are skipped, so this must not run on a socket that already delivers packets.
+    Other messages that arrive meanwhile are skipped. On the socket of a queue these are packets, and whoever serves it must answer them.
     """
     waiting = set(sequences)
     while waiting:

@@ -156,3 +156,19 @@ def test_killing_the_pool_takes_everything_down_and_the_next_start_serves_at_onc
     assert time.monotonic() > started_s
     assert "judging by snapshot" in closed_agent.log.read_text()
     assert [result.reached for result in box.probe(probes)] == [True, False]
+
+
+def test_restarts_under_load_admit_nobody_when_failing_closed(box: Box, closed_agent: Agent) -> None:
+    """The ruleset outlives the agent, and packets that come in while queues are bound again are judged or dropped."""
+    restarts: list[int] = []
+
+    def restart(over: threading.Event) -> None:
+        while not over.wait(0.3):
+            restarts.append(closed_agent.stop())
+            closed_agent.start()
+
+    results = under_load(box, restart)
+    assert not [result for result in results if result.probe.source == STRANGER.name and result.reached]
+    assert [result for result in results if result.probe.source == FRIEND.name and result.reached]
+    assert len(restarts) >= 3
+    assert set(restarts) == {0}

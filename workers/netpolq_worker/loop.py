@@ -38,7 +38,6 @@ class WorkerSettings:
     slot: int
     fail_open: bool
     mark_mask: int
-    successor: bool
     inherited_packets: int
     snapshot_version: int
     snapshot_descriptor: int
@@ -59,7 +58,7 @@ class Worker:
         self._mark_mask = settings.mark_mask
         self._foreign_bits = 0xFFFFFFFF ^ settings.mark_mask
         self._fail_verdict = Verdict.ACCEPT if settings.fail_open else Verdict.DROP
-        self._orphans_possible = settings.successor
+        self._orphans_possible = True
         self._batch_packets = 0
         self._batch_last_id = 0
         self._batch_mark = 0
@@ -72,8 +71,7 @@ class Worker:
         self._queue.on_packet = self._on_packet
         if self._settings.snapshot_version:
             self._adopt(self._settings.snapshot_version, None, self._settings.snapshot_descriptor)
-        if self._orphans_possible:
-            self._dispose_of_silent_orphans()
+        self._dispose_of_silent_orphans()
         poller = select.poll()
         poller.register(self._queue.fileno(), select.POLLIN)
         poller.register(self._channel.fileno(), select.POLLIN)
@@ -141,7 +139,7 @@ class Worker:
         self._queue.verdict(packet_id, self._fail_verdict)
         self._metrics.failed_packets(cause)
 
-    # --- what a dead predecessor had read and not answered ------------------------------------------------------------------------
+    # --- what was read before and not answered: by a dead predecessor, or while the queue was bound -------------------------------
 
     def _dispose_of_silent_orphans(self) -> None:
         """Without a new packet, `_dispose_of_orphans` would never run: if nothing waits to be read, all that was queued are orphans."""
@@ -150,7 +148,7 @@ class Worker:
             self._dispose_of_orphans(last_id)
 
     def _dispose_of_orphans(self, last_id: int) -> None:
-        """Answer everything up to an id as the failure mode says: ids rise in order of delivery, so all of it was the predecessor's."""
+        """Answer everything up to an id as the failure mode says: ids rise in order of delivery, so all of it was read by others."""
         self._orphans_possible = False
         if last_id > 0:
             self._queue.verdict_up_to(last_id, self._fail_verdict)

@@ -153,7 +153,6 @@ class Pool:
                     slot=slot.number,
                     fail_open=self._options.fail_open,
                     mark_mask=self._options.mark_mask,
-                    successor=slot.child.starts > 0,
                     inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
                     snapshot_version=self._snapshot_version,
                     snapshot_descriptor=self._snapshot_fd,
@@ -257,6 +256,13 @@ class Pool:
     def _publish(self, message: Publish, descriptor: int) -> None:
         if message.version <= self._snapshot_version:
             log.error("snapshot %d is not newer than %d and ignored", message.version, self._snapshot_version)
+            os.close(descriptor)
+            return
+        try:
+            # A snapshot that cannot be read must not become what successors start with.
+            open_view(descriptor).close()
+        except (SnapshotError, OSError) as error:
+            log.error("snapshot %d is refused: %s", message.version, error)
             os.close(descriptor)
             return
         if self._snapshot_fd >= 0:
