@@ -12,6 +12,7 @@ from typing import NamedTuple
 from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
 
 NFPROTO_INET = 1
+NFPROTO_IPV4 = 2
 NFNL_SUBSYS_NFTABLES = 10
 
 NFT_MSG_NEWTABLE = 0
@@ -37,6 +38,7 @@ class Request(NamedTuple):
     kind: int
     attributes: tuple[bytes, ...]
     flags: int = 0
+    family: int = NFPROTO_INET
 
 
 def name(kind: int, text: str) -> bytes:
@@ -80,7 +82,9 @@ def _encode(requests: Sequence[Request]) -> bytes:
     parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=1)]
     for sequence, request in enumerate(requests, start=1):
         kind = NFNL_SUBSYS_NFTABLES << 8 | request.kind
-        parts.append(message(kind, *request.attributes, flags=NLM_F_ACK | request.flags, sequence=sequence, family=NFPROTO_INET))
+        parts.append(
+            message(kind, *request.attributes, flags=NLM_F_ACK | request.flags, sequence=sequence, family=request.family)
+        )
     return b"".join(parts)
 
 

@@ -10,6 +10,7 @@ Replacing the rule leaves packets that are waiting in a queue where they are, an
 import struct
 
 from netpolq.dataplane.nf_tables import (
+    NFPROTO_IPV4,
     NFT_MSG_DELRULE,
     NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
@@ -54,8 +55,12 @@ def replace_queue_rule(config: RulesetConfig) -> tuple[Request, ...]:
 
 
 def try_queue_rule(form: Dataplane) -> tuple[Request, ...]:
-    """Requests that a kernel refuses if it lacks a form; for a rehearsal, in a table that nothing else uses."""
-    return _replace(f"{TABLE}-probe", form, 0, 1, 0)
+    """Requests that a kernel refuses if it lacks a form; for a rehearsal, in tables that nothing else uses."""
+    wanted = _replace(f"{TABLE}-probe", form, 0, 1, 0)
+    if form is Dataplane.NATIVE:
+        return wanted
+    # A target's module is loaded on demand for the families of xtables, which inet is not one of (xt_prefix in x_tables.c).
+    return (*(request._replace(family=NFPROTO_IPV4) for request in wanted), *wanted)
 
 
 def queue_flags(config: RulesetConfig) -> int:

@@ -64,9 +64,17 @@ def node(lab: Lab) -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def form(lab: Lab) -> Dataplane:
+    """The form of the queue rule that this run is about; by default the one that the agent would choose."""
+    with lab.inside(NODE):
+        return asyncio.run(probe(Dataplane(os.environ.get("NETPOLQ_TEST_DATAPLANE", "auto"))))
+
+
 @pytest.fixture
-async def config(node: Lab) -> RulesetConfig:
-    """Fail-closed, with the form of the queue rule that this run is about."""
+def config(form: Dataplane, node: Lab) -> RulesetConfig:
+    """Fail-closed, and everything else as it is by default."""
+    del node  # the test runs on the node, whose rules are cleared first
     return RulesetConfig(
         queue_first=100,
         queue_count=1,
@@ -76,7 +84,7 @@ async def config(node: Lab) -> RulesetConfig:
         ct_mark_bit=CT_MARK_BIT,
         node_egress=NodeEgress.JUDGE,
         dns_in_prerouting=False,
-        form=await probe(Dataplane(os.environ.get("NETPOLQ_TEST_DATAPLANE", "auto"))),
+        form=form,
     )
 
 

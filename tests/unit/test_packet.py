@@ -72,8 +72,10 @@ def test_flow_is_what_the_headers_say(packet: Packet, flow: tuple[bytes, bytes, 
         bytes(IP6 / IPv6ExtHdrHopByHop() / TCP())[:41],
         bytes(IP6 / IPv6ExtHdrDestOpt(len=255) / TCP()),
         bytes(IP6 / IPv6ExtHdrFragment() / TCP())[:46],
+        bytes(IPv6(src="::ffff:10.1.2.3", dst="fd00::2") / TCP()),
+        bytes(IPv6(src="fd00::1", dst="::ffff:10.4.5.6") / TCP()),
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_what_cannot_be_read_is_malformed(data: bytes) -> None:
     assert parse(data) is None

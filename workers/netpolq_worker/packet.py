@@ -6,6 +6,8 @@ Sources: RFC 791 and RFC 8200 (headers), RFC 4302 section 2.2 (length of an auth
 
 import struct
 
+from netpolq.addresses import IPV4_MAPPED_PREFIX
+
 COPY_BYTES = 128
 
 TCP = 6
@@ -68,6 +70,9 @@ def _parse_ipv6(packet: bytes) -> Flow | None:
     if len(packet) < 40:
         return None
     source, destination = packet[8:24], packet[24:40]
+    if source.startswith(IPV4_MAPPED_PREFIX) or destination.startswith(IPV4_MAPPED_PREFIX):
+        # Such addresses must not be on a wire (RFC 4942 section 2.2); taken as they are, they would pass for a pod's IPv4 address.
+        return None
     protocol = packet[6]
     offset = 40
     while True:

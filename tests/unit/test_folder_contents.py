@@ -1,0 +1,206 @@
+"""What looking at a manifest folder again means. Time is given, so that nothing here depends on the machine."""
+
+import os
+import time
+
+from pathlib import Path
+
+import pytest
+
+from netpolq.model import Update
+from netpolq.sources.folder_contents import ABANDONED_NS, SETTLE_NS, VANISHED_NS, FolderContents
+from netpolq.sources.manifest_file import Writers
+from netpolq.store import Store
+from tests.support.manifest_texts import BAD_RULE, names, namespace, policy
+
+STEP_NS = 60_000_000
+
+
+class Looking:
+    """Folder contents looked at step by step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.contents = FolderContents(str(folder), SETTLE_NS)
+        self.now_ns = 0
+        self.store = Store()
+
+    def at(self, later_ns: int = STEP_NS) -> Update | None:
+        self.now_ns += later_ns
+        self.contents.look(self.now_ns)
+        update = self.contents.update(self.now_ns)
+        if update is not None:
+            self.store.apply(update)
+        return update
+
+
+def age(*paths: Path) -> None:
+    """Make files look older than a tick of the clock, so that reading them once is enough."""
+    for path in paths:
+        os.utime(path, ns=(1, 1))
+
+
+def test_a_broken_file_keeps_its_last_good_content_and_a_repaired_one_is_forgiven(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a") + "---\n" + policy("web"))
+    looking = Looking(tmp_path)
+    looking.at()
+    for broken in ("key: [", "", namespace("a", team="x") + "---\n" + policy("web", BAD_RULE), "\0"):
+        file.write_text(broken)
+        update = looking.at()
+        assert update is not None
+        assert (update.upserted, update.deleted) == ((), ())
+        assert [rejection.consequence for rejection in update.rejections] == ["the file's last good content stays in force"]
+    file.write_text(namespace("a"))
+    update = looking.at()
+    assert update is not None
+    assert (names(update), [str(key) for key in update.deleted], update.rejections) == ([], ["NetworkPolicy default/web"], ())
+
+
+def test_what_was_saved_from_a_broken_file_is_not_lost_when_it_breaks_further(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(policy("web", BAD_RULE))
+    looking = Looking(tmp_path)
+    looking.at()
+    file.write_text("key: [")
+    update = looking.at()
+    assert update is not None
+    assert update.deleted == ()
+    assert ("default", "web") in looking.store.policies
+    file.write_text(policy("web"))
+    looking.at()
+    assert len(looking.store.policies["default", "web"].ingress) == 1
+    assert looking.store.rejections == ()
+
+
+def test_a_file_that_is_missing_for_a_moment_is_not_deleted(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a"))
+    looking = Looking(tmp_path)
+    looking.at()
+    file.unlink()
+    assert looking.at(1) is None
+    assert looking.at(VANISHED_NS - 1) is None
+    file.write_text(namespace("a"))
+    assert looking.at(1) is None
+    file.unlink()
+    assert looking.at(1) is None
+    update = looking.at(VANISHED_NS)
+    assert update is not None
+    assert [str(key) for key in update.deleted] == ["Namespace a"]
+
+
+def test_a_renamed_file_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(namespace("a"))
+    looking = Looking(tmp_path)
+    looking.at()
+    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
+    assert looking.at() is None
+    assert looking.at() is None
+
+
+@pytest.mark.parametrize("half", [namespace("a"), "", "key: ["])
+def test_a_file_held_open_for_writing_is_not_taken_while_it_lacks_what_it_had(tmp_path: Path, half: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a") + "---\n" + policy("web"))
+    looking = Looking(tmp_path)
+    looking.at()
+    with file.open("w") as writer:
+        writer.write(half)
+        writer.flush()
+        assert looking.at() is None
+        update = looking.at(SETTLE_NS[Writers.SOME])
+        assert update is not None
+        assert (update.upserted, update.deleted) == ((), ())
+        assert "still open for writing" in update.rejections[0].message
+        assert looking.at(ABANDONED_NS // 2) is None
+        writer.write("\n---\n" + policy("other"))
+        writer.flush()
+        update = looking.at(ABANDONED_NS // 2)
+        assert update is None
+    looking.at()
+    is_whole = half != "key: ["
+    assert (looking.store.rejections == ()) is is_whole
+    assert sorted(looking.store.policies) == [("default", "other" if is_whole else "web")]
+
+
+def test_a_file_held_open_for_ever_is_taken_in_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a") + "---\n" + policy("web"))
+    looking = Looking(tmp_path)
+    looking.at()
+    with file.open("w") as writer:
+        writer.write(namespace("a"))
+        writer.flush()
+        looking.at()
+        looking.at(SETTLE_NS[Writers.SOME])
+        looking.at(ABANDONED_NS)
+        assert looking.store.policies == {}
+
+
+def test_a_file_held_open_that_gained_objects_is_taken_once_it_rests(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a"))
+    looking = Looking(tmp_path)
+    looking.at()
+    with file.open("a") as writer:
+        writer.write("---\n" + policy("web"))
+        writer.flush()
+        assert looking.at() is None
+        looking.at(SETTLE_NS[Writers.SOME])
+        assert ("default", "web") in looking.store.policies
+
+
+def test_a_change_that_leaves_size_and_times_as_they_were_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("aaa"))
+    age(file)
+    looking = Looking(tmp_path)
+    looking.at()
+    time.sleep(0.02)  # for another change time: the kernel's clock for files ticks every few milliseconds
+    file.write_text(namespace("bbb"))
+    age(file)
+    update = looking.at()
+    assert update is not None
+    assert names(update) == ["Namespace bbb"]
+
+
+def test_a_folder_that_is_gone_unreadable_or_emptied_by_replacement_keeps_everything_in_force(tmp_path: Path) -> None:
+    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(namespace("a"))
+    looking = Looking(folder)
+    looking.at()
+    folder.rename(away)
+    update = looking.at()
+    assert update is not None
+    assert update.deleted == ()
+    assert "cannot be read" in update.rejections[0].message
+    folder.mkdir()
+    update = looking.at()
+    assert update is not None
+    assert update.deleted == ()
+    assert "replaced by an empty folder" in update.rejections[0].message
+    folder.rmdir()
+    away.rename(folder)
+    update = looking.at()
+    assert update is not None
+    assert (update.upserted, update.deleted, update.rejections) == ((), (), ())
+
+
+def test_a_folder_link_that_leads_nowhere_keeps_what_was_below_it(tmp_path: Path) -> None:
+    folder, target = tmp_path / "folder", tmp_path / "target"
+    folder.mkdir()
+    target.mkdir()
+    (target / "a.yaml").write_text(namespace("a"))
+    (folder / "sub").symlink_to(target)
+    looking = Looking(folder)
+    looking.at()
+    target.rename(tmp_path / "elsewhere")
+    update = looking.at()
+    assert update is not None
+    assert update.deleted == ()
+    assert looking.at() is None
+    (folder / "sub").unlink()
+    looking.at()
+    looking.at()
+    assert looking.store.namespaces == {}
