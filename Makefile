@@ -8,15 +8,20 @@ STAMP := $(VENV)/.installed
 PYTHON ?= python3
 TESTS ?= tests
 
-.PHONY: help setup check format test test-fast test-netns test-vm demo lock clean
+# To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
+PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nftables iproute2 conntrack procps util-linux
+# For the tests on a stock Debian kernel.
+VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
+
+.PHONY: help setup check format test test-fast test-netns test-vm vm-setup demo lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install system packages, the virtual environment and the project; leaves .venv/bin/netpolq
 
-$(STAMP): requirements.lock pyproject.toml deploy/setup-system.sh
-	deploy/setup-system.sh
+$(STAMP): requirements.lock pyproject.toml deploy/install-packages.sh
+	deploy/install-packages.sh $(PACKAGES)
 	$(PYTHON) -c 'import sys; sys.exit("netpolq needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
@@ -45,9 +50,8 @@ test-netns: $(STAMP) ## only the tests with real packets in network namespaces (
 test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
 	$(BIN)/pytest tests/vm
 
-.PHONY: vm-setup
 vm-setup: $(STAMP)
-	tests/vm/setup.sh
+	deploy/install-packages.sh $(VM_PACKAGES)
 
 demo: $(STAMP) ## a small cluster in a box: who reaches whom without policies, with them, and after a live edit (root)
 	$(BIN)/python -m tests.demo

@@ -56,9 +56,6 @@ class Demo:
             self._terminal.fact(
                 "agent", f"netpolq run, 2 workers on queues {queues}; ready after {time.monotonic() - began_s:.1f} s"
             )
-            self._terminal.fact(
-                "services", ", ".join(f"{matrix.short(name)} {host.serves[0][1]}" for name, host in self._box.hosts.items())
-            )
             self._without_policies()
             results = self._with_policies(agent)
             self._reasons(results)
@@ -79,6 +76,12 @@ class Demo:
         shutil.copytree(CONFIG / "policies", complete)
         complete.rename(self._manifests / "policies")
         agent.wait_until_enforced(before)
+        for path in sorted(self._manifests.glob("policies/*.yaml")):
+            # The first line of each file says what the policy is for.
+            namespace, _, name = path.stem.partition("-")
+            purpose = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+            self._terminal.fact(f"{namespace}/{name}", purpose)
+        self._terminal.line()
         return self._matrix(expected.WITH_POLICIES)
 
     def _reasons(self, results: list[Result]) -> None:
@@ -126,7 +129,7 @@ class Demo:
     def _matrix(self, wanted: expected.Cells, before: expected.Cells | None = None) -> list[Result]:
         results = matrix.measure(self._box)
         found = matrix.cells(self._box, results)
-        matrix.show(self._terminal, found, before)
+        matrix.show(self._terminal, self._box, found, before)
         self._terminal.line()
         self._verdict(f"all {len(results)} attempts went as the policies say", list(matrix.differences(wanted, found)))
         return results

@@ -70,17 +70,19 @@ def differences(expected: Cells, found: Cells) -> Iterator[str]:
             yield f"{source} → {destination}: {found[source, destination]}, but the policies say {cell}"
 
 
-def show(terminal: Terminal, found: Cells, before: Cells | None = None) -> None:
+def show(terminal: Terminal, box: Box, found: Cells, before: Cells | None = None) -> None:
     """Print a matrix; cells that differ from the one before stand in brackets."""
     widths = {name: max(len(name), 5) + 2 for name in COLUMNS}
+    ports = {short(name): str(_port(host, "TCP")) for name, host in box.hosts.items()}
     shop = sum(widths[name] for name in COLUMNS[:3])
     ops = sum(widths[name] for name in COLUMNS[3:6])
-    namespaces = " " * (_LABEL_WIDTH + 2) + " shop".ljust(shop, "─")[:-1] + " " + " ops".ljust(ops, "─")[:-1]
-    terminal.line(terminal.styled(namespaces, Style.DIM))
-    header = "".join(f" {name}".ljust(widths[name]) for name in COLUMNS)
-    terminal.line(
-        "  " + terminal.styled("from \\ to".ljust(_LABEL_WIDTH), Style.DIM) + terminal.styled(header.rstrip(), Style.BOLD)
-    )
+    margin = " " * (_LABEL_WIDTH + 2)
+    namespaces = " shop ".ljust(shop, "─")[:-1] + "  ops ".ljust(ops + 1, "─")[:-1]
+    names = "".join(f" {name}".ljust(width) for name, width in widths.items())
+    services = "".join(f" :{ports[name]}".ljust(width) for name, width in widths.items())
+    terminal.line(margin + terminal.styled(namespaces, Style.DIM))
+    terminal.line(f"  {'from / to'.ljust(_LABEL_WIDTH)}" + terminal.styled(names.rstrip(), Style.BOLD))
+    terminal.line(margin + terminal.styled(services.rstrip(), Style.DIM))
     for source in COLUMNS:
         row = "".join(
             _cell(terminal, found.get((source, destination)), before.get((source, destination)) if before else None, width)
@@ -100,6 +102,5 @@ def _cell(terminal: Terminal, cell: str | None, before: str | None, width: int) 
 def legend(terminal: Terminal) -> None:
     """Explain the cells."""
     good, bad, part = (terminal.styled(symbol, _STYLES[symbol]) for symbol in "✓✗4")
-    terminal.line(
-        f"  each cell: TCP UDP ICMP   {good} reached over IPv4 and IPv6   {bad} refused   {part} reached over IPv4 only"
-    )
+    terminal.line("  Each cell: TCP and UDP to the port at the head of the column, and ping (ICMP), in this order.")
+    terminal.line(f"  {good} reached over IPv4 and IPv6   {bad} refused   {part} reached over IPv4 only   [ ] changed")

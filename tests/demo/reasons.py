@@ -77,9 +77,9 @@ def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Seque
         outgoing = decision.direction == "egress"
         subject = f"{decision.pod} → " if outgoing else f"→ {decision.pod} from "
         first, *rest = _wrapped(subject + listed, 60)
-        terminal.line(f"  {terminal.styled(decision.policy.ljust(18), Style.BOLD)} {first}")
+        terminal.line(f"  {terminal.styled(decision.policy.ljust(21), Style.BOLD)} {first}")
         for line in rest:
-            terminal.line(f"  {'':18}     {line}")
+            terminal.line(f"  {'':21}     {line}")
     return disagreements
 
 
@@ -89,7 +89,7 @@ def _part(what: set[tuple[str, int]]) -> str:
     for protocol in PROTOCOLS:
         families = {version for name, version in what if name == protocol}
         if families:
-            words.append(protocol if len(families) == 2 else f"{protocol} over IPv{families.pop()}")
+            words.append(protocol if len(families) == 2 else f"{protocol}v{families.pop()}")
     return "" if len(what) == 2 * len(PROTOCOLS) else f" ({' '.join(words)})"
 
 

@@ -6,6 +6,7 @@ import sys
 from enum import StrEnum
 
 WIDTH = 86
+_NAME_WIDTH = 21
 
 
 class Style(StrEnum):
@@ -44,7 +45,7 @@ class Terminal:
         self.line(self.styled(f"── {title} ".ljust(WIDTH, "─"), Style.BOLD))
 
     def fact(self, name: str, text: str) -> None:
-        self.line(f"  {self.styled(name.ljust(10), Style.DIM)} {text}")
+        self.line(f"  {self.styled(name.ljust(_NAME_WIDTH), Style.DIM)} {text}")
 
     def good(self, text: str) -> None:
         self.line(f"  {self.styled('✓', Style.GOOD)} {text}")

@@ -38,6 +38,7 @@ class Status(TypedDict):
     """The document of `netpolq status --output json`; only the fields used here."""
 
     snapshot_version: int
+    in_force_version: int
     workers: list[WorkerStatus]
     source: dict[str, object]
     rejected: list[dict[str, object]]
@@ -137,12 +138,17 @@ class Agent:
         )
 
     def wait_until_enforced(self, before: Status) -> Status:
-        """As `wait_until_acknowledged`, and until the kernel's sets of isolated pods are those of that snapshot."""
-        self.wait_until_acknowledged(before)
+        """Wait until a change that came after an earlier status is enforced: by every worker, and by the kernel's sets of isolated pods.
+
+        It need not have made a new snapshot: one that means the same as before is the same snapshot.
+        """
         return self._wait_for_status(
-            f"a snapshot newer than {before['snapshot_version']} is enforced",
-            # Measured, in nanoseconds, whenever a snapshot has come into force: never the same twice.
-            lambda status: status["programming_latency_s"] != before["programming_latency_s"],
+            f"a change after snapshot {before['snapshot_version']} is enforced",
+            # The latency is measured, in nanoseconds, whenever a change has come into force: it is never the same twice.
+            lambda status: (
+                status["programming_latency_s"] != before["programming_latency_s"]
+                and status["in_force_version"] == status["snapshot_version"]
+            ),
         )
 
     def _wait_for_status(self, what: str, condition: Callable[[Status], bool]) -> Status:

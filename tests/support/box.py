@@ -74,6 +74,8 @@ class Box:
         self._prober = Prober(self.namespaces)
         self._exit = ExitStack()
         self._processes: list[subprocess.Popen[str]] = []
+        self._servers: subprocess.Popen[str] | None = None
+        self._servers_log = self.directory / "servers.log"
 
     def __enter__(self) -> "Box":
         atexit.register(self.close)
@@ -115,7 +117,9 @@ class Box:
         return netns.inside(self.namespaces[name], call)
 
     def probe(self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S) -> list[Result]:
-        """Try to reach somebody, all at the same time; see `Prober.run`."""
+        """Try to reach somebody, all at the same time; see `Prober.run`. Raises `RuntimeError` if nobody is there to answer."""
+        if self._servers is None or self._servers.poll() is not None:
+            raise RuntimeError(f"the servers of the box are gone: {self._servers_log.read_text(encoding='utf-8')}")
         return self._prober.run(probes, timeout_s)
 
     def popen(self, name: str, argv: Sequence[str], *, log: Path) -> subprocess.Popen[str]:
@@ -196,27 +200,29 @@ class Box:
         return commands
 
     def _start_servers(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.echo"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=CHECKOUT,
-            text=True,
-        )
-        self._processes.append(process)
-        assert process.stdin is not None
-        assert process.stdout is not None
         served = [
             [self.namespaces[host.name], address, host.serves]
             for host in self.hosts.values()
             for address in host.addresses
             if host.serves
         ]
-        process.stdin.write(json.dumps(served) + "\n")
-        process.stdin.flush()
-        readable, _, _ = select.select([process.stdout], [], [], _LIMIT_S)
-        if not readable or process.stdout.readline() != "ready\n":
-            raise RuntimeError("the servers of the box did not start")
+        with self._servers_log.open("wb") as log:
+            self._servers = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.echo"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=CHECKOUT,
+                text=True,
+            )
+        self._processes.append(self._servers)
+        assert self._servers.stdin is not None
+        assert self._servers.stdout is not None
+        self._servers.stdin.write(json.dumps(served) + "\n")
+        self._servers.stdin.flush()
+        readable, _, _ = select.select([self._servers.stdout], [], [], _LIMIT_S)
+        if not readable or self._servers.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the servers of the box did not start: {self._servers_log.read_text(encoding='utf-8')}")
 
 
 def _no_detection(address: str) -> str:

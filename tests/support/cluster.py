@@ -25,7 +25,7 @@ class Cluster:
     def replace(self, bodies: Sequence[Body]) -> None:
         """Replace all manifests, and wait until that is enforced."""
         self._revision += 1
-        # An empty namespace that is different each time: manifests that mean the same as before make no new snapshot.
+        # An empty namespace that is different each time: manifests that are the same as before would be no change to wait for.
         revision = manifests.namespace("revision", number=str(self._revision))
         before = self.agent.status()
         manifests.write(self.agent.manifests / _FILE, [*bodies, revision])

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from tests.support import netns, sctp
@@ -55,7 +55,7 @@ class Echo:
         self._selector.register(connection, selectors.EVENT_READ, serve)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(BlockingIOError, ConnectionError):
+        with suppress(OSError):  # nobody there any more, or a connection that failed before it was accepted
             while True:
                 self._add(listener.accept()[0], self._answer_stream)
 
@@ -80,22 +80,29 @@ def _bound(address: str, kind: socket.SocketKind, port: int, protocol: int = 0) 
 
 
 def _answer_datagram(connection: socket.socket) -> None:
-    # An answer that is refused shows up as an error of the next call; it concerns nobody here.
-    with suppress(BlockingIOError):
-        while True:
-            with suppress(ConnectionError):
-                data, peer = connection.recvfrom(65536)
-                connection.sendto(data, peer)
+    for data, peer in _received(connection):
+        with suppress(OSError):
+            connection.sendto(data, peer)
 
 
 def _answer_init(raw: socket.socket, ports: frozenset[int]) -> None:
-    with suppress(BlockingIOError):
-        while True:
-            data, peer = raw.recvfrom(65536)
-            init = sctp.parse(payload(raw.family, data))
-            if init is not None and init.chunk == sctp.INIT and init.destination_port in ports:
-                answer = sctp.Packet(init.destination_port, init.source_port, init.initiate_tag, sctp.INIT_ACK, init.initiate_tag)
+    for data, peer in _received(raw):
+        init = sctp.parse(payload(raw.family, data))
+        if init is not None and init.chunk == sctp.INIT and init.destination_port in ports:
+            answer = sctp.Packet(init.destination_port, init.source_port, init.initiate_tag, sctp.INIT_ACK, init.initiate_tag)
+            with suppress(OSError):
                 raw.sendto(sctp.build(answer), (peer[0], 0))
+
+
+def _received(connection: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
+    """All datagrams that have arrived. An answer that was refused shows up as an error here; it concerns nobody."""
+    while True:
+        try:
+            yield connection.recvfrom(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
 
 
 def payload(family: int, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import NodeEgress, PacketMark
-from tests.netns.ruleset_lab import ADDRESS, CT_MARK_BIT, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
+from tests.netns.dataplane.lab import ADDRESS, CT_MARK_BIT, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
 
 _SERVICE = "10.99.0.1"
 _PORT = 5300

@@ -8,7 +8,7 @@ from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.kernel import dns_in_prerouting
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress
-from tests.netns.ruleset_lab import run
+from tests.netns.dataplane.lab import run
 
 _CONFIG = RulesetConfig(
     queue_first=100,

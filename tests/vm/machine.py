@@ -38,7 +38,7 @@ def stock_kernel() -> Path:
         if (Path("/lib/modules") / path.name.removeprefix("vmlinuz-")).is_dir()
     ]
     if not kernels:
-        raise MachineError("no kernel in /boot with modules in /lib/modules: run tests/vm/setup.sh")
+        raise MachineError("no kernel in /boot with modules in /lib/modules: run `make vm-setup`")
     return max(kernels, key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.replace("-", ".").split(".")])
 
 
@@ -46,7 +46,7 @@ def run_in_machine(jobs: Mapping[str, list[str]]) -> dict[str, Outcome]:
     """Boot once, run the jobs one after another from the checkout, and shut down. A job's standard output and error are one text."""
     vng = Path(sys.executable).parent / "vng"
     if not vng.exists():
-        raise MachineError("virtme-ng is not installed: run tests/vm/setup.sh")
+        raise MachineError("virtme-ng is not installed: run `make vm-setup`")
     (ROOT / "build").mkdir(exist_ok=True)
     shared = Path(tempfile.mkdtemp(prefix="vm-", dir=ROOT / "build"))
     try:

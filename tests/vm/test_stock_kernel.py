@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
 _JOBS = {
-    "native": ["env", "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/test_ruleset_kernel.py"],
-    "compat": ["env", "NETPOLQ_TEST_DATAPLANE=compat", *_PYTEST, "tests/netns/test_ruleset_kernel.py", "-k", "once or survive"],
+    "native": ["env", "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/dataplane"],
+    "compat": ["env", "NETPOLQ_TEST_DATAPLANE=compat", *_PYTEST, "tests/netns/dataplane", "-k", "once or survive"],
     "auto": [*_PYTEST, "tests/vm/guest_probe.py"],
     "ipvs": [*_PYTEST, "tests/vm/guest_ipvs.py"],
 }

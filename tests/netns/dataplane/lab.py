@@ -12,13 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from netfilterqueue import COPY_PACKET, NetfilterQueue, Packet
 
+from netpolq.addresses import parse_address
+from netpolq.dataplane import queuestats
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import PacketMark
 
 DEADLINE_S = 20.0
 SILENCE_S = 0.2
-"""How long an answer is waited for that must not come, after the packet is known to have been refused."""
+"""How long a packet is waited for that must not come; one that does crosses the lab within the call that sends it."""
 
 MARK_MASK = 0x00070000
 MARK_SHIFT = 16
@@ -33,6 +39,11 @@ ADDRESS = {
     (B, 6): "fd77:2::2",
     (NODE, 6): "fd77:1::1",
 }
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+NOBODY = IsolatedSets(ingress=frozenset(), egress=frozenset())
+A_EGRESS = IsolatedSets(ingress=frozenset(), egress=frozenset(parse_address(ADDRESS[A, family]) for family in (4, 6)))
+B_INGRESS = IsolatedSets(ingress=frozenset(parse_address(ADDRESS[B, family]) for family in (4, 6)), egress=frozenset())
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -216,6 +227,15 @@ def counted(counter: str) -> int:
     found = re.search(r"packets (\d+)", run("nft", "list", "counter", "ip", "probe", counter))
     assert found is not None
     return int(found[1])
+
+
+async def unjudged(ruleset: Ruleset) -> int:
+    return (await ruleset.counters())["unjudged"]
+
+
+def queued() -> int:
+    """Packets that the only queue has been given so far."""
+    return queuestats.read()[0].id_sequence
 
 
 def _enter(namespace: int) -> None:

@@ -1,16 +1,9 @@
 #!/usr/bin/env bash
-# Installs what netpolq needs of the system on Debian and its kin: to build (compiler, headers), to run (nft) and to test
-# (namespaces, ping). Does nothing when all of it is there.
+# Installs those of the named Debian packages that are missing; does nothing when all are there.
 set -euo pipefail
 
-packages=(
-    build-essential python3-dev python3-venv libnetfilter-queue-dev # builds the NetfilterQueue package
-    nftables                                                        # the agent itself
-    iproute2 iputils-ping procps                                    # demo and tests
-)
-
 missing=()
-for package in "${packages[@]}"; do
+for package in "$@"; do
     [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
 done
 if ((${#missing[@]} == 0)); then

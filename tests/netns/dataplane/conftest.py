@@ -1,0 +1,75 @@
+"""A node with the ruleset of a fail-closed agent."""
+
+import asyncio
+import os
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from netpolq.dataplane.apply import Ruleset, cleanup, probe
+from netpolq.dataplane.ruleset import RulesetConfig
+from netpolq.enums import Dataplane, NodeEgress
+from tests.netns.dataplane.lab import (
+    CT_MARK_BIT,
+    MARK_MASK,
+    NODE,
+    Judge,
+    Lab,
+    run,
+)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    try:
+        made.build()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Lab]:
+    """The lab, with the test running on its node, without any rules."""
+    with lab.inside(NODE):
+        run("nft", "flush", "ruleset")
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def form(lab: Lab) -> Dataplane:
+    """The form of the queue rule that this run is about; by default the one that the agent would choose."""
+    with lab.inside(NODE):
+        return asyncio.run(probe(Dataplane(os.environ.get("NETPOLQ_TEST_DATAPLANE", "auto"))))
+
+
+@pytest.fixture
+def config(form: Dataplane, node: Lab) -> RulesetConfig:
+    """Fail-closed, and everything else as it is by default."""
+    del node  # the test runs on the node, whose rules are cleared first
+    return RulesetConfig(
+        queue_first=100,
+        queue_count=1,
+        fanout=True,
+        fail_open=False,
+        mark_mask=MARK_MASK,
+        ct_mark_bit=CT_MARK_BIT,
+        node_egress=NodeEgress.JUDGE,
+        dns_in_prerouting=False,
+        form=form,
+    )
+
+
+@pytest.fixture
+async def ruleset(config: RulesetConfig) -> AsyncIterator[Ruleset]:
+    yield Ruleset(config)
+    cleanup()
+
+
+@pytest.fixture
+def judge(node: Lab) -> Iterator[Judge]:
+    made = Judge()
+    yield made
+    made.close()

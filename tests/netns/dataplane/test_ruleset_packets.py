@@ -1,0 +1,305 @@
+"""Which packets between a node and its pods the ruleset has judged, in a real kernel, and what becomes of them."""
+
+import dataclasses
+import socket
+
+import pytest
+
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.enums import NodeEgress, PacketMark
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    DEADLINE_S,
+    FAMILIES,
+    MARK_MASK,
+    NOBODY,
+    NODE,
+    A,
+    B,
+    Judge,
+    Lab,
+    both_ways,
+    counted,
+    nft,
+    queued,
+    run,
+    unjudged,
+)
+
+pytestmark = pytest.mark.netns
+
+_FOREIGN_BITS = 0x0000C001  # kube-proxy's and one more
+
+
+# Which packets are judged.
+
+
+@FAMILIES
+async def test_pods_that_are_not_isolated_are_left_alone(ruleset: Ruleset, node: Lab, family: int) -> None:
+    await ruleset.install(NOBODY)
+    with node.conversation(A, B, family) as flow:
+        assert both_ways(flow)
+    assert await unjudged(ruleset) == 0
+
+
+@FAMILIES
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
+async def test_only_the_isolated_direction_is_judged(ruleset: Ruleset, node: Lab, sets: IsolatedSets, family: int) -> None:
+    await ruleset.install(sets)
+    with node.conversation(B, A, family) as flow:
+        assert both_ways(flow)
+    with node.conversation(A, B, family) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+@FAMILIES
+async def test_fail_open_passes_what_nobody_judges_and_counts_it(config: RulesetConfig, node: Lab, family: int) -> None:
+    ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B, family) as flow:
+        assert both_ways(flow)
+    assert await unjudged(ruleset) == 2
+
+
+async def test_fail_closed_drops_and_counts_what_returns_from_the_queue_without_an_acceptance(
+    ruleset: Ruleset, judge: Judge, node: Lab
+) -> None:
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B) as flow:
+        flow.say()
+        judge.receive()
+        judge.waiting.pop().accept()
+        assert await unjudged(ruleset) == 1
+        assert flow.server_hears_nothing()
+
+
+@FAMILIES
+async def test_an_accepted_connection_is_judged_once(ruleset: Ruleset, judge: Judge, node: Lab, family: int) -> None:
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B, family) as flow:
+        flow.say()
+        judge.receive()
+        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+        judge.accept()
+        flow.heard()
+        flow.answer()
+        flow.answered()
+        assert both_ways(flow)
+    assert queued() == 1
+
+
+@FAMILIES
+async def test_udp_that_is_never_answered_is_judged_once(ruleset: Ruleset, judge: Judge, node: Lab, family: int) -> None:
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, B, family) as flow:
+        flow.say()
+        judge.receive()
+        judge.accept()
+        flow.heard()
+        for _ in range(10):
+            flow.say()
+            flow.heard()
+    assert queued() == 1
+
+
+async def test_a_refused_connection_stays_refused_in_both_directions(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+    """Also when it was open before the pod was isolated; its answers are handed over as such."""
+    await ruleset.install(NOBODY)
+    with node.conversation(A, B) as flow:
+        assert both_ways(flow)
+        await ruleset.update(B_INGRESS)
+        flow.answer()
+        judge.receive()
+        assert judge.states() == [PacketMark.PENDING_REPLY]
+        judge.drop()
+        flow.say()
+        judge.receive()
+        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+        judge.drop()
+        assert flow.client_hears_nothing()
+        assert flow.server_hears_nothing()
+
+
+async def test_an_answer_that_is_accepted_has_its_connection_accepted(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+    await ruleset.install(NOBODY)
+    with node.conversation(A, B) as flow:
+        assert both_ways(flow)
+        await ruleset.update(B_INGRESS)
+        flow.answer()
+        judge.receive()
+        judge.accept()
+        assert flow.answered() == b"answer"
+        assert both_ways(flow)
+    assert queued() == 1
+
+
+async def test_packets_without_a_connection_are_judged_one_by_one(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+    nft("""
+        add table ip probe
+        add chain ip probe raw { type filter hook prerouting priority -300; }
+        add rule ip probe raw notrack
+    """)
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, B) as flow:
+        for _ in range(3):
+            flow.say()
+            judge.receive()
+            assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+            judge.accept()
+            flow.heard()
+    assert queued() == 3
+
+
+# The own node.
+
+
+@FAMILIES
+async def test_the_own_node_reaches_isolated_pods_while_nobody_judges(ruleset: Ruleset, node: Lab, family: int) -> None:
+    await ruleset.install(IsolatedSets(ingress=A_EGRESS.egress | B_INGRESS.ingress, egress=A_EGRESS.egress | B_INGRESS.ingress))
+    node.forget_neighbours()
+    for pod in (A, B):
+        with node.conversation(NODE, pod, family) as flow:
+            assert both_ways(flow)
+            assert both_ways(flow)
+    assert await unjudged(ruleset) == 0
+
+
+@FAMILIES
+async def test_a_pod_reaches_its_node_only_when_judged(ruleset: Ruleset, node: Lab, family: int) -> None:
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, NODE, family) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+        with_judge = Judge()
+        try:
+            flow.say()
+            with_judge.receive()
+            with_judge.accept()
+            flow.heard()
+            flow.answer()
+            flow.answered()
+            assert both_ways(flow)
+        finally:
+            with_judge.close()
+
+
+@FAMILIES
+async def test_node_egress_allow_lets_pods_reach_their_node_unjudged(config: RulesetConfig, node: Lab, family: int) -> None:
+    ruleset = Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW))
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, NODE, family) as flow:
+        assert both_ways(flow)
+    assert await unjudged(ruleset) == 0
+
+
+async def test_answers_that_inherit_a_packets_mark_are_still_the_nodes_own(config: RulesetConfig, node: Lab) -> None:
+    """With fwmark_reflect the reset of a closed port carries the mark that the request had when it was delivered."""
+    ruleset = Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW))
+    run("sysctl", "-qw", "net.ipv4.fwmark_reflect=1")
+    try:
+        await ruleset.install(A_EGRESS)
+        with node.inside(A), pytest.raises(ConnectionRefusedError):
+            socket.create_connection((ADDRESS[NODE, 4], 9), timeout=DEADLINE_S)
+    finally:
+        run("sysctl", "-qw", "net.ipv4.fwmark_reflect=0")
+
+
+# Marks.
+
+
+async def test_foreign_bits_pass_through_and_none_of_ours_remain(config: RulesetConfig, node: Lab, judge: Judge) -> None:
+    """For packets that are accepted, that nobody judges, that need no judgement, and that the node sends."""
+    _probe_marks()
+    ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, B) as flow:
+        flow.say()
+        judge.receive()
+        assert judge.waiting[0].get_mark() & ~MARK_MASK == _FOREIGN_BITS
+        judge.accept()
+        flow.heard()
+    judge.close()
+    with node.conversation(A, B) as flow:
+        flow.say()
+        flow.heard()
+    with node.conversation(B, A) as flow:
+        flow.say()
+        flow.heard()
+    with node.conversation(NODE, A) as flow:
+        flow.say()
+        flow.heard()
+    assert (counted("kept"), counted("seen")) == (4, 4)
+
+
+def _probe_marks() -> None:
+    """Give every packet foreign bits where it enters, and count those that leave with exactly these."""
+    nft(f"""
+        add table ip probe
+        add counter ip probe kept
+        add counter ip probe seen
+        add chain ip probe forwarded {{ type filter hook prerouting priority -300; }}
+        add rule ip probe forwarded meta mark set {_FOREIGN_BITS:#x}
+        add chain ip probe own {{ type filter hook output priority -300; }}
+        add rule ip probe own meta mark set {_FOREIGN_BITS:#x}
+        add chain ip probe leaving {{ type filter hook postrouting priority 300; }}
+        add rule ip probe leaving meta l4proto udp meta mark {_FOREIGN_BITS:#x} counter name kept
+        add rule ip probe leaving meta l4proto udp counter name seen
+    """)
+
+
+@pytest.mark.parametrize("state", [PacketMark.FROM_OUTSIDE, PacketMark.PENDING_ORIGINAL, PacketMark.ACCEPTED])
+async def test_a_state_that_others_put_into_the_field_is_not_believed(ruleset: Ruleset, node: Lab, state: PacketMark) -> None:
+    nft(f"""
+        add table ip probe
+        add chain ip probe early {{ type filter hook prerouting priority -300; }}
+        add rule ip probe early meta mark set {state << 16:#x}
+    """)
+    await ruleset.install(A_EGRESS)
+    with node.conversation(B, A) as flow:
+        assert both_ways(flow)
+    with node.conversation(A, B) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+# DNS before routing.
+
+
+async def test_dns_is_judged_before_routing_and_only_once(config: RulesetConfig, judge: Judge, node: Lab) -> None:
+    ruleset = Ruleset(dataclasses.replace(config, dns_in_prerouting=True))
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, B, port=53) as flow:
+        flow.say()
+        judge.receive()
+        assert [packet.hook for packet in judge.waiting] == [0]
+        judge.accept()
+        flow.heard()
+        flow.answer()
+        flow.answered()
+        assert both_ways(flow)
+    assert queued() == 1
+
+
+async def test_dns_to_the_own_node_is_spared_when_node_egress_is_allowed(config: RulesetConfig, node: Lab) -> None:
+    config = dataclasses.replace(config, dns_in_prerouting=True, node_egress=NodeEgress.ALLOW)
+    ruleset = Ruleset(config)
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, NODE, port=53) as flow:
+        assert both_ways(flow)
+    with node.conversation(A, B, port=53) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+async def test_unjudged_dns_is_dropped_before_routing_in_fail_closed(config: RulesetConfig, node: Lab) -> None:
+    ruleset = Ruleset(dataclasses.replace(config, dns_in_prerouting=True))
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B, port=53) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+    with node.conversation(B, A, port=53) as flow:
+        assert both_ways(flow)

@@ -1,0 +1,225 @@
+"""What install, update, in_place, cleanup and probe do to a real kernel, and what waiting packets survive."""
+
+import asyncio
+import dataclasses
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from netpolq.addresses import parse_address
+from netpolq.dataplane import queuestats
+from netpolq.dataplane.apply import Ruleset, RulesetError, cleanup, probe
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.enums import Dataplane
+from netpolq.errors import KernelError
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    CT_MARK_BIT,
+    NOBODY,
+    A,
+    B,
+    Judge,
+    Lab,
+    base_chain_handles,
+    elements,
+    listing,
+    nft,
+    run,
+    unjudged,
+)
+
+pytestmark = pytest.mark.netns
+
+
+async def test_a_first_install_is_complete(ruleset: Ruleset) -> None:
+    assert not await ruleset.in_place()
+    await ruleset.install(A_EGRESS)
+    assert await ruleset.in_place()
+    assert elements("isolated_egress_v4") == {ADDRESS[A, 4]}
+    assert elements("isolated_egress_v6") == {ADDRESS[A, 6]}
+
+
+async def test_a_later_agent_adopts_the_base_chains_and_the_counters(config: RulesetConfig, node: Lab) -> None:
+    ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
+    await ruleset.install(B_INGRESS)
+    before = base_chain_handles()
+    with node.conversation(A, B) as flow:
+        flow.say()
+        flow.heard()
+    later = Ruleset(dataclasses.replace(config, queue_first=200, queue_count=4))
+    await later.install(A_EGRESS)
+    assert len(before) == 6
+    assert base_chain_handles() == before
+    assert await later.in_place()
+    assert elements("isolated_ingress_v4") == set()
+    assert await unjudged(later) == 1
+
+
+async def test_chains_of_another_version_are_emptied_and_stay(ruleset: Ruleset) -> None:
+    nft("""
+        add table inet netpolq
+        add chain inet netpolq judge_of_old { type filter hook postrouting priority 10; policy accept; }
+        add rule inet netpolq judge_of_old counter drop
+    """)
+    before = base_chain_handles()["judge_of_old"]
+    await ruleset.install(NOBODY)
+    assert base_chain_handles()["judge_of_old"] == before
+    assert "counter packets" not in listing()
+    assert await ruleset.in_place()
+
+
+async def test_a_configuration_with_fewer_chains_leaves_none_of_the_others_rules(config: RulesetConfig, ruleset: Ruleset) -> None:
+    await Ruleset(dataclasses.replace(config, dns_in_prerouting=True)).install(NOBODY)
+    assert "dport 53" in listing()
+    await ruleset.install(NOBODY)
+    assert "dport 53" not in listing()
+
+
+async def test_updates_add_and_remove_addresses(ruleset: Ruleset) -> None:
+    await ruleset.install(A_EGRESS)
+    await ruleset.update(B_INGRESS)
+    assert elements("isolated_egress_v4") == elements("isolated_egress_v6") == set()
+    assert elements("isolated_ingress_v4") == {ADDRESS[B, 4]}
+    assert elements("isolated_ingress_v6") == {ADDRESS[B, 6]}
+    assert await ruleset.in_place()
+
+
+async def test_an_update_before_any_install_installs(ruleset: Ruleset) -> None:
+    await ruleset.update(A_EGRESS)
+    assert await ruleset.in_place()
+
+
+async def test_after_a_failed_update_the_next_one_puts_everything_in_place(ruleset: Ruleset) -> None:
+    await ruleset.install(A_EGRESS)
+    nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")
+    with pytest.raises(RulesetError, match="No such file"):
+        await ruleset.update(NOBODY)
+    await ruleset.update(A_EGRESS)
+    assert elements("isolated_egress_v4") == {ADDRESS[A, 4]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush ruleset",
+        "flush table inet netpolq",
+        "flush chain inet netpolq enqueue",
+        "flush chain inet netpolq record_postrouting; delete chain inet netpolq record_postrouting",
+        "insert rule inet netpolq judge_postrouting accept",
+    ],
+)
+async def test_damage_by_others_is_noticed_and_repaired(ruleset: Ruleset, damage: str) -> None:
+    await ruleset.install(A_EGRESS)
+    nft(damage)
+    assert not await ruleset.in_place()
+    await ruleset.install(A_EGRESS)
+    assert await ruleset.in_place()
+    assert elements("isolated_egress_v4") == {ADDRESS[A, 4]}
+
+
+async def test_hundreds_of_addresses_go_in_and_out(ruleset: Ruleset) -> None:
+    many = frozenset(parse_address(f"10.{i}.0.{j}") for i in range(8) for j in range(100))
+    await ruleset.install(IsolatedSets(ingress=many, egress=many))
+    assert len(elements("isolated_ingress_v4")) == 800
+    await ruleset.update(NOBODY)
+    assert elements("isolated_ingress_v4") == set()
+
+
+async def test_cleanup_removes_everything_and_only_ours(ruleset: Ruleset) -> None:
+    nft("add table inet foreign; add chain inet foreign kept; add rule inet foreign kept counter")
+    before = listing()
+    await ruleset.install(A_EGRESS)
+    assert cleanup() == ["nftables table inet netpolq"]
+    assert listing() == before
+    assert cleanup() == []
+    assert await ruleset.counters() == {}
+    assert not await ruleset.in_place()
+
+
+async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+    nft("""
+        add table ip probe
+        add chain ip probe tagging { type filter hook forward priority 0; }
+        add rule ip probe tagging ct mark set 0x40
+    """)
+    await ruleset.install(A_EGRESS)
+    with node.conversation(A, B) as flow:
+        flow.say()
+        judge.receive()
+        judge.accept()
+        flow.heard()
+        assert f"mark={CT_MARK_BIT | 0x40} " in run("conntrack", "-L", "-s", ADDRESS[A, 4])
+        assert cleanup(CT_MARK_BIT)[1].startswith(f"accepted bit {CT_MARK_BIT:#x} of ")
+        marks = run("conntrack", "-L", "-s", ADDRESS[A, 4])
+        assert "mark=64 " in marks
+        assert f"mark={CT_MARK_BIT | 0x40} " not in marks
+        assert cleanup(CT_MARK_BIT) == []
+
+
+async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
+    ruleset: Ruleset, config: RulesetConfig, judge: Judge, node: Lab
+) -> None:
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B) as first, node.conversation(A, B) as second:
+        first.say(b"first")
+        second.say(b"second")
+        judge.receive(2)
+        await ruleset.install(B_INGRESS)
+        await ruleset.update(A_EGRESS)
+        await Ruleset(dataclasses.replace(config, queue_first=300, queue_count=2)).install(NOBODY)
+        judge.accept()
+        assert first.heard() == b"first"
+        assert second.heard() == b"second"
+    (statistics,) = queuestats.read()
+    assert (statistics.queue_num, statistics.queue_dropped, statistics.user_dropped) == (100, 0, 0)
+
+
+async def test_no_packet_passes_unjudged_while_the_ruleset_is_installed_again(ruleset: Ruleset, node: Lab) -> None:
+    await ruleset.install(B_INGRESS)
+    with node.conversation(A, B) as flow:
+        finished = threading.Event()
+
+        def speak() -> None:
+            while not finished.wait(0.0005):
+                flow.say()
+
+        speaker = asyncio.get_running_loop().run_in_executor(None, speak)
+        for sets in (B_INGRESS, IsolatedSets(ingress=B_INGRESS.ingress, egress=A_EGRESS.egress)) * 5:
+            await ruleset.install(sets)
+        finished.set()
+        await speaker
+        assert flow.server_hears_nothing()
+
+
+async def test_a_form_that_the_kernel_lacks_is_refused_by_name(config: RulesetConfig, node: Lab) -> None:
+    """And trying leaves nothing behind."""
+    accepted = []
+    for form in (Dataplane.NATIVE, Dataplane.COMPAT):
+        try:
+            accepted.append(await probe(form))
+        except KernelError as error:
+            assert f"dataplane {form}" in str(error)  # noqa: PT017
+    assert config.form in accepted
+    assert listing() == ""
+
+
+def test_without_the_privilege_the_error_says_so(node: Lab) -> None:
+    program = "import asyncio; from netpolq.dataplane.apply import probe; asyncio.run(probe())"
+    finished = subprocess.run(
+        ["setpriv", "--bounding-set=-net_admin", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "PrivilegeError: changing the ruleset needs CAP_NET_ADMIN" in finished.stderr
+
+
+async def test_without_nft_the_error_names_the_package(config: RulesetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(KernelError, match="install the package nftables"):
+        await probe(config.form)
