@@ -371,6 +371,9 @@ def test_a_masqueraded_client_is_judged_by_its_own_address_on_the_way_out(cluste
         cluster.apply([egress({"ports": [{"port": 80}]})])
         assert reached(cluster, "x/b", "outside", family) == {("TCP", 80)}
         assert reached(cluster, "x/c", "outside", family) == EVERYTHING
+        with talk(cluster, "x/b", "outside", family) as flow:
+            flow.ask(b"one way")
+            assert hears_nothing(flow.server)
 
 
 def _admits_port_80() -> Body:
