@@ -1,0 +1,86 @@
+"""Address translation by others: a service's address stands for the pod behind it, a masqueraded client for itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, hears_nothing, ingress, pods, reached, talk, through
+from tests.support.probe import Probe
+
+pytestmark = pytest.mark.netns
+
+SERVICE = {4: "10.96.0.1", 6: "fd96::1"}
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+@contextmanager
+def service(cluster: Cluster, *extra: str) -> Iterator[None]:
+    """A service address for pod a, port by port, as kube-proxy would make it; in a table that the agent knows nothing of."""
+    lines = ["add table inet service"]
+    lines += ["add chain inet service prerouting { type nat hook prerouting priority dstnat; }"]
+    lines += ["add chain inet service postrouting { type nat hook postrouting priority srcnat; }"]
+    lines += [
+        f"add rule inet service prerouting {kind} daddr {SERVICE[family]} dnat {kind} to {cluster.box.address('x/a', family)}"
+        for kind, family in (("ip", 4), ("ip6", 6))
+    ]
+    cluster.box.nft("\n".join([*lines, *extra]))
+    try:
+        yield
+    finally:
+        cluster.box.nft("delete table inet service")
+
+
+PLAIN = ()
+MASQUERADE = ("add rule inet service postrouting ct status dnat masquerade",)
+SERVICES = pytest.mark.parametrize("extra", [PLAIN, MASQUERADE], ids=["plain", "masqueraded"])
+
+
+@FAMILIES
+@SERVICES
+def test_a_service_address_is_judged_as_the_pod_behind_it(cluster: Cluster, extra: tuple[str, ...], family: int) -> None:
+    """Both ends count as they are: the service's address admits nobody, and a masquerading node hides nobody."""
+    addresses = [{"ipBlock": {"cidr": f"{address}/{32 if version == 4 else 128}"}} for version, address in SERVICE.items()]
+    with service(cluster, *extra):
+        probes = {
+            source: [Probe(source, SERVICE[family], protocol, port) for protocol, port in ATTEMPTS] for source in ("x/b", "x/c")
+        }
+        cluster.apply([ingress({"from": [{"podSelector": pods("b")}], "ports": [{"port": 80}, {"protocol": "UDP", "port": 81}]})])
+        assert through(cluster, probes["x/b"]) == {("TCP", 80), ("UDP", 81)}
+        assert through(cluster, probes["x/c"]) == set()
+        cluster.apply([egress({"to": addresses})])
+        assert through(cluster, probes["x/b"]) == set()
+        cluster.apply([egress({"to": [{"podSelector": pods("a")}]})])
+        assert through(cluster, probes["x/b"]) == EVERYTHING
+
+
+@FAMILIES
+@SERVICES
+def test_replies_from_behind_a_service_address_are_judged_by_the_real_pair(
+    cluster: Cluster, extra: tuple[str, ...], family: int
+) -> None:
+    cluster.apply([])
+    with service(cluster, *extra), talk(cluster, "x/b", "x/a", family, SERVICE[family]) as flow:
+        flow.ask(b"before")
+        data, peer = flow.server.recvfrom(64)
+        assert data == b"before"
+        cluster.apply([ingress({"from": [{"podSelector": pods("c")}]})])
+        flow.server.sendto(b"denied", peer)
+        assert hears_nothing(flow.client)
+        cluster.apply([ingress({"from": [{"podSelector": pods("b")}]})])
+        flow.server.sendto(b"allowed", peer)
+        assert flow.client.recv(64) == b"allowed"
+
+
+@FAMILIES
+def test_a_masqueraded_client_is_judged_by_its_own_address_on_the_way_out(cluster: Cluster, family: int) -> None:
+    masquerade = "add rule inet service postrouting ip daddr 192.0.2.0/24 masquerade"
+    masquerade_v6 = "add rule inet service postrouting ip6 daddr 2001:db8::/32 masquerade"
+    with service(cluster, masquerade, masquerade_v6):
+        cluster.apply([egress({"ports": [{"port": 80}]})])
+        assert reached(cluster, "x/b", "outside", family) == {("TCP", 80)}
+        assert reached(cluster, "x/c", "outside", family) == EVERYTHING
+        with talk(cluster, "x/b", "outside", family) as flow:
+            flow.ask(b"one way")
+            assert hears_nothing(flow.server)
