@@ -72,9 +72,10 @@ def _script(jobs: Mapping[str, list[str]], shared: Path) -> str:
 
 def _boot(vng: Path, script: Path, *, deadline_s: float) -> str:
     """Returns what the machine printed. Whatever happens, no process of it is left."""
-    # A session of its own: no terminal, and one group to end the emulator with.
+    # The checkout is mounted by name, since it may lie below the machine's own /tmp. A session of its own: no terminal, and one group
+    # to end the emulator with.
     machine = subprocess.Popen(
-        [vng, "--run", stock_kernel(), "--disable-kvm", "--rw", "--cpus", "2", "--memory", "1G", "--", script],
+        [vng, "--run", stock_kernel(), "--disable-kvm", "--rw", "--rwdir", ROOT, "--cpus", "2", "--memory", "1G", "--", script],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
