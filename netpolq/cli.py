@@ -142,7 +142,10 @@ def pool_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _run(words: Sequence[str]) -> int:
     settings = resolve(words, os.environ)
-    _require_folder(settings.manifests, "; watching a Kubernetes cluster is not available in this version")
+    if settings.manifests is not None:
+        _require_folder(settings.manifests)
+        if settings.kubeconfig:
+            raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot stand beside --manifests: there is one source")
     os.execve(sys.executable, pool_command(settings), pool_environment(os.environ))  # noqa: S606  # no shell is wanted
 
 
@@ -212,9 +215,9 @@ def _explain(words: Sequence[str]) -> int:
     )
 
 
-def _require_folder(folder: Path | None, why: str = "") -> Path:
+def _require_folder(folder: Path | None) -> Path:
     if folder is None:
-        raise SettingsError(f"--manifests DIR is required{why}")
+        raise SettingsError("--manifests DIR is required")
     try:
         os.scandir(folder).close()
     except OSError as error:
@@ -271,7 +274,7 @@ def _explain_details() -> str:
 
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command(_run, "--manifests DIR [flags]", "Enforce network policies (the agent).", _run_details),
+    "run": Command(_run, "[flags]", "Enforce network policies (the agent).", _run_details),
     "status": Command(
         _status,
         "[flags]",

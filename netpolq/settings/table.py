@@ -31,7 +31,8 @@ MANIFESTS: Option[Path | None] = Option(
     default="",
     metavar="DIR",
     allowed="a folder",
-    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; changes are followed.",
+    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; changes are followed. Without "
+    "it the cluster is watched.",
     group=Group.SOURCE,
 )
 KUBECONFIG: Option[str] = Option(
@@ -40,7 +41,7 @@ KUBECONFIG: Option[str] = Option(
     default="",
     metavar="FILE",
     allowed="a path",
-    help="Access to the Kubernetes API. No effect yet: this version does not watch a cluster.",
+    help="Access to the Kubernetes API. Without it and without --manifests: the service account of the pod the agent runs in.",
     group=Group.SOURCE,
     carried_over=True,
 )

@@ -10,10 +10,23 @@ Deliver = Callable[[Update], None]
 
 
 class Source(Protocol):
-    """A source of truth. `location`: where the objects come from, for status and logs."""
+    """A source of truth.
+
+    `kind`: one word. `location`: where the objects come from, for status and logs. `contact_ns`: when what was delivered was last known
+    to be the present state (monotonic), or None. `problems`: what keeps it from knowing, for people.
+    """
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def location(self) -> str: ...
+
+    @property
+    def contact_ns(self) -> int | None: ...
+
+    @property
+    def problems(self) -> list[str]: ...
 
     async def run(self, deliver: Deliver) -> None:
         """Deliver until cancelled. The first update is the complete first sync; each later one is atomic.

@@ -39,8 +39,12 @@ class ManifestFolder:
     read isolates. A folder that disappears changes nothing but the rejections.
     """
 
+    kind = "folder"
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.contact_ns: int | None = None
+        self.problems: list[str] = []
 
     @property
     def location(self) -> str:
@@ -56,6 +60,9 @@ class ManifestFolder:
             while True:
                 watch.take_events()
                 look = await asyncio.to_thread(contents.look, time.monotonic_ns())
+                self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(look.scan.unreadable.items())]
+                if not self.problems:
+                    self.contact_ns = time.monotonic_ns()
                 if not is_synced and "" in look.scan.unreadable:
                     raise BootError(f"manifest folder {self._path}: {look.scan.unreadable['']}")
                 # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.

@@ -22,9 +22,10 @@ from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import dns_in_prerouting, unfiltered_bridges
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.errors import BootError, ExitCode, NetpolqError
+from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
 from netpolq.settings import Settings
+from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
@@ -62,6 +63,16 @@ def main(settings: Settings) -> int:
     return next((failure.exit_code for failure in failures if isinstance(failure, NetpolqError)), ExitCode.OK)
 
 
+def make_source(settings: Settings) -> Source:
+    """The source that the settings name: a folder, or the cluster."""
+    if settings.manifests is not None:
+        return ManifestFolder(settings.manifests)
+    # Only now, because the kubernetes package takes a second and tens of megabytes that a folder does not need.
+    from netpolq.sources.cluster.source import ClusterSource  # noqa: PLC0415
+
+    return ClusterSource(settings.kubeconfig)
+
+
 def _leaves(error: BaseException) -> list[BaseException]:
     """The single errors in a group of groups."""
     if isinstance(error, BaseExceptionGroup):
@@ -88,16 +99,14 @@ class Supervisor:
         )
         self._queue_nums = range(settings.queue_first, settings.queue_first + settings.queue_count)
         self._enforcer: Enforcer | None = None
+        self._source: Source | None = None
         self._form = settings.dataplane
         self._unjudged: Mapping[str, int] = {}
         self._bridges: tuple[str, ...] = ()
-        self._last_change_ns: int | None = None
 
     async def run(self) -> None:
         """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
         settings = self._settings
-        if settings.manifests is None:
-            raise BootError("--manifests DIR is required: this version cannot watch a Kubernetes cluster")
         self._publisher.attach(asyncio.get_running_loop())
         await self._publisher.welcomed.wait()
         self._form = await probe(settings.dataplane)
@@ -110,7 +119,7 @@ class Supervisor:
             hostname=settings.hostname,
             on_in_force=self._latency.observe,
         )
-        source = ManifestFolder(settings.manifests)
+        self._source = source = make_source(settings)
         self._registry.register(WorkerCollector(settings.run_dir / "metrics"))
         self._registry.register(QueueCollector(queuestats.read, self._queue_nums))
         self._registry.register(StateCollector(self._readings))
@@ -123,7 +132,7 @@ class Supervisor:
                 not_ready=self.not_ready,
             ),
         ]
-        log.info("serving queues %s, queue form %s, source %s", settings.queues, self._form, settings.manifests)
+        log.info("serving queues %s, queue form %s, source %s", settings.queues, self._form, source.kind)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [
@@ -170,7 +179,6 @@ class Supervisor:
             if rejection not in known:
                 log.error("rejected: %s", rejection)
         changed = self._store.apply(update)
-        self._last_change_ns = time.monotonic_ns()
         if changed and self._enforcer is not None:
             self._enforcer.notice(update.observed_ns)
 
@@ -208,7 +216,7 @@ class Supervisor:
 
     def status(self) -> Status:
         """The status document."""
-        settings, store, publisher = self._settings, self._store, self._publisher
+        settings, store, publisher, source = self._settings, self._store, self._publisher, self._source
         reasons = self.not_ready()
         enforcer = self._enforcer
         return Status(
@@ -230,10 +238,11 @@ class Supervisor:
                 for _slot, report in sorted(publisher.workers.items())
             ],
             source=SourceStatus(
-                kind="folder",
-                location=str(settings.manifests),
+                kind=source.kind if source is not None else "",
+                location=source.location if source is not None else "",
                 synced=store.synced,
                 age_s=self._source_age_s(),
+                problems=source.problems if source is not None else [],
                 objects=self._object_counts(),
                 ignored=dict(store.ignored),
             ),
@@ -251,7 +260,8 @@ class Supervisor:
         )
 
     def _source_age_s(self) -> float | None:
-        return None if self._last_change_ns is None else (time.monotonic_ns() - self._last_change_ns) / 1e9
+        contact_ns = self._source.contact_ns if self._source is not None else None
+        return None if contact_ns is None else (time.monotonic_ns() - contact_ns) / 1e9
 
     def _object_counts(self) -> dict[str, int]:
         store = self._store
@@ -304,7 +314,9 @@ class Supervisor:
             ),
         ]
         if (age_s := self._source_age_s()) is not None:
-            readings.append(single("netpolq_source_age_seconds", "Seconds since the source last reported a change", age_s))
+            readings.append(
+                single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
+            )
         if enforcer is not None:
             counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
             readings.append(

@@ -37,7 +37,7 @@ class WorkerCollector(Collector):
     """Merges the files of the multiprocess directory. Quantiles are of the last ten minutes, sums and counts of all time."""
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._files = MultiProcessCollector(None, str(directory))  # type: ignore[no-untyped-call]
+        self._files = MultiProcessCollector(None, str(directory))
         self._clock = clock
         self._slices: deque[tuple[float, dict[int, float]]] = deque()
 
@@ -45,7 +45,7 @@ class WorkerCollector(Collector):
         """All metrics of the workers."""
         counts: dict[tuple[str, str], dict[int, float]] = {}
         sums: dict[tuple[str, str], float] = {}
-        for metric in self._files.collect():  # type: ignore[no-untyped-call]
+        for metric in self._files.collect():
             if metric.name == PACKET_TIME_COUNT:
                 for sample in metric.samples:
                     key = sample.labels["protocol"], sample.labels["family"]

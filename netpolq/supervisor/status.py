@@ -34,8 +34,9 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
-    """Where the objects come from. `age_s`: since the last change, None before the first. `objects`: keys namespaces, pods, policies.
+    """Where the objects come from. `kind`: folder or cluster. `objects`: keys namespaces, pods, policies.
 
+    `age_s`: since what is known was last known to be the present state, None before. `problems`: what keeps the source from knowing.
     `ignored`: number of objects of each kind that is not used.
     """
 
@@ -43,6 +44,7 @@ class SourceStatus:
     location: str
     synced: bool
     age_s: float | None
+    problems: list[str]
     objects: dict[str, int]
     ignored: dict[str, int]
 
@@ -155,12 +157,13 @@ def _lines(status: Status) -> Iterator[str]:
     else:
         in_force = ", in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
     ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
-    age = "no change yet" if source.age_s is None else f"last change {_duration(source.age_s)} ago"
+    age = "never heard" if source.age_s is None else f"heard {_duration(source.age_s)} ago"
     yield from _columns(
         [
             (f"netpolq {status.version}", state),
             ("snapshot", f"version {status.snapshot_version}{in_force}" if status.snapshot_version else "none published yet"),
             ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
+            *(("source problem", problem) for problem in source.problems),
             ("objects", _counts(source.objects) + ignored),
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),

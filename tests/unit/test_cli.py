@@ -163,11 +163,11 @@ def test_the_pool_is_not_looked_for_in_the_working_directory(fake_pool: dict[str
     assert str(tmp_path) not in path
 
 
-def test_run_needs_a_folder_and_says_that_clusters_are_not_watched_yet(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "--kubeconfig=/etc/kubeconfig"]) == ExitCode.USAGE
+def test_there_is_one_source(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--kubeconfig=/etc/kubeconfig", "--manifests", str(manifests)]) == ExitCode.USAGE
     line = one_error_line(capsys)
-    assert "--manifests DIR is required" in line
-    assert "not available in this version" in line
+    assert "--kubeconfig '/etc/kubeconfig'" in line
+    assert "--manifests" in line
 
 
 @pytest.mark.parametrize("command", ["run", "explain"])

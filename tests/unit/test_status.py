@@ -41,6 +41,7 @@ STATUS = Status(
         location="/etc/policies",
         synced=True,
         age_s=200.0,
+        problems=[],
         objects={"namespaces": 2, "pods": 5, "policies": 4},
         ignored={"Service": 3},
     ),
@@ -145,7 +146,7 @@ def test_numbers_that_are_not_known_yet_are_null() -> None:
     assert document["programming_latency_s"] is None
     assert document["source"]["age_s"] is None
     assert decode(encode(early)) == early
-    assert "no change yet" in render_text(early)
+    assert "never heard" in render_text(early)
 
 
 def test_the_page_says_why_the_agent_is_not_ready() -> None:
@@ -192,4 +193,4 @@ def test_a_manifest_cannot_steer_the_terminal() -> None:
     ("age_s", "text"), [(0.25, "0.2 s"), (119.0, "119.0 s"), (200.0, "3 min"), (8000.0, "2 h"), (2e5, "2 d")]
 )
 def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
-    assert f"last change {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
+    assert f"heard {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))

@@ -32,7 +32,7 @@ class WorkerMetrics:
     """Counters of one worker slot."""
 
     def __init__(self, slot: int) -> None:
-        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+        values.ValueClass = values.MultiProcessValue(lambda: slot)
         registry = CollectorRegistry()
         labels = ("protocol", "family")
         self._packet_count = Counter("packet_count", "Number of packets", (*labels, "verdict"), registry=registry)

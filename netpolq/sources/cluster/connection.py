@@ -1,0 +1,122 @@
+"""HTTP to the API server, with whatever address and credentials the configuration names.
+
+The kubernetes package serves for configuration, authentication and TLS only: bodies are taken as bytes, because its typed models cost
+many times the work and memory of the few fields that are used.
+"""
+
+import asyncio
+import contextlib
+
+from collections.abc import AsyncIterator, Mapping
+
+import aiohttp
+import orjson
+
+from kubernetes.aio import client, config
+
+from netpolq.errors import BootError
+from netpolq.sources.cluster.watch import StatusError
+
+_MAX_ERROR_BYTES = 65536
+_CONNECT_TIMEOUT_S = 10.0
+_USER_AGENT = "netpolq"
+
+
+class Connection:
+    """Requests to one API server. `kubeconfig`: path, or empty for the service account of the pod this runs in."""
+
+    def __init__(self, kubeconfig: str) -> None:
+        self._kubeconfig = kubeconfig
+        self._client: client.ApiClient | None = None
+        self._renewal = asyncio.Lock()
+        self._generation = 0
+
+    async def open(self) -> None:
+        """Read the configuration. Raises `BootError` saying what is wrong with it."""
+        try:
+            self._client = await self._make_client()
+        except Exception as error:  # the package raises whatever its parsers and plugins do
+            origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
+            raise BootError(
+                f"{origin} cannot be used: {str(error) or type(error).__name__}; give --kubeconfig FILE or --manifests DIR"
+            ) from error
+
+    async def _make_client(self) -> client.ApiClient:
+        configuration = client.Configuration()
+        if self._kubeconfig:
+            await config.load_kube_config(config_file=self._kubeconfig, client_configuration=configuration, persist_config=False)
+        else:
+            config.load_incluster_config(client_configuration=configuration)
+        made = client.ApiClient(configuration)
+        made.user_agent = _USER_AGENT
+        return made
+
+    @property
+    def address(self) -> str:
+        """The server's URL."""
+        return str(self._open_client.configuration.host)
+
+    @property
+    def _open_client(self) -> client.ApiClient:
+        if self._client is None:
+            raise RuntimeError("the connection is not open")
+        return self._client
+
+    @property
+    def generation(self) -> int:
+        """Rises with every renewal; hand the one a request was made with to `renew`."""
+        return self._generation
+
+    async def renew(self, generation: int) -> None:
+        """Read the configuration again, for credentials that are refused. Does nothing if somebody else has done so meanwhile.
+
+        Requests under way are cut; whoever made them asks again.
+        """
+        async with self._renewal:
+            if generation != self._generation:
+                return
+            made = await self._make_client()
+            old, self._client = self._open_client, made
+            self._generation += 1
+            await old.close()
+
+    async def close(self) -> None:
+        """Give up all connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float) -> bytes:
+        """A whole body. Raises `StatusError`, and `OSError`, `aiohttp.ClientError` or `TimeoutError` where there is no answer."""
+        async with self.stream(path, query, total_s=timeout_s, idle_s=timeout_s) as content:
+            return await content.read()
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, total_s: float, idle_s: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """A body as it arrives. `total_s`: for all of it; `idle_s`: without any byte. Errors as for `get`."""
+        opened = self._open_client
+        method, url, headers, _body, _post = await opened.param_serialize(
+            "GET",
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=idle_s)
+        answer = await opened.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        try:
+            if response.status != 200:
+                raise _status_error(response, await response.content.read(_MAX_ERROR_BYTES))
+            yield response.content
+        finally:
+            response.close()
+
+
+def _status_error(response: aiohttp.ClientResponse, body: bytes) -> StatusError:
+    message = response.reason or ""
+    with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
+        message = str(orjson.loads(body).get("message", message))
+    retry_after = response.headers.get("Retry-After", "")
+    return StatusError(response.status, message[:200], float(retry_after) if retry_after.isdigit() else None)
