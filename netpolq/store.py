@@ -58,12 +58,12 @@ class Store:
         Where several pods claim an address the running one wins, then the newest, then the first by namespace and name.
         """
         owners: dict[bytes, Pod] = {}
-        for pod in sorted(
-            (pod for pod in self.pods.values() if not pod.completed and not pod.host_network),
-            key=_claim_strength,
-        ):
-            for address in pod.ips:
-                owners[address] = pod
+        for pod in self.pods.values():
+            if not pod.completed and not pod.host_network:
+                for address in pod.ips:
+                    other = owners.setdefault(address, pod)
+                    if other is not pod and _claim_strength(pod) > _claim_strength(other):
+                        owners[address] = pod
         return owners
 
     def addresses_of_nodes(self) -> dict[str, set[bytes]]:
@@ -87,7 +87,7 @@ class Store:
 
 
 def _claim_strength(pod: Pod) -> tuple[bool, str, tuple[int, ...], tuple[int, ...]]:
-    # Ascending: the last one to write an address owns it. Names are compared in reverse so that the first by name wins.
+    # The greatest wins. Names are compared in reverse so that the first by name is the greatest.
     def reverse(text: str) -> tuple[int, ...]:
         return (*(-ord(character) for character in text), 1)
 
