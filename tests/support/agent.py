@@ -55,14 +55,16 @@ class Answer(NamedTuple):
 class Agent:
     """A running agent. A context manager: stopped and cleaned up at its end."""
 
-    def __init__(self, box: Box, manifests: Path, *flags: str) -> None:
+    def __init__(self, box: Box, manifests: Path | None, *flags: str) -> None:
+        """`manifests` None: the flags name another source."""
         self.box = box
         self.manifests = manifests
         self.run_dir = box.directory / "run"
         self.log = box.directory / "agent.log"
         self._argv = [
             *(sys.executable, "-m", "netpolq", "run"),
-            *("--manifests", str(manifests), "--run-dir", str(self.run_dir), "--hostname-override", box.node.name),
+            *(("--manifests", str(manifests)) if manifests is not None else ()),
+            *("--run-dir", str(self.run_dir), "--hostname-override", box.node.name),
             *flags,
         ]
         self._process: subprocess.Popen[str] | None = None

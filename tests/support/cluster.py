@@ -28,6 +28,7 @@ class Cluster:
         # An empty namespace that is different each time: manifests that are the same as before would be no change to wait for.
         revision = manifests.namespace("revision", number=str(self._revision))
         before = self.agent.status()
+        assert self.agent.manifests is not None
         manifests.write(self.agent.manifests / _FILE, [*bodies, revision])
         self.agent.wait_until_enforced(before)
 

@@ -1,0 +1,89 @@
+"""The agent watching an API server: policy changes there are felt by real packets, and trouble there is not."""
+
+import socket
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
+from tests.support import manifests
+from tests.support.agent import Agent
+from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, ThreadedApiServer
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+pytestmark = pytest.mark.netns
+
+TOKEN = "secret-of-the-test"  # noqa: S105
+
+
+class Watched(NamedTuple):
+    box: Box
+    api: ThreadedApiServer
+    agent: Agent
+
+    def reached(self) -> list[bool]:
+        """Whether the friend and the stranger reach the server, over both families."""
+        clients = [(client.name, family) for client in (FRIEND, STRANGER) for family in (4, 6)]
+        probes = [Probe(name, self.box.address(SERVER.name, family), "TCP", 80) for name, family in clients]
+        return [result.reached for result in self.box.probe(probes)]
+
+    def admit(self, app: str) -> None:
+        """Let the server's policy admit one client, and wait until that is in force."""
+        before = self.agent.status()
+        rule = {"from": [{"podSelector": {"matchLabels": {"app": app}}}]}
+        selector = {"matchLabels": {"app": "server"}}
+        self.api.put(manifests.policy("app/server", podSelector=selector, policyTypes=["Ingress"], ingress=[rule]))
+        self.agent.wait_until_enforced(before)
+
+
+@pytest.fixture
+def watched(box: Box) -> Iterator[Watched]:
+    listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
+    server = ApiServer(tls=True, token=TOKEN, listener=listener, bookmark_interval_s=1.0)
+    with ThreadedApiServer(server) as api:
+        api.put(manifests.namespace("app"))
+        for host in (SERVER, FRIEND, STRANGER):
+            api.put(manifests.pod(host, NODE, app=host.name.split("/")[1]))
+        config = api.kubeconfig(box.directory / "kubeconfig", token=TOKEN)
+        with Agent(box, None, "--kubeconfig", str(config), "--workers=2", "--strict-mode=false", "--fail-open=false") as agent:
+            yield Watched(box, api, agent)
+
+
+def test_policies_of_the_api_server_decide_about_real_connections(watched: Watched) -> None:
+    assert watched.reached() == [True] * 4
+    watched.admit("friend")
+    assert watched.reached() == [True, True, False, False]
+    watched.admit("stranger")
+    assert watched.reached() == [False, False, True, True]
+    before = watched.agent.status()
+    watched.api.delete(NETWORK_POLICIES, "app", "server")
+    watched.agent.wait_until_enforced(before)
+    assert watched.reached() == [True] * 4
+    source = watched.agent.status()["source"]
+    assert source["kind"] == "cluster"
+    assert source["location"] == watched.api.url
+
+
+def test_a_server_that_is_gone_or_silent_leaves_the_last_policies_in_force_and_the_agent_ready(watched: Watched) -> None:
+    watched.admit("friend")
+    watched.api.do(lambda server: server.strike(GoSilent()))
+    watched.api.run(lambda server: server.refuse_connections())
+    assert watched.reached() == [True, True, False, False]
+    watched.api.do(lambda server: server.cut_connections())
+    watched.agent.wait_until("trouble is told", lambda: bool(watched.agent.status()["source"]["problems"]))
+    assert watched.agent.is_ready()
+    assert "netpolq_source_age_seconds" in watched.agent.metrics()
+    assert watched.reached() == [True, True, False, False]
+    watched.api.run(lambda server: server.accept_connections())
+    watched.admit("stranger")
+    assert watched.reached() == [False, False, True, True]
+
+
+def test_a_token_never_shows_in_the_log(watched: Watched) -> None:
+    watched.api.do(lambda server: server.rotate_token("another"))
+    watched.api.do(lambda server: server.cut_connections())
+    watched.agent.wait_until("the refusal is told", lambda: "401" in watched.agent.log.read_text())
+    assert TOKEN not in watched.agent.log.read_text()

@@ -1,0 +1,132 @@
+"""What can go wrong between an API server and its client, each kind of it a value to inject."""
+
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+
+from tests.support.apiserver.resources import Resource, Verb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Which requests it befalls: of one kind of objects or of all, of one verb or of both, the next `times` or (None) until cleared."""
+
+    resource: Resource | None = None
+    verb: Verb | None = None
+    times: int | None = 1
+
+    def befalls(self, resource: Resource | None, verb: Verb | None) -> bool:
+        return (self.resource is None or self.resource == resource) and (self.verb is None or self.verb == verb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAbruptly(Fault):
+    """The connection is cut instead of an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeverAnswer(Fault):
+    """The request is taken and nothing follows, until the client gives up or the server stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Fault):
+    """A refusal. `reason`: of the Status; empty: plain text, as load balancers and the server's own overload protection answer."""
+
+    code: int
+    reason: str = ""
+    message: str = "injected"
+    retry_after_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slow(Fault):
+    """The body, of a list or a watch, trickles."""
+
+    bytes_per_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutBody(Fault):
+    """The connection is cut after some bytes of the body, wherever that is."""
+
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchFault(Fault):
+    """Something in the stream of a watch, after that many more lines. Injected it befalls new watches, by `strike` the open ones."""
+
+    verb: Verb | None = Verb.WATCH
+    after_lines: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoSilent(WatchFault):
+    """The stream stays open and says nothing more, ever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutLine(WatchFault):
+    """Half of the next line, then the end: of the connection, or (`cleanly`) of the answer, as behind a proxy."""
+
+    cleanly: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndStream(WatchFault):
+    """The stream ends between two lines, as on the server's timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendLine(WatchFault):
+    """A line that is no event; the stream goes on."""
+
+    line: bytes = b'}{"type": not json\n'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendError(WatchFault):
+    """An ERROR event, and the end of the stream."""
+
+    code: int = HTTPStatus.GONE
+    reason: str = "Expired"
+    message: str = "injected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay(WatchFault):
+    """The last events that the stream has passed, once more and with their old versions; `backwards`: newest first."""
+
+    last: int = 10
+    backwards: bool = False
+
+
+class FaultPlan:
+    """The faults that wait for requests."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        self._waiting.append(fault)
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    @property
+    def waiting(self) -> list[Fault]:
+        """Each with the number of times that it has left."""
+        return list(self._waiting)
+
+    def take(self, resource: Resource | None, verb: Verb | None) -> list[Fault]:
+        """Those that befall this request. What prevents an answer comes alone: the others would have nothing to befall."""
+        matching = [fault for fault in self._waiting if fault.befalls(resource, verb)]
+        taken: list[Fault] = next(([fault] for fault in matching if isinstance(fault, _PREVENTS)), matching)
+        for fault in taken:
+            if fault.times is not None:
+                place = self._waiting.index(fault)
+                self._waiting[place : place + 1] = [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
+        return taken
+
+
+_PREVENTS = (CloseAbruptly, NeverAnswer, Answer)

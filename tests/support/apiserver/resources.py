@@ -1,0 +1,54 @@
+"""The kinds that the test API server knows, and where it serves them."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+Body = Mapping[str, object]
+
+
+class Verb(StrEnum):
+    """What a request for a collection asks for."""
+
+    LIST = "list"
+    WATCH = "watch"
+
+
+class Resource(NamedTuple):
+    """A kind of objects. `rest`: what bookmarks of the kind carry beside their metadata, as Go writes an empty object."""
+
+    plural: str
+    kind: str
+    api_version: str
+    namespaced: bool
+    rest: bytes
+
+    @property
+    def path(self) -> str:
+        """Of the collection of the whole cluster."""
+        root = "/apis" if "/" in self.api_version else "/api"
+        return f"{root}/{self.api_version}/{self.plural}"
+
+    @property
+    def group(self) -> str:
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def opening(self) -> bytes:
+        """How an object of the kind begins where its type is written out: in watches, not in lists."""
+        return b'{"kind":"%s","apiVersion":"%s",' % (self.kind.encode(), self.api_version.encode())
+
+
+NAMESPACES = Resource("namespaces", "Namespace", "v1", namespaced=False, rest=b',"spec":{},"status":{}')
+PODS = Resource("pods", "Pod", "v1", namespaced=True, rest=b',"spec":{"containers":null},"status":{}')
+NETWORK_POLICIES = Resource(
+    "networkpolicies", "NetworkPolicy", "networking.k8s.io/v1", namespaced=True, rest=b',"spec":{"podSelector":{}}'
+)
+RESOURCES = (NAMESPACES, PODS, NETWORK_POLICIES)
+BY_KIND = {resource.kind: resource for resource in RESOURCES}
+BY_PATH = {resource.path: resource for resource in RESOURCES}
+
+
+def key_of(resource: Resource, namespace: str, name: str) -> str:
+    """What identifies an object among those of its kind: `namespace/name`, or the name where there are no namespaces."""
+    return f"{namespace}/{name}" if resource.namespaced else name

@@ -1,0 +1,352 @@
+"""An API server for tests: lists and watches as the real one serves them, over real sockets, and whatever can go wrong with them.
+
+On aiohttp, because no ready-made server was found that does this. kmock 0.8 comes nearest and is made for another purpose, scripted
+answers and request assertions for operators: its lists have no versions and no pages, its watches begin at whatever is there and know no
+resourceVersion, bookmark or 410, and neither TLS nor connections that break can be had from it. All of that is what a reflector is about.
+"""
+
+import asyncio
+import errno
+import socket
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from aiohttp import web
+
+from tests.support.apiserver import status
+from tests.support.apiserver.credentials import USER, Authority, ClientCertificate, Kubeconfig
+from tests.support.apiserver.faults import Answer, CloseAbruptly, Fault, FaultPlan, NeverAnswer, WatchFault
+from tests.support.apiserver.listing import list_page
+from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
+from tests.support.apiserver.resources import BY_PATH, Body, Resource, Verb
+from tests.support.apiserver.status import ApiError
+from tests.support.apiserver.store import Checkpoint, Store
+from tests.support.apiserver.watching import WatchStream
+from tests.support.apiserver.wire import ConnectionCutError, Wire, accepts_gzip, cut
+
+VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "linux/amd64"}
+_GZIP_FROM_BYTES = 128 * 1024  # defaultGzipThresholdBytes of the real server
+_LIMIT_S = 30.0
+_STEP_S = 0.003
+
+
+class Request(NamedTuple):
+    """One that has arrived. `user`: empty where nobody was recognised."""
+
+    method: str
+    path: str
+    resource: Resource | None
+    verb: Verb | None
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    user: str
+
+
+class ApiServer:
+    """A server on a port of its own. An async context manager: `url` is known before, connections are taken while inside.
+
+    Without `token` and `client_certificates` everybody may ask. `listener`: a bound TCP socket, made wherever it is to be reached, for
+    example in a network namespace; it is closed with the server. `compacted_watch_is_http`: a watch from a forgotten version is refused
+    with status 410; otherwise, as recent servers do, with an ERROR event.
+
+    Its methods are for the thread of its event loop; `ThreadedApiServer` is for all others.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: bool = False,
+        token: str | None = None,
+        client_certificates: bool = False,
+        listener: socket.socket | None = None,
+        watch_list: WatchListSupport = WatchListSupport.FULL,
+        compacted_watch_is_http: bool = False,
+        bookmark_interval_s: float = 60.0,
+        watch_timeout_s: float = 1800.0,
+        gzip_from_bytes: int = _GZIP_FROM_BYTES,
+    ) -> None:
+        self.store = Store()
+        self.requests: list[Request] = []
+        self.watch_list = watch_list
+        self.compacted_watch_is_http = compacted_watch_is_http
+        self.bookmark_interval_s = bookmark_interval_s
+        self.watch_timeout_s = watch_timeout_s
+        self.authority = Authority() if tls else None
+        self._gzip_from_bytes = gzip_from_bytes
+        self._tokens = {token} if token is not None else set()
+        self._anonymous = token is None and not client_certificates
+        self._forbidden: set[Resource] = set()
+        self._plan = FaultPlan()
+        self._streams: set[WatchStream] = set()
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
+        host, port = self._listener.getsockname()[:2]
+        self.host, self.port = str(host), int(port)
+        self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in self.host else host}:{port}"
+        self._context = (
+            self.authority.server_context(self.host, "localhost", "kubernetes.default.svc") if self.authority else None
+        )
+        self._site: web.SockSite | None = None
+        application = web.Application()
+        application.router.add_route("*", "/{path:.*}", self._serve)
+        self._runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, handler_cancellation=True, shutdown_timeout=0.1
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        await self.accept_connections()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cut_connections()
+        await self._runner.cleanup()
+        self._listener.close()
+
+    # Objects
+
+    def put(self, body: Body) -> int:
+        """Create or replace an object. Returns its version."""
+        version = self.store.put(body)
+        self._wake()
+        return version
+
+    def delete(self, resource: Resource, namespace: str, name: str) -> int:
+        """Remove an object. Raises `KeyError` if there is none."""
+        version = self.store.delete(resource, namespace, name)
+        self._wake()
+        return version
+
+    def load(self, bodies: Iterable[Body]) -> None:
+        """Put many objects before anybody asks; nothing is known of how they came about."""
+        self.store.load(bodies)
+
+    def objects(self, resource: Resource) -> dict[str, Body]:
+        """The present objects by `namespace/name`."""
+        return self.store.objects(resource)
+
+    def advance(self, count: int = 1) -> None:
+        """Raise the version, as writes to kinds that are not served here do."""
+        self.store.advance(count)
+        self._wake()
+
+    # Who may ask
+
+    def rotate_token(self, token: str) -> None:
+        """From now on only this token is good."""
+        self._tokens = {token}
+
+    def forbid(self, *resources: Resource) -> None:
+        """Refuse these, and only these, with 403."""
+        self._forbidden = set(resources)
+
+    def kubeconfig(
+        self,
+        path: Path,
+        *,
+        token: str | None = None,
+        token_file: Path | None = None,
+        client_certificate: ClientCertificate | None = None,
+        exec_plugin: Sequence[str] = (),
+    ) -> Path:
+        """Write a kubeconfig for this server. Returns its path."""
+        authority = self.authority.certificate if self.authority else None
+        return Kubeconfig(self.url, authority, token, token_file, client_certificate, exec_plugin).write(path)
+
+    # What has been asked
+
+    def asked(self, resource: Resource | None = None, verb: Verb | None = None) -> list[Request]:
+        """The requests that have arrived for a kind (or all), of a verb (or both), oldest first."""
+        return [
+            request
+            for request in self.requests
+            if (resource is None or request.resource == resource) and (verb is None or request.verb is verb)
+        ]
+
+    def open_watches(self, resource: Resource | None = None) -> int:
+        """How many there are, of a kind or of all."""
+        return sum(resource is None or stream.resource == resource for stream in self._streams)
+
+    async def until(self, condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
+        """Wait for something to become true. Raises `TimeoutError`."""
+        async with asyncio.timeout(limit_s):
+            while not condition():  # noqa: ASYNC110 - about anything, so nobody could set an event
+                await asyncio.sleep(_STEP_S)
+
+    # What goes wrong
+
+    def inject(self, fault: Fault) -> None:
+        """Let something go wrong with requests to come."""
+        self._plan.add(fault)
+
+    def clear(self) -> None:
+        """No more faults for requests to come. What has befallen others stays with them."""
+        self._plan.clear()
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those that still wait for requests."""
+        return self._plan.waiting
+
+    def strike(self, fault: WatchFault) -> int:
+        """Let something go wrong in the watches that are open now. Returns how many that are."""
+        struck = [stream for stream in self._streams if fault.befalls(stream.resource, Verb.WATCH)]
+        for stream in struck:
+            stream.strike(fault)
+        return len(struck)
+
+    def cut_connections(self) -> None:
+        """Cut all that are open."""
+        for connection in self._runner.server.connections if self._runner.server else []:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def refuse_connections(self) -> None:
+        """New connections are refused, those that are open stay."""
+        await self.leave_connections_waiting()
+        # On Linux a socket that has been shut down can listen again. It keeps a port that was asked for by number, and says so when
+        # it is bound again; a port that the kernel chose is given back.
+        address = self._listener.getsockname()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        try:
+            self._listener.bind(address)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+
+    async def leave_connections_waiting(self) -> None:
+        """New connections are established by the kernel and nobody takes them."""
+        if self._site:
+            await self._site.stop()
+            self._site = None
+
+    async def accept_connections(self) -> None:
+        """New connections are served (again)."""
+        if self._site is None:
+            # A duplicate, because the site closes what it is given.
+            self._site = web.SockSite(self._runner, self._listener.dup(), ssl_context=self._context)
+            await self._site.start()
+
+    async def restart(self, *, compact: bool = True, down_s: float = 0.0) -> None:
+        """Go away and come back on the same port: all connections are cut and, if compacted, all history is forgotten."""
+        await self.refuse_connections()
+        self.cut_connections()
+        if compact:
+            self.compact()
+        await asyncio.sleep(down_s)
+        await self.accept_connections()
+
+    def compact(self) -> None:
+        """Forget history: watches from before and the remaining pages of lists are answered with 410."""
+        self.store.compact()
+
+    async def restore(self, checkpoint: Checkpoint, *, down_s: float = 0.0) -> None:
+        """Come back with the state of an earlier `store.checkpoint()`, versions included."""
+        await self.refuse_connections()
+        self.cut_connections()
+        self.store.restore(checkpoint)
+        await asyncio.sleep(down_s)
+        await self.accept_connections()
+
+    def _wake(self) -> None:
+        for stream in self._streams:
+            stream.wake()
+
+    # Answering
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except ApiError as error:
+            headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+            return web.Response(status=error.code, body=error.body, content_type="application/json", headers=headers)
+        except ConnectionCutError:
+            cut(request)
+            return web.Response()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        resource = BY_PATH.get(request.path)
+        verb = (Verb.WATCH if is_watch(request.query) else Verb.LIST) if resource else None
+        user = self._user(request)
+        self.requests.append(
+            Request(request.method, request.path, resource, verb, dict(request.query), dict(request.headers), user or "")
+        )
+        faults = self._plan.take(resource, verb)
+        for fault in faults:
+            match fault:
+                case CloseAbruptly():
+                    raise ConnectionCutError
+                case NeverAnswer():
+                    await asyncio.Future[None]()
+                case Answer(code=code, reason="", message=message, retry_after_s=retry_after_s):
+                    headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else {}
+                    return web.Response(status=code, text=f"{message}\n", headers=headers)
+                case Answer(code=code, reason=reason, message=message, retry_after_s=retry_after_s):
+                    raise ApiError(code, reason, message, retry_after_s=retry_after_s)
+        if user is None:
+            raise status.unauthorized()
+        if resource is None or verb is None:
+            return _about_itself(request.path)
+        if request.method != "GET":
+            raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", "this server only lists and watches")
+        if resource in self._forbidden:
+            raise status.forbidden(user, verb, resource)
+        if verb is Verb.WATCH:
+            return await self._watch(request, resource, faults)
+        return await self._list(request, resource, faults)
+
+    def _user(self, request: web.Request) -> str | None:
+        """Who asks, or None if that cannot be told. A wrong token is wrong even where anonymous requests are welcome."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme:
+            return USER if scheme == "Bearer" and token in self._tokens else None
+        certificate = request.get_extra_info("peercert") if self._context else None
+        if certificate:
+            names = {key: value for ((key, value),) in certificate["subject"]}
+            return str(names["commonName"])
+        return "system:anonymous" if self._anonymous else None
+
+    async def _list(self, request: web.Request, resource: Resource, faults: Sequence[Fault]) -> web.StreamResponse:
+        page = list_page(self.store, resource, list_options(request.query))
+        wire = Wire(request, faults, compress=accepts_gzip(request) and page.size_bytes >= self._gzip_from_bytes)
+        await wire.open()
+        for piece in page.pieces():
+            await wire.write(piece)
+        await wire.close()
+        return wire.response
+
+    async def _watch(self, request: web.Request, resource: Resource, faults: Sequence[Fault]) -> web.StreamResponse:
+        options = watch_options(request.query, self.watch_list)
+        version = options.resource_version or 0
+        if options.initial_events and version > self.store.resource_version:
+            raise status.too_large(version, self.store.resource_version)
+        if self.compacted_watch_is_http and not options.initial_events and 0 < version < self.store.compacted_at:
+            raise status.too_old(version, self.store.compacted_at)
+        wire = Wire(request, faults)
+        interval_s, timeout_s = self.bookmark_interval_s, self.watch_timeout_s
+        stream = WatchStream(self.store, resource, options, wire, bookmark_interval_s=interval_s, timeout_s=timeout_s)
+        for fault in faults:
+            if isinstance(fault, WatchFault):
+                stream.strike(fault)
+        await wire.open()
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+        return wire.response
+
+
+def _about_itself(path: str) -> web.Response:
+    match path:
+        case "/version":
+            return web.json_response(VERSION)
+        case "/readyz" | "/livez" | "/healthz":
+            return web.Response(text="ok")
+        case _:
+            raise status.not_found()

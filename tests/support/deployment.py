@@ -1,0 +1,153 @@
+"""The shipped deployment, rendered by the tools that operators use, and the tools themselves."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict, cast
+
+import helm_python
+import pytest
+import yaml
+
+from tests.support.box import CHECKOUT
+
+DEPLOY = CHECKOUT / "deploy"
+KUSTOMIZE = DEPLOY / "kustomize"
+CHART = DEPLOY / "helm/netpolq"
+OVERLAYS = ("kind", "production", "fail-closed")
+_LIMIT_S = 60
+
+
+class Variable(TypedDict, total=False):
+    name: str
+    value: str
+
+
+class Probe(TypedDict):
+    httpGet: dict[str, str]
+
+
+class Container(TypedDict):
+    name: str
+    image: str
+    imagePullPolicy: str
+    args: list[str]
+    env: list[Variable]
+    ports: list[dict[str, str | int]]
+    livenessProbe: Probe
+    readinessProbe: Probe
+    startupProbe: Probe
+    resources: dict[str, dict[str, str]]
+    securityContext: dict[str, object]
+
+
+class PodSpec(TypedDict):
+    serviceAccountName: str
+    initContainers: list[Container]
+    containers: list[Container]
+    volumes: list[dict[str, object]]
+
+
+class _PodMetadata(TypedDict, total=False):
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+class _Selector(TypedDict):
+    matchLabels: dict[str, str]
+
+
+class PodTemplate(TypedDict):
+    metadata: _PodMetadata
+    spec: PodSpec
+
+
+class Spec(TypedDict):
+    """Fields of the specs looked at here: of a DaemonSet, and of a PodMonitor."""
+
+    selector: _Selector
+    template: PodTemplate
+    updateStrategy: dict[str, object]
+    podMetricsEndpoints: list[dict[str, object]]
+
+
+class Metadata(TypedDict, total=False):
+    name: str
+    namespace: str
+
+
+class Manifest(TypedDict):
+    """A rendered object; only the fields used here."""
+
+    apiVersion: str
+    kind: str
+    metadata: Metadata
+    spec: Spec
+    rules: list[dict[str, list[str]]]
+    roleRef: dict[str, str]
+    subjects: list[dict[str, str]]
+
+
+Kind = Literal["DaemonSet", "ClusterRole", "ClusterRoleBinding", "ServiceAccount", "PodMonitor"]
+
+
+class Deployment(NamedTuple):
+    """What one rendering holds."""
+
+    name: str
+    manifests: tuple[Manifest, ...]
+
+    def one(self, kind: Kind) -> Manifest:
+        (found,) = [manifest for manifest in self.manifests if manifest["kind"] == kind]
+        return found
+
+    @property
+    def pod(self) -> PodTemplate:
+        return self.one("DaemonSet")["spec"]["template"]
+
+    @property
+    def container(self) -> Container:
+        (container,) = self.pod["spec"]["containers"]
+        return container
+
+    def environment(self) -> dict[str, str]:
+        """Variables that have a value in the manifest."""
+        return {variable["name"]: variable["value"] for variable in self.container["env"] if "value" in variable}
+
+    def yaml(self) -> str:
+        return yaml.safe_dump_all(self.manifests, sort_keys=False)
+
+
+def tool(name: str, package: str, *places: Path) -> str:
+    """The path of a program, from some places or the search path. Without it the test is skipped, or fails in CI."""
+    for place in places:
+        if os.access(place, os.X_OK):
+            return str(place)
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        reason = f"the program {name} is not installed: {package}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def kustomized(folder: Path) -> Deployment:
+    """What `kubectl apply -k` of a folder would apply."""
+    kubectl = tool("kubectl", "Debian's package kubernetes-client")
+    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=_LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    return Deployment(f"kustomize {folder.relative_to(KUSTOMIZE)}", tuple(yaml.safe_load_all(done.stdout)))
+
+
+def charted(values: Mapping[str, object], *, release: str = "netpolq", namespace: str = "kube-system") -> Deployment:
+    """What an install of the chart would apply. Raises `helm_python.HelmValuesError` for values that the schema refuses."""
+    with helm_python.Chart.load(CHART) as chart:
+        texts = chart.render(dict(values), name=release, namespace=namespace)
+    documents = [text for path, text in sorted(texts.items()) if path.endswith(".yaml")]
+    manifests = [manifest for text in documents for manifest in yaml.safe_load_all(text) if manifest]
+    return Deployment(f"chart with {dict(values)}", tuple(cast("Sequence[Manifest]", manifests)))
