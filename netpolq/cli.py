@@ -189,7 +189,7 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
             if path.exists():
                 path.unlink()
                 removed.append(str(path))
-        if run_dir.is_dir() and not any(run_dir.iterdir()):
+        if run_dir.is_dir() and not run_dir.is_mount() and not any(run_dir.iterdir()):
             run_dir.rmdir()
             removed.append(str(run_dir))
     except OSError as error:

@@ -35,10 +35,11 @@ class PeerSelector(NamedTuple):
     pod_selector: LabelSelector
 
 
-def compile_image(store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool) -> Image:
+def compile_image(store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False) -> Image:
     """Compile everything that concerns the isolated pods for which `is_local` holds.
 
-    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs.
+    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs. `with_pod_names`: also store
+    who owns each address, which the log of packets tells.
     """
     owners = store.address_owners()
     isolating = _Isolation(store)
@@ -60,6 +61,7 @@ def compile_image(store: Store, *, is_local: Callable[[Pod], bool], with_nodes: 
         },
         nodes=nodes,
         node_of=node_of,
+        pod_names={address: f"{pod.namespace}/{pod.name}" for address, pod in owners.items()} if with_pod_names else {},
     )
 
 

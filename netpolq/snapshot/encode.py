@@ -16,6 +16,7 @@ from netpolq.snapshot.layout import (
     LAYOUT_VERSION,
     MAGIC,
     NODE_OF_SLOT,
+    POD_NAME_SLOT,
     PREFIX_BYTES,
     RULE,
     SECTION,
@@ -32,11 +33,14 @@ def encode(image: Image, *, version: int, created_ns: int) -> bytes:
     sections: dict[Section, tuple[bytes, int]] = {}
 
     identities = array("I", (words.identity(identity) for identity in image.identities))
-    endpoints = {key: words.endpoint(endpoint) for key, endpoint in image.endpoints.items()}
+    # In sorted order, so that the words lie the same way however the mapping came about.
+    endpoints = {key: words.endpoint(image.endpoints[key]) for key in sorted(image.endpoints)}
     nodes = [words.node(addresses) for addresses in image.nodes]
     sections[Section.ADDRESSES] = _hash_table(ADDRESS_SLOT, {key: (number + 1,) for key, number in image.addresses.items()})
     sections[Section.ENDPOINTS] = _hash_table(ENDPOINT_SLOT, endpoints)
     sections[Section.NODE_OF] = _hash_table(NODE_OF_SLOT, {key: (nodes[number],) for key, number in image.node_of.items()})
+    pod_names = {key: (strings.number[name] + 1,) for key, name in image.pod_names.items()}
+    sections[Section.POD_NAMES] = _hash_table(POD_NAME_SLOT, pod_names)
     sections[Section.IDENTITIES] = identities.tobytes(), len(identities)
     sections[Section.RULES] = (
         b"".join(
@@ -82,10 +86,10 @@ def _hash_table(slot: Struct, entries: Mapping[bytes, tuple[int, ...]]) -> tuple
 
 
 class _Strings:
-    """Policy and port names, numbered in sorted order."""
+    """Names of policies, ports and pods, numbered in sorted order."""
 
     def __init__(self, image: Image) -> None:
-        names: set[str] = {rule.policy for rule in image.rules}
+        names: set[str] = {rule.policy for rule in image.rules} | set(image.pod_names.values())
         for identity in image.identities:
             names.update(name for name, _protocol, _port in identity.named_ports)
         for endpoint in image.endpoints.values():

@@ -108,7 +108,8 @@ class Image:
     `selectors`: what the selector numbers stand for, in order; not encoded, but two images with different ones cannot be compared
     by number. `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
     `node_of`: pod address → index into `nodes`, the addresses of the pod's own node; only filled for cluster-wide images, because on
-    a node the kernel knows its own packets without looking at addresses.
+    a node the kernel knows its own packets without looking at addresses. `pod_names`: pod address → ns/name; only filled where somebody
+    reads names, because judging needs none and they cost memory and a new version for each pod that comes or goes.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -118,6 +119,7 @@ class Image:
     endpoints: Mapping[bytes, Endpoint] = field(default_factory=dict)
     nodes: tuple[tuple[bytes, ...], ...] = ()
     node_of: Mapping[bytes, int] = field(default_factory=dict)
+    pod_names: Mapping[bytes, str] = field(default_factory=dict)
 
 
 def changed_addresses(before: Image, after: Image) -> frozenset[bytes] | None:

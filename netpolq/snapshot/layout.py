@@ -11,6 +11,7 @@ the WORDS section count words from its start, and word 0 is reserved so that off
     ADDRESSES   hash slots: key 16s · identity + 1 u32 (0: empty slot)
     ENDPOINTS   hash slots: key 16s · egress program u32 · ingress program u32 (word offsets, 0: not isolated; both 0: empty slot)
     NODE_OF     hash slots: key 16s · word offset of [n, n × 4 words of address bytes] u32 (0: empty slot)
+    POD_NAMES   hash slots: key 16s · ns/name (string) + 1 u32 (0: empty slot); one empty slot unless packets are logged
     IDENTITIES  one word each: word offset of [n, n × selector, m, m × (name, protocol << 16 | port)]
     RULES       three words each: policy (string), tier << 16 | direction << 8 | action, index
     STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
@@ -34,7 +35,7 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")
@@ -43,6 +44,7 @@ SECTION = struct.Struct("=QQII")
 ADDRESS_SLOT = struct.Struct("=16sI")
 ENDPOINT_SLOT = struct.Struct("=16sII")
 NODE_OF_SLOT = struct.Struct("=16sI")
+POD_NAME_SLOT = struct.Struct("=16sI")
 RULE = struct.Struct("=III")
 
 MAX_IMAGE_BYTES = 1 << 31
@@ -55,10 +57,11 @@ class Section(IntEnum):
     ADDRESSES = 0
     ENDPOINTS = 1
     NODE_OF = 2
-    IDENTITIES = 3
-    RULES = 4
-    STRINGS = 5
-    WORDS = 6
+    POD_NAMES = 3
+    IDENTITIES = 4
+    RULES = 5
+    STRINGS = 6
+    WORDS = 7
 
 
 PREFIX_BYTES = HEADER.size + len(Section) * SECTION.size

@@ -22,6 +22,7 @@ from netpolq.snapshot.layout import (
     MAGIC,
     MAX_IMAGE_BYTES,
     NODE_OF_SLOT,
+    POD_NAME_SLOT,
     PREFIX_BYTES,
     RULE,
     SECTION,
@@ -29,7 +30,12 @@ from netpolq.snapshot.layout import (
 )
 
 NO_RULE = 0xFFFFFFFF
-_SLOT_BYTES = {Section.ADDRESSES: ADDRESS_SLOT.size, Section.ENDPOINTS: ENDPOINT_SLOT.size, Section.NODE_OF: NODE_OF_SLOT.size}
+_SLOT_BYTES = {
+    Section.ADDRESSES: ADDRESS_SLOT.size,
+    Section.ENDPOINTS: ENDPOINT_SLOT.size,
+    Section.NODE_OF: NODE_OF_SLOT.size,
+    Section.POD_NAMES: POD_NAME_SLOT.size,
+}
 _ENTRY_BYTES = {**_SLOT_BYTES, Section.IDENTITIES: 4, Section.RULES: RULE.size, Section.WORDS: 4}
 _KEY_BYTES = 16
 _RANGE_END = {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.SCTP: 3}
@@ -311,6 +317,18 @@ class SnapshotView:
                 count = self._words[node]
                 cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
                 return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
+            place = (place + 1) & mask
+
+    def pod_name(self, address: bytes) -> str | None:
+        """ns/name of the pod with this address; None for an outsider, and where the snapshot has no names."""
+        mask = self._entries[Section.POD_NAMES] - 1
+        place = zlib.crc32(address) & mask
+        while True:
+            key, name = POD_NAME_SLOT.unpack_from(self._buffer, self._offsets[Section.POD_NAMES] + place * POD_NAME_SLOT.size)
+            if not name:
+                return None
+            if key == address:
+                return self.string(name - 1)
             place = (place + 1) & mask
 
     def isolated_by(self, program: int) -> list[str]:

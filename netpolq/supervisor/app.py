@@ -117,6 +117,7 @@ class Supervisor:
             publisher=self._publisher,
             ruleset=ruleset,
             hostname=settings.hostname,
+            with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
             on_in_force=self._latency.observe,
         )
         self._source = source = make_source(settings)

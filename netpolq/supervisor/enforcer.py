@@ -33,12 +33,20 @@ class Enforcer:
     """Carries changes of the store to the workers and the kernel. `on_in_force` is told the seconds from notice to enforcement."""
 
     def __init__(
-        self, *, store: Store, publisher: Publisher, ruleset: Ruleset, hostname: str, on_in_force: Callable[[float], None]
+        self,
+        *,
+        store: Store,
+        publisher: Publisher,
+        ruleset: Ruleset,
+        hostname: str,
+        with_pod_names: bool,
+        on_in_force: Callable[[float], None],
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._ruleset = ruleset
         self._hostname = hostname
+        self._with_pod_names = with_pod_names
         self._on_in_force = on_in_force
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
@@ -68,7 +76,7 @@ class Enforcer:
             await self._store_changed.wait()
             self._store_changed.clear()
             noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
-            image = compile_image(self._store, is_local=self._is_local, with_nodes=False)
+            image = compile_image(self._store, is_local=self._is_local, with_nodes=False, with_pod_names=self._with_pod_names)
             try:
                 version = self._publisher.publish(image)
             except ConnectionError as error:

@@ -10,6 +10,8 @@ import select
 import time
 
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 from netpolq.channel import Channel, Drain, Publish, Refusal, Report
 from netpolq.enums import PacketMark, Verdict
@@ -17,8 +19,9 @@ from netpolq.errors import SnapshotError
 from netpolq.snapshot.region import open_view
 from netpolq_worker.decide import Decider
 from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.nfqueue import Packet, Queue
+from netpolq_worker.nfqueue import OnPacket, Packet, Queue
 from netpolq_worker.packet import parse
+from netpolq_worker.packet_log import PacketLog
 
 BATCH_PACKETS = 32
 _FLUSH_INTERVAL_NS = 250_000_000
@@ -32,7 +35,7 @@ class WorkerSettings:
     """What a worker is told. `inherited_packets`: judged in this slot by its predecessors.
 
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited, so that the very first packet
-    can be judged.
+    can be judged. `log_packets`: write a line for each packet.
     """
 
     slot: int
@@ -41,6 +44,7 @@ class WorkerSettings:
     inherited_packets: int
     snapshot_version: int
     snapshot_descriptor: int
+    log_packets: bool = False
 
 
 class Worker:
@@ -58,6 +62,7 @@ class Worker:
         self._mark_mask = settings.mark_mask
         self._foreign_bits = 0xFFFFFFFF ^ settings.mark_mask
         self._fail_verdict = Verdict.ACCEPT if settings.fail_open else Verdict.DROP
+        self._packet_log = PacketLog(queue.queue_num) if settings.log_packets else None
         self._orphans_possible = True
         self._batch_packets = 0
         self._batch_last_id = 0
@@ -68,7 +73,10 @@ class Worker:
 
     def run(self) -> None:
         """Work until drained, or until the pool has gone."""
-        self._queue.on_packet = self._on_packet
+        # Chosen once: packets that are not logged pay nothing for those that are. What a callback returns the queue ignores.
+        self._queue.on_packet = (
+            cast("OnPacket", self._on_packet) if self._packet_log is None else partial(self._on_packet_logged, self._packet_log)
+        )
         if self._settings.snapshot_version:
             self._adopt(self._settings.snapshot_version, None, self._settings.snapshot_descriptor)
         self._dispose_of_silent_orphans()
@@ -87,7 +95,8 @@ class Worker:
 
     # --- packets ------------------------------------------------------------------------------------------------------------------
 
-    def _on_packet(self, packet: Packet) -> None:
+    def _on_packet(self, packet: Packet) -> Verdict | None:
+        """Answer a packet. Returns the decision; None: there was none, and the answer is what the failure mode says."""
         started_ns = time.perf_counter_ns()
         packet_id: int = packet.id
         if self._orphans_possible:
@@ -98,7 +107,7 @@ class Worker:
             if flow is None:
                 self._queue.verdict(packet_id, Verdict.DROP)
                 self._metrics.malformed += 1
-                return
+                return Verdict.DROP
             if mark & self._mark_mask == self._reply_mark:
                 # A reply stands for the connection that it answers: what is judged is the swapped header.
                 destination, source, protocol, port, _ = flow
@@ -107,7 +116,7 @@ class Worker:
             verdict = self._decider.decide((source, destination, protocol, port))
             if verdict is None:
                 self._fail(packet_id, "no-snapshot")
-                return
+                return None
             if verdict:
                 self._accept(packet_id, mark & self._foreign_bits | self._accepted_mark)
             else:
@@ -115,8 +124,18 @@ class Worker:
         except Exception:  # whatever it was, this packet must be answered before the next batch covers it
             self._fail(packet_id, "error")
             log.exception("packet %d on queue %d could not be judged", packet_id, self._queue.queue_num)
-            return
+            return None
         self._metrics.judged(protocol, len(source), verdict, time.perf_counter_ns() - started_ns)
+        return verdict
+
+    def _on_packet_logged(self, packet_log: PacketLog, packet: Packet) -> None:
+        # What a line tells is asked before the packet is judged, because a new snapshot may be taken up right after it.
+        is_reply = packet.get_mark() & self._mark_mask == self._reply_mark
+        draft = packet_log.draft(packet.get_payload(), self._decider.view, is_reply=is_reply)
+        started_ns = time.perf_counter_ns()
+        verdict = self._on_packet(packet)
+        if draft is not None:
+            packet_log.write(draft, verdict, self._fail_verdict, time.perf_counter_ns() - started_ns)
 
     def _accept(self, packet_id: int, mark: int) -> None:
         if mark != self._batch_mark:
@@ -174,6 +193,8 @@ class Worker:
             self._next_flush_ns = now + _FLUSH_INTERVAL_NS
             self._metrics.flush(self._decider.misses)
             self._report()
+            if self._packet_log is not None:
+                self._packet_log.tell_suppressed()
 
     def _adopt(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int) -> None:
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netpolq.enums import LoggingFormat
+from netpolq.logs import PACKET_LOG_VERBOSITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,11 @@ class PoolOptions:
     logging_format: LoggingFormat
     verbosity: int
     supervisor: tuple[str, ...]
+
+    @property
+    def log_packets(self) -> bool:
+        """Whether workers write a line for each packet."""
+        return self.verbosity >= PACKET_LOG_VERBOSITY
 
     @property
     def metrics_dir(self) -> Path:

@@ -156,6 +156,7 @@ class Pool:
                     inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
                     snapshot_version=self._snapshot_version,
                     snapshot_descriptor=self._snapshot_fd,
+                    log_packets=self._options.log_packets,
                 ),
                 slot.queue,
                 Channel(end),

@@ -1,0 +1,256 @@
+"""The shipped manifests: what kustomize and the chart render is valid, is what the agent understands, and asks for no more than it uses."""
+
+import copy
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+
+import helm_python
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+
+from netpolq.cli import COMMANDS
+from netpolq.settings import resolve
+from netpolq.settings.resolve import Settings
+from netpolq.settings.table import OPTIONS
+from tests.support.deployment import CHART, KUSTOMIZE, OVERLAYS, Deployment, Kind, PodSpec, charted, kustomized
+
+Values = Mapping[str, object]
+
+VALUE_SETS: dict[str, Values] = {
+    "defaults": {},
+    "fail-closed": {"agent": {"failOpen": False, "workers": 4}, "updateStrategy": {"type": "OnDelete"}},
+    "every setting": {
+        "image": {
+            "repository": "registry.example/netpolq",
+            "digest": f"sha256:{'0' * 64}",
+            "pullPolicy": "Always",
+            "pullSecrets": [{"name": "registry"}],
+        },
+        "agent": {
+            "workers": 8,
+            "nfqueueId": 200,
+            "fanout": False,
+            "dataplane": "native",
+            "markMask": "0x700",
+            "ctMarkBit": 67108864,
+            "nodeEgress": "allow",
+            "netfilterBug1766Fix": "auto",
+            "strictMode": False,
+        },
+        "logging": {"format": "text", "verbosity": 2},
+        "metrics": {
+            "port": 9090,
+            "bindHost": "::1",
+            "annotations": False,
+            "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "monitoring"}},
+        },
+        "runDir": "/var/run/netpolq",
+        "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
+        "updateStrategy": {"maxUnavailable": "10%"},
+        "tolerations": [],
+        "nodeSelector": {"pool": "workers"},
+        "podLabels": {"team": "network"},
+        "podAnnotations": {"note": "x"},
+    },
+}
+REFUSED: dict[str, Values] = {
+    "no worker": {"agent": {"workers": 0}},
+    "too many workers": {"agent": {"workers": 257}},
+    "a word for a number of workers": {"agent": {"workers": "many"}},
+    "a text for a boolean": {"agent": {"failOpen": "false"}},
+    "a queue number beyond 16 bits": {"agent": {"nfqueueId": 65536}},
+    "an unknown form of the queue rule": {"agent": {"dataplane": "iptables"}},
+    "a mask that is no number": {"agent": {"markMask": "0xfg"}},
+    "a key that does not exist": {"agent": {"worker": 2}},
+    "a section that does not exist": {"agents": {"workers": 2}},
+    "a privileged port": {"metrics": {"port": 80}},
+    "a host name to bind to": {"metrics": {"bindHost": "node"}},
+    "a digest that is none": {"image": {"digest": "sha256:0"}},
+    "a relative run directory": {"runDir": "run/netpolq"},
+    "an update that never proceeds": {"updateStrategy": {"maxUnavailable": 0}},
+    "an update that surges": {"updateStrategy": {"maxSurge": 1}},
+    "a security context": {"securityContext": {"privileged": True}},
+}
+RENDERINGS: dict[str, Callable[[], Deployment]] = {
+    "base": partial(kustomized, KUSTOMIZE / "base"),
+    **{f"overlay {name}": partial(kustomized, KUSTOMIZE / "overlays" / name) for name in OVERLAYS},
+    **{f"chart, {name}": partial(charted, values) for name, values in VALUE_SETS.items()},
+}
+# The oldest that the chart accepts, and the newest known here.
+API_VERSIONS = ("1.25", kubernetes_validate.latest_version())
+
+
+@cache
+def rendered(name: str) -> Deployment:
+    return RENDERINGS[name]()
+
+
+@pytest.fixture(params=RENDERINGS)
+def deployment(request: pytest.FixtureRequest) -> Deployment:
+    return rendered(request.param)
+
+
+def settings_of(deployment: Deployment) -> Settings:
+    """What the agent makes of its arguments and its environment."""
+    command, *words = deployment.container["args"]
+    assert command == "run"
+    return resolve([word.replace("$(NODE_NAME)", "worker-1") for word in words], deployment.environment())
+
+
+@pytest.mark.parametrize("api_version", API_VERSIONS)
+def test_every_manifest_is_valid_in_the_oldest_and_the_newest_api(deployment: Deployment, api_version: str) -> None:
+    checked = [manifest for manifest in deployment.manifests if manifest["kind"] != "PodMonitor"]
+    assert {manifest["kind"] for manifest in checked} == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"}
+    for manifest in checked:
+        kubernetes_validate.validate(manifest, api_version, strict=True)
+
+
+def test_the_validator_refuses_a_field_that_does_not_exist() -> None:
+    broken = copy.deepcopy(rendered("base").one("DaemonSet"))
+    broken["spec"]["template"]["spec"]["hostNetworks"] = True  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, API_VERSIONS[0], strict=True)
+
+
+def test_the_agent_understands_every_argument_and_variable(deployment: Deployment) -> None:
+    settings = settings_of(deployment)
+    assert settings.hostname == "worker-1"
+    assert settings.manifests is None, "without a folder it watches the cluster"
+    assert settings.run_dir == Path("/run/netpolq")
+    known = {f"NETPOLQ_{option.name.upper().replace('-', '_')}" for option in OPTIONS}
+    assert deployment.environment().keys() <= known, "a variable of another name is ignored in silence"
+
+
+def test_probes_and_scrapers_ask_the_port_that_the_agent_serves(deployment: Deployment) -> None:
+    settings, container = settings_of(deployment), deployment.container
+    (port,) = container["ports"]
+    assert port == {"name": "metrics", "containerPort": settings.metrics_port, "protocol": "TCP"}
+    probes = [container["startupProbe"], container["livenessProbe"], container["readinessProbe"]]
+    assert [probe["httpGet"]["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
+    for probe in probes:
+        assert probe["httpGet"]["port"] == "metrics"
+        assert probe["httpGet"].get("host", "") == settings.metrics_host
+    annotations = deployment.pod["metadata"].get("annotations", {})
+    assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_port)}
+
+
+def test_the_role_is_lists_and_watches_of_what_is_used_and_bound_to_the_pods_account(deployment: Deployment) -> None:
+    role, binding, account = (deployment.one(kind) for kind in ("ClusterRole", "ClusterRoleBinding", "ServiceAccount"))
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+    ]
+    assert binding["roleRef"] == {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": role["metadata"]["name"],
+    }
+    metadata = account["metadata"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": metadata["name"], "namespace": metadata["namespace"]}]
+    assert deployment.pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
+
+
+def test_the_selector_selects_the_pods(deployment: Deployment) -> None:
+    selector = deployment.one("DaemonSet")["spec"]["selector"]["matchLabels"]
+    assert selector
+    assert selector.items() <= deployment.pod["metadata"]["labels"].items()
+
+
+def test_overlays_change_what_they_are_named_for() -> None:
+    settings = {name: settings_of(rendered(f"overlay {name}")) for name in OVERLAYS}
+    assert {name: found.fail_open for name, found in settings.items()} == {"kind": True, "production": True, "fail-closed": False}
+    assert {name: found.queue_count for name, found in settings.items()} == {"kind": 2, "production": 4, "fail-closed": 4}
+    assert settings["kind"].queue_first == 200
+    assert rendered("overlay kind").container["imagePullPolicy"] == "Never"
+    assert rendered("overlay fail-closed").one("DaemonSet")["spec"]["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+    }
+
+
+def test_the_charts_settings_reach_the_agent() -> None:
+    deployment = rendered("chart, every setting")
+    settings = settings_of(deployment)
+    assert (settings.queue_first, settings.queue_count, settings.fanout) == (200, 8, False)
+    assert (settings.mark_mask, settings.ct_mark_bit) == (0x700, 0x4000000)
+    assert (settings.metrics_host, settings.metrics_port) == ("::1", 9090)
+    assert (settings.verbosity, settings.logging_format.value, settings.strict_mode) == (2, "text", False)
+    assert (settings.dataplane.value, settings.node_egress.value, settings.netfilter_bug_1766_fix) == ("native", "allow", None)
+    assert deployment.container["image"] == f"registry.example/netpolq@sha256:{'0' * 64}"
+    assert deployment.pod["spec"]["volumes"] == [
+        {"name": "run", "hostPath": {"path": "/var/run/netpolq", "type": "DirectoryOrCreate"}}
+    ]
+
+
+@pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED)
+def test_the_schema_refuses(values: Values) -> None:
+    with pytest.raises(helm_python.HelmValuesError, match="at '"):
+        charted(values)
+
+
+def test_every_value_of_the_chart_is_in_its_schema() -> None:
+    with helm_python.Chart.load(CHART) as chart:
+        schema = chart.schema
+        values = chart.values
+    assert schema is not None
+    assert values.keys() <= schema["properties"].keys()
+    for name, section in values.items():
+        if isinstance(section, dict) and "properties" in schema["properties"][name]:
+            assert section.keys() <= schema["properties"][name]["properties"].keys(), name
+
+
+def test_the_chart_passes_helms_own_checks() -> None:
+    findings = helm_python.lint(CHART)
+    assert findings["errors"] == []
+    assert [message for message in findings["messages"] if "icon" not in message["error"]] == []
+
+
+def test_chart_and_kustomize_render_the_same_pods() -> None:
+    """By their defaults, save the labels by which each finds its own."""
+    base, chart = rendered("base"), rendered("chart, defaults")
+    assert sorted_pod(base) == sorted_pod(chart)
+    ours, theirs = (deployment.one("DaemonSet")["spec"] for deployment in (base, chart))
+    skipped = ("selector", "template")
+    assert {name: value for name, value in ours.items() if name not in skipped} == {
+        name: value for name, value in theirs.items() if name not in skipped
+    }
+
+
+def sorted_pod(deployment: Deployment) -> PodSpec:
+    spec = copy.deepcopy(deployment.pod["spec"])
+    for container in spec["containers"]:
+        container["env"].sort(key=lambda variable: variable["name"])
+    return spec
+
+
+def test_two_releases_do_not_share_names_or_pods() -> None:
+    one, other = charted({}, release="one", namespace="a"), charted({}, release="other", namespace="b")
+    kinds: tuple[Kind, ...] = ("ClusterRole", "ClusterRoleBinding", "DaemonSet")
+    for kind in kinds:
+        assert one.one(kind)["metadata"]["name"] != other.one(kind)["metadata"]["name"]
+    selectors = [deployment.one("DaemonSet")["spec"]["selector"] for deployment in (one, other)]
+    assert selectors[0] != selectors[1]
+    assert one.one("ClusterRoleBinding")["subjects"] == [{"kind": "ServiceAccount", "name": "one-netpolq", "namespace": "a"}]
+
+
+@pytest.mark.parametrize("pods", ["base", "chart, every setting"])
+def test_the_pod_monitor_finds_the_pods_and_their_port(pods: str) -> None:
+    deployment = rendered(pods)
+    source = kustomized(KUSTOMIZE / "podmonitor") if pods == "base" else deployment
+    monitor = source.one("PodMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= deployment.pod["metadata"]["labels"].items()
+    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    assert monitor["metadata"]["namespace"] == deployment.one("DaemonSet")["metadata"]["namespace"]
+
+
+def test_what_cleans_up_is_a_valid_daemon_set_with_the_agents_image_and_privileges() -> None:
+    agent, cleanup = rendered("base"), kustomized(KUSTOMIZE / "cleanup")
+    for api_version in API_VERSIONS:
+        kubernetes_validate.validate(cleanup.one("DaemonSet"), api_version, strict=True)
+    (container,) = cleanup.pod["spec"]["initContainers"]
+    assert container["args"] == ["cleanup"]
+    assert container["args"][0] in COMMANDS
+    assert container["securityContext"] == agent.container["securityContext"]
+    assert container["image"] == cleanup.container["image"] == agent.container["image"]

@@ -1,0 +1,233 @@
+"""A real Prometheus scrapes a running agent with the shipped configuration, while packets come in and workers are killed."""
+
+import math
+import socket
+import threading
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import NamedTuple, cast
+
+import pytest
+
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
+from tests.support import manifests, prometheus
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+from tests.support.prometheus import Prometheus, StaticConfig
+
+pytestmark = pytest.mark.netns
+
+SELECTED = 'instance="this-host"'
+CARRIED_OVER = {
+    "packet_process_time": "histogram",
+    "packet_process_duration_microseconds": "summary",
+    "packet_count": "counter",
+    "nfqueue_queue_total": "gauge",
+    "nfqueue_queue_dropped": "gauge",
+    "nfqueue_user_dropped": "gauge",
+    "nfqueue_packet_id": "gauge",
+}
+META = "__meta_kubernetes_pod_"
+POD: StaticConfig = {
+    "targets": ["127.0.0.1:1"],  # another port of the pod
+    "labels": {
+        f"{META}label_app_kubernetes_io_name": "netpolq",
+        f"{META}annotation_prometheus_io_scrape": "true",
+        f"{META}annotation_prometheus_io_port": "9080",
+        f"{META}node_name": "node-of-the-pod",
+        f"{META}phase": "Running",
+        "__meta_kubernetes_namespace": "kube-system",
+    },
+}
+
+
+class Monitored(NamedTuple):
+    """A running agent under traffic, and the server that scrapes it."""
+
+    agent: Agent
+    server: Prometheus
+
+
+def pod_with(**labels: str) -> StaticConfig:
+    """The pod with other labels."""
+    return {**POD, "labels": {**POD["labels"], **{f"{META}{name}": value for name, value in labels.items()}}}
+
+
+@contextmanager
+def steady_traffic(box: Box) -> Iterator[None]:
+    """Datagrams of friend and stranger to the server, over both families: a new flow each, though not always a new question."""
+    over = threading.Event()
+    with ExitStack() as stack:
+        ends = [
+            (stack.enter_context(box.inside(client.name, partial(socket.socket, kind, socket.SOCK_DGRAM))), address)
+            for client in (FRIEND, STRANGER)
+            for kind, address in ((socket.AF_INET, SERVER.address(4)), (socket.AF_INET6, SERVER.address(6)))
+        ]
+
+        def send() -> None:
+            number = 0
+            while not over.wait(0.01):
+                number += 1
+                for end, address in ends:
+                    end.sendto(b"x", (address, 1000 + number % 20000))
+                    end.sendto(b"x", (address, 80))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def monitored() -> Iterator[Monitored]:
+    """The agent is started twice, the second time without a kept snapshot, so that failures to judge are among its metrics."""
+    jobs = prometheus.scrape_jobs()
+    pods = (
+        POD,
+        pod_with(node_name="scraping-is-off", annotation_prometheus_io_scrape="false"),
+        pod_with(node_name="another-program", label_app_kubernetes_io_name="other"),
+        pod_with(node_name="has-ended", phase="Succeeded"),
+    )
+    jobs["netpolq-pods"] = prometheus.with_static_discovery(jobs["netpolq-pods"], *pods)
+    with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
+        folder = box.directory / "manifests"
+        folder.mkdir()
+        bodies = [manifests.pod(host, NODE, app=host.name.split("/")[1]) for host in (SERVER, FRIEND, STRANGER)]
+        manifests.write(folder / "cluster.json", [manifests.namespace("app"), *bodies])
+        admit(folder, "friend")
+        with Agent(box, folder, "--workers=2", "--fail-open=false", "--strict-mode=false") as agent, steady_traffic(box):
+            agent.stop()
+            (agent.run_dir / "snapshot.bin").unlink()
+            agent.start()
+            server = Prometheus(box, list(jobs.values()))
+            server.wait_until("packets are counted", lambda: bool(server.value(f"sum(rate(packet_count{{{SELECTED}}}[10s]))")))
+            box.probe([Probe(FRIEND.name, SERVER.address(4), "TCP", 80)])
+            for app in ("stranger", "friend"):
+                before = agent.status()
+                admit(folder, app)
+                agent.wait_until_enforced(before)
+            yield Monitored(agent, server)
+
+
+def names_in(server: Prometheus) -> set[str]:
+    return set(cast("list[str]", server.get("/api/v1/label/__name__/values")))
+
+
+def types_of(agent: Agent) -> dict[str, str]:
+    """Metrics and their types as the agent declares them."""
+    lines = [line.split() for line in agent.metrics().splitlines() if line.startswith("# TYPE ")]
+    return {name: kind for _hash, _word, name, kind in lines}
+
+
+def counters_of(agent: Agent) -> set[str]:
+    """Names of the series that may only rise."""
+    parts = {"counter": ("",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
+    found = {f"{name}{part}" for name, kind in types_of(agent).items() for part in parts.get(kind, ())}
+    return found | {"nfqueue_packet_id", "nfqueue_queue_dropped", "nfqueue_user_dropped"}
+
+
+def test_every_metric_arrives_with_its_type(monitored: Monitored) -> None:
+    metadata = cast("dict[str, list[dict[str, str]]]", monitored.server.get("/api/v1/metadata"))
+    arrived = {name: {entry["type"] for entry in entries} for name, entries in metadata.items()}
+    declared = types_of(monitored.agent)
+    assert CARRIED_OVER.items() <= declared.items()
+    assert len([name for name in declared if name.startswith("netpolq_")]) >= 18
+    assert {name: arrived.get(name) for name in declared} == {name: {kind} for name, kind in declared.items()}
+    assert all(name.endswith("_total") for name, kind in declared.items() if kind == "counter" and name != "packet_count")
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        'packet_count{protocol="UDP",family="IPv4",verdict="accept"}',
+        'packet_count{protocol="UDP",family="IPv6",verdict="drop"}',
+        "packet_process_time_count",
+        "packet_process_time_sum",
+        "packet_process_duration_microseconds_count",
+        "nfqueue_packet_id",
+        "netpolq_verdict_cache_hits_total",
+        "netpolq_verdict_cache_misses_total",
+    ],
+)
+def test_rates_are_above_zero_while_packets_come_in(monitored: Monitored, series: str) -> None:
+    selector = series.replace("}", f",{SELECTED}}}") if "{" in series else f"{series}{{{SELECTED}}}"
+    server = monitored.server
+    server.wait_until(f"a rate of {series}", lambda: (server.value(f"sum(rate({selector}[10s]))") or 0.0) > 0.0)
+
+
+def kill(monitored: Monitored, pid: int) -> None:
+    """Kill a worker and wait until Prometheus has seen its successor count on."""
+    agent, server = monitored
+    total = f"sum(packet_count{{{SELECTED}}})"
+    counted = server.value(total) or 0.0
+    assert counted > 0
+    agent.kill(pid)
+    agent.wait_until("the worker is succeeded", lambda: pid not in {worker["pid"] for worker in agent.status()["workers"]})
+    server.wait_until("counting goes on", lambda: (server.value(total) or 0.0) > counted)
+
+
+def test_no_counter_goes_back_when_workers_are_killed(monitored: Monitored) -> None:
+    agent, server = monitored
+    for worker in agent.status()["workers"]:
+        kill(monitored, worker["pid"])
+    restarts = f"sum(netpolq_worker_restarts_total{{{SELECTED}}})"
+    server.wait_until("both restarts are counted", lambda: server.value(restarts) == 2)
+    went_back = {name: server.value(f"sum(resets({name}{{{SELECTED}}}[10m]))") for name in counters_of(agent)}
+    assert {name: count for name, count in went_back.items() if count != 0} == {}
+
+
+def test_every_rule_is_evaluated_and_every_recording_rule_gives_a_value(monitored: Monitored) -> None:
+    server = monitored.server
+
+    def health() -> dict[str, str]:
+        groups = cast("dict[str, list[dict[str, list[dict[str, str]]]]]", server.get("/api/v1/rules"))["groups"]
+        return {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+
+    wanted = {rule.get("record") or rule["alert"] for rule in prometheus.rules()}
+    server.wait_until("all rules are evaluated", lambda: health() == dict.fromkeys(wanted, "ok"))
+    for rule in prometheus.rules():
+        if "record" in rule:
+            question = f"{rule['record']}{{{SELECTED}}}"
+            server.wait_until(f"a value of {question}", partial(has_values, server, question))
+
+
+def has_values(server: Prometheus, question: str) -> bool:
+    samples = server.query(question)
+    return bool(samples) and not any(math.isnan(sample.value) for sample in samples)
+
+
+def test_rules_and_dashboard_use_only_metrics_that_exist(monitored: Monitored) -> None:
+    used = {name for rule in prometheus.rules() for name in prometheus.metric_names(rule["expr"])}
+    used |= {name for _title, question in prometheus.panel_questions() for name in prometheus.metric_names(question)}
+    assert len(used) > 20
+    assert used - names_in(monitored.server) == set()
+
+
+def test_every_panel_of_the_dashboard_has_data(monitored: Monitored) -> None:
+    server = monitored.server
+    for title, question in prometheus.panel_questions(instance="this-host", interval="2m"):
+        server.wait_until(f"data for {title!r}: {question}", partial(has_values, server, question))
+
+
+def test_a_pod_is_scraped_at_its_annotated_port_under_the_name_of_its_node(monitored: Monitored) -> None:
+    """The discovery itself needs a cluster: what it finds is given here, and what becomes of it is the shipped configuration's."""
+    found = cast("dict[str, list[dict[str, object]]]", monitored.server.get("/api/v1/targets?state=active"))["activeTargets"]
+    pods = [target for target in found if target["scrapePool"] == "netpolq-pods"]
+    assert [target["scrapeUrl"] for target in pods] == ["http://127.0.0.1:9080/metrics"]
+    assert pods[0]["labels"] == {"job": "netpolq", "instance": "node-of-the-pod", "namespace": "kube-system"}
+    up = 'up{job="netpolq",instance="node-of-the-pod"}'
+    monitored.server.wait_until("it is up", lambda: monitored.server.value(up) == 1)
+
+
+def test_the_optional_job_has_the_names_of_the_kube_network_policies_agent_and_no_others(monitored: Monitored) -> None:
+    parts = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("", "_sum", "_count")}
+    expected = {f"kube_network_policies_{name}{part}" for name, kind in CARRIED_OVER.items() for part in parts.get(kind, ("",))}
+    arrived = {sample.labels["__name__"] for sample in monitored.server.query('{job="kube-network-policies"}')}
+    scraping = {name for name in arrived if name == "up" or name.startswith("scrape_")}
+    assert arrived - scraping == expected
