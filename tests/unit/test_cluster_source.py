@@ -126,6 +126,8 @@ async def reading(kubeconfig: Path, timing: Timing = HURRIED) -> AsyncIterator[R
     try:
         yield reader
     finally:
+        if task.done():
+            await task  # whatever ended it
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

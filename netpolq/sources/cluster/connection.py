@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 import orjson
@@ -22,19 +23,32 @@ _CONNECT_TIMEOUT_S = 10.0
 _USER_AGENT = "netpolq"
 
 
+@dataclass(slots=True)
+class _Lease:
+    """A client and how many requests are under way on it. `retired`: no new ones; the last one closes it."""
+
+    client: client.ApiClient
+    requests: int = 0
+    retired: bool = False
+
+    async def close_if_done(self) -> None:
+        if self.retired and not self.requests:
+            await self.client.close()
+
+
 class Connection:
     """Requests to one API server. `kubeconfig`: path, or empty for the service account of the pod this runs in."""
 
     def __init__(self, kubeconfig: str) -> None:
         self._kubeconfig = kubeconfig
-        self._client: client.ApiClient | None = None
+        self._lease: _Lease | None = None
         self._renewal = asyncio.Lock()
         self._generation = 0
 
     async def open(self) -> None:
         """Read the configuration. Raises `BootError` saying what is wrong with it."""
         try:
-            self._client = await self._make_client()
+            self._lease = _Lease(await self._make_client())
         except Exception as error:  # the package raises whatever its parsers and plugins do
             origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
             raise BootError(
@@ -54,13 +68,13 @@ class Connection:
     @property
     def address(self) -> str:
         """The server's URL."""
-        return str(self._open_client.configuration.host)
+        return str(self._current.client.configuration.host)
 
     @property
-    def _open_client(self) -> client.ApiClient:
-        if self._client is None:
+    def _current(self) -> _Lease:
+        if self._lease is None:
             raise RuntimeError("the connection is not open")
-        return self._client
+        return self._lease
 
     @property
     def generation(self) -> int:
@@ -70,20 +84,22 @@ class Connection:
     async def renew(self, generation: int) -> None:
         """Read the configuration again, for credentials that are refused. Does nothing if somebody else has done so meanwhile.
 
-        Requests under way are cut; whoever made them asks again.
+        Requests under way are not cut: they end with the old credentials.
         """
         async with self._renewal:
             if generation != self._generation:
                 return
             made = await self._make_client()
-            old, self._client = self._open_client, made
+            old, self._lease = self._current, _Lease(made)
             self._generation += 1
-            await old.close()
+            old.retired = True
+            await old.close_if_done()
 
     async def close(self) -> None:
-        """Give up all connections."""
-        if self._client is not None:
-            await self._client.close()
+        """Give up all connections, once no request is under way."""
+        if self._lease is not None:
+            self._lease.retired = True
+            await self._lease.close_if_done()
 
     async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float) -> bytes:
         """A whole body. Raises `StatusError`, and `OSError`, `aiohttp.ClientError` or `TimeoutError` where there is no answer."""
@@ -95,23 +111,28 @@ class Connection:
         self, path: str, query: Mapping[str, str], *, total_s: float, idle_s: float
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """A body as it arrives. `total_s`: for all of it; `idle_s`: without any byte. Errors as for `get`."""
-        opened = self._open_client
-        method, url, headers, _body, _post = await opened.param_serialize(
-            "GET",
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
-        timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=idle_s)
-        answer = await opened.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
+        lease = self._current
+        lease.requests += 1
         try:
-            if response.status != 200:
-                raise _status_error(response, await response.content.read(_MAX_ERROR_BYTES))
-            yield response.content
+            method, url, headers, _body, _post = await lease.client.param_serialize(
+                "GET",
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
+            timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=idle_s)
+            answer = await lease.client.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
+            response: aiohttp.ClientResponse = answer.response
+            try:
+                if response.status != 200:
+                    raise _status_error(response, await response.content.read(_MAX_ERROR_BYTES))
+                yield response.content
+            finally:
+                response.close()
         finally:
-            response.close()
+            lease.requests -= 1
+            await lease.close_if_done()
 
 
 def _status_error(response: aiohttp.ClientResponse, body: bytes) -> StatusError:
