@@ -1,6 +1,4 @@
-"""What tests with real packets need: root, and most of them a running agent."""
-
-import os
+"""What most tests with real packets need: a running agent."""
 
 from collections.abc import Iterator
 
@@ -8,15 +6,6 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.four_pods import cluster_with
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _root() -> None:
-    if os.geteuid():
-        reason = "network namespaces and queues need root"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,6 @@ from tests.support import netns, sctp
 from tests.support.box import CHECKOUT, Box, Host
 from tests.support.probe import Outcome, Probe
 
-pytestmark = pytest.mark.netns
-
 SERVED = (("TCP", 80), ("UDP", 80), ("SCTP", 80))
 NODE = Host(name="node", addresses=("10.78.0.1", "fd78::1"), serves=SERVED)
 HOSTS = (

@@ -24,8 +24,6 @@ from tests.support.four_pods import (
 from tests.support.manifests import Body, policy
 from tests.support.probe import Probe
 
-pytestmark = pytest.mark.netns
-
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 

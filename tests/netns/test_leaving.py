@@ -8,8 +8,6 @@ from tests.support.cluster import Cluster
 from tests.support.four_pods import EVERYTHING, cluster_with, ingress, reached, talk
 from tests.support.manifests import Body
 
-pytestmark = pytest.mark.netns
-
 
 def _admits_port_80() -> Body:
     return ingress({"ports": [{"port": 80}]})

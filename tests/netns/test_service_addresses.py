@@ -9,8 +9,6 @@ from tests.support.cluster import Cluster
 from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, hears_nothing, ingress, pods, reached, talk, through
 from tests.support.probe import Probe
 
-pytestmark = pytest.mark.netns
-
 SERVICE = {4: "10.96.0.1", 6: "fd96::1"}
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 

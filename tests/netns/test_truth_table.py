@@ -9,8 +9,6 @@ from tests.support.cases import ADDRESSES, NODE, NODE_NAME, Case, load_cases
 from tests.support.cluster import Cluster, running
 from tests.support.probe import Outcome, Probe
 
-pytestmark = pytest.mark.netns
-
 CASES = load_cases()
 
 

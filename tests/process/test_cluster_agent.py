@@ -14,8 +14,6 @@ from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, Threa
 from tests.support.box import Box
 from tests.support.probe import Probe
 
-pytestmark = pytest.mark.netns
-
 TOKEN = "secret-of-the-test"  # noqa: S105
 
 

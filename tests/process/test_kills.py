@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.probe import Probe, Result
-
-pytestmark = pytest.mark.netns
 
 LOAD_S = 6.0
 CONNECTIONS = 300

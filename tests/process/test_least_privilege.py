@@ -18,8 +18,6 @@ from tests.support.agent import Agent
 from tests.support.box import CHECKOUT, Box
 from tests.support.probe import Probe
 
-pytestmark = pytest.mark.netns
-
 DAEMON_SET = CHECKOUT / "deploy/kustomize/base/daemonset.yaml"
 NET_ADMIN = 1 << 12  # linux/capability.h
 

@@ -6,15 +6,11 @@ import socket
 
 from pathlib import Path
 
-import pytest
-
 from netpolq_worker.packet_log import BURST_LINES
 from tests.process.conftest import FRIEND, SERVER, STRANGER
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.probe import Probe
-
-pytestmark = pytest.mark.netns
 
 FLAGS = ("--workers=1", "--strict-mode=false", "--fail-open=false")
 FLOOD = 2000

@@ -18,8 +18,6 @@ from tests.support.box import Box
 from tests.support.probe import Probe
 from tests.support.prometheus import Prometheus, StaticConfig
 
-pytestmark = pytest.mark.netns
-
 SELECTED = 'instance="this-host"'
 CARRIED_OVER = {
     "packet_process_time": "histogram",

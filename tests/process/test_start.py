@@ -15,8 +15,6 @@ from tests.process.conftest import NODE
 from tests.support.agent import METRICS_PORT, Agent
 from tests.support.box import Box
 
-pytestmark = pytest.mark.netns
-
 HOLD_QUEUE = """
 import netfilterqueue, sys, time
 queue = netfilterqueue.NetfilterQueue()

@@ -29,8 +29,6 @@ from tests.netns.dataplane.lab import (
     unjudged,
 )
 
-pytestmark = pytest.mark.netns
-
 _FOREIGN_BITS = 0x0000C001  # kube-proxy's and one more
 
 

@@ -32,8 +32,6 @@ from tests.netns.dataplane.lab import (
     unjudged,
 )
 
-pytestmark = pytest.mark.netns
-
 
 async def test_a_first_install_is_complete(ruleset: Ruleset) -> None:
     assert not await ruleset.in_place()
