@@ -85,7 +85,7 @@ def write(
     packet: Packet | bytes, view: SnapshotView | None, verdict: Verdict | None = Verdict.ACCEPT, *, is_reply: bool = False
 ) -> None:
     packet_log = PacketLog(100)
-    draft = packet_log.draft(bytes(packet), view, is_reply=is_reply)
+    draft = packet_log.draft(lambda: bytes(packet), view, is_reply=is_reply)
     assert draft is not None
     packet_log.write(draft, verdict, Verdict.DROP, 18_240)
 
@@ -185,7 +185,7 @@ def test_a_snapshot_without_names_tells_addresses() -> None:
 @as_text
 def test_what_cannot_be_described_costs_a_line_and_no_packet(stream: io.StringIO, view: SnapshotView) -> None:
     view.close()
-    assert PacketLog(100).draft(bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
+    assert PacketLog(100).draft(lambda: bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
     assert "could not be described" in stream.getvalue()
 
 
@@ -196,7 +196,7 @@ def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.S
     packet = bytes(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80))
 
     def drafts(count: int) -> int:
-        return sum(packet_log.draft(packet, view, is_reply=False) is not None for _ in range(count))
+        return sum(packet_log.draft(lambda: packet, view, is_reply=False) is not None for _ in range(count))
 
     assert drafts(1000) == BURST_LINES
     clock.now_s = 0.5

@@ -131,7 +131,7 @@ class Worker:
     def _on_packet_logged(self, packet_log: PacketLog, packet: Packet) -> None:
         # What a line tells is asked before the packet is judged, because a new snapshot may be taken up right after it.
         is_reply = packet.get_mark() & self._mark_mask == self._reply_mark
-        draft = packet_log.draft(packet.get_payload(), self._decider.view, is_reply=is_reply)
+        draft = packet_log.draft(packet.get_payload, self._decider.view, is_reply=is_reply)
         started_ns = time.perf_counter_ns()
         verdict = self._on_packet(packet)
         if draft is not None:

@@ -70,13 +70,16 @@ class PacketLog:
         self._bucket = _TokenBucket(LINES_PER_S, BURST_LINES, clock)
         self._suppressed = 0
 
-    def draft(self, payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
-        """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits."""
+    def draft(self, payload: Callable[[], bytes], view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
+        """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits.
+
+        `payload` gives the packet, and may raise.
+        """
         if not self._bucket.take():
             self._suppressed += 1
             return None
         try:
-            return describe(payload, view, is_reply=is_reply)
+            return describe(payload(), view, is_reply=is_reply)
         except Exception:  # a line in the log is not worth a packet
             log.exception("a packet on queue %d could not be described", self._queue_num)
             return None
