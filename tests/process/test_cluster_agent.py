@@ -3,6 +3,7 @@
 import socket
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
 from tests.support import manifests
 from tests.support.agent import Agent
-from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, ThreadedApiServer
+from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, ThreadedApiServer, write_service_account
 from tests.support.box import Box
 from tests.support.probe import Probe
 
@@ -85,3 +86,36 @@ def test_a_token_never_shows_in_the_log(watched: Watched) -> None:
     watched.api.do(lambda server: server.cut_connections())
     watched.agent.wait_until("the refusal is told", lambda: "401" in watched.agent.log.read_text())
     assert TOKEN not in watched.agent.log.read_text()
+
+
+class AgentInPod(Agent):
+    """An agent that finds what the kubelet gives a pod: a service account's files and the server's address in the environment."""
+
+    def __init__(self, box: Box, account: Path, port: int, *flags: str) -> None:
+        super().__init__(box, None, *flags)
+        mounted = "/run/secrets/kubernetes.io/serviceaccount"
+        script = f'mount -t tmpfs none /run && mkdir -p {mounted} && mount --bind "$0" {mounted} && exec "$@"'
+        environment = ("KUBERNETES_SERVICE_HOST=127.0.0.1", f"KUBERNETES_SERVICE_PORT={port}")
+        private = ("unshare", "--mount", "--propagation", "private")
+        self._argv = ["env", *environment, *private, "sh", "-ec", script, str(account), *self._argv]
+
+
+def test_in_a_pod_the_service_account_is_enough_and_its_rotated_token_is_taken_up(box: Box) -> None:
+    listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
+    server = ApiServer(tls=True, token=TOKEN, listener=listener, bookmark_interval_s=1.0)
+    with ThreadedApiServer(server) as api:
+        api.put(manifests.namespace("app"))
+        for host in (SERVER, FRIEND, STRANGER):
+            api.put(manifests.pod(host, NODE, app=host.name.split("/")[1]))
+        assert server.authority is not None
+        account = write_service_account(box.directory / "account", server.authority.certificate, TOKEN)
+        flags = ("--workers=2", "--strict-mode=false", "--fail-open=false")
+        with AgentInPod(box, account, server.port, *flags) as agent:
+            watched = Watched(box, api, agent)
+            watched.admit("friend")
+            assert watched.reached() == [True, True, False, False]
+            api.do(lambda server: server.rotate_token("rotated"))
+            write_service_account(account, server.authority.certificate, "rotated")
+            api.do(lambda server: server.cut_connections())
+            watched.admit("stranger")
+            assert watched.reached() == [False, False, True, True]

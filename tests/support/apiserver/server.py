@@ -304,7 +304,8 @@ class ApiServer:
         """Who asks, or None if that cannot be told. A wrong token is wrong even where anonymous requests are welcome."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
-            return USER if scheme == "Bearer" and token in self._tokens else None
+            # The scheme is read in any case (RFC 9110 section 11.1), as the real server reads it.
+            return USER if scheme.lower() == "bearer" and token in self._tokens else None
         certificate = request.get_extra_info("peercert") if self._context else None
         if certificate:
             names = {key: value for ((key, value),) in certificate["subject"]}
