@@ -336,6 +336,23 @@ async def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
             await until(lambda: reader.agrees_with(server))
 
 
+async def test_an_exec_plugin_gives_the_token_and_is_asked_again_when_it_is_refused(tmp_path: Path) -> None:
+    token, plugin = tmp_path / "token", tmp_path / "plugin.sh"
+    token.write_text("first")
+    credential = '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "%s"}}'
+    plugin.write_text(f"#!/bin/sh\nprintf '{credential}' \"$(cat {token})\"\n")
+    plugin.chmod(0o700)
+    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:  # noqa: S106
+        fill(server)
+        async with reading(server.kubeconfig(tmp_path / "config", exec_plugin=[str(plugin)])) as reader:
+            await until(lambda: reader.agrees_with(server))
+            server.rotate_token("second")
+            token.write_text("second")
+            server.cut_connections()
+            server.put(pod("after", "10.0.0.98"))
+            await until(lambda: reader.agrees_with(server))
+
+
 async def test_a_client_certificate_is_enough(tmp_path: Path) -> None:
     async with ApiServer(tls=True, client_certificates=True) as server:
         fill(server)
