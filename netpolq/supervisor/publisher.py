@@ -59,6 +59,7 @@ class Publisher:
                         log.error("unexpected message %r", message)
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self.welcomed.set()  # nobody will welcome us any more, and whoever waits for it must see the end
             self._on_end()
         except ValueError as error:
             log.error("message ignored: %s", error)
