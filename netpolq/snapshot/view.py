@@ -6,7 +6,6 @@ Used alike by workers (on a mapped memfd) and by `netpolq explain` (on plain byt
 import zlib
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple, cast
 
@@ -356,10 +355,3 @@ class SnapshotView:
         """A name by number."""
         base = self._offsets[Section.STRINGS] + 4 * (self._entries[Section.STRINGS] + 1)
         return self._buffer[base + self._string_ends[number] : base + self._string_ends[number + 1]].decode()
-
-    def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
-        """Every isolated address with its egress and ingress program (0: not isolated in that direction)."""
-        for place in range(self._entries[Section.ENDPOINTS]):
-            key, egress, ingress = ENDPOINT_SLOT.unpack_from(self._buffer, self._endpoint_base + place * ENDPOINT_SLOT.size)
-            if egress or ingress:
-                yield key, egress, ingress

@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
 from netpolq.enums import Verdict
-from netpolq_worker.packet import ICMP, ICMPV6, SCTP, TCP, UDP
+from netpolq_worker.packet import PROTOCOL_NAMES
 
-_PROTOCOL_LABEL = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
 _OTHER = "other"
 
 
@@ -78,7 +77,7 @@ class WorkerMetrics:
     def flush(self, misses: int) -> None:
         """Write what came since the last time. `misses`: verdicts made from the snapshot since the worker started."""
         for (protocol, address_bytes), series in self._series.items():
-            labels = _PROTOCOL_LABEL.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
+            labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
             if series.accepted:
                 self._packet_count.labels(*labels, "accept").inc(series.accepted)
             if series.dropped:

@@ -16,7 +16,10 @@ SCTP = 132
 ICMP = 1
 ICMPV6 = 58
 
-_WITH_PORTS = frozenset((TCP, UDP, SCTP))
+WITH_PORTS = frozenset((TCP, UDP, SCTP))
+PROTOCOL_NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
+"""As metrics and log lines name them."""
+
 _IPV4_PLAIN = struct.Struct("!6xHxB2x4s4sHH")  # an IPv4 header without options, and the ports
 _PORTS = struct.Struct("!HH")
 _FRAGMENT_OFFSET = 0x1FFF
@@ -47,7 +50,7 @@ def parse(packet: bytes) -> Flow | None:
     first = packet[0]
     if first == 0x45 and len(packet) >= 24:
         fragment, protocol, source, destination, source_port, destination_port = _IPV4_PLAIN.unpack_from(packet)
-        if protocol in _WITH_PORTS and not fragment & _FRAGMENT_OFFSET:
+        if protocol in WITH_PORTS and not fragment & _FRAGMENT_OFFSET:
             return source, destination, protocol, source_port, destination_port
     if first >> 4 == 4:
         return _parse_ipv4(packet)
@@ -98,7 +101,7 @@ def _parse_ipv6(packet: bytes) -> Flow | None:
 
 
 def _with_ports(packet: bytes, source: bytes, destination: bytes, protocol: int, offset: int) -> Flow | None:
-    if protocol not in _WITH_PORTS:
+    if protocol not in WITH_PORTS:
         return source, destination, protocol, 0, 0
     if len(packet) < offset + 4:
         return None

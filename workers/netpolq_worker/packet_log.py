@@ -14,13 +14,10 @@ from typing import NamedTuple
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Direction, Verdict
 from netpolq.snapshot.view import NO_RULE, SnapshotView
-from netpolq_worker.packet import ICMP, ICMPV6, SCTP, TCP, UDP, parse
+from netpolq_worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
 
 LINES_PER_S = 100
 BURST_LINES = 200
-
-_PROTOCOL_NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
-_WITH_PORTS = frozenset((TCP, UDP, SCTP))
 
 log = logging.getLogger("packet")
 
@@ -154,7 +151,7 @@ def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Dr
         source, destination, source_port, destination_port = destination, source, destination_port, source_port
     return Draft(
         _judge(view, _key(source), _key(destination), protocol, destination_port),
-        _PROTOCOL_NAMES.get(protocol, str(protocol)),
+        PROTOCOL_NAMES.get(protocol, str(protocol)),
         _end(view, source, protocol, source_port),
         _end(view, destination, protocol, destination_port),
         is_reply,
@@ -165,7 +162,7 @@ def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Dr
 def _end(view: SnapshotView | None, address: bytes, protocol: int, port: int) -> End:
     return End(
         socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address),
-        port if protocol in _WITH_PORTS else None,
+        port if protocol in WITH_PORTS else None,
         None if view is None else view.pod_name(_key(address)),
     )
 
