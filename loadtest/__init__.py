@@ -1,0 +1,1 @@
+"""The load test: what the agent costs, against references measured in the same run."""
