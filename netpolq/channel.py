@@ -5,7 +5,7 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
 
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Drain
-    worker → pool → supervisor   Report, Refusal
+    worker → pool → supervisor   Report, Refusal, Hints
     pool → supervisor            Welcome
 
 Encoding: one byte of kind, then fixed fields in host byte order.
@@ -17,12 +17,17 @@ import os
 import socket
 import struct
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from netpolq.enums import Verdict
+
 MAX_CHANGED = 1024
 """A publish that changes more addresses than this says "everything" instead."""
+
+MAX_HINTS = 256
+"""Hints in one message."""
 
 _INSTANCE_NAME = "\0netpolq"
 _KEY_BYTES = 16
@@ -35,6 +40,7 @@ class _Kind(IntEnum):
     REPORT = 3
     REFUSAL = 4
     WELCOME = 5
+    HINTS = 6
 
 
 class Publish(NamedTuple):
@@ -77,12 +83,31 @@ class Welcome(NamedTuple):
     supervisor_restarts: int
 
 
-Message = Publish | Drain | Report | Refusal | Welcome
+class Hint(NamedTuple):
+    """A decision that a worker was asked for again. Addresses are 16-byte keys; `port`: destination port, all in original direction."""
+
+    source: bytes
+    destination: bytes
+    port: int
+    protocol: int
+    verdict: Verdict
+
+
+class Hints(NamedTuple):
+    """Decisions made by the snapshot with this version, worth keeping in the kernel. `packed`: for `unpack_hints`; the pool passes it on."""
+
+    version: int
+    packed: bytes
+
+
+Message = Publish | Drain | Report | Refusal | Welcome | Hints
 
 _PUBLISH = struct.Struct("=BQi")
 _REPORT = struct.Struct("=BIIIQQI")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
+_HINTS = struct.Struct("=BQ")
+_HINT = struct.Struct("=16s16sHBB")
 
 
 def encode(message: Message) -> bytes:
@@ -99,6 +124,8 @@ def encode(message: Message) -> bytes:
             return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:1024]
         case Welcome():
             return _WELCOME.pack(_Kind.WELCOME, *message)
+        case Hints(version, packed):
+            return _HINTS.pack(_Kind.HINTS, version) + packed
 
 
 def decode(data: bytes) -> Message:
@@ -121,8 +148,25 @@ def decode(data: bytes) -> Message:
                 return Refusal(slot, version, data[_REFUSAL.size :].decode(errors="replace"))
             case _Kind.WELCOME:
                 return Welcome(*_WELCOME.unpack(data)[1:])
+            case _Kind.HINTS:
+                _kind, version = _HINTS.unpack_from(data)
+                return Hints(version, data[_HINTS.size :])
     except (struct.error, IndexError) as error:
         raise ValueError(f"not a message: {error}") from error
+
+
+def pack_hints(version: int, hints: Iterable[Hint]) -> Hints:
+    """A message with at most `MAX_HINTS` hints."""
+    return Hints(version, b"".join(_HINT.pack(*hint) for hint in hints))
+
+
+def unpack_hints(message: Hints) -> Iterator[Hint]:
+    """The hints in a message. Raises `ValueError` for anything that `pack_hints` cannot have made."""
+    try:
+        for source, destination, port, protocol, verdict in _HINT.iter_unpack(message.packed):
+            yield Hint(source, destination, port, protocol, Verdict(verdict))
+    except struct.error as error:
+        raise ValueError(f"{len(message.packed)} bytes are no whole number of hints") from error
 
 
 class Channel:

@@ -10,22 +10,61 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.channel import MAX_CHANGED, Channel, Drain, Message, Publish, Refusal, Report, Welcome, decode, encode
+from netpolq.channel import (
+    MAX_CHANGED,
+    MAX_HINTS,
+    Channel,
+    Drain,
+    Hint,
+    Hints,
+    Message,
+    Publish,
+    Refusal,
+    Report,
+    Welcome,
+    decode,
+    encode,
+    pack_hints,
+    unpack_hints,
+)
+from netpolq.enums import Verdict
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
+KEYS = st.binary(min_size=16, max_size=16)
+HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20)
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
     st.just(Drain()),
     st.builds(Report, U32, U32, U32, U64, U64, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),
     st.builds(Welcome, U64, U32),
+    st.builds(pack_hints, U64, HINTS),
 )
 
 
 @given(MESSAGES)
 def test_a_message_survives_its_encoding(message: Message) -> None:
     assert decode(encode(message)) == message
+
+
+@given(HINTS)
+def test_hints_survive_their_packing(hints: list[Hint]) -> None:
+    assert list(unpack_hints(pack_hints(1, hints))) == hints
+
+
+def test_bytes_that_are_no_hints_are_refused() -> None:
+    with pytest.raises(ValueError, match="no whole number"):
+        list(unpack_hints(Hints(1, b"\x00" * 37)))
+    with pytest.raises(ValueError, match="Verdict"):
+        list(unpack_hints(Hints(1, b"\xff" * 36)))
+
+
+def test_a_full_message_of_hints_arrives_whole() -> None:
+    ours, theirs = connected()
+    message = pack_hints(7, [Hint(bytes(16), bytes(15) + b"\x01", 80, 6, Verdict.ACCEPT)] * MAX_HINTS)
+    assert ours.send(message)
+    assert theirs.receive() == (message, None)
 
 
 @given(st.binary(max_size=200))

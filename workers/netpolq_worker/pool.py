@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from netpolq.channel import Channel, Drain, Publish, Refusal, Report, Welcome, claim_instance, running_instance
+from netpolq.channel import Channel, Drain, Hints, Publish, Refusal, Report, Welcome, claim_instance, running_instance
 from netpolq.errors import AlreadyRunningError, ExitCode, SnapshotError
 from netpolq.snapshot.region import load, open_view, seal
 from netpolq_worker.lifecycle import Child
@@ -243,6 +243,9 @@ class Pool:
                         self._tell_supervisor(slot)
                         if slot.behind:
                             self._send_snapshot(slot, None)
+                    case Hints() if slot is not None:
+                        if self._supervisor_channel is not None:
+                            self._supervisor_channel.send(message)  # one that is busy misses it, and a worker will hint again
                     case Refusal() if slot is not None:
                         log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
                         if self._supervisor_channel is not None:
