@@ -1,6 +1,6 @@
 """The programs of this folder, compiled when they are first needed and again when their source is newer.
 
-    python -m loadtest.native.build        build all of them, print where they are
+python -m loadtest.native.build        build all of them, print where they are
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _BUILT = _HERE / "build"  # not under version control
 _COMPILE = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
-_LIBRARIES: dict[str, tuple[str, ...]] = {"flows": ()}
+_LIBRARIES: dict[str, tuple[str, ...]] = {"flows": (), "accept": ("-lnetfilter_queue",)}
 
 
 def program(name: str) -> Path:
@@ -29,7 +29,9 @@ def program(name: str) -> Path:
         except FileNotFoundError as error:
             raise RuntimeError("gcc is missing; `make bench-setup` installs it") from error
         if done.returncode:
-            raise RuntimeError(f"{source.name} does not compile; `make bench-setup` installs what it needs:\n{done.stderr.strip()}")
+            raise RuntimeError(
+                f"{source.name} does not compile; `make bench-setup` installs what it needs:\n{done.stderr.strip()}"
+            )
         # In one step: whoever runs the old one goes on with it.
         fresh.replace(built)
     return built

@@ -33,7 +33,7 @@ static const char help[] =
     "usage: flows --interface NAME --to-mac MAC --source ADDRESSES --destination ADDRESSES [options]\n"
     "\n"
     "Send packets, each the first of a new flow, out of an interface. Reports one JSON object on standard output:\n"
-    "sent, refused (by the interface: ENOBUFS), seconds, rate_per_s.\n"
+    "sent, refused (by the interface: ENOBUFS), seconds, rate_per_s, and began_s and ended_s of CLOCK_MONOTONIC.\n"
     "\n"
     "Run it inside the sender's namespace: ip netns exec POD flows --interface eth0 --to-mac MAC ...\n"
     "\n"
@@ -480,7 +480,8 @@ int main(int argc, char **argv) {
             break;
     }
     const double seconds = ended_s - began_s;
-    printf("{\"sent\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"seconds\": %.6f, \"rate_per_s\": %.1f}\n", sent, refused, seconds,
-           seconds > 0 ? (double)sent / seconds : 0.0);
+    printf("{\"sent\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"seconds\": %.6f, \"rate_per_s\": %.1f, "
+           "\"began_s\": %.6f, \"ended_s\": %.6f}\n",
+           sent, refused, seconds, seconds > 0 ? (double)sent / seconds : 0.0, began_s, ended_s);
     return 0;
 }
