@@ -36,6 +36,9 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         _say("interrupted; everything was removed")
         return _INTERRUPTED
+    except RuntimeError as error:
+        _say(str(error))
+        return _MISSED
 
 
 def _measure(wanted: options.Options) -> int:

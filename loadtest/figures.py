@@ -23,8 +23,9 @@ def number(name: str, value: float) -> str:
 
 
 def median(name: str, spread: SpreadDocument) -> str:
-    """The median, with ≥ before a lower bound of a rate."""
-    bound = "≥ " if spread["lower_bound"] and name.endswith("_per_s") else ""
+    """The median, with ≥ before a lower bound of a rate. What was offered is what it is."""
+    bounded = spread["lower_bound"] and name.endswith("_per_s") and not name.startswith("offered")
+    bound = "≥ " if bounded else ""
     return f"{bound}{number(name, spread['median'])}"
 
 

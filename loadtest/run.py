@@ -67,12 +67,10 @@ def run_shape(shape: Shape, rounds: int, progress: Progress) -> ShapeResult:
         failure = str(error)
         progress(f"{shape.name}: failed: {failure}")
     results = tuple(VariantResult(name=name, samples=tuple(taken)) for name, taken in samples.items())
-    findings = (
-        ()
-        if failure
-        else tuple(judge(target, samples[target.subject], _of(samples, target.reference)) for target in shape.targets())
-    )
-    return ShapeResult(shape=shape, variants=results, findings=findings, failure=failure)
+    findings = []
+    for target in shape.targets() if not failure else ():
+        findings.append(judge(target, samples[target.subject], samples[target.reference] if target.reference else ()))
+    return ShapeResult(shape=shape, variants=results, findings=tuple(findings), failure=failure)
 
 
 def _open(shape: Shape, variants: Sequence[Variant], stack: ExitStack, progress: Progress) -> dict[str, Running]:
@@ -97,10 +95,6 @@ def _order(names: tuple[str, ...], number: int) -> tuple[str, ...]:
     """Each round begins with another one, so that nobody always comes after the same neighbour, warm or exhausted."""
     start = (number - 1) % len(names)
     return names[start:] + names[:start]
-
-
-def _of(samples: dict[str, list[Sample]], reference: str) -> Sequence[Sample]:
-    return samples[reference] if reference else ()
 
 
 def _brief(sample: Sample) -> str:

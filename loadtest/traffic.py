@@ -9,7 +9,7 @@ from loadtest.native.build import program
 
 _USABLE = tuple(sorted(os.sched_getaffinity(0)))
 GENERATOR_CPU = _USABLE[0]
-"""The generator's own: what it sends is also forwarded on it, up to the queue, as packets of a network card are on the CPU they come in on."""
+"""The generator's own. What it sends is forwarded on it too, up to the queue: as packets of a network card are, where they come in."""
 
 WORKER_CPUS = _USABLE[1:] or _USABLE
 ALL_CPUS = _USABLE

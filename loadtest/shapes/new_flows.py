@@ -6,7 +6,7 @@ from loadtest.clusters import PolicyCluster
 from loadtest.measure import Target, Variant
 from loadtest.packet_load import PacketVariant
 from loadtest.parameters import Parameters
-from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing
+from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing, Subject
 from loadtest.traffic import WORKER_CPUS, known_tuples
 
 NONE = "no agent"
@@ -27,7 +27,7 @@ class NewFlows:
     def variants(self) -> Sequence[Variant]:
         cluster = PolicyCluster()
         traffic = known_tuples(cluster, self._parameters.packets)
-        subjects = {
+        subjects: dict[str, Subject] = {
             NONE: Nothing(),
             ACCEPT_ONE: Accepting(),
             ACCEPT_BATCH: Accepting(batch=True),
