@@ -37,16 +37,23 @@ _TEAMS = ("payments", "search", "catalogue", "identity", "logistics")
 class PolicyCluster:
     """A cluster with many policies.
 
-    `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster.
+    `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster;
+    `sender_count`: pods that send.
     """
 
     on_pod: int = 1
     policies: int = 1
     pods: int = _SENDERS
+    sender_count: int = _SENDERS
+
+    @property
+    def near(self) -> int:
+        """How many pods live in the namespace of the server. They come first; all others live with strangers."""
+        return min(self.pods, max(self.sender_count, self.on_pod))
 
     def bodies(self) -> Iterator[Body]:
-        """All objects. Pods of the server's namespace come first."""
-        near = min(self.pods, max(_SENDERS, self.on_pod))
+        """All objects."""
+        near = self.near
         yield manifests.namespace(NAMESPACE)
         yield manifests.pod(SERVER, NODE, app="server")
         for index in range(near):
@@ -85,16 +92,12 @@ class PolicyCluster:
                 ],
             )
 
-    def members(self, index: int) -> list[str]:
-        """Addresses of the pods that the policy of this number lets in."""
-        near = min(self.pods, max(_SENDERS, self.on_pod))
-        return [pod_address(number) for number in range(index, near, self.on_pod)]
-
     def senders(self) -> tuple[str, ...]:
         """A few pods whose policies lie evenly among all of them: what walks the policies in order meets, on average, half of them."""
-        if self.on_pod < _SENDERS:
-            return tuple(pod_address(number) for number in range(_SENDERS))
-        return tuple(pod_address((2 * number + 1) * self.on_pod // (2 * _SENDERS)) for number in range(_SENDERS))
+        count = self.sender_count
+        if self.on_pod < count:
+            return tuple(pod_address(number) for number in range(count))
+        return tuple(pod_address((2 * number + 1) * self.on_pod // (2 * count)) for number in range(count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ _LIMIT_S = 60.0
 _DRAIN_LIMIT_S = 5.0
 _STEP_S = 0.0005
 _SETTLED_S = 0.02
+_NEVER_RESTS = ("sh", "-c", "while :; do :; done")
 
 # Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
 _SINK = """table inet sink {
@@ -68,10 +69,11 @@ class Flood:
 class Lab:
     """An open lab. `started`: what stands in the node."""
 
-    def __init__(self, box: Box, started: Started) -> None:
+    def __init__(self, box: Box, started: Started, shared_cpu: int | None = None) -> None:
         self.box = box
         self.started = started
         self._to_mac = run(box, box.node.name, ["cat", "/sys/class/net/pod0/address"]).strip()
+        self._shared_cpu = shared_cpu
         self._floods = 0
 
     def flood(self, traffic: Traffic) -> Flood:
@@ -79,7 +81,8 @@ class Lab:
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
         cpu = processes.cpu_ns(self.started.workers)
-        sent = self._send(traffic)
+        with self._competitor():
+            sent = self._send(traffic)
         seen = queues(self.box)
         backlog = sum(queue.queue_total for queue in seen)
         drained_s = 0.0
@@ -111,6 +114,19 @@ class Lab:
         self._floods += 1
         return flood
 
+    @contextmanager
+    def _competitor(self) -> Iterator[None]:
+        if self._shared_cpu is None:
+            yield
+            return
+        argv = ["taskset", "--cpu-list", str(self._shared_cpu), *_NEVER_RESTS]
+        process = self.box.popen(self.box.node.name, argv, log=self.box.directory / "competitor.log")
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
     def _send(self, traffic: Traffic) -> list[_Sent]:
         log = self.box.directory / "flows.log"
         destination = self.box.hosts[RECEIVER].addresses[":" in traffic.sources[0]]
@@ -135,10 +151,10 @@ class Lab:
 
 
 @contextmanager
-def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = ()) -> Iterator[Lab]:
+def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), half_a_core: bool = False) -> Iterator[Lab]:
     """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
 
-    `cpus`: the workers stay on these.
+    `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
     """
     node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
     with Box(node=node, hosts=[Host(name=SENDER, addresses=clusters.UPLINK), clusters.SERVER]) as box:
@@ -148,7 +164,7 @@ def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = ()) -
         with subject.start(box, manifests) as started:
             if cpus:
                 processes.keep_on(started.workers, cpus)
-            yield Lab(box, started)
+            yield Lab(box, started, cpus[0] if half_a_core else None)
 
 
 def _increase(before: Sequence[QueueStats], after: Sequence[QueueStats], field: str) -> tuple[int, ...]:

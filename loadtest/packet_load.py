@@ -20,15 +20,17 @@ _FULL = QUEUE_PACKETS // 2
 class PacketVariant:
     """A subject in a lab of its own, and the load that it gets.
 
-    `cpus`: where the workers stay; empty: wherever the scheduler puts them. `inline`: it has no queue and works on the generator's own
-    time.
+    `bodies`: what is in the cluster; nothing for what reads no policies. `cpus`: where the workers stay; empty: wherever the scheduler
+    puts them. `half_a_core`: something that never rests shares the first of these CPUs with them, half and half. `inline`: it has no
+    queue and works on the generator's own time.
     """
 
     name: str
-    bodies: Callable[[], Iterable[Body]]
     subject: Subject
     traffic: Traffic
+    bodies: Callable[[], Iterable[Body]] = tuple
     cpus: tuple[int, ...] = ()
+    half_a_core: bool = False
     inline: bool = False
 
     def open(self) -> AbstractContextManager["PacketRun"]:
@@ -36,7 +38,7 @@ class PacketVariant:
 
     @contextmanager
     def _open(self) -> Iterator["PacketRun"]:
-        with lab(self.bodies(), self.subject, cpus=self.cpus) as opened:
+        with lab(self.bodies(), self.subject, cpus=self.cpus, half_a_core=self.half_a_core) as opened:
             yield PacketRun(self, opened)
 
 

@@ -67,9 +67,10 @@ def run_shape(shape: Shape, rounds: int, progress: Progress) -> ShapeResult:
         failure = str(error)
         progress(f"{shape.name}: failed: {failure}")
     results = tuple(VariantResult(name=name, samples=tuple(taken)) for name, taken in samples.items())
-    findings = []
-    for target in shape.targets() if not failure else ():
-        findings.append(judge(target, samples[target.subject], samples[target.reference] if target.reference else ()))
+    targets = () if failure else shape.targets()
+    findings = [
+        judge(target, samples[target.subject], samples[target.reference] if target.reference else ()) for target in targets
+    ]
     return ShapeResult(shape=shape, variants=results, findings=tuple(findings), failure=failure)
 
 
