@@ -81,7 +81,7 @@ bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)
 
 lock: ## resolve the dependencies again and write all lock files
-	$(UV_COMPILE) --extra dev --extra vm --output-file requirements.lock pyproject.toml
+	$(UV_COMPILE) --extra dev --extra vm --extra bench --output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --constraints requirements.lock --output-file deploy/image/requirements-runtime.lock pyproject.toml
 	$(UV_COMPILE) --output-file deploy/image/requirements-build.lock deploy/image/requirements-build.in
 	$(UV_COMPILE) --output-file deploy/lint/requirements-checkov.lock deploy/lint/requirements-checkov.in
