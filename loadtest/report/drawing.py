@@ -65,7 +65,7 @@ def lost(shape: ShapeDocument, serial: str) -> str:
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _position: f"{share:g} %"))
-        axes.set_title("Dropped at a full queue or socket, of all packets sent (median)")
+        axes.set_title("Lost of all packets sent (median)")
         return _svg(figure, serial)
 
 
@@ -83,7 +83,8 @@ def distributions(shape: ShapeDocument, serial: str) -> str:
         axes.set_xticks(range(len(quantiles)), [f"{100 * quantile:g} %" for quantile in quantiles])
         axes.set_xlabel("of all attempts took at most")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:,.6g}"))
+        for show in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            show(FuncFormatter(_first_digit_only))
         axes.set_title(f"Distribution{_unit_of_distribution(shape)}, median of the rounds; logarithmic")
         _legend(axes)
         return _svg(figure, serial)
@@ -143,6 +144,11 @@ def _curve(variant: VariantDocument) -> dict[float, float]:
 def _middle(values: Sequence[float]) -> float:
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _first_digit_only(tick: float, _position: int) -> str:
+    """Labels 1, 2 and 5 of each power of ten."""
+    return f"{tick:,g}" if f"{tick:e}"[0] in "125" else ""
 
 
 def _unit_of_distribution(shape: ShapeDocument) -> str:

@@ -20,11 +20,13 @@ table { border-collapse: collapse; margin: 1rem 0; font-size: .88rem; font-varia
 .wide { overflow-x: auto; }
 th { text-align: right; font-weight: 600; border-bottom: 2px solid #bbb; padding: .3rem .7rem; vertical-align: bottom; }
 td { text-align: right; border-bottom: 1px solid #e6e6e6; padding: .3rem .7rem; vertical-align: top; }
+td:first-child { white-space: nowrap; }
 th:first-child, td:first-child, .targets th, .targets td { text-align: left; }
 td small { color: #777; display: block; white-space: nowrap; }
 .outcome { display: inline-block; border-radius: .7rem; padding: 0 .7rem; color: #fff; font-size: .82rem; font-weight: 600; }
 .met { background: #1a7f4b; } .missed { background: #c0392b; } .undecided { background: #8a6d00; } .failed { background: #c0392b; }
 .plots { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start; }
+.plots { overflow-x: auto; }
 .plots svg { width: 36rem; max-width: 100%; height: auto; }
 """
 
