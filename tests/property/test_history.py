@@ -15,7 +15,8 @@ from netpolq.snapshot.encode import encode
 from netpolq.snapshot.image import Image, changed_addresses
 from netpolq.snapshot.view import SnapshotView
 from netpolq.store import Store
-from netpolq_worker.decide import Decider, Question
+from netpolq_worker.decide import Decider
+from netpolq_worker.packet import Question
 from tests.support.clusters import Cluster, Flow, random_cluster, random_flows, store_of
 
 CLUSTERS = 60
