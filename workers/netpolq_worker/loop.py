@@ -16,7 +16,7 @@ from typing import cast
 from netpolq.channel import Channel, Drain, Publish, Refusal, Report
 from netpolq.enums import PacketMark, Verdict
 from netpolq.errors import SnapshotError
-from netpolq.snapshot.region import open_view
+from netpolq.snapshot.region import open_validated
 from netpolq_worker.decide import Decider
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import OnPacket, Packet, Queue
@@ -198,7 +198,7 @@ class Worker:
 
     def _adopt(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int) -> None:
         try:
-            view = open_view(descriptor)
+            view = open_validated(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
         except (SnapshotError, OSError) as error:
