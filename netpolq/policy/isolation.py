@@ -68,7 +68,7 @@ class Isolation:
         self._kind_of: dict[AddressKey, _Kind] = {}
         self._programs: dict[tuple[Direction, tuple[PolicyKey, ...]], _Program] = {}
         self._stale: dict[_Kind, None] = {}
-        self._released: list[tuple[Direction, _Program]] = []
+        self._released: dict[_Program, Direction] = {}
         self._sides: dict[AddressKey, Sides] = {}
         self._is_moved = False
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
@@ -138,17 +138,17 @@ class Isolation:
                     program.uses += 1
                 if before is not None:
                     before.uses -= 1
-                    self._released.append((direction, before))
+                    self._released[before] = direction
                 kind.programs[direction] = program
                 self._is_moved = True
             if not kind.addresses:
                 del self._kinds[kind.namespace][kind.labels]
             yield
         self._stale = {}
-        for direction, program in self._released:
+        for program, direction in self._released.items():
             if not program.uses:
                 self._release(direction, program)
-        self._released = []
+        self._released = {}
 
     def _program(self, direction: Direction, names: tuple[PolicyKey, ...], policies: Mapping[PolicyKey, NetworkPolicy]) -> _Program:
         program = self._programs.get((direction, names))
