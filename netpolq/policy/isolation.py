@@ -150,7 +150,9 @@ class Isolation:
                 self._release(direction, program)
         self._released = {}
 
-    def _program(self, direction: Direction, names: tuple[PolicyKey, ...], policies: Mapping[PolicyKey, NetworkPolicy]) -> _Program:
+    def _program(
+        self, direction: Direction, names: tuple[PolicyKey, ...], policies: Mapping[PolicyKey, NetworkPolicy]
+    ) -> _Program:
         program = self._programs.get((direction, names))
         if program is None:
             compiled = compile_policies(direction, [policies[key] for key in names])
@@ -191,10 +193,14 @@ class Isolation:
                     programs[program] = None
             if egress is not None or ingress is not None:
                 endpoints[address] = (-1 if egress is None else egress.place), (-1 if ingress is None else ingress.place)
-                sides[address] = Sides(egress and egress.decisions, ingress and ingress.decisions)
+                sides[address] = Sides(_decisions(egress), _decisions(ingress))
         self._draft.set_programs([program.code for program in programs], endpoints)
         before, self._sides = self._sides, sides
         self.isolated = tuple(
             frozenset(address for address, decided in sides.items() if decided[direction] is not None) for direction in Direction
         )
         return {address for address in before.keys() | sides.keys() if before.get(address) != sides.get(address)}
+
+
+def _decisions(program: _Program | None) -> Decisions | None:
+    return None if program is None else program.decisions

@@ -86,9 +86,7 @@ class Draft:
             self._words, self._words_touched = words, True
         none = [0]
         programs, nodes = entries[: len(self._programs)] + none, entries[len(self._programs) :]
-        endpoints = {
-            key: programs[egress] | programs[ingress] << 32 for key, (egress, ingress) in self._programs_at.items()
-        }
+        endpoints = {key: programs[egress] | programs[ingress] << 32 for key, (egress, ingress) in self._programs_at.items()}
         self._endpoints = _rewritten(self._endpoints, HashTable(ENDPOINT_CELL), endpoints)
         node_of = {key: nodes[place] for key, place in self._node_at.items()}
         self._node_of = _rewritten(self._node_of, HashTable(NODE_OF_CELL), node_of)

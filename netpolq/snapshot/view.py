@@ -106,9 +106,7 @@ class SnapshotView:
         self._endpoint_base = self._offsets[Section.ENDPOINTS]
         self._endpoint_slots = self._entries[Section.ENDPOINTS]
 
-    def _check_section(
-        self, section: Section, is_validated: bool, offset: int, length: int, checksum: int, entries: int
-    ) -> None:
+    def _check_section(self, section: Section, is_validated: bool, offset: int, length: int, checksum: int, entries: int) -> None:
         if offset < PREFIX_BYTES or offset % 8 or offset + length > self.total_bytes:
             raise SnapshotError(f"section {section.name} lies outside the snapshot")
         if section in _CELLS:

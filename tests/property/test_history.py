@@ -156,9 +156,9 @@ def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -
         different += answers != earlier
         assert [history.caching.decide(question) for question in flows] == answers
         expected = [history.expected(flow) for flow in flows.values()]
-        assert answers == [
-            answer if verdict is None else verdict for answer, verdict in zip(answers, expected, strict=True)
-        ], "the objects themselves say otherwise"
+        assert answers == [answer if verdict is None else verdict for answer, verdict in zip(answers, expected, strict=True)], (
+            "the objects themselves say otherwise"
+        )
     assert canonical(history.compiler) == said_by(history.store)
     assert kept > STEPS * len(flows) / 4, "a cache that is mostly emptied proves little"
     assert different > STEPS / 4, "nor do changes that change no answer"

@@ -128,7 +128,9 @@ class _Reader:
         numbers = list(words[tier + 7 : tier + 7 + count])
         assert numbers == sorted(numbers), "the view searches them"
         tables = words[tier + 7 + count : tier + 7 + 2 * count]
-        selectors = {self._canonical_number[number]: self._table(tier, table) for number, table in zip(numbers, tables, strict=True)}
+        selectors = {
+            self._canonical_number[number]: self._table(tier, table) for number, table in zip(numbers, tables, strict=True)
+        }
         blocks = [*self._blocks(words[tier + 3], 4), *self._blocks(words[tier + 4], 6)]
         isolated_by = words[tier + 1]
         return TierProgram(
