@@ -94,7 +94,7 @@ class Hint(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """Decisions made by the snapshot with this version, worth keeping in the kernel. `packed`: for `unpack_hints`; the pool passes it on."""
+    """Decisions made by the snapshot of this version that are worth keeping in the kernel. `packed`: for `unpack_hints`."""
 
     version: int
     packed: bytes

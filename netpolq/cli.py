@@ -117,6 +117,7 @@ def pool_command(settings: Settings) -> list[str]:
         "--fail-open" if settings.fail_open else "--no-fail-open",
         "--mark-mask",
         hex(settings.mark_mask),
+        "--hints" if settings.verdict_cache else "--no-hints",
         "--logging-format",
         settings.logging_format.value,
         "--v",

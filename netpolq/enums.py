@@ -99,6 +99,14 @@ class NodeEgress(StrEnum):
     ALLOW = "allow"
 
 
+class VerdictCacheMode(StrEnum):
+    """Whether decisions that were made more than once are kept in the kernel; AUTO: unless every first packet is to be logged."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class LoggingFormat(StrEnum):
     """Shape of the log lines on standard error."""
 

@@ -1,6 +1,8 @@
 """The nftables ruleset as text: pure rendering of the table `inet netpolq`, except the one rule of its chain `enqueue`.
 
 The table holds no policy: it finds the packets that concern an isolated local pod, has them judged, and remembers the acceptance.
+With the verdict cache it also holds decisions that were made more than once lately, in two maps that somebody else fills
+(`netpolq.dataplane.verdict_maps`), and asks these before the workers.
 What a packet has been through stands in a three-bit field of its mark (`PacketMark`); every rule leaves all other bits as they are.
 Conntrack keeps one bit, set on connections that were accepted.
 
@@ -23,6 +25,15 @@ TABLE = "netpolq"
 ENQUEUE = "enqueue"
 UNJUDGED = "unjudged"
 
+CACHE_LOOKUPS = "cache_lookups"
+CACHE_MISSES = "cache_misses"
+CACHE_ACCEPTS = "cache_accepts"
+"""Counters of the verdict cache. Every look-up ends as a miss, as an accept, or as a drop, which no counter of its own tells."""
+
+VERDICTS_V4 = "verdicts_v4"
+VERDICTS_V6 = "verdicts_v6"
+"""Maps from source, destination, protocol and destination port to `drop`, or to `return`, which stands for an accept."""
+
 _NEIGHBOUR_DISCOVERY = "icmpv6 type 133-137 ip6 hoplimit 255 accept"
 """Source: RFC 4861 sections 4 and 6.1: hop limit 255 proves that no router forwarded the packet."""
 
@@ -33,6 +44,7 @@ class RulesetConfig:
 
     `mark_mask`: exactly three adjacent bits of the packet mark; `ct_mark_bit`: one bit of the connection mark.
     `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.kernel`). `form`: NATIVE or COMPAT, never AUTO.
+    `verdict_cache`: ask the verdict maps before the workers.
     """
 
     queue_first: int
@@ -44,6 +56,7 @@ class RulesetConfig:
     node_egress: NodeEgress
     dns_in_prerouting: bool
     form: Dataplane
+    verdict_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +116,7 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
     accept_known = f"{marks.connection_is_accepted} accept"
     is_reply = "ct direction reply"
     pending_original = f"{marks.put(PacketMark.PENDING_ORIGINAL)} goto {ENQUEUE}"
+    judge_v4, judge_v6 = ("goto cached_v4", "goto cached_v6") if config.verdict_cache else (pending_original, pending_original)
     pending_reply = f"{marks.put(PacketMark.PENDING_REPLY)} goto {ENQUEUE}"
 
     judge_input = [forget_stale_state]  # always: sockets may inherit a packet's mark (tcp_fwmark_accept, fwmark_reflect)
@@ -111,18 +125,19 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
             _NEIGHBOUR_DISCOVERY,
             accept_known,
             f"{is_reply} accept",  # the node opened this connection, and it always reaches its pods
-            f"ip saddr @isolated_egress_v4 {pending_original}",
-            f"ip6 saddr @isolated_egress_v6 {pending_original}",
+            f"ip saddr @isolated_egress_v4 {judge_v4}",
+            f"ip6 saddr @isolated_egress_v6 {judge_v6}",
         ]
     found = [
+        *(_cache_chains(marks, pending_original) if config.verdict_cache else ()),
         Chain(
             "original",
             "",
             (
-                f"ip saddr @isolated_egress_v4 {pending_original}",
-                f"ip daddr @isolated_ingress_v4 {pending_original}",
-                f"ip6 saddr @isolated_egress_v6 {pending_original}",
-                f"ip6 daddr @isolated_ingress_v6 {pending_original}",
+                f"ip saddr @isolated_egress_v4 {judge_v4}",
+                f"ip daddr @isolated_ingress_v4 {judge_v4}",
+                f"ip6 saddr @isolated_egress_v6 {judge_v6}",
+                f"ip6 daddr @isolated_ingress_v6 {judge_v6}",
             ),
         ),
         Chain(
@@ -174,6 +189,24 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
     return tuple(found)
 
 
+def _cache_chains(marks: _Marks, pending_original: str) -> Iterator[Chain]:
+    """Look a connection up in a map; what is not there goes to the workers.
+
+    An element's verdict is `drop` or `return`, never a jump: chains that elements jump to would have a use that changes with them, and
+    nobody could tell any more whether their rules are all there. `return` leads back to the accepting rule, and so does the end of
+    `enqueue` should its rule be gone, but then the packet is marked as pending and the rule does not match.
+
+    No test of the protocol: only TCP, UDP and SCTP are put into the maps, so whatever stands in the place of a port elsewhere is not
+    found. Nor is a later fragment, which has no transport header for nftables.
+    """
+    for family, address, name in (("v4", "ip", VERDICTS_V4), ("v6", "ip6", VERDICTS_V6)):
+        key = f"{address} saddr . {address} daddr . meta l4proto . th dport"
+        misses = f"counter name {CACHE_MISSES} {pending_original}"
+        yield Chain(f"lookup_{family}", "", (f"counter name {CACHE_LOOKUPS} {key} vmap @{name}", misses))
+        accept = f"{marks.equals(PacketMark.NONE)} counter name {CACHE_ACCEPTS} {marks.accept_connection} accept"
+        yield Chain(f"cached_{family}", "", (f"jump lookup_{family}", accept))
+
+
 def _dns_chains(config: RulesetConfig, forget_stale_state: str, accept_known: str, is_reply: str) -> Iterator[Chain]:
     """DNS over UDP, judged just after destination NAT (-100); being accepted spares it the later judgements."""
     spare_the_node = ("fib daddr type local accept",) if config.node_egress is NodeEgress.ALLOW else ()
@@ -196,6 +229,12 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
     yield f"add table inet {TABLE}"
     yield f"add chain inet {TABLE} {ENQUEUE}"
     yield f"add counter inet {TABLE} {UNJUDGED}"
+    if config.verdict_cache:
+        yield from (f"add counter inet {TABLE} {name}" for name in (CACHE_LOOKUPS, CACHE_MISSES, CACHE_ACCEPTS))
+        for name, address in ((VERDICTS_V4, "ipv4_addr"), (VERDICTS_V6, "ipv6_addr")):
+            yield f"add map inet {TABLE} {name} {{ type {address} . {address} . inet_proto . inet_service : verdict; flags timeout; }}"
+            # Nobody knows any more by which policies an earlier agent decided.
+            yield f"flush map inet {TABLE} {name}"
     for name in elements:
         yield f"add set inet {TABLE} {name} {{ type {'ipv4_addr' if name.endswith('v4') else 'ipv6_addr'}; }}"
     for chain in wanted:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress
+from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import SettingsError
+from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.settings import table
 from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
 from netpolq.settings.values import MAX_QUEUE, BindAddress, QueueRange
@@ -44,6 +45,9 @@ class Settings:
     mark_mask: int
     ct_mark_bit: int
     node_egress: NodeEgress
+    verdict_cache_mode: VerdictCacheMode
+    verdict_cache_ttl_s: int
+    verdict_cache_size: int
     run_dir: Path
     logging_format: LoggingFormat
 
@@ -51,6 +55,13 @@ class Settings:
     def queues(self) -> QueueRange:
         """The queue numbers, one for each worker."""
         return QueueRange(self.queue_first, self.queue_first + self.queue_count - 1)
+
+    @property
+    def verdict_cache(self) -> bool:
+        """Whether decisions are kept in the kernel."""
+        if self.verdict_cache_mode is VerdictCacheMode.AUTO:
+            return self.verbosity < PACKET_LOG_VERBOSITY
+        return self.verdict_cache_mode is VerdictCacheMode.ON
 
     def to_argv(self) -> list[str]:
         """Flags from which `resolve` makes the same settings, whatever its environment.
@@ -71,6 +82,9 @@ class Settings:
                 (table.DATAPLANE, self.dataplane.value),
                 (table.MARK_MASK, hex(self.mark_mask)),
                 (table.CT_MARK_BIT, hex(self.ct_mark_bit)),
+                (table.VERDICT_CACHE, self.verdict_cache_mode.value),
+                (table.VERDICT_CACHE_TTL, str(self.verdict_cache_ttl_s)),
+                (table.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
                 (table.RUN_DIR, str(self.run_dir)),
                 (table.FAIL_OPEN, _boolean(self.fail_open)),
                 (table.STRICT_MODE, _boolean(self.strict_mode)),
@@ -114,6 +128,9 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         mark_mask=values[table.MARK_MASK],
         ct_mark_bit=values[table.CT_MARK_BIT],
         node_egress=values[table.NODE_EGRESS],
+        verdict_cache_mode=values[table.VERDICT_CACHE],
+        verdict_cache_ttl_s=values[table.VERDICT_CACHE_TTL],
+        verdict_cache_size=values[table.VERDICT_CACHE_SIZE],
         run_dir=values[table.RUN_DIR],
         logging_format=values[table.LOGGING_FORMAT],
     )

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress
+from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
+    MAX_CACHED_VERDICTS,
     MAX_QUEUE,
+    MAX_VERDICT_TTL_S,
     MAX_WORKERS,
     BindAddress,
     QueueRange,
@@ -134,6 +136,36 @@ CT_MARK_BIT: Option[int] = Option(
     group=Group.DATA_PLANE,
     natural=int,
 )
+VERDICT_CACHE: Option[VerdictCacheMode] = Option(
+    name="verdict-cache",
+    parse=VerdictCacheMode,
+    default="auto",
+    metavar="MODE",
+    allowed="auto, on or off",
+    help="Keep decisions that are asked for again in the kernel, so that further connections like these pass, or are dropped, without "
+    "a worker. Such connections show in counters only, not in the log of packets; auto: on, unless --v is 2 or more.",
+    group=Group.DATA_PLANE,
+)
+VERDICT_CACHE_TTL: Option[int] = Option(
+    name="verdict-cache-ttl",
+    parse=integer(1, MAX_VERDICT_TTL_S),
+    default="60",
+    metavar="SECONDS",
+    allowed=f"1 to {MAX_VERDICT_TTL_S}",
+    help="Seconds after which a decision in the kernel is asked for anew. A change of policy does not wait for that.",
+    group=Group.DATA_PLANE,
+    natural=int,
+)
+VERDICT_CACHE_SIZE: Option[int] = Option(
+    name="verdict-cache-size",
+    parse=integer(2, MAX_CACHED_VERDICTS),
+    default="32768",
+    metavar="N",
+    allowed=f"2 to {MAX_CACHED_VERDICTS}",
+    help="Decisions kept in the kernel at most, half of them drops; each takes some 200 bytes there and 500 in the supervisor.",
+    group=Group.DATA_PLANE,
+    natural=int,
+)
 RUN_DIR: Option[Path] = Option(
     name="run-dir",
     parse=run_directory,
@@ -241,6 +273,9 @@ OPTIONS: tuple[Option[object], ...] = (
     DATAPLANE,
     MARK_MASK,
     CT_MARK_BIT,
+    VERDICT_CACHE,
+    VERDICT_CACHE_TTL,
+    VERDICT_CACHE_SIZE,
     RUN_DIR,
     FAIL_OPEN,
     STRICT_MODE,

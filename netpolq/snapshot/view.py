@@ -6,6 +6,7 @@ Used alike by workers (on a mapped memfd) and by `netpolq explain` (on plain byt
 import zlib
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple, cast
 
@@ -95,6 +96,7 @@ class SnapshotView:
         self.created_ns: int = created_ns
         self.total_bytes = size
         self._offsets: dict[Section, int] = {}
+        self._lengths: dict[Section, int] = {}
         self._entries: dict[Section, int] = {}
         for section in Section:
             self._check_section(section, is_validated, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
@@ -119,6 +121,7 @@ class SnapshotView:
         if not is_validated and zlib.crc32(self._memory[offset : offset + length]) != checksum:
             raise SnapshotError(f"checksum of section {section.name} does not match")
         self._offsets[section] = offset
+        self._lengths[section] = length
         self._entries[section] = entries
 
     def _check_table(self, section: Section, offset: int, length: int, slots: int) -> None:
@@ -184,35 +187,79 @@ class SnapshotView:
 
     def _first_rule(self, tier: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int) -> int:
         """The lowest rank of a rule of a tier that matches, `NO_RULE` if none does."""
+        tables = [*self._tables_of_identity(tier, peer_identity), *self._tables_of_address(tier, peer)]
+        return min((self._match(table, destination_identity, protocol, port) for table in tables), default=NO_RULE)
+
+    def _tables_of_identity(self, tier: int, peer_identity: int) -> list[int]:
+        """The port tables of a tier for a peer with this identity (0: none), whatever its address."""
         words = self._words
-        best = NO_RULE
-        if words[tier + 2]:
-            best = self._match(words[tier + 2], destination_identity, protocol, port)
+        tables = [words[tier + 2]] if words[tier + 2] else []
         count = words[tier + 5]
-        if peer_identity and count:
-            start = tier + 7
-            end = start + count
-            mine = peer_identity + 1
-            mine_end = mine + words[peer_identity]
-            # Walk the shorter list and search the longer one: either may be as long as an author of policies wants.
-            if mine_end - mine <= count:
-                pairs = ((selector, start, end) for selector in words[mine:mine_end])
-                for selector, low, high in pairs:
-                    place = bisect_left(words, selector, low, high)
-                    if place < high and words[place] == selector:
-                        best = min(best, self._match(words[place + count], destination_identity, protocol, port))
-            else:
-                for place in range(start, end):
-                    selector = words[place]
-                    found = bisect_left(words, selector, mine, mine_end)
-                    if found < mine_end and words[found] == selector:
-                        best = min(best, self._match(words[place + count], destination_identity, protocol, port))
+        if not peer_identity or not count:
+            return tables
+        start = tier + 7
+        end = start + count
+        mine = peer_identity + 1
+        mine_end = mine + words[peer_identity]
+        # Walk the shorter list and search the longer one: either may be as long as an author of policies wants.
+        if mine_end - mine <= count:
+            for selector in words[mine:mine_end]:
+                place = bisect_left(words, selector, start, end)
+                if place < end and words[place] == selector:
+                    tables.append(words[place + count])
+        else:
+            for place in range(start, end):
+                found = bisect_left(words, words[place], mine, mine_end)
+                if found < mine_end and words[found] == words[place]:
+                    tables.append(words[place + count])
+        return tables
+
+    def _tables_of_address(self, tier: int, peer: bytes) -> list[int]:
+        """The port tables of a tier's IP blocks that a peer's address lies in."""
+        blocks = self._words[tier + 3]
         if peer.startswith(IPV4_MAPPED_PREFIX):
-            if words[tier + 3]:
-                best = min(best, self._match_blocks(words[tier + 3], peer[12:], 1, destination_identity, protocol, port))
-        elif words[tier + 4]:
-            best = min(best, self._match_blocks(words[tier + 4], peer, 4, destination_identity, protocol, port))
-        return best
+            return self._tables_of_blocks(blocks, int.from_bytes(peer[12:]), 1) if blocks else []
+        blocks = self._words[tier + 4]
+        return self._tables_of_blocks(blocks, int.from_bytes(peer), 4) if blocks else []
+
+    def tables(self, program: int, peer: bytes, peer_identity: int) -> list[int]:
+        """All port tables of a program for a peer: between their bounds, a port makes no difference to what `run` says."""
+        words = self._words
+        return [
+            table
+            for tier in words[program + 1 : program + 1 + words[program]]
+            for table in (*self._tables_of_identity(tier, peer_identity), *self._tables_of_address(tier, peer))
+        ]
+
+    def tables_of_address(self, program: int, peer: bytes) -> tuple[int, ...]:
+        """Those of `tables` that depend on the peer's address and not on its identity."""
+        words = self._words
+        return tuple(
+            table for tier in words[program + 1 : program + 1 + words[program]] for table in self._tables_of_address(tier, peer)
+        )
+
+    def has_blocks(self, program: int, *, ipv4: bool) -> bool:
+        """Whether a program asks for more of a peer of this family than its identity."""
+        words = self._words
+        cell = 3 if ipv4 else 4
+        return any(words[tier + cell] for tier in words[program + 1 : program + 1 + words[program]])
+
+    def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
+        """Ports at which the answer of a port table may change: up to there one, from there on another."""
+        words = self._words
+        end_cell = _RANGE_END.get(cast("Protocol", protocol))
+        if end_cell is None:
+            return
+        bounds = table + _PORT_TABLE_HEAD
+        for bound in words[bounds + (words[table + end_cell - 1] if end_cell > 1 else 0) : bounds + words[table + end_cell]]:
+            yield bound >> 16
+            yield (bound & 0xFFFF) + 1
+        if words[table + 4] and destination_identity:
+            ports = destination_identity + 1 + words[destination_identity]
+            for carried in words[ports + 2 : ports + 2 + 2 * words[ports] : 2]:
+                if carried >> 16 == protocol:
+                    yield carried & 0xFFFF
+                    yield (carried & 0xFFFF) + 1
 
     def _match(self, table: int, destination_identity: int, protocol: int, port: int) -> int:
         """The lowest rank of a rule of a port table for a protocol and port."""
@@ -246,22 +293,21 @@ class SnapshotView:
                     best = min(best, words[place + 2])
         return best
 
-    def _match_blocks(self, blocks: int, address: bytes, width: int, destination_identity: int, protocol: int, port: int) -> int:
+    def _tables_of_blocks(self, blocks: int, number: int, width: int) -> list[int]:
         words = self._words
-        number = int.from_bytes(address)
         bits = 32 * width
-        best = NO_RULE
+        tables: list[int] = []
         for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4):
             drop = bits - words[place]
-            network = number >> drop << drop
-            entry = self._find_number(words[place + 2], words[place + 1], network, width)
-            if entry < 0:
-                continue
-            block_list = words[words[place + 3] + entry]
-            for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
-                if not self._in_ranges(words[block + 1], number, width):
-                    best = min(best, self._match(words[block], destination_identity, protocol, port))
-        return best
+            entry = self._find_number(words[place + 2], words[place + 1], number >> drop << drop, width)
+            if entry >= 0:
+                block_list = words[words[place + 3] + entry]
+                tables += [
+                    words[block]
+                    for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2)
+                    if not self._in_ranges(words[block + 1], number, width)
+                ]
+        return tables
 
     def _number(self, offset: int, width: int) -> int:
         words = self._words
@@ -305,7 +351,8 @@ class SnapshotView:
             if not number:
                 return 0
             if key == address:
-                return self._identities[number]
+                identity: int = self._identities[number]
+                return identity
             place += ADDRESS_CELL.size
 
     def programs(self, address: bytes) -> tuple[int, int]:
@@ -327,6 +374,14 @@ class SnapshotView:
             if key == address or not value:
                 return cast("int", value)
             place += cell.size
+
+    def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
+        """Address, egress program and ingress program of every isolated local pod, in no order."""
+        start = self._endpoint_base
+        with self._memory[start : start + self._lengths[Section.ENDPOINTS]] as memory:
+            for key, programs in ENDPOINT_CELL.iter_unpack(memory):
+                if programs:
+                    yield key, programs & 0xFFFFFFFF, programs >> 32
 
     def own_node_addresses(self, address: bytes) -> frozenset[bytes]:
         """Addresses of the node that runs the pod with this address; empty in the snapshot of a single node."""

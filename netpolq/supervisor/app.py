@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 
 import psutil
@@ -17,11 +17,11 @@ import uvloop
 from prometheus_client import CollectorRegistry, Histogram
 
 from netpolq import logs
-from netpolq.channel import Channel
+from netpolq.channel import Channel, Hints
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import dns_in_prerouting, unfiltered_bridges
-from netpolq.dataplane.ruleset import RulesetConfig
+from netpolq.dataplane.ruleset import UNJUDGED, RulesetConfig
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
 from netpolq.settings import Settings
@@ -32,8 +32,9 @@ from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.http import serve_metrics, serve_status
 from netpolq.supervisor.publisher import Publisher
-from netpolq.supervisor.state_metrics import Reading, StateCollector
-from netpolq.supervisor.status import DataplaneStatus, SourceStatus, Status, WorkerStatus, encode
+from netpolq.supervisor.state_metrics import CacheCounts, Reading, StateCollector, verdict_cache_readings
+from netpolq.supervisor.status import DataplaneStatus, SourceStatus, Status, VerdictCacheStatus, WorkerStatus, encode
+from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
 _REFRESH_S = 1.0
@@ -89,7 +90,12 @@ class Supervisor:
         self._store = Store()
         self._pool_gone = asyncio.Event()
         self._publisher = Publisher(
-            channel, settings.run_dir / "snapshot.bin", on_progress=self._on_progress, on_end=self._pool_gone.set
+            channel,
+            settings.run_dir / "snapshot.bin",
+            on_progress=self._on_progress,
+            on_hints=self._on_hints,
+            on_publish=self._on_publish,
+            on_end=self._pool_gone.set,
         )
         self._registry = CollectorRegistry()
         self._latency = Histogram(
@@ -112,9 +118,10 @@ class Supervisor:
         )
         self._queue_nums = range(settings.queue_first, settings.queue_first + settings.queue_count)
         self._enforcer: Enforcer | None = None
+        self._verdict_cache: VerdictCache | None = None
         self._source: Source | None = None
         self._form = settings.dataplane
-        self._unjudged: Mapping[str, int] = {}
+        self._counters: Mapping[str, int] = {}
         self._bridges: tuple[str, ...] = ()
 
     async def run(self) -> None:
@@ -125,10 +132,15 @@ class Supervisor:
         self._form = await probe(settings.dataplane)
         self._log_flags_without_effect()
         ruleset = Ruleset(self._ruleset_config())
+        if settings.verdict_cache:
+            self._verdict_cache = VerdictCache(
+                ruleset, size=settings.verdict_cache_size, ttl_s=settings.verdict_cache_ttl_s, on_clean=self._on_progress
+            )
         self._enforcer = Enforcer(
             store=self._store,
             publisher=self._publisher,
             ruleset=ruleset,
+            verdict_cache=self._verdict_cache,
             hostname=settings.hostname,
             with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
             on_in_force=self._latency.observe,
@@ -176,6 +188,7 @@ class Supervisor:
             node_egress=settings.node_egress,
             dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
             form=self._form,
+            verdict_cache=settings.verdict_cache,
         )
 
     def _log_flags_without_effect(self) -> None:
@@ -190,6 +203,14 @@ class Supervisor:
         if self._enforcer is not None:
             self._enforcer.settle()
 
+    def _on_hints(self, hints: Hints) -> None:
+        if self._verdict_cache is not None:
+            self._verdict_cache.hinted(hints)
+
+    def _on_publish(self, version: int, changed: Collection[bytes] | None) -> None:
+        if self._verdict_cache is not None:
+            self._verdict_cache.published(version, changed)
+
     def _deliver(self, update: Update) -> None:
         known = set(self._store.rejections)
         for rejection in update.rejections:
@@ -203,7 +224,7 @@ class Supervisor:
         """Look at what nobody tells: the ruleset's counters and the bridges."""
         while True:
             try:
-                self._unjudged = await ruleset.counters()
+                self._counters = await ruleset.counters()
             except NetpolqError as error:
                 log.warning("%s", error)
             bridges = await asyncio.to_thread(unfiltered_bridges)
@@ -227,6 +248,8 @@ class Supervisor:
             reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self._publisher.version}")
         if self._enforcer is not None and self._enforcer.ruleset_problem is not None:
             reasons.append(self._enforcer.ruleset_problem)
+        if self._verdict_cache is not None and self._verdict_cache.problem is not None:
+            reasons.append(f"the verdict cache cannot be changed: {self._verdict_cache.problem}")
         if self._bridges:
             reasons.append(_bridge_warning(self._bridges))
         return reasons
@@ -270,10 +293,21 @@ class Supervisor:
                 fail_open=settings.fail_open,
                 isolated_ingress=len(enforcer.sets.ingress) if enforcer is not None else 0,
                 isolated_egress=len(enforcer.sets.egress) if enforcer is not None else 0,
-                unjudged_packets=self._unjudged.get("unjudged", 0),
+                unjudged_packets=self._counters.get(UNJUDGED, 0),
             ),
+            verdict_cache=self._verdict_cache_status(),
             programming_latency_s=enforcer.last_latency_s if enforcer is not None else None,
             supervisor_restarts=publisher.supervisor_restarts,
+        )
+
+    def _verdict_cache_status(self) -> VerdictCacheStatus:
+        cache, settings = self._verdict_cache, self._settings
+        return VerdictCacheStatus(
+            enabled=cache is not None,
+            entries=cache.entries if cache is not None else 0,
+            size=settings.verdict_cache_size,
+            ttl_s=settings.verdict_cache_ttl_s,
+            hits=CacheCounts.of(self._counters).hits,
         )
 
     def _source_age_s(self) -> float | None:
@@ -297,7 +331,7 @@ class Supervisor:
             single("netpolq_workers_wanted", "Workers that should be running", len(self._queue_nums)),
             single("netpolq_ready", "1 while /readyz answers 200", 0 if self.not_ready() else 1),
             single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
-            single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", self._unjudged.get("unjudged", 0)),
+            single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", self._counters.get(UNJUDGED, 0)),
             single(
                 "netpolq_rejected_objects", "Objects and files that could not be used as written", len(self._store.rejections)
             ),
@@ -344,6 +378,8 @@ class Supervisor:
                     tuple(((direction,), len(addresses)) for direction, addresses in counts),
                 )
             )
+        if self._verdict_cache is not None:
+            readings += verdict_cache_readings(self._verdict_cache, self._counters)
         return readings
 
 

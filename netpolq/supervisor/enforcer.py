@@ -1,6 +1,7 @@
 """From a changed store to a policy in force: compile, publish, change the ruleset, and know when all of it has happened.
 
-A version is **in force** when every worker judges by it and the sets of isolated pods in the kernel are those of it.
+A version is **in force** when every worker judges by it, the sets of isolated pods in the kernel are those of it, and the kernel
+remembers no verdict that it would give differently.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from netpolq.model import Pod
 from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.verdict_cache import VerdictCache
 
 PUBLISH_INTERVAL_S = 0.02
 """At least this long between two snapshots: changes that come in a burst become one."""
@@ -42,6 +44,7 @@ class Enforcer:
         store: Store,
         publisher: Publisher,
         ruleset: Ruleset,
+        verdict_cache: VerdictCache | None,
         hostname: str,
         with_pod_names: bool,
         on_in_force: Callable[[float], None],
@@ -50,6 +53,7 @@ class Enforcer:
     ) -> None:
         self._publisher = publisher
         self._ruleset = ruleset
+        self._verdict_cache = verdict_cache
         self._hostname = hostname
         self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
         self._on_in_force = on_in_force
@@ -77,6 +81,8 @@ class Enforcer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_changes())
             tasks.create_task(self._keep_ruleset())
+            if self._verdict_cache is not None:
+                tasks.create_task(self._verdict_cache.run())
 
     async def _publish_changes(self) -> None:
         compiler = self._compiler
@@ -118,9 +124,11 @@ class Enforcer:
             self._sets_changed.clear()
             version, sets = self._sets_version, self.sets
             try:
-                if self.ruleset_problem is None and not await self._ruleset.in_place():
+                if self.ruleset_problem is not None:
+                    await self._install(sets)
+                elif not await self._ruleset.in_place():
                     log.warning("the ruleset was changed by somebody else and is put in place again")
-                    await self._ruleset.install(sets)
+                    await self._install(sets)
                 else:
                     await self._ruleset.update(sets)
                 self.ruleset_problem = None
@@ -138,6 +146,11 @@ class Enforcer:
             except TimeoutError:
                 continue
 
+    async def _install(self, sets: IsolatedSets) -> None:
+        await self._ruleset.install(sets)
+        if self._verdict_cache is not None:
+            self._verdict_cache.ruleset_installed()
+
     async def _await_first_snapshot(self) -> None:
         """Queue nothing before somebody can judge it, unless workers take strangely long."""
         with suppress(TimeoutError):
@@ -150,6 +163,9 @@ class Enforcer:
             self._acknowledged.set()
         # What was in force stays so while a worker is being succeeded: the successor starts with the newest snapshot.
         reached = min(self._publisher.acknowledged_version, self._ruleset_version)
+        if self._verdict_cache is not None:
+            self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
+            reached = min(reached, self._verdict_cache.clean_version)
         self.in_force_version = max(self.in_force_version, reached)
         while self._pending and self._pending[0][0] <= self.in_force_version:
             _version, noticed_ns = self._pending.popleft()

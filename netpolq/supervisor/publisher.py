@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from netpolq.channel import MAX_CHANGED, Channel, Publish, Refusal, Report, Welcome
+from netpolq.channel import MAX_CHANGED, Channel, Hints, Publish, Refusal, Report, Welcome
 from netpolq.snapshot import region
 from netpolq.snapshot.draft import Draft
 from netpolq.supervisor.keeper import Keeper
@@ -19,13 +19,25 @@ log = logging.getLogger("publisher")
 class Publisher:
     """The supervisor's end of the channel.
 
-    `on_progress` is called when a worker reports; `on_end` when the pool has gone.
+    `on_progress` is called when a worker reports; `on_hints` when it was asked again for some decisions; `on_publish` when a snapshot
+    was sent, with its version and the addresses it may judge differently (None: all); `on_end` when the pool has gone.
     """
 
-    def __init__(self, channel: Channel, image_path: Path, on_progress: Callable[[], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        image_path: Path,
+        *,
+        on_progress: Callable[[], None],
+        on_hints: Callable[[Hints], None],
+        on_publish: Callable[[int, Collection[bytes] | None], None],
+        on_end: Callable[[], None],
+    ) -> None:
         self._channel = channel
         self._keeper = Keeper(image_path)
         self._on_progress = on_progress
+        self._on_hints = on_hints
+        self._on_publish = on_publish
         self._on_end = on_end
         self._is_complete = False
         self.welcomed = asyncio.Event()
@@ -48,6 +60,8 @@ class Publisher:
                     case Report() as report:
                         self.workers[report.slot] = report
                         self._on_progress()
+                    case Hints() as hints:
+                        self._on_hints(hints)
                     case Refusal() as refusal:
                         self.refusals += 1
                         log.error("worker %d refused snapshot %d: %s", *refusal)
@@ -83,6 +97,7 @@ class Publisher:
             self.published += 1
             self.image_bytes = os.fstat(descriptor).st_size
             self.published_ns = time.monotonic_ns()
+            self._on_publish(self.version, told)
             self._keeper.keep(descriptor)
         finally:
             os.close(descriptor)

@@ -62,6 +62,17 @@ class DataplaneStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictCacheStatus:
+    """Decisions kept in the kernel. `entries`: now; `size`: at most; `hits`: first packets that needed no worker."""
+
+    enabled: bool
+    entries: int
+    size: int
+    ttl_s: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document.
 
@@ -78,6 +89,7 @@ class Status:
     source: SourceStatus
     rejected: list[Rejection]
     dataplane: DataplaneStatus
+    verdict_cache: VerdictCacheStatus
     programming_latency_s: float | None
     supervisor_restarts: int
 
@@ -98,6 +110,7 @@ def decode(data: bytes) -> Status:
                 "source": SourceStatus(**document["source"]),
                 "rejected": [Rejection(**rejection) for rejection in document["rejected"]],
                 "dataplane": DataplaneStatus(**document["dataplane"]),
+                "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),
             }
         )
     except (KeyError, TypeError) as error:
@@ -167,6 +180,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("objects", _counts(source.objects) + ignored),
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
+            ("verdict cache", _verdict_cache(status.verdict_cache)),
             ("unjudged packets", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
         ],
@@ -195,6 +209,12 @@ def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:
         str(worker.restarts),
         f"{worker.rss_bytes / 2**20:.1f} MiB",
     )
+
+
+def _verdict_cache(cache: VerdictCacheStatus) -> str:
+    if not cache.enabled:
+        return "off: every first packet is judged by a worker"
+    return f"{cache.entries:,} of {cache.size:,} decisions in the kernel, for {cache.ttl_s} s each; {cache.hits:,} hits"
 
 
 def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""The compiled engine, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow."""
+"""The compiled engine, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow.
+
+So does the resolver, which remembers what it has seen.
+"""
 
 import random
 
@@ -11,6 +14,7 @@ from netpolq.enums import Reason
 from netpolq.policy.compiled import SnapshotEngine
 from netpolq.policy.engine import Explanation
 from netpolq.policy.reference import ReferenceEngine
+from netpolq.snapshot.resolver import Resolver
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows, store_of
 
 CLUSTERS_PER_SEED = 50
@@ -47,3 +51,21 @@ def test_engines_agree_on_seeded_clusters(seed: int) -> None:
 @given(clusters())
 def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, tuple[Flow, ...]]) -> None:
     explain_both(*cluster_and_flows)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_remembered_of_pairs_gives_the_answers_of_the_view(seed: int) -> None:
+    """Each flow is asked for with the ports of all others: at the third time for a pair, port classes answer."""
+    rng = random.Random(100 + seed)
+    verdicts = set()
+    for _ in range(CLUSTERS_PER_SEED):
+        cluster = random_cluster(rng)
+        view = SnapshotEngine(store_of(cluster.bodies)).view
+        resolver = Resolver(view)
+        flows = list(random_flows(rng, cluster, 30))
+        for source, destination, protocol, _port in flows:
+            for port in {0, 65535, *(flow.port + step for flow in flows for step in (-1, 0, 1) if 0 < flow.port < 65535)}:
+                expected = view.judge(source, destination, protocol, port).verdict
+                assert resolver.verdict(source, destination, protocol, port) is expected
+                verdicts.add(expected)
+    assert len(verdicts) == 2

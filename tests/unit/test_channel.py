@@ -65,6 +65,8 @@ def test_a_full_message_of_hints_arrives_whole() -> None:
     message = pack_hints(7, [Hint(bytes(16), bytes(15) + b"\x01", 80, 6, Verdict.ACCEPT)] * MAX_HINTS)
     assert ours.send(message)
     assert theirs.receive() == (message, None)
+    ours.close()
+    theirs.close()
 
 
 @given(st.binary(max_size=200))

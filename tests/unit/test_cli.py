@@ -140,7 +140,9 @@ def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], 
     assert (result.returncode, result.stderr) == (0, "")
     started = json.loads(result.stdout)
     ours, supervisor = started["argv"][: started["argv"].index("--")], started["argv"][started["argv"].index("--") + 1 :]
-    assert " ".join(ours) == (f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --logging-format text --v 2")
+    assert " ".join(ours) == (
+        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --no-hints --logging-format text --v 2"
+    )
     assert supervisor[:4] == [sys.executable, "-m", "netpolq", "supervise"]
     found = resolve(supervisor[4:], {})
     assert (found.manifests, found.queue_first, found.queue_count, found.verbosity) == (manifests, 7, 3, 2)

@@ -1,14 +1,16 @@
 """The worker's decision and its cache."""
 
 from netpolq.addresses import parse_address
+from netpolq.channel import Hint
 from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.snapshot.encode import encode
 from netpolq.snapshot.image import Endpoint, Identity, Image, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.decide import Decider
+from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, Decider
+from netpolq_worker.packet import Question
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
-POD6, FRIEND6 = (parse_address(text) for text in ("fd00::1", "fd00::2"))
+POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))
 
 
 def view_that_admits(*friends: bytes, version: int = 1) -> SnapshotView:
@@ -23,11 +25,18 @@ def view_that_admits(*friends: bytes, version: int = 1) -> SnapshotView:
     return SnapshotView(encode(image, version=version, created_ns=0))
 
 
-def question(source: bytes, destination: bytes = POD, port: int = 80) -> tuple[bytes, bytes, int, int]:
+def question(source: bytes, destination: bytes = POD, port: int = 80) -> Question:
     """As a worker asks it: IPv4 addresses in four bytes."""
     if source.startswith(b"\x00" * 10):
         source, destination = source[12:], destination[12:]
     return source, destination, Protocol.TCP, port
+
+
+def verdict(decider: Decider, asked: Question) -> Verdict:
+    code = decider.decide(asked)
+    assert code is not None
+    assert code >= 0
+    return Verdict(code & 1)
 
 
 def test_without_a_snapshot_nothing_is_decided() -> None:
@@ -37,39 +46,39 @@ def test_without_a_snapshot_nothing_is_decided() -> None:
 def test_both_families_are_judged_by_the_snapshot() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
-    assert decider.decide(question(FRIEND)) is Verdict.ACCEPT
-    assert decider.decide(question(OTHER)) is Verdict.DROP
-    assert decider.decide(question(FRIEND6, POD6)) is Verdict.ACCEPT
-    assert decider.decide(question(OTHER, POD)) is Verdict.DROP
+    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
+    assert verdict(decider, question(OTHER)) is Verdict.DROP
+    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
+    assert verdict(decider, question(OTHER, POD)) is Verdict.DROP
 
 
 def test_a_question_asked_again_is_answered_from_the_cache() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND), None)
     for _ in range(5):
-        assert decider.decide(question(FRIEND)) is Verdict.ACCEPT
+        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
     assert decider.misses == 1
 
 
 def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND), None)
-    assert decider.decide(question(FRIEND)) is Verdict.ACCEPT
-    assert decider.decide(question(OTHER)) is Verdict.DROP
+    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
+    assert verdict(decider, question(OTHER)) is Verdict.DROP
     decider.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
-    assert decider.decide(question(OTHER)) is Verdict.ACCEPT
-    assert decider.decide(question(FRIEND)) is Verdict.ACCEPT
+    assert verdict(decider, question(OTHER)) is Verdict.ACCEPT
+    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
     assert decider.misses == 3, "the friend's verdict should have been kept"
 
 
 def test_eviction_reaches_ipv6_and_the_old_generation() -> None:
     decider = Decider(generation_entries=2)
     decider.adopt(view_that_admits(FRIEND6), None)
-    assert decider.decide(question(FRIEND6, POD6)) is Verdict.ACCEPT
+    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
     for port in (1, 2):
         decider.decide(question(OTHER, port=port))
     decider.adopt(view_that_admits(version=2), (FRIEND6,))
-    assert decider.decide(question(FRIEND6, POD6)) is Verdict.DROP
+    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.DROP
 
 
 def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
@@ -78,7 +87,7 @@ def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
     decider.decide(question(FRIEND))
     decider.adopt(view_that_admits(version=2), None)
     assert len(decider) == 0
-    assert decider.decide(question(FRIEND)) is Verdict.DROP
+    assert verdict(decider, question(FRIEND)) is Verdict.DROP
 
 
 def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
@@ -89,3 +98,69 @@ def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
         decider.decide(question(FRIEND))
     assert len(decider) <= 200
     assert decider.misses == 5001
+
+
+def hinting() -> Decider:
+    decider = Decider(with_hints=True)
+    decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    return decider
+
+
+def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
+    decider = hinting()
+    decider.decide(question(FRIEND))
+    decider.decide(question(OTHER6, POD6, 443))
+    assert not decider.has_hints
+    for _ in range(3):
+        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
+        assert verdict(decider, question(OTHER6, POD6, 443)) is Verdict.DROP
+    assert decider.take_hints(10) == [
+        Hint(FRIEND, POD, 80, Protocol.TCP, Verdict.ACCEPT),
+        Hint(OTHER6, POD6, 443, Protocol.TCP, Verdict.DROP),
+    ]
+    assert not decider.has_hints
+    decider.decide(question(FRIEND))
+    assert not decider.has_hints
+
+
+def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
+    decider = hinting()
+    for _ in range(2):
+        decider.decide(question(FRIEND))
+    decider.take_hints(10)
+    decider.begin_window()
+    assert not decider.has_hints
+    decider.decide(question(FRIEND))
+    assert len(decider.take_hints(10)) == 1
+
+
+def test_hints_of_an_older_snapshot_are_forgotten() -> None:
+    decider = hinting()
+    for _ in range(2):
+        decider.decide(question(FRIEND))
+    decider.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
+    assert not decider.has_hints
+
+
+def test_nothing_is_hinted_for_protocols_without_ports_nor_unless_wanted() -> None:
+    decider, silent = hinting(), Decider()
+    silent.adopt(view_that_admits(FRIEND), None)
+    for _ in range(5):
+        decider.decide((FRIEND[12:], POD[12:], 1, 0))
+        silent.decide(question(FRIEND))
+    assert not decider.has_hints
+    assert not silent.has_hints
+
+
+def test_hints_are_bounded_in_number_and_in_time() -> None:
+    decider = hinting()
+    for port in range(5000):
+        for _ in range(2):
+            decider.decide(question(OTHER, port=port))
+    assert len(decider.take_hints(10**6)) == MAX_WAITING_HINTS
+    taken = MAX_WAITING_HINTS
+    for _ in range(20):
+        for port in range(5000):
+            decider.decide(question(OTHER, port=port))
+        taken += len(decider.take_hints(10**6))
+    assert taken == MAX_HINTS_A_WINDOW

@@ -20,12 +20,11 @@ WORKER = """
 import sys
 from netpolq.enums import Verdict
 from netpolq_worker.metrics import WorkerMetrics
+from netpolq_worker.packet import series_of
 slot, accepted, dropped, duration_ns = map(int, sys.argv[1:])
 metrics = WorkerMetrics(slot)
-for _ in range(accepted):
-    metrics.judged(6, 4, Verdict.ACCEPT, duration_ns)
-for _ in range(dropped):
-    metrics.judged(17, 16, Verdict.DROP, duration_ns)
+metrics.judged(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
+metrics.judged(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
 metrics.flush(misses=1)
 """
 

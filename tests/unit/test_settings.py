@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress
+from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings import Settings, resolve
 from netpolq.settings.options import Group
@@ -50,6 +50,9 @@ def settings(draw: st.DrawFn) -> Settings:
         mark_mask=0b111 << draw(st.integers(0, 29)),
         ct_mark_bit=1 << draw(st.integers(0, 31)),
         node_egress=draw(st.sampled_from(NodeEgress)),
+        verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
+        verdict_cache_ttl_s=draw(st.integers(1, 86400)),
+        verdict_cache_size=draw(st.integers(2, 1 << 20)),
         run_dir=Path("/") / draw(names),
         logging_format=draw(st.sampled_from(LoggingFormat)),
     )

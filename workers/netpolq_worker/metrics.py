@@ -1,5 +1,10 @@
 """What a worker counts. Plain integers on the packet path, written to the multiprocess directory a few times a second.
 
+**What the times are.** Verdicts are sent in batches, so a packet's time is that of its batch: from the moment the worker was given the
+first packet of the batch until the message with the verdicts was sent. A packet that comes alone is a batch of one, and the time is just
+its own. Under load no packet of a batch waited longer than what is counted for it; the last ones less. Two readings of the clock serve a
+whole batch. The wait in the queue and in the socket, before the worker, is not in it.
+
 The files are keyed by slot, not by process id, so a successor goes on counting where its predecessor stopped. They must be opened after
 the fork, so `WorkerMetrics` is made in the worker.
 """
@@ -9,26 +14,14 @@ from bisect import bisect_left
 from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
-from netpolq.enums import Verdict
-from netpolq_worker.packet import PROTOCOL_NAMES
+from netpolq_worker.packet import PROTOCOL_NAMES, SERIES
 
 _OTHER = "other"
-
-
-class _Series:
-    """Counts of one protocol and family since the last flush."""
-
-    __slots__ = ("accepted", "buckets", "dropped", "sum_ns")
-
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.dropped = 0
-        self.sum_ns = 0
-        self.buckets: dict[int, int] = {}
+_VERDICTS = ("drop", "accept")
 
 
 class WorkerMetrics:
-    """Counters of one worker slot."""
+    """Counters of one worker slot. `codes`: packets judged since the last flush by code (`netpolq_worker.decide`)."""
 
     def __init__(self, slot: int) -> None:
         values.ValueClass = values.MultiProcessValue(lambda: slot)
@@ -48,27 +41,24 @@ class WorkerMetrics:
         )
         self._hits = Counter("netpolq_verdict_cache_hits", "Verdicts found in a worker's cache", registry=registry)
         self._misses = Counter("netpolq_verdict_cache_misses", "Verdicts made from the snapshot", registry=registry)
-        self._series: dict[tuple[int, int], _Series] = {}
+        self._codes = [0] * (2 * len(SERIES))
+        self._times: list[dict[int, int]] = [{} for _ in SERIES]
+        self._sums_ns = [0] * len(SERIES)
         self.packets = 0
         self.malformed = 0
         self.failed: dict[str, int] = {}
         self._flushed_packets = 0
         self._flushed_misses = 0
 
-    def judged(self, protocol: int, address_bytes: int, verdict: Verdict, duration_ns: int) -> None:
-        """Count a judged packet. `address_bytes`: 4 or 16; `duration_ns`: from its arrival in the process to its verdict."""
-        key = protocol, address_bytes
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = _Series()
-        if verdict:
-            series.accepted += 1
-        else:
-            series.dropped += 1
-        series.sum_ns += duration_ns
+    def judged(self, code: int, packets: int, duration_ns: int) -> None:
+        """Count packets of one batch that got the same code. `duration_ns`: of the batch."""
+        self._codes[code] += packets
+        self.packets += packets
+        series = code >> 1
+        self._sums_ns[series] += packets * duration_ns
+        times = self._times[series]
         bucket = bisect_left(BOUNDS_NS, duration_ns)
-        series.buckets[bucket] = series.buckets.get(bucket, 0) + 1
-        self.packets += 1
+        times[bucket] = times.get(bucket, 0) + packets
 
     def failed_packets(self, cause: str, count: int = 1) -> None:
         """Count packets that were answered without a decision. `cause` is one of few words."""
@@ -76,16 +66,21 @@ class WorkerMetrics:
 
     def flush(self, misses: int) -> None:
         """Write what came since the last time. `misses`: verdicts made from the snapshot since the worker started."""
-        for (protocol, address_bytes), series in self._series.items():
+        for number, (protocol, address_bytes) in enumerate(SERIES):
+            times = self._times[number]
+            if not times:
+                continue
             labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
-            if series.accepted:
-                self._packet_count.labels(*labels, "accept").inc(series.accepted)
-            if series.dropped:
-                self._packet_count.labels(*labels, "drop").inc(series.dropped)
-            for bucket, count in series.buckets.items():
+            for verdict, word in enumerate(_VERDICTS):
+                code = number << 1 | verdict
+                if self._codes[code]:
+                    self._packet_count.labels(*labels, word).inc(self._codes[code])
+                    self._codes[code] = 0
+            for bucket, count in times.items():
                 self._time_count.labels(*labels, str(bucket)).inc(count)
-            self._time_sum.labels(*labels).inc(series.sum_ns)
-        self._series.clear()
+            times.clear()
+            self._time_sum.labels(*labels).inc(self._sums_ns[number])
+            self._sums_ns[number] = 0
         if self.malformed:
             self._malformed.inc(self.malformed)
             self.malformed = 0

@@ -12,12 +12,16 @@ from netpolq.logs import PACKET_LOG_VERBOSITY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor."""
+    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor.
+
+    `hints`: whether workers tell which decisions they are asked for again.
+    """
 
     run_dir: Path
     queues: range
     fail_open: bool
     mark_mask: int
+    hints: bool
     logging_format: LoggingFormat
     verbosity: int
     supervisor: tuple[str, ...]
@@ -45,6 +49,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
     parser.add_argument("--queues", type=_queue_range, required=True, metavar="A:B")
     parser.add_argument("--fail-open", action=argparse.BooleanOptionalAction, required=True)
     parser.add_argument("--mark-mask", type=lambda text: int(text, 0), required=True)
+    parser.add_argument("--hints", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--logging-format", type=LoggingFormat, default=LoggingFormat.TEXT)
     parser.add_argument("--v", type=int, default=0)
     parser.add_argument("supervisor", nargs="+")
@@ -54,6 +59,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
         queues=parsed.queues,
         fail_open=parsed.fail_open,
         mark_mask=parsed.mark_mask,
+        hints=parsed.hints,
         logging_format=parsed.logging_format,
         verbosity=parsed.v,
         supervisor=tuple(parsed.supervisor),

@@ -35,12 +35,76 @@ _SHIM6 = 140
 _EIGHT_BYTE_UNITS = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS, _MOBILITY, _HIP, _SHIM6))
 
 
+_EXTENSION_HEADERS = _EIGHT_BYTE_UNITS | {_FRAGMENT, _AUTHENTICATION}
+
 Flow = tuple[bytes, bytes, int, int, int]
 """Source, destination, protocol, source port, destination port, as sent: all that a verdict can depend on.
 
 Addresses are 4 or 16 bytes in network order. Ports are 0 unless the protocol is TCP, UDP or SCTP and the packet is not a later
 fragment. A plain tuple, because one is made for every packet.
 """
+
+Question = tuple[bytes, bytes, int, int]
+"""Source, destination, protocol and destination port of a connection, in its original direction."""
+
+Key = tuple[int, int, bytes, int] | tuple[int, bytes, int]
+"""A question in the shape in which one `struct` call takes it out of a packet: IPv4: flags and fragment offset, protocol, both addresses,
+destination port; IPv6: next header, both addresses, destination port.
+
+`IPV4_KEY` and `IPV6_KEY` may be applied to any packet of their version that is long enough. What they make of one without a plain header
+is no key that is ever stored, or is the key of the same question:
+- a later fragment has an offset, and stored keys have none;
+- of a protocol without ports the two bytes in the place of a port are 0, or the key is not stored;
+- a stored IPv6 key never has an extension header for its protocol (`UNKEYED_PROTOCOLS`).
+"""
+
+IPV4_KEY = struct.Struct("!6xHxB2x8s2xH")
+IPV6_KEY = struct.Struct("!6xBx32s2xH")
+_DONT_FRAGMENT = 0x4000
+
+UNKEYED_PROTOCOLS = _EXTENSION_HEADERS
+"""Protocols whose questions are not stored under a key. A later fragment may say that such a "protocol" is what follows."""
+
+SERIES = tuple((protocol, family) for protocol in (TCP, UDP, SCTP, ICMP, ICMPV6, -1) for family in (4, 16))
+"""Protocol (-1: any other) and bytes of an address: what packets are counted by."""
+
+_SERIES_NUMBER = {series: number for number, series in enumerate(SERIES)}
+
+
+def series_of(protocol: int, address_bytes: int) -> int:
+    """The index into `SERIES` of a packet."""
+    number = _SERIES_NUMBER.get((protocol, address_bytes))
+    return _SERIES_NUMBER[-1, address_bytes] if number is None else number
+
+
+def key_of(question: Question) -> Key:
+    """The key for a question that no packet with a plain header has asked, or none that is at hand."""
+    source, destination, protocol, port = question
+    if len(source) == 4:
+        return _DONT_FRAGMENT, protocol, source + destination, port
+    return protocol, source + destination, port
+
+
+def plain_question(key: Key) -> Question | None:
+    """The question of a packet from the key that was taken out of it; None if its header has to be looked at more closely."""
+    if len(key) == 4:
+        flags, protocol, addresses, port = key
+        if protocol not in WITH_PORTS or flags & _FRAGMENT_OFFSET:
+            return None
+        return addresses[:4], addresses[4:], protocol, port
+    protocol, addresses, port = key
+    if protocol not in WITH_PORTS or IPV4_MAPPED_PREFIX in (addresses[:12], addresses[16:28]):
+        return None
+    return addresses[:16], addresses[16:], protocol, port
+
+
+def question_of(key: Key) -> Question:
+    """The question that is stored under a key."""
+    if len(key) == 4:
+        _flags, protocol, addresses, port = key
+        return addresses[:4], addresses[4:], protocol, port
+    protocol, addresses, port = key
+    return addresses[:16], addresses[16:], protocol, port
 
 
 def parse(packet: bytes) -> Flow | None:

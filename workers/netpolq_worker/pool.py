@@ -21,10 +21,12 @@ from typing import NoReturn
 from netpolq.channel import Channel, Drain, Hints, Publish, Refusal, Report, Welcome, claim_instance, running_instance
 from netpolq.errors import AlreadyRunningError, ExitCode, SnapshotError
 from netpolq.snapshot.region import load, open_view, seal
+from netpolq_worker.judge import judge_and_log, judge_packets
 from netpolq_worker.lifecycle import Child
 from netpolq_worker.loop import Worker, WorkerSettings
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
+from netpolq_worker.packet_log import PacketLog
 
 _DRAIN_S = 3.0
 _STANDARD_STREAMS = (0, 1, 2)
@@ -56,7 +58,10 @@ class Pool:
         if claim is None:
             raise AlreadyRunningError(f"an agent already serves this network namespace (pid {running_instance()}); stop it first")
         self._claim = claim
-        self._slots = [_Slot(number, Queue(num, fail_open=options.fail_open)) for number, num in enumerate(options.queues)]
+        # Known to a worker alone: the pool binds the queues, and judges nothing.
+        self._worker: Worker | None = None
+        self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
+        self._slots = [_Slot(number, self._bind(num)) for number, num in enumerate(options.queues)]
         self._supervisor = Child(young_s=5.0, free_deaths=0)
         self._supervisor_channel: Channel | None = None
         self._supervisor_process: subprocess.Popen[bytes] | None = None
@@ -67,6 +72,15 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._exit_code: int | None = None
+
+    def _bind(self, queue_num: int) -> Queue:
+        def serving() -> Worker | None:
+            return self._worker
+
+        packet_log = self._packet_logs.get(queue_num)
+        judging = judge_packets(serving) if packet_log is None else judge_and_log(serving, packet_log)
+        next(judging)
+        return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
@@ -148,7 +162,7 @@ class Pool:
                 signal.signal(number, signal.SIG_IGN)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _close_all_but({*_STANDARD_STREAMS, *slot.queue.descriptors(), end.fileno(), self._snapshot_fd})
-            worker = Worker(
+            self._worker = Worker(
                 WorkerSettings(
                     slot=slot.number,
                     fail_open=self._options.fail_open,
@@ -156,12 +170,13 @@ class Pool:
                     inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
                     snapshot_version=self._snapshot_version,
                     snapshot_descriptor=self._snapshot_fd,
-                    log_packets=self._options.log_packets,
+                    hints=self._options.hints,
                 ),
                 slot.queue,
                 Channel(end),
+                self._packet_logs.get(slot.queue.queue_num),
             )
-            worker.run()
+            self._worker.run()
             status = 0
         except BaseException:
             log.exception("worker %d failed", slot.number)

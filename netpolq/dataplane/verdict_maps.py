@@ -1,0 +1,82 @@
+"""The maps of remembered verdicts: which requests put decisions into them and take them out again; pure encoding.
+
+A decision is found by source, destination, protocol and destination port of a connection in its original direction, as the packet is
+seen after destination NAT. Source: linux/netfilter/nf_tables.h (set elements), `nft` for the shape of a concatenation: each part is
+padded to a whole number of 32-bit registers.
+"""
+
+import struct
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from netpolq.addresses import is_ipv4
+from netpolq.channel import Hint
+from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
+from netpolq.dataplane.ruleset import TABLE, VERDICTS_V4, VERDICTS_V6
+from netpolq.enums import Verdict
+from netpolq.nfnetlink import attribute, nested
+
+_NFTA_SET_ELEM_LIST_TABLE = 1
+_NFTA_SET_ELEM_LIST_SET = 2
+_NFTA_SET_ELEM_LIST_ELEMENTS = 3
+_NFTA_LIST_ELEM = 1
+_NFTA_SET_ELEM_KEY = 1
+_NFTA_SET_ELEM_DATA = 2
+_NFTA_SET_ELEM_TIMEOUT = 4
+_NFTA_DATA_VALUE = 1
+_NFTA_DATA_VERDICT = 2
+_NFTA_VERDICT_CODE = 1
+
+_NF_DROP = 0
+_NFT_RETURN = -5
+_CODES = {Verdict.ACCEPT: _NFT_RETURN, Verdict.DROP: _NF_DROP}
+_DATA = {
+    verdict: nested(
+        _NFTA_SET_ELEM_DATA, nested(_NFTA_DATA_VERDICT, attribute(_NFTA_VERDICT_CODE, struct.pack("!i", _CODES[verdict])))
+    )
+    for verdict in Verdict
+}
+_PROTOCOL_AND_PORT = struct.Struct("!B3xH2x")
+
+MAX_DECISIONS = 1024
+"""Decisions that surely fit into one transaction, which is one message to the kernel (of 208 KiB with its default send buffer)."""
+
+_ELEMENTS_PER_REQUEST = 500
+"""An attribute holds 64 KiB at most, and an IPv6 element takes 92 bytes."""
+
+
+def remember(hints: Iterable[Hint], ttl_ms: int) -> tuple[Request, ...]:
+    """Requests that add decisions. One that is there already with the same verdict is no error. `ttl_ms`: until each is forgotten."""
+    timeout = attribute(_NFTA_SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
+    return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (_key(hint), _DATA[hint.verdict], timeout), NLM_F_CREATE))
+
+
+def forget(hints: Iterable[Hint]) -> tuple[Request, ...]:
+    """Requests that remove decisions. The kernel refuses them with ENOENT if one of them is not there."""
+    return tuple(_requests(NFT_MSG_DELSETELEM, hints, lambda hint: (_key(hint),), 0))
+
+
+def forget_all() -> tuple[Request, ...]:
+    """Requests that empty both maps."""
+    return tuple(Request(NFT_MSG_DELSETELEM, _in_map(map_name)) for map_name in (VERDICTS_V4, VERDICTS_V6))
+
+
+def _requests(kind: int, hints: Iterable[Hint], parts: Callable[[Hint], tuple[bytes, ...]], flags: int) -> Iterator[Request]:
+    families: dict[str, list[Hint]] = {VERDICTS_V4: [], VERDICTS_V6: []}
+    for hint in hints:
+        families[VERDICTS_V4 if is_ipv4(hint.destination) else VERDICTS_V6].append(hint)
+    for map_name, members in families.items():
+        remaining = iter(members)
+        while portion := [nested(_NFTA_LIST_ELEM, *parts(hint)) for hint in islice(remaining, _ELEMENTS_PER_REQUEST)]:
+            yield Request(kind, (*_in_map(map_name), nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags)
+
+
+def _in_map(map_name: str) -> tuple[bytes, bytes]:
+    return name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, map_name)
+
+
+def _key(hint: Hint) -> bytes:
+    addresses = hint.source[12:] + hint.destination[12:] if is_ipv4(hint.destination) else hint.source + hint.destination
+    value = addresses + _PROTOCOL_AND_PORT.pack(hint.protocol, hint.port)
+    return nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, value))

@@ -1,0 +1,103 @@
+"""Verdicts from a snapshot, fast for connections that were never seen before.
+
+A verdict depends on the two programs, the identities of both ends, the IP blocks that the peer lies in, the protocol, and the port. All
+but the port are known to be few: they are a **pair**. For a pair that comes more than once, the ports are divided into classes within
+which nothing changes, and every class is judged once. A new address with a random port then costs its look-ups and one binary search,
+however many policies there are.
+"""
+
+from bisect import bisect_right
+
+from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.enums import Direction, Verdict
+from netpolq.snapshot.view import SnapshotView
+
+MAX_PAIRS = 4096
+"""Pairs kept at most; then all are let go. With the largest classes that is about 7 MB, with usual ones 2."""
+
+MAX_CLASSES = 64
+"""A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
+
+_VERDICTS = (Verdict.DROP, Verdict.ACCEPT)  # by value; a call of the enumeration takes ten times as long
+
+_Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class _Classes:
+    """`starts`: first port of each class, rising, the first 0. `verdicts`: one byte for each."""
+
+    __slots__ = ("starts", "verdicts")
+
+    def __init__(self, starts: tuple[int, ...], verdicts: bytes) -> None:
+        self.starts = starts
+        self.verdicts = verdicts
+
+
+class Resolver:
+    """Judges by one view, and must not outlive it. The answers are those of `SnapshotView.judge`."""
+
+    def __init__(self, view: SnapshotView) -> None:
+        self._view = view
+        # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
+        self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
+        self._pairs: dict[_Pair, _Classes | None] = {}
+        self._has_blocks: dict[tuple[int, bool], bool] = {}
+
+    def verdict(self, source: bytes, destination: bytes, protocol: int, port: int) -> Verdict:
+        """Judge a flow; see `SnapshotView.judge`."""
+        local_source, local_destination = self._local.get(source), self._local.get(destination)
+        egress = local_source[0] if local_source is not None else 0
+        ingress = local_destination[1] if local_destination is not None else 0
+        if source == destination or not (egress or ingress):
+            return Verdict.ACCEPT
+        destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
+        source_identity = 0
+        if ingress:  # egress rules do not ask who the source is
+            source_identity = local_source[2] if local_source is not None else self._view.identity(source)
+        pair = (
+            egress,
+            ingress,
+            source_identity,
+            destination_identity,
+            protocol,
+            self._blocks(egress, destination) if egress else (),
+            self._blocks(ingress, source) if ingress else (),
+        )
+        classes = self._pairs.get(pair)
+        if classes is not None:
+            return _VERDICTS[classes.verdicts[bisect_right(classes.starts, port) - 1]]
+        if pair in self._pairs:
+            classes = self._classes(pair, source, destination)
+            if classes is not None:
+                self._pairs[pair] = classes
+        else:
+            # Dividing the ports takes longer than judging one connection: it waits for the second.
+            if len(self._pairs) >= MAX_PAIRS:
+                self._pairs = {}
+            self._pairs[pair] = None
+        return self._view.judge(source, destination, protocol, port).verdict
+
+    def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
+        family = program, peer.startswith(IPV4_MAPPED_PREFIX)
+        has_blocks = self._has_blocks.get(family)
+        if has_blocks is None:
+            has_blocks = self._has_blocks[family] = self._view.has_blocks(program, ipv4=family[1])
+        return self._view.tables_of_address(program, peer) if has_blocks else ()
+
+    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes | None:
+        view = self._view
+        egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
+        sides = {
+            Direction.EGRESS: (egress, destination, destination_identity),
+            Direction.INGRESS: (ingress, source, source_identity),
+        }
+        starts = {0}
+        for program, peer, peer_identity in sides.values():
+            if program:
+                for table in view.tables(program, peer, peer_identity):
+                    starts.update(view.port_bounds(table, destination_identity, protocol))
+                    if len(starts) > MAX_CLASSES:
+                        return None
+        starts.discard(1 << 16)
+        ordered = tuple(sorted(starts))
+        return _Classes(ordered, bytes(view.judge(source, destination, protocol, port).verdict for port in ordered))

@@ -1,0 +1,230 @@
+"""From packets in order of arrival to verdict messages: what is answered, and when."""
+
+import socket
+import struct
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netpolq.enums import PacketMark, Verdict
+from netpolq_worker.decide import Decider
+from netpolq_worker.judge import BATCH_PACKETS, Bench, judge_packets
+from netpolq_worker.metrics import WorkerMetrics
+from netpolq_worker.nfqueue import Packet, Queue
+from tests.unit.test_decide import FRIEND, FRIEND6, view_that_admits
+
+MASK = 0x70
+PENDING, REPLY, ACCEPTED = (state << 4 for state in (PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY, PacketMark.ACCEPTED))
+POD_ADDRESS, FRIEND_ADDRESS, OTHER_ADDRESS = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+
+
+def tcp(source: str, destination: str = POD_ADDRESS, *, source_port: int = 40000, port: int = 80) -> bytes:
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    return b"\x45\x00\x00\x28\x00\x00\x40\x00\x40\x06\x00\x00" + addresses + struct.pack("!HH16x", source_port, port)
+
+
+def tcp6(source: str, destination: str = "fd00::1") -> bytes:
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, destination)
+    return b"\x60\x00\x00\x00\x00\x14\x06\x40" + addresses + struct.pack("!HH16x", 40000, 80)
+
+
+class Given:
+    """A packet as the queue hands it over. `payload` None: reading it raises."""
+
+    def __init__(self, packet_id: int, payload: bytes | None, mark: int = PENDING) -> None:
+        self.id, self._payload, self._mark = packet_id, payload, mark
+
+    def get_mark(self) -> int:
+        return self._mark
+
+    def get_payload(self) -> bytes:
+        if self._payload is None:
+            raise OSError("unreadable")
+        return self._payload
+
+
+class Kernel:
+    """What the kernel makes of verdict messages: a batch answers whatever still waits, up to its id."""
+
+    queue_num = 100
+
+    def __init__(self) -> None:
+        self.waiting: set[int] = set()
+        self.answers: dict[int, tuple[Verdict, int | None]] = {}
+
+    def verdict(self, packet_id: int, verdict: Verdict) -> None:
+        assert packet_id in self.waiting, "a packet was answered twice"
+        self.waiting.discard(packet_id)
+        self.answers[packet_id] = verdict, None
+
+    def verdict_up_to(self, packet_id: int, verdict: Verdict) -> None:
+        for one in [one for one in self.waiting if one <= packet_id]:
+            self.verdict(one, verdict)
+
+    def accept_up_to(self, packet_id: int, mark: int) -> None:
+        for one in [one for one in self.waiting if one <= packet_id]:
+            self.waiting.discard(one)
+            self.answers[one] = Verdict.ACCEPT, mark
+
+
+class Serving:
+    """A worker's bench over such a kernel."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self.kernel = Kernel()
+        self.queue = cast("Queue", self.kernel)
+        self.decider = Decider(with_hints=True)
+        self.metrics = metrics
+        self.fail_verdict = Verdict.DROP
+        self.mark_mask = MASK
+        self.message_waits = False
+        self.housekeepings = 0
+        self._judging = judge_packets(lambda: cast("Bench", self))
+        next(self._judging)
+
+    def housekeeping(self, now_ns: int) -> None:
+        assert now_ns > 0
+        assert not {one for one in self.kernel.waiting if one <= self.last_id}, "something was still to be answered"
+        self.housekeepings += 1
+        self.message_waits = False
+
+    def dispose_of_orphans(self, last_id: int) -> None:
+        self.kernel.verdict_up_to(last_id, self.fail_verdict)
+
+    def receive(self, *packets: Given) -> None:
+        for packet in packets:
+            self.kernel.waiting.add(packet.id)
+        for packet in packets:
+            self.last_id = packet.id
+            self._judging.send(cast("Packet", packet))
+
+    def drained(self) -> None:
+        self._judging.send(None)
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
+        yield WorkerMetrics(0)
+
+
+@pytest.fixture
+def serving(metrics: WorkerMetrics) -> Serving:
+    made = Serving(metrics)
+    made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    return made
+
+
+def test_an_accepted_packet_is_answered_when_the_socket_is_empty(serving: Serving) -> None:
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS), PENDING | 0xAB00))
+    assert serving.kernel.answers == {}
+    serving.drained()
+    assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED | 0xAB00)}
+
+
+def test_a_denied_packet_is_answered_at_once(serving: Serving) -> None:
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(OTHER_ADDRESS)))
+    assert serving.kernel.answers == {2: (Verdict.DROP, None)}
+
+
+def test_a_full_batch_is_answered_under_constant_load(serving: Serving) -> None:
+    serving.receive(*(Given(number, tcp(FRIEND_ADDRESS, source_port=number)) for number in range(1, BATCH_PACKETS + 1)))
+    assert set(serving.kernel.answers) == set(range(1, BATCH_PACKETS + 1))
+
+
+def test_packets_of_another_mark_get_their_own(serving: Serving) -> None:
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(FRIEND_ADDRESS), PENDING | 0x100))
+    serving.drained()
+    assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED), 2: (Verdict.ACCEPT, ACCEPTED | 0x100)}
+
+
+def test_a_reply_is_judged_as_the_connection_that_it_answers(serving: Serving) -> None:
+    for number, (peer, verdict) in enumerate(((FRIEND_ADDRESS, Verdict.ACCEPT), (OTHER_ADDRESS, Verdict.DROP)), 1):
+        serving.receive(Given(number, tcp(POD_ADDRESS, peer, source_port=80, port=40000), REPLY))
+        serving.drained()
+        assert serving.kernel.answers[number][0] is verdict
+
+
+def test_a_packet_that_cannot_be_read_does_not_pass_with_those_around_it(serving: Serving) -> None:
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, None), Given(3, b"\x45"), Given(4, tcp(FRIEND_ADDRESS)))
+    serving.drained()
+    assert [serving.kernel.answers[number][0] for number in range(1, 5)] == [
+        Verdict.ACCEPT,
+        Verdict.DROP,
+        Verdict.DROP,
+        Verdict.ACCEPT,
+    ]
+
+
+def test_what_a_predecessor_had_read_is_answered_before_the_first_batch(serving: Serving) -> None:
+    serving.kernel.waiting = {5, 6}
+    serving.receive(Given(7, tcp(FRIEND_ADDRESS)))
+    assert serving.kernel.answers == {5: (Verdict.DROP, None), 6: (Verdict.DROP, None)}
+
+
+def test_without_a_snapshot_packets_are_answered_as_the_failure_mode_says(metrics: WorkerMetrics) -> None:
+    serving = Serving(metrics)
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
+    assert serving.kernel.answers == {1: (Verdict.DROP, None)}
+
+
+def test_a_new_snapshot_counts_from_the_next_packet_on(serving: Serving) -> None:
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
+    serving.drained()
+    serving.decider.adopt(view_that_admits(version=2), (FRIEND,))
+    serving.message_waits = True
+    serving.drained()
+    serving.receive(Given(2, tcp(FRIEND_ADDRESS)))
+    assert serving.kernel.answers[2] == (Verdict.DROP, None)
+
+
+def test_messages_are_looked_for_although_every_packet_is_denied(serving: Serving) -> None:
+    serving.message_waits = True
+    serving.receive(*(Given(number, tcp(OTHER_ADDRESS)) for number in range(1, BATCH_PACKETS + 1)))
+    assert serving.housekeepings == 1
+
+
+def test_options_in_front_of_an_ipv4_header_do_not_make_it_an_ipv6_key(serving: Serving) -> None:
+    """The bytes after the first could be those of an admitted IPv6 connection."""
+    packet = tcp6("fd00::2")
+    serving.receive(Given(1, packet))
+    serving.drained()
+    assert serving.kernel.answers[1][0] is Verdict.ACCEPT
+    serving.receive(Given(2, b"\x46" + packet[1:]))
+    assert serving.decider.misses == 2
+
+
+WHO = st.sampled_from(
+    [
+        (tcp(FRIEND_ADDRESS), Verdict.ACCEPT),
+        (tcp(FRIEND_ADDRESS, port=81), Verdict.ACCEPT),
+        (tcp(OTHER_ADDRESS), Verdict.DROP),
+        (tcp6("fd00::2"), Verdict.ACCEPT),
+        (tcp6("fd00::3"), Verdict.DROP),
+        (b"", Verdict.DROP),
+        (None, Verdict.DROP),
+    ]
+)
+
+
+@given(st.lists(st.tuples(WHO, st.sampled_from([PENDING, PENDING | 1, PENDING | 2]), st.booleans()), max_size=200))
+def test_every_packet_gets_the_one_verdict_it_deserves(
+    metrics: WorkerMetrics, arrivals: list[tuple[tuple[bytes | None, Verdict], int, bool]]
+) -> None:
+    serving = Serving(metrics)
+    serving.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    for number, ((payload, _verdict), mark, drained) in enumerate(arrivals, 1):
+        serving.receive(Given(number, payload, mark))
+        if drained:
+            serving.drained()
+    serving.drained()
+    assert not serving.kernel.waiting
+    for number, ((_payload, verdict), mark, _drained) in enumerate(arrivals, 1):
+        answer = serving.kernel.answers[number]
+        assert answer == (verdict, None if verdict is Verdict.DROP else mark & ~MASK | ACCEPTED)

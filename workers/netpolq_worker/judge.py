@@ -1,0 +1,202 @@
+"""What happens to a packet between the queue and its verdict: the one loop that every first packet goes through.
+
+`judge_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
+so that the path of a known connection has neither calls of our own nor attributes to look up.
+
+Accepts are batched: a packet is only remembered, and one message answers all up to the last. So **silence is an accept**: whatever may
+not pass must be answered at once, before the next batch, and whatever is remembered is answered before anything else happens.
+"""
+
+import logging
+import struct
+import time
+
+from collections.abc import Callable
+from typing import Protocol
+
+from netpolq.enums import PacketMark, Verdict
+from netpolq_worker.decide import Decider
+from netpolq_worker.metrics import WorkerMetrics
+from netpolq_worker.nfqueue import Judging, Queue
+from netpolq_worker.packet import IPV4_KEY, IPV6_KEY, Key, parse, plain_question
+from netpolq_worker.packet_log import PacketLog
+
+BATCH_PACKETS = 32
+_HOUSEKEEPING_NS = 1_000_000
+"""How long messages may wait under constant load, when the socket is never empty."""
+
+_NO_CODE = -1 << 16
+"""Of no connection: negative, as all that the packet path cannot answer by itself."""
+
+log = logging.getLogger("worker")
+
+
+class Bench(Protocol):
+    """What a worker lays ready for judging. `housekeeping` is called when nothing is remembered, and must not raise.
+
+    `message_waits`: the worker has seen that there is something to be read from the pool.
+    """
+
+    queue: Queue
+    decider: Decider
+    metrics: WorkerMetrics
+    fail_verdict: Verdict
+    mark_mask: int
+    message_waits: bool
+
+    def housekeeping(self, now_ns: int) -> None:
+        """Read messages, write counters."""
+        ...
+
+    def dispose_of_orphans(self, last_id: int) -> None:
+        """Answer everything up to an id that somebody else has read; nothing the second time."""
+        ...
+
+
+def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
+    """Judge what is sent to it. `serving` gives None as long as the queue is bound but not served: its packets wait for their worker."""
+    packet = yield None
+    while (bench := serving()) is None:
+        packet = yield None
+    queue, decider, metrics = bench.queue, bench.decider, bench.metrics
+    clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
+    shift = (bench.mark_mask & -bench.mark_mask).bit_length() - 1
+    cached = decider.cache.get
+    mark = -1  # as it came with the packets of this batch
+    accepted_mark = 0
+    is_reply = False
+    packets = 0  # of this batch
+    remembered_id = 0  # of the last packet to be accepted
+    run_code = run_packets = 0  # packets in a row with the same code
+    runs: list[tuple[int, int]] = []
+    started_ns = next_housekeeping_ns = 0
+    verdict: int | None = None
+    while True:
+        if packet is not None:
+            packet_id = packet.id
+            if not packets:
+                started_ns = clock()
+            packets += 1
+            try:
+                if packet.get_mark() != mark:
+                    # A batch sets one mark on all of its packets.
+                    if remembered_id:
+                        queue.accept_up_to(remembered_id, accepted_mark)
+                        remembered_id = 0
+                    bench.dispose_of_orphans(packet_id - 1)
+                    mark = packet.get_mark()
+                    accepted_mark = mark & ~bench.mark_mask | PacketMark.ACCEPTED << shift
+                    is_reply = mark & bench.mark_mask == PacketMark.PENDING_REPLY << shift
+                payload = packet.get_payload()
+                code = _NO_CODE
+                key = None
+                if not is_reply:
+                    try:
+                        if payload[0] == 0x45:
+                            key = ipv4_key(payload)
+                            code = cached(key, _NO_CODE)
+                        elif payload[0] >> 4 == 6:
+                            key = ipv6_key(payload)
+                            code = cached(key, _NO_CODE)
+                    except (struct.error, IndexError):
+                        pass  # too short for such a header; it may be a valid packet all the same
+                if code < 0:
+                    code = _decide(bench, packet_id, payload, key, is_reply=is_reply)
+                    cached = decider.cache.get
+                if code < 0:
+                    verdict = Verdict.DROP if code == _MALFORMED else None
+                else:
+                    verdict = code & 1
+                    if verdict:
+                        remembered_id = packet_id
+                    else:
+                        queue.verdict(packet_id, Verdict.DROP)
+                    if code == run_code:
+                        run_packets += 1
+                    else:
+                        runs.append((run_code, run_packets))
+                        run_code, run_packets = code, 1
+            except Exception:  # whatever it was, this packet must be answered before the next batch covers it
+                _fail(bench, packet_id, "error")
+                log.exception("packet %d on queue %d could not be judged", packet_id, queue.queue_num)
+                verdict = None
+        if packets >= BATCH_PACKETS or packet is None:
+            if remembered_id:
+                queue.accept_up_to(remembered_id, accepted_mark)
+                remembered_id = 0
+            now_ns = clock()
+            if packets:
+                runs.append((run_code, run_packets))
+                for code, count in runs:
+                    if count:
+                        metrics.judged(code, count, now_ns - started_ns)
+                runs.clear()
+                packets = run_packets = 0
+            # Under constant load the socket is never empty, so messages are looked for here as well, but not after every batch.
+            if bench.message_waits or now_ns >= next_housekeeping_ns:
+                bench.housekeeping(now_ns)
+                next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
+                cached = decider.cache.get
+        packet = yield verdict
+
+
+_FAILED = -1
+_MALFORMED = -2
+
+
+def _decide(bench: Bench, packet_id: int, payload: bytes, key: Key | None, *, is_reply: bool) -> int:
+    """The code for a packet that the cache could not answer; negative if the packet has been answered here.
+
+    `key`: what was taken out of the packet, if it is long enough and no reply.
+    """
+    question = plain_question(key) if key is not None else None
+    if question is None:
+        return _decide_closely(bench, packet_id, payload, is_reply=is_reply)
+    return _answered(bench, packet_id, bench.decider.decide(question, key))
+
+
+def _answered(bench: Bench, packet_id: int, code: int | None) -> int:
+    if code is None:
+        _fail(bench, packet_id, "no-snapshot")
+        return _FAILED
+    return code
+
+
+def _decide_closely(bench: Bench, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
+    flow = parse(payload)
+    if flow is None:
+        bench.queue.verdict(packet_id, Verdict.DROP)
+        bench.metrics.malformed += 1
+        return _MALFORMED
+    source, destination, protocol, source_port, destination_port = flow
+    # A reply stands for the connection that it answers: what is judged is the swapped header.
+    swapped = destination, source, protocol, source_port
+    question = swapped if is_reply else (source, destination, protocol, destination_port)
+    return _answered(bench, packet_id, bench.decider.decide(question))
+
+
+def _fail(bench: Bench, packet_id: int, cause: str) -> None:
+    # The mark stays "pending": if the packet passes, the ruleset counts it as unjudged and remembers no acceptance.
+    bench.queue.verdict(packet_id, bench.fail_verdict)
+    bench.metrics.failed_packets(cause)
+
+
+def judge_and_log(serving: Callable[[], Bench | None], packet_log: PacketLog) -> Judging:
+    """The same with a line in the log for each packet."""
+    judging = judge_packets(serving)
+    next(judging)
+    verdict: int | None = None
+    while True:
+        packet = yield verdict
+        bench = serving()
+        if packet is None or bench is None:
+            verdict = judging.send(packet)
+            continue
+        # What a line tells is asked before the packet is judged, because a new snapshot may be taken up right after it.
+        is_reply = packet.get_mark() & bench.mark_mask == PacketMark.PENDING_REPLY * (bench.mark_mask & -bench.mark_mask)
+        draft = packet_log.draft(packet.get_payload, bench.decider.view, is_reply=is_reply)
+        started_ns = time.monotonic_ns()
+        verdict = judging.send(packet)
+        if draft is not None:
+            decision = None if verdict is None else Verdict(verdict)
+            packet_log.write(draft, decision, bench.fail_verdict, time.monotonic_ns() - started_ns)
