@@ -89,6 +89,7 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
     before_bytes = memory.memory_info().rss
     control = _ControlPlane(pods)
     control.store.apply(_first_sync(pods, policies, local_policies))
+    gc.freeze()  # as the supervisor does, here and below
     started = time.perf_counter()
     longest_s = 0.0
     begun = started
@@ -97,7 +98,7 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
         begun = time.perf_counter()
     size = control.publish()
     first_image_s = time.perf_counter() - started
-    gc.freeze()  # as the supervisor does
+    gc.freeze()
     rng = random.Random(pods)
     pod_events = [control.event(update) for update in _pod_events(rng, control.store, events)]
     policy_events = [control.event(update) for update in _policy_events(rng, control.store, events)]

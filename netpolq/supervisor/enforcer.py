@@ -86,9 +86,14 @@ class Enforcer:
 
     async def _publish_changes(self) -> None:
         compiler = self._compiler
+        is_first = True
         while True:
             await self._store_changed.wait()
             self._store_changed.clear()
+            if is_first:
+                # Most of what the first sync brings, and of what is made from it, stays for good. To look for garbage in all of it
+                # again and again would keep everything else waiting for a third of a second each time.
+                gc.freeze()
             noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
             started = time.perf_counter()
             for _ in compiler.steps():
@@ -108,9 +113,9 @@ class Enforcer:
             self._sets_version = version
             self.sets = IsolatedSets(ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS])
             self._sets_changed.set()
-            if not gc.get_freeze_count():
-                # Most of these objects stay for good; to look at all of them again and again would keep everything else waiting.
+            if is_first:
                 gc.freeze()
+                is_first = False
             await asyncio.sleep(PUBLISH_INTERVAL_S)
 
     def _is_local(self, pod: Pod) -> bool:
