@@ -1,6 +1,7 @@
 """New flows of tuples that are known: what a worker takes when the decision itself is remembered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from loadtest.clusters import PolicyCluster
 from loadtest.measure import Target, Variant
@@ -16,7 +17,10 @@ NETPOLQ = "netpolq"
 
 
 class NewFlows:
-    """One worker, no verdict cache in the kernel, every packet a new source port of a few pods."""
+    """One worker, no verdict cache in the kernel, every packet a new source port of a few pods.
+
+    Once with a core for the worker, where the generator may be the bottleneck, and once with half a core, where it cannot be.
+    """
 
     name = "new-flows"
     title = "New flows of known tuples, one worker"
@@ -34,12 +38,26 @@ class NewFlows:
             NETPOLQ: Netpolq(),
             **{external.name: ExternalAgent(external=external) for external in self._parameters.externals},
         }
-        return [
+        whole = [
             PacketVariant(
                 name=name, bodies=cluster.bodies, subject=subject, traffic=traffic, cpus=WORKER_CPUS, inline=name == NONE
             )
             for name, subject in subjects.items()
         ]
+        half = [
+            replace(variant, name=half_a_core(variant.name), cpus=WORKER_CPUS[:1], half_a_core=True)
+            for variant in whole
+            if variant.name in {ACCEPT_ONE, NETPOLQ}
+        ]
+        return [*whole, *half]
 
     def targets(self) -> Sequence[Target]:
-        return [Target(value="delivered_per_s", subject=NETPOLQ, reference=ACCEPT_ONE, at_least=1.25)]
+        return [
+            Target(value="delivered_per_s", subject=NETPOLQ, reference=ACCEPT_ONE, at_least=1.25),
+            Target(value="delivered_per_s", subject=half_a_core(NETPOLQ), reference=half_a_core(ACCEPT_ONE), at_least=1.25),
+        ]
+
+
+def half_a_core(name: str) -> str:
+    """Name of the same variant with half a core."""
+    return f"{name}, half a core"
