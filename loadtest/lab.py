@@ -52,7 +52,8 @@ class Flood:
 
     `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
     queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue;
-    `worker_cpu`: by process; `others_cpu_share`: of the time of all CPUs, what neither the generator nor the workers used.
+    `worker_cpu`: by process; `softirq_cpu_ns`: of the kernel's softirq threads; `others_cpu_share`: of the time of
+    all CPUs, what none of these and not the generator used.
     """
 
     sent: int
@@ -67,6 +68,7 @@ class Flood:
     user_dropped: int
     unjudged: int
     worker_cpu: tuple[CpuTime, ...]
+    softirq_cpu_ns: int
     others_cpu_share: float
 
 
@@ -78,12 +80,14 @@ class Lab:
         self.started = started
         self._to_mac = run(box, box.node.name, ["cat", "/sys/class/net/pod0/address"]).strip()
         self._shared_cpu = shared_cpu
+        self._softirq_threads = processes.softirq_threads()
         self._floods = 0
 
     def flood(self, traffic: Traffic) -> Flood:
         """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
+        softirqs = processes.cpu_times(self._softirq_threads)
         cpu, busy_s, own_s = processes.cpu_times(self.started.workers), processes.busy_s(), time.process_time()
         watched_s = time.monotonic()
         with self._competitor() as competitor:
@@ -98,7 +102,8 @@ class Lab:
             seen = queues(self.box)
             drained_s = time.monotonic()
         worker_cpu = processes.used(cpu, processes.cpu_times(self.started.workers))
-        known_s = sum(time_.running_ns for time_ in (*worker_cpu, *competing.values())) / 1e9
+        softirq_ns = sum(used.running_ns for used in processes.used(softirqs, processes.cpu_times(self._softirq_threads)))
+        known_s = (softirq_ns + sum(used.running_ns for used in (*worker_cpu, *competing.values()))) / 1e9
         known_s += sum(one["cpu_s"] for one in sent) + time.process_time() - own_s
         watched_s = time.monotonic() - watched_s
         others_cpu_share = max(0.0, processes.busy_s() - busy_s - known_s) / watched_s / (os.cpu_count() or 1)
@@ -119,6 +124,7 @@ class Lab:
             user_dropped=sum(_increase(before, after, "user_dropped")),
             unjudged=self.started.unjudged() - unjudged,
             worker_cpu=worker_cpu,
+            softirq_cpu_ns=softirq_ns,
             others_cpu_share=others_cpu_share,
         )
         run(self.box, self.box.node.name, ["conntrack", "--flush"])

@@ -91,6 +91,7 @@ def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
         waiting_s = sum(time.waiting_ns for time in flood.worker_cpu) / 1e9
         demand = (running_s + waiting_s) / len(flood.worker_cpu) / flood.elapsed_s
         values["worker_cpu_us_per_packet"] = running_s * 1e6 / judged
+        values["softirq_cpu_us_per_packet"] = flood.softirq_cpu_ns / 1000 / judged
         values["worker_cpu_share"] = running_s / flood.elapsed_s
         values["worker_ready_share"] = min(1.0, demand)
     if len(flood.queued) > 1 and judged:

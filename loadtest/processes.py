@@ -13,7 +13,8 @@ import psutil
 class CpuTime(NamedTuple):
     """Of a process so far, all its threads, in nanoseconds. `waiting_ns`: ready to run while something else was on the CPU.
 
-    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet.
+    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet, unless it puts that off to
+    threads of its own.
     """
 
     running_ns: int
@@ -45,6 +46,16 @@ def busy_s() -> float:
     """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def softirq_threads() -> list[int]:
+    """The kernel's threads for softirqs that were put off, one for each CPU."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "comm").read_text(encoding="utf-8").startswith("ksoftirqd/"):
+                found.append(int(process.name))
+    return found
 
 
 def descendants(pid: int) -> list[int]:
