@@ -106,6 +106,7 @@ def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -
         caching, fresh = Decider(), Decider()
         caching.adopt(SnapshotView(encode(before, version=1, created_ns=0)), None)
         earlier = [caching.decide(question) for question in asked]
+        assert [caching.decide(question) for question in asked] == earlier
         caching.adopt(SnapshotView(encode(after, version=2, created_ns=0)), changed)
         fresh.adopt(SnapshotView(encode(after, version=2, created_ns=0)), None)
         kept += len(caching)
