@@ -22,7 +22,6 @@ from tests.support import netns
 from tests.support.box import CHECKOUT
 
 LIMIT_S = 100.0
-ACCEPT_ALL = f"{program('accept')} {{queue}} 1 4096 128 {RECEIVE_BUFFER_BYTES}"
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -69,7 +68,8 @@ def test_a_shape_runs_and_reports_every_variant(name: str, tmp_path: Path) -> No
 
 
 def test_an_external_agent_is_one_more_variant_and_nothing_of_it_is_left(tmp_path: Path) -> None:
-    _, document, _ = quick(tmp_path, "new-flows", "--external", f"accepting={ACCEPT_ALL}")
+    template = f"{program('accept')} {{queue}} 1 4096 128 {RECEIVE_BUFFER_BYTES}"
+    _, document, _ = quick(tmp_path, "new-flows", "--external", f"accepting={template}")
     (variant,) = (variant for variant in document["shapes"][0]["variants"] if variant["name"] == "accepting")
     assert variant["summary"]["judged_per_s"]["median"] > 0
     assert variant["summary"]["accepted_share"]["median"] == 1.0
