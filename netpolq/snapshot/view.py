@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
+from netpolq.snapshot.block_index import StoredBlock
 from netpolq.snapshot.layout import (
     ADDRESS_SLOT,
     BYTE_ORDER_MARK,
@@ -220,11 +221,22 @@ class SnapshotView:
             table for tier in words[program + 1 : program + 1 + words[program]] for table in self._tables_of_address(tier, peer)
         )
 
-    def has_blocks(self, program: int, *, ipv4: bool) -> bool:
-        """Whether a program asks for more of a peer of this family than its identity."""
+    def blocks(self, program: int, *, ipv4: bool) -> Iterator[StoredBlock]:
+        """All IP blocks of a program, of one family."""
         words = self._words
-        cell = 3 if ipv4 else 4
-        return any(words[tier + cell] for tier in words[program + 1 : program + 1 + words[program]])
+        width = 1 if ipv4 else 4
+        for tier in words[program + 1 : program + 1 + words[program]]:
+            blocks = words[tier + (3 if ipv4 else 4)]
+            for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4) if blocks else ():
+                prefix_length, entries, networks, lists = words[place : place + 4]
+                for entry in range(entries):
+                    network, block_list = self._number(networks + entry * width, width), words[lists + entry]
+                    for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
+                        yield StoredBlock(32 * width, prefix_length, network, self._ranges(words[block + 1], width), words[block])
+
+    def _ranges(self, exceptions: int, width: int) -> tuple[tuple[int, int], ...]:
+        starts = range(exceptions + 1, exceptions + 1 + 2 * width * self._words[exceptions], 2 * width)
+        return tuple((self._number(start, width), self._number(start + width, width)) for start in starts)
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
         """Ports at which the answer of a port table may change: up to there one, from there on another."""
