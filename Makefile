@@ -54,7 +54,7 @@ test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a ne
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
 
 test-netns: $(STAMP) test-setup bench-setup ## only the tests with real packets in network namespaces (root)
-	$(BIN)/pytest tests/netns tests/process
+	$(BIN)/pytest tests/netns tests/process tests/loadtest
 
 test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
 	$(BIN)/pytest tests/vm

@@ -5,6 +5,7 @@ flood = node.flood(Traffic(sources=("10.201.0.1",), packets=100_000))
 """
 
 import json
+import os
 import subprocess
 import time
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from loadtest import clusters, processes
+from loadtest.processes import CpuTime
 from loadtest.subjects import Started, Subject, queues, run
 from loadtest.traffic import Traffic
 from netpolq.dataplane.queuestats import QueueStats
@@ -41,6 +43,7 @@ class _Sent(TypedDict):
     refused: int
     began_s: float
     ended_s: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,8 @@ class Flood:
 
     `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
     queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue;
-    `worker_cpu_ns`: by process.
+    `worker_cpu`: by process; `softirq_cpu_ns`: of the kernel's softirq threads; `others_cpu_share`: of the time of
+    all CPUs, what none of these and not the generator used.
     """
 
     sent: int
@@ -63,7 +67,9 @@ class Flood:
     queue_dropped: int
     user_dropped: int
     unjudged: int
-    worker_cpu_ns: tuple[int, ...]
+    worker_cpu: tuple[CpuTime, ...]
+    softirq_cpu_ns: int
+    others_cpu_share: float
 
 
 class Lab:
@@ -74,15 +80,19 @@ class Lab:
         self.started = started
         self._to_mac = run(box, box.node.name, ["cat", "/sys/class/net/pod0/address"]).strip()
         self._shared_cpu = shared_cpu
+        self._softirq_threads = processes.softirq_threads()
         self._floods = 0
 
     def flood(self, traffic: Traffic) -> Flood:
         """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
-        cpu = processes.cpu_ns(self.started.workers)
-        with self._competitor():
+        softirqs = processes.cpu_times(self._softirq_threads)
+        cpu, busy_s, own_s = processes.cpu_times(self.started.workers), processes.busy_s(), time.process_time()
+        watched_s = time.monotonic()
+        with self._competitor() as competitor:
             sent = self._send(traffic)
+            competing = processes.cpu_times(competitor)
         seen = queues(self.box)
         backlog = sum(queue.queue_total for queue in seen)
         drained_s = 0.0
@@ -91,7 +101,12 @@ class Lab:
             time.sleep(_STEP_S)
             seen = queues(self.box)
             drained_s = time.monotonic()
-        cpu_after = processes.cpu_ns(self.started.workers)
+        worker_cpu = processes.used(cpu, processes.cpu_times(self.started.workers))
+        softirq_ns = sum(used.running_ns for used in processes.used(softirqs, processes.cpu_times(self._softirq_threads)))
+        known_s = (softirq_ns + sum(used.running_ns for used in (*worker_cpu, *competing.values()))) / 1e9
+        known_s += sum(one["cpu_s"] for one in sent) + time.process_time() - own_s
+        watched_s = time.monotonic() - watched_s
+        others_cpu_share = max(0.0, processes.busy_s() - busy_s - known_s) / watched_s / (os.cpu_count() or 1)
         time.sleep(_SETTLED_S)
         began_s = min(one["began_s"] for one in sent)
         ended_s = max(one["ended_s"] for one in sent)
@@ -108,21 +123,24 @@ class Lab:
             queue_dropped=sum(_increase(before, after, "queue_dropped")),
             user_dropped=sum(_increase(before, after, "user_dropped")),
             unjudged=self.started.unjudged() - unjudged,
-            worker_cpu_ns=tuple(processes.used_ns({pid: cpu[pid]}, cpu_after) for pid in cpu),
+            worker_cpu=worker_cpu,
+            softirq_cpu_ns=softirq_ns,
+            others_cpu_share=others_cpu_share,
         )
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         self._floods += 1
         return flood
 
     @contextmanager
-    def _competitor(self) -> Iterator[None]:
+    def _competitor(self) -> Iterator[tuple[int, ...]]:
+        """Processes that compete with the workers while it lasts."""
         if self._shared_cpu is None:
-            yield
+            yield ()
             return
         argv = ["taskset", "--cpu-list", str(self._shared_cpu), *_NEVER_RESTS]
         process = self.box.popen(self.box.node.name, argv, log=self.box.directory / "competitor.log")
         try:
-            yield
+            yield (process.pid,)
         finally:
             process.kill()
             process.wait()

@@ -1,30 +1,61 @@
-"""Time that processes were on a CPU."""
+"""Time that processes were on a CPU, or wanted to be."""
 
 import os
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 
-def cpu_ns(pids: Iterable[int]) -> dict[int, int]:
-    """Nanoseconds that each process has been on a CPU so far, all its threads. One that has ended is left out.
+class CpuTime(NamedTuple):
+    """Of a process so far, all its threads, in nanoseconds. `waiting_ns`: ready to run while something else was on the CPU.
 
-    The scheduler's own count where there is one (CONFIG_SCHED_INFO); the usual times are counted in ticks of ten milliseconds.
-    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet.
+    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet, unless it puts that off to
+    threads of its own.
+    """
+
+    running_ns: int
+    waiting_ns: int
+
+    def since(self, earlier: "CpuTime") -> "CpuTime":
+        return CpuTime(self.running_ns - earlier.running_ns, self.waiting_ns - earlier.waiting_ns)
+
+
+def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
+    """Of each process; one that has ended is left out.
+
+    The scheduler's own count where there is one (CONFIG_SCHED_INFO); the usual times are counted in ticks of ten milliseconds, and
+    nothing is known of waiting.
     """
     found = {}
     for pid in pids:
         with suppress(OSError, psutil.NoSuchProcess):
-            found[pid] = _scheduled_ns(pid) or _ticked_ns(pid)
+            found[pid] = _scheduled(pid) or _ticked(pid)
     return found
 
 
-def used_ns(before: Mapping[int, int], after: Mapping[int, int]) -> int:
-    """What those that lived all the time have used between two readings."""
-    return sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
+def used(before: Mapping[int, CpuTime], after: Mapping[int, CpuTime]) -> tuple[CpuTime, ...]:
+    """What each of those that lived all the time has used between two readings."""
+    return tuple(after[pid].since(before[pid]) for pid in before if pid in after)
+
+
+def busy_s() -> float:
+    """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def softirq_threads() -> list[int]:
+    """The kernel's threads for softirqs that were put off, one for each CPU."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "comm").read_text(encoding="utf-8").startswith("ksoftirqd/"):
+                found.append(int(process.name))
+    return found
 
 
 def descendants(pid: int) -> list[int]:
@@ -44,13 +75,15 @@ def keep_on(pids: Iterable[int], cpus: Iterable[int]) -> None:
                 os.sched_setaffinity(int(task.name), wanted)
 
 
-def _scheduled_ns(pid: int) -> int:
+def _scheduled(pid: int) -> CpuTime | None:
+    # Source: Documentation/scheduler/sched-stats.rst: time on the CPU and time on the run queue, in nanoseconds.
     with suppress(FileNotFoundError):  # of the process, or of the whole kernel
         tasks = Path("/proc", str(pid), "task").iterdir()
-        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
-    return 0
+        fields = [(task / "schedstat").read_text(encoding="ascii").split() for task in tasks]
+        return CpuTime(sum(int(field[0]) for field in fields), sum(int(field[1]) for field in fields))
+    return None
 
 
-def _ticked_ns(pid: int) -> int:
+def _ticked(pid: int) -> CpuTime:
     times = psutil.Process(pid).cpu_times()
-    return int((times.user + times.system) * 1e9)
+    return CpuTime(int((times.user + times.system) * 1e9), 0)

@@ -180,6 +180,6 @@ def _legend(axes: Axes) -> None:
 def _svg(figure: Figure, serial: str) -> str:
     """The figure alone, without the head of a file. `serial`: keeps what is named in it apart from the same names in other plots."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
     return _ID.sub(rf"\g<1>{serial}-", svg[svg.index("<svg") :])
