@@ -16,7 +16,7 @@ class StoredBlock(NamedTuple):
 
 
 class BlockIndex:
-    """`tables` answers like `SnapshotView.tables_of_address`, in another order."""
+    """`tables` answers like `SnapshotView.tables_of_address`, in another order. `is_empty`: it does so always with nothing."""
 
     def __init__(self, blocks: Iterable[StoredBlock]) -> None:
         by_shift: dict[int, dict[int, list[tuple[int, list[int]]]]] = {}
@@ -26,6 +26,7 @@ class BlockIndex:
             bounds = [bound for low, high in exceptions for bound in (low, high + 1)]
             by_shift.setdefault(shift, {}).setdefault(network >> shift, []).append((table, bounds))
         self._by_shift = tuple(sorted(by_shift.items()))
+        self.is_empty = not by_shift
 
     def tables(self, number: int) -> tuple[int, ...]:
         """Port tables of the blocks that hold an address, given as a number."""

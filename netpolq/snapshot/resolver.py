@@ -47,7 +47,7 @@ class Resolver:
         # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes | None] = {}
-        self._indexes: dict[tuple[int, bool], BlockIndex | None] = {}
+        self._indexes: tuple[dict[int, BlockIndex | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def verdict(self, source: bytes, destination: bytes, protocol: int, port: int) -> Verdict:
         """Judge a flow; see `SnapshotView.judge`."""
@@ -86,13 +86,15 @@ class Resolver:
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """What of a program depends on the peer's address."""
         is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
-        try:
-            index = self._indexes[program, is_ipv4]
-        except KeyError:
+        indexes = self._indexes[is_ipv4]
+        if program not in indexes:
             blocks = list(islice(self._view.blocks(program, ipv4=is_ipv4), MAX_INDEXED_BLOCKS + 1))
-            index = self._indexes[program, is_ipv4] = BlockIndex(blocks) if len(blocks) <= MAX_INDEXED_BLOCKS else None
+            indexes[program] = BlockIndex(blocks) if len(blocks) <= MAX_INDEXED_BLOCKS else None
+        index = indexes[program]
         if index is None:
             return self._view.tables_of_address(program, peer)
+        if index.is_empty:
+            return ()
         return index.tables(int.from_bytes(peer[12:] if is_ipv4 else peer))
 
     def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes | None:

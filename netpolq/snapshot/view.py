@@ -15,36 +15,39 @@ from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.snapshot.block_index import StoredBlock
 from netpolq.snapshot.layout import (
-    ADDRESS_SLOT,
+    ADDRESS_CELL,
     BYTE_ORDER_MARK,
-    ENDPOINT_SLOT,
+    ENDPOINT_CELL,
     HEADER,
     LAYOUT_VERSION,
     MAGIC,
     MAX_IMAGE_BYTES,
-    NODE_OF_SLOT,
-    POD_NAME_SLOT,
+    NAME_LENGTH,
+    NODE_OF_CELL,
+    POD_NAME_CELL,
     PREFIX_BYTES,
-    RULE,
+    RULE_WORDS,
     SECTION,
     Section,
 )
 
 NO_RULE = 0xFFFFFFFF
-_SLOT_BYTES = {
-    Section.ADDRESSES: ADDRESS_SLOT.size,
-    Section.ENDPOINTS: ENDPOINT_SLOT.size,
-    Section.NODE_OF: NODE_OF_SLOT.size,
-    Section.POD_NAMES: POD_NAME_SLOT.size,
+_CELLS = {
+    Section.ADDRESSES: ADDRESS_CELL,
+    Section.ENDPOINTS: ENDPOINT_CELL,
+    Section.NODE_OF: NODE_OF_CELL,
+    Section.POD_NAMES: POD_NAME_CELL,
 }
-_ENTRY_BYTES = {**_SLOT_BYTES, Section.IDENTITIES: 4, Section.RULES: RULE.size, Section.WORDS: 4}
+_ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
 _KEY_BYTES = 16
 _RANGE_END = {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.SCTP: 3}
 _PORT_TABLE_HEAD = 5
 
 
 class Decision(NamedTuple):
-    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did."""
+    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did;
+    a number that only this view's `rule` understands.
+    """
 
     verdict: Verdict
     reason: Reason
@@ -69,8 +72,11 @@ _SAME_ADDRESS = Decision(Verdict.ACCEPT, Reason.SAME_ADDRESS, None, NO_RULE)
 class SnapshotView:
     """A validated snapshot. `buffer` must not change while the view lives."""
 
-    def __init__(self, buffer: bytes | mmap) -> None:
-        """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong."""
+    def __init__(self, buffer: bytes | mmap, *, is_validated: bool = False) -> None:
+        """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong.
+
+        `is_validated`: somebody has done so with these very bytes, so the checksums of sections are not computed again.
+        """
         size = len(buffer)
         if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
             raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
@@ -91,31 +97,41 @@ class SnapshotView:
         self.created_ns: int = created_ns
         self.total_bytes = size
         self._offsets: dict[Section, int] = {}
+        self._lengths: dict[Section, int] = {}
         self._entries: dict[Section, int] = {}
         for section in Section:
-            self._check_section(section, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
+            self._check_section(section, is_validated, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
         self._words = self._cells(Section.WORDS, self._entries[Section.WORDS])
         self._identities = self._cells(Section.IDENTITIES, self._entries[Section.IDENTITIES])
         self._string_ends = self._cells(Section.STRINGS, self._entries[Section.STRINGS] + 1)
         self._address_base = self._offsets[Section.ADDRESSES]
-        self._address_mask = self._entries[Section.ADDRESSES] - 1
+        self._address_slots = self._entries[Section.ADDRESSES]
         self._endpoint_base = self._offsets[Section.ENDPOINTS]
-        self._endpoint_mask = self._entries[Section.ENDPOINTS] - 1
+        self._endpoint_slots = self._entries[Section.ENDPOINTS]
 
-    def _check_section(self, section: Section, offset: int, length: int, checksum: int, entries: int) -> None:
+    def _check_section(self, section: Section, is_validated: bool, offset: int, length: int, checksum: int, entries: int) -> None:
         if offset < PREFIX_BYTES or offset % 8 or offset + length > self.total_bytes:
             raise SnapshotError(f"section {section.name} lies outside the snapshot")
-        expected = entries * _ENTRY_BYTES[section] if section in _ENTRY_BYTES else None
-        if expected is None and length < (entries + 1) * 4:
+        if section in _CELLS:
+            self._check_table(section, offset, length, entries)
+        elif section in _ENTRY_BYTES:
+            if length != entries * _ENTRY_BYTES[section]:
+                raise SnapshotError(f"section {section.name} has {length} bytes for {entries} entries")
+        elif length < (entries + 1) * 4:
             raise SnapshotError(f"section {section.name} is too short for {entries} entries")
-        if expected is not None and length != expected:
-            raise SnapshotError(f"section {section.name} has {length} bytes for {entries} entries")
-        if section in _SLOT_BYTES and (entries == 0 or entries & (entries - 1)):
-            raise SnapshotError(f"section {section.name} has {entries} slots, not a power of two")
-        if zlib.crc32(self._memory[offset : offset + length]) != checksum:
+        if not is_validated and zlib.crc32(self._memory[offset : offset + length]) != checksum:
             raise SnapshotError(f"checksum of section {section.name} does not match")
         self._offsets[section] = offset
+        self._lengths[section] = length
         self._entries[section] = entries
+
+    def _check_table(self, section: Section, offset: int, length: int, slots: int) -> None:
+        """A search goes on to the next empty cell, so there must be one behind the last slot."""
+        cell = _CELLS[section]
+        if slots == 0 or length % cell.size or length // cell.size <= slots:
+            raise SnapshotError(f"section {section.name} has {length} bytes for {slots} slots")
+        if cell.unpack_from(self._memory, offset + length - cell.size)[1]:
+            raise SnapshotError(f"section {section.name} has no empty cell at its end")
 
     def _cells(self, section: Section, count: int) -> memoryview:
         offset = self._offsets[section]
@@ -160,8 +176,9 @@ class SnapshotView:
         words = self._words
         for tier in range(program + 1, program + 1 + words[program]):
             offset = words[tier]
-            rule = self._first_rule(offset, peer, peer_identity, destination_identity, protocol, port)
-            if rule != NO_RULE:
+            rank = self._first_rule(offset, peer, peer_identity, destination_identity, protocol, port)
+            if rank != NO_RULE:
+                rule = words[offset + 6] + RULE_WORDS * rank
                 action = self._rule_flags(rule) & 0xFF
                 if action != Action.PASS:
                     return action == Action.ACCEPT, rule
@@ -170,6 +187,7 @@ class SnapshotView:
         return True, NO_RULE
 
     def _first_rule(self, tier: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int) -> int:
+        """The lowest rank of a rule of a tier that matches, `NO_RULE` if none does."""
         tables = [*self._tables_of_identity(tier, peer_identity), *self._tables_of_address(tier, peer)]
         return min((self._match(table, destination_identity, protocol, port) for table in tables), default=NO_RULE)
 
@@ -180,7 +198,7 @@ class SnapshotView:
         count = words[tier + 5]
         if not peer_identity or not count:
             return tables
-        start = tier + 6
+        start = tier + 7
         end = start + count
         mine = peer_identity + 1
         mine_end = mine + words[peer_identity]
@@ -256,7 +274,7 @@ class SnapshotView:
                     yield (carried & 0xFFFF) + 1
 
     def _match(self, table: int, destination_identity: int, protocol: int, port: int) -> int:
-        """The lowest rule of a port table for a protocol and port."""
+        """The lowest rank of a rule of a port table for a protocol and port."""
         words = self._words
         every = words[table]
         best = every - 1 if every else NO_RULE
@@ -339,61 +357,61 @@ class SnapshotView:
     def identity(self, address: bytes) -> int:
         """Word offset of an address's identity, 0 if it has none."""
         buffer = self._buffer
-        mask = self._address_mask
-        place = zlib.crc32(address) & mask
+        place = self._address_base + (zlib.crc32(address) * self._address_slots >> 32) * ADDRESS_CELL.size
         while True:
-            key, value = ADDRESS_SLOT.unpack_from(buffer, self._address_base + place * ADDRESS_SLOT.size)
-            if not value:
+            key, number = ADDRESS_CELL.unpack_from(buffer, place)
+            if not number:
                 return 0
             if key == address:
-                return int(self._identities[value - 1])
-            place = (place + 1) & mask
+                identity: int = self._identities[number]
+                return identity
+            place += ADDRESS_CELL.size
 
     def programs(self, address: bytes) -> tuple[int, int]:
         """Word offsets of an address's egress and ingress programs (in the order of `Direction`), 0 where it is not isolated."""
         buffer = self._buffer
-        mask = self._endpoint_mask
-        place = zlib.crc32(address) & mask
+        place = self._endpoint_base + (zlib.crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
         while True:
-            key, egress, ingress = ENDPOINT_SLOT.unpack_from(buffer, self._endpoint_base + place * ENDPOINT_SLOT.size)
-            if key == address or not (egress or ingress):
-                return egress, ingress
-            place = (place + 1) & mask
+            key, programs = ENDPOINT_CELL.unpack_from(buffer, place)
+            if key == address or not programs:
+                return programs & 0xFFFFFFFF, programs >> 32
+            place += ENDPOINT_CELL.size
+
+    def _find(self, section: Section, address: bytes) -> int:
+        """The value of an address in a hash table, 0 if it has none."""
+        cell = _CELLS[section]
+        place = self._offsets[section] + (zlib.crc32(address) * self._entries[section] >> 32) * cell.size
+        while True:
+            key, value = cell.unpack_from(self._buffer, place)
+            if key == address or not value:
+                return cast("int", value)
+            place += cell.size
 
     def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
         """Address, egress program and ingress program of every isolated local pod, in no order."""
         start = self._endpoint_base
-        memory = self._memory[start : start + (self._endpoint_mask + 1) * ENDPOINT_SLOT.size]
-        with memory:
-            for key, egress, ingress in ENDPOINT_SLOT.iter_unpack(memory):
-                if egress or ingress:
-                    yield key, egress, ingress
+        with self._memory[start : start + self._lengths[Section.ENDPOINTS]] as memory:
+            for key, programs in ENDPOINT_CELL.iter_unpack(memory):
+                if programs:
+                    yield key, programs & 0xFFFFFFFF, programs >> 32
 
     def own_node_addresses(self, address: bytes) -> frozenset[bytes]:
         """Addresses of the node that runs the pod with this address; empty in the snapshot of a single node."""
-        mask = self._entries[Section.NODE_OF] - 1
-        place = zlib.crc32(address) & mask
-        while True:
-            key, node = NODE_OF_SLOT.unpack_from(self._buffer, self._offsets[Section.NODE_OF] + place * NODE_OF_SLOT.size)
-            if not node:
-                return frozenset()
-            if key == address:
-                count = self._words[node]
-                cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
-                return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
-            place = (place + 1) & mask
+        node = self._find(Section.NODE_OF, address)
+        if not node:
+            return frozenset()
+        count = self._words[node]
+        cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
+        return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
 
     def pod_name(self, address: bytes) -> str | None:
         """ns/name of the pod with this address; None for an outsider, and where the snapshot has no names."""
-        mask = self._entries[Section.POD_NAMES] - 1
-        place = zlib.crc32(address) & mask
-        while True:
-            key, name = POD_NAME_SLOT.unpack_from(self._buffer, self._offsets[Section.POD_NAMES] + place * POD_NAME_SLOT.size)
-            if not name:
-                return None
-            if key == address:
-                return self.string(name - 1)
-            place = (place + 1) & mask
+        name = self._find(Section.POD_NAMES, address)
+        if not name:
+            return None
+        start = self._offsets[Section.NAMES] + name - 1
+        (length,) = NAME_LENGTH.unpack_from(self._buffer, start)
+        return self._buffer[start + NAME_LENGTH.size : start + NAME_LENGTH.size + length].decode()
 
     def isolated_by(self, program: int) -> list[str]:
         """The policies that isolate in a program's NetworkPolicy tier; empty for program 0."""
@@ -408,13 +426,12 @@ class SnapshotView:
         return []
 
     def rule(self, number: int) -> RuleRecord:
-        """A rule by number."""
-        policy, flags, index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
+        """A rule by the number that a decision of this view gives."""
+        policy, flags, index = self._words[number : number + RULE_WORDS]
         return RuleRecord(self.string(policy), Tier(flags >> 16), Direction(flags >> 8 & 0xFF), Action(flags & 0xFF), index)
 
     def _rule_flags(self, number: int) -> int:
-        _policy, flags, _index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
-        return cast("int", flags)
+        return self._words[number + 1]
 
     def string(self, number: int) -> str:
         """A name by number."""

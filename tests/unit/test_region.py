@@ -66,8 +66,10 @@ def test_memory_that_could_still_change_is_refused() -> None:
 def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     image = encode(small_image(), version=3, created_ns=1)
-    region.save(path, b"something older")
-    region.save(path, image)
+    path.write_bytes(b"something older, and longer" * 1000)
+    descriptor = region.seal(image)
+    region.save(path, descriptor)
+    os.close(descriptor)
     assert region.load(path) == image
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]

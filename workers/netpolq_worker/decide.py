@@ -63,7 +63,7 @@ class Decider:
         `code`: what the cache has for the key, ABSENT or negative.
         """
         if code == ABSENT:
-            code = self._old.get(key, ABSENT)
+            code = self._old.get(key, ABSENT) if self._old else ABSENT  # every look-up makes the hash of the key anew
             if code == ABSENT:
                 question = plain_question(key)
                 return UNCLEAR if question is None else self._judge(key, question)

@@ -33,10 +33,12 @@ _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS = 5
 
 QUEUE_PACKETS = 4096
-"""Packets that may wait for a verdict. With the buffer below this is about 10 ms of the load one worker can take."""
+"""Packets that may wait for a verdict. More would take longer bursts, and none would be judged sooner: a packet that finds the queue full
+but for itself waits for all before it, some 20 ms of the work of one worker. DESIGN.md, section 2, has what was measured."""
 
 RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
-"""What the kernel charges the socket for `QUEUE_PACKETS` messages of `COPY_BYTES`: the buffer never fills before the queue does."""
+"""So that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
+`COPY_BYTES` of a packet (6.18; other kernels round differently): there is room for three times as much. It is a limit, not memory taken."""
 
 _QUEUES_FILE = Path("/proc/net/netfilter/nfnetlink_queue")
 _PACKED_MARK = struct.Struct("!I")
@@ -84,7 +86,7 @@ class Queue:
             if _queue_is_taken(self.queue_num):
                 raise QueueTakenError(_taken(self.queue_num)) from error
             raise _bind_error(self.queue_num) from error
-        # A full buffer is seen in user_dropped of the queue's statistics; an error from recv would add nothing.
+        # What becomes of packets for which there is no room is decided and counted by the kernel; an error from recv would add nothing.
         self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
 
     def _configure(self, flags: int) -> None:
