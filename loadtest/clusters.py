@@ -40,13 +40,14 @@ class PolicyCluster:
     """A cluster with many policies.
 
     `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster;
-    `sender_count`: pods that send.
+    `sender_count`: pods that send; `protocols`: by which they are let in.
     """
 
     on_pod: int = 1
     policies: int = 1
     pods: int = _SENDERS
     sender_count: int = _SENDERS
+    protocols: tuple[str, ...] = ("UDP",)
 
     @property
     def near(self) -> int:
@@ -89,7 +90,7 @@ class PolicyCluster:
                 ingress=[
                     {
                         "from": [{"podSelector": {"matchLabels": {"group": f"group-{index}"}}}],
-                        "ports": [{"protocol": "UDP", "port": PORT}],
+                        "ports": [{"protocol": protocol, "port": PORT} for protocol in self.protocols],
                     }
                 ],
             )

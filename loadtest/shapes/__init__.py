@@ -5,9 +5,11 @@ from collections.abc import Callable
 from loadtest.measure import Shape
 from loadtest.parameters import Parameters
 from loadtest.shapes.cold_tuples import ColdTuples
+from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
+from loadtest.shapes.repeated_decisions import RepeatedDecisions
 from loadtest.shapes.workers import Workers
 
 SHAPES: dict[str, Callable[[Parameters], Shape]] = {
@@ -15,6 +17,8 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     PolicyScale.name: PolicyScale,
     ColdTuples.name: ColdTuples,
     Workers.name: Workers,
+    ConnectLatency.name: ConnectLatency,
+    RepeatedDecisions.name: RepeatedDecisions,
     ControlPlane.name: ControlPlane,
 }
 """In the order in which they run and are reported."""
