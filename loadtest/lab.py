@@ -1,11 +1,9 @@
-"""A node with an agent or a reference, somebody who sends to it, and a pod that is sent to and counts.
+"""A node with an agent or a reference in it, somebody who sends to it, and a pod that is sent to and counts.
 
-with lab(bodies, Netpolq()) as node:
-flood = node.flood(Traffic(sources=("10.201.0.1",), packets=100_000))
+`lab` opens one, `Lab.flood` loads it.
 """
 
 import json
-import os
 import subprocess
 import time
 
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from loadtest import clusters, processes
-from loadtest.processes import CpuTime
+from loadtest.processes import Usage, Watch
 from loadtest.subjects import Started, Subject, queues, run
 from loadtest.traffic import Traffic
 from netpolq.dataplane.queuestats import QueueStats
@@ -51,9 +49,7 @@ class Flood:
     """What became of one load.
 
     `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
-    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue;
-    `worker_cpu`: by process; `softirq_cpu_ns`: of the kernel's softirq threads; `others_cpu_share`: of the time of
-    all CPUs, what none of these and not the generator used.
+    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue.
     """
 
     sent: int
@@ -67,9 +63,7 @@ class Flood:
     queue_dropped: int
     user_dropped: int
     unjudged: int
-    worker_cpu: tuple[CpuTime, ...]
-    softirq_cpu_ns: int
-    others_cpu_share: float
+    cpu: Usage
 
 
 class Lab:
@@ -80,33 +74,24 @@ class Lab:
         self.started = started
         self._to_mac = run(box, box.node.name, ["cat", "/sys/class/net/pod0/address"]).strip()
         self._shared_cpu = shared_cpu
-        self._softirq_threads = processes.softirq_threads()
         self._floods = 0
 
     def flood(self, traffic: Traffic) -> Flood:
         """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
-        softirqs = processes.cpu_times(self._softirq_threads)
-        cpu, busy_s, own_s = processes.cpu_times(self.started.workers), processes.busy_s(), time.process_time()
-        watched_s = time.monotonic()
+        watch = Watch(self.started.workers)
         with self._competitor() as competitor:
             sent = self._send(traffic)
+            waiting = self._waiting()
             competing = processes.cpu_times(competitor)
-        seen = queues(self.box)
-        backlog = sum(queue.queue_total for queue in seen)
-        drained_s = 0.0
+        backlog, drained_s = waiting, 0.0
         deadline_s = time.monotonic() + _DRAIN_LIMIT_S
-        while any(queue.queue_total for queue in seen) and time.monotonic() < deadline_s:
+        while waiting and time.monotonic() < deadline_s:
             time.sleep(_STEP_S)
-            seen = queues(self.box)
-            drained_s = time.monotonic()
-        worker_cpu = processes.used(cpu, processes.cpu_times(self.started.workers))
-        softirq_ns = sum(used.running_ns for used in processes.used(softirqs, processes.cpu_times(self._softirq_threads)))
-        known_s = (softirq_ns + sum(used.running_ns for used in (*worker_cpu, *competing.values()))) / 1e9
-        known_s += sum(one["cpu_s"] for one in sent) + time.process_time() - own_s
-        watched_s = time.monotonic() - watched_s
-        others_cpu_share = max(0.0, processes.busy_s() - busy_s - known_s) / watched_s / (os.cpu_count() or 1)
+            waiting, drained_s = self._waiting(), time.monotonic()
+        ours_s = sum(one["cpu_s"] for one in sent) + sum(used.running_ns for used in competing.values()) / 1e9
+        usage = watch.usage(ours_s)
         time.sleep(_SETTLED_S)
         began_s = min(one["began_s"] for one in sent)
         ended_s = max(one["ended_s"] for one in sent)
@@ -118,18 +103,19 @@ class Lab:
             elapsed_s=max(ended_s, drained_s) - began_s,
             delivered=self._arrived() - arrived,
             backlog=backlog,
-            drained=not any(queue.queue_total for queue in seen),
+            drained=not waiting,
             queued=_increase(before, after, "id_sequence"),
             queue_dropped=sum(_increase(before, after, "queue_dropped")),
             user_dropped=sum(_increase(before, after, "user_dropped")),
             unjudged=self.started.unjudged() - unjudged,
-            worker_cpu=worker_cpu,
-            softirq_cpu_ns=softirq_ns,
-            others_cpu_share=others_cpu_share,
+            cpu=usage,
         )
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         self._floods += 1
         return flood
+
+    def _waiting(self) -> int:
+        return sum(queue.queue_total for queue in queues(self.box))
 
     @contextmanager
     def _competitor(self) -> Iterator[tuple[int, ...]]:

@@ -8,12 +8,12 @@ from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample
 from loadtest.subjects import Subject
 from loadtest.traffic import Traffic
+from loadtest.verdict import MOST_OTHERS_SHARE, OTHERS_SHARE
 from netpolq_worker.nfqueue import QUEUE_PACKETS
 from tests.support.manifests import Body
 
 _WARM_UP_PACKETS = 20_000
 _NEVER_IDLE = 0.95
-_DISTURBED = 0.1
 _TOLD_BY_TICKS_S = 0.3
 """What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
 
@@ -86,18 +86,18 @@ def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
         values["judged_per_s"] = judged / flood.elapsed_s
         values["accepted_share"] = flood.delivered / judged
     demand = 0.0
-    if flood.worker_cpu and judged:
-        running_s = sum(time.running_ns for time in flood.worker_cpu) / 1e9
-        waiting_s = sum(time.waiting_ns for time in flood.worker_cpu) / 1e9
-        demand = (running_s + waiting_s) / len(flood.worker_cpu) / flood.elapsed_s
+    if flood.cpu.workers and judged:
+        running_s = sum(time.running_ns for time in flood.cpu.workers) / 1e9
+        waiting_s = sum(time.waiting_ns for time in flood.cpu.workers) / 1e9
+        demand = (running_s + waiting_s) / len(flood.cpu.workers) / flood.elapsed_s
         values["worker_cpu_us_per_packet"] = running_s * 1e6 / judged
-        values["softirq_cpu_us_per_packet"] = flood.softirq_cpu_ns / 1000 / judged
+        values["kernel_thread_us_per_packet"] = flood.cpu.kernel_ns / 1000 / judged
         values["worker_cpu_share"] = running_s / flood.elapsed_s
         values["worker_ready_share"] = min(1.0, demand)
     if len(flood.queued) > 1 and judged:
         for number, queued in enumerate(flood.queued):
             values[f"queue_{number}_share"] = queued / sum(flood.queued)
-    values["others_cpu_share"] = flood.others_cpu_share
+    values[OTHERS_SHARE] = flood.cpu.others_share
     took_all = lost == 0 and flood.backlog < _FULL
     return Sample(
         values=values,
@@ -116,8 +116,8 @@ def _notes(flood: Flood, *, inline: bool) -> Iterator[str]:
         yield f"{flood.unjudged:,} packets that nobody judged"
     if not flood.drained:
         yield "the queue did not empty after the load"
-    if flood.others_cpu_share > _DISTURBED and flood.elapsed_s > _TOLD_BY_TICKS_S:
-        yield f"other programs took {100 * flood.others_cpu_share:.0f} % of the machine's CPU time meanwhile"
+    if flood.cpu.others_share > MOST_OTHERS_SHARE and flood.elapsed_s > _TOLD_BY_TICKS_S:
+        yield f"other programs took {100 * flood.cpu.others_share:.0f} % of the machine's CPU time meanwhile"
     elsewhere = flood.sent - flood.delivered - flood.queue_dropped - flood.user_dropped
     if elsewhere and not flood.queued:
         yield f"{elsewhere:,} of {flood.sent:,} packets not delivered"

@@ -1,13 +1,18 @@
 """Time that processes were on a CPU, or wanted to be."""
 
 import os
+import time
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+_KTHREADD = 2
+"""The parent of all kernel threads. Source: rest_init in init/main.c."""
 
 
 class CpuTime(NamedTuple):
@@ -42,20 +47,39 @@ def used(before: Mapping[int, CpuTime], after: Mapping[int, CpuTime]) -> tuple[C
     return tuple(after[pid].since(before[pid]) for pid in before if pid in after)
 
 
-def busy_s() -> float:
-    """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the CPUs did for a while.
+
+    `workers`: by process; `kernel_ns`: of the threads of the kernel, to which it puts off a part of what packets cost; `others_share`: of
+    the time of all CPUs, what neither these nor anything else that belongs to the load used.
+    """
+
+    workers: tuple[CpuTime, ...]
+    kernel_ns: int
+    others_share: float
 
 
-def softirq_threads() -> list[int]:
-    """The kernel's threads for softirqs that were put off, one for each CPU."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "comm").read_text(encoding="utf-8").startswith("ksoftirqd/"):
-                found.append(int(process.name))
-    return found
+class Watch:
+    """Watches the CPUs from its making on."""
+
+    def __init__(self, workers: Iterable[int]) -> None:
+        self._threads = _kernel_threads()
+        self._before_workers = cpu_times(workers)
+        self._before_threads = cpu_times(self._threads)
+        self._before_busy_s = _busy_s()
+        self._before_own_s = time.process_time()
+        self._began_s = time.monotonic()
+
+    def usage(self, ours_s: float) -> Usage:
+        """Until now. `ours_s`: seconds that what belongs to the load has used, besides the workers and this process."""
+        elapsed_s = time.monotonic() - self._began_s
+        workers = used(self._before_workers, cpu_times(self._before_workers))
+        kernel_ns = sum(thread.running_ns for thread in used(self._before_threads, cpu_times(self._threads)))
+        known_s = ours_s + time.process_time() - self._before_own_s
+        known_s += (kernel_ns + sum(worker.running_ns for worker in workers)) / 1e9
+        others_s = max(0.0, _busy_s() - self._before_busy_s - known_s)
+        return Usage(workers=workers, kernel_ns=kernel_ns, others_share=others_s / elapsed_s / (os.cpu_count() or 1))
 
 
 def descendants(pid: int) -> list[int]:
@@ -87,3 +111,18 @@ def _scheduled(pid: int) -> CpuTime | None:
 def _ticked(pid: int) -> CpuTime:
     times = psutil.Process(pid).cpu_times()
     return CpuTime(int((times.user + times.system) * 1e9), 0)
+
+
+def _busy_s() -> float:
+    """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def _kernel_threads() -> list[int]:
+    """Of the kernel itself; softirqs and work that were put off are done by some of them."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(_KTHREADD)
+        if parent.name() == "kthreadd":  # in a PID namespace of our own it is somebody else
+            return [thread.pid for thread in parent.children()]
+    return []

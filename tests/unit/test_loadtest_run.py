@@ -13,7 +13,7 @@ from loadtest.ipset_chain import render
 from loadtest.lab import Flood
 from loadtest.measure import Sample, Target
 from loadtest.packet_load import sample_of
-from loadtest.processes import CpuTime
+from loadtest.processes import CpuTime, Usage
 from loadtest.run import run_shape
 from loadtest.traffic import known_tuples
 from loadtest.verdict import Outcome
@@ -102,9 +102,7 @@ FLOOD = Flood(
     queue_dropped=300,
     user_dropped=100,
     unjudged=0,
-    worker_cpu=(CpuTime(SECOND_NS, SECOND_NS // 4),),
-    softirq_cpu_ns=0,
-    others_cpu_share=0.0,
+    cpu=Usage(workers=(CpuTime(SECOND_NS, SECOND_NS // 4),), kernel_ns=0, others_share=0.0),
 )
 
 
@@ -122,7 +120,7 @@ def test_a_variant_was_the_bottleneck_if_it_lost_packets_and_its_worker_was_neve
 
 
 def test_a_worker_that_was_idle_could_have_taken_more_even_if_packets_were_lost() -> None:
-    assert sample_of(replace(FLOOD, worker_cpu=(CpuTime(SECOND_NS, 0),))).generator_limited
+    assert sample_of(replace(FLOOD, cpu=replace(FLOOD.cpu, workers=(CpuTime(SECOND_NS, 0),)))).generator_limited
 
 
 def test_a_variant_that_took_everything_could_have_taken_more_even_if_its_worker_was_busy() -> None:
@@ -134,7 +132,7 @@ def test_a_queue_that_filled_counts_as_not_taken() -> None:
 
 
 def test_whatever_was_lost_or_not_judged_is_noted() -> None:
-    flood = replace(FLOOD, unjudged=7, refused=3, drained=False, others_cpu_share=0.5)
+    flood = replace(FLOOD, unjudged=7, refused=3, drained=False, cpu=replace(FLOOD.cpu, others_share=0.5))
     assert sample_of(flood).notes == (
         "3 packets refused by the sender's interface",
         "300 of 1,000 packets dropped at the full queue",

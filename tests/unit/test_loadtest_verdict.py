@@ -85,6 +85,22 @@ def test_a_value_that_was_not_measured_is_undecided_by_name() -> None:
     assert judge(TWICE, samples([1] * 5), [Sample(values={})] * 5).reason == "reference has no value taken_per_s"
 
 
+@pytest.mark.parametrize(("share", "outcome"), [(0.1, Outcome.MET), (0.2, Outcome.UNDECIDED)])
+@pytest.mark.parametrize("disturbed", ["subject", "reference"])
+def test_there_is_no_verdict_when_other_programs_took_much_in_most_rounds(disturbed: str, share: float, outcome: Outcome) -> None:
+    calm, busy = (
+        [Sample(values={"taken_per_s": 10.0, "others_cpu_share": share if number < limit else 0.0}) for number in range(5)]
+        for limit in (2, 3)
+    )
+    target = Target(value="taken_per_s", subject="subject", reference="reference", at_least=1.0)
+    found = judge(target, busy if disturbed == "subject" else calm, busy if disturbed == "reference" else calm)
+    assert found.outcome is outcome
+    assert found.figure is not None
+    if outcome is Outcome.UNDECIDED:
+        assert found.reason == "other programs took 20 % of the machine's CPU time"
+    assert judge(target, calm, calm).outcome is Outcome.MET
+
+
 def test_nothing_is_divided_by_zero() -> None:
     found = judge(TWICE, samples([1] * 5), samples([1, 1, 0, 1, 1]))
     assert (found.outcome, found.figure) == (Outcome.UNDECIDED, None)
