@@ -36,7 +36,9 @@ _SINK = """table inet sink {
 }"""
 
 
-class _Sent(TypedDict):
+class Sent(TypedDict):
+    """What a generator says of itself. Times are of the monotonic clock."""
+
     sent: int
     refused: int
     began_s: float
@@ -82,7 +84,7 @@ class Lab:
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
         watch = Watch(self.started.workers)
         with self._competitor() as competitor:
-            sent = self._send(traffic)
+            sent = self.send(traffic)
             waiting = self._waiting()
             competing = processes.cpu_times(competitor)
         backlog, drained_s = waiting, 0.0
@@ -135,7 +137,8 @@ class Lab:
             process.kill()
             process.wait()
 
-    def _send(self, traffic: Traffic) -> list[_Sent]:
+    def send(self, traffic: Traffic) -> list[Sent]:
+        """Send once, and look at nothing."""
         log = self.box.directory / "flows.log"
         destination = self.box.hosts[RECEIVER].addresses[":" in traffic.sources[0]]
         generators: list[subprocess.Popen[str]] = [

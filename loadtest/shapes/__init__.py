@@ -7,6 +7,7 @@ from loadtest.parameters import Parameters
 from loadtest.shapes.cold_tuples import ColdTuples
 from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
+from loadtest.shapes.denied_flood import DeniedFlood
 from loadtest.shapes.established import Established
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
@@ -20,6 +21,7 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     Workers.name: Workers,
     ConnectLatency.name: ConnectLatency,
     RepeatedDecisions.name: RepeatedDecisions,
+    DeniedFlood.name: DeniedFlood,
     Established.name: Established,
     ControlPlane.name: ControlPlane,
 }
