@@ -19,7 +19,7 @@ PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nfta
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus $(if $(shell command -v kubectl),,kubernetes-client)
 # For the load test: the references (iptables, ipset, a C program) and the compiler of the generator.
-BENCH_PACKAGES := iptables ipset iperf3 libnetfilter-queue-dev gcc libc6-dev
+BENCH_PACKAGES := iptables ipset iperf3 hping3 shellcheck libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 .PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean
