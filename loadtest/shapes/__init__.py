@@ -5,6 +5,7 @@ from collections.abc import Callable
 from loadtest.measure import Shape
 from loadtest.parameters import Parameters
 from loadtest.shapes.cold_tuples import ColdTuples
+from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
@@ -16,5 +17,6 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     ColdTuples.name: ColdTuples,
     Workers.name: Workers,
     ControlPlane.name: ControlPlane,
+    ConnectLatency.name: ConnectLatency,
 }
 """In the order in which they run and are reported."""
