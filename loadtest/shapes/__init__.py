@@ -9,6 +9,7 @@ from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
+from loadtest.shapes.repeated_decisions import RepeatedDecisions
 from loadtest.shapes.workers import Workers
 
 SHAPES: dict[str, Callable[[Parameters], Shape]] = {
@@ -18,5 +19,6 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     Workers.name: Workers,
     ControlPlane.name: ControlPlane,
     ConnectLatency.name: ConnectLatency,
+    RepeatedDecisions.name: RepeatedDecisions,
 }
 """In the order in which they run and are reported."""
