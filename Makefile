@@ -18,8 +18,9 @@ PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nfta
 # For the tests of monitoring and deployment, and for those on a stock Debian kernel.
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus $(if $(shell command -v kubectl),,kubernetes-client)
-# For the load test: the references (iptables, ipset, a C program) and the compiler of the generator.
-BENCH_PACKAGES := iptables ipset libnetfilter-queue-dev gcc libc6-dev
+# For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what its scripts run and what
+# checks them.
+BENCH_PACKAGES := iptables ipset libnetfilter-queue-dev gcc libc6-dev iperf3 hping3 shellcheck
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 .PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean

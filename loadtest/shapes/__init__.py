@@ -7,6 +7,8 @@ from loadtest.parameters import Parameters
 from loadtest.shapes.cold_tuples import ColdTuples
 from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
+from loadtest.shapes.denied_flood import DeniedFlood
+from loadtest.shapes.established import Established
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
 from loadtest.shapes.repeated_decisions import RepeatedDecisions
@@ -20,5 +22,7 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     ControlPlane.name: ControlPlane,
     ConnectLatency.name: ConnectLatency,
     RepeatedDecisions.name: RepeatedDecisions,
+    DeniedFlood.name: DeniedFlood,
+    Established.name: Established,
 }
 """In the order in which they run and are reported."""

@@ -1,0 +1,185 @@
+"""A SYN flood that is denied, and connections that are accepted beside it: how much of these is left, and what memory it costs."""
+
+import time
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+
+from loadtest import syn_flood
+from loadtest.clusters import CLIENTS
+from loadtest.connect_load import client_cluster
+from loadtest.connects import Clients, Connects, Load, serving
+from loadtest.ipset_chain import IpsetChain
+from loadtest.measure import Sample, Target, Variant
+from loadtest.parameters import Parameters
+from loadtest.plots import Medians
+from loadtest.pods import PodLab, pod_lab
+from loadtest.subjects import Netpolq, Nothing, Subject
+from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
+from tests.support.manifests import Body
+
+NONE = "no agent"
+CACHED = "netpolq, cache on"
+UNCACHED = "netpolq, cache off"
+_KINDS = (ONE_TUPLE, MANY_TUPLES)
+_CONNECTS_PER_S = 2_000.0
+_FLOOD_SHARE = 0.25
+_MOST_FLOOD_PER_S = 100_000.0
+"""Connection tracking holds what is not denied, in the variant without an agent: there must be room for it."""
+
+_LEAD_S = 0.3
+_MARGIN_S = 5.0
+_WARM_UP_S = 0.3
+_MOST_GROWTH_BYTES = 16 * 2**20
+"""A full cache of a worker takes 5 MB, the supervisor's book of 32,768 decisions 16 MB if all are there; a flood fills the half for
+drops. The rest is what Python's allocator keeps for itself."""
+
+
+class DeniedFlood:
+    """A SYN flood from beyond the node to a pod, while two pods of its node connect to it, 2,000 connections per second in all.
+
+    The flood is denied: once to a single port, once to random ones out of 55,536, from one address, each packet with a new source port.
+    Its rate is a quarter of what the generator could send here without an agent, measured once, at most 100,000 packets per second; so it
+    leaves most of its core to the rest. The clients connect at a constant rate, not in a closed loop, each connection when it is due or,
+    if those before it took too long, as soon as it can; it is then counted from when it was due. A connection that takes more than a
+    second has failed. What they reach without the flood is measured first, in the same round.
+    """
+
+    name = "denied-flood"
+    title = "Accepted connections beside a SYN flood that is denied"
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._duration_s = parameters.duration_s
+
+    def variants(self) -> Sequence[Variant]:
+        cluster = client_cluster()
+        pace = _Pace()
+        subjects: dict[str, Subject] = {
+            NONE: Nothing(),
+            "ipset chain": IpsetChain(bodies=cluster.bodies),
+            UNCACHED: Netpolq(),
+            CACHED: Netpolq(verdict_cache=True),
+        }
+        return [
+            FloodedVariant(name=name, subject=subject, bodies=cluster.bodies, duration_s=self._duration_s, pace=pace)
+            for name, subject in subjects.items()
+        ]
+
+    def targets(self) -> Sequence[Target]:
+        return [
+            *(Target(value=f"{kind.name}_kept_share", subject=CACHED, at_least=0.8) for kind in _KINDS),
+            *(Target(value=f"{kind.name}_p99_ratio", subject=CACHED, at_most=3.0) for kind in _KINDS),
+            *(Target(value="memory_growth_bytes", subject=subject, at_most=_MOST_GROWTH_BYTES) for subject in (UNCACHED, CACHED)),
+        ]
+
+    def remarks(self, medians: Medians) -> Sequence[str]:
+        """How hard the flood was."""
+        rates = [medians[NONE].get(f"{kind.name}_flood_per_s", 0.0) for kind in _KINDS]
+        return [
+            f"The flood had {rates[0]:,.0f} packets per second to one tuple and {rates[1]:,.0f} to random ones, by intent a quarter of "
+            "what the generator can send without an agent. Clients, server, flood and workers share the CPUs of this machine; what no "
+            "agent keeps shows what that alone costs."
+        ]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """The rate of the floods, by kind: chosen in the first variant that is loaded, which has no agent, and the same for all."""
+
+    per_s: dict[str, float] = field(default_factory=dict)
+
+    def of(self, opened: PodLab, kind: Kind) -> float:
+        if kind.name not in self.per_s:
+            self.per_s[kind.name] = min(_MOST_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
+            opened.forget_connections()
+        return self.per_s[kind.name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloodedVariant:
+    """A subject in the way of a flood."""
+
+    name: str
+    subject: Subject
+    bodies: Callable[[], Iterable[Body]]
+    duration_s: float
+    pace: _Pace
+
+    def open(self) -> AbstractContextManager["FloodedRun"]:
+        return self._open()
+
+    @contextmanager
+    def _open(self) -> Iterator["FloodedRun"]:
+        with pod_lab(self.bodies(), self.subject) as opened, serving(opened):
+            syn_flood.prepare(opened)
+            yield FloodedRun(self, opened)
+
+
+class FloodedRun:
+    """An open variant. Memory is compared with that of its first moment."""
+
+    def __init__(self, variant: FloodedVariant, opened: PodLab) -> None:
+        self._variant = variant
+        self._lab = opened
+        self._clients = Clients(opened, CLIENTS, 4)
+        self._memory_at_first = self._memory_bytes()
+
+    def measure(self, round_number: int) -> Sample:
+        """Without a flood, and then with one of each kind."""
+        del round_number
+        load = Load(seconds=self._variant.duration_s, rate_per_s=_CONNECTS_PER_S / len(CLIENTS))
+        self._clients.run(Load(seconds=_WARM_UP_S, rate_per_s=load.rate_per_s))
+        self._lab.forget_connections()
+        unloaded = self._clients.run(load)
+        values = {"unloaded_connects_per_s": unloaded.per_s, "unloaded_p99_us": unloaded.quantile_us(0.99)}
+        notes = list(_notes("without the flood", unloaded))
+        for kind in _KINDS:
+            values |= self._flooded(kind, load, unloaded, notes)
+        if self._memory_at_first:
+            memory = self._memory_bytes()
+            values |= {f"{part}_bytes": float(size) for part, size in memory.items()}
+            values["memory_growth_bytes"] = float(sum(memory.values()) - sum(self._memory_at_first.values()))
+        return Sample(values=values, notes=tuple(notes))
+
+    def _flooded(self, kind: Kind, load: Load, unloaded: Connects, notes: list[str]) -> dict[str, float]:
+        rate_per_s = self._variant.pace.of(self._lab, kind)
+        arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
+        with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
+            time.sleep(_LEAD_S)
+            found = self._clients.run(load)
+        through = syn_flood.arrived(self._lab) - arrived
+        if through and not isinstance(self._variant.subject, Nothing):
+            raise RuntimeError(f"{through:,} of {flood.report['sent']:,} packets of a flood that is denied reached the pod")
+        unjudged = self._lab.started.unjudged() - unjudged
+        if unjudged:
+            notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
+        notes += _notes(kind.name, found)
+        self._lab.forget_connections()
+        return {
+            f"{kind.name}_kept_share": found.per_s / unloaded.per_s,
+            f"{kind.name}_p99_ratio": found.quantile_us(0.99) / unloaded.quantile_us(0.99),
+            f"{kind.name}_p99_us": found.quantile_us(0.99),
+            f"{kind.name}_flood_per_s": flood.report["rate_per_s"],
+        }
+
+    def _memory_bytes(self) -> dict[str, int]:
+        """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""
+        agent = self._lab.started.agent
+        if agent is None:
+            return {}
+        workers = {worker["pid"] for worker in agent.status()["workers"]}
+        pool = psutil.Process(next(iter(workers))).parent()
+        assert pool is not None
+        supervisor = [child for child in pool.children() if child.pid not in workers]
+        return {
+            "workers": sum(int(psutil.Process(pid).memory_info().rss) for pid in workers),
+            "supervisor": sum(int(process.memory_info().rss) for process in supervisor),
+        }
+
+
+def _notes(when: str, found: Connects) -> Iterator[str]:
+    if found.failed:
+        yield f"{when}: {found.failed:,} connections failed, {found.connected:,} were made"
