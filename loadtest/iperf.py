@@ -22,9 +22,12 @@ _STEP_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What went through. `received_bits_per_s`: as the receiver saw it; `retransmits`: of TCP; `lost_share`: of UDP datagrams."""
+    """What went through. `received_bits_per_s`: as the receiver saw it; `retransmits`: of TCP; `lost_share`: of UDP datagrams;
+    `cpu_s`: that iperf3 itself used, at both ends.
+    """
 
     received_bits_per_s: float
+    cpu_s: float
     retransmits: int = 0
     lost_share: float = 0.0
 
@@ -53,6 +56,7 @@ def tcp(opened: PodLab, family: int, seconds: float) -> Transfer:
     end = _measure(opened, family, seconds, [])
     return Transfer(
         received_bits_per_s=_number(end, "sum_received", "bits_per_second"),
+        cpu_s=_cpu_s(end),
         retransmits=int(_number(end, "sum_sent", "retransmits")),
     )
 
@@ -64,7 +68,11 @@ def udp(opened: PodLab, family: int, seconds: float, bits_per_s: float) -> Trans
     sent, received = _number(end, "sum_sent", "bytes"), _number(end, "sum_received", "bytes")
     if not sent:
         raise RuntimeError(f"iperf3 sent no datagram, IPv{family}")
-    return Transfer(received_bits_per_s=_number(end, "sum_received", "bits_per_second"), lost_share=max(0.0, 1 - received / sent))
+    return Transfer(
+        received_bits_per_s=_number(end, "sum_received", "bits_per_second"),
+        cpu_s=_cpu_s(end),
+        lost_share=max(0.0, 1 - received / sent),
+    )
 
 
 def _measure(opened: PodLab, family: int, seconds: float, words: list[str]) -> Mapping[str, object]:
@@ -76,6 +84,11 @@ def _measure(opened: PodLab, family: int, seconds: float, words: list[str]) -> M
         complaint = document.get("error") or done.stderr.strip() or f"exit code {done.returncode}"
         raise RuntimeError(f"{' '.join(argv)}: {complaint}")
     return cast("Mapping[str, object]", document["end"])
+
+
+def _cpu_s(end: Mapping[str, object]) -> float:
+    percent = sum(_number(end, "cpu_utilization_percent", name) for name in ("host_total", "remote_total"))
+    return percent / 100 * _number(end, "sum_sent", "seconds")
 
 
 def _number(end: Mapping[str, object], part: str, name: str) -> float:

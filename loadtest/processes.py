@@ -93,6 +93,16 @@ def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
         yield f"other programs took {100 * others_share:.0f} % of the machine's CPU time meanwhile"
 
 
+def children_s(pids: Iterable[int]) -> float:
+    """Seconds of CPU so far of the children of some processes, and theirs, that have ended and were waited for."""
+    total_s = 0.0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            total_s += times.children_user + times.children_system
+    return total_s
+
+
 def descendants(pid: int) -> list[int]:
     """A process and all that come from it."""
     with suppress(psutil.NoSuchProcess):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from loadtest import syn_flood
+from loadtest import processes, syn_flood
 from loadtest.clusters import CLIENTS
 from loadtest.connect_load import client_cluster
 from loadtest.connects import Clients, Connects, Load, serving
@@ -17,8 +17,10 @@ from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
 from loadtest.plots import Medians
 from loadtest.pods import PodLab, pod_lab
+from loadtest.processes import Watch, others_notes
 from loadtest.subjects import Netpolq, Nothing, Subject
 from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
+from loadtest.verdict import OTHERS_SHARE
 from tests.support.manifests import Body
 
 NONE = "no agent"
@@ -94,7 +96,6 @@ class _Pace:
     def of(self, opened: PodLab, kind: Kind) -> float:
         if kind.name not in self.per_s:
             self.per_s[kind.name] = min(_MOST_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
-            opened.forget_connections()
         return self.per_s[kind.name]
 
 
@@ -113,18 +114,20 @@ class FloodedVariant:
 
     @contextmanager
     def _open(self) -> Iterator["FloodedRun"]:
-        with pod_lab(self.bodies(), self.subject) as opened, serving(opened):
+        with pod_lab(self.bodies(), self.subject) as opened, serving(opened) as servers:
             syn_flood.prepare(opened)
-            yield FloodedRun(self, opened)
+            yield FloodedRun(self, opened, servers)
 
 
 class FloodedRun:
     """An open variant. Memory is compared with that of its first moment."""
 
-    def __init__(self, variant: FloodedVariant, opened: PodLab) -> None:
+    def __init__(self, variant: FloodedVariant, opened: PodLab, servers: Sequence[int]) -> None:
         self._variant = variant
         self._lab = opened
+        self._servers = servers
         self._clients = Clients(opened, CLIENTS, 4)
+        self._supervisor = _supervisor(opened)
         self._memory_at_first = self._memory_bytes()
 
     def measure(self, round_number: int) -> Sample:
@@ -132,20 +135,32 @@ class FloodedRun:
         del round_number
         load = Load(seconds=self._variant.duration_s, rate_per_s=_CONNECTS_PER_S / len(CLIENTS))
         self._clients.run(Load(seconds=_WARM_UP_S, rate_per_s=load.rate_per_s))
+        rates_per_s = {kind: self._variant.pace.of(self._lab, kind) for kind in _KINDS}
         self._lab.forget_connections()
+        watch, before = Watch(self._lab.started.workers), processes.cpu_times([*self._servers, *self._supervisor])
+        children_s = processes.children_s(self._supervisor)  # nft
         unloaded = self._clients.run(load)
         values = {"unloaded_connects_per_s": unloaded.per_s, "unloaded_p99_us": unloaded.quantile_us(0.99)}
         notes = list(_notes("without the flood", unloaded))
-        for kind in _KINDS:
-            values |= self._flooded(kind, load, unloaded, notes)
+        ours_s = unloaded.cpu_s
+        for kind, rate_per_s in rates_per_s.items():
+            found, used_s = self._flooded(kind, rate_per_s, load, unloaded, notes)
+            values |= found
+            ours_s += used_s
+        ours_s += sum(used.running_ns for used in processes.used(before, processes.cpu_times(before))) / 1e9
+        ours_s += processes.children_s(self._supervisor) - children_s
+        values[OTHERS_SHARE] = watch.usage(ours_s).others_share
+        notes += others_notes(values[OTHERS_SHARE], load.seconds)
         if self._memory_at_first:
             memory = self._memory_bytes()
             values |= {f"{part}_bytes": float(size) for part, size in memory.items()}
             values["memory_growth_bytes"] = float(sum(memory.values()) - sum(self._memory_at_first.values()))
         return Sample(values=values, notes=tuple(notes))
 
-    def _flooded(self, kind: Kind, load: Load, unloaded: Connects, notes: list[str]) -> dict[str, float]:
-        rate_per_s = self._variant.pace.of(self._lab, kind)
+    def _flooded(
+        self, kind: Kind, rate_per_s: float, load: Load, unloaded: Connects, notes: list[str]
+    ) -> tuple[dict[str, float], float]:
+        """Values, and the seconds of CPU that flood and clients used."""
         arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
         with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
             time.sleep(_LEAD_S)
@@ -158,26 +173,31 @@ class FloodedRun:
             notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
         notes += _notes(kind.name, found)
         self._lab.forget_connections()
-        return {
+        values = {
             f"{kind.name}_kept_share": found.per_s / unloaded.per_s,
             f"{kind.name}_p99_ratio": found.quantile_us(0.99) / unloaded.quantile_us(0.99),
             f"{kind.name}_p99_us": found.quantile_us(0.99),
             f"{kind.name}_flood_per_s": flood.report["rate_per_s"],
         }
+        return values, found.cpu_s + flood.report["cpu_s"]
 
     def _memory_bytes(self) -> dict[str, int]:
         """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""
-        agent = self._lab.started.agent
-        if agent is None:
-            return {}
-        workers = {worker["pid"] for worker in agent.status()["workers"]}
-        pool = psutil.Process(next(iter(workers))).parent()
-        assert pool is not None
-        supervisor = [child for child in pool.children() if child.pid not in workers]
-        return {
-            "workers": sum(int(psutil.Process(pid).memory_info().rss) for pid in workers),
-            "supervisor": sum(int(process.memory_info().rss) for process in supervisor),
-        }
+        parts = {"workers": self._lab.started.workers, "supervisor": self._supervisor}
+        try:
+            return {name: sum(int(psutil.Process(pid).memory_info().rss) for pid in pids) for name, pids in parts.items() if pids}
+        except psutil.NoSuchProcess as error:
+            raise RuntimeError(f"a worker or the supervisor has ended under the flood: {error}") from error
+
+
+def _supervisor(opened: PodLab) -> list[int]:
+    """Its process, if there is one: of the children of the pool the one that is no worker."""
+    if opened.started.agent is None:
+        return []
+    workers = opened.started.workers
+    pool = psutil.Process(workers[0]).parent()
+    assert pool is not None
+    return [child.pid for child in pool.children() if child.pid not in workers]
 
 
 def _notes(when: str, found: Connects) -> Iterator[str]:

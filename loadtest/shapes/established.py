@@ -10,7 +10,9 @@ from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
 from loadtest.plots import Medians
 from loadtest.pods import PodLab, pod_lab
+from loadtest.processes import Watch, others_notes
 from loadtest.subjects import ExternalAgent, Netpolq, Nothing, Subject
+from loadtest.verdict import OTHERS_SHARE
 from tests.support.manifests import Body
 
 NONE = "no agent"
@@ -106,15 +108,23 @@ class EstablishedRun:
         """One transfer of each kind, one after the other."""
         del round_number
         self._lab.forget_connections()
+        for family in _FAMILIES:
+            self._variant.pace.of(self._lab, family)
+        watch, ours_s = Watch(self._lab.started.workers), 0.0
         values: dict[str, float] = {}
         for family in _FAMILIES:
             found = iperf.tcp(self._lab, family, self._variant.seconds)
             values[_rate("tcp", family)] = found.received_bits_per_s / 1e6
             values[f"tcp_ipv{family}_retransmits"] = float(found.retransmits)
+            ours_s += found.cpu_s
         for family in _FAMILIES:
             bits_per_s = self._variant.pace.of(self._lab, family)
             found = iperf.udp(self._lab, family, self._variant.seconds, bits_per_s)
             values[_rate("udp", family)] = found.received_bits_per_s / 1e6
             values[f"udp_ipv{family}_lost_share"] = found.lost_share
             values[f"udp_ipv{family}_offered_mbit_per_s"] = bits_per_s / 1e6
-        return Sample(values=values)
+            ours_s += found.cpu_s
+        others_share = watch.usage(ours_s).others_share
+        return Sample(
+            values={**values, OTHERS_SHARE: others_share}, notes=tuple(others_notes(others_share, self._variant.seconds))
+        )
