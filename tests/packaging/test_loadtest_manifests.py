@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -124,6 +126,18 @@ def test_the_validator_refuses_a_field_that_does_not_exist() -> None:
     broken["spec"]["templates"] = {}  # type: ignore[typeddict-unknown-key]
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, API_VERSIONS[0], strict=True)
+
+
+def test_the_commands_of_the_readme_render_every_part() -> None:
+    commands = re.findall(r"(?m)^\./render\.sh .*(?= \| kubectl apply --filename -)", (LOADTEST.parent / "README.md").read_text())
+    assert [command.split()[1] for command in commands] == list(LOADTEST_FOLDERS)
+    for part, command in zip(LOADTEST_FOLDERS, commands, strict=True):
+        environment = {**os.environ, "IMAGE": IMAGE, "TARGET": SERVER}
+        done = subprocess.run(
+            ["/bin/bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, cwd=LOADTEST, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        assert tuple(yaml.safe_load_all(done.stdout)) == rendered(part)
 
 
 @pytest.mark.parametrize("part", LOADTEST_FOLDERS)
