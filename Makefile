@@ -18,8 +18,8 @@ PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nfta
 # For the tests of monitoring, deployment and scripts, and for those on a stock Debian kernel.
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kubernetes-client)
-# For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what its scripts run.
-BENCH_PACKAGES := iptables ipset libnetfilter-queue-dev gcc libc6-dev iperf3 hping3
+# For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what scripts and a shape run.
+BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 .PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean

@@ -19,10 +19,10 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     PolicyScale.name: PolicyScale,
     ColdTuples.name: ColdTuples,
     Workers.name: Workers,
-    ControlPlane.name: ControlPlane,
     ConnectLatency.name: ConnectLatency,
     RepeatedDecisions.name: RepeatedDecisions,
     DeniedFlood.name: DeniedFlood,
     Established.name: Established,
+    ControlPlane.name: ControlPlane,
 }
 """In the order in which they run and are reported."""

@@ -243,6 +243,11 @@ def _metrics(agent: Agent) -> dict[str, float]:
     return found
 
 
+def _private_bytes(pid: int) -> int:
+    """Memory that a process has written to and shares with nobody. The snapshot is not in it: one worker alone maps it, and only reads."""
+    return sum(int(part.private_dirty) for part in psutil.Process(pid).memory_maps(grouped=True))
+
+
 def _supervisor_bytes(workers: Sequence[int]) -> int:
     """Resident memory of the supervisor: of the children of the pool the one that is no worker."""
     children = psutil.Process(workers[0]).parent()

@@ -46,11 +46,15 @@ class Compiler:
         The last step ends with everything taken over, so that whoever goes on without a pause has a whole state of the store. What the
         store has noted as touched is taken away from it, so only one compiler can keep up with a store.
         """
-        while touched := self._store.take_touched():
-            yield from self.take_over(touched)
+        yield from self.take_over(self._store.take_touched())
+        # What came during the pauses is taken over without any: a store that always changes would keep this from ever ending.
+        for _ in self.take_over(self._store.take_touched()):
+            pass
 
     def take_over(self, touched: Touched) -> Iterator[None]:
         """Take over what may have changed, in steps."""
+        if not touched:
+            return
         # In this order a change is held against selectors that were in use before, so numbers mean the same on both sides. One that
         # comes into use or goes out of it comes or goes with a program, whose endpoints are told as changed.
         for name in sorted(touched.namespaces):

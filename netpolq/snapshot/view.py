@@ -12,33 +12,11 @@ from typing import NamedTuple, cast
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
-from netpolq.errors import SnapshotError
 from netpolq.snapshot.block_index import StoredBlock
-from netpolq.snapshot.layout import (
-    ADDRESS_CELL,
-    BYTE_ORDER_MARK,
-    ENDPOINT_CELL,
-    HEADER,
-    LAYOUT_VERSION,
-    MAGIC,
-    MAX_IMAGE_BYTES,
-    NAME_LENGTH,
-    NODE_OF_CELL,
-    POD_NAME_CELL,
-    PREFIX_BYTES,
-    RULE_WORDS,
-    SECTION,
-    Section,
-)
+from netpolq.snapshot.layout import ADDRESS_CELL, ENDPOINT_CELL, NAME_LENGTH, RULE_WORDS, Section
+from netpolq.snapshot.sections import CELLS, check
 
 NO_RULE = 0xFFFFFFFF
-_CELLS = {
-    Section.ADDRESSES: ADDRESS_CELL,
-    Section.ENDPOINTS: ENDPOINT_CELL,
-    Section.NODE_OF: NODE_OF_CELL,
-    Section.POD_NAMES: POD_NAME_CELL,
-}
-_ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
 _KEY_BYTES = 16
 _RANGE_END = {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.SCTP: 3}
 _PORT_TABLE_HEAD = 5
@@ -73,68 +51,22 @@ class SnapshotView:
     """A validated snapshot. `buffer` must not change while the view lives."""
 
     def __init__(self, buffer: bytes | mmap, *, is_validated: bool = False) -> None:
-        """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong.
-
-        `is_validated`: somebody has done so with these very bytes, so the checksums of sections are not computed again.
-        """
-        size = len(buffer)
-        if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
-            raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
-        magic, layout, order, version, total, created_ns, sections, checksum = HEADER.unpack_from(buffer)
-        if magic != MAGIC:
-            raise SnapshotError("not a snapshot (wrong magic)")
-        if layout != LAYOUT_VERSION or order != BYTE_ORDER_MARK or sections != len(Section):
-            raise SnapshotError(f"layout {layout} is not layout {LAYOUT_VERSION} of this version")
-        if total != size:
-            raise SnapshotError(f"{size} bytes, the header says {total}")
-        prefix = bytearray(buffer[:PREFIX_BYTES])
-        prefix[HEADER.size - 4 : HEADER.size] = bytes(4)
-        if zlib.crc32(prefix) != checksum:
-            raise SnapshotError("checksum of the header does not match")
+        """See `netpolq.snapshot.sections.check`. Raises `SnapshotError`."""
+        contents = check(buffer, is_validated=is_validated)
         self._buffer = buffer
         self._memory = memoryview(buffer)
-        self.version: int = version
-        self.created_ns: int = created_ns
-        self.total_bytes = size
-        self._offsets: dict[Section, int] = {}
-        self._lengths: dict[Section, int] = {}
-        self._entries: dict[Section, int] = {}
-        for section in Section:
-            self._check_section(section, is_validated, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
-        self._words = self._cells(Section.WORDS, self._entries[Section.WORDS])
-        self._identities = self._cells(Section.IDENTITIES, self._entries[Section.IDENTITIES])
-        self._string_ends = self._cells(Section.STRINGS, self._entries[Section.STRINGS] + 1)
-        self._address_base = self._offsets[Section.ADDRESSES]
-        self._address_slots = self._entries[Section.ADDRESSES]
-        self._endpoint_base = self._offsets[Section.ENDPOINTS]
-        self._endpoint_slots = self._entries[Section.ENDPOINTS]
-
-    def _check_section(self, section: Section, is_validated: bool, offset: int, length: int, checksum: int, entries: int) -> None:
-        if offset < PREFIX_BYTES or offset % 8 or offset + length > self.total_bytes:
-            raise SnapshotError(f"section {section.name} lies outside the snapshot")
-        if section in _CELLS:
-            self._check_table(section, offset, length, entries)
-        elif section in _ENTRY_BYTES:
-            if length != entries * _ENTRY_BYTES[section]:
-                raise SnapshotError(f"section {section.name} has {length} bytes for {entries} entries")
-        elif length < (entries + 1) * 4:
-            raise SnapshotError(f"section {section.name} is too short for {entries} entries")
-        if not is_validated and zlib.crc32(self._memory[offset : offset + length]) != checksum:
-            raise SnapshotError(f"checksum of section {section.name} does not match")
-        self._offsets[section] = offset
-        self._lengths[section] = length
-        self._entries[section] = entries
-
-    def _check_table(self, section: Section, offset: int, length: int, slots: int) -> None:
-        """A search goes on to the next empty cell, so there must be one behind the last slot."""
-        cell = _CELLS[section]
-        if slots == 0 or length % cell.size or length // cell.size <= slots:
-            raise SnapshotError(f"section {section.name} has {length} bytes for {slots} slots")
-        if cell.unpack_from(self._memory, offset + length - cell.size)[1]:
-            raise SnapshotError(f"section {section.name} has no empty cell at its end")
+        self.version = contents.version
+        self.created_ns = contents.created_ns
+        self.total_bytes = len(buffer)
+        self._sections = contents.sections
+        self._words = self._cells(Section.WORDS, self._sections[Section.WORDS].entries)
+        self._identities = self._cells(Section.IDENTITIES, self._sections[Section.IDENTITIES].entries)
+        self._string_ends = self._cells(Section.STRINGS, self._sections[Section.STRINGS].entries + 1)
+        self._address_base, _, self._address_slots = self._sections[Section.ADDRESSES]
+        self._endpoint_base, _, self._endpoint_slots = self._sections[Section.ENDPOINTS]
 
     def _cells(self, section: Section, count: int) -> memoryview:
-        offset = self._offsets[section]
+        offset = self._sections[section].offset
         return self._memory[offset : offset + 4 * count].cast("I")
 
     def close(self) -> None:
@@ -379,8 +311,9 @@ class SnapshotView:
 
     def _find(self, section: Section, address: bytes) -> int:
         """The value of an address in a hash table, 0 if it has none."""
-        cell = _CELLS[section]
-        place = self._offsets[section] + (zlib.crc32(address) * self._entries[section] >> 32) * cell.size
+        cell = CELLS[section]
+        offset, _, slots = self._sections[section]
+        place = offset + (zlib.crc32(address) * slots >> 32) * cell.size
         while True:
             key, value = cell.unpack_from(self._buffer, place)
             if key == address or not value:
@@ -390,7 +323,7 @@ class SnapshotView:
     def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
         """Address, egress program and ingress program of every isolated local pod, in no order."""
         start = self._endpoint_base
-        with self._memory[start : start + self._lengths[Section.ENDPOINTS]] as memory:
+        with self._memory[start : start + self._sections[Section.ENDPOINTS].length] as memory:
             for key, programs in ENDPOINT_CELL.iter_unpack(memory):
                 if programs:
                     yield key, programs & 0xFFFFFFFF, programs >> 32
@@ -409,7 +342,7 @@ class SnapshotView:
         name = self._find(Section.POD_NAMES, address)
         if not name:
             return None
-        start = self._offsets[Section.NAMES] + name - 1
+        start = self._sections[Section.NAMES].offset + name - 1
         (length,) = NAME_LENGTH.unpack_from(self._buffer, start)
         return self._buffer[start + NAME_LENGTH.size : start + NAME_LENGTH.size + length].decode()
 
@@ -435,5 +368,6 @@ class SnapshotView:
 
     def string(self, number: int) -> str:
         """A name by number."""
-        base = self._offsets[Section.STRINGS] + 4 * (self._entries[Section.STRINGS] + 1)
+        offset, _, entries = self._sections[Section.STRINGS]
+        base = offset + 4 * (entries + 1)
         return self._buffer[base + self._string_ends[number] : base + self._string_ends[number + 1]].decode()

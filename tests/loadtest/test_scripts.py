@@ -111,6 +111,12 @@ def test_a_flood_of_which_a_part_reaches_the_pod_is_told(box: Box) -> None:
     assert "answered 10 " in done.stdout
 
 
+def test_a_flood_that_somebody_accepts_is_told(box: Box) -> None:
+    done = run(box, "denied-flood.sh", *TARGET, "--port", str(OPEN), "--count", "20", "--rate", "1000", privileges=RAW_SOCKET)
+    assert done.returncode == 1
+    assert "Something was answered" in done.stdout
+
+
 def test_each_packet_of_a_flood_has_a_source_port_of_its_own(box: Box) -> None:
     script = """table inet seen {
         set ports { type inet_service; size 65535; flags dynamic; }

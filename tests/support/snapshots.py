@@ -25,8 +25,9 @@ from netpolq.snapshot.image import (
     Rule,
     TierProgram,
 )
-from netpolq.snapshot.layout import HEADER, RULE_WORDS, SECTION, Section
-from netpolq.snapshot.view import _CELLS, SnapshotView
+from netpolq.snapshot.layout import RULE_WORDS, Section
+from netpolq.snapshot.sections import CELLS
+from netpolq.snapshot.view import SnapshotView
 
 
 def canonical(compiler: Compiler) -> bytes:
@@ -71,8 +72,8 @@ class _Reader:
 
     def _cells(self, section: Section) -> Iterator[tuple[bytes, int]]:
         """Every key of a hash table and its value, each of which the view must find, too."""
-        view, cell = self._view, _CELLS[section]
-        offset, length, _checksum, _entries = SECTION.unpack_from(view._buffer, HEADER.size + section * SECTION.size)
+        view, cell = self._view, CELLS[section]
+        offset, length, _slots = view._sections[section]
         for key, value in cell.iter_unpack(view._memory[offset : offset + length]):
             if value:
                 assert view._find(section, key) == value, "a key that no search finds"

@@ -168,6 +168,23 @@ def test_a_named_port_counts_once_a_rule_names_it() -> None:
     assert cluster.change(named) == set(WEB.ips)
 
 
+def test_whatever_came_and_went_leaves_a_snapshot_no_larger_than_before(cluster: Cluster) -> None:
+    before = len(cluster.compiler.draft.encoded(version=1, created_ns=0))
+    largest = 0
+    for number in range(300):
+        passing = policy(f"p-{number}", selecting(app="web"), admitting(selecting(app=f"app-{number}"), tcp(f"port-{number}")))
+        guest = replace(
+            pod("guest", "10.0.0.20", node="elsewhere", app=f"app-{number}"),
+            named_ports=(NamedPort(f"port-{number}", Protocol.TCP, 80),),
+        )
+        cluster.change(passing, guest)
+        assert max(cluster.compiler.selectors) < 4, "numbers are used again"
+        largest = max(largest, len(cluster.compiler.draft.encoded(version=1, created_ns=0)))
+        cluster.change(deleted=[passing, guest])
+    assert largest < 2 * before
+    assert len(cluster.compiler.draft.encoded(version=1, created_ns=0)) < before + 1024
+
+
 def test_a_large_first_sync_pauses_and_a_small_event_does_not() -> None:
     cluster = Cluster(WEB, POLICY)
     many = [pod(f"client-{number}", f"10.1.{number // 250}.{number % 250}", app="client") for number in range(5000)]
@@ -191,6 +208,20 @@ def test_what_comes_while_the_compiler_pauses_is_taken_over_before_it_ends() -> 
         pass
     assert cluster.compiler.isolated[Direction.INGRESS] == {*WEB.ips, *OTHER.ips}
     assert len(cluster.compiler.draft.addresses) == 4998
+
+
+def test_a_store_that_changes_at_every_pause_does_not_keep_the_compiler_from_ending(cluster: Cluster) -> None:
+    def toggle(number: int) -> None:
+        changed = policy("restless", selecting(app="web"), admitting(selecting(app="client"), tcp(1 + number % 2)))
+        cluster.store.apply(Update(upserted=(changed,), ignored={}, observed_ns=0))
+
+    toggle(0)
+    for number, _ in enumerate(cluster.compiler.steps(), 1):
+        assert number < 100
+        toggle(number)
+    cluster.is_touched()
+    cluster.compiler.update()
+    assert not cluster.is_touched(), "the last change was taken over, too"
 
 
 @pytest.mark.parametrize("pods", [300, 3000])

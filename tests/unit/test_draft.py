@@ -70,14 +70,20 @@ def test_names_of_pods_that_come_and_go_leave_no_more_garbage_than_names() -> No
 
 def test_a_draft_that_was_taken_is_untouched_until_something_differs() -> None:
     draft = Draft()
-    draft.sweep()
-    assert draft.is_touched
-    draft.encoded(version=1, created_ns=0)
-    assert not draft.is_touched
+    touched = []
+
+    def take(version: int) -> SnapshotView:
+        draft.sweep()
+        touched.append(draft.is_touched)
+        view = SnapshotView(draft.encoded(version=version, created_ns=0))
+        touched.append(draft.is_touched)
+        return view
+
+    take(1)
+    take(2)
     number = draft.identities.add(Identity((3,), ()))
     draft.addresses.set(bytes(15) + b"\x01", number)
-    draft.sweep()
-    assert draft.is_touched
-    view = SnapshotView(draft.encoded(version=2, created_ns=0))
+    view = take(3)
     assert view.identity(bytes(15) + b"\x01")
     assert not view.identity(bytes(15) + b"\x02")
+    assert touched == [True, False, False, False, True, False]
