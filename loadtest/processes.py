@@ -3,13 +3,18 @@
 import os
 import time
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from loadtest.verdict import MOST_OTHERS_SHARE
+
+_TOLD_BY_TICKS_S = 0.3
+"""What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
 
 _KTHREADD = 2
 """The parent of all kernel threads. Source: rest_init in init/main.c."""
@@ -80,6 +85,22 @@ class Watch:
         known_s += (kernel_ns + sum(worker.running_ns for worker in workers)) / 1e9
         others_s = max(0.0, _busy_s() - self._before_busy_s - known_s)
         return Usage(workers=workers, kernel_ns=kernel_ns, others_share=others_s / elapsed_s / (os.cpu_count() or 1))
+
+
+def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
+    """What a reader must know of other programs that ran meanwhile, if they took much."""
+    if others_share > MOST_OTHERS_SHARE and elapsed_s > _TOLD_BY_TICKS_S:
+        yield f"other programs took {100 * others_share:.0f} % of the machine's CPU time meanwhile"
+
+
+def children_s(pids: Iterable[int]) -> float:
+    """Seconds of CPU so far of the children of some processes, and theirs, that have ended and were waited for."""
+    total_s = 0.0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            total_s += times.children_user + times.children_system
+    return total_s
 
 
 def descendants(pid: int) -> list[int]:

@@ -8,13 +8,11 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +24,7 @@ from netpolq_worker.judge import BATCH_PACKETS
 from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.packet import COPY_BYTES
 from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box
+from tests.support.box import Box
 
 QUEUE = 100
 START_LIMIT_S = 20.0
@@ -101,8 +99,7 @@ class Netpolq:
     @contextmanager
     def start(self, box: Box, manifests: Path) -> Iterator[Started]:
         flags = ["--workers", str(self.workers), f"--fanout={str(self.fanout).lower()}", "--fail-open=false"]
-        if not self.verdict_cache and _knows("--verdict-cache"):
-            flags += ["--verdict-cache", "off"]
+        flags += ["--verdict-cache", "on" if self.verdict_cache else "off"]
         with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S) as agent:
             workers = tuple(worker["pid"] for worker in agent.status()["workers"])
             yield Started(workers=workers, unjudged=lambda: _counter(box, "netpolq", "unjudged"), agent=agent)
@@ -190,14 +187,6 @@ def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(limit_s)
                 break
-
-
-@cache
-def _knows(flag: str) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "netpolq", "run", "--help"], capture_output=True, text=True, check=True, cwd=CHECKOUT
-    )
-    return f"{flag} " in done.stdout or f"{flag}[" in done.stdout
 
 
 def _tail(log: Path) -> str:

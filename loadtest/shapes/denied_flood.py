@@ -1,140 +1,205 @@
-"""A flood that is denied, and what it costs those who are admitted."""
+"""A SYN flood that is denied, and connections that are accepted beside it: how much of these is left, and what memory it costs."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
-from loadtest.clusters import PORT, PolicyCluster
-from loadtest.connects import Connects, connect, server
+from loadtest import processes, syn_flood
+from loadtest.clusters import CLIENTS
+from loadtest.connect_load import client_cluster
+from loadtest.connects import Clients, Connects, Load, serving
 from loadtest.ipset_chain import IpsetChain
-from loadtest.lab import Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
-from loadtest.subjects import Netpolq, Subject
-from loadtest.traffic import Traffic
-from netpolq_worker.nfqueue import RECEIVE_BUFFER_BYTES
+from loadtest.plots import Medians
+from loadtest.pods import PodLab, pod_lab
+from loadtest.processes import Watch, others_notes
+from loadtest.subjects import Netpolq, Nothing, Subject
+from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
+from loadtest.verdict import OTHERS_SHARE
+from tests.support.manifests import Body
 
-_STRANGER = "10.66.0.1"
-"""Not the address of any pod."""
+NONE = "no agent"
+CACHED = "netpolq, cache on"
+UNCACHED = "netpolq, cache off"
+_KINDS = (ONE_TUPLE, MANY_TUPLES)
+_CONNECTS_PER_S = 2_000.0
+_FLOOD_SHARE = 0.25
+_MOST_FLOOD_PER_S = 100_000.0
+"""Connection tracking holds what is not denied, in the variant without an agent: there must be room for it."""
 
-_FLOOD_PER_S = 50_000.0
-"""A fifth of what the generator can send here: on two CPUs it must leave time for everybody else."""
-
-_CONNECTS_PER_S = 1_000
-_SECONDS = 3
-_QUICK_SECONDS = 0.3
-_LEAD_S = 1.0
-_FLOODS = {"known": str(PORT), "random": "1024-65535"}
-"""Destination ports: always the same tuple, or any port of the pod."""
-
-_CACHED = "netpolq, verdict cache"
+_LEAD_S = 0.3
+_MARGIN_S = 5.0
+_WARM_UP_S = 0.3
+_MOST_GROWTH_BYTES = 16 * 2**20
+"""A full cache of a worker takes 5 MB, the supervisor's book of 32,768 decisions 16 MB if all are there; a flood fills the half for
+drops. The rest is what Python's allocator keeps for itself."""
 
 
 class DeniedFlood:
-    """SYNs from a stranger, 50,000 a second, while an admitted pod opens 1,000 connections a second to the same pod."""
+    """A SYN flood from beyond the node to a pod, while two pods of its node connect to it, 2,000 connections per second in all.
+
+    The flood is denied: once to a single port, once to random ones out of 55,536, from one address, each packet with a new source port.
+    Its rate is a quarter of what the generator could send here without an agent, measured once, at most 100,000 packets per second; so it
+    leaves most of its core to the rest. The clients connect at a constant rate, not in a closed loop, each connection when it is due or,
+    if those before it took too long, as soon as it can; it is then counted from when it was due. A connection that takes more than a
+    second has failed. What they reach without the flood is measured first, in the same round.
+    """
 
     name = "denied-flood"
-    title = "Admitted connections during a SYN flood that is denied"
+    title = "Accepted connections beside a SYN flood that is denied"
 
     def __init__(self, parameters: Parameters) -> None:
-        self._seconds = _QUICK_SECONDS if parameters.quick else _SECONDS
+        self._duration_s = parameters.duration_s
 
     def variants(self) -> Sequence[Variant]:
-        cluster = PolicyCluster(protocols=("TCP",))
+        cluster = client_cluster()
+        pace = _Pace()
         subjects: dict[str, Subject] = {
+            NONE: Nothing(),
             "ipset chain": IpsetChain(bodies=cluster.bodies),
-            "netpolq, no cache in the kernel": Netpolq(),
-            _CACHED: Netpolq(verdict_cache=True),
+            UNCACHED: Netpolq(),
+            CACHED: Netpolq(verdict_cache=True),
         }
         return [
-            FloodVariant(name=name, subject=subject, cluster=cluster, seconds=self._seconds) for name, subject in subjects.items()
+            FloodedVariant(name=name, subject=subject, bodies=cluster.bodies, duration_s=self._duration_s, pace=pace)
+            for name, subject in subjects.items()
         ]
 
     def targets(self) -> Sequence[Target]:
-        found = []
-        for kind in _FLOODS:
-            found += [
-                Target(value=f"{kind}_kept_share", subject=_CACHED, at_least=0.8),
-                Target(value=f"{kind}_p99_ratio", subject=_CACHED, at_most=3.0),
-            ]
-        # What is bounded may fill up: the receive buffers of the queue, the caches of worker and supervisor.
-        return [*found, Target(value="memory_growth_bytes", subject=_CACHED, at_most=float(RECEIVE_BUFFER_BYTES + 40_000_000))]
+        return [
+            *(Target(value=f"{kind.name}_kept_share", subject=CACHED, at_least=0.8) for kind in _KINDS),
+            *(Target(value=f"{kind.name}_p99_ratio", subject=CACHED, at_most=3.0) for kind in _KINDS),
+            *(Target(value="memory_growth_bytes", subject=subject, at_most=_MOST_GROWTH_BYTES) for subject in (UNCACHED, CACHED)),
+        ]
+
+    def remarks(self, medians: Medians) -> Sequence[str]:
+        """How hard the flood was."""
+        rates = [medians[NONE].get(f"{kind.name}_flood_per_s", 0.0) for kind in _KINDS]
+        return [
+            f"The flood had {rates[0]:,.0f} packets per second to one tuple and {rates[1]:,.0f} to random ones, by intent a quarter of "
+            "what the generator can send without an agent. Clients, server, flood and workers share the CPUs of this machine; what no "
+            "agent keeps shows what that alone costs."
+        ]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """The rate of the floods, by kind: chosen in the first variant that is loaded, which has no agent, and the same for all."""
+
+    per_s: dict[str, float] = field(default_factory=dict)
+
+    def of(self, opened: PodLab, kind: Kind) -> float:
+        if kind.name not in self.per_s:
+            self.per_s[kind.name] = min(_MOST_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
+        return self.per_s[kind.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FloodVariant:
-    """A subject, an admitted client and a stranger."""
+class FloodedVariant:
+    """A subject in the way of a flood."""
 
     name: str
     subject: Subject
-    cluster: PolicyCluster
-    seconds: float
+    bodies: Callable[[], Iterable[Body]]
+    duration_s: float
+    pace: _Pace
 
-    def open(self) -> AbstractContextManager["FloodRun"]:
+    def open(self) -> AbstractContextManager["FloodedRun"]:
         return self._open()
 
     @contextmanager
-    def _open(self) -> Iterator["FloodRun"]:
-        with lab(self.cluster.bodies(), self.subject, clients=self.cluster.senders()[:1]) as opened, server(opened, PORT):
-            yield FloodRun(self, opened)
+    def _open(self) -> Iterator["FloodedRun"]:
+        with pod_lab(self.bodies(), self.subject) as opened, serving(opened) as servers:
+            syn_flood.prepare(opened)
+            yield FloodedRun(self, opened, servers)
 
 
-class FloodRun:
-    """An open variant."""
+class FloodedRun:
+    """An open variant. Memory is compared with that of its first moment."""
 
-    def __init__(self, variant: FloodVariant, opened: Lab) -> None:
+    def __init__(self, variant: FloodedVariant, opened: PodLab, servers: Sequence[int]) -> None:
         self._variant = variant
         self._lab = opened
+        self._servers = servers
+        self._clients = Clients(opened, CLIENTS, 4)
+        self._supervisor = _supervisor(opened)
+        self._memory_at_first = self._memory_bytes()
 
     def measure(self, round_number: int) -> Sample:
-        """Without a flood, then with each kind of it."""
+        """Without a flood, and then with one of each kind."""
         del round_number
-        before_bytes = self._memory_bytes()
+        load = Load(seconds=self._variant.duration_s, rate_per_s=_CONNECTS_PER_S / len(CLIENTS))
+        self._clients.run(Load(seconds=_WARM_UP_S, rate_per_s=load.rate_per_s))
+        rates_per_s = {kind: self._variant.pace.of(self._lab, kind) for kind in _KINDS}
         self._lab.forget_connections()
-        self._connect()
-        calm = self._connect()
-        values = {"calm_connects_per_s": calm.per_s, "calm_p99_us": calm.quantile_us(0.99)}
-        notes = [*calm.notes()]
-        for kind, ports in _FLOODS.items():
-            flooded, sent_per_s = self._flooded(ports)
-            values[f"{kind}_kept_share"] = flooded.per_s / calm.per_s
-            values[f"{kind}_p99_ratio"] = flooded.quantile_us(0.99) / calm.quantile_us(0.99)
-            values[f"{kind}_flood_per_s"] = sent_per_s
-            notes += [f"flood of {kind} tuples: {note}" for note in flooded.notes()]
-        values["memory_growth_bytes"] = float(self._memory_bytes() - before_bytes)
+        watch, before = Watch(self._lab.started.workers), processes.cpu_times([*self._servers, *self._supervisor])
+        children_s = processes.children_s(self._supervisor)  # nft
+        unloaded = self._clients.run(load)
+        values = {"unloaded_connects_per_s": unloaded.per_s, "unloaded_p99_us": unloaded.quantile_us(0.99)}
+        notes = list(_notes("without the flood", unloaded))
+        ours_s = unloaded.cpu_s
+        for kind, rate_per_s in rates_per_s.items():
+            found, used_s = self._flooded(kind, rate_per_s, load, unloaded, notes)
+            values |= found
+            ours_s += used_s
+        ours_s += sum(used.running_ns for used in processes.used(before, processes.cpu_times(before))) / 1e9
+        ours_s += processes.children_s(self._supervisor) - children_s
+        values[OTHERS_SHARE] = watch.usage(ours_s).others_share
+        notes += others_notes(values[OTHERS_SHARE], load.seconds)
+        if self._memory_at_first:
+            memory = self._memory_bytes()
+            values |= {f"{part}_bytes": float(size) for part, size in memory.items()}
+            values["memory_growth_bytes"] = float(sum(memory.values()) - sum(self._memory_at_first.values()))
         return Sample(values=values, notes=tuple(notes))
 
-    def _connect(self) -> Connects:
-        count = int(_CONNECTS_PER_S * self._variant.seconds)
-        return connect(self._lab, self._variant.cluster.senders()[0], PORT, count=count, rate_per_s=_CONNECTS_PER_S)
+    def _flooded(
+        self, kind: Kind, rate_per_s: float, load: Load, unloaded: Connects, notes: list[str]
+    ) -> tuple[dict[str, float], float]:
+        """Values, and the seconds of CPU that flood and clients used."""
+        arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
+        with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
+            time.sleep(_LEAD_S)
+            found = self._clients.run(load)
+        through = syn_flood.arrived(self._lab) - arrived
+        if through and not isinstance(self._variant.subject, Nothing):
+            raise RuntimeError(f"{through:,} of {flood.report['sent']:,} packets of a flood that is denied reached the pod")
+        unjudged = self._lab.started.unjudged() - unjudged
+        if unjudged:
+            notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
+        notes += _notes(kind.name, found)
+        self._lab.forget_connections()
+        values = {
+            f"{kind.name}_kept_share": found.per_s / unloaded.per_s,
+            f"{kind.name}_p99_ratio": found.quantile_us(0.99) / unloaded.quantile_us(0.99),
+            f"{kind.name}_p99_us": found.quantile_us(0.99),
+            f"{kind.name}_flood_per_s": flood.report["rate_per_s"],
+        }
+        return values, found.cpu_s + flood.report["cpu_s"]
 
-    def _flooded(self, ports: str) -> tuple[Connects, float]:
-        seconds = self._variant.seconds + 2 * _LEAD_S
-        traffic = Traffic(
-            sources=(_STRANGER,),
-            packets=int(_FLOOD_PER_S * seconds),
-            destination_ports=ports,
-            order="random",
-            protocol="tcp",
-            rate_per_s=_FLOOD_PER_S,
-        )
-        with ThreadPoolExecutor(1) as thread:
-            flood = thread.submit(self._lab.send, traffic)
-            # The client is not timed before the flood is there.
-            connect(self._lab, self._variant.cluster.senders()[0], PORT, count=int(100 * _LEAD_S), rate_per_s=100)
-            flooded = self._connect()
-            sent = flood.result()
-        return flooded, sum(one["sent"] for one in sent) / (
-            max(one["ended_s"] for one in sent) - min(one["began_s"] for one in sent)
-        )
+    def _memory_bytes(self) -> dict[str, int]:
+        """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""
+        parts = {"workers": self._lab.started.workers, "supervisor": self._supervisor}
+        try:
+            return {name: sum(int(psutil.Process(pid).memory_info().rss) for pid in pids) for name, pids in parts.items() if pids}
+        except psutil.NoSuchProcess as error:
+            raise RuntimeError(f"a worker or the supervisor has ended under the flood: {error}") from error
 
-    def _memory_bytes(self) -> int:
-        """Of the whole agent; nothing without one."""
-        workers = self._lab.started.workers
-        pool = psutil.Process(workers[0]).parent() if workers else None
-        if pool is None:
-            return 0
-        return sum(int(process.memory_info().rss) for process in (pool, *pool.children()))
+
+def _supervisor(opened: PodLab) -> list[int]:
+    """Its process, if there is one: of the children of the pool the one that is no worker."""
+    if opened.started.agent is None:
+        return []
+    workers = opened.started.workers
+    pool = psutil.Process(workers[0]).parent()
+    assert pool is not None
+    return [child.pid for child in pool.children() if child.pid not in workers]
+
+
+def _notes(when: str, found: Connects) -> Iterator[str]:
+    if found.failed:
+        yield f"{when}: {found.failed:,} connections failed, {found.connected:,} were made"
