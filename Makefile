@@ -10,15 +10,19 @@ PYTHON ?= python3
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
 TESTS ?= tests
+# Arguments of the load test; --help teaches them.
+BENCH ?= --output build/bench
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nftables iproute2 conntrack procps util-linux
 # For the tests of monitoring and deployment, and for those on a stock Debian kernel.
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus $(if $(shell command -v kubectl),,kubernetes-client)
+# For the load test: the references (iptables, ipset, a C program) and the compiler of the generator.
+BENCH_PACKAGES := iptables ipset libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo lock clean
+.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,13 +47,13 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(STAMP) test-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
+test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
 	$(BIN)/pytest $(TESTS)
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
 
-test-netns: $(STAMP) test-setup ## only the tests with real packets in network namespaces (root)
+test-netns: $(STAMP) test-setup bench-setup ## only the tests with real packets in network namespaces (root)
 	$(BIN)/pytest tests/netns tests/process
 
 test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
@@ -69,6 +73,12 @@ vm-setup: $(STAMP)
 
 demo: $(STAMP) ## a small cluster in a box: who reaches whom without policies, with them, and after a live edit (root)
 	$(BIN)/python -m tests.demo
+
+bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
+	$(BIN)/python -m loadtest $(BENCH)
+
+bench-setup: $(STAMP)
+	deploy/install-packages.sh $(BENCH_PACKAGES)
 
 lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --extra dev --extra vm --output-file requirements.lock pyproject.toml

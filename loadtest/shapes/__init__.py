@@ -1,1 +1,18 @@
-"""The shapes of load, one module each."""
+"""The shapes of load, one module each, by their names on the command line."""
+
+from collections.abc import Callable
+
+from loadtest.measure import Shape
+from loadtest.parameters import Parameters
+from loadtest.shapes.cold_tuples import ColdTuples
+from loadtest.shapes.new_flows import NewFlows
+from loadtest.shapes.policy_scale import PolicyScale
+from loadtest.shapes.workers import Workers
+
+SHAPES: dict[str, Callable[[Parameters], Shape]] = {
+    NewFlows.name: NewFlows,
+    PolicyScale.name: PolicyScale,
+    ColdTuples.name: ColdTuples,
+    Workers.name: Workers,
+}
+"""In the order in which they run and are reported."""

@@ -55,9 +55,10 @@ class Answer(NamedTuple):
 class Agent:
     """A running agent. A context manager: stopped and cleaned up at its end."""
 
-    def __init__(self, box: Box, manifests: Path | None, *flags: str) -> None:
-        """`manifests` None: the flags name another source."""
+    def __init__(self, box: Box, manifests: Path | None, *flags: str, limit_s: float = LIMIT_S) -> None:
+        """`manifests` None: the flags name another source. `limit_s`: how long to wait for anything it ought to do."""
         self.box = box
+        self._limit_s = limit_s
         self.manifests = manifests
         self.run_dir = box.directory / "run"
         self.log = box.directory / "agent.log"
@@ -165,13 +166,13 @@ class Agent:
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait for a condition. Raises `RuntimeError` with the log when the agent ends or the time is over."""
-        deadline_s = time.monotonic() + LIMIT_S
+        deadline_s = time.monotonic() + self._limit_s
         while not condition():
             assert self._process is not None
             if self._process.poll() is not None:
                 raise RuntimeError(f"the agent ended with exit code {self._process.returncode}:\n{self._log_tail()}")
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"not {what} after {LIMIT_S} s:\n{self._log_tail()}")
+                raise RuntimeError(f"not {what} after {self._limit_s} s:\n{self._log_tail()}")
             time.sleep(_STEP_S)
 
     def _log_tail(self) -> str:

@@ -122,14 +122,17 @@ class Box:
             raise RuntimeError(f"the servers of the box are gone: {self._servers_log.read_text(encoding='utf-8')}")
         return self._prober.run(probes, timeout_s)
 
-    def popen(self, name: str, argv: Sequence[str], *, log: Path) -> subprocess.Popen[str]:
-        """Start a process in the namespace of a host, with its own session and view of /sys. Its output is appended to `log`."""
+    def popen(self, name: str, argv: Sequence[str], *, log: Path, pipe: bool = False) -> subprocess.Popen[str]:
+        """Start a process in the namespace of a host, with its own session and view of /sys. Its output is appended to `log`.
+
+        `pipe`: only what it complains of goes there; its standard output is the caller's to read.
+        """
         with log.open("ab") as output:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespaces[name], *argv],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE if pipe else output,
+                stderr=output,
                 start_new_session=True,
                 cwd=CHECKOUT,
                 text=True,

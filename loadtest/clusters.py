@@ -1,0 +1,172 @@
+"""The clusters that are loaded, as API objects of any number, and the folder an agent reads them from.
+
+One pod stands in the lab, `SERVER`; the others are objects on other nodes whose addresses the generator sends from. Their addresses are
+contiguous, so that a range names them all.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from itertools import count, islice
+from pathlib import Path
+
+from tests.support import manifests
+from tests.support.box import Host
+from tests.support.manifests import Body
+
+NAMESPACE = "load"
+PORT = 8080
+NODE = Host(name="load-node", addresses=("10.200.0.1", "fd00:200::1"))
+SERVER = Host(name=f"{NAMESPACE}/server", addresses=("10.200.1.1", "fd00:200:1::1"))
+UPLINK = ("10.200.2.1", "fd00:200:2::1")
+"""Addresses of whoever sends: what comes from beyond the node comes in through him."""
+
+OUTSIDERS = "198.18.0.0/15"
+"""Addresses that no pod has. Source: RFC 2544, set aside for measurements."""
+
+_FIRST_POD = int(IPv4Address("10.64.0.0"))
+_OTHER_NODES = tuple(Host(name=f"node-{number}", addresses=(f"10.200.3.{number}",)) for number in range(1, 101))
+_PODS_PER_NAMESPACE = 100
+_OBJECTS_PER_FILE = 10_000
+_SENDERS = 8
+_TIERS = ("frontend", "backend", "data")
+_TEAMS = ("payments", "search", "catalogue", "identity", "logistics")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyCluster:
+    """A cluster with many policies.
+
+    `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster;
+    `sender_count`: pods that send.
+    """
+
+    on_pod: int = 1
+    policies: int = 1
+    pods: int = _SENDERS
+    sender_count: int = _SENDERS
+
+    @property
+    def near(self) -> int:
+        """How many pods live in the namespace of the server. They come first; all others live with strangers."""
+        return min(self.pods, max(self.sender_count, self.on_pod))
+
+    def bodies(self) -> Iterator[Body]:
+        """All objects."""
+        near = self.near
+        yield manifests.namespace(NAMESPACE)
+        yield manifests.pod(SERVER, NODE, app="server")
+        for index in range(near):
+            yield _pod(index, NAMESPACE, group=f"group-{index % self.on_pod}")
+        yield from self.policies_on_pod()
+        others = -(-(self.pods - near) // _PODS_PER_NAMESPACE)
+        for number in range(others):
+            yield manifests.namespace(_team_namespace(number), team=_TEAMS[number % len(_TEAMS)])
+        for index in range(near, self.pods):
+            number = (index - near) // _PODS_PER_NAMESPACE
+            yield _pod(index, _team_namespace(number), tier=_TIERS[index % len(_TIERS)], app=f"app-{index % 10}")
+        for index in range(self.policies - self.on_pod):
+            number = index % max(1, others)
+            yield manifests.policy(
+                f"{_team_namespace(number)}/policy-{index}",
+                podSelector={"matchLabels": {"app": f"app-{index // max(1, others) % 10}"}},
+                ingress=[
+                    {
+                        "from": [{"podSelector": {"matchLabels": {"tier": _TIERS[index % len(_TIERS)]}}}],
+                        "ports": [{"protocol": "TCP", "port": 1024 + index % 60_000}],
+                    }
+                ],
+            )
+
+    def policies_on_pod(self) -> Iterator[Body]:
+        """Those that select the server."""
+        for index in range(self.on_pod):
+            yield manifests.policy(
+                f"{NAMESPACE}/server-{index}",
+                podSelector={"matchLabels": {"app": "server"}},
+                ingress=[
+                    {
+                        "from": [{"podSelector": {"matchLabels": {"group": f"group-{index}"}}}],
+                        "ports": [{"protocol": "UDP", "port": PORT}],
+                    }
+                ],
+            )
+
+    def senders(self) -> tuple[str, ...]:
+        """A few pods whose policies lie evenly among all of them: what walks the policies in order meets, on average, half of them."""
+        count = self.sender_count
+        if self.on_pod < count:
+            return tuple(pod_address(number) for number in range(count))
+        return tuple(pod_address((2 * number + 1) * self.on_pod // (2 * count)) for number in range(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedCluster:
+    """A cluster whose server is reached by selectors of pods and of namespaces, and by IP blocks with exceptions, on ranges of ports."""
+
+    pods: int
+
+    def bodies(self) -> Iterator[Body]:
+        """All objects."""
+        yield manifests.namespace(NAMESPACE, team=_TEAMS[0])
+        yield manifests.pod(SERVER, NODE, app="server")
+        for number in range(-(-self.pods // _PODS_PER_NAMESPACE)):
+            yield manifests.namespace(_team_namespace(number), team=_TEAMS[number % len(_TEAMS)])
+        for index in range(self.pods):
+            yield _pod(index, _team_namespace(index // _PODS_PER_NAMESPACE), tier=_TIERS[index % len(_TIERS)])
+        server = {"matchLabels": {"app": "server"}}
+        for tier in _TIERS:
+            selector = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": tier}}}
+            yield manifests.policy(
+                f"{NAMESPACE}/{tier}",
+                podSelector=server,
+                ingress=[{"from": [selector], "ports": [{"protocol": "UDP", "port": 1024, "endPort": 32_767}]}],
+            )
+        for team in _TEAMS[:-1]:
+            yield manifests.policy(
+                f"{NAMESPACE}/{team}",
+                podSelector=server,
+                ingress=[
+                    {
+                        "from": [{"namespaceSelector": {"matchLabels": {"team": team}}}],
+                        "ports": [{"protocol": "UDP", "port": 32_768, "endPort": 65_535}],
+                    }
+                ],
+            )
+        excepted = [f"198.18.{number}.0/24" for number in range(0, 256, 16)]
+        for block, ports in (("198.18.0.0/16", (1024, 65_535)), ("198.19.0.0/16", (1024, 60_000))):
+            peer = {"ipBlock": {"cidr": block, "except": excepted if block.startswith("198.18.") else []}}
+            yield manifests.policy(
+                f"{NAMESPACE}/outsiders-{ports[1]}",
+                podSelector=server,
+                ingress=[{"from": [peer], "ports": [{"protocol": "UDP", "port": ports[0], "endPort": ports[1]}]}],
+            )
+
+    def sources(self) -> tuple[str, ...]:
+        """Every pod, and as many packets from outsiders."""
+        return (f"{pod_address(0)}-{pod_address(self.pods - 1)}", OUTSIDERS)
+
+
+def pod_address(index: int) -> str:
+    """Of a pod on another node."""
+    return str(IPv4Address(_FIRST_POD + index))
+
+
+def write(folder: Path, bodies: Iterable[Body]) -> None:
+    """Put objects into a new folder, in a few large files."""
+    folder.mkdir()
+    remaining = iter(bodies)
+    for number in count():
+        part = list(islice(remaining, _OBJECTS_PER_FILE))
+        if not part:
+            break
+        manifests.write(folder / f"objects-{number:03}.json", part)
+
+
+def _pod(index: int, namespace: str, **labels: str) -> Body:
+    host = Host(name=f"{namespace}/pod-{index}", addresses=(pod_address(index),))
+    return manifests.pod(host, _OTHER_NODES[index % len(_OTHER_NODES)], **labels)
+
+
+def _team_namespace(number: int) -> str:
+    return f"team-{number:05}"

@@ -1,0 +1,122 @@
+"""The results as one JSON document, from which the report is made."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from loadtest.machine import Machine
+from loadtest.measure import Sample
+from loadtest.run import ShapeResult, VariantResult
+from loadtest.verdict import Finding, Spread, spread
+
+
+class SpreadDocument(TypedDict):
+    """`lower_bound`: the generator was the bottleneck in most rounds."""
+
+    median: float
+    least: float
+    most: float
+    lower_bound: bool
+
+
+class SampleDocument(TypedDict):
+    """`distribution`: value by quantile, as text such as 0.99."""
+
+    values: dict[str, float]
+    generator_limited: bool
+    distribution: dict[str, float]
+    notes: list[str]
+
+
+class VariantDocument(TypedDict):
+    """`summary`: by name of the value, over the rounds."""
+
+    name: str
+    summary: dict[str, SpreadDocument]
+    samples: list[SampleDocument]
+
+
+class TargetDocument(TypedDict):
+    """`figure`: the ratio to the reference, or the value itself where `reference` is empty; null where there is none, see `reason`."""
+
+    value: str
+    subject: str
+    reference: str
+    at_least: float | None
+    at_most: float | None
+    outcome: str
+    figure: SpreadDocument | None
+    reason: str
+
+
+class ShapeDocument(TypedDict):
+    """`failure`: why the shape could not be measured, or empty."""
+
+    name: str
+    title: str
+    failure: str
+    variants: list[VariantDocument]
+    targets: list[TargetDocument]
+
+
+class Document(TypedDict):
+    """All of it. `began`: ISO 8601, UTC. `quick`: the figures mean nothing."""
+
+    netpolq: str
+    began: str
+    machine: Machine
+    rounds: int
+    packets: int
+    duration_s: float
+    quick: bool
+    shapes: list[ShapeDocument]
+
+
+def shape_document(result: ShapeResult) -> ShapeDocument:
+    """A shape's part of the document."""
+    return ShapeDocument(
+        name=result.name,
+        title=result.title,
+        failure=result.failure,
+        variants=[_variant(variant) for variant in result.variants],
+        targets=[_target(finding) for finding in result.findings],
+    )
+
+
+def value_names(samples: Sequence[Sample]) -> list[str]:
+    """Names of all values of some samples, in order of appearance."""
+    return list(dict.fromkeys(name for sample in samples for name in sample.values))
+
+
+def _variant(variant: VariantResult) -> VariantDocument:
+    summary = {}
+    for name in value_names(variant.samples):
+        found = spread(variant.samples, name)
+        if found is not None:
+            summary[name] = _spread(found)
+    return VariantDocument(name=variant.name, summary=summary, samples=[_sample(sample) for sample in variant.samples])
+
+
+def _sample(sample: Sample) -> SampleDocument:
+    return SampleDocument(
+        values=dict(sample.values),
+        generator_limited=sample.generator_limited,
+        distribution={f"{quantile:g}": value for quantile, value in sorted(sample.distribution.items())},
+        notes=list(sample.notes),
+    )
+
+
+def _target(finding: Finding) -> TargetDocument:
+    return TargetDocument(
+        value=finding.target.value,
+        subject=finding.target.subject,
+        reference=finding.target.reference,
+        at_least=finding.target.at_least,
+        at_most=finding.target.at_most,
+        outcome=finding.outcome.value,
+        figure=None if finding.figure is None else _spread(finding.figure),
+        reason=finding.reason,
+    )
+
+
+def _spread(found: Spread) -> SpreadDocument:
+    return SpreadDocument(median=found.median, least=found.least, most=found.most, lower_bound=found.lower_bound)

@@ -1,0 +1,63 @@
+"""Names and numbers as people read them. The unit of a value is in its name."""
+
+from loadtest.document import SpreadDocument, TargetDocument
+
+_UNITS = (("_per_s", "/s"), ("_share", ""), ("_bytes", " bytes"), ("_us", " µs"), ("_ms", " ms"), ("_s", " s"))
+
+
+def label(name: str) -> str:
+    """Of a value: `worker_cpu_us_per_packet` is `worker CPU µs per packet`."""
+    for suffix, unit in _UNITS:
+        if name.endswith(suffix):
+            return f"{_words(name.removesuffix(suffix))}{unit if unit.startswith('/') else unit and f',{unit}'}"
+    return _words(name)
+
+
+def number(name: str, value: float) -> str:
+    """A value as text: shares as percentages, the rest with three significant digits at least."""
+    if name.endswith("_share"):
+        return f"{100 * value:.3g} %"
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
+
+
+def median(name: str, spread: SpreadDocument) -> str:
+    """The median, with ≥ before a lower bound of a rate. What was offered is what it is."""
+    bounded = spread["lower_bound"] and name.endswith("_per_s") and not name.startswith("offered")
+    bound = "≥ " if bounded else ""
+    return f"{bound}{number(name, spread['median'])}"
+
+
+def extent(name: str, spread: SpreadDocument) -> str:
+    """From the least to the most."""
+    return f"{number(name, spread['least'])} – {number(name, spread['most'])}"
+
+
+def claim(target: TargetDocument) -> str:
+    """What a target asks for: `delivered/s of netpolq ≥ 1.25 × accept-one`."""
+    factor = f" × {target['reference']}" if target["reference"] else ""
+    name = target["value"] if not target["reference"] else ""
+    bounds = [
+        f"{sign} {number(name, bound)}{factor}"
+        for sign, bound in (("≥", target["at_least"]), ("≤", target["at_most"]))
+        if bound is not None
+    ]
+    return f"{label(target['value'])} of {target['subject']} {' and '.join(bounds)}"
+
+
+def finding(target: TargetDocument) -> str:
+    """What was found: the figure with its spread, or why there is none."""
+    figure = target["figure"]
+    parts = []
+    if figure is not None:
+        name = "" if target["reference"] else target["value"]
+        bound = "≥ " if figure["lower_bound"] else ""
+        parts.append(f"{bound}{number(name, figure['median'])} ({extent(name, figure)})")
+    if target["reason"]:
+        parts.append(target["reason"])
+    return "; ".join(parts)
+
+
+def _words(name: str) -> str:
+    return " ".join({"cpu": "CPU", "us": "µs"}.get(word, word) for word in name.split("_"))

@@ -1,0 +1,197 @@
+"""A node with an agent or a reference, somebody who sends to it, and a pod that is sent to and counts.
+
+with lab(bodies, Netpolq()) as node:
+flood = node.flood(Traffic(sources=("10.201.0.1",), packets=100_000))
+"""
+
+import json
+import subprocess
+import time
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from loadtest import clusters, processes
+from loadtest.subjects import Started, Subject, queues, run
+from loadtest.traffic import Traffic
+from netpolq.dataplane.queuestats import QueueStats
+from tests.support.box import Box, Host
+from tests.support.manifests import Body
+
+SENDER = "sender"
+RECEIVER = "load/server"
+_LIMIT_S = 60.0
+_DRAIN_LIMIT_S = 5.0
+_STEP_S = 0.0005
+_SETTLED_S = 0.02
+_NEVER_RESTS = ("sh", "-c", "while :; do :; done")
+
+# Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
+_SINK = """table inet sink {
+    counter arrived { }
+    chain incoming { type filter hook prerouting priority -300; meta l4proto { tcp, udp } counter name arrived drop; }
+}"""
+
+
+class _Sent(TypedDict):
+    sent: int
+    refused: int
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flood:
+    """What became of one load.
+
+    `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
+    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue;
+    `worker_cpu_ns`: by process.
+    """
+
+    sent: int
+    refused: int
+    offered_s: float
+    elapsed_s: float
+    delivered: int
+    backlog: int
+    drained: bool
+    queued: tuple[int, ...]
+    queue_dropped: int
+    user_dropped: int
+    unjudged: int
+    worker_cpu_ns: tuple[int, ...]
+
+
+class Lab:
+    """An open lab. `started`: what stands in the node."""
+
+    def __init__(self, box: Box, started: Started, shared_cpu: int | None = None) -> None:
+        self.box = box
+        self.started = started
+        self._to_mac = run(box, box.node.name, ["cat", "/sys/class/net/pod0/address"]).strip()
+        self._shared_cpu = shared_cpu
+        self._floods = 0
+
+    def flood(self, traffic: Traffic) -> Flood:
+        """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+        before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
+        cpu = processes.cpu_ns(self.started.workers)
+        with self._competitor():
+            sent = self._send(traffic)
+        seen = queues(self.box)
+        backlog = sum(queue.queue_total for queue in seen)
+        drained_s = 0.0
+        deadline_s = time.monotonic() + _DRAIN_LIMIT_S
+        while any(queue.queue_total for queue in seen) and time.monotonic() < deadline_s:
+            time.sleep(_STEP_S)
+            seen = queues(self.box)
+            drained_s = time.monotonic()
+        cpu_after = processes.cpu_ns(self.started.workers)
+        time.sleep(_SETTLED_S)
+        began_s = min(one["began_s"] for one in sent)
+        ended_s = max(one["ended_s"] for one in sent)
+        after = queues(self.box)
+        flood = Flood(
+            sent=sum(one["sent"] for one in sent),
+            refused=sum(one["refused"] for one in sent),
+            offered_s=ended_s - began_s,
+            elapsed_s=max(ended_s, drained_s) - began_s,
+            delivered=self._arrived() - arrived,
+            backlog=backlog,
+            drained=not any(queue.queue_total for queue in seen),
+            queued=_increase(before, after, "id_sequence"),
+            queue_dropped=sum(_increase(before, after, "queue_dropped")),
+            user_dropped=sum(_increase(before, after, "user_dropped")),
+            unjudged=self.started.unjudged() - unjudged,
+            worker_cpu_ns=tuple(processes.used_ns({pid: cpu[pid]}, cpu_after) for pid in cpu),
+        )
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+        self._floods += 1
+        return flood
+
+    @contextmanager
+    def _competitor(self) -> Iterator[None]:
+        if self._shared_cpu is None:
+            yield
+            return
+        argv = ["taskset", "--cpu-list", str(self._shared_cpu), *_NEVER_RESTS]
+        process = self.box.popen(self.box.node.name, argv, log=self.box.directory / "competitor.log")
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    def _send(self, traffic: Traffic) -> list[_Sent]:
+        log = self.box.directory / "flows.log"
+        destination = self.box.hosts[RECEIVER].addresses[":" in traffic.sources[0]]
+        generators: list[subprocess.Popen[str]] = [
+            self.box.popen(
+                SENDER,
+                traffic.argv(part, self._floods, interface="eth0", to_mac=self._to_mac, destination=destination),
+                log=log,
+                pipe=True,
+            )
+            for part in range(len(traffic.cpus))
+        ]
+        limit_s = _LIMIT_S + (traffic.packets / traffic.rate_per_s if traffic.rate_per_s else 0.0)
+        outputs = [generator.communicate(timeout=limit_s)[0] for generator in generators]
+        if any(generator.returncode for generator in generators):
+            raise RuntimeError(f"the generator failed: {log.read_text(encoding='utf-8').strip()}")
+        return [json.loads(output) for output in outputs]
+
+    def _arrived(self) -> int:
+        words = run(self.box, RECEIVER, ["nft", "list", "counter", "inet", "sink", "arrived"]).split()
+        return int(words[words.index("packets") + 1])
+
+
+@contextmanager
+def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), half_a_core: bool = False) -> Iterator[Lab]:
+    """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
+
+    `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
+    """
+    node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
+    with Box(node=node, hosts=[Host(name=SENDER, addresses=clusters.UPLINK), clusters.SERVER]) as box:
+        run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
+        manifests = box.directory / "manifests"
+        clusters.write(manifests, bodies)
+        with subject.start(box, manifests) as started:
+            if cpus:
+                processes.keep_on(started.workers, cpus)
+            yield Lab(box, started, cpus[0] if half_a_core else None)
+
+
+def _increase(before: Sequence[QueueStats], after: Sequence[QueueStats], field: str) -> tuple[int, ...]:
+    """By queue; counters wrap at 2**32."""
+    earlier = {queue.queue_num: getattr(queue, field) for queue in before}
+    return tuple((getattr(queue, field) - earlier.get(queue.queue_num, 0)) % 2**32 for queue in after)
+
+
+CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
+
+
+@contextmanager
+def room_for_connections(entries: int) -> Iterator[None]:
+    """Connection tracking may hold so many entries at least; the limit of the machine is as before at the end.
+
+    There is one limit for the whole machine, and only its first namespace may change it. Raises `RuntimeError` where that is not ours.
+    """
+    before = int(CONNTRACK_MAX.read_text(encoding="ascii")) if CONNTRACK_MAX.exists() else 0
+    if before >= entries:
+        yield
+        return
+    try:
+        CONNTRACK_MAX.write_text(str(entries), encoding="ascii")
+    except OSError as error:
+        raise RuntimeError(f"{CONNTRACK_MAX} must be {entries} at least, is {before}, and cannot be changed here") from error
+    try:
+        yield
+    finally:
+        if CONNTRACK_MAX.read_text(encoding="ascii").strip() == str(entries):
+            CONNTRACK_MAX.write_text(str(before), encoding="ascii")

@@ -1,0 +1,157 @@
+"""The command line of the load test."""
+
+import argparse
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.parameters import External, Parameters
+from loadtest.shapes import SHAPES
+from loadtest.verdict import ROUNDS_FOR_A_VERDICT
+
+_QUICK_PACKETS = 5_000
+_QUICK_DURATION_S = 0.3
+_MOST_FLOWS = 500_000
+
+_DESCRIPTION = """\
+Measure netpolq under load, beside references, in network namespaces of its own on this machine.
+
+A shape is a kind of load. It compares variants: references (no agent, a C program that accepts everything, an ipset chain), netpolq
+with different settings, and other agents given by --external. All variants of a shape stay open at the same time, each with a node, pods
+and an agent of its own, and are loaded in turn in every round. Only ratios within a round count, and of the rounds their median."""
+
+_EPILOG = """\
+examples:
+  python -m loadtest                                  every shape, {rounds} rounds
+  python -m loadtest new-flows workers                two of them
+  python -m loadtest --quick                          does everything run? The figures mean nothing
+  python -m loadtest new-flows --output build/bench   with results.json and report.html
+  python -m loadtest new-flows --external 'other=/usr/bin/other-agent --queue-id {{queue}} --policies {{policies}}'
+
+While it runs, leave the machine alone. Needs root.
+
+exit codes:
+  0  no target was missed (undecided ones are said so)
+  1  a target was missed, or a shape could not be measured
+  2  a wrong argument, or not root
+  130  ended by Ctrl-C or SIGTERM; everything is removed first
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for. `output` None: only the table."""
+
+    shapes: tuple[str, ...]
+    rounds: int
+    parameters: Parameters
+    output: Path | None
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Read the command line. Ends the program with code 2 and a complaint that names the argument, or with 0 after --help and --list."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest",
+        description=_DESCRIPTION,
+        epilog=_EPILOG.format(rounds=ROUNDS_FOR_A_VERDICT),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = Parameters()
+    parser.add_argument("shape", nargs="*", help="names of shapes; all if none is given (see --list)")
+    parser.add_argument("--list", action="store_true", help="list the shapes and end")
+    parser.add_argument(
+        "--rounds",
+        type=_at_least_one,
+        default=ROUNDS_FOR_A_VERDICT,
+        metavar="N",
+        help=f"how often each variant is loaded; fewer than {ROUNDS_FOR_A_VERDICT} give no verdict (default %(default)s)",
+    )
+    parser.add_argument(
+        "--packets",
+        type=_packets,
+        default=defaults.packets,
+        metavar="N",
+        help="size of one load of packets, where a shape counts packets (default %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=_seconds,
+        default=defaults.duration_s,
+        metavar="S",
+        help="seconds of one load, where a shape is measured in time (default %(default)s)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a smoke test: one round of tiny loads on small clusters. Its figures mean nothing and decide nothing",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="write results.json and report.html into this folder")
+    parser.add_argument(
+        "--external",
+        type=_external,
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="one more agent to compare with, where a shape loads packets; {queue} stands for the number of its queue and {policies} for "
+        "the folder of manifests. It is started in the node's namespace and one iptables rule sends it all new flows",
+    )
+    arguments = parser.parse_args(words)
+    if arguments.list:
+        parser.exit(0, "".join(f"{name:16}{shape(defaults).title}\n" for name, shape in SHAPES.items()))
+    for name in arguments.shape:
+        if name not in SHAPES:
+            parser.error(f"no shape is called {name!r}; there are: {', '.join(SHAPES)}")
+    names = [external.name for external in arguments.external]
+    if len(set(names)) < len(names):
+        parser.error("--external: the same name twice")
+    quick: bool = arguments.quick
+    return Options(
+        shapes=tuple(name for name in SHAPES if not arguments.shape or name in arguments.shape),
+        rounds=1 if quick else arguments.rounds,
+        parameters=Parameters(
+            packets=_QUICK_PACKETS if quick else arguments.packets,
+            duration_s=_QUICK_DURATION_S if quick else arguments.duration,
+            quick=quick,
+            externals=tuple(arguments.external),
+        ),
+        output=arguments.output,
+    )
+
+
+def _at_least_one(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 on")
+    return int(word)
+
+
+def _packets(word: str) -> int:
+    number = _at_least_one(word)
+    if not 1_000 <= number <= _MOST_FLOWS:
+        # Each packet is a flow of its own, and a pod has only so many source ports.
+        raise argparse.ArgumentTypeError(f"{word} is not from 1000 to {_MOST_FLOWS}")
+    return number
+
+
+def _seconds(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0.1 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds from 0.1 to 3600")
+    return number
+
+
+def _external(word: str) -> External:
+    name, separator, template = word.partition("=")
+    if not separator or not name.strip() or not template.strip():
+        raise argparse.ArgumentTypeError(f"{word!r} is not NAME=COMMAND")
+    if "{queue}" not in template:
+        raise argparse.ArgumentTypeError(f"{word!r}: without {{queue}} the agent cannot know which queue to serve")
+    external = External(name=name.strip(), template=template)
+    try:
+        external.argv(0, Path("policies"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r}: {error}") from error
+    return external

@@ -1,0 +1,110 @@
+"""Variants that are loaded with packets of new flows, and what is read off a flood."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+
+from loadtest.lab import Flood, Lab, lab
+from loadtest.measure import Sample
+from loadtest.subjects import Subject
+from loadtest.traffic import Traffic
+from netpolq_worker.nfqueue import QUEUE_PACKETS
+from tests.support.manifests import Body
+
+_WARM_UP_PACKETS = 20_000
+_FULL = QUEUE_PACKETS // 2
+"""Packets in the queue at the end of the load from which on the worker counts as the one that could not keep up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketVariant:
+    """A subject in a lab of its own, and the load that it gets.
+
+    `bodies`: what is in the cluster; nothing for what reads no policies. `cpus`: where the workers stay; empty: wherever the scheduler
+    puts them. `half_a_core`: something that never rests shares the first of these CPUs with them, half and half. `inline`: it has no
+    queue and works on the generator's own time.
+    """
+
+    name: str
+    subject: Subject
+    traffic: Traffic
+    bodies: Callable[[], Iterable[Body]] = tuple
+    cpus: tuple[int, ...] = ()
+    half_a_core: bool = False
+    inline: bool = False
+
+    def open(self) -> AbstractContextManager["PacketRun"]:
+        return self._open()
+
+    @contextmanager
+    def _open(self) -> Iterator["PacketRun"]:
+        with lab(self.bodies(), self.subject, cpus=self.cpus, half_a_core=self.half_a_core) as opened:
+            yield PacketRun(self, opened)
+
+
+class PacketRun:
+    """An open packet variant."""
+
+    def __init__(self, variant: PacketVariant, opened: Lab) -> None:
+        self._variant = variant
+        self._lab = opened
+
+    def measure(self, round_number: int) -> Sample:
+        """Load it once; the first time a short load goes before, which is not counted."""
+        if round_number <= 1:
+            traffic = self._variant.traffic
+            self._lab.flood(replace(traffic, packets=min(traffic.packets, _WARM_UP_PACKETS)))
+        return sample_of(self._lab.flood(self._variant.traffic), inline=self._variant.inline)
+
+
+def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
+    """What a flood says. Raises `RuntimeError` if nothing at all was delivered.
+
+    The generator was the bottleneck when the variant took all it was offered: nothing was lost at a full queue or a full socket, and no
+    queue had filled by the time the last packet was sent. A busy worker alone proves nothing: one that handles packets in batches
+    is busy long before it has reached its limit, since its batches grow.
+    """
+    if not flood.delivered:
+        raise RuntimeError(f"nothing was delivered of {flood.sent} packets; {flood.queue_dropped} dropped at the queue")
+    lost = flood.queue_dropped + flood.user_dropped
+    judged = sum(flood.queued) - flood.user_dropped
+    values = {
+        "delivered_per_s": flood.delivered / flood.elapsed_s,
+        "offered_per_s": flood.sent / flood.offered_s,
+        "lost_share": lost / flood.sent,
+        "queue_dropped": float(flood.queue_dropped),
+        "user_dropped": float(flood.user_dropped),
+        "unjudged": float(flood.unjudged),
+    }
+    if judged:
+        values["judged_per_s"] = judged / flood.elapsed_s
+        values["accepted_share"] = flood.delivered / judged
+    if flood.worker_cpu_ns and judged:
+        cpu_ns = sum(flood.worker_cpu_ns)
+        values["worker_cpu_us_per_packet"] = cpu_ns / 1000 / judged
+        values["worker_cpu_share"] = cpu_ns / 1e9 / flood.elapsed_s
+    if len(flood.queued) > 1 and judged:
+        for number, queued in enumerate(flood.queued):
+            values[f"queue_{number}_share"] = queued / sum(flood.queued)
+    return Sample(
+        values=values,
+        generator_limited=inline or (lost == 0 and flood.backlog < _FULL),
+        notes=tuple(_notes(flood, inline=inline)),
+    )
+
+
+def _notes(flood: Flood, *, inline: bool) -> Iterator[str]:
+    if flood.refused:
+        yield f"{flood.refused:,} packets refused by the sender's interface"
+    for count, where in ((flood.queue_dropped, "at the full queue"), (flood.user_dropped, "at the full socket of the worker")):
+        if count:
+            yield f"{count:,} of {flood.sent:,} packets dropped {where}"
+    if flood.unjudged:
+        yield f"{flood.unjudged:,} packets that nobody judged"
+    if not flood.drained:
+        yield "the queue did not empty after the load"
+    elsewhere = flood.sent - flood.delivered - flood.queue_dropped - flood.user_dropped
+    if elsewhere and not flood.queued:
+        yield f"{elsewhere:,} of {flood.sent:,} packets not delivered"
+    if inline:
+        yield "works on the time of the generator's core: sending and forwarding share it"

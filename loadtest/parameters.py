@@ -1,0 +1,34 @@
+"""What all shapes are told: how much load, for how long, and against whom else."""
+
+import shlex
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class External:
+    """An agent that is not ours. `template`: a command line with the fields `{queue}` and `{policies}`."""
+
+    name: str
+    template: str
+
+    def argv(self, queue: int, policies: Path) -> list[str]:
+        """The command for one queue. Raises `ValueError` if the template has a field that nobody knows, or is no command line."""
+        try:
+            return [word.format(queue=queue, policies=policies) for word in shlex.split(self.template)]
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"only {{queue}} and {{policies}} are known, not {{{error.args[0]}}}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """`packets`: of one load of packets; `duration_s`: of one load that is measured in time.
+
+    `quick`: only to see that everything runs: shapes shrink their clusters and counts, and the figures mean nothing.
+    """
+
+    packets: int = 300_000
+    duration_s: float = 5.0
+    quick: bool = False
+    externals: tuple[External, ...] = ()

@@ -1,0 +1,53 @@
+"""Every packet from another address and to another port: no decision is remembered, each is made in full."""
+
+from collections.abc import Sequence
+
+from loadtest.clusters import MixedCluster
+from loadtest.measure import Target, Variant
+from loadtest.packet_load import PacketVariant
+from loadtest.parameters import Parameters
+from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing, Subject
+from loadtest.traffic import WORKER_CPUS, Traffic
+
+_PODS = 100_000
+_QUICK_PODS = 2_000
+
+
+class ColdTuples:
+    """One worker; half of the packets come from a random one of all pods, half from a random outsider, all to random ports.
+
+    What counts is packets judged: a part of them is denied, as it must be.
+    """
+
+    name = "cold-tuples"
+    title = "Every packet from a random pod or outsider to a random port, one worker"
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._cluster = MixedCluster(pods=_QUICK_PODS if parameters.quick else _PODS)
+
+    def variants(self) -> Sequence[Variant]:
+        traffic = Traffic(
+            sources=self._cluster.sources(),
+            packets=self._parameters.packets,
+            destination_ports="1024-65535",
+            order="random",
+        )
+        references: dict[str, Subject] = {"no agent": Nothing(), "accept-one": Accepting(), "accept-batch": Accepting(batch=True)}
+        subjects: dict[str, Subject] = {
+            "netpolq": Netpolq(),
+            **{external.name: ExternalAgent(external=external) for external in self._parameters.externals},
+        }
+        return [
+            *(
+                PacketVariant(name=name, subject=subject, traffic=traffic, cpus=WORKER_CPUS, inline=isinstance(subject, Nothing))
+                for name, subject in references.items()
+            ),
+            *(
+                PacketVariant(name=name, bodies=self._cluster.bodies, subject=subject, traffic=traffic, cpus=WORKER_CPUS)
+                for name, subject in subjects.items()
+            ),
+        ]
+
+    def targets(self) -> Sequence[Target]:
+        return [Target(value="judged_per_s", subject="netpolq", reference="accept-one", at_least=0.7)]

@@ -1,0 +1,71 @@
+"""One worker and two: whether two take as much as one at least, how evenly, and what a packet costs a worker."""
+
+from collections.abc import Sequence
+
+from loadtest.clusters import PolicyCluster
+from loadtest.document import ShapeDocument, VariantDocument
+from loadtest.measure import Target, Variant
+from loadtest.packet_load import PacketVariant
+from loadtest.parameters import Parameters
+from loadtest.plots import Plot
+from loadtest.subjects import Netpolq
+from loadtest.traffic import ALL_CPUS, known_tuples
+
+_SENDERS = 64
+"""More than elsewhere: without fanout the queue is chosen by a hash of the addresses, and few of them cannot be spread evenly."""
+
+_ONE = "netpolq, 1 worker"
+_HASHED = "netpolq, 2 workers, by address"
+_FANNED = "netpolq, 2 workers, fanout"
+_ESTIMATED_CORES = (4, 8, 16, 32)
+_VALUE = "delivered_per_s"
+
+
+class Workers:
+    """The same load for all, from a generator on each of two CPUs, since fanout chooses the queue by CPU. Workers run where they may."""
+
+    name = "workers"
+    title = "New flows of known tuples: one worker, two by address, two with fanout"
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._packets = parameters.packets
+
+    def variants(self) -> Sequence[Variant]:
+        cluster = PolicyCluster(pods=_SENDERS, sender_count=_SENDERS)
+        traffic = known_tuples(cluster, self._packets, cpus=ALL_CPUS[:2])
+        subjects = {
+            _ONE: Netpolq(workers=1),
+            _HASHED: Netpolq(workers=2),
+            _FANNED: Netpolq(workers=2, fanout=True),
+        }
+        return [
+            PacketVariant(name=name, bodies=cluster.bodies, subject=subject, traffic=traffic)
+            for name, subject in subjects.items()
+        ]
+
+    def targets(self) -> Sequence[Target]:
+        return [Target(value=_VALUE, subject=subject, reference=_ONE, at_least=1.0) for subject in (_HASHED, _FANNED)]
+
+    def plots(self) -> Sequence[Plot]:
+        lines = {"by address": [(1.0, _ONE), (2.0, _HASHED)], "fanout": [(1.0, _ONE), (2.0, _FANNED)]}
+        return [Plot(title="Throughput by number of workers", x_label="workers", value=_VALUE, lines=lines)]
+
+    def remarks(self, measured: ShapeDocument) -> Sequence[str]:
+        """An estimate for machines with more cores than this one."""
+        costs = {variant["name"]: cost for variant in measured["variants"] if (cost := _cost_us(variant)) is not None}
+        if _ONE not in costs or _FANNED not in costs:
+            return []
+        one, two = costs[_ONE], costs[_FANNED]
+        estimates = ", ".join(f"{cores} cores {cores * 1e6 / two:,.0f}/s" for cores in _ESTIMATED_CORES)
+        return [
+            f"A packet costs a worker {two:.3g} µs of CPU with two workers and {one:.3g} µs with one, handing it on to the pod included.",
+            f"Estimate, not measurement: workers share nothing but the read-only snapshot, so if the cost stays that of two, they take "
+            f"1,000,000 / {two:.3g} new flows a second for each core of their own: {estimates}. What the kernel does before the queue "
+            "(receiving, forwarding, connection tracking) comes on top, on the cores that packets arrive on, and its locks and memory "
+            "bandwidth are shared by all cores: take it for an upper bound.",
+        ]
+
+
+def _cost_us(variant: VariantDocument) -> float | None:
+    spread = variant["summary"].get("worker_cpu_us_per_packet")
+    return None if spread is None else spread["median"]

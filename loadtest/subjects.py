@@ -1,0 +1,204 @@
+"""What can stand in a node between two pods: nothing, a reference that accepts everything, netpolq, somebody else's agent.
+
+All of them judge the first packet of each flow and let the rest pass by connection tracking. Nothing of what they cannot judge is
+delivered: what arrives was judged, and what was lost is seen.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+from loadtest import processes
+from loadtest.native.build import program
+from loadtest.parameters import External
+from netpolq.dataplane import queuestats
+from netpolq_worker.loop import BATCH_PACKETS
+from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
+from netpolq_worker.packet import COPY_BYTES
+from tests.support.agent import Agent
+from tests.support.box import CHECKOUT, Box
+
+QUEUE = 100
+START_LIMIT_S = 20.0
+SYNC_LIMIT_S = 300.0
+"""How long an agent may take until the policies of a large cluster are in force."""
+
+_STEP_S = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Something that stands in the node now.
+
+    `workers`: the processes that judge, by id; `unjudged`: how many packets have passed or been dropped so far because nobody judged
+    them; `agent`: netpolq itself, to ask or to tell more.
+    """
+
+    workers: tuple[int, ...] = ()
+    unjudged: Callable[[], int] = lambda: 0
+    agent: Agent | None = None
+
+
+class Subject(Protocol):
+    """Something that can be put into a node."""
+
+    def start(self, box: Box, manifests: Path) -> AbstractContextManager[Started]:
+        """Start it, until it serves; leaving the context stops it. Raises `RuntimeError` if it does not start."""
+        ...
+
+
+class Nothing:
+    """Forwarding, with connection tracking, and that is all."""
+
+    @contextmanager
+    def start(self, box: Box, manifests: Path) -> Iterator[Started]:
+        yield Started()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepting:
+    """The reference: a program that accepts every packet without looking, in C. `batch`: with one verdict for many, as netpolq does."""
+
+    batch: bool = False
+
+    @contextmanager
+    def start(self, box: Box, manifests: Path) -> Iterator[Started]:
+        batch = BATCH_PACKETS if self.batch else 1
+        argv = [str(program("accept")), *map(str, (QUEUE, batch, QUEUE_PACKETS, COPY_BYTES, RECEIVE_BUFFER_BYTES))]
+        log = box.directory / "accept.log"
+        process = box.popen(box.node.name, argv, log=log, pipe=True)
+        assert process.stdout is not None
+        readable, _, _ = select.select([process.stdout], [], [], START_LIMIT_S)
+        if not readable or process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the reference did not start: {_tail(log)}")
+        queue_new_flows(box)
+        with _stopped(process):
+            yield Started(workers=(process.pid,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Netpolq:
+    """The agent as it is deployed: supervisor, pool, workers, ruleset. Fails closed, so that nothing is delivered unjudged.
+
+    `verdict_cache`: whether the kernel may remember decisions; the path through the workers is measured without.
+    """
+
+    workers: int = 1
+    fanout: bool = False
+    verdict_cache: bool = False
+    flags: tuple[str, ...] = ()
+
+    @contextmanager
+    def start(self, box: Box, manifests: Path) -> Iterator[Started]:
+        flags = ["--workers", str(self.workers), f"--fanout={str(self.fanout).lower()}", "--fail-open=false"]
+        if not self.verdict_cache and _knows("--verdict-cache"):
+            flags += ["--verdict-cache", "off"]
+        with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S) as agent:
+            workers = tuple(worker["pid"] for worker in agent.status()["workers"])
+            yield Started(workers=workers, unjudged=lambda: _counter(box, "netpolq", "unjudged"), agent=agent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalAgent:
+    """Somebody else's agent, started in the node's namespace. One rule gives it all new flows."""
+
+    external: External
+
+    @contextmanager
+    def start(self, box: Box, manifests: Path) -> Iterator[Started]:
+        log = box.directory / "external.log"
+        try:
+            process = box.popen(box.node.name, self.external.argv(QUEUE, manifests), log=log)
+        except ValueError as error:
+            raise RuntimeError(f"--external {self.external.name}={self.external.template}: {error}") from error
+        with ExitStack() as stack:
+            stack.enter_context(_stopped(process))
+            deadline_s = time.monotonic() + SYNC_LIMIT_S
+            while not any(queue.queue_num == QUEUE for queue in queues(box)):
+                self._check(process, log)
+                if time.monotonic() > deadline_s:
+                    raise RuntimeError(f"--external {self.external.name}={self.external.template}: does not serve queue {QUEUE}")
+                time.sleep(_STEP_S)
+            queue_new_flows(box)
+            yield Started(workers=tuple(processes.descendants(process.pid)))
+            self._check(process, log)
+
+    def _check(self, process: subprocess.Popen[str], log: Path) -> None:
+        if process.poll() is not None:
+            raise RuntimeError(
+                f"--external {self.external.name}={self.external.template}: ended early, with exit code {process.returncode}: "
+                f"{_tail(log)}"
+            )
+
+
+def queues(box: Box) -> tuple[queuestats.QueueStats, ...]:
+    """What the kernel says of the queues in the node of a box."""
+    return box.inside(box.node.name, lambda: queuestats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+
+
+def queue_new_flows(box: Box) -> None:
+    """The rule for agents that bring none: iptables sends all forwarded packets of new flows to the queue. No bypass."""
+    for command in ("iptables", "ip6tables"):
+        command_line = [
+            command,
+            "-A",
+            "FORWARD",
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "NEW",
+            "-j",
+            "NFQUEUE",
+            "--queue-num",
+            str(QUEUE),
+        ]
+        run(box, box.node.name, command_line)
+
+
+def run(box: Box, name: str, argv: Sequence[str], *, stdin: str = "") -> str:
+    """Run a command in a host of a box. Raises `RuntimeError` with what it says when it fails."""
+    done = box.run(name, argv, stdin=stdin)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def _counter(box: Box, table: str, name: str) -> int:
+    words = run(box, box.node.name, ["nft", "list", "counter", "inet", table, name]).split()
+    return int(words[words.index("packets") + 1])
+
+
+@contextmanager
+def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
+    """At the end a process and its whole session are asked to leave, and made to after a while."""
+    try:
+        yield
+    finally:
+        for number, limit_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(limit_s)
+                break
+
+
+@cache
+def _knows(flag: str) -> bool:
+    done = subprocess.run(
+        [sys.executable, "-m", "netpolq", "run", "--help"], capture_output=True, text=True, check=True, cwd=CHECKOUT
+    )
+    return f"{flag} " in done.stdout or f"{flag}[" in done.stdout
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "it said nothing"

@@ -1,0 +1,49 @@
+"""The results of a shape as a table for a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from loadtest.document import ShapeDocument, VariantDocument
+from loadtest.figures import claim, extent, finding, label, median
+
+
+def lines(shape: ShapeDocument) -> Iterator[str]:
+    """The medians of all values, the spread of the first, what was lost or otherwise to be known, and the targets."""
+    yield f"{shape['name']}: {shape['title']}"
+    yield from _aligned(_rows(shape["variants"]))
+    for variant in shape["variants"]:
+        for number, sample in enumerate(variant["samples"], 1):
+            if sample["notes"]:
+                yield f"  {variant['name']}, round {number}: {'; '.join(sample['notes'])}"
+    for target in shape["targets"]:
+        yield f"  {target['outcome']}: {claim(target)}: {finding(target)}"
+    if shape["failure"]:
+        yield f"  failed: {shape['failure']}"
+
+
+def _rows(variants: Sequence[VariantDocument]) -> list[list[str]]:
+    names = columns(variants)
+    if not names:
+        return []
+    first = names[0]
+    rows = [["variant", label(first), "least – most", *map(label, names[1:])]]
+    for variant in variants:
+        summary = variant["summary"]
+        cells = [
+            variant["name"],
+            *((median(first, summary[first]), extent(first, summary[first])) if first in summary else ("", "")),
+        ]
+        rows.append([*cells, *(median(name, summary[name]) if name in summary else "" for name in names[1:])])
+    return rows
+
+
+def columns(variants: Sequence[VariantDocument]) -> list[str]:
+    """Values that are not zero everywhere: of what was lost, only that it was."""
+    names = dict.fromkeys(name for variant in variants for name in variant["summary"])
+    return [name for name in names if any(variant["summary"][name]["most"] for variant in variants if name in variant["summary"])]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  " + "  ".join(cells).rstrip()

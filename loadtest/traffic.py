@@ -1,0 +1,57 @@
+"""The load of packets: what the generator is told, and where it and the workers run."""
+
+import os
+
+from dataclasses import dataclass
+
+from loadtest.clusters import PORT, PolicyCluster
+from loadtest.native.build import program
+
+_USABLE = tuple(sorted(os.sched_getaffinity(0)))
+GENERATOR_CPU = _USABLE[0]
+"""The generator's own. What it sends is forwarded on it too, up to the queue: as packets of a network card are, where they come in."""
+
+WORKER_CPUS = _USABLE[1:] or _USABLE
+ALL_CPUS = _USABLE
+_FIRST_SOURCE_PORT = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Packets, each of a new flow, from addresses beyond the node to the pod; see `flows --help` for the forms of the fields.
+
+    `rate_per_s` 0: as many as possible. `cpus`: one generator on each.
+    """
+
+    sources: tuple[str, ...]
+    packets: int
+    destination_ports: str = str(PORT)
+    source_ports: str = f"{_FIRST_SOURCE_PORT}-65535"
+    order: str = "ports"
+    protocol: str = "udp"
+    rate_per_s: float = 0.0
+    cpus: tuple[int, ...] = (GENERATOR_CPU,)
+
+    def argv(self, part: int, seed: int, *, interface: str, to_mac: str, destination: str) -> list[str]:
+        """Command of the generator that sends one of `len(cpus)` equal parts. `seed`: another one, other random packets."""
+        count = max(1, self.packets // len(self.cpus))
+        words = [str(program("flows")), "--interface", interface, "--to-mac", to_mac, "--destination", destination]
+        for source in self.sources:
+            words += ["--source", source]
+        words += ["--source-ports", self.source_ports, "--destination-ports", self.destination_ports, "--protocol", self.protocol]
+        words += ["--order", self.order, "--first", str(part * count), "--seed", str(seed * len(self.cpus) + part + 1)]
+        words += ["--count", str(count), "--cpu", str(self.cpus[part])]
+        return [*words, "--rate", str(self.rate_per_s / len(self.cpus))] if self.rate_per_s else words
+
+
+def known_tuples(cluster: PolicyCluster, packets: int, *, cpus: tuple[int, ...] = (GENERATOR_CPU,)) -> Traffic:
+    """New flows that differ in nothing but the source port from a few before: each of the senders opens as many, each port once.
+
+    Raises `ValueError` when there are not so many ports.
+    """
+    senders = cluster.senders()
+    last = _FIRST_SOURCE_PORT + -(-packets // len(senders)) - 1
+    if last > 65_535:
+        most = (65_536 - _FIRST_SOURCE_PORT) * len(senders)
+        raise ValueError(f"--packets {packets}: {len(senders)} pods have only {most} different flows to one port")
+    return Traffic(sources=senders, packets=packets, source_ports=f"{_FIRST_SOURCE_PORT}-{last}", cpus=cpus)

@@ -1,0 +1,104 @@
+"""From samples to figures, and from figures to targets met, missed or undecided. Pure.
+
+Of each round only the ratio within it counts, and of the rounds their median. A sample whose load was smaller than what the variant could
+have taken is a lower bound of what it can do: so is then a ratio with it above the line, and with it below the line there is no ratio.
+"""
+
+import statistics
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from loadtest.measure import Sample, Target
+
+ROUNDS_FOR_A_VERDICT = 5
+
+
+class Outcome(StrEnum):
+    """UNDECIDED: what was measured does not tell; the reason is given."""
+
+    MET = "met"
+    MISSED = "missed"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Of one value over the rounds. `lower_bound`: the generator was the bottleneck in most of them."""
+
+    median: float
+    least: float
+    most: float
+    lower_bound: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What became of a target. `figure`: the ratio, or the value itself where there is no reference; None: there is none, see `reason`."""
+
+    target: Target
+    outcome: Outcome
+    figure: Spread | None
+    reason: str = ""
+
+
+def spread(samples: Sequence[Sample], value: str) -> Spread | None:
+    """Of a value over the samples that have it; None if none has."""
+    having = [sample for sample in samples if value in sample.values]
+    if not having:
+        return None
+    return _spread([sample.values[value] for sample in having], lower_bound=_mostly_limited(having))
+
+
+def judge(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]) -> Finding:
+    """Judge a target by the samples of all rounds, in the order of the rounds. `reference` empty: the target has none."""
+    figures, problem = _figures(target, subject, reference)
+    if problem:
+        return Finding(target=target, outcome=Outcome.UNDECIDED, figure=None, reason=problem)
+    found = _spread(figures, lower_bound=_mostly_limited(subject))
+    outcome, reason = _compare(target, found)
+    if len(figures) < ROUNDS_FOR_A_VERDICT:
+        outcome, reason = Outcome.UNDECIDED, f"{len(figures)} rounds are too few for a verdict, {ROUNDS_FOR_A_VERDICT} are needed"
+    return Finding(target=target, outcome=outcome, figure=found, reason=reason)
+
+
+def _figures(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]) -> tuple[list[float], str]:
+    """The figure of each round, or why there are none."""
+    above = [sample.values.get(target.value) for sample in subject]
+    if not above or None in above:
+        return [], f"{target.subject} has no value {target.value}"
+    if not target.reference:
+        return [value for value in above if value is not None], ""
+    below = [sample.values.get(target.value) for sample in reference]
+    if len(below) != len(above) or None in below:
+        return [], f"{target.reference} has no value {target.value}"
+    if not all(below):
+        return [], f"{target.value} of {target.reference} was 0"
+    if _mostly_limited(reference):
+        least = statistics.median(value for value in below if value is not None)
+        return [], f"the generator was the bottleneck of {target.reference}: it takes at least {least:,.4g}"
+    return [one / other for one, other in zip(above, below, strict=True) if one is not None and other], ""
+
+
+def _compare(target: Target, found: Spread) -> tuple[Outcome, str]:
+    limit = "the generator was the bottleneck: at least "
+    if target.at_least is not None and found.median < target.at_least:
+        if found.lower_bound:
+            return Outcome.UNDECIDED, f"{limit}{found.median:,.3g}"
+        return Outcome.MISSED, ""
+    if target.at_most is not None:
+        if found.median > target.at_most:
+            return Outcome.MISSED, ""
+        if found.lower_bound:
+            return Outcome.UNDECIDED, f"{limit}{found.median:,.3g}"
+    return Outcome.MET, ""
+
+
+def _spread(figures: Sequence[float], *, lower_bound: bool) -> Spread:
+    return Spread(median=statistics.median(figures), least=min(figures), most=max(figures), lower_bound=lower_bound)
+
+
+def _mostly_limited(samples: Sequence[Sample]) -> bool:
+    """Of half the samples or more: the median then is, or lies beside, a lower bound."""
+    return 2 * sum(sample.generator_limited for sample in samples) >= len(samples)
