@@ -19,7 +19,7 @@ PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nfta
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus $(if $(shell command -v kubectl),,kubernetes-client)
 # For the load test: the references (iptables, ipset, a C program) and the compiler of the generator.
-BENCH_PACKAGES := iptables ipset libnetfilter-queue-dev gcc libc6-dev
+BENCH_PACKAGES := iptables ipset iperf3 hping3 shellcheck libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 .PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean
@@ -54,7 +54,7 @@ test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a ne
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
 
 test-netns: $(STAMP) test-setup bench-setup ## only the tests with real packets in network namespaces (root)
-	$(BIN)/pytest tests/netns tests/process
+	$(BIN)/pytest tests/netns tests/process tests/loadtest
 
 test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
 	$(BIN)/pytest tests/vm
@@ -81,7 +81,7 @@ bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)
 
 lock: ## resolve the dependencies again and write all lock files
-	$(UV_COMPILE) --extra dev --extra vm --output-file requirements.lock pyproject.toml
+	$(UV_COMPILE) --extra dev --extra vm --extra bench --output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --constraints requirements.lock --output-file deploy/image/requirements-runtime.lock pyproject.toml
 	$(UV_COMPILE) --output-file deploy/image/requirements-build.lock deploy/image/requirements-build.in
 	$(UV_COMPILE) --output-file deploy/lint/requirements-checkov.lock deploy/lint/requirements-checkov.in

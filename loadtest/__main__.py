@@ -15,6 +15,7 @@ from types import FrameType
 from loadtest import machine, options, table
 from loadtest.document import Document, shape_document
 from loadtest.lab import room_for_connections
+from loadtest.report.page import render
 from loadtest.run import run_shape
 from loadtest.shapes import SHAPES
 
@@ -70,6 +71,7 @@ def _measure(wanted: options.Options) -> int:
 
 
 def _write(folder: Path, document: Document) -> None:
+    (folder / "report.html").write_text(render(document), encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -29,6 +29,8 @@ _OTHER_NODES = tuple(Host(name=f"node-{number}", addresses=(f"10.200.3.{number}"
 _PODS_PER_NAMESPACE = 100
 _OBJECTS_PER_FILE = 10_000
 _SENDERS = 8
+_LOCAL_PODS = 110
+_CHANGING_PODS = 200
 _TIERS = ("frontend", "backend", "data")
 _TEAMS = ("payments", "search", "catalogue", "identity", "logistics")
 
@@ -38,13 +40,14 @@ class PolicyCluster:
     """A cluster with many policies.
 
     `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster;
-    `sender_count`: pods that send.
+    `sender_count`: pods that send; `protocols`: by which they are let in.
     """
 
     on_pod: int = 1
     policies: int = 1
     pods: int = _SENDERS
     sender_count: int = _SENDERS
+    protocols: tuple[str, ...] = ("UDP",)
 
     @property
     def near(self) -> int:
@@ -87,7 +90,7 @@ class PolicyCluster:
                 ingress=[
                     {
                         "from": [{"podSelector": {"matchLabels": {"group": f"group-{index}"}}}],
-                        "ports": [{"protocol": "UDP", "port": PORT}],
+                        "ports": [{"protocol": protocol, "port": PORT} for protocol in self.protocols],
                     }
                 ],
             )
@@ -145,6 +148,71 @@ class MixedCluster:
     def sources(self) -> tuple[str, ...]:
         """Every pod, and as many packets from outsiders."""
         return (f"{pod_address(0)}-{pod_address(self.pods - 1)}", OUTSIDERS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangingCluster:
+    """A large cluster in which every pod counts: the local ones, 110 with the server, are open to all pods of some tier and team.
+
+    Names of files are beside what they hold: a change is a file that is written again.
+    """
+
+    pods: int
+    policies: int
+
+    def bodies(self) -> Iterator[Body]:
+        """All objects."""
+        yield manifests.namespace(NAMESPACE, team=_TEAMS[0])
+        yield manifests.pod(SERVER, NODE, app="server")
+        for number in range(_LOCAL_PODS - 1):
+            host = Host(name=f"{NAMESPACE}/local-{number}", addresses=(f"10.200.4.{number + 1}", f"fd00:200:4::{number + 1}"))
+            yield manifests.pod(host, NODE, app=f"app-{number % 10}")
+        for number in range(-(-self.pods // _PODS_PER_NAMESPACE)):
+            yield manifests.namespace(_team_namespace(number), team=_TEAMS[number % len(_TEAMS)])
+        for index in range(self.pods - _LOCAL_PODS):
+            yield _pod(index, _team_namespace(index // _PODS_PER_NAMESPACE), tier=_TIERS[index % len(_TIERS)])
+        for tier in _TIERS:
+            yield self._local_policy(tier, port=PORT)
+        for app in range(10):
+            yield manifests.policy(
+                f"{NAMESPACE}/app-{app}",
+                podSelector={"matchLabels": {"app": f"app-{app}"}},
+                ingress=[{"from": [{"namespaceSelector": {"matchLabels": {"team": _TEAMS[app % len(_TEAMS)]}}}]}],
+            )
+        for index in range(self.policies - len(_TIERS) - 10):
+            number = index % max(1, self.pods // _PODS_PER_NAMESPACE)
+            yield manifests.policy(
+                f"{_team_namespace(number)}/policy-{index}",
+                podSelector={"matchLabels": {"tier": _TIERS[index % len(_TIERS)]}},
+                ingress=[{"from": [{"podSelector": {"matchLabels": {"tier": _TIERS[(index + 1) % len(_TIERS)]}}}]}],
+            )
+
+    def pod_changes(self) -> Iterator[tuple[str, list[Body]]]:
+        """Without end: pods on other nodes come, change their labels, and get others' addresses; one in ten is local."""
+        for number in count():
+            index, turn = number % _CHANGING_PODS, number // _CHANGING_PODS
+            local = index % 10 == 0
+            address = f"10.200.{5 if local else 6}.{(index + turn) % _CHANGING_PODS + 1}"
+            host = Host(name=f"{_team_namespace(0)}/changing-{index}", addresses=(address,))
+            body = manifests.pod(host, NODE if local else _OTHER_NODES[0], tier=_TIERS[(index + turn) % len(_TIERS)])
+            yield f"pod-{index:03}.json", [body]
+
+    def policy_changes(self) -> Iterator[tuple[str, list[Body]]]:
+        """Without end: a policy of the server lets its peers in at another port each time. The senders stay admitted by the others."""
+        for number in count(1):
+            yield "policy.json", [self._local_policy("changing", port=PORT + number % 1000)]
+
+    def _local_policy(self, tier: str, *, port: int) -> Body:
+        selector = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"tier": tier}}}
+        return manifests.policy(
+            f"{NAMESPACE}/open-to-{tier}",
+            podSelector={"matchLabels": {"app": "server"}},
+            ingress=[{"from": [selector], "ports": [{"protocol": "UDP", "port": port}]}],
+        )
+
+    def senders(self) -> tuple[str, ...]:
+        """A few pods that may reach the server."""
+        return tuple(pod_address(number) for number in range(_SENDERS))
 
 
 def pod_address(index: int) -> str:

@@ -1,10 +1,13 @@
 """The results as one JSON document, from which the report is made."""
 
+import inspect
+
 from collections.abc import Sequence
 from typing import TypedDict
 
 from loadtest.machine import Machine
 from loadtest.measure import Sample
+from loadtest.plots import Plot, Plotted, Remarking
 from loadtest.run import ShapeResult, VariantResult
 from loadtest.verdict import Finding, Spread, spread
 
@@ -48,12 +51,31 @@ class TargetDocument(TypedDict):
     reason: str
 
 
+class PointDocument(TypedDict):
+    """Where a variant stands on the x axis of a plot."""
+
+    x: float
+    variant: str
+
+
+class PlotDocument(TypedDict):
+    """A plot that a shape asks for; `lines`: points by name."""
+
+    title: str
+    x_label: str
+    value: str
+    lines: dict[str, list[PointDocument]]
+
+
 class ShapeDocument(TypedDict):
-    """`failure`: why the shape could not be measured, or empty."""
+    """`definition`: what is compared and how; `failure`: why the shape could not be measured, or empty."""
 
     name: str
     title: str
+    definition: str
     failure: str
+    plots: list[PlotDocument]
+    remarks: list[str]
     variants: list[VariantDocument]
     targets: list[TargetDocument]
 
@@ -73,11 +95,17 @@ class Document(TypedDict):
 
 def shape_document(result: ShapeResult) -> ShapeDocument:
     """A shape's part of the document."""
+    variants = [_variant(variant) for variant in result.variants]
+    medians = {variant["name"]: {name: found["median"] for name, found in variant["summary"].items()} for variant in variants}
+    shape = result.shape
     return ShapeDocument(
         name=result.name,
         title=result.title,
+        definition=inspect.getdoc(type(shape)) or "",
         failure=result.failure,
-        variants=[_variant(variant) for variant in result.variants],
+        plots=[_plot(plot) for plot in shape.plots()] if isinstance(shape, Plotted) else [],
+        remarks=list(shape.remarks(medians)) if isinstance(shape, Remarking) and not result.failure else [],
+        variants=variants,
         targets=[_target(finding) for finding in result.findings],
     )
 
@@ -85,6 +113,11 @@ def shape_document(result: ShapeResult) -> ShapeDocument:
 def value_names(samples: Sequence[Sample]) -> list[str]:
     """Names of all values of some samples, in order of appearance."""
     return list(dict.fromkeys(name for sample in samples for name in sample.values))
+
+
+def _plot(plot: Plot) -> PlotDocument:
+    lines = {name: [PointDocument(x=x, variant=variant) for x, variant in points] for name, points in plot.lines.items()}
+    return PlotDocument(title=plot.title, x_label=plot.x_label, value=plot.value, lines=lines)
 
 
 def _variant(variant: VariantResult) -> VariantDocument:

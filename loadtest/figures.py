@@ -30,7 +30,9 @@ def median(name: str, spread: SpreadDocument) -> str:
 
 
 def extent(name: str, spread: SpreadDocument) -> str:
-    """From the least to the most."""
+    """From the least to the most; empty if they are the same."""
+    if spread["least"] == spread["most"]:
+        return ""
     return f"{number(name, spread['least'])} – {number(name, spread['most'])}"
 
 
@@ -53,7 +55,8 @@ def finding(target: TargetDocument) -> str:
     if figure is not None:
         name = "" if target["reference"] else target["value"]
         bound = "≥ " if figure["lower_bound"] else ""
-        parts.append(f"{bound}{number(name, figure['median'])} ({extent(name, figure)})")
+        between = extent(name, figure)
+        parts.append(f"{bound}{number(name, figure['median'])}{f' ({between})' if between else ''}")
     if target["reason"]:
         parts.append(target["reason"])
     return "; ".join(parts)

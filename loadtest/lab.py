@@ -1,7 +1,6 @@
-"""A node with an agent or a reference, somebody who sends to it, and a pod that is sent to and counts.
+"""A node with an agent or a reference in it, somebody who sends to it, and a pod that is sent to and counts.
 
-with lab(bodies, Netpolq()) as node:
-flood = node.flood(Traffic(sources=("10.201.0.1",), packets=100_000))
+`lab` opens one, `Lab.flood` loads it.
 """
 
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from loadtest import clusters, processes
+from loadtest.processes import Usage, Watch
 from loadtest.subjects import Started, Subject, queues, run
 from loadtest.traffic import Traffic
 from netpolq.dataplane.queuestats import QueueStats
@@ -29,18 +29,21 @@ _STEP_S = 0.0005
 _SETTLED_S = 0.02
 _NEVER_RESTS = ("sh", "-c", "while :; do :; done")
 
-# Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
+# Before connection tracking and everything else, and nothing is answered: each datagram that arrives is counted once, and costs little.
 _SINK = """table inet sink {
     counter arrived { }
-    chain incoming { type filter hook prerouting priority -300; meta l4proto { tcp, udp } counter name arrived drop; }
+    chain incoming { type filter hook prerouting priority -300; meta l4proto udp counter name arrived drop; }
 }"""
 
 
-class _Sent(TypedDict):
+class Sent(TypedDict):
+    """What a generator says of itself. Times are of the monotonic clock."""
+
     sent: int
     refused: int
     began_s: float
     ended_s: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,7 @@ class Flood:
     """What became of one load.
 
     `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
-    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue;
-    `worker_cpu_ns`: by process.
+    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue.
     """
 
     sent: int
@@ -63,7 +65,7 @@ class Flood:
     queue_dropped: int
     user_dropped: int
     unjudged: int
-    worker_cpu_ns: tuple[int, ...]
+    cpu: Usage
 
 
 class Lab:
@@ -78,20 +80,20 @@ class Lab:
 
     def flood(self, traffic: Traffic) -> Flood:
         """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
-        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+        self.forget_connections()
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
-        cpu = processes.cpu_ns(self.started.workers)
-        with self._competitor():
-            sent = self._send(traffic)
-        seen = queues(self.box)
-        backlog = sum(queue.queue_total for queue in seen)
-        drained_s = 0.0
+        watch = Watch(self.started.workers)
+        with self._competitor() as competitor:
+            sent = self.send(traffic)
+            waiting = self._waiting()
+            competing = processes.cpu_times(competitor)
+        backlog, drained_s = waiting, 0.0
         deadline_s = time.monotonic() + _DRAIN_LIMIT_S
-        while any(queue.queue_total for queue in seen) and time.monotonic() < deadline_s:
+        while waiting and time.monotonic() < deadline_s:
             time.sleep(_STEP_S)
-            seen = queues(self.box)
-            drained_s = time.monotonic()
-        cpu_after = processes.cpu_ns(self.started.workers)
+            waiting, drained_s = self._waiting(), time.monotonic()
+        ours_s = sum(one["cpu_s"] for one in sent) + sum(used.running_ns for used in competing.values()) / 1e9
+        usage = watch.usage(ours_s)
         time.sleep(_SETTLED_S)
         began_s = min(one["began_s"] for one in sent)
         ended_s = max(one["ended_s"] for one in sent)
@@ -103,31 +105,40 @@ class Lab:
             elapsed_s=max(ended_s, drained_s) - began_s,
             delivered=self._arrived() - arrived,
             backlog=backlog,
-            drained=not any(queue.queue_total for queue in seen),
+            drained=not waiting,
             queued=_increase(before, after, "id_sequence"),
             queue_dropped=sum(_increase(before, after, "queue_dropped")),
             user_dropped=sum(_increase(before, after, "user_dropped")),
             unjudged=self.started.unjudged() - unjudged,
-            worker_cpu_ns=tuple(processes.used_ns({pid: cpu[pid]}, cpu_after) for pid in cpu),
+            cpu=usage,
         )
-        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+        self.forget_connections()
         self._floods += 1
         return flood
 
+    def _waiting(self) -> int:
+        return sum(queue.queue_total for queue in queues(self.box))
+
+    def forget_connections(self) -> None:
+        """Empty connection tracking."""
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+
     @contextmanager
-    def _competitor(self) -> Iterator[None]:
+    def _competitor(self) -> Iterator[tuple[int, ...]]:
+        """Processes that compete with the workers while it lasts."""
         if self._shared_cpu is None:
-            yield
+            yield ()
             return
         argv = ["taskset", "--cpu-list", str(self._shared_cpu), *_NEVER_RESTS]
         process = self.box.popen(self.box.node.name, argv, log=self.box.directory / "competitor.log")
         try:
-            yield
+            yield (process.pid,)
         finally:
             process.kill()
             process.wait()
 
-    def _send(self, traffic: Traffic) -> list[_Sent]:
+    def send(self, traffic: Traffic) -> list[Sent]:
+        """Send once, and look at nothing."""
         log = self.box.directory / "flows.log"
         destination = self.box.hosts[RECEIVER].addresses[":" in traffic.sources[0]]
         generators: list[subprocess.Popen[str]] = [
@@ -151,14 +162,24 @@ class Lab:
 
 
 @contextmanager
-def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), half_a_core: bool = False) -> Iterator[Lab]:
+def lab(
+    bodies: Iterable[Body],
+    subject: Subject,
+    *,
+    cpus: Sequence[int] = (),
+    half_a_core: bool = False,
+    clients: Sequence[str] = (),
+    sink: bool = True,
+) -> Iterator[Lab]:
     """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
 
+    `clients`: addresses of pods that the sender has too, for sockets of its own. `sink`: datagrams are counted and answered by nobody.
     `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
     """
     node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
-    with Box(node=node, hosts=[Host(name=SENDER, addresses=clusters.UPLINK), clusters.SERVER]) as box:
-        run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
+    with Box(node=node, hosts=[Host(name=SENDER, addresses=(*clusters.UPLINK, *clients)), clusters.SERVER]) as box:
+        if sink:
+            run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
         manifests = box.directory / "manifests"
         clusters.write(manifests, bodies)
         with subject.start(box, manifests) as started:

@@ -98,7 +98,9 @@ def parse(words: Sequence[str]) -> Options:
     )
     arguments = parser.parse_args(words)
     if arguments.list:
-        parser.exit(0, "".join(f"{name:16}{shape(defaults).title}\n" for name, shape in SHAPES.items()))
+        for name, shape in SHAPES.items():
+            print(f"{name:16}{shape(defaults).title}")
+        parser.exit(0)
     for name in arguments.shape:
         if name not in SHAPES:
             parser.error(f"no shape is called {name!r}; there are: {', '.join(SHAPES)}")

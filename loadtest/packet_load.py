@@ -8,10 +8,15 @@ from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample
 from loadtest.subjects import Subject
 from loadtest.traffic import Traffic
+from loadtest.verdict import MOST_OTHERS_SHARE, OTHERS_SHARE
 from netpolq_worker.nfqueue import QUEUE_PACKETS
 from tests.support.manifests import Body
 
 _WARM_UP_PACKETS = 20_000
+_NEVER_IDLE = 0.95
+_TOLD_BY_TICKS_S = 0.3
+"""What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
+
 _FULL = QUEUE_PACKETS // 2
 """Packets in the queue at the end of the load from which on the worker counts as the one that could not keep up."""
 
@@ -60,9 +65,10 @@ class PacketRun:
 def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
     """What a flood says. Raises `RuntimeError` if nothing at all was delivered.
 
-    The generator was the bottleneck when the variant took all it was offered: nothing was lost at a full queue or a full socket, and no
-    queue had filled by the time the last packet was sent. A busy worker alone proves nothing: one that handles packets in batches
-    is busy long before it has reached its limit, since its batches grow.
+    The variant was the bottleneck when both hold: it did not take all that was offered, so that packets were lost at a full queue or
+    socket, or the queue had filled by the time the last one was sent; and its workers were never idle, but on a CPU or waiting for one.
+    Otherwise the generator was. A loss alone proves nothing, since a worker that was held up for some milliseconds loses packets and may
+    then wait for more; nor does a busy worker, since one that handles packets in batches is busy long before its limit: its batches grow.
     """
     if not flood.delivered:
         raise RuntimeError(f"nothing was delivered of {flood.sent} packets; {flood.queue_dropped} dropped at the queue")
@@ -79,16 +85,23 @@ def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
     if judged:
         values["judged_per_s"] = judged / flood.elapsed_s
         values["accepted_share"] = flood.delivered / judged
-    if flood.worker_cpu_ns and judged:
-        cpu_ns = sum(flood.worker_cpu_ns)
-        values["worker_cpu_us_per_packet"] = cpu_ns / 1000 / judged
-        values["worker_cpu_share"] = cpu_ns / 1e9 / flood.elapsed_s
+    demand = 0.0
+    if flood.cpu.workers and judged:
+        running_s = sum(time.running_ns for time in flood.cpu.workers) / 1e9
+        waiting_s = sum(time.waiting_ns for time in flood.cpu.workers) / 1e9
+        demand = (running_s + waiting_s) / len(flood.cpu.workers) / flood.elapsed_s
+        values["worker_cpu_us_per_packet"] = running_s * 1e6 / judged
+        values["kernel_thread_us_per_packet"] = flood.cpu.kernel_ns / 1000 / judged
+        values["worker_cpu_share"] = running_s / flood.elapsed_s
+        values["worker_ready_share"] = min(1.0, demand)
     if len(flood.queued) > 1 and judged:
         for number, queued in enumerate(flood.queued):
             values[f"queue_{number}_share"] = queued / sum(flood.queued)
+    values[OTHERS_SHARE] = flood.cpu.others_share
+    took_all = lost == 0 and flood.backlog < _FULL
     return Sample(
         values=values,
-        generator_limited=inline or (lost == 0 and flood.backlog < _FULL),
+        generator_limited=inline or took_all or demand < _NEVER_IDLE,
         notes=tuple(_notes(flood, inline=inline)),
     )
 
@@ -103,6 +116,8 @@ def _notes(flood: Flood, *, inline: bool) -> Iterator[str]:
         yield f"{flood.unjudged:,} packets that nobody judged"
     if not flood.drained:
         yield "the queue did not empty after the load"
+    if flood.cpu.others_share > MOST_OTHERS_SHARE and flood.elapsed_s > _TOLD_BY_TICKS_S:
+        yield f"other programs took {100 * flood.cpu.others_share:.0f} % of the machine's CPU time meanwhile"
     elsewhere = flood.sent - flood.delivered - flood.queue_dropped - flood.user_dropped
     if elsewhere and not flood.queued:
         yield f"{elsewhere:,} of {flood.sent:,} packets not delivered"

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from loadtest.document import ShapeDocument
+Medians = Mapping[str, Mapping[str, float]]
+"""Median over the rounds, by variant and value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,6 @@ class Plotted(Protocol):
 class Remarking(Protocol):
     """A shape that draws conclusions."""
 
-    def remarks(self, measured: ShapeDocument) -> Sequence[str]:
+    def remarks(self, medians: Medians) -> Sequence[str]:
         """Sentences for the report, from what was measured."""
         ...

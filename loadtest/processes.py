@@ -1,30 +1,85 @@
-"""Time that processes were on a CPU."""
+"""Time that processes were on a CPU, or wanted to be."""
 
 import os
+import time
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
+_KTHREADD = 2
+"""The parent of all kernel threads. Source: rest_init in init/main.c."""
 
-def cpu_ns(pids: Iterable[int]) -> dict[int, int]:
-    """Nanoseconds that each process has been on a CPU so far, all its threads. One that has ended is left out.
 
-    The scheduler's own count where there is one (CONFIG_SCHED_INFO); the usual times are counted in ticks of ten milliseconds.
-    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet.
+class CpuTime(NamedTuple):
+    """Of a process so far, all its threads, in nanoseconds. `waiting_ns`: ready to run while something else was on the CPU.
+
+    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet, unless it puts that off to
+    threads of its own.
+    """
+
+    running_ns: int
+    waiting_ns: int
+
+    def since(self, earlier: "CpuTime") -> "CpuTime":
+        return CpuTime(self.running_ns - earlier.running_ns, self.waiting_ns - earlier.waiting_ns)
+
+
+def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
+    """Of each process; one that has ended is left out.
+
+    The scheduler's own count where there is one (CONFIG_SCHED_INFO); the usual times are counted in ticks of ten milliseconds, and
+    nothing is known of waiting.
     """
     found = {}
     for pid in pids:
         with suppress(OSError, psutil.NoSuchProcess):
-            found[pid] = _scheduled_ns(pid) or _ticked_ns(pid)
+            found[pid] = _scheduled(pid) or _ticked(pid)
     return found
 
 
-def used_ns(before: Mapping[int, int], after: Mapping[int, int]) -> int:
-    """What those that lived all the time have used between two readings."""
-    return sum(after[pid] - before[pid] for pid in before.keys() & after.keys())
+def used(before: Mapping[int, CpuTime], after: Mapping[int, CpuTime]) -> tuple[CpuTime, ...]:
+    """What each of those that lived all the time has used between two readings."""
+    return tuple(after[pid].since(before[pid]) for pid in before if pid in after)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the CPUs did for a while.
+
+    `workers`: by process; `kernel_ns`: of the threads of the kernel, to which it puts off a part of what packets cost; `others_share`: of
+    the time of all CPUs, what neither these nor anything else that belongs to the load used.
+    """
+
+    workers: tuple[CpuTime, ...]
+    kernel_ns: int
+    others_share: float
+
+
+class Watch:
+    """Watches the CPUs from its making on."""
+
+    def __init__(self, workers: Iterable[int]) -> None:
+        self._threads = _kernel_threads()
+        self._before_workers = cpu_times(workers)
+        self._before_threads = cpu_times(self._threads)
+        self._before_busy_s = _busy_s()
+        self._before_own_s = time.process_time()
+        self._began_s = time.monotonic()
+
+    def usage(self, ours_s: float) -> Usage:
+        """Until now. `ours_s`: seconds that what belongs to the load has used, besides the workers and this process."""
+        elapsed_s = time.monotonic() - self._began_s
+        workers = used(self._before_workers, cpu_times(self._before_workers))
+        kernel_ns = sum(thread.running_ns for thread in used(self._before_threads, cpu_times(self._threads)))
+        known_s = ours_s + time.process_time() - self._before_own_s
+        known_s += (kernel_ns + sum(worker.running_ns for worker in workers)) / 1e9
+        others_s = max(0.0, _busy_s() - self._before_busy_s - known_s)
+        return Usage(workers=workers, kernel_ns=kernel_ns, others_share=others_s / elapsed_s / (os.cpu_count() or 1))
 
 
 def descendants(pid: int) -> list[int]:
@@ -44,13 +99,30 @@ def keep_on(pids: Iterable[int], cpus: Iterable[int]) -> None:
                 os.sched_setaffinity(int(task.name), wanted)
 
 
-def _scheduled_ns(pid: int) -> int:
+def _scheduled(pid: int) -> CpuTime | None:
+    # Source: Documentation/scheduler/sched-stats.rst: time on the CPU and time on the run queue, in nanoseconds.
     with suppress(FileNotFoundError):  # of the process, or of the whole kernel
         tasks = Path("/proc", str(pid), "task").iterdir()
-        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks)
-    return 0
+        fields = [(task / "schedstat").read_text(encoding="ascii").split() for task in tasks]
+        return CpuTime(sum(int(field[0]) for field in fields), sum(int(field[1]) for field in fields))
+    return None
 
 
-def _ticked_ns(pid: int) -> int:
+def _ticked(pid: int) -> CpuTime:
     times = psutil.Process(pid).cpu_times()
-    return int((times.user + times.system) * 1e9)
+    return CpuTime(int((times.user + times.system) * 1e9), 0)
+
+
+def _busy_s() -> float:
+    """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def _kernel_threads() -> list[int]:
+    """Of the kernel itself; softirqs and work that were put off are done by some of them."""
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(_KTHREADD)
+        if parent.name() == "kthreadd":  # in a PID namespace of our own it is somebody else
+            return [thread.pid for thread in parent.children()]
+    return []

@@ -22,7 +22,7 @@ from loadtest import processes
 from loadtest.native.build import program
 from loadtest.parameters import External
 from netpolq.dataplane import queuestats
-from netpolq_worker.loop import BATCH_PACKETS
+from netpolq_worker.judge import BATCH_PACKETS
 from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.packet import COPY_BYTES
 from tests.support.agent import Agent

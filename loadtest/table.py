@@ -1,9 +1,13 @@
 """The results of a shape as a table for a terminal."""
 
+import re
+
 from collections.abc import Iterator, Sequence
 
 from loadtest.document import ShapeDocument, VariantDocument
 from loadtest.figures import claim, extent, finding, label, median
+
+_NUMBER = re.compile(r"\d[\d,.]*")
 
 
 def lines(shape: ShapeDocument) -> Iterator[str]:
@@ -11,9 +15,11 @@ def lines(shape: ShapeDocument) -> Iterator[str]:
     yield f"{shape['name']}: {shape['title']}"
     yield from _aligned(_rows(shape["variants"]))
     for variant in shape["variants"]:
-        for number, sample in enumerate(variant["samples"], 1):
-            if sample["notes"]:
-                yield f"  {variant['name']}, round {number}: {'; '.join(sample['notes'])}"
+        for note, rounds in notes(variant).items():
+            where = f"round {rounds[0]}" if len(rounds) == 1 else f"{len(rounds)} of {len(variant['samples'])} rounds"
+            yield f"  {variant['name']}, {where}: {note}"
+    for remark in shape["remarks"]:
+        yield f"  {remark}"
     for target in shape["targets"]:
         yield f"  {target['outcome']}: {claim(target)}: {finding(target)}"
     if shape["failure"]:
@@ -34,6 +40,16 @@ def _rows(variants: Sequence[VariantDocument]) -> list[list[str]]:
         ]
         rows.append([*cells, *(median(name, summary[name]) if name in summary else "" for name in names[1:])])
     return rows
+
+
+def notes(variant: VariantDocument) -> dict[str, list[int]]:
+    """What was noted, and in which rounds. Notes that differ in numbers alone are one, in the words of the last round."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for number, sample in enumerate(variant["samples"], 1):
+        for note in sample["notes"]:
+            kind = _NUMBER.sub("#", note)
+            found[kind] = note, [*found.get(kind, (note, []))[1], number]
+    return dict(found.values())
 
 
 def columns(variants: Sequence[VariantDocument]) -> list[str]:

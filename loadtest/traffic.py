@@ -8,10 +8,15 @@ from loadtest.clusters import PORT, PolicyCluster
 from loadtest.native.build import program
 
 _USABLE = tuple(sorted(os.sched_getaffinity(0)))
-GENERATOR_CPU = _USABLE[0]
-"""The generator's own. What it sends is forwarded on it too, up to the queue: as packets of a network card are, where they come in."""
+_MOST_GENERATORS = 3
 
-WORKER_CPUS = _USABLE[1:] or _USABLE
+GENERATOR_CPUS = _USABLE[: max(1, min(_MOST_GENERATORS, len(_USABLE) // 2))]
+"""A generator on each. What it sends is forwarded there too, up to the queue: as packets of a network card are, where they come in.
+
+With four CPUs or more there are several, which outrun any worker; a single one may not.
+"""
+
+WORKER_CPUS = _USABLE[len(GENERATOR_CPUS) :] or _USABLE
 ALL_CPUS = _USABLE
 _FIRST_SOURCE_PORT = 1024
 
@@ -30,7 +35,7 @@ class Traffic:
     order: str = "ports"
     protocol: str = "udp"
     rate_per_s: float = 0.0
-    cpus: tuple[int, ...] = (GENERATOR_CPU,)
+    cpus: tuple[int, ...] = GENERATOR_CPUS
 
     def argv(self, part: int, seed: int, *, interface: str, to_mac: str, destination: str) -> list[str]:
         """Command of the generator that sends one of `len(cpus)` equal parts. `seed`: another one, other random packets."""
@@ -44,7 +49,7 @@ class Traffic:
         return [*words, "--rate", str(self.rate_per_s / len(self.cpus))] if self.rate_per_s else words
 
 
-def known_tuples(cluster: PolicyCluster, packets: int, *, cpus: tuple[int, ...] = (GENERATOR_CPU,)) -> Traffic:
+def known_tuples(cluster: PolicyCluster, packets: int, *, cpus: tuple[int, ...] = GENERATOR_CPUS) -> Traffic:
     """New flows that differ in nothing but the source port from a few before: each of the senders opens as many, each port once.
 
     Raises `ValueError` when there are not so many ports.

@@ -13,6 +13,11 @@ from enum import StrEnum
 from loadtest.measure import Sample, Target
 
 ROUNDS_FOR_A_VERDICT = 5
+OTHERS_SHARE = "others_cpu_share"
+"""Name of the value that says what programs that do not belong to the load took of all CPUs."""
+
+MOST_OTHERS_SHARE = 0.1
+"""More than this, in most rounds, and there is no verdict: who was disturbed more is chance."""
 
 
 class Outcome(StrEnum):
@@ -60,6 +65,9 @@ def judge(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]
     outcome, reason = _compare(target, found)
     if len(figures) < ROUNDS_FOR_A_VERDICT:
         outcome, reason = Outcome.UNDECIDED, f"{len(figures)} rounds are too few for a verdict, {ROUNDS_FOR_A_VERDICT} are needed"
+    others_share = _others_share(subject, reference)
+    if others_share > MOST_OTHERS_SHARE:
+        outcome, reason = Outcome.UNDECIDED, f"other programs took {100 * others_share:.0f} % of the machine's CPU time"
     return Finding(target=target, outcome=outcome, figure=found, reason=reason)
 
 
@@ -79,6 +87,14 @@ def _figures(target: Target, subject: Sequence[Sample], reference: Sequence[Samp
         least = statistics.median(value for value in below if value is not None)
         return [], f"the generator was the bottleneck of {target.reference}: it takes at least {least:,.4g}"
     return [one / other for one, other in zip(above, below, strict=True) if one is not None and other], ""
+
+
+def _others_share(subject: Sequence[Sample], reference: Sequence[Sample]) -> float:
+    """The larger one of the two in each round, and of the rounds the median; 0 where it was not measured."""
+    shares = [sample.values.get(OTHERS_SHARE, 0.0) for sample in subject]
+    for round_index, sample in enumerate(reference):
+        shares[round_index] = max(shares[round_index], sample.values.get(OTHERS_SHARE, 0.0))
+    return statistics.median(shares)
 
 
 def _compare(target: Target, found: Spread) -> tuple[Outcome, str]:

@@ -42,6 +42,20 @@ class Namespace:
         return ObjectKey("Namespace", "", self.name)
 
 
+class Labels(dict[str, str]):
+    """Labels that can be compared by hash, so that equal ones are found and shared. Never written after construction."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a plain dict has none because it may change
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = hash(frozenset(self.items()))
+            return self._hash
+
+
 class NamedPort(NamedTuple):
     """A container port that has a name (`ContainerPort`); a name may occur several times in a pod."""
 

@@ -1,9 +1,23 @@
-"""The current objects. Holds what the source last said and nothing else: no history, no derived state."""
+"""The current objects, and which of them changed. Holds what the source last said: no history, nothing that policies decide."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
+from netpolq.addresses import AddressKey
 from netpolq.enums import Direction
 from netpolq.model import NAMESPACE_NAME_LABEL, Namespace, NetworkPolicy, ObjectKey, Pod, Rejection, Update
+
+
+@dataclass(slots=True)
+class Touched:
+    """What may differ from before: addresses that may have another owner, or one that changed; policies; names of namespaces."""
+
+    addresses: set[AddressKey] = field(default_factory=set)
+    policies: set[tuple[str, str]] = field(default_factory=set)
+    namespaces: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.addresses or self.policies or self.namespaces)
 
 
 class Store:
@@ -16,6 +30,8 @@ class Store:
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
+        self._claims: dict[AddressKey, Pod | tuple[Pod, ...]] = {}
+        self._touched = Touched()
 
     def apply(self, update: Update) -> bool:
         """Take over an update. Returns whether any object differs from before."""
@@ -25,32 +41,93 @@ class Store:
         for item in update.upserted:
             match item:
                 case Namespace():
-                    changed |= self.namespaces.get(item.name) != item
-                    self.namespaces[item.name] = item
+                    changed |= self._put_namespace(item)
                 case Pod():
-                    changed |= self.pods.get((item.namespace, item.name)) != item
-                    self.pods[item.namespace, item.name] = item
+                    changed |= self._put_pod(item)
                 case NetworkPolicy():
-                    changed |= self.policies.get((item.namespace, item.name)) != item
-                    self.policies[item.namespace, item.name] = item
+                    changed |= self._put_policy(item)
         self.rejections = update.rejections
         self.ignored = update.ignored
         self.synced = True
         return changed
 
+    def _put_namespace(self, namespace: Namespace) -> bool:
+        if self.namespaces.get(namespace.name) == namespace:
+            return False
+        self.namespaces[namespace.name] = namespace
+        self._touched.namespaces.add(namespace.name)
+        return True
+
+    def _put_pod(self, pod: Pod) -> bool:
+        key = pod.namespace, pod.name
+        before = self.pods.get(key)
+        if before == pod:
+            return False
+        self.pods[key] = pod
+        self._claim(before, pod)
+        return True
+
+    def _put_policy(self, policy: NetworkPolicy) -> bool:
+        key = policy.namespace, policy.name
+        if self.policies.get(key) == policy:
+            return False
+        self.policies[key] = policy
+        self._touched.policies.add(key)
+        return True
+
     def _delete(self, key: ObjectKey) -> bool:
         match key.kind:
             case "Namespace":
+                self._touched.namespaces.add(key.name)
                 return self.namespaces.pop(key.name, None) is not None
             case "Pod":
-                return self.pods.pop((key.namespace, key.name), None) is not None
+                pod = self.pods.pop((key.namespace, key.name), None)
+                self._claim(pod, None)
+                return pod is not None
             case "NetworkPolicy":
+                self._touched.policies.add((key.namespace, key.name))
                 return self.policies.pop((key.namespace, key.name), None) is not None
+
+    def _claim(self, before: Pod | None, after: Pod | None) -> None:
+        """Let a pod's claims take the place of those it had."""
+        for address in _claimed(before):
+            self._touched.addresses.add(address)
+            rest = tuple(pod for pod in self._claimants(address) if pod is not before)
+            self._set_claimants(address, rest)
+        for address in _claimed(after):
+            self._touched.addresses.add(address)
+            present = self._claimants(address)
+            self._set_claimants(address, (*present, after) if present and after is not None else (after,) if after else ())
+
+    def _claimants(self, address: AddressKey) -> tuple[Pod, ...]:
+        claim = self._claims.get(address, ())
+        return claim if isinstance(claim, tuple) else (claim,)
+
+    def _set_claimants(self, address: AddressKey, pods: tuple[Pod, ...]) -> None:
+        # Nearly every address is claimed by one pod, which then needs no tuple around it.
+        if not pods:
+            self._claims.pop(address, None)
+        else:
+            self._claims[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_claim_strength, reverse=True))
+
+    def take_touched(self) -> Touched:
+        """What may differ since this was last asked; at first, everything there is. For one reader."""
+        touched, self._touched = self._touched, Touched()
+        return touched
+
+    def everything(self) -> Touched:
+        """All there is, for whoever begins with nothing."""
+        return Touched(set(self._claims), set(self.policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Labels of a namespace; one that was never declared has only its name label."""
         namespace = self.namespaces.get(name)
         return namespace.labels if namespace is not None else {NAMESPACE_NAME_LABEL: name}
+
+    def owner(self, address: AddressKey) -> Pod | None:
+        """The pod that owns an address; see `address_owners`."""
+        claim = self._claims.get(address)
+        return claim[0] if isinstance(claim, tuple) else claim
 
     def address_owners(self) -> dict[bytes, Pod]:
         """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none.
@@ -59,11 +136,10 @@ class Store:
         """
         owners: dict[bytes, Pod] = {}
         for pod in self.pods.values():
-            if not pod.completed and not pod.host_network:
-                for address in pod.ips:
-                    other = owners.setdefault(address, pod)
-                    if other is not pod and _claim_strength(pod) > _claim_strength(other):
-                        owners[address] = pod
+            for address in _claimed(pod):
+                other = owners.setdefault(address, pod)
+                if other is not pod and _claim_strength(pod) > _claim_strength(other):
+                    owners[address] = pod
         return owners
 
     def addresses_of_nodes(self) -> dict[str, set[bytes]]:
@@ -84,6 +160,10 @@ class Store:
             policy = self.policies[key]
             if policy.namespace == namespace and direction in policy.policy_types:
                 yield policy
+
+
+def _claimed(pod: Pod | None) -> tuple[AddressKey, ...]:
+    return () if pod is None or pod.completed or pod.host_network else pod.ips
 
 
 def _claim_strength(pod: Pod) -> tuple[bool, str, tuple[int, ...], tuple[int, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-_NEED_ROOT = ("netns", "process", "vm")
+_NEED_ROOT = ("netns", "process", "loadtest", "vm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

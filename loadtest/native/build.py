@@ -11,7 +11,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 _BUILT = _HERE / "build"  # not under version control
 _COMPILE = ("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
-_LIBRARIES: dict[str, tuple[str, ...]] = {"flows": (), "accept": ("-lnetfilter_queue",)}
+_LIBRARIES: dict[str, tuple[str, ...]] = {"flows": (), "accept": ("-lnetfilter_queue",), "connects": ()}
 
 
 def program(name: str) -> Path:

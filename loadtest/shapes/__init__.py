@@ -5,8 +5,13 @@ from collections.abc import Callable
 from loadtest.measure import Shape
 from loadtest.parameters import Parameters
 from loadtest.shapes.cold_tuples import ColdTuples
+from loadtest.shapes.connect_latency import ConnectLatency
+from loadtest.shapes.control_plane import ControlPlane
+from loadtest.shapes.denied_flood import DeniedFlood
+from loadtest.shapes.established import Established
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.policy_scale import PolicyScale
+from loadtest.shapes.repeated_decisions import RepeatedDecisions
 from loadtest.shapes.workers import Workers
 
 SHAPES: dict[str, Callable[[Parameters], Shape]] = {
@@ -14,5 +19,10 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     PolicyScale.name: PolicyScale,
     ColdTuples.name: ColdTuples,
     Workers.name: Workers,
+    ConnectLatency.name: ConnectLatency,
+    RepeatedDecisions.name: RepeatedDecisions,
+    DeniedFlood.name: DeniedFlood,
+    Established.name: Established,
+    ControlPlane.name: ControlPlane,
 }
 """In the order in which they run and are reported."""

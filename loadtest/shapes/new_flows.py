@@ -1,11 +1,13 @@
 """New flows of tuples that are known: what a worker takes when the decision itself is remembered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from loadtest.clusters import PolicyCluster
 from loadtest.measure import Target, Variant
 from loadtest.packet_load import PacketVariant
 from loadtest.parameters import Parameters
+from loadtest.plots import Medians
 from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing, Subject
 from loadtest.traffic import WORKER_CPUS, known_tuples
 
@@ -13,10 +15,14 @@ NONE = "no agent"
 ACCEPT_ONE = "accept-one"
 ACCEPT_BATCH = "accept-batch"
 NETPOLQ = "netpolq"
+_VALUE = "delivered_per_s"
 
 
 class NewFlows:
-    """One worker, no verdict cache in the kernel, every packet a new source port of a few pods."""
+    """One worker, no verdict cache in the kernel, every packet a new source port of a few pods.
+
+    Once with a core for the worker, where the generator may be the bottleneck, and once with half a core, where it cannot be.
+    """
 
     name = "new-flows"
     title = "New flows of known tuples, one worker"
@@ -34,12 +40,33 @@ class NewFlows:
             NETPOLQ: Netpolq(),
             **{external.name: ExternalAgent(external=external) for external in self._parameters.externals},
         }
-        return [
+        whole = [
             PacketVariant(
                 name=name, bodies=cluster.bodies, subject=subject, traffic=traffic, cpus=WORKER_CPUS, inline=name == NONE
             )
             for name, subject in subjects.items()
         ]
+        half = [
+            replace(variant, name=half_a_core(variant.name), cpus=WORKER_CPUS[:1], half_a_core=True)
+            for variant in whole
+            if variant.name in {ACCEPT_ONE, NETPOLQ}
+        ]
+        return [*whole, *half]
 
     def targets(self) -> Sequence[Target]:
-        return [Target(value="delivered_per_s", subject=NETPOLQ, reference=ACCEPT_ONE, at_least=1.25)]
+        return [Target(value=_VALUE, subject=NETPOLQ, reference=ACCEPT_ONE, at_least=1.25)]
+
+    def remarks(self, medians: Medians) -> Sequence[str]:
+        """The ratio where both are surely saturated."""
+        subject, reference = (medians[half_a_core(name)].get(_VALUE) for name in (NETPOLQ, ACCEPT_ONE))
+        if not subject or not reference:
+            return []
+        return [
+            f"With half a core each, {NETPOLQ} delivers {subject / reference:.3g} × {ACCEPT_ONE} (of the medians; no target). There "
+            "the generator cannot be the bottleneck; but a worker that is interrupted every few milliseconds starts with cold caches."
+        ]
+
+
+def half_a_core(name: str) -> str:
+    """Name of the same variant with half a core."""
+    return f"{name}, half a core"

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from loadtest.clusters import PolicyCluster
-from loadtest.document import ShapeDocument, VariantDocument
 from loadtest.measure import Target, Variant
 from loadtest.packet_load import PacketVariant
 from loadtest.parameters import Parameters
-from loadtest.plots import Plot
+from loadtest.plots import Medians, Plot
 from loadtest.subjects import Netpolq
 from loadtest.traffic import ALL_CPUS, known_tuples
 
@@ -17,8 +16,9 @@ _SENDERS = 64
 _ONE = "netpolq, 1 worker"
 _HASHED = "netpolq, 2 workers, by address"
 _FANNED = "netpolq, 2 workers, fanout"
-_ESTIMATED_CORES = (4, 8, 16, 32)
+_ESTIMATED_CORES = (4, 8, 16)
 _VALUE = "delivered_per_s"
+_COST = "worker_cpu_us_per_packet"
 
 
 class Workers:
@@ -50,22 +50,21 @@ class Workers:
         lines = {"by address": [(1.0, _ONE), (2.0, _HASHED)], "fanout": [(1.0, _ONE), (2.0, _FANNED)]}
         return [Plot(title="Throughput by number of workers", x_label="workers", value=_VALUE, lines=lines)]
 
-    def remarks(self, measured: ShapeDocument) -> Sequence[str]:
+    def remarks(self, medians: Medians) -> Sequence[str]:
         """An estimate for machines with more cores than this one."""
-        costs = {variant["name"]: cost for variant in measured["variants"] if (cost := _cost_us(variant)) is not None}
-        if _ONE not in costs or _FANNED not in costs:
+        if not all(_COST in medians[name] for name in (_ONE, _FANNED)):
             return []
-        one, two = costs[_ONE], costs[_FANNED]
-        estimates = ", ".join(f"{cores} cores {cores * 1e6 / two:,.0f}/s" for cores in _ESTIMATED_CORES)
+        one, two = medians[_ONE][_COST], medians[_FANNED][_COST]
+        estimates = ", ".join(f"{cores} cores {_round(cores * 1e6 / two):,.0f}/s" for cores in _ESTIMATED_CORES)
         return [
             f"A packet costs a worker {two:.3g} µs of CPU with two workers and {one:.3g} µs with one, handing it on to the pod included.",
-            f"Estimate, not measurement: workers share nothing but the read-only snapshot, so if the cost stays that of two, they take "
-            f"1,000,000 / {two:.3g} new flows a second for each core of their own: {estimates}. What the kernel does before the queue "
-            "(receiving, forwarding, connection tracking) comes on top, on the cores that packets arrive on, and its locks and memory "
-            "bandwidth are shared by all cores: take it for an upper bound.",
+            "Estimate, not measurement: workers share nothing but the read-only snapshot. If a packet goes on costing what it costs with "
+            f"two, workers with cores of their own take about {estimates}. What the kernel does before the queue (receiving, "
+            "forwarding, connection tracking) comes on top, on the cores that packets arrive on, and its locks and the bandwidth of memory "
+            "are shared by all: take it for an upper bound.",
         ]
 
 
-def _cost_us(variant: VariantDocument) -> float | None:
-    spread = variant["summary"].get("worker_cpu_us_per_packet")
-    return None if spread is None else spread["median"]
+def _round(rate: float) -> float:
+    """To two significant digits: an estimate has no more."""
+    return float(f"{rate:.2g}")

@@ -15,7 +15,7 @@ from netpolq.dataplane.nf_tables import NFT_MSG_DELTABLE, Request, commit, name,
 from netpolq.dataplane.presence import Presence, read_counters, read_presence
 from netpolq.dataplane.queue_rule import replace_queue_rule, try_queue_rule
 from netpolq.dataplane.ruleset import ENQUEUE, TABLE, IsolatedSets, RulesetConfig, chains, render, render_changes
-from netpolq.dataplane.verdict_maps import forget, forget_all, remember
+from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, remember
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError, NetpolqError, PrivilegeError
 
@@ -61,14 +61,15 @@ class Ruleset:
                 self._in_force = sets
 
     async def remember_verdicts(self, hints: Sequence[Hint], ttl_ms: int) -> None:
-        """Put decisions into the maps, in one transaction. Needs `install` before."""
+        """Put at most `MAX_DECISIONS` decisions into the maps, in one transaction. Needs `install` before."""
         async with self._turn:
             await asyncio.to_thread(_commit, remember(hints, ttl_ms))
 
     async def forget_verdicts(self, hints: Sequence[Hint] | None) -> bool:
         """Take decisions out of the maps, in one transaction; None: all. Returns whether any others may be left.
 
-        What has timed out cannot be taken out by itself, so then the maps are emptied. A table that is gone holds nothing to forget.
+        What has timed out cannot be taken out by itself, and more than `MAX_DECISIONS` do not fit into one transaction: then the maps
+        are emptied. A table that is gone holds nothing to forget.
         """
         async with self._turn:
             return await asyncio.to_thread(_forget, hints)
@@ -147,7 +148,7 @@ def _commit(requests: tuple[Request, ...]) -> None:
 
 def _forget(hints: Sequence[Hint] | None) -> bool:
     with _explained():
-        if hints is not None:
+        if hints is not None and len(hints) <= MAX_DECISIONS:
             with suppress(FileNotFoundError):
                 commit(forget(hints))
                 return True

@@ -11,7 +11,8 @@ class QueueStats(NamedTuple):
 
     `peer_portid`: netlink port of the socket that is bound; `queue_total`: packets waiting for a verdict now; `copy_mode`,
     `copy_range`: how much of a packet is copied; `queue_dropped`: packets dropped because the queue was full; `user_dropped`: because
-    the socket's buffer was; `id_sequence`: id of the last packet queued. Source: seq_show in net/netfilter/nfnetlink_queue.c.
+    the socket's buffer was (a queue that fails open counts neither); `id_sequence`: id of the last packet queued. Source: seq_show and
+    __nfqnl_enqueue_packet in net/netfilter/nfnetlink_queue.c.
     """
 
     queue_num: int

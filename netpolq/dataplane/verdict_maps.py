@@ -39,6 +39,9 @@ _DATA = {
 }
 _PROTOCOL_AND_PORT = struct.Struct("!B3xH2x")
 
+MAX_DECISIONS = 1024
+"""Decisions that surely fit into one transaction, which is one message to the kernel (of 208 KiB with its default send buffer)."""
+
 _ELEMENTS_PER_REQUEST = 500
 """An attribute holds 64 KiB at most, and an IPv6 element takes 92 bytes."""
 

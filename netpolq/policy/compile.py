@@ -1,203 +1,131 @@
-"""Store → image: which rule decides for whom. Pure; the result depends only on the objects in the store.
+"""Store → snapshot: which rule decides for whom. Incremental: an event costs what it affects, whatever the size of the cluster.
 
 Each peer selector of a policy in use gets a number; a pod's identity is the list of numbers that match it, so a rule names selectors,
-never pods, and a pod that comes or goes changes one address and no program.
+never pods, and a pod that comes or goes changes one address and no program. What the snapshot says depends only on the objects in the
+store; which numbers it says it with, on what was there before.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
-from netpolq.enums import Action, Direction, Tier
-from netpolq.model import IPBlock, LabelSelector, NetworkPolicy, Pod, PodPeer
-from netpolq.policy.port_table import Candidate, build_port_table
-from netpolq.policy.selectors import matches
-from netpolq.snapshot.image import (
-    AddressRange,
-    Block,
-    Endpoint,
-    Identity,
-    Image,
-    Program,
-    Rule,
-    TierProgram,
-)
-from netpolq.store import Store
+from netpolq.addresses import AddressKey
+from netpolq.model import Pod
+from netpolq.policy.groups import NOBODY, Group, Groups
+from netpolq.policy.isolation import Isolation
+from netpolq.policy.programs import PeerSelector
+from netpolq.snapshot.code import encode_addresses
+from netpolq.snapshot.draft import Draft
+from netpolq.store import Store, Touched
 
-PolicyNames = tuple[tuple[str, str], ...]
-"""Keys of policies (namespace, name), sorted."""
+_ADDRESSES_A_STEP = 1000
 
 
-class PeerSelector(NamedTuple):
-    """A `PodPeer` with its scope spelled out: the policy's namespace, or whatever the namespace selector selects."""
+class Compiler:
+    """Keeps a draft of the snapshot of a store.
 
-    namespace: str
-    namespace_selector: LabelSelector
-    pod_selector: LabelSelector
-
-
-def compile_image(store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False) -> Image:
-    """Compile everything that concerns the isolated pods for which `is_local` holds.
-
-    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs. `with_pod_names`: also store
-    who owns each address, which the log of packets tells.
+    `is_local`: the pods to compile programs for. `with_pod_names`: also store who owns each address, which the log of packets tells.
     """
-    owners = store.address_owners()
-    isolating = _Isolation(store)
-    local = {address: isolating.of(pod) for address, pod in owners.items() if is_local(pod)}
-    local = {address: sides for address, sides in local.items() if any(sides)}
-    programs = _Programs(
-        store, {(direction, names) for sides in local.values() for direction, names in zip(Direction, sides, strict=True)}
-    )
-    identities, addresses = _identify(store, owners, programs)
-    nodes, node_of = _nodes(store, owners) if with_nodes else ((), {})
-    return Image(
-        rules=programs.rules,
-        selectors=tuple(programs.selectors),
-        identities=identities,
-        addresses=addresses,
-        endpoints={
-            address: Endpoint(*(programs.program(direction, names) for direction, names in zip(Direction, sides, strict=True)))
-            for address, sides in local.items()
-        },
-        nodes=nodes,
-        node_of=node_of,
-        pod_names={address: f"{pod.namespace}/{pod.name}" for address, pod in owners.items()} if with_pod_names else {},
-    )
 
-
-class _Isolation:
-    """Which policies isolate a pod, per direction. Pods with equal labels share the answer."""
-
-    def __init__(self, store: Store) -> None:
-        self._by_namespace: dict[str, list[tuple[tuple[str, str], NetworkPolicy]]] = {}
-        for key in sorted(store.policies):
-            self._by_namespace.setdefault(key[0], []).append((key, store.policies[key]))
-        self._known: dict[tuple[str, frozenset[tuple[str, str]]], tuple[PolicyNames, PolicyNames]] = {}
-
-    def of(self, pod: Pod) -> tuple[PolicyNames, PolicyNames]:
-        """Names of the policies that isolate a pod for egress and for ingress (the order of `Direction`)."""
-        group = pod.namespace, frozenset(pod.labels.items())
-        sides = self._known.get(group)
-        if sides is None:
-            selecting = [
-                (key, policy)
-                for key, policy in self._by_namespace.get(pod.namespace, ())
-                if matches(policy.pod_selector, pod.labels)
-            ]
-            egress, ingress = (
-                tuple(key for key, policy in selecting if direction in policy.policy_types) for direction in Direction
-            )
-            sides = self._known[group] = egress, ingress
-        return sides
-
-
-class _Programs:
-    """The programs for some sets of policies, with rules, selectors and port names numbered over all of them."""
-
-    def __init__(self, store: Store, wanted: Iterable[tuple[Direction, PolicyNames]]) -> None:
+    def __init__(self, store: Store, *, is_local: Callable[[Pod], bool], with_pod_names: bool = False) -> None:
         self._store = store
-        pairs = sorted({(name, direction) for direction, names in wanted for name in names})
-        rules: list[Rule] = []
-        selectors: set[PeerSelector] = set()
-        self.port_names: set[str] = set()
-        self._first_rule: dict[tuple[tuple[str, str], Direction], int] = {}
-        for name, direction in pairs:
-            policy = store.policies[name]
-            self._first_rule[name, direction] = len(rules)
-            for position, rule in enumerate(policy.rules(direction)):
-                rules.append(Rule(Tier.NETWORK_POLICY, "/".join(name), direction, position, Action.ACCEPT))
-                selectors.update(_scoped(policy, peer) for peer in rule.peers or () if isinstance(peer, PodPeer))
-                self.port_names.update(port.port for port in rule.ports or () if isinstance(port.port, str))
-        self.rules = tuple(rules)
-        self.selectors = {selector: number for number, selector in enumerate(sorted(selectors))}
-        self._programs: dict[tuple[Direction, PolicyNames], Program] = {}
+        self._is_local = is_local
+        self._with_pod_names = with_pod_names
+        self.draft = Draft()
+        self._groups = Groups(self.draft)
+        self._isolation = Isolation(self.draft, self._groups)
+        self._group_of: dict[AddressKey, Group] = {}
+        self._changed: set[AddressKey] = set()
 
-    def program(self, direction: Direction, names: PolicyNames) -> Program | None:
-        """The program of a pod that these policies isolate; None for no policies."""
-        if not names:
-            return None
-        program = self._programs.get((direction, names))
-        if program is None:
-            program = self._programs[direction, names] = (self._network_policy_tier(direction, names),)
-        return program
+    def update(self) -> None:
+        """Take over all that has changed in the store."""
+        for _ in self.steps():
+            pass
 
-    def _network_policy_tier(self, direction: Direction, names: PolicyNames) -> TierProgram:
-        any_peer: list[Candidate] = []
-        by_selector: dict[int, list[Candidate]] = {}
-        by_block: dict[Block, list[Candidate]] = {}
-        for name in names:
-            policy = self._store.policies[name]
-            for number, rule in enumerate(policy.rules(direction), self._first_rule[name, direction]):
-                candidate = Candidate(number, rule.ports)
-                if rule.peers is None:
-                    any_peer.append(candidate)
-                for peer in rule.peers or ():
-                    if isinstance(peer, PodPeer):
-                        by_selector.setdefault(self.selectors[_scoped(policy, peer)], []).append(candidate)
-                    else:
-                        by_block.setdefault(_block(peer), []).append(candidate)
-        return TierProgram(
-            tier=Tier.NETWORK_POLICY,
-            isolated_by=tuple("/".join(name) for name in names),
-            any_peer=build_port_table(any_peer) if any_peer else None,
-            selectors=tuple((number, build_port_table(by_selector[number])) for number in sorted(by_selector)),
-            blocks=tuple((block, build_port_table(by_block[block])) for block in sorted(by_block)),
-        )
+    def steps(self) -> Iterator[None]:
+        """The same in steps of some milliseconds. The store may change between them: the draft is good again at the end.
 
+        The last step ends with everything taken over, so that whoever goes on without a pause has a whole state of the store. What the
+        store has noted as touched is taken away from it, so only one compiler can keep up with a store.
+        """
+        yield from self.take_over(self._store.take_touched())
+        # What came during the pauses is taken over without any: a store that always changes would keep this from ever ending.
+        for _ in self.take_over(self._store.take_touched()):
+            pass
 
-def _scoped(policy: NetworkPolicy, peer: PodPeer) -> PeerSelector:
-    if peer.namespace_selector is None:
-        return PeerSelector(policy.namespace, LabelSelector(), peer.pod_selector)
-    return PeerSelector("", peer.namespace_selector, peer.pod_selector)
+    def take_over(self, touched: Touched) -> Iterator[None]:
+        """Take over what may have changed, in steps."""
+        if not touched:
+            return
+        # In this order a change is held against selectors that were in use before, so numbers mean the same on both sides. One that
+        # comes into use or goes out of it comes or goes with a program, whose endpoints are told as changed.
+        for name in sorted(touched.namespaces):
+            self._changed |= self._groups.label(name, self._store.namespace_labels(name))
+            yield
+        for done, address in enumerate(touched.addresses):
+            self._move(address)
+            if done % _ADDRESSES_A_STEP == _ADDRESSES_A_STEP - 1:
+                yield
+        for key in sorted(touched.policies):
+            self._isolation.put_policy(key, self._store.policies.get(key))
+        yield from self._isolation.compile()
+        yield from self._groups.settle()
+        self._changed |= self._isolation.place()
+        self.draft.sweep()
 
+    def _move(self, address: AddressKey) -> None:
+        pod = self._store.owner(address)
+        before = self._group_of.get(address)
+        after = None if pod is None else self._groups.group_of(pod)
+        if before is not after:
+            if after is None:
+                del self._group_of[address]
+            else:
+                self._group_of[address] = after
+            if (NOBODY if before is None else before.identity) != (NOBODY if after is None else after.identity):
+                self._changed.add(address)
+            self._groups.move(address, before, after)
+        self._isolation.move(address, pod if pod is not None and self._is_local(pod) else None)
+        if self._with_pod_names:
+            self.draft.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
 
-def _block(peer: IPBlock) -> Block:
-    ranges = sorted((int(network[0]), int(network[-1])) for network in peer.except_)
-    disjoint: list[AddressRange] = []
-    for low, high in ranges:
-        if disjoint and low <= disjoint[-1].high + 1:
-            disjoint[-1] = AddressRange(disjoint[-1].low, max(high, disjoint[-1].high))
-        else:
-            disjoint.append(AddressRange(low, high))
-    return Block(peer.cidr.version, peer.cidr.prefixlen, int(peer.cidr.network_address), tuple(disjoint))
+    def take_changed(self) -> frozenset[AddressKey]:
+        """The addresses whose flows may be judged differently from when this was last asked."""
+        changed, self._changed = frozenset(self._changed), set()
+        return changed
 
+    @property
+    def isolated(self) -> tuple[frozenset[AddressKey], ...]:
+        """The local addresses that some policy isolates, by direction (in the order of `Direction`)."""
+        return self._isolation.isolated
 
-def _identify(store: Store, owners: Mapping[bytes, Pod], programs: _Programs) -> tuple[tuple[Identity, ...], dict[bytes, int]]:
-    """Identities in sorted order, and the identity of each address that has one worth storing."""
-    in_namespace: dict[str, list[tuple[int, LabelSelector]]] = {}
-    known: dict[tuple[object, ...], Identity] = {}
-    contents: dict[bytes, Identity] = {}
-    for address, pod in owners.items():
-        ports = tuple(sorted({port for port in pod.named_ports if port.name in programs.port_names}))
-        group = pod.namespace, frozenset(pod.labels.items()), ports
-        identity = known.get(group)
-        if identity is None:
-            if pod.namespace not in in_namespace:
-                in_namespace[pod.namespace] = _selectors_for(store, pod.namespace, programs.selectors)
-            selected = in_namespace[pod.namespace]
-            identity = known[group] = Identity(
-                tuple(number for number, selector in selected if matches(selector, pod.labels)), ports
-            )
-        if identity.selectors or identity.named_ports:
-            contents[address] = identity
-    identities = tuple(sorted(set(contents.values())))
-    numbers = {identity: number for number, identity in enumerate(identities)}
-    return identities, {address: numbers[identity] for address, identity in contents.items()}
+    @property
+    def selectors(self) -> dict[int, PeerSelector]:
+        """What the numbers of selectors in the snapshot stand for."""
+        return self._groups.selectors
 
 
-def _selectors_for(store: Store, namespace: str, selectors: Mapping[PeerSelector, int]) -> list[tuple[int, LabelSelector]]:
-    """Numbers and pod selectors of the peer selectors whose scope includes a namespace, in order of number."""
-    labels = store.namespace_labels(namespace)
-    return [
-        (number, selector.pod_selector)
-        for selector, number in selectors.items()
-        if (selector.namespace == namespace if selector.namespace else matches(selector.namespace_selector, labels))
-    ]
+def compile_snapshot(
+    store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False
+) -> Compiler:
+    """Compile a whole store, whatever it has noted as touched.
+
+    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs.
+    """
+    compiler = Compiler(store, is_local=is_local, with_pod_names=with_pod_names)
+    for _ in compiler.take_over(store.everything()):
+        pass
+    if with_nodes:
+        _add_nodes(compiler.draft, store)
+    return compiler
 
 
-def _nodes(store: Store, owners: Mapping[bytes, Pod]) -> tuple[tuple[tuple[bytes, ...], ...], dict[bytes, int]]:
+def _add_nodes(draft: Draft, store: Store) -> None:
     of_node = store.addresses_of_nodes()
+    owners = store.address_owners()
     sets = {address: tuple(sorted({*pod.host_ips, *of_node.get(pod.node_name, ())})) for address, pod in owners.items()}
-    nodes = tuple(sorted({addresses for addresses in sets.values() if addresses}))
+    nodes = sorted({addresses for addresses in sets.values() if addresses})
     numbers = {addresses: number for number, addresses in enumerate(nodes)}
-    return nodes, {address: numbers[addresses] for address, addresses in sets.items() if addresses}
+    draft.set_nodes(
+        [encode_addresses(addresses) for addresses in nodes],
+        {address: numbers[addresses] for address, addresses in sets.items() if addresses},
+    )
+    draft.sweep()

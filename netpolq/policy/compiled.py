@@ -4,9 +4,8 @@ import time
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import Direction, Reason, Verdict
-from netpolq.policy.compile import compile_image
+from netpolq.policy.compile import compile_snapshot
 from netpolq.policy.engine import Explanation, Side
-from netpolq.snapshot.encode import encode
 from netpolq.snapshot.view import NO_RULE, SnapshotView
 from netpolq.store import Store
 
@@ -15,8 +14,8 @@ class SnapshotEngine:
     """An `Engine` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint."""
 
     def __init__(self, store: Store) -> None:
-        image = compile_image(store, is_local=lambda _pod: True, with_nodes=True)
-        self.view = SnapshotView(encode(image, version=1, created_ns=time.time_ns()))
+        draft = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True).draft
+        self.view = SnapshotView(draft.encoded(version=1, created_ns=time.time_ns()))
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
         """Judge a flow; see `netpolq.policy.engine.Engine`."""

@@ -8,7 +8,10 @@ from netpolq.model import LabelSelector, Requirement
 
 def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
     """Whether labels meet every requirement of a selector. The empty selector matches everything."""
-    return all(requirement_holds(requirement, labels) for requirement in selector.requirements)
+    for requirement in selector.requirements:  # noqa: SIM110  # a generator would take as long as all the rest
+        if not requirement_holds(requirement, labels):
+            return False
+    return True
 
 
 def requirement_holds(requirement: Requirement, labels: Mapping[str, str]) -> bool:
@@ -16,13 +19,12 @@ def requirement_holds(requirement: Requirement, labels: Mapping[str, str]) -> bo
 
     Source: `LabelSelectorRequirement`. In and Exists need the key; NotIn and DoesNotExist also hold where the key is absent.
     """
-    value = labels.get(requirement.key)
-    match requirement.operator:
-        case SelectorOperator.IN:
-            return value is not None and value in requirement.values
-        case SelectorOperator.NOT_IN:
-            return value is None or value not in requirement.values
-        case SelectorOperator.EXISTS:
-            return value is not None
-        case SelectorOperator.DOES_NOT_EXIST:
-            return value is None
+    key, operator, values = requirement
+    value = labels.get(key)
+    if operator is SelectorOperator.IN:
+        return value is not None and value in values
+    if operator is SelectorOperator.NOT_IN:
+        return value is None or value not in values
+    if operator is SelectorOperator.EXISTS:
+        return value is not None
+    return value is None

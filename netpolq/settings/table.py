@@ -83,7 +83,8 @@ WORKERS: Option[int | None] = Option(
     default="auto",
     metavar="N",
     allowed=f"auto or 1 to {MAX_WORKERS}",
-    help="Number of workers, each a process with a queue of its own; auto: one for each CPU the agent may use, at most 16.",
+    help="Number of workers, each a process with a queue of its own; auto: one for each CPU that the agent may be scheduled on and that "
+    "its CPU limit pays for, at most 16.",
     group=Group.QUEUES,
     natural=int,
 )

@@ -120,21 +120,3 @@ class Image:
     nodes: tuple[tuple[bytes, ...], ...] = ()
     node_of: Mapping[bytes, int] = field(default_factory=dict)
     pod_names: Mapping[bytes, str] = field(default_factory=dict)
-
-
-def changed_addresses(before: Image, after: Image) -> frozenset[bytes] | None:
-    """Addresses whose flows the second image may judge differently, or None: any flow may be judged differently."""
-    if before.rules != after.rules or before.selectors != after.selectors:
-        return None
-    endpoints = {
-        key for key in before.endpoints.keys() | after.endpoints.keys() if before.endpoints.get(key) != after.endpoints.get(key)
-    }
-    identified = {
-        key for key in before.addresses.keys() | after.addresses.keys() if _identity(before, key) != _identity(after, key)
-    }
-    return frozenset(endpoints | identified)
-
-
-def _identity(image: Image, key: bytes) -> Identity | None:
-    number = image.addresses.get(key)
-    return None if number is None else image.identities[number]

@@ -8,26 +8,29 @@ the WORDS section count words from its start, and word 0 is reserved so that off
                 section count u32 · crc32 of header and section table (this field taken as 0) u32
     section     offset u64 · length in bytes u64 · crc32 u32 · entries u32
 
-    ADDRESSES   hash slots: key 16s · identity + 1 u32 (0: empty slot)
-    ENDPOINTS   hash slots: key 16s · egress program u32 · ingress program u32 (word offsets, 0: not isolated; both 0: empty slot)
-    NODE_OF     hash slots: key 16s · word offset of [n, n × 4 words of address bytes] u32 (0: empty slot)
-    POD_NAMES   hash slots: key 16s · ns/name (string) + 1 u32 (0: empty slot); one empty slot unless packets are logged
-    IDENTITIES  one word each: word offset of [n, n × selector, m, m × (name, protocol << 16 | port)]
-    RULES       three words each: policy (string), tier << 16 | direction << 8 | action, index
-    STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
-    WORDS       programs and what they point to:
+    ADDRESSES   hash cells: key 16s · identity u32 (0: empty cell)
+    ENDPOINTS   hash cells: key 16s · egress program, ingress program << 32 u64 (word offsets, 0: not isolated; both 0: empty cell)
+    NODE_OF     hash cells: key 16s · word offset of [n, n × 4 words of address bytes] u32 (0: empty cell)
+    POD_NAMES   hash cells: key 16s · offset in NAMES + 1 u32 (0: empty cell); no used cell unless packets are logged
+    IDENTITIES  one word each: word offset of [n, n × selector, m, m × (name (string), protocol << 16 | port)]; 0: not in use
+    WORDS       what identities point to, and programs with what they point to:
       program     n, n × tier
-      tier        tier number, isolated_by, any peer table, v4 blocks, v6 blocks, n, n × selector (sorted), n × port table
+      tier        tier number, isolated_by, any peer table, v4 blocks, v6 blocks, n, rules, n × selector (sorted), n × port table
       isolated_by n, n × policy (string)
-      port table  rule without ports + 1, end of TCP, UDP, SCTP ranges (in ranges), number of names,
-                  ranges × (low << 16 | high) sorted per protocol, ranges × rule, names × (name (string), protocol, rule)
+      rules       for each rank: policy (string), tier << 16 | direction << 8 | action, index
+      port table  rank of the rule without ports + 1, end of TCP, UDP, SCTP ranges (in ranges), number of names,
+                  ranges × (low << 16 | high) sorted per protocol, ranges × rank, names × (name (string), protocol, rank)
       blocks      n, n × (prefix length, entries, word offset of sorted network numbers, word offset of block lists)
                   a network number is one word for IPv4, four (most significant first) for IPv6
       block list  n, n × (port table, exceptions)
       exceptions  n, n × (low, high), as wide as network numbers
+    STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
+    NAMES       names of pods: length u16, UTF-8
 
-Hash tables use open addressing with linear probing from `crc32(key) & (slots - 1)`; slots is a power of two and at most two thirds of
-them are filled.
+A rank is a rule's place in the order of precedence within its tier of its program. Word offset of a rule: what `view.rule` takes.
+
+Hash tables use open addressing with linear probing from cell `crc32(key) * entries >> 32`, without a wrap: behind the cells that keys
+start from there are as many more as the last ones need, and the last cell of all is always empty.
 """
 
 import struct
@@ -35,17 +38,18 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")
 SECTION = struct.Struct("=QQII")
 
-ADDRESS_SLOT = struct.Struct("=16sI")
-ENDPOINT_SLOT = struct.Struct("=16sII")
-NODE_OF_SLOT = struct.Struct("=16sI")
-POD_NAME_SLOT = struct.Struct("=16sI")
-RULE = struct.Struct("=III")
+ADDRESS_CELL = struct.Struct("=16sI")
+ENDPOINT_CELL = struct.Struct("=16sQ")
+NODE_OF_CELL = struct.Struct("=16sI")
+POD_NAME_CELL = struct.Struct("=16sI")
+RULE_WORDS = 3
+NAME_LENGTH = struct.Struct("=H")
 
 MAX_IMAGE_BYTES = 1 << 31
 """Larger images are refused: word offsets and the probing arithmetic stay far from their limits."""
@@ -59,9 +63,9 @@ class Section(IntEnum):
     NODE_OF = 2
     POD_NAMES = 3
     IDENTITIES = 4
-    RULES = 5
+    WORDS = 5
     STRINGS = 6
-    WORDS = 7
+    NAMES = 7
 
 
 PREFIX_BYTES = HEADER.size + len(Section) * SECTION.size

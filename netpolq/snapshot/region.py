@@ -8,22 +8,31 @@ import fcntl
 import mmap
 import os
 
+from array import array
 from pathlib import Path
+from typing import Union
 
 from netpolq.errors import SnapshotError
 from netpolq.snapshot.layout import MAX_IMAGE_BYTES
 from netpolq.snapshot.view import SnapshotView
 
+Piece = Union[bytes, bytearray, "array[int]"]
+"""A part of an encoded snapshot."""
+
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
-def seal(image: bytes) -> int:
-    """Put an encoded snapshot into a new sealed memfd. The caller owns the descriptor."""
+def seal(*pieces: Piece) -> int:
+    """Put an encoded snapshot, in one piece or several, into a new sealed memfd. The caller owns the descriptor."""
     descriptor = os.memfd_create("netpolq-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        remaining = memoryview(image)
+        remaining = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
         while remaining:
-            remaining = remaining[os.write(descriptor, remaining) :]
+            written = os.writev(descriptor, remaining)
+            while remaining and written >= len(remaining[0]):
+                written -= len(remaining.pop(0))
+            if written:
+                remaining[0] = remaining[0][written:]
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)
@@ -32,21 +41,40 @@ def seal(image: bytes) -> int:
 
 
 def open_view(descriptor: int) -> SnapshotView:
-    """Map a sealed memfd and validate what it holds. Does not take over the descriptor. Raises `SnapshotError`."""
+    """Map a sealed memfd and validate all of what it holds. Does not take over the descriptor. Raises `SnapshotError`."""
+    return SnapshotView(_map(descriptor))
+
+
+def open_validated(descriptor: int) -> SnapshotView:
+    """Map a sealed memfd that `open_view` has accepted in another process: check header, layout and bounds, not the sums of sections.
+
+    That is safe because what a sealed memfd holds cannot change: the descriptor that the pool hands on leads to the very pages that it
+    validated, and the pool hands on no other. A pass over every byte would keep packets waiting for milliseconds in a large cluster.
+    Raises `SnapshotError`.
+    """
+    return SnapshotView(_map(descriptor), is_validated=True)
+
+
+def _map(descriptor: int) -> mmap.mmap:
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise SnapshotError("the memory region is not sealed")
     size = os.fstat(descriptor).st_size
     if not 0 < size <= MAX_IMAGE_BYTES:
         raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
-    return SnapshotView(mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ))
+    return mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
 
 
-def save(path: Path, image: bytes) -> None:
-    """Keep an encoded snapshot in a file (mode 0600), replacing an older one in one step."""
+def save(path: Path, descriptor: int) -> None:
+    """Keep a sealed snapshot in a file (mode 0600), replacing an older one in one step. Does not take over the descriptor."""
     draft = path.with_suffix(".new")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(image)
+    size = os.fstat(descriptor).st_size
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        offset = 0
+        while offset < size:
+            offset += os.sendfile(file, descriptor, offset, size - offset)
+    finally:
+        os.close(file)
     draft.replace(path)
 
 

@@ -7,9 +7,11 @@ however many policies there are.
 """
 
 from bisect import bisect_right
+from itertools import islice
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Direction, Verdict
+from netpolq.snapshot.block_index import BlockIndex
 from netpolq.snapshot.view import SnapshotView
 
 MAX_PAIRS = 4096
@@ -17,6 +19,10 @@ MAX_PAIRS = 4096
 
 MAX_CLASSES = 64
 """A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
+
+MAX_INDEXED_BLOCKS = 256
+"""A program with more blocks of a family is asked in the snapshot itself, in some microseconds: a large index would have to be made anew
+for every snapshot, while packets wait."""
 
 _VERDICTS = (Verdict.DROP, Verdict.ACCEPT)  # by value; a call of the enumeration takes ten times as long
 
@@ -41,7 +47,7 @@ class Resolver:
         # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes | None] = {}
-        self._has_blocks: dict[tuple[int, bool], bool] = {}
+        self._indexes: tuple[dict[int, BlockIndex | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def verdict(self, source: bytes, destination: bytes, protocol: int, port: int) -> Verdict:
         """Judge a flow; see `SnapshotView.judge`."""
@@ -78,11 +84,18 @@ class Resolver:
         return self._view.judge(source, destination, protocol, port).verdict
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
-        family = program, peer.startswith(IPV4_MAPPED_PREFIX)
-        has_blocks = self._has_blocks.get(family)
-        if has_blocks is None:
-            has_blocks = self._has_blocks[family] = self._view.has_blocks(program, ipv4=family[1])
-        return self._view.tables_of_address(program, peer) if has_blocks else ()
+        """What of a program depends on the peer's address."""
+        is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
+        indexes = self._indexes[is_ipv4]
+        if program not in indexes:
+            blocks = list(islice(self._view.blocks(program, ipv4=is_ipv4), MAX_INDEXED_BLOCKS + 1))
+            indexes[program] = BlockIndex(blocks) if len(blocks) <= MAX_INDEXED_BLOCKS else None
+        index = indexes[program]
+        if index is None:
+            return self._view.tables_of_address(program, peer)
+        if index.is_empty:
+            return ()
+        return index.tables(int.from_bytes(peer[12:] if is_ipv4 else peer))
 
     def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes | None:
         view = self._view

@@ -12,38 +12,20 @@ from typing import NamedTuple, cast
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
-from netpolq.errors import SnapshotError
-from netpolq.snapshot.layout import (
-    ADDRESS_SLOT,
-    BYTE_ORDER_MARK,
-    ENDPOINT_SLOT,
-    HEADER,
-    LAYOUT_VERSION,
-    MAGIC,
-    MAX_IMAGE_BYTES,
-    NODE_OF_SLOT,
-    POD_NAME_SLOT,
-    PREFIX_BYTES,
-    RULE,
-    SECTION,
-    Section,
-)
+from netpolq.snapshot.block_index import StoredBlock
+from netpolq.snapshot.layout import ADDRESS_CELL, ENDPOINT_CELL, NAME_LENGTH, RULE_WORDS, Section
+from netpolq.snapshot.sections import CELLS, check
 
 NO_RULE = 0xFFFFFFFF
-_SLOT_BYTES = {
-    Section.ADDRESSES: ADDRESS_SLOT.size,
-    Section.ENDPOINTS: ENDPOINT_SLOT.size,
-    Section.NODE_OF: NODE_OF_SLOT.size,
-    Section.POD_NAMES: POD_NAME_SLOT.size,
-}
-_ENTRY_BYTES = {**_SLOT_BYTES, Section.IDENTITIES: 4, Section.RULES: RULE.size, Section.WORDS: 4}
 _KEY_BYTES = 16
 _RANGE_END = {Protocol.TCP: 1, Protocol.UDP: 2, Protocol.SCTP: 3}
 _PORT_TABLE_HEAD = 5
 
 
 class Decision(NamedTuple):
-    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did."""
+    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did;
+    a number that only this view's `rule` understands.
+    """
 
     verdict: Verdict
     reason: Reason
@@ -68,56 +50,23 @@ _SAME_ADDRESS = Decision(Verdict.ACCEPT, Reason.SAME_ADDRESS, None, NO_RULE)
 class SnapshotView:
     """A validated snapshot. `buffer` must not change while the view lives."""
 
-    def __init__(self, buffer: bytes | mmap) -> None:
-        """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong."""
-        size = len(buffer)
-        if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
-            raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
-        magic, layout, order, version, total, created_ns, sections, checksum = HEADER.unpack_from(buffer)
-        if magic != MAGIC:
-            raise SnapshotError("not a snapshot (wrong magic)")
-        if layout != LAYOUT_VERSION or order != BYTE_ORDER_MARK or sections != len(Section):
-            raise SnapshotError(f"layout {layout} is not layout {LAYOUT_VERSION} of this version")
-        if total != size:
-            raise SnapshotError(f"{size} bytes, the header says {total}")
-        prefix = bytearray(buffer[:PREFIX_BYTES])
-        prefix[HEADER.size - 4 : HEADER.size] = bytes(4)
-        if zlib.crc32(prefix) != checksum:
-            raise SnapshotError("checksum of the header does not match")
+    def __init__(self, buffer: bytes | mmap, *, is_validated: bool = False) -> None:
+        """See `netpolq.snapshot.sections.check`. Raises `SnapshotError`."""
+        contents = check(buffer, is_validated=is_validated)
         self._buffer = buffer
         self._memory = memoryview(buffer)
-        self.version: int = version
-        self.created_ns: int = created_ns
-        self.total_bytes = size
-        self._offsets: dict[Section, int] = {}
-        self._entries: dict[Section, int] = {}
-        for section in Section:
-            self._check_section(section, *SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size))
-        self._words = self._cells(Section.WORDS, self._entries[Section.WORDS])
-        self._identities = self._cells(Section.IDENTITIES, self._entries[Section.IDENTITIES])
-        self._string_ends = self._cells(Section.STRINGS, self._entries[Section.STRINGS] + 1)
-        self._address_base = self._offsets[Section.ADDRESSES]
-        self._address_mask = self._entries[Section.ADDRESSES] - 1
-        self._endpoint_base = self._offsets[Section.ENDPOINTS]
-        self._endpoint_mask = self._entries[Section.ENDPOINTS] - 1
-
-    def _check_section(self, section: Section, offset: int, length: int, checksum: int, entries: int) -> None:
-        if offset < PREFIX_BYTES or offset % 8 or offset + length > self.total_bytes:
-            raise SnapshotError(f"section {section.name} lies outside the snapshot")
-        expected = entries * _ENTRY_BYTES[section] if section in _ENTRY_BYTES else None
-        if expected is None and length < (entries + 1) * 4:
-            raise SnapshotError(f"section {section.name} is too short for {entries} entries")
-        if expected is not None and length != expected:
-            raise SnapshotError(f"section {section.name} has {length} bytes for {entries} entries")
-        if section in _SLOT_BYTES and (entries == 0 or entries & (entries - 1)):
-            raise SnapshotError(f"section {section.name} has {entries} slots, not a power of two")
-        if zlib.crc32(self._memory[offset : offset + length]) != checksum:
-            raise SnapshotError(f"checksum of section {section.name} does not match")
-        self._offsets[section] = offset
-        self._entries[section] = entries
+        self.version = contents.version
+        self.created_ns = contents.created_ns
+        self.total_bytes = len(buffer)
+        self._sections = contents.sections
+        self._words = self._cells(Section.WORDS, self._sections[Section.WORDS].entries)
+        self._identities = self._cells(Section.IDENTITIES, self._sections[Section.IDENTITIES].entries)
+        self._string_ends = self._cells(Section.STRINGS, self._sections[Section.STRINGS].entries + 1)
+        self._address_base, _, self._address_slots = self._sections[Section.ADDRESSES]
+        self._endpoint_base, _, self._endpoint_slots = self._sections[Section.ENDPOINTS]
 
     def _cells(self, section: Section, count: int) -> memoryview:
-        offset = self._offsets[section]
+        offset = self._sections[section].offset
         return self._memory[offset : offset + 4 * count].cast("I")
 
     def close(self) -> None:
@@ -159,8 +108,9 @@ class SnapshotView:
         words = self._words
         for tier in range(program + 1, program + 1 + words[program]):
             offset = words[tier]
-            rule = self._first_rule(offset, peer, peer_identity, destination_identity, protocol, port)
-            if rule != NO_RULE:
+            rank = self._first_rule(offset, peer, peer_identity, destination_identity, protocol, port)
+            if rank != NO_RULE:
+                rule = words[offset + 6] + RULE_WORDS * rank
                 action = self._rule_flags(rule) & 0xFF
                 if action != Action.PASS:
                     return action == Action.ACCEPT, rule
@@ -169,6 +119,7 @@ class SnapshotView:
         return True, NO_RULE
 
     def _first_rule(self, tier: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int) -> int:
+        """The lowest rank of a rule of a tier that matches, `NO_RULE` if none does."""
         tables = [*self._tables_of_identity(tier, peer_identity), *self._tables_of_address(tier, peer)]
         return min((self._match(table, destination_identity, protocol, port) for table in tables), default=NO_RULE)
 
@@ -179,7 +130,7 @@ class SnapshotView:
         count = words[tier + 5]
         if not peer_identity or not count:
             return tables
-        start = tier + 6
+        start = tier + 7
         end = start + count
         mine = peer_identity + 1
         mine_end = mine + words[peer_identity]
@@ -220,11 +171,22 @@ class SnapshotView:
             table for tier in words[program + 1 : program + 1 + words[program]] for table in self._tables_of_address(tier, peer)
         )
 
-    def has_blocks(self, program: int, *, ipv4: bool) -> bool:
-        """Whether a program asks for more of a peer of this family than its identity."""
+    def blocks(self, program: int, *, ipv4: bool) -> Iterator[StoredBlock]:
+        """All IP blocks of a program, of one family."""
         words = self._words
-        cell = 3 if ipv4 else 4
-        return any(words[tier + cell] for tier in words[program + 1 : program + 1 + words[program]])
+        width = 1 if ipv4 else 4
+        for tier in words[program + 1 : program + 1 + words[program]]:
+            blocks = words[tier + (3 if ipv4 else 4)]
+            for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4) if blocks else ():
+                prefix_length, entries, networks, lists = words[place : place + 4]
+                for entry in range(entries):
+                    network, block_list = self._number(networks + entry * width, width), words[lists + entry]
+                    for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
+                        yield StoredBlock(32 * width, prefix_length, network, self._ranges(words[block + 1], width), words[block])
+
+    def _ranges(self, exceptions: int, width: int) -> tuple[tuple[int, int], ...]:
+        starts = range(exceptions + 1, exceptions + 1 + 2 * width * self._words[exceptions], 2 * width)
+        return tuple((self._number(start, width), self._number(start + width, width)) for start in starts)
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
         """Ports at which the answer of a port table may change: up to there one, from there on another."""
@@ -244,7 +206,7 @@ class SnapshotView:
                     yield (carried & 0xFFFF) + 1
 
     def _match(self, table: int, destination_identity: int, protocol: int, port: int) -> int:
-        """The lowest rule of a port table for a protocol and port."""
+        """The lowest rank of a rule of a port table for a protocol and port."""
         words = self._words
         every = words[table]
         best = every - 1 if every else NO_RULE
@@ -327,61 +289,62 @@ class SnapshotView:
     def identity(self, address: bytes) -> int:
         """Word offset of an address's identity, 0 if it has none."""
         buffer = self._buffer
-        mask = self._address_mask
-        place = zlib.crc32(address) & mask
+        place = self._address_base + (zlib.crc32(address) * self._address_slots >> 32) * ADDRESS_CELL.size
         while True:
-            key, value = ADDRESS_SLOT.unpack_from(buffer, self._address_base + place * ADDRESS_SLOT.size)
-            if not value:
+            key, number = ADDRESS_CELL.unpack_from(buffer, place)
+            if not number:
                 return 0
             if key == address:
-                return int(self._identities[value - 1])
-            place = (place + 1) & mask
+                identity: int = self._identities[number]
+                return identity
+            place += ADDRESS_CELL.size
 
     def programs(self, address: bytes) -> tuple[int, int]:
         """Word offsets of an address's egress and ingress programs (in the order of `Direction`), 0 where it is not isolated."""
         buffer = self._buffer
-        mask = self._endpoint_mask
-        place = zlib.crc32(address) & mask
+        place = self._endpoint_base + (zlib.crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
         while True:
-            key, egress, ingress = ENDPOINT_SLOT.unpack_from(buffer, self._endpoint_base + place * ENDPOINT_SLOT.size)
-            if key == address or not (egress or ingress):
-                return egress, ingress
-            place = (place + 1) & mask
+            key, programs = ENDPOINT_CELL.unpack_from(buffer, place)
+            if key == address or not programs:
+                return programs & 0xFFFFFFFF, programs >> 32
+            place += ENDPOINT_CELL.size
+
+    def _find(self, section: Section, address: bytes) -> int:
+        """The value of an address in a hash table, 0 if it has none."""
+        cell = CELLS[section]
+        offset, _, slots = self._sections[section]
+        place = offset + (zlib.crc32(address) * slots >> 32) * cell.size
+        while True:
+            key, value = cell.unpack_from(self._buffer, place)
+            if key == address or not value:
+                return cast("int", value)
+            place += cell.size
 
     def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
         """Address, egress program and ingress program of every isolated local pod, in no order."""
         start = self._endpoint_base
-        memory = self._memory[start : start + (self._endpoint_mask + 1) * ENDPOINT_SLOT.size]
-        with memory:
-            for key, egress, ingress in ENDPOINT_SLOT.iter_unpack(memory):
-                if egress or ingress:
-                    yield key, egress, ingress
+        with self._memory[start : start + self._sections[Section.ENDPOINTS].length] as memory:
+            for key, programs in ENDPOINT_CELL.iter_unpack(memory):
+                if programs:
+                    yield key, programs & 0xFFFFFFFF, programs >> 32
 
     def own_node_addresses(self, address: bytes) -> frozenset[bytes]:
         """Addresses of the node that runs the pod with this address; empty in the snapshot of a single node."""
-        mask = self._entries[Section.NODE_OF] - 1
-        place = zlib.crc32(address) & mask
-        while True:
-            key, node = NODE_OF_SLOT.unpack_from(self._buffer, self._offsets[Section.NODE_OF] + place * NODE_OF_SLOT.size)
-            if not node:
-                return frozenset()
-            if key == address:
-                count = self._words[node]
-                cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
-                return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
-            place = (place + 1) & mask
+        node = self._find(Section.NODE_OF, address)
+        if not node:
+            return frozenset()
+        count = self._words[node]
+        cells = self._words[node + 1 : node + 1 + 4 * count].tobytes()
+        return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
 
     def pod_name(self, address: bytes) -> str | None:
         """ns/name of the pod with this address; None for an outsider, and where the snapshot has no names."""
-        mask = self._entries[Section.POD_NAMES] - 1
-        place = zlib.crc32(address) & mask
-        while True:
-            key, name = POD_NAME_SLOT.unpack_from(self._buffer, self._offsets[Section.POD_NAMES] + place * POD_NAME_SLOT.size)
-            if not name:
-                return None
-            if key == address:
-                return self.string(name - 1)
-            place = (place + 1) & mask
+        name = self._find(Section.POD_NAMES, address)
+        if not name:
+            return None
+        start = self._sections[Section.NAMES].offset + name - 1
+        (length,) = NAME_LENGTH.unpack_from(self._buffer, start)
+        return self._buffer[start + NAME_LENGTH.size : start + NAME_LENGTH.size + length].decode()
 
     def isolated_by(self, program: int) -> list[str]:
         """The policies that isolate in a program's NetworkPolicy tier; empty for program 0."""
@@ -396,15 +359,15 @@ class SnapshotView:
         return []
 
     def rule(self, number: int) -> RuleRecord:
-        """A rule by number."""
-        policy, flags, index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
+        """A rule by the number that a decision of this view gives."""
+        policy, flags, index = self._words[number : number + RULE_WORDS]
         return RuleRecord(self.string(policy), Tier(flags >> 16), Direction(flags >> 8 & 0xFF), Action(flags & 0xFF), index)
 
     def _rule_flags(self, number: int) -> int:
-        _policy, flags, _index = RULE.unpack_from(self._buffer, self._offsets[Section.RULES] + number * RULE.size)
-        return cast("int", flags)
+        return self._words[number + 1]
 
     def string(self, number: int) -> str:
         """A name by number."""
-        base = self._offsets[Section.STRINGS] + 4 * (self._entries[Section.STRINGS] + 1)
+        offset, _, entries = self._sections[Section.STRINGS]
+        base = offset + 4 * (entries + 1)
         return self._buffer[base + self._string_ends[number] : base + self._string_ends[number + 1]].decode()

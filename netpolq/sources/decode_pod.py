@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from netpolq.addresses import AddressKey, parse_address
-from netpolq.model import NamedPort, Pod
+from netpolq.model import Labels, NamedPort, Pod
 from netpolq.sources.fields import Field, FieldError, shown
 from netpolq.sources.shapes import labels_where_valid, object_name, port_name, protocol, timestamp
+from netpolq.sources.sharing import SHARED
 
 T = TypeVar("T")
 
@@ -26,18 +27,18 @@ def pod(body: Field, namespace: str, name: str, complain: Complain) -> Pod:
     label_map = _or(Field.record, metadata.get("labels"), complain, Field("metadata.labels", None))
     phase = _or(_phase, status.get("phase"), complain, "")
     return Pod(
-        namespace=namespace,
+        namespace=SHARED.one(namespace),
         name=name,
-        labels=labels_where_valid(label_map, complain),
+        labels=SHARED.one(Labels(labels_where_valid(label_map, complain))),
         ips=tuple(_addresses(status, "podIP", complain)),
-        host_ips=tuple(_addresses(status, "hostIP", complain)),
-        node_name=_or(_node_name, spec.get("nodeName"), complain, ""),
+        host_ips=SHARED.one(tuple(_addresses(status, "hostIP", complain))),
+        node_name=SHARED.one(_or(_node_name, spec.get("nodeName"), complain, "")),
         host_network=_or(Field.flag, spec.get("hostNetwork"), complain, False),
         completed=phase in {"Succeeded", "Failed"},
         # The API server always sets a phase; a manifest that lists addresses and leaves it out means a pod that runs.
         running=phase in {"Running", ""},
         created=_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
-        named_ports=tuple(_named_ports(spec, complain)),
+        named_ports=SHARED.one(tuple(_named_ports(spec, complain))),
     )
 
 

@@ -8,6 +8,7 @@ from netpolq.enums import Direction, Protocol, SelectorOperator
 from netpolq.model import IPBlock, LabelSelector, Peer, PodPeer, PolicyPort, PolicyRule, Requirement
 from netpolq.sources.fields import Field, shown
 from netpolq.sources.shapes import label_key, label_value, labels, network, port_name, protocol
+from netpolq.sources.sharing import SHARED
 
 BOTH_DIRECTIONS = frozenset(Direction)
 
@@ -49,7 +50,7 @@ def _rule(field: Field, direction: Direction) -> PolicyRule:
         raise misplaced.error(f"is not a field of {_RULES_FIELD[direction]} rules; did you mean {_PEERS_FIELD[direction]}?")
     peers = tuple(_peer(element) for element in field.get(_PEERS_FIELD[direction]).elements())
     ports = tuple(_port(element) for element in field.get("ports").elements())
-    return PolicyRule(peers or None, ports or None)
+    return SHARED.one(PolicyRule(peers or None, ports or None))
 
 
 def _peer(field: Field) -> Peer:
@@ -97,7 +98,7 @@ def label_selector(field: Field) -> LabelSelector:
     """A label selector; an absent one is the empty one."""
     requirements = {Requirement(key, SelectorOperator.IN, (value,)) for key, value in labels(field.get("matchLabels")).items()}
     requirements.update(_requirement(element) for element in field.get("matchExpressions").elements())
-    return LabelSelector(tuple(sorted(requirements)))
+    return SHARED.one(LabelSelector(tuple(sorted(requirements))))
 
 
 def _requirement(field: Field) -> Requirement:

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from netpolq.model import Object, ObjectKey, Rejection, Update
+from netpolq.model import Rejection, Update
+from netpolq.sources.folder_objects import FolderObjects, HeldFile
 from netpolq.sources.folder_scan import Fingerprint, FoundFile, Scan, scan
 from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse
 
@@ -74,7 +75,8 @@ class FolderContents:
         self._files: dict[str, _File] = {}
         self._scan = Scan()
         self._root: tuple[int, int] | None = None
-        self._delivered: dict[ObjectKey, Object] | None = None
+        self._objects = FolderObjects()
+        self._has_delivered = False
         self._delivered_rejections: tuple[Rejection, ...] = ()
         self._delivered_ignored: Mapping[str, int] = {}
 
@@ -96,17 +98,19 @@ class FolderContents:
 
     def update(self, observed_ns: int) -> Update | None:
         """What changed since the last call, or None. The first call always has an answer."""
-        objects, duplicates, ignored = self._compose()
-        rejections = (*self._folder_rejections(), *self._file_rejections(), *duplicates)
-        before = {} if self._delivered is None else self._delivered
-        upserted = tuple(item for key, item in objects.items() if before.get(key) != item)
-        deleted = tuple(key for key in before if key not in objects)
+        upserted, deleted = self._objects.change(
+            {path: HeldFile(file.content, file.missing_ns is not None) for path, file in self._files.items()}
+        )
+        rejections = (*self._folder_rejections(), *self._file_rejections(), *self._duplicate_rejections())
+        ignored: Counter[str] = Counter()
+        for file in self._files.values():
+            ignored.update(file.content.ignored)
         unchanged = (
             not upserted and not deleted and rejections == self._delivered_rejections and ignored == self._delivered_ignored
         )
-        if unchanged and self._delivered is not None:
+        if unchanged and self._has_delivered:
             return None
-        self._delivered, self._delivered_rejections, self._delivered_ignored = objects, rejections, ignored
+        self._has_delivered, self._delivered_rejections, self._delivered_ignored = True, rejections, ignored
         return Update(upserted=upserted, deleted=deleted, rejections=rejections, ignored=ignored, observed_ns=observed_ns)
 
     def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
@@ -172,22 +176,17 @@ class FolderContents:
         else:
             del self._files[path]
 
-    def _compose(self) -> tuple[dict[ObjectKey, Object], tuple[Rejection, ...], Mapping[str, int]]:
-        """All objects; of those that stand in two places the first by path and document is used, the others are reported."""
-        objects: dict[ObjectKey, Object] = {}
-        places: dict[ObjectKey, str] = {}
-        duplicates: list[Rejection] = []
-        ignored: Counter[str] = Counter()
-        # A file that is missing for the moment yields to one that its objects may have moved to.
-        for path in sorted(self._files, key=lambda path: (self._files[path].missing_ns is not None, path)):
-            file = self._files[path]
-            ignored.update(file.content.ignored)
-            for document, item in file.content.objects:
-                first = places.setdefault(item.key, f"{_printable(path)} document {document}")
-                if objects.setdefault(item.key, item) is not item and file.missing_ns is None:
-                    message = f"is also in {first}"
-                    duplicates.append(_rejection(path, message, "the one there is used", document=document, key=str(item.key)))
-        return objects, tuple(duplicates), ignored
+    def _duplicate_rejections(self) -> tuple[Rejection, ...]:
+        return tuple(
+            _rejection(
+                path,
+                f"is also in {_printable(first_path)} document {first_document}",
+                "the one there is used",
+                document=document,
+                key=str(key),
+            )
+            for path, document, key, first_path, first_document in self._objects.duplicates()
+        )
 
     def _folder_rejections(self) -> tuple[Rejection, ...]:
         consequence = "what was last read from it stays in force"

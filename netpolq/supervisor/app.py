@@ -38,6 +38,7 @@ from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
 _REFRESH_S = 1.0
+_STEP_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 log = logging.getLogger("supervisor")
@@ -103,6 +104,18 @@ class Supervisor:
             buckets=_LATENCY_BUCKETS_S,
             registry=self._registry,
         )
+        self._compile_time = Histogram(
+            "netpolq_compile_seconds",
+            "Seconds to compile what changed, for each publish",
+            buckets=_STEP_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._publish_time = Histogram(
+            "netpolq_publish_seconds",
+            "Seconds to copy a snapshot and hand it on",
+            buckets=_STEP_BUCKETS_S,
+            registry=self._registry,
+        )
         self._queue_nums = range(settings.queue_first, settings.queue_first + settings.queue_count)
         self._enforcer: Enforcer | None = None
         self._verdict_cache: VerdictCache | None = None
@@ -131,6 +144,8 @@ class Supervisor:
             hostname=settings.hostname,
             with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
             on_in_force=self._latency.observe,
+            on_compiled=self._compile_time.observe,
+            on_published=self._publish_time.observe,
         )
         self._source = source = make_source(settings)
         self._registry.register(WorkerCollector(settings.run_dir / "metrics"))
@@ -157,6 +172,7 @@ class Supervisor:
                 for task in working:
                     task.cancel()
         finally:
+            await self._publisher.leave()
             for runner in runners:
                 await runner.cleanup()
 

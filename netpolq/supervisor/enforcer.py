@@ -5,6 +5,7 @@ remembers no verdict that it would give differently.
 """
 
 import asyncio
+import gc
 import logging
 import time
 
@@ -14,10 +15,10 @@ from contextlib import suppress
 
 from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
 from netpolq.model import Pod
-from netpolq.policy.compile import compile_image
-from netpolq.snapshot.image import Image
+from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.verdict_cache import VerdictCache
@@ -32,7 +33,10 @@ log = logging.getLogger("enforcer")
 
 
 class Enforcer:
-    """Carries changes of the store to the workers and the kernel. `on_in_force` is told the seconds from notice to enforcement."""
+    """Carries changes of the store to the workers and the kernel.
+
+    `on_in_force` is told the seconds from notice to enforcement, `on_compiled` and `on_published` what the two steps took of them.
+    """
 
     def __init__(
         self,
@@ -44,14 +48,17 @@ class Enforcer:
         hostname: str,
         with_pod_names: bool,
         on_in_force: Callable[[float], None],
+        on_compiled: Callable[[float], None],
+        on_published: Callable[[float], None],
     ) -> None:
-        self._store = store
         self._publisher = publisher
         self._ruleset = ruleset
         self._verdict_cache = verdict_cache
         self._hostname = hostname
-        self._with_pod_names = with_pod_names
+        self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
         self._on_in_force = on_in_force
+        self._on_compiled = on_compiled
+        self._on_published = on_published
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
         self._acknowledged = asyncio.Event()
@@ -78,22 +85,37 @@ class Enforcer:
                 tasks.create_task(self._verdict_cache.run())
 
     async def _publish_changes(self) -> None:
+        compiler = self._compiler
+        is_first = True
         while True:
             await self._store_changed.wait()
             self._store_changed.clear()
+            if is_first:
+                # Most of what the first sync brings, and of what is made from it, stays for good. To look for garbage in all of it
+                # again and again would keep everything else waiting for a third of a second each time.
+                gc.freeze()
             noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
-            image = compile_image(self._store, is_local=self._is_local, with_nodes=False, with_pod_names=self._with_pod_names)
+            started = time.perf_counter()
+            for _ in compiler.steps():
+                await asyncio.sleep(0)
+            compiled = time.perf_counter()
+            self._on_compiled(compiled - started)
             try:
-                version = self._publisher.publish(image)
+                version = self._publisher.publish(compiler.draft, compiler.take_changed())
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 self.notice(noticed_ns)
                 await asyncio.sleep(_CHECK_INTERVAL_S)
                 continue
+            if version != self._sets_version:
+                self._on_published(time.perf_counter() - compiled)
             self._pending.append((version, noticed_ns))
             self._sets_version = version
-            self.sets = isolated_sets(image)
+            self.sets = IsolatedSets(ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS])
             self._sets_changed.set()
+            if is_first:
+                gc.freeze()
+                is_first = False
             await asyncio.sleep(PUBLISH_INTERVAL_S)
 
     def _is_local(self, pod: Pod) -> bool:
@@ -154,11 +176,3 @@ class Enforcer:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)
-
-
-def isolated_sets(image: Image) -> IsolatedSets:
-    """The addresses whose packets must be queued, by direction."""
-    return IsolatedSets(
-        ingress=frozenset(key for key, endpoint in image.endpoints.items() if endpoint.ingress is not None),
-        egress=frozenset(key for key, endpoint in image.endpoints.items() if endpoint.egress is not None),
-    )

@@ -27,8 +27,8 @@ _BARE_COUNTERS = ("packet_count",)
 
 _QUEUE_GAUGES = (
     ("queue_total", "nfqueue_queue_total", "Packets that wait in the queue for a verdict"),
-    ("queue_dropped", "nfqueue_queue_dropped", "Packets the kernel dropped because the queue was full"),
-    ("user_dropped", "nfqueue_user_dropped", "Packets lost because the socket buffer was full"),
+    ("queue_dropped", "nfqueue_queue_dropped", "Packets dropped because the queue was full; not counted when failing open"),
+    ("user_dropped", "nfqueue_user_dropped", "Packets dropped because the socket buffer was full; not counted when failing open"),
     ("id_sequence", "nfqueue_packet_id", "Id of the packet that was queued last"),
 )
 

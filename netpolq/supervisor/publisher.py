@@ -1,4 +1,4 @@
-"""Images → workers: encodes, seals, sends, keeps a copy for the next start, and knows what every worker judges by."""
+"""Snapshots → workers: seals, sends, keeps a copy for the next start, and knows what every worker judges by."""
 
 import asyncio
 import logging
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from netpolq.channel import MAX_CHANGED, Channel, Hints, Publish, Refusal, Report, Welcome
 from netpolq.snapshot import region
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import Image, changed_addresses
+from netpolq.snapshot.draft import Draft
+from netpolq.supervisor.keeper import Keeper
 
 log = logging.getLogger("publisher")
 
@@ -34,12 +34,12 @@ class Publisher:
         on_end: Callable[[], None],
     ) -> None:
         self._channel = channel
-        self._image_path = image_path
+        self._keeper = Keeper(image_path)
         self._on_progress = on_progress
         self._on_hints = on_hints
         self._on_publish = on_publish
         self._on_end = on_end
-        self._image: Image | None = None
+        self._is_complete = False
         self.welcomed = asyncio.Event()
         self.version = 0
         self.published = 0
@@ -78,36 +78,34 @@ class Publisher:
         except ValueError as error:
             log.error("message ignored: %s", error)
 
-    def publish(self, image: Image) -> int:
-        """Send an image to every worker unless it is the one they have. Returns the version that holds it."""
-        if image == self._image:
+    def publish(self, draft: Draft, changed: Collection[bytes]) -> int:
+        """Send a snapshot to every worker unless it is the one they have. Returns the version that holds it.
+
+        `changed`: the addresses whose flows may be judged differently from the draft that was given last.
+        """
+        if self._is_complete and not draft.is_touched:
             return self.version
-        changed = None if self._image is None else changed_addresses(self._image, image)
-        if changed is not None and len(changed) > MAX_CHANGED:
-            changed = None
-        data = encode(image, version=self.version + 1, created_ns=time.time_ns())
-        descriptor = region.seal(data)
+        told = tuple(sorted(changed)) if self._is_complete and len(changed) <= MAX_CHANGED else None
+        # Whatever fails from here on: what changed is forgotten, so the next publish, whenever it comes, must be a complete one.
+        self._is_complete = False
+        descriptor = region.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
-            sent = self._channel.send(
-                Publish(self.version + 1, None if changed is None else tuple(sorted(changed))), [descriptor]
-            )
+            if not self._channel.send(Publish(self.version + 1, told), [descriptor]):
+                raise ConnectionError("the pool does not take the snapshot")
+            self._is_complete = True
+            self.version += 1
+            self.published += 1
+            self.image_bytes = os.fstat(descriptor).st_size
+            self.published_ns = time.monotonic_ns()
+            self._on_publish(self.version, told)
+            self._keeper.keep(descriptor)
         finally:
             os.close(descriptor)
-        if not sent:
-            # The pool is gone or stuck. Forgetting the image makes the next publish, whenever it comes, a complete one.
-            self._image = None
-            raise ConnectionError("the pool does not take the snapshot")
-        self._image = image
-        self.version += 1
-        self.published += 1
-        self.image_bytes = len(data)
-        self.published_ns = time.monotonic_ns()
-        self._on_publish(self.version, changed)
-        try:
-            region.save(self._image_path, data)
-        except OSError as error:
-            log.warning("%s: %s; the next start will have no snapshot before its first sync", self._image_path, error.strerror)
         return self.version
+
+    async def leave(self) -> None:
+        """Finish what is under way. Nothing is published afterwards."""
+        await self._keeper.leave()
 
     @property
     def acknowledged_version(self) -> int:

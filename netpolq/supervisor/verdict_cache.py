@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection
 
 from netpolq.channel import Hint, Hints, unpack_hints
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.errors import NetpolqError
 from netpolq.supervisor.verdict_ledger import VerdictLedger
 
-_BATCH_HINTS = 1024
 _MAX_WAITING_HINTS = 8192
 _RETRY_S = 1.0
 
@@ -159,7 +159,7 @@ class VerdictCache:
 
     async def _remember_what_waits(self) -> None:
         while self._waiting and self._doubts == self._settled_doubts:
-            batch, self._waiting = self._waiting[:_BATCH_HINTS], self._waiting[_BATCH_HINTS:]
+            batch, self._waiting = self._waiting[:MAX_DECISIONS], self._waiting[MAX_DECISIONS:]
             self._ledger.expire(time.monotonic_ns())
             admitted, full = self._ledger.admit(batch)
             self.refused["full"] += full

@@ -99,7 +99,10 @@ def monitored() -> Iterator[Monitored]:
         bodies = [manifests.pod(host, NODE, app=host.name.split("/")[1]) for host in (SERVER, FRIEND, STRANGER)]
         manifests.write(folder / "cluster.json", [manifests.namespace("app"), *bodies])
         admit(folder, "friend")
-        with Agent(box, folder, "--workers=2", "--fail-open=false", "--strict-mode=false") as agent, steady_traffic(box):
+        with (
+            Agent(box, folder, "--workers=2", "--fail-open=false", "--strict-mode=false", "--verdict-cache-ttl=1") as agent,
+            steady_traffic(box),
+        ):
             agent.stop()
             (agent.run_dir / "snapshot.bin").unlink()
             agent.start()

@@ -42,6 +42,7 @@ class Status(TypedDict):
     workers: list[WorkerStatus]
     source: dict[str, object]
     rejected: list[dict[str, object]]
+    verdict_cache: dict[str, int]
     programming_latency_s: float | None
 
 

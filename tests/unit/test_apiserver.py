@@ -15,6 +15,7 @@ from typing import cast
 import aiohttp
 import pytest
 
+from loadtest import scale
 from tests.support import netns
 from tests.support.apiserver import (
     NAMESPACES,
@@ -24,7 +25,6 @@ from tests.support.apiserver import (
     ApiServer,
     ThreadedApiServer,
     Verb,
-    scale,
     write_service_account,
 )
 from tests.support.apiserver.plain_client import (

@@ -6,7 +6,7 @@ from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.snapshot.encode import encode
 from netpolq.snapshot.image import Endpoint, Identity, Image, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, Decider
+from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
 from netpolq_worker.packet import Question
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
@@ -34,13 +34,12 @@ def question(source: bytes, destination: bytes = POD, port: int = 80) -> Questio
 
 def verdict(decider: Decider, asked: Question) -> Verdict:
     code = decider.decide(asked)
-    assert code is not None
     assert code >= 0
     return Verdict(code & 1)
 
 
 def test_without_a_snapshot_nothing_is_decided() -> None:
-    assert Decider().decide(question(FRIEND)) is None
+    assert Decider().decide(question(FRIEND)) == UNCLEAR
 
 
 def test_both_families_are_judged_by_the_snapshot() -> None:
@@ -52,30 +51,41 @@ def test_both_families_are_judged_by_the_snapshot() -> None:
     assert verdict(decider, question(OTHER, POD)) is Verdict.DROP
 
 
-def test_a_question_asked_again_is_answered_from_the_cache() -> None:
+def test_a_question_asked_a_third_time_is_answered_from_the_cache() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND), None)
     for _ in range(5):
         assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert decider.misses == 1
+    assert decider.misses == 2
+
+
+def test_a_question_asked_once_takes_no_room() -> None:
+    decider = Decider()
+    decider.adopt(view_that_admits(FRIEND), None)
+    for port in range(100):
+        decider.decide(question(OTHER, port=port))
+    # Two questions may have one mark by chance, one in 65,536.
+    assert len(decider) <= 1
 
 
 def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND), None)
-    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert verdict(decider, question(OTHER)) is Verdict.DROP
+    for _ in range(2):
+        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
+        assert verdict(decider, question(OTHER)) is Verdict.DROP
     decider.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
     assert verdict(decider, question(OTHER)) is Verdict.ACCEPT
     assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert decider.misses == 3, "the friend's verdict should have been kept"
+    assert decider.misses == 5, "the friend's verdict should have been kept"
 
 
 def test_eviction_reaches_ipv6_and_the_old_generation() -> None:
     decider = Decider(generation_entries=2)
     decider.adopt(view_that_admits(FRIEND6), None)
-    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
-    for port in (1, 2):
+    for _ in range(2):
+        assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
+    for port in (1, 1, 2, 2):
         decider.decide(question(OTHER, port=port))
     decider.adopt(view_that_admits(version=2), (FRIEND6,))
     assert verdict(decider, question(FRIEND6, POD6)) is Verdict.DROP
@@ -84,7 +94,9 @@ def test_eviction_reaches_ipv6_and_the_old_generation() -> None:
 def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
     decider = Decider()
     decider.adopt(view_that_admits(FRIEND), None)
-    decider.decide(question(FRIEND))
+    for _ in range(2):
+        decider.decide(question(FRIEND))
+    assert len(decider) == 1
     decider.adopt(view_that_admits(version=2), None)
     assert len(decider) == 0
     assert verdict(decider, question(FRIEND)) is Verdict.DROP
@@ -94,10 +106,12 @@ def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
     decider = Decider(generation_entries=100)
     decider.adopt(view_that_admits(FRIEND), None)
     for port in range(5000):
-        decider.decide(question(OTHER, port=port))
+        for _ in range(2):
+            decider.decide(question(OTHER, port=port))
         decider.decide(question(FRIEND))
     assert len(decider) <= 200
-    assert decider.misses == 5001
+    # Twice for each of the others, less what was taken for seen by chance, and twice for the friend.
+    assert 9_990 < decider.misses <= 10_002
 
 
 def hinting() -> Decider:

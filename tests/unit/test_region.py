@@ -15,9 +15,9 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.snapshot import region
-from netpolq.snapshot.encode import encode
+from netpolq.snapshot.encode import draft_of, encode
 from netpolq.snapshot.image import Endpoint, Identity, Image, PortRange, PortTable, Rule, TierProgram
-from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
+from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.view import SnapshotView
 
 POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
@@ -63,11 +63,42 @@ def test_memory_that_could_still_change_is_refused() -> None:
     os.close(descriptor)
 
 
+@pytest.mark.parametrize("place", [0, 8, 16, 24, HEADER.size, HEADER.size + 9, HEADER.size + 20])
+def test_header_and_section_table_are_checked_by_whoever_opens_what_another_validated(place: int) -> None:
+    image = bytearray(encode(small_image(), version=1, created_ns=1))
+    image[place] ^= 1
+    descriptor = region.seal(image)
+    with pytest.raises(SnapshotError):
+        region.open_validated(descriptor)
+    os.close(descriptor)
+
+
+def test_memory_that_could_still_change_cannot_count_as_validated() -> None:
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, encode(small_image(), version=1, created_ns=1))
+    with pytest.raises(SnapshotError, match="not sealed"):
+        region.open_validated(descriptor)
+    os.close(descriptor)
+
+
+def test_a_table_in_which_a_search_might_not_end_is_refused() -> None:
+    draft = draft_of(small_image())
+    cells = draft.addresses.cells
+    cells[-ADDRESS_CELL.size :] = ADDRESS_CELL.pack(STRANGER, 1)
+    for opened in (region.open_view, region.open_validated):
+        descriptor = region.seal(*draft.pieces(version=1, created_ns=1))
+        with pytest.raises(SnapshotError, match="no empty cell"):
+            opened(descriptor)
+        os.close(descriptor)
+
+
 def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     image = encode(small_image(), version=3, created_ns=1)
-    region.save(path, b"something older")
-    region.save(path, image)
+    path.write_bytes(b"something older, and longer" * 1000)
+    descriptor = region.seal(image)
+    region.save(path, descriptor)
+    os.close(descriptor)
     assert region.load(path) == image
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]

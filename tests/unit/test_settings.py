@@ -9,7 +9,6 @@ import tomllib
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from hypothesis import given
@@ -254,19 +253,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "Is a directory" in refused([], {"NETPOLQ_CONFIG": str(tmp_path)})
     (tmp_path / "latin.toml").write_bytes(b"kubeconfig = '\xe9'")
     assert "not TOML" in refused(["--config", str(tmp_path / "latin.toml")])
-
-
-def test_auto_is_one_worker_for_each_usable_cpu_and_at_most_sixteen() -> None:
-    assert resolve([], {}).queue_count == min(len(psutil.Process().cpu_affinity()), 16)
-
-
-def test_auto_counts_the_cpus_that_the_process_may_use() -> None:
-    everything = psutil.Process().cpu_affinity()
-    psutil.Process().cpu_affinity(everything[:1])
-    try:
-        assert resolve([], {}).queue_count == 1
-    finally:
-        psutil.Process().cpu_affinity(everything)
 
 
 def test_queue_balance_is_the_exact_range() -> None:

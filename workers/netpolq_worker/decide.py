@@ -4,6 +4,7 @@ The cache key is what by the API alone can change a verdict: addresses, protocol
 takes out of a packet with a plain header (`netpolq_worker.packet`).
 """
 
+from array import array
 from collections.abc import Collection
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
@@ -11,7 +12,7 @@ from netpolq.channel import Hint
 from netpolq.enums import Verdict
 from netpolq.snapshot.resolver import Resolver
 from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.packet import UNKEYED_PROTOCOLS, WITH_PORTS, Key, Question, key_of, question_of, series_of
+from netpolq_worker.packet import UNKEYED_PROTOCOLS, WITH_PORTS, Key, Question, key_of, plain_question, question_of, series_of
 
 GENERATION_ENTRIES = 8192
 """Entries of one cache generation; two are kept, about 250 bytes an entry. A generation is let go at once, which takes about 0.1 µs an
@@ -22,12 +23,24 @@ MAX_HINTS_A_WINDOW = 4096
 """A flood of connections that are all asked for twice must not make a worker do nothing but hint."""
 
 
+ABSENT = -1 << 16
+"""Stands for the code of a connection that the cache does not have."""
+
+UNCLEAR = ABSENT - 1
+"""Stands for the code of a packet that its key does not tell enough about, or that there is no snapshot to judge by."""
+
+_SEEN_PLACES = 1 << 16
+
+
 class Decider:
     """Answers by the newest snapshot it was given. `view` None: there is no snapshot yet, and nothing can be judged.
 
-    `cache`: code by key, for the packet path to look up; what is not there, or negative, `decide` must be asked about. A **code** is
-    `series << 1 | verdict` (`series_of` in `netpolq_worker.packet`); negative (`~code`): asked for once, and worth a hint the next time.
+    `cache`: code by key, for the packet path to look up; what is not there, or negative, must be asked for. A **code** is
+    `series << 1 | verdict` (`series_of` in `netpolq_worker.packet`); negative (`~code`): worth a hint when it is asked for.
     The dictionary is replaced now and then by `decide` and `adopt`. `misses`: decisions that no cache had.
+
+    A connection is cached when it is asked for a second time. Until then it is a mark of 16 bits in a table of fixed size, in the place
+    of some other: most of a scan or of a flood from everywhere never comes again, and would only push out what does.
     """
 
     def __init__(self, generation_entries: int = GENERATION_ENTRIES, *, with_hints: bool = False) -> None:
@@ -37,51 +50,76 @@ class Decider:
         self._resolver: Resolver | None = None
         self._limit = generation_entries
         self._with_hints = with_hints
+        self._seen = array("H", bytes(2 * _SEEN_PLACES))
         self._old: dict[Key, int] = {}
         self._addresses: set[bytes] = set()
         self._old_addresses: set[bytes] = set()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
 
-    def decide(self, question: Question, key: Key | None = None) -> int | None:
-        """The code for a connection, never negative, or None without a snapshot. `key`: of the packet, if its header is a plain one."""
-        if key is None:
-            key = key_of(question)
+    def decide_key(self, key: Key, code: int) -> int:
+        """The code for a packet by the key that was taken out of it; negative (UNCLEAR) if `decide` must be asked, with the packet read.
+
+        `code`: what the cache has for the key, ABSENT or negative.
+        """
+        if code == ABSENT:
+            code = self._old.get(key, ABSENT) if self._old else ABSENT  # every look-up makes the hash of the key anew
+            if code == ABSENT:
+                question = plain_question(key)
+                return UNCLEAR if question is None else self._judge(key, question)
+            self._keep(key, code)
+        return code if code >= 0 else self._hint(key, ~code)
+
+    def decide(self, question: Question) -> int:
+        """The code for a connection, never negative but for UNCLEAR: there is no snapshot."""
+        key = key_of(question)
         code = self.cache.get(key)
         if code is None:
             code = self._old.get(key)
             if code is None:
                 return self._judge(key, question)
-            self._keep(key, code, question)
-        if code < 0:
-            code = ~code
-            if len(self._waiting) < MAX_WAITING_HINTS and len(self._hinted) < MAX_HINTS_A_WINDOW:
-                self._waiting.append(key)
-                self._hinted.append(key)
-                self.cache[key] = code
-        return code
+            self._keep(key, code)
+        return code if code >= 0 else self._hint(key, ~code)
 
-    def _judge(self, key: Key, question: Question) -> int | None:
+    def _judge(self, key: Key, question: Question) -> int:
         if self._resolver is None:
-            return None
+            return UNCLEAR
         self.misses += 1
         source, destination, protocol, port = question
         family = len(source)
         if family == 4:
-            source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
-        code = series_of(protocol, family) << 1 | self._resolver.verdict(source, destination, protocol, port)
-        if protocol not in UNKEYED_PROTOCOLS:
-            self._keep(key, ~code if self._with_hints and protocol in WITH_PORTS else code, question)
+            code = series_of(protocol, 4) << 1 | self._resolver.verdict(
+                IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port
+            )
+        else:
+            code = series_of(protocol, 16) << 1 | self._resolver.verdict(source, destination, protocol, port)
+        mark = hash(key)
+        place = mark % _SEEN_PLACES
+        mark = mark >> 16 & 0xFFFF
+        if self._seen[place] != mark:
+            self._seen[place] = mark
+        elif protocol not in UNKEYED_PROTOCOLS:
+            self._keep(key, code)
+            if self._with_hints and protocol in WITH_PORTS:
+                self._hint(key, code)
         return code
 
-    def _keep(self, key: Key, code: int, question: Question) -> None:
+    def _hint(self, key: Key, code: int) -> int:
+        if len(self._waiting) < MAX_WAITING_HINTS and len(self._hinted) < MAX_HINTS_A_WINDOW:
+            self._waiting.append(key)
+            self._hinted.append(key)
+            self.cache[key] = code
+        else:
+            self.cache[key] = ~code
+        return code
+
+    def _keep(self, key: Key, code: int) -> None:
         # Two generations bound the cache without bookkeeping per hit: what is not asked for again falls out with the old one.
         if len(self.cache) >= self._limit:
             self._old, self._old_addresses = self.cache, self._addresses
             self.cache, self._addresses = {}, set()
         self.cache[key] = code
-        self._addresses.add(question[0])
-        self._addresses.add(question[1])
+        self._addresses.update(question_of(key)[:2])
 
     def adopt(self, view: SnapshotView, changed: Collection[bytes] | None) -> None:
         """Judge by another snapshot from now on. `changed`: address keys whose flows may be judged differently; None: all."""
@@ -114,7 +152,7 @@ class Decider:
         hints = []
         for key in taken:
             code = self.cache.get(key, self._old.get(key))
-            if code is not None:
+            if code is not None and code >= 0:
                 source, destination, protocol, port = question_of(key)
                 if len(source) == 4:
                     source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination

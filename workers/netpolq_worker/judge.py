@@ -15,18 +15,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.decide import Decider
+from netpolq_worker.decide import ABSENT, Decider
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Judging, Queue
-from netpolq_worker.packet import IPV4_KEY, IPV6_KEY, Key, parse, plain_question
+from netpolq_worker.packet import IPV4_KEY, IPV6_KEY, parse
 from netpolq_worker.packet_log import PacketLog
 
 BATCH_PACKETS = 32
 _HOUSEKEEPING_NS = 1_000_000
 """How long messages may wait under constant load, when the socket is never empty."""
-
-_NO_CODE = -1 << 16
-"""Of no connection: negative, as all that the packet path cannot answer by itself."""
 
 log = logging.getLogger("worker")
 
@@ -88,20 +85,23 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                     accepted_mark = mark & ~bench.mark_mask | PacketMark.ACCEPTED << shift
                     is_reply = mark & bench.mark_mask == PacketMark.PENDING_REPLY << shift
                 payload = packet.get_payload()
-                code = _NO_CODE
+                code = ABSENT
                 key = None
                 if not is_reply:
                     try:
                         if payload[0] == 0x45:
                             key = ipv4_key(payload)
-                            code = cached(key, _NO_CODE)
+                            code = cached(key, ABSENT)
                         elif payload[0] >> 4 == 6:
                             key = ipv6_key(payload)
-                            code = cached(key, _NO_CODE)
+                            code = cached(key, ABSENT)
                     except (struct.error, IndexError):
                         pass  # too short for such a header; it may be a valid packet all the same
                 if code < 0:
-                    code = _decide(bench, packet_id, payload, key, is_reply=is_reply)
+                    if key is not None:
+                        code = decider.decide_key(key, code)
+                    if code < 0:
+                        code = _decide(bench, packet_id, payload, is_reply=is_reply)
                     cached = decider.cache.get
                 if code < 0:
                     verdict = Verdict.DROP if code == _MALFORMED else None
@@ -140,29 +140,11 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
         packet = yield verdict
 
 
-_FAILED = -1
 _MALFORMED = -2
 
 
-def _decide(bench: Bench, packet_id: int, payload: bytes, key: Key | None, *, is_reply: bool) -> int:
-    """The code for a packet that the cache could not answer; negative if the packet has been answered here.
-
-    `key`: what was taken out of the packet, if it is long enough and no reply.
-    """
-    question = plain_question(key) if key is not None else None
-    if question is None:
-        return _decide_closely(bench, packet_id, payload, is_reply=is_reply)
-    return _answered(bench, packet_id, bench.decider.decide(question, key))
-
-
-def _answered(bench: Bench, packet_id: int, code: int | None) -> int:
-    if code is None:
-        _fail(bench, packet_id, "no-snapshot")
-        return _FAILED
-    return code
-
-
-def _decide_closely(bench: Bench, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
+def _decide(bench: Bench, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
+    """The code for a packet that has to be read; negative if it has been answered here."""
     flow = parse(payload)
     if flow is None:
         bench.queue.verdict(packet_id, Verdict.DROP)
@@ -171,8 +153,10 @@ def _decide_closely(bench: Bench, packet_id: int, payload: bytes, *, is_reply: b
     source, destination, protocol, source_port, destination_port = flow
     # A reply stands for the connection that it answers: what is judged is the swapped header.
     swapped = destination, source, protocol, source_port
-    question = swapped if is_reply else (source, destination, protocol, destination_port)
-    return _answered(bench, packet_id, bench.decider.decide(question))
+    code = bench.decider.decide(swapped if is_reply else (source, destination, protocol, destination_port))
+    if code < 0:
+        _fail(bench, packet_id, "no-snapshot")
+    return code
 
 
 def _fail(bench: Bench, packet_id: int, cause: str) -> None:

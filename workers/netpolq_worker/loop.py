@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from netpolq.channel import MAX_HINTS, Channel, Drain, Publish, Refusal, Report, pack_hints
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
-from netpolq.snapshot.region import open_view
+from netpolq.snapshot.region import open_validated
 from netpolq_worker.decide import Decider
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Queue
@@ -135,7 +135,7 @@ class Worker:
 
     def _adopt(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int) -> None:
         try:
-            view = open_view(descriptor)
+            view = open_validated(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
         except (SnapshotError, OSError) as error:

@@ -68,13 +68,15 @@ UNKEYED_PROTOCOLS = _EXTENSION_HEADERS
 SERIES = tuple((protocol, family) for protocol in (TCP, UDP, SCTP, ICMP, ICMPV6, -1) for family in (4, 16))
 """Protocol (-1: any other) and bytes of an address: what packets are counted by."""
 
-_SERIES_NUMBER = {series: number for number, series in enumerate(SERIES)}
+_SERIES_BY_FAMILY = {
+    wanted: {protocol: number for number, (protocol, family) in enumerate(SERIES) if family == wanted} for wanted in (4, 16)
+}
 
 
 def series_of(protocol: int, address_bytes: int) -> int:
     """The index into `SERIES` of a packet."""
-    number = _SERIES_NUMBER.get((protocol, address_bytes))
-    return _SERIES_NUMBER[-1, address_bytes] if number is None else number
+    numbers = _SERIES_BY_FAMILY[address_bytes]
+    return numbers[protocol] if protocol in numbers else numbers[-1]
 
 
 def key_of(question: Question) -> Key:

@@ -4,10 +4,10 @@ Most of a real pod is of no use to a network policy: managedFields, environments
 source that keeps it needs ten times the memory, and only bodies of this size show that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from tests.support.apiserver.resources import Body
+Body = Mapping[str, object]
 
 PODS_PER_NAMESPACE = 100
 PODS_PER_NODE = 50
@@ -39,6 +39,7 @@ def namespaces(pod_count: int) -> Iterator[Body]:
 
 
 def namespace_name(index: int) -> str:
+    """The name of a namespace."""
     return f"team-{index:05}"
 
 

@@ -1,0 +1,287 @@
+"""What the control plane costs at the size of a large cluster: from an event to a sealed snapshot, without kernel and without root.
+
+A generated cluster goes the way that one from an API server goes (JSON, replica, store, compiler, draft, memfd), in a process of its own,
+so that memory is that of nothing else.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import time
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import orjson
+import psutil
+
+from loadtest import scale
+from netpolq.enums import Direction, Protocol
+from netpolq.model import LabelSelector, NetworkPolicy, Object, ObjectKey, Pod, PodPeer, PolicyPort, PolicyRule, Update
+from netpolq.policy.compile import Compiler
+from netpolq.snapshot import region
+from netpolq.sources.cluster.resources import RESOURCES
+from netpolq.sources.cluster.watch import Changes, Replica
+from netpolq.store import Store
+
+LOCAL_PODS = 110
+"""The most pods of a node that a kubelet takes unless it is told otherwise (`maxPods`)."""
+
+_LOCAL_NAMESPACES = -(-LOCAL_PODS // scale.PODS_PER_NAMESPACE)
+_PAGE_OBJECTS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    """How long something took, over many times, in milliseconds."""
+
+    median_ms: float
+    p99_ms: float
+    max_ms: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> "Durations":
+        """Summarise."""
+        return cls(
+            median_ms=statistics.median(seconds) * 1e3,
+            p99_ms=statistics.quantiles(seconds, n=100, method="inclusive")[98] * 1e3,
+            max_ms=max(seconds) * 1e3,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlaneCost:
+    """What a cluster of some size costs.
+
+    `pod_event`, `policy_event`: from an object to a compiled draft. `pod_event_sealed`, `policy_event_sealed`: to the sealed memfd.
+    `publish`: the last step alone, checksums and copy. `first_image_s`: from a complete first sync to the first sealed memfd;
+    `longest_step_s`: of its steps, between which others may run. `rss_bytes_per_pod`: growth of resident memory, all in.
+    """
+
+    pods: int
+    policies: int
+    local_policies: int
+    first_image_s: float
+    longest_step_s: float
+    pod_event: Durations
+    pod_event_sealed: Durations
+    policy_event: Durations
+    policy_event_sealed: Durations
+    publish: Durations
+    snapshot_bytes: int
+    snapshot_bytes_per_pod: float
+    rss_bytes_per_pod: float
+
+
+def measure(*, pods: int, policies: int, local_policies: int, events: int) -> ControlPlaneCost:
+    """Measure one size, in a process of its own. `local_policies`: so many of the policies are in the namespaces of local pods."""
+    with multiprocessing.get_context("spawn").Pool(1) as process:
+        return process.apply(_measure, (pods, policies, local_policies, events))
+
+
+def _measure(pods: int, policies: int, local_policies: int, events: int) -> ControlPlaneCost:
+    gc.collect()
+    memory = psutil.Process()
+    before_bytes = memory.memory_info().rss
+    control = _ControlPlane(pods)
+    control.store.apply(_first_sync(pods, policies, local_policies))
+    gc.freeze()  # as the supervisor does, here and below
+    started = time.perf_counter()
+    longest_s = 0.0
+    begun = started
+    for _ in control.compiler.steps():
+        longest_s = max(longest_s, time.perf_counter() - begun)
+        begun = time.perf_counter()
+    size = control.publish()
+    first_image_s = time.perf_counter() - started
+    gc.freeze()
+    rng = random.Random(pods)
+    pod_events = [control.event(update) for update in _pod_events(rng, control.store, events)]
+    policy_events = [control.event(update) for update in _policy_events(rng, control.store, events)]
+    return ControlPlaneCost(
+        pods=pods,
+        policies=policies,
+        local_policies=local_policies,
+        first_image_s=first_image_s,
+        longest_step_s=longest_s,
+        pod_event=Durations.of([compiled for compiled, _published in pod_events]),
+        pod_event_sealed=Durations.of([sum(event) for event in pod_events]),
+        policy_event=Durations.of([compiled for compiled, _published in policy_events]),
+        policy_event_sealed=Durations.of([sum(event) for event in policy_events]),
+        publish=Durations.of([published for _compiled, published in (*pod_events, *policy_events)]),
+        snapshot_bytes=size,
+        snapshot_bytes_per_pod=size / pods,
+        rss_bytes_per_pod=(memory.memory_info().rss - before_bytes) / pods,
+    )
+
+
+class _ControlPlane:
+    """Store, compiler and publisher, without anybody to publish to."""
+
+    def __init__(self, pods: int) -> None:
+        local = {_name(scale.pod(index)) for index in range(min(LOCAL_PODS, pods))}
+        self.store = Store()
+        self.compiler = Compiler(self.store, is_local=lambda pod: (pod.namespace, pod.name) in local)
+        self._version = 0
+
+    def publish(self) -> int:
+        """Seal the draft. Returns its size in bytes."""
+        self._version += 1
+        descriptor = region.seal(*self.compiler.draft.pieces(version=self._version, created_ns=time.time_ns()))
+        size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+        return size
+
+    def event(self, update: Update) -> tuple[float, float]:
+        """Seconds to compile an event, and to publish what came of it."""
+        started = time.perf_counter()
+        self.store.apply(update)
+        self.compiler.update()
+        self.compiler.take_changed()
+        compiled = time.perf_counter()
+        self.publish()
+        return compiled - started, time.perf_counter() - compiled
+
+
+# --- the cluster ------------------------------------------------------------------------------------------------------------------
+
+
+def _name(body: scale.Body) -> tuple[str, str]:
+    metadata = body["metadata"]
+    if not isinstance(metadata, dict):
+        raise TypeError("a generated body has metadata")
+    return metadata["namespace"], metadata["name"]
+
+
+def _bodies(pods: int, policies: int, local_policies: int) -> dict[str, Iterator[scale.Body]]:
+    local_namespaces = {scale.namespace_name(index) for index in range(_LOCAL_NAMESPACES)}
+    elsewhere = (body for body in scale.policies(4 * policies, pods) if _name(body)[0] not in local_namespaces)
+
+    def all_policies() -> Iterator[scale.Body]:
+        yield from scale.policies(local_policies, min(pods, LOCAL_PODS))
+        for _, body in zip(range(policies - local_policies), elsewhere, strict=False):
+            yield body
+
+    return {"Namespace": scale.namespaces(pods), "Pod": scale.pods(pods), "NetworkPolicy": all_policies()}
+
+
+def _first_sync(pods: int, policies: int, local_policies: int) -> Update:
+    """All objects, read as pages of JSON."""
+    bodies = _bodies(pods, policies, local_policies)
+    complete = Changes()
+    for resource in RESOURCES:
+        replica = Replica(resource)
+        _REPLICAS.append(replica)
+        replica.begin()
+        page: list[object] = []
+        for body in bodies[resource.kind]:
+            page.append(orjson.loads(orjson.dumps(body)))
+            if len(page) == _PAGE_OBJECTS:
+                replica.add_page(page)
+                page = []
+        replica.add_page(page)
+        complete.merge(replica.complete("1"))
+    return _update((*complete.upserted.values(), *_open_to_all()))
+
+
+_REPLICAS: list[Replica] = []
+"""They stay for as long as the process, as those of an agent do: their memory counts."""
+
+
+def _open_to_all() -> Iterable[NetworkPolicy]:
+    """Policies whose peers are the pods of all namespaces: with them, every pod of the cluster needs an entry."""
+    everybody = PodPeer(LabelSelector(), LabelSelector())
+    for index in range(_LOCAL_NAMESPACES):
+        yield NetworkPolicy(
+            namespace=scale.namespace_name(index),
+            name="open-to-all-pods",
+            pod_selector=LabelSelector(),
+            policy_types=frozenset({Direction.INGRESS}),
+            ingress=(PolicyRule((everybody,), None),),
+        )
+
+
+def _update(upserted: Iterable[Object] = (), deleted: Iterable[ObjectKey] = ()) -> Update:
+    return Update(upserted=tuple(upserted), deleted=tuple(deleted), ignored={}, observed_ns=time.monotonic_ns())
+
+
+# --- what happens in it -----------------------------------------------------------------------------------------------------------
+
+
+def _pod_events(rng: random.Random, store: Store, count: int) -> Iterator[Update]:
+    """Pods anywhere in the cluster go, come back with another address, and get the labels of others; one in ten is local."""
+    keys = sorted(store.pods)
+    local = [_name(scale.pod(index)) for index in range(min(LOCAL_PODS, len(keys)))]
+    for number in range(count):
+        key = rng.choice(local if number % 10 == 0 else keys)
+        pod = store.pods.get(key)
+        match number % 3:
+            case 0 if pod is not None:
+                yield _update(deleted=[pod.key])
+                yield _update([_moved(pod, number)])
+            case 1 if pod is not None:
+                yield _update([replace(pod, labels={**store.pods[rng.choice(keys)].labels, "release": str(number % 5)})])
+            case _ if pod is not None:
+                yield _update([replace(pod, labels=store.pods[rng.choice(keys)].labels)])
+
+
+def _moved(pod: Pod, number: int) -> Pod:
+    return replace(pod, ips=tuple(type(address)(address[:-3] + bytes([200, *divmod(number, 256)])) for address in pod.ips))
+
+
+def _policy_events(rng: random.Random, store: Store, count: int) -> Iterator[Update]:
+    """Policies of local namespaces change a port, go and come back; every fifth event concerns a policy elsewhere."""
+    local_namespaces = {scale.namespace_name(index) for index in range(_LOCAL_NAMESPACES)}
+    local = sorted(key for key in store.policies if key[0] in local_namespaces and key[1] != "open-to-all-pods")
+    others = sorted(key for key in store.policies if key[0] not in local_namespaces)
+    for number in range(count):
+        policy = store.policies.get(rng.choice(others if others and number % 5 == 0 else local))
+        if policy is None:
+            continue
+        if number % 3 == 0:
+            yield _update(deleted=[policy.key])
+            yield _update([policy])
+        else:
+            port = PolicyPort(Protocol.TCP, 1024 + number)
+            rules = tuple(rule._replace(ports=(port,)) for rule in policy.ingress)
+            yield _update([replace(policy, ingress=rules or (PolicyRule(None, (port,)),))])
+
+
+# --- on its own -------------------------------------------------------------------------------------------------------------------
+
+
+def _whole(at_least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if number < at_least:
+            raise argparse.ArgumentTypeError(f"must be at least {at_least}")
+        return number
+
+    return parse
+
+
+def main() -> None:
+    """Measure one size and print it as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.controlplane", description=__doc__)
+    parser.add_argument("--pods", type=_whole(LOCAL_PODS), default=10_000, help="pods of the cluster (%(default)s)")
+    parser.add_argument("--policies", type=_whole(1), default=1_000, help="policies of the cluster (%(default)s)")
+    parser.add_argument(
+        "--local-policies", type=_whole(1), default=100, help="policies in the namespaces of this node's pods (%(default)s)"
+    )
+    parser.add_argument("--events", type=_whole(10), default=300, help="events of each kind (%(default)s)")
+    arguments = parser.parse_args()
+    cost = measure(
+        pods=arguments.pods,
+        policies=arguments.policies,
+        local_policies=min(arguments.local_policies, arguments.policies),
+        events=arguments.events,
+    )
+    print(json.dumps(asdict(cost), indent=2))
+
+
+if __name__ == "__main__":
+    main()

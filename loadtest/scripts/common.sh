@@ -1,0 +1,91 @@
+# shellcheck shell=bash
+# What the scripts of this folder share; sourced by them, not run. The exit codes are those of all of them.
+#   0  measured, and as it should be
+#   1  measured, or tried to, and not as it should be: see what was printed
+#   2  a wrong or missing argument, or a program or privilege that is missing; nothing was sent
+
+readonly UNEXPECTED=1 USAGE=2
+
+refuse() {
+    echo "${0##*/}: $*" >&2
+    exit "$USAGE"
+}
+
+# value FLAG REMAINING-WORDS...: complains unless the flag is followed by something.
+value() {
+    if (($# < 2)) || [[ -z $2 ]]; then
+        refuse "$1 needs a value; see --help"
+    fi
+}
+
+# number FLAG WORD LEAST MOST: complains unless the word is a whole number between the two. The limits are hard: no flag lifts them.
+number() {
+    if [[ ! $2 =~ ^[0-9]{1,9}$ ]] || ((10#$2 < $3 || 10#$2 > $4)); then
+        refuse "$1 $2: not a whole number from $3 to $4"
+    fi
+}
+
+# need PROGRAM PACKAGE
+need() {
+    command -v "$1" >/dev/null || refuse "the program $1 is missing; Debian's package $2 has it"
+}
+
+# Complains unless the word is the address of a single host. No names: what is sent to must be meant, not looked up.
+single_address() {
+    local word=$1 part
+    [[ -n $word ]] || refuse "--target ADDRESS must be given; see --help"
+    if [[ $word == *:* ]]; then
+        [[ $word =~ ^[0-9a-fA-F:]+$ && $word == *:*:* ]] || refuse "--target $word: not an IPv4 or IPv6 address"
+        [[ ${word,,} != ff* ]] || refuse "--target $word: a multicast address"
+        return
+    fi
+    [[ $word =~ ^([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})$ ]] ||
+        refuse "--target $word: not an IPv4 or IPv6 address"
+    for part in "${BASH_REMATCH[@]:1}"; do
+        ((10#$part <= 255)) || refuse "--target $word: not an IPv4 or IPv6 address"
+    done
+    ((10#${BASH_REMATCH[1]} >= 1 && 10#${BASH_REMATCH[1]} <= 223)) || refuse "--target $word: not the address of a single host"
+}
+
+# hping3 makes IPv4 packets by itself, through a raw socket.
+hping_can_reach() {
+    [[ $1 != *:* ]] || refuse "--target $1: hping3 knows IPv4 only"
+    need hping3 hping3
+    # Bit 13 of the effective capabilities is CAP_NET_RAW (linux/capability.h).
+    local key effective
+    while read -r key effective; do
+        [[ $key != CapEff: ]] || break
+    done </proc/self/status
+    (((16#$effective >> 13) & 1)) || refuse "hping3 needs the capability NET_RAW: run as root, or in a pod that is given it"
+}
+
+# syn PORT-ARGUMENT TARGET COUNT RATE: sends SYN packets, each from the next source port, and prints in one line: how many were sent,
+# accepted (answered by SYN and ACK), refused (by RST) and answered by ICMP, the average round trip of those answered in milliseconds, and
+# how long it took in milliseconds. The kernel of this end resets what was accepted, since it knows of no such connection.
+syn() {
+    local port=$1 target=$2 count=$3 rate=$4 began ended took_ms output found
+    began=$EPOCHREALTIME
+    # Ports that this host does not listen on, all different for one run. The exit code of hping3 says nothing of use.
+    output=$(timeout --signal=INT --kill-after=5 $((count / rate + 15)) hping3 --syn --numeric --destport "$port" \
+        --baseport $((10000 + RANDOM % 5000)) --count "$count" --interval "u$((1000000 / rate))" "$target" 2>&1) || true
+    ended=$EPOCHREALTIME
+    took_ms=$(((${ended/[.,]/} - ${began/[.,]/}) / 1000))
+    found=$(awk '
+        /flags=SA/ { accepted++ }
+        /flags=R/ { refused++ }
+        /^ICMP / { icmp++ }
+        match($0, /rtt=[0-9.]+/) { total += substr($0, RSTART + 4, RLENGTH - 4); timed++ }
+        / packets transmitted/ { sent = $1; received = $4 }
+        # If answers are missing, hping3 waits for one second at the end.
+        END {
+            took -= (received < sent) * 1000
+            if (took < 1) took = 1
+            printf "%d %d %d %d %.2f %d", sent, accepted, refused, icmp, timed ? total / timed : 0, took
+        }
+    ' took="$took_ms" <(echo "$output"))
+    if [[ $found == 0\ * ]]; then
+        echo "${0##*/}: hping3 sent nothing: ${output##*$'\n'}" >&2
+        exit "$UNEXPECTED"
+    fi
+    echo "$found"
+}

@@ -1,0 +1,61 @@
+"""How many CPUs this process may really use: those it may be scheduled on, and no more than its control group has a share of.
+
+Neither `os` nor `psutil` asks the control group, and in a container the CPU limit is nowhere else.
+"""
+
+import math
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+_HIERARCHIES = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def usable_cpus(hierarchies: Path = _HIERARCHIES, own_groups: Path = _OWN_GROUPS) -> int:
+    """The CPUs this process may be scheduled on, or its CPU limit rounded up where that is less.
+
+    In a container of Kubernetes the limit is `resources.limits.cpu`. What cannot be read is no limit.
+    """
+    schedulable = len(psutil.Process().cpu_affinity())
+    limit = min(_limits(hierarchies, own_groups), default=math.inf)
+    return schedulable if limit >= schedulable else max(math.ceil(limit), 1)
+
+
+def _limits(hierarchies: Path, own_groups: Path) -> Iterator[float]:
+    """The limits of our control group and of all above it that can be seen, as numbers of CPUs.
+
+    Source: cgroups(7), /proc/PID/cgroup; in the kernel's documentation cgroup-v2.rst (cpu.max) and sched-bwc.rst (version 1).
+    """
+    try:
+        lines = own_groups.read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _number, controllers, path = line.split(":", 2)
+        if not controllers:
+            hierarchy, read = hierarchies, _limit_of_version_2
+        elif "cpu" in controllers.split(","):
+            hierarchy, read = hierarchies / "cpu", _limit_of_version_1
+        else:
+            continue
+        own = hierarchy / path.lstrip("/")
+        # In a container the path may be that of the host, while our own group is where the hierarchy begins.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(hierarchy):
+                try:
+                    yield read(folder)
+                except (OSError, ValueError, ZeroDivisionError):
+                    continue
+
+
+def _limit_of_version_2(folder: Path) -> float:
+    quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    return math.inf if quota == "max" else int(quota) / int(period)
+
+
+def _limit_of_version_1(folder: Path) -> float:
+    quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+    return math.inf if quota < 0 else quota / int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))

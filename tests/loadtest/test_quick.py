@@ -1,0 +1,116 @@
+"""The load test runs: every shape, once, with tiny loads. What it measures in so little time means nothing and is not looked at."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from loadtest.document import Document
+from loadtest.native.build import program
+from loadtest.parameters import Parameters
+from loadtest.shapes import SHAPES
+from netpolq_worker.nfqueue import RECEIVE_BUFFER_BYTES
+from tests.support import netns
+from tests.support.box import CHECKOUT
+
+LIMIT_S = 100.0
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "loadtest", *words]
+    return subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def left_behind(pid: int) -> list[str]:
+    """Namespaces and folders of a load test that has ended."""
+    prefix = f"npq-{pid}-"
+    return [*netns.existing(prefix), *(str(path) for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"))]
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Exit code and what it printed. Nothing of it may be left."""
+    try:
+        output, progress = process.communicate(timeout=LIMIT_S)
+    finally:
+        process.kill()
+    assert left_behind(process.pid) == []
+    return process.returncode, output, progress
+
+
+def quick(folder: Path, *words: str) -> tuple[int, Document, str]:
+    code, output, progress = finish(start("--quick", "--output", str(folder), *words))
+    assert (folder / "results.json").is_file(), progress
+    return code, json.loads((folder / "results.json").read_text(encoding="utf-8")), output
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_runs_and_reports_every_variant(name: str, tmp_path: Path) -> None:
+    """One round of each variant, no verdict, the page and the table."""
+    code, document, output = quick(tmp_path, name)
+    assert document["quick"]
+    (shape,) = document["shapes"]
+    assert shape["failure"] == ""
+    wanted = SHAPES[name](Parameters(quick=True, packets=5_000))
+    assert [variant["name"] for variant in shape["variants"]] == [variant.name for variant in wanted.variants()]
+    assert all(len(variant["samples"]) == 1 and variant["samples"][0]["values"] for variant in shape["variants"])
+    assert {target["outcome"] for target in shape["targets"]} <= {"undecided"}
+    assert code == 0
+    assert wanted.title in output
+    assert wanted.title in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_external_agent_is_one_more_variant_and_nothing_of_it_is_left(tmp_path: Path) -> None:
+    template = f"{program('accept')} {{queue}} 1 4096 128 {RECEIVE_BUFFER_BYTES}"
+    _, document, _ = quick(tmp_path, "new-flows", "--external", f"accepting={template}")
+    (variant,) = (variant for variant in document["shapes"][0]["variants"] if variant["name"] == "accepting")
+    assert variant["summary"]["judged_per_s"]["median"] > 0
+    assert variant["summary"]["accepted_share"]["median"] == 1.0
+
+
+def test_an_external_agent_that_ends_early_fails_the_shape_by_its_template(tmp_path: Path) -> None:
+    template = "sh -c 'echo of all places >&2; exit 3' {queue}"
+    code, document, _ = quick(tmp_path, "new-flows", "--external", f"broken={template}")
+    assert code == 1
+    failure = document["shapes"][0]["failure"]
+    assert f"--external broken={template}: ended early, with exit code 3: of all places" in failure
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_a_load_leaves_nothing(number: signal.Signals) -> None:
+    limit_before = Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii")
+    process = start("new-flows", "--rounds", "50")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "round 1 of 50" in line:
+            break
+    os.kill(process.pid, number)
+    code, _, progress = finish(process)
+    assert code == 130
+    assert "interrupted" in progress
+    assert Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text(encoding="ascii") == limit_before
+    assert running("loadtest/native/build") == []
+
+
+def running(part: str) -> Sequence[str]:
+    """Command lines with a part, of processes that are still there after a moment."""
+    deadline_s = time.monotonic() + 2.0
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(CHECKOUT / part) in words:
+                found.append(words)
+        if not found or time.monotonic() > deadline_s:
+            return found
+        time.sleep(0.05)

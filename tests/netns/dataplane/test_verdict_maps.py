@@ -1,0 +1,210 @@
+"""Decisions in the kernel: what passes, is dropped or is queued when the maps are asked first."""
+
+import asyncio
+import dataclasses
+import re
+import socket
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from scapy.layers.inet import ICMP
+
+from netpolq.addresses import parse_address
+from netpolq.channel import Hint
+from netpolq.dataplane.apply import Ruleset, cleanup
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.dataplane.verdict_maps import MAX_DECISIONS
+from netpolq.enums import Protocol, Verdict
+from netpolq.supervisor.state_metrics import CacheCounts
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    DEADLINE_S,
+    FAMILIES,
+    A,
+    B,
+    Judge,
+    Lab,
+    both_ways,
+    nft,
+    queued,
+    run,
+    unjudged,
+)
+
+TTL_MS = 60_000
+PORT = 7777
+
+
+@pytest.fixture
+async def caching(config: RulesetConfig) -> AsyncIterator[Ruleset]:
+    yield Ruleset(dataclasses.replace(config, verdict_cache=True))
+    cleanup()
+
+
+def hint(family: int, verdict: Verdict, port: int = PORT) -> Hint:
+    return Hint(parse_address(ADDRESS[A, family]), parse_address(ADDRESS[B, family]), port, Protocol.UDP, verdict)
+
+
+def elements_of(name: str) -> int:
+    found = re.search(r"elements = \{ ([^}]*) \}", run("nft", "list", "map", "inet", "netpolq", name))
+    return len(found[1].split(",")) if found else 0
+
+
+async def counts(ruleset: Ruleset) -> CacheCounts:
+    return CacheCounts.of(await ruleset.counters())
+
+
+@FAMILIES
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS])
+async def test_an_accept_passes_without_a_worker_and_is_remembered_by_the_connection(
+    caching: Ruleset, node: Lab, judge: Judge, family: int, sets: IsolatedSets
+) -> None:
+    await caching.install(sets)
+    await caching.remember_verdicts([hint(family, Verdict.ACCEPT)], TTL_MS)
+    with node.conversation(A, B, family, port=PORT) as flow:
+        assert both_ways(flow)
+        assert queued() == 0
+        assert await counts(caching) == (1, 0, 0)
+        await caching.forget_verdicts(None)
+        assert both_ways(flow), "an accepted connection goes on without the map"
+        assert await counts(caching) == (1, 0, 0)
+    assert judge.waiting == []
+    assert await unjudged(caching) == 0
+
+
+@FAMILIES
+async def test_a_drop_is_dropped_without_a_worker(caching: Ruleset, node: Lab, judge: Judge, family: int) -> None:
+    await caching.install(B_INGRESS)
+    await caching.remember_verdicts([hint(family, Verdict.DROP)], TTL_MS)
+    with node.conversation(A, B, family, port=PORT) as flow:
+        for _ in range(3):
+            flow.say()
+        assert flow.server_hears_nothing()
+    assert queued() == 0
+    assert judge.waiting == []
+    assert await counts(caching) == (0, 3, 0)
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    "other",
+    [{"port": PORT + 1}, {"protocol": Protocol.TCP}, {"source": "10.77.1.3", "family6": "fd77:1::3"}],
+    ids=["port", "protocol", "source"],
+)
+async def test_what_differs_in_anything_is_queued(
+    caching: Ruleset, node: Lab, judge: Judge, family: int, other: dict[str, object]
+) -> None:
+    await caching.install(B_INGRESS)
+    known = hint(family, Verdict.ACCEPT)
+    if "source" in other:
+        known = known._replace(source=parse_address(str(other["source" if family == 4 else "family6"])))
+    else:
+        known = known._replace(**other)  # type: ignore[arg-type]
+    await caching.remember_verdicts([known], TTL_MS)
+    with node.conversation(A, B, family, port=PORT) as flow:
+        flow.say()
+        judge.receive()
+        judge.accept()
+        flow.heard()
+    assert await counts(caching) == (0, 0, 1)
+
+
+@FAMILIES
+async def test_icmp_is_never_taken_for_a_remembered_port(caching: Ruleset, node: Lab, judge: Judge, family: int) -> None:
+    """Where a port would stand, an echo request has its checksum."""
+    await caching.install(B_INGRESS)
+    for first in range(0, 65536, MAX_DECISIONS):
+        await caching.remember_verdicts([hint(family, Verdict.ACCEPT, first + step) for step in range(MAX_DECISIONS)], TTL_MS)
+    kind, protocol = (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    with node.inside(A):
+        raw = socket.socket(kind, socket.SOCK_RAW, protocol)
+    with raw:
+        raw.sendto(bytes(ICMP(id=1)) if family == 4 else b"\x80" + bytes(7), (ADDRESS[B, family], 0))
+    judge.receive()
+    assert await counts(caching) == (0, 0, 1)
+
+
+async def test_pods_that_are_not_isolated_are_not_looked_up(caching: Ruleset, node: Lab) -> None:
+    await caching.install(IsolatedSets(ingress=frozenset(), egress=frozenset()))
+    with node.conversation(A, B, port=PORT) as flow:
+        assert both_ways(flow)
+    assert await counts(caching) == (0, 0, 0)
+
+
+async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching: Ruleset) -> None:
+    await caching.install(B_INGRESS)
+    many = [hint(family, Verdict.ACCEPT, port) for family in (4, 6) for port in range(MAX_DECISIONS)]
+    for half in (many[:MAX_DECISIONS], many[MAX_DECISIONS:]):
+        await caching.remember_verdicts(half, TTL_MS)
+    await caching.remember_verdicts(many[:5], TTL_MS)  # again: no error
+    assert (elements_of("verdicts_v4"), elements_of("verdicts_v6")) == (MAX_DECISIONS, MAX_DECISIONS)
+    assert await caching.forget_verdicts(many[: MAX_DECISIONS - 24])
+    assert (elements_of("verdicts_v4"), elements_of("verdicts_v6")) == (24, MAX_DECISIONS)
+    assert not await caching.forget_verdicts(many[:1]), "one that is not there: the maps are emptied"
+    assert (elements_of("verdicts_v4"), elements_of("verdicts_v6")) == (0, 0)
+    await caching.remember_verdicts(many[:3], TTL_MS)
+    assert not await caching.forget_verdicts(many), "more than a transaction takes: the maps are emptied"
+    await caching.remember_verdicts(many[:3], 300)
+    await asyncio.sleep(1.0)
+    assert elements_of("verdicts_v4") == 0
+
+
+async def test_decisions_do_not_look_like_somebody_elses_change(caching: Ruleset) -> None:
+    await caching.install(B_INGRESS)
+    await caching.remember_verdicts([hint(4, Verdict.ACCEPT), hint(4, Verdict.DROP, 1)], TTL_MS)
+    assert await caching.in_place()
+
+
+async def test_a_later_agent_begins_with_empty_maps(caching: Ruleset, config: RulesetConfig) -> None:
+    await caching.install(B_INGRESS)
+    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)], TTL_MS)
+    await Ruleset(dataclasses.replace(config, verdict_cache=True)).install(B_INGRESS)
+    assert elements_of("verdicts_v4") == 0
+
+
+async def test_an_agent_without_the_cache_does_not_follow_what_an_earlier_one_left(
+    caching: Ruleset, config: RulesetConfig, node: Lab, judge: Judge
+) -> None:
+    await caching.install(B_INGRESS)
+    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)], TTL_MS)
+    await Ruleset(config).install(B_INGRESS)
+    with node.conversation(A, B, port=PORT) as flow:
+        flow.say()
+        judge.receive()
+
+
+async def test_a_table_that_is_gone_holds_nothing_to_forget(caching: Ruleset) -> None:
+    await caching.install(B_INGRESS)
+    nft("delete table inet netpolq")
+    assert not await caching.forget_verdicts([hint(4, Verdict.ACCEPT)])
+
+
+async def test_without_the_queue_rule_nothing_passes_for_a_remembered_accept(
+    caching: Ruleset, config: RulesetConfig, node: Lab
+) -> None:
+    """The chain `enqueue` returns when its rule is gone, and so does the verdict of a remembered accept: they must not be mistaken."""
+    await caching.install(B_INGRESS)
+    nft("flush chain inet netpolq enqueue")
+    with node.conversation(A, B, port=PORT) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+    assert config.fail_open is False
+    assert await counts(caching) == (0, 0, 1)
+    assert await unjudged(caching) == 1
+
+
+async def test_a_syn_to_a_remembered_port_connects(caching: Ruleset, node: Lab) -> None:
+    await caching.install(B_INGRESS)
+    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)._replace(protocol=Protocol.TCP)], TTL_MS)
+    with node.inside(B):
+        server = socket.create_server((ADDRESS[B, 4], PORT))
+    with node.inside(A):
+        client = socket.socket()
+    with server, client:
+        client.settimeout(DEADLINE_S)
+        client.connect((ADDRESS[B, 4], PORT))
+    assert await counts(caching) == (1, 0, 0)

@@ -1,0 +1,60 @@
+"""A CPU limit as container runtimes set it: by a control group."""
+
+import os
+import subprocess
+import sys
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.box import CHECKOUT
+
+_HIERARCHIES = Path("/sys/fs/cgroup")
+_COUNT = "import psutil; from netpolq.settings import resolve; print(resolve([], {}).queue_count, len(psutil.Process().cpu_affinity()))"
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of our own, below the first one."""
+    version_1 = _HIERARCHIES / "cpu" / "cpu.cfs_quota_us"
+    hierarchy = _HIERARCHIES / "cpu" if version_1.exists() else _HIERARCHIES
+    folder = hierarchy / f"netpolq-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"control groups cannot be made here: {error.strerror}")
+    try:
+        if not any((folder / name).exists() for name in ("cpu.max", "cpu.cfs_quota_us")):
+            pytest.skip("no control group here may limit CPUs")
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+def limit(group: Path, cpus: float) -> None:
+    quota = round(cpus * 100_000)
+    if (group / "cpu.max").exists():
+        (group / "cpu.max").write_text(f"{quota} 100000")
+    else:
+        (group / "cpu.cfs_period_us").write_text("100000")
+        (group / "cpu.cfs_quota_us").write_text(str(quota))
+
+
+def workers_in(group: Path) -> tuple[int, int]:
+    """Workers that `auto` means for a process in a group, and how many CPUs it may be scheduled on."""
+    join = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+    argv = ["sh", "-c", join, str(group), sys.executable, "-c", _COUNT]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    workers, schedulable = done.stdout.split()
+    return int(workers), int(schedulable)
+
+
+def test_auto_means_no_more_workers_than_the_cpu_limit_pays_for(group: Path) -> None:
+    workers, schedulable = workers_in(group)
+    assert workers == min(schedulable, 16)
+    limit(group, 0.5)
+    assert workers_in(group)[0] == 1
+    limit(group, 1.5)
+    assert workers_in(group)[0] == min(schedulable, 2)

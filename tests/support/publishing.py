@@ -1,0 +1,61 @@
+"""A supervisor that publishes what it is told to, damaged or not. Run by a real pool in place of its own: `-m tests.support.publishing`.
+
+Reads versions from the file that is named first, with `!` behind those to damage. Writes what comes back from the pool to the second, as
+JSON lines, and ends when the last whole version is acknowledged and a second has passed.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+
+from pathlib import Path
+
+from netpolq.channel import Channel, Publish, Refusal, Report, Welcome
+from netpolq.snapshot import region
+from netpolq.snapshot.encode import encode
+from netpolq.snapshot.image import Image
+from netpolq.snapshot.layout import PREFIX_BYTES
+
+_QUIET_S = 1.0
+_LIMIT_S = 15.0
+
+
+def main() -> None:
+    commands, answers = (Path(argument) for argument in sys.argv[1:])
+    channel = Channel(socket.socket(fileno=os.dup(0)))
+    told: list[dict[str, object]] = []
+    wanted = 0
+    for line in commands.read_text().split():
+        version = int(line.rstrip("!"))
+        data = bytearray(encode(Image(), version=version, created_ns=0))
+        if line.endswith("!"):
+            data[PREFIX_BYTES] ^= 1
+        else:
+            wanted = version
+        descriptor = region.seal(data)
+        channel.send(Publish(version, None), [descriptor])
+        os.close(descriptor)
+    started = time.monotonic()
+    reached = 0
+    # Whatever a worker would say of a version that should not have reached it, it says by then.
+    while time.monotonic() < started + _QUIET_S or (reached < wanted and time.monotonic() < started + _LIMIT_S):
+        received = channel.receive()
+        if received is None:
+            time.sleep(0.01)
+            continue
+        match received[0]:
+            case Report() as report:
+                reached = max(reached, report.acked_version)
+                told.append({"acked": report.acked_version})
+            case Refusal() as refusal:
+                told.append({"refused": refusal.version})
+            case Welcome(version):
+                told.append({"welcome": version})
+    answers.write_text("\n".join(json.dumps(line) for line in told))
+    sys.exit(2)  # "cannot start": the pool ends, too
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The canonical form of a snapshot: its bytes decoded back to a value, numbered in sorted order, and encoded from scratch.
+
+A snapshot that was patched for a while may say the same as a fresh one with other numbers and other places. What it says is what must not
+depend on history, and this form holds nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+from netpolq.enums import Protocol, Tier
+from netpolq.policy.compile import Compiler
+from netpolq.policy.programs import PeerSelector
+from netpolq.snapshot.draft import Draft
+from netpolq.snapshot.encode import encode
+from netpolq.snapshot.image import (
+    AddressRange,
+    Block,
+    Endpoint,
+    Identity,
+    Image,
+    PortName,
+    PortRange,
+    PortTable,
+    Program,
+    Rule,
+    TierProgram,
+)
+from netpolq.snapshot.layout import RULE_WORDS, Section
+from netpolq.snapshot.sections import CELLS
+from netpolq.snapshot.view import SnapshotView
+
+
+def canonical(compiler: Compiler) -> bytes:
+    """What the snapshot of a compiler says, as bytes that depend on nothing else."""
+    return encode(image_of(compiler.draft, compiler.selectors), version=1, created_ns=0)
+
+
+def image_of(draft: Draft, selectors: Mapping[int, PeerSelector]) -> Image:
+    """The value of a snapshot. `selectors`: what its selector numbers stand for."""
+    view = SnapshotView(draft.encoded(version=1, created_ns=0))
+    try:
+        return _Reader(view, selectors).image()
+    finally:
+        view.close()
+
+
+class _Reader:
+    def __init__(self, view: SnapshotView, selectors: Mapping[int, PeerSelector]) -> None:
+        self._view = view
+        self._words = view._words
+        self._selectors = selectors
+        ordered = sorted(selectors.values())
+        self._canonical_number = {number: ordered.index(selector) for number, selector in selectors.items()}
+        self._rules = sorted(set(self._all_rules()), key=lambda rule: (rule.tier, rule.policy.split("/"), *rule[2:]))
+        self._rule_number = {rule: number for number, rule in enumerate(self._rules)}
+
+    def image(self) -> Image:
+        contents = {key: self._identity(self._view._identities[number]) for key, number in self._cells(Section.ADDRESSES)}
+        identities = sorted(set(contents.values()))
+        nodes = {key: tuple(sorted(self._view.own_node_addresses(key))) for key, _place in self._cells(Section.NODE_OF)}
+        all_nodes = sorted(set(nodes.values()))
+        return Image(
+            rules=tuple(self._rules),
+            selectors=tuple(sorted(self._selectors.values())),
+            identities=tuple(identities),
+            addresses={key: identities.index(content) for key, content in contents.items()},
+            endpoints={key: Endpoint(*map(self._program, self._view.programs(key))) for key in self._endpoints()},
+            nodes=tuple(all_nodes),
+            node_of={key: all_nodes.index(node) for key, node in nodes.items()},
+            pod_names={key: self._view.pod_name(key) or "" for key, _place in self._cells(Section.POD_NAMES)},
+        )
+
+    def _cells(self, section: Section) -> Iterator[tuple[bytes, int]]:
+        """Every key of a hash table and its value, each of which the view must find, too."""
+        view, cell = self._view, CELLS[section]
+        offset, length, _slots = view._sections[section]
+        for key, value in cell.iter_unpack(view._memory[offset : offset + length]):
+            if value:
+                assert view._find(section, key) == value, "a key that no search finds"
+                yield key, value
+
+    def _endpoints(self) -> Iterator[bytes]:
+        return (key for key, _programs in self._cells(Section.ENDPOINTS))
+
+    def _identity(self, offset: int) -> Identity:
+        assert offset, "an address with an identity that is not in use"
+        words = self._words
+        count = words[offset]
+        first = offset + count + 2
+        ports = [words[place : place + 2] for place in range(first, first + 2 * words[first - 1], 2)]
+        return Identity(
+            tuple(sorted(self._canonical_number[number] for number in words[offset + 1 : offset + 1 + count])),
+            tuple(sorted((self._view.string(name), Protocol(port >> 16), port & 0xFFFF) for name, port in ports)),
+        )
+
+    def _tiers(self, program: int) -> list[int]:
+        return list(self._words[program + 1 : program + 1 + self._words[program]])
+
+    def _all_rules(self) -> Iterator[Rule]:
+        for key in self._endpoints():
+            for program in self._view.programs(key):
+                for tier in self._tiers(program) if program else ():
+                    yield from (self._rule(tier, rank) for table in self._tables(tier) for rank in self._ranks(table))
+
+    def _rule(self, tier: int, rank: int) -> Rule:
+        record = self._view.rule(self._words[tier + 6] + RULE_WORDS * rank)
+        return Rule(record.tier, record.policy, record.direction, record.position, record.action)
+
+    def _tables(self, tier: int) -> Iterator[int]:
+        words, count = self._words, self._words[tier + 5]
+        if words[tier + 2]:
+            yield words[tier + 2]
+        yield from words[tier + 7 + count : tier + 7 + 2 * count]
+        for _block, table in (*self._blocks(words[tier + 3], 4), *self._blocks(words[tier + 4], 6)):
+            yield table
+
+    def _ranks(self, table: int) -> Iterator[int]:
+        words, ranges, names = self._words, self._words[table + 3], self._words[table + 4]
+        if words[table]:
+            yield words[table] - 1
+        yield from words[table + 5 + ranges : table + 5 + 2 * ranges]
+        yield from (words[table + 5 + 2 * ranges + 3 * name + 2] for name in range(names))
+
+    def _program(self, program: int) -> Program | None:
+        return tuple(self._tier(tier) for tier in self._tiers(program)) if program else None
+
+    def _tier(self, tier: int) -> TierProgram:
+        words, count = self._words, self._words[tier + 5]
+        numbers = list(words[tier + 7 : tier + 7 + count])
+        assert numbers == sorted(numbers), "the view searches them"
+        tables = words[tier + 7 + count : tier + 7 + 2 * count]
+        selectors = {
+            self._canonical_number[number]: self._table(tier, table) for number, table in zip(numbers, tables, strict=True)
+        }
+        blocks = [*self._blocks(words[tier + 3], 4), *self._blocks(words[tier + 4], 6)]
+        isolated_by = words[tier + 1]
+        return TierProgram(
+            tier=Tier(words[tier]),
+            isolated_by=tuple(
+                self._view.string(number) for number in words[isolated_by + 1 : isolated_by + 1 + words[isolated_by]]
+            ),
+            any_peer=self._table(tier, words[tier + 2]) if words[tier + 2] else None,
+            selectors=tuple(sorted(selectors.items())),
+            blocks=tuple(sorted((block, self._table(tier, table)) for block, table in blocks)),
+        )
+
+    def _table(self, tier: int, table: int) -> PortTable:
+        words, ranges = self._words, self._words[table + 3]
+        bounds, ranks, names = table + 5, table + 5 + ranges, table + 5 + 2 * ranges
+
+        def rule(rank: int) -> int:
+            return self._rule_number[self._rule(tier, rank)]
+
+        by_protocol = []
+        for protocol, (start, end) in zip(Protocol, pairwise((0, *words[table + 1 : table + 4])), strict=True):
+            found = tuple(
+                PortRange(words[bounds + place] >> 16, words[bounds + place] & 0xFFFF, rule(words[ranks + place]))
+                for place in range(start, end)
+            )
+            if found:
+                by_protocol.append((protocol, found))
+        return PortTable(
+            every=rule(words[table] - 1) if words[table] else None,
+            ranges=tuple(by_protocol),
+            names=tuple(
+                sorted(
+                    PortName(Protocol(words[place + 1]), self._view.string(words[place]), rule(words[place + 2]))
+                    for place in range(names, names + 3 * words[table + 4], 3)
+                )
+            ),
+        )
+
+    def _blocks(self, blocks: int, version: int) -> Iterator[tuple[Block, int]]:
+        if not blocks:
+            return
+        words, view, width = self._words, self._view, 1 if version == 4 else 4
+        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4):
+            length, entries, numbers, lists = words[place : place + 4]
+            for entry in range(entries):
+                network = view._number(numbers + entry * width, width)
+                block_list = words[lists + entry]
+                for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
+                    exceptions = words[block + 1]
+                    starts = range(exceptions + 1, exceptions + 1 + 2 * width * words[exceptions], 2 * width)
+                    ranges = (AddressRange(view._number(start, width), view._number(start + width, width)) for start in starts)
+                    yield Block(version, length, network, tuple(ranges)), words[block]

@@ -1,0 +1,89 @@
+"""Parts of a snapshot that is written for a long time: numbers that stay, garbage that does not."""
+
+import random
+
+from netpolq.enums import Protocol
+from netpolq.snapshot.draft import Draft
+from netpolq.snapshot.identities import Identities
+from netpolq.snapshot.image import Identity
+from netpolq.snapshot.names import PodNames
+from netpolq.snapshot.strings import Strings
+from netpolq.snapshot.view import SnapshotView
+
+
+def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
+    rng = random.Random(1)
+    strings = Strings()
+    http = strings.acquire("http")
+    identities = Identities(strings.number)
+    present: dict[int, Identity] = {}
+    for _ in range(20_000):
+        content = Identity(tuple(sorted(rng.sample(range(40), rng.randrange(20)))), (("http", Protocol.TCP, rng.randrange(9)),))
+        if present and rng.random() < 0.5:
+            number = rng.choice(list(present))
+            if rng.random() < 0.5:
+                identities.change(number, content)
+                present[number] = content
+            else:
+                identities.discard(number)
+                del present[number]
+        else:
+            number = identities.add(content)
+            assert number not in present
+            present[number] = content
+        identities.sweep()
+    for number, content in present.items():
+        offset, count = identities.offsets[number], len(content.selectors)
+        assert tuple(identities.cells[offset : offset + count + 4]) == (
+            *(count, *content.selectors, 1, http),
+            Protocol.TCP << 16 | content.named_ports[0][2],
+        )
+    needed = sum(4 + len(content.selectors) for content in set(present.values()))
+    assert len(identities.cells) < 2.5 * needed + 2000
+
+
+def test_a_name_keeps_its_number_while_it_is_used_and_no_other_gets_it_before_the_sweep() -> None:
+    strings = Strings()
+    first, second = strings.acquire("a"), strings.acquire("b")
+    assert strings.acquire("a") == first
+    strings.release("a")
+    strings.release("b")
+    assert strings.acquire("c") not in {first, second}
+    assert strings.acquire("b") == second, "used again in time"
+    strings.sweep()
+    strings.release("a")
+    strings.sweep()
+    assert strings.acquire("d") == first
+    assert strings.number("b") == second
+
+
+def test_names_of_pods_that_come_and_go_leave_no_more_garbage_than_names() -> None:
+    names = PodNames()
+    for number in range(5000):
+        names.set(bytes([10, *number.to_bytes(15)]), f"shop/pod-{number}")
+        if number >= 20:
+            names.set(bytes([10, *(number - 20).to_bytes(15)]), "")
+        names.sweep()
+    assert len(names.table) == 20
+    assert len(names.texts) < 6000
+
+
+def test_a_draft_that_was_taken_is_untouched_until_something_differs() -> None:
+    draft = Draft()
+    touched = []
+
+    def take(version: int) -> SnapshotView:
+        draft.sweep()
+        touched.append(draft.is_touched)
+        view = SnapshotView(draft.encoded(version=version, created_ns=0))
+        touched.append(draft.is_touched)
+        return view
+
+    take(1)
+    take(2)
+    number = draft.identities.add(Identity((3,), ()))
+    draft.addresses.set(bytes(15) + b"\x01", number)
+    view = take(3)
+    assert view.identity(bytes(15) + b"\x01")
+    assert not view.identity(bytes(15) + b"\x02")
+    assert touched == [True, False, False, False, True, False]

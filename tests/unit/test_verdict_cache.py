@@ -1,0 +1,223 @@
+"""When decisions may be written to the kernel, and when a version is clean. The kernel's part runs in tests/netns."""
+
+import asyncio
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import cast
+
+import pytest
+
+from netpolq.addresses import parse_address
+from netpolq.channel import Hint, pack_hints
+from netpolq.dataplane.apply import Ruleset, RulesetError
+from netpolq.enums import Protocol, Verdict
+from netpolq.supervisor.verdict_cache import VerdictCache
+
+A, B, C = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+
+
+def hint(source: bytes = A, destination: bytes = B, port: int = 80) -> Hint:
+    return Hint(source, destination, port, Protocol.TCP, Verdict.ACCEPT)
+
+
+class Maps:
+    """The maps of a kernel that answers when it is told to. `vanished`: what has timed out there."""
+
+    def __init__(self) -> None:
+        self.held: set[Hint] = set()
+        self.vanished: set[Hint] = set()
+        self.broken = False
+        self.open = asyncio.Event()
+        self.open.set()
+        self.calls = 0
+
+    async def _answer(self) -> None:
+        self.calls += 1
+        await self.open.wait()
+        if self.broken:
+            raise RulesetError("no")
+
+    async def remember_verdicts(self, hints: Sequence[Hint], ttl_ms: int) -> None:
+        assert ttl_ms == 60_000
+        await self._answer()
+        self.held.update(hints)
+
+    async def forget_verdicts(self, hints: Sequence[Hint] | None) -> bool:
+        await self._answer()
+        if hints is not None and not self.vanished & set(hints):
+            assert self.held.issuperset(hints)
+            self.held.difference_update(hints)
+            return True
+        self.held.clear()
+        return False
+
+
+class Scene:
+    """A cache over such maps, with its task running."""
+
+    def __init__(self) -> None:
+        self.maps = Maps()
+        self.cleaned: list[int] = []
+        self.cache = VerdictCache(cast("Ruleset", self.maps), size=100, ttl_s=60, on_clean=self._on_clean)
+
+    def _on_clean(self) -> None:
+        self.cleaned.append(self.cache.clean_version)
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def serve(self, version: int = 1) -> None:
+        """The state of every day: installed, one version published and clean."""
+        self.cache.published(version, None)
+        self.cache.ruleset_installed()
+        self.cache.acknowledged(version)
+        await self.settle()
+        assert self.cache.clean_version == version
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    scene = Scene()
+    task = asyncio.create_task(scene.cache.run())
+    yield scene
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_what_an_earlier_agent_left_is_gone_before_the_first_version_is_clean(scene: Scene) -> None:
+    scene.maps.held.add(hint(C, C))
+    scene.cache.published(1, None)
+    scene.cache.acknowledged(1)
+    await scene.settle()
+    assert scene.cache.clean_version == 0
+    scene.cache.ruleset_installed()
+    await scene.settle()
+    assert scene.maps.held == set()
+    assert scene.cleaned == [1]
+
+
+async def test_hints_of_the_newest_version_are_written_and_no_others(scene: Scene) -> None:
+    await scene.serve(5)
+    for version in (4, 6):
+        scene.cache.hinted(pack_hints(version, [hint(port=version)]))
+    scene.cache.hinted(pack_hints(5, [hint()]))
+    await scene.settle()
+    assert scene.maps.held == {hint()}
+    assert scene.cache.refused == {"old-version": 2, "full": 0, "busy": 0}
+
+
+async def test_hints_that_wait_when_a_new_version_is_published_are_dropped(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    scene.cache.published(2, ())
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    assert scene.maps.held == set()
+
+
+async def test_a_version_is_clean_only_when_what_it_changed_is_out_of_the_kernel(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
+    await scene.settle()
+    scene.cache.published(2, (A,))
+    await scene.settle()
+    assert scene.maps.held == {hint(), hint(C, B)}, "workers still decide like that"
+    scene.maps.open.clear()
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    assert scene.cache.clean_version == 1
+    scene.maps.open.set()
+    await scene.settle()
+    assert scene.maps.held == {hint(C, B)}
+    assert scene.cache.clean_version == 2
+
+
+async def test_a_change_about_others_is_clean_at_once_and_costs_nothing(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    calls = scene.maps.calls
+    scene.cache.published(2, (C,))
+    scene.cache.acknowledged(2)
+    assert scene.cache.clean_version == 2
+    await scene.settle()
+    assert (scene.maps.calls, scene.maps.held) == (calls, {hint()})
+
+
+async def test_a_later_version_is_not_clean_before_an_earlier_one(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    scene.maps.open.clear()
+    scene.cache.published(2, (A,))
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    scene.cache.published(3, (C,))
+    scene.cache.acknowledged(3)
+    await scene.settle()
+    assert scene.cache.clean_version == 1
+    scene.maps.open.set()
+    await scene.settle()
+    assert scene.cache.clean_version == 3
+    assert scene.maps.held == set()
+
+
+async def test_what_is_being_written_when_its_version_is_replaced_is_taken_out_again(scene: Scene) -> None:
+    await scene.serve()
+    scene.maps.open.clear()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    scene.cache.published(2, (B,))
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    assert scene.cache.clean_version == 1
+    scene.maps.open.set()
+    await scene.settle()
+    assert scene.maps.held == set()
+    assert scene.cache.clean_version == 2
+
+
+async def test_what_has_timed_out_meanwhile_leads_to_empty_maps(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
+    await scene.settle()
+    scene.maps.vanished = {hint()}
+    scene.cache.published(2, (A,))
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    assert scene.maps.held == set()
+    assert scene.cache.entries == 0
+    assert scene.cache.clean_version == 2
+
+
+async def test_an_install_by_which_the_maps_were_emptied_is_noticed(scene: Scene) -> None:
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    scene.cache.ruleset_installed()
+    await scene.settle()
+    assert scene.cache.entries == 0
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    assert scene.maps.held == {hint()}
+
+
+async def test_while_the_kernel_refuses_no_version_becomes_clean_and_the_reason_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netpolq.supervisor.verdict_cache._RETRY_S", 0)
+    await scene.serve()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.settle()
+    scene.maps.broken = True
+    scene.cache.published(2, (A,))
+    scene.cache.acknowledged(2)
+    await scene.settle()
+    assert (scene.cache.clean_version, scene.cache.problem) == (1, "no")
+    scene.maps.broken = False
+    await scene.settle()
+    assert (scene.cache.clean_version, scene.cache.problem) == (2, None)
+    assert scene.maps.held == set()
