@@ -1,4 +1,4 @@
-"""Connections that are timed: from a pod of the cluster to the one in the lab, by a program that does nothing else."""
+"""Connections that are timed: from a pod of the cluster to one in the lab, by a program that does nothing else."""
 
 import json
 import select
@@ -18,7 +18,11 @@ _QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connects:
-    """What became of some connects. `failed`: refused, or no answer for three seconds; `took_us`: of those that succeeded, in order."""
+    """What became of some connects.
+
+    `failed`: refused, or no answer for three seconds; `seconds`: from the first to the last, without waiting in vain; `took_us`: of those
+    that succeeded, in order.
+    """
 
     failed: int
     seconds: float
@@ -53,14 +57,14 @@ class Connects:
 
 
 @contextmanager
-def server(lab: Lab, port: int, families: Sequence[int] = (4,)) -> Iterator[None]:
-    """Accepts connections on the pod in the lab. Raises `RuntimeError` if it cannot."""
+def server(lab: Lab, port: int, *, pod: str = RECEIVER, families: Sequence[int] = (4,)) -> Iterator[None]:
+    """Accepts connections on a pod in the lab. Raises `RuntimeError` if it cannot."""
     log = lab.box.directory / "connects-server.log"
     processes: list[subprocess.Popen[str]] = []
     try:
         for family in families:
-            argv = [str(program("connects")), "--serve", lab.box.address(RECEIVER, family), str(port)]
-            process = lab.box.popen(RECEIVER, argv, log=log, pipe=True)
+            argv = [str(program("connects")), "--serve", lab.box.address(pod, family), str(port)]
+            process = lab.box.popen(pod, argv, log=log, pipe=True)
             processes.append(process)
             assert process.stdout is not None
             readable, _, _ = select.select([process.stdout], [], [], _START_LIMIT_S)
@@ -73,10 +77,24 @@ def server(lab: Lab, port: int, families: Sequence[int] = (4,)) -> Iterator[None
             process.wait()
 
 
-def connect(lab: Lab, source: str, port: int, *, count: int, rate_per_s: int, family: int = 4) -> Connects:
-    """Open connections from one of the addresses of the lab's `clients`. Raises `RuntimeError` if the program fails."""
+def connect(
+    lab: Lab,
+    source: str,
+    port: int,
+    *,
+    count: int,
+    rate_per_s: int,
+    pod: str = RECEIVER,
+    offered: bool = False,
+    family: int = 4,
+) -> Connects:
+    """Open connections from one of the addresses of the lab's `clients`. Raises `RuntimeError` if the program fails.
+
+    `offered`: each is opened when it is due, not after the one before; for connections beside another load.
+    """
     log = lab.box.directory / "connects.log"
-    argv = [str(program("connects")), source, lab.box.address(RECEIVER, family), str(port), str(count), str(rate_per_s)]
+    argv = [str(program("connects")), *(["--offered"] if offered else [])]
+    argv += [source, lab.box.address(pod, family), str(port), str(count), str(rate_per_s)]
     process = lab.box.popen(SENDER, argv, log=log, pipe=True)
     output, _ = process.communicate(timeout=60 + 4 * count / rate_per_s)
     if process.returncode:

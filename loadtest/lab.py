@@ -169,15 +169,17 @@ def lab(
     cpus: Sequence[int] = (),
     half_a_core: bool = False,
     clients: Sequence[str] = (),
+    pods: Sequence[Host] = (),
     sink: bool = True,
 ) -> Iterator[Lab]:
     """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
 
-    `clients`: addresses of pods that the sender has too, for sockets of its own. `sink`: datagrams are counted and answered by nobody.
+    `clients`: addresses of pods that the sender has too, for sockets of its own. `pods`: more pods that stand in the lab. `sink`:
+    datagrams are counted and answered by nobody.
     `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
     """
     node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
-    with Box(node=node, hosts=[Host(name=SENDER, addresses=(*clusters.UPLINK, *clients)), clusters.SERVER]) as box:
+    with Box(node=node, hosts=[Host(name=SENDER, addresses=(*clusters.UPLINK, *clients)), clusters.SERVER, *pods]) as box:
         if sink:
             run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
         manifests = box.directory / "manifests"

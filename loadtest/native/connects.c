@@ -1,13 +1,16 @@
-/* Times connect(): opens TCP connections one after the other, each from another port, and resets them; or is the server for that.
+/* Times connect(): opens TCP connections, each from another port, and resets them; or is the server for that.
  *
  * Only the call itself is timed. A connection is ended by a reset (SO_LINGER with no time), so that nothing lingers at either end.
+ *
+ * One after the other, a connection that takes long keeps the next ones from being opened, so that a bad moment is timed once. That is
+ * right where nothing else goes on. Under a load the connections are offered: each is opened when it is due, whatever became of those
+ * before, and a bad moment is timed as often as it is met.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -15,19 +18,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { USAGE = 2, MAX_CONNECTS = 1000000, LIMIT_MS = 3000 };
+enum { USAGE = 2, MAX_CONNECTS = 1000000, LIMIT_S = 3, EVENTS = 64 };
+#define SECOND_NS INT64_C(1000000000)
 
 static const char help[] =
-    "usage: connects SOURCE DESTINATION PORT COUNT RATE      open COUNT connections, RATE a second, from an address to another\n"
-    "       connects --serve ADDRESS PORT                    accept connections, one after the other, until SIGTERM\n"
+    "usage: connects SOURCE DESTINATION PORT COUNT RATE            open COUNT connections, RATE a second at most, one after the other\n"
+    "       connects --offered SOURCE DESTINATION PORT COUNT RATE  the same, but each when it is due, answered or not those before\n"
+    "       connects --serve ADDRESS PORT                          accept connections until SIGTERM\n"
     "\n"
-    "Reports one JSON object on standard output: failed (refused, or no answer within three seconds), seconds from the first to the last,\n"
-    "and connect_ns: what each call took that succeeded, in order. The server prints \"ready\" when it listens.\n";
+    "Reports one JSON object on standard output: failed (refused, or no answer within three seconds), seconds from the first call to the\n"
+    "last one or to the last success, whichever was later, and connect_ns: what each took that succeeded, in the order of their ends.\n"
+    "The server prints \"ready\" when it listens.\n";
 
 static volatile sig_atomic_t stopped;
 
@@ -76,7 +84,7 @@ static socklen_t address(const char *text, uint16_t port, struct sockaddr_storag
 static int64_t now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    return (int64_t)t.tv_sec * SECOND_NS + t.tv_nsec;
 }
 
 static void reset(int fd) {
@@ -108,17 +116,116 @@ static int serve(const char *text, const char *port) {
     return 0;
 }
 
-/* Nanoseconds that connect() took, or -1. Waits for an answer without blocking for ever. */
-static int64_t connect_once(const struct sockaddr_storage *from, const struct sockaddr_storage *to, socklen_t length) {
-    int fd = socket(to->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), error = 0;
-    struct timeval limit = {.tv_sec = LIMIT_MS / 1000};
-    if (fd < 0 || bind(fd, (const struct sockaddr *)from, length) || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit))
+struct load {
+    struct sockaddr_storage from, to;
+    socklen_t length;
+    long count, rate, failed, done;
+    int64_t began, ended, *took;
+};
+
+static int64_t due(const struct load *load, long turn) {
+    return load->began + turn * SECOND_NS / load->rate;
+}
+
+static int bound_socket(const struct load *load, int flags) {
+    int fd = socket(load->to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&load->from, load->length))
         fail(1, "making a socket: %s", strerror(errno));
-    int64_t began = now_ns();
-    error = connect(fd, (const struct sockaddr *)to, length);
-    int64_t took = now_ns() - began;
-    reset(fd);
-    return error ? -1 : took;
+    return fd;
+}
+
+static void succeeded(struct load *load, int64_t began, int64_t ended) {
+    load->took[load->done++] = ended - began;
+    load->ended = ended;
+}
+
+static void one_after_the_other(struct load *load) {
+    const struct timeval limit = {.tv_sec = LIMIT_S};
+    for (long turn = 0; turn < load->count && !stopped; turn++) {
+        int64_t left = due(load, turn) - now_ns();
+        if (left > 0) {
+            struct timespec pause = {.tv_sec = left / SECOND_NS, .tv_nsec = left % SECOND_NS};
+            clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+        }
+        int fd = bound_socket(load, 0);
+        if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit))
+            fail(1, "limiting a connect: %s", strerror(errno));
+        int64_t began = load->ended = now_ns();
+        int error = connect(fd, (const struct sockaddr *)&load->to, load->length);
+        int64_t ended = now_ns();
+        reset(fd);
+        if (error)
+            load->failed++;
+        else
+            succeeded(load, began, ended);
+    }
+}
+
+struct attempt {
+    int fd; /* -1: at its end */
+    int64_t began;
+};
+
+static void finish(struct load *load, struct attempt *attempt) {
+    int64_t ended = now_ns();
+    int error = 0;
+    socklen_t length = sizeof error;
+    getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &length);
+    if (error)
+        load->failed++;
+    else
+        succeeded(load, attempt->began, ended);
+    reset(attempt->fd);
+    attempt->fd = -1;
+}
+
+static void offered(struct load *load) {
+    struct attempt *attempts = malloc((size_t)load->count * sizeof *attempts);
+    int ready = epoll_create1(EPOLL_CLOEXEC);
+    struct rlimit files;
+    if (!attempts || ready < 0 || getrlimit(RLIMIT_NOFILE, &files))
+        fail(1, "preparing: %s", strerror(errno));
+    files.rlim_cur = files.rlim_max; /* RATE times three seconds may be open at a time */
+    setrlimit(RLIMIT_NOFILE, &files);
+    long opened = 0, oldest = 0;
+    while ((opened < load->count || oldest < opened) && !stopped) {
+        for (; opened < load->count && due(load, opened) <= now_ns(); opened++) {
+            struct attempt *attempt = &attempts[opened];
+            struct epoll_event wanted = {.events = EPOLLOUT, .data.ptr = attempt};
+            attempt->fd = bound_socket(load, SOCK_NONBLOCK);
+            attempt->began = now_ns();
+            if (load->ended < attempt->began)
+                load->ended = attempt->began;
+            if (connect(attempt->fd, (const struct sockaddr *)&load->to, load->length) && errno != EINPROGRESS) {
+                load->failed++;
+                reset(attempt->fd);
+                attempt->fd = -1;
+            } else if (epoll_ctl(ready, EPOLL_CTL_ADD, attempt->fd, &wanted)) {
+                fail(1, "waiting for a connection: %s", strerror(errno));
+            }
+        }
+        int64_t next = opened < load->count ? due(load, opened) : INT64_MAX;
+        for (; oldest < opened; oldest++) {
+            struct attempt *attempt = &attempts[oldest];
+            int64_t limit = attempt->began + LIMIT_S * SECOND_NS;
+            if (attempt->fd >= 0 && limit > now_ns()) {
+                next = limit < next ? limit : next;
+                break;
+            }
+            if (attempt->fd >= 0) {
+                load->failed++;
+                reset(attempt->fd);
+            }
+        }
+        int64_t left = next == INT64_MAX ? 0 : next - now_ns();
+        struct timespec pause = {.tv_sec = left > 0 ? left / SECOND_NS : 0, .tv_nsec = left > 0 ? left % SECOND_NS : 0};
+        struct epoll_event events[EVENTS];
+        int number_ready = epoll_pwait2(ready, events, EVENTS, &pause, NULL);
+        for (int position = 0; position < number_ready; position++)
+            finish(load, events[position].data.ptr);
+    }
+    free(attempts);
+    close(ready);
 }
 
 int main(int argc, char **argv) {
@@ -134,33 +241,28 @@ int main(int argc, char **argv) {
     }
     if (argc == 4 && !strcmp(argv[1], "--serve"))
         return serve(argv[2], argv[3]);
-    if (argc != 6)
+    const bool offer = argc > 1 && !strcmp(argv[1], "--offered");
+    char **words = argv + 1 + offer;
+    if (argc - offer != 6)
         fail(USAGE, "SOURCE, DESTINATION, PORT, COUNT and RATE are needed; --help explains them");
-    struct sockaddr_storage from, to;
-    socklen_t length = address(argv[1], 0, &from);
-    if (address(argv[2], (uint16_t)number(argv[3], 1, 65535, "PORT"), &to) != length)
+    struct load load = {.length = 0};
+    load.length = address(words[0], 0, &load.from);
+    if (address(words[1], (uint16_t)number(words[2], 1, 65535, "PORT"), &load.to) != load.length)
         fail(USAGE, "SOURCE and DESTINATION are of different families");
-    long count = number(argv[4], 1, MAX_CONNECTS, "COUNT"), rate = number(argv[5], 1, 1000000, "RATE"), failed = 0, done = 0;
-    int64_t *took = malloc((size_t)count * sizeof *took);
-    if (!took)
+    load.count = number(words[3], 1, MAX_CONNECTS, "COUNT");
+    load.rate = number(words[4], 1, 1000000, "RATE");
+    load.took = malloc((size_t)load.count * sizeof *load.took);
+    if (!load.took)
         fail(1, "out of memory");
-    int64_t began = now_ns();
-    for (long turn = 0; turn < count && !stopped; turn++) {
-        int64_t due = began + turn * 1000000000 / rate, left = due - now_ns();
-        if (left > 0) {
-            struct timespec pause = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
-            clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
-        }
-        int64_t one = connect_once(&from, &to, length);
-        if (one < 0)
-            failed++;
-        else
-            took[done++] = one;
-    }
-    printf("{\"failed\": %ld, \"seconds\": %.6f, \"connect_ns\": [", failed, (double)(now_ns() - began) / 1e9);
-    for (long turn = 0; turn < done; turn++)
-        printf("%s%" PRId64, turn ? ", " : "", took[turn]);
+    load.began = load.ended = now_ns();
+    if (offer)
+        offered(&load);
+    else
+        one_after_the_other(&load);
+    printf("{\"failed\": %ld, \"seconds\": %.6f, \"connect_ns\": [", load.failed, (double)(load.ended - load.began) / 1e9);
+    for (long turn = 0; turn < load.done; turn++)
+        printf("%s%" PRId64, turn ? ", " : "", load.took[turn]);
     puts("]}");
-    free(took);
+    free(load.took);
     return 0;
 }

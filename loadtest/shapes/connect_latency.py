@@ -88,10 +88,14 @@ class ConnectRun:
         self._lab = opened
 
     def measure(self, round_number: int) -> Sample:
-        """Some connects, of which the first tenth warms up."""
+        """Some connects, of which the first tenth warms up. Raises `RuntimeError` if the agent was not asked about each of them."""
         del round_number
         self._lab.forget_connections()
-        count = self._variant.count
+        count, agent = self._variant.count, self._lab.started.agent
+        queued = agent.packets_queued() if agent is not None else 0
         made = connect(self._lab, self._variant.client, PORT, count=count + count // 10, rate_per_s=_RATE_PER_S)
+        opened = len(made.took_us)
+        if agent is not None and (asked := agent.packets_queued() - queued) < opened:
+            raise RuntimeError(f"only {asked:,} of {opened:,} connections were asked of a worker")
         made = replace(made, took_us=made.took_us[count // 10 :])
         return Sample(values=made.values(), distribution=made.distribution_us(), notes=made.notes())

@@ -1,40 +1,60 @@
 """A flood that is denied, and what it costs those who are admitted."""
 
-from collections.abc import Iterator, Sequence
+import time
+
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
-from loadtest.clusters import PORT, PolicyCluster
+from loadtest.clusters import NAMESPACE, NODE, PORT, PolicyCluster
 from loadtest.connects import Connects, connect, server
 from loadtest.ipset_chain import IpsetChain
-from loadtest.lab import Lab, lab
+from loadtest.lab import Lab, Sent, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
-from loadtest.subjects import Netpolq, Subject
+from loadtest.subjects import Netpolq, Nothing, Subject
 from loadtest.traffic import Traffic
-from netpolq_worker.nfqueue import RECEIVE_BUFFER_BYTES
+from tests.support import manifests
+from tests.support.box import Host
+from tests.support.manifests import Body
 
 _STRANGER = "10.66.0.1"
 """Not the address of any pod."""
 
+_NEIGHBOUR = Host(name=f"{NAMESPACE}/neighbour", addresses=("10.200.1.2", "fd00:200:1::2"))
+"""The pod that the admitted connections go to: isolated as the one that is flooded."""
+
 _FLOOD_PER_S = 50_000.0
-"""A fifth of what the generator can send here: on two CPUs it must leave time for everybody else."""
+"""About a fifth of what the generator can send here: on two CPUs it must leave time for everybody else. The share is reported."""
 
 _CONNECTS_PER_S = 1_000
-_SECONDS = 3
+_SECONDS = 3.0
 _QUICK_SECONDS = 0.3
 _LEAD_S = 1.0
+_FULL_SPEED_PACKETS = 50_000
 _FLOODS = {"known": str(PORT), "random": "1024-65535"}
 """Destination ports: always the same tuple, or any port of the pod."""
 
+_CLUSTER = PolicyCluster(protocols=("TCP",))
 _CACHED = "netpolq, verdict cache"
+_UNCACHED = "netpolq, no cache in the kernel"
+_WORKER_BYTES = 10_000_000
+"""Two generations of the cache of decisions, about 4 MB, and as much again for what the allocator keeps."""
+
+_SUPERVISOR_BYTES = 40_000_000
+"""The ledger of a full verdict cache, 32,768 decisions, what waits to go into it, and the messages on their way to the kernel."""
 
 
 class DeniedFlood:
-    """SYNs from a stranger, 50,000 a second, while an admitted pod opens 1,000 connections a second to the same pod."""
+    """SYNs from a stranger to an isolated pod, 50,000 a second, while 1,000 connections a second are offered from an admitted pod to
+    another isolated one.
+
+    The flood goes to one port, which is one decision, and then to random ones, each a decision of its own. The connections are opened when
+    they are due, whatever became of those before. Memory is what the processes hold more than before the first flood.
+    """
 
     name = "denied-flood"
     title = "Admitted connections during a SYN flood that is denied"
@@ -43,15 +63,13 @@ class DeniedFlood:
         self._seconds = _QUICK_SECONDS if parameters.quick else _SECONDS
 
     def variants(self) -> Sequence[Variant]:
-        cluster = PolicyCluster(protocols=("TCP",))
         subjects: dict[str, Subject] = {
-            "ipset chain": IpsetChain(bodies=cluster.bodies),
-            "netpolq, no cache in the kernel": Netpolq(),
+            "no agent": Nothing(),
+            "ipset chain": IpsetChain(bodies=_bodies, alike=(_NEIGHBOUR,)),
+            _UNCACHED: Netpolq(),
             _CACHED: Netpolq(verdict_cache=True),
         }
-        return [
-            FloodVariant(name=name, subject=subject, cluster=cluster, seconds=self._seconds) for name, subject in subjects.items()
-        ]
+        return [FloodVariant(name=name, subject=subject, seconds=self._seconds) for name, subject in subjects.items()]
 
     def targets(self) -> Sequence[Target]:
         found = []
@@ -60,8 +78,17 @@ class DeniedFlood:
                 Target(value=f"{kind}_kept_share", subject=_CACHED, at_least=0.8),
                 Target(value=f"{kind}_p99_ratio", subject=_CACHED, at_most=3.0),
             ]
-        # What is bounded may fill up: the receive buffers of the queue, the caches of worker and supervisor.
-        return [*found, Target(value="memory_growth_bytes", subject=_CACHED, at_most=float(RECEIVE_BUFFER_BYTES + 40_000_000))]
+        for subject in (_UNCACHED, _CACHED):
+            found += [
+                Target(value="worker_growth_bytes", subject=subject, at_most=float(_WORKER_BYTES)),
+                Target(value="supervisor_growth_bytes", subject=subject, at_most=float(_SUPERVISOR_BYTES)),
+            ]
+        return found
+
+
+def _bodies() -> Iterable[Body]:
+    yield from _CLUSTER.bodies()
+    yield manifests.pod(_NEIGHBOUR, NODE, app="server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +97,6 @@ class FloodVariant:
 
     name: str
     subject: Subject
-    cluster: PolicyCluster
     seconds: float
 
     def open(self) -> AbstractContextManager["FloodRun"]:
@@ -78,21 +104,29 @@ class FloodVariant:
 
     @contextmanager
     def _open(self) -> Iterator["FloodRun"]:
-        with lab(self.cluster.bodies(), self.subject, clients=self.cluster.senders()[:1]) as opened, server(opened, PORT):
-            yield FloodRun(self, opened)
+        clients = _CLUSTER.senders()[:1]
+        with (
+            lab(_bodies(), self.subject, clients=clients, pods=(_NEIGHBOUR,)) as opened,
+            server(opened, PORT, pod=_NEIGHBOUR.name),
+        ):
+            yield FloodRun(opened, self.seconds)
 
 
 class FloodRun:
-    """An open variant."""
+    """An open variant. `seconds`: how long connections are offered each time."""
 
-    def __init__(self, variant: FloodVariant, opened: Lab) -> None:
-        self._variant = variant
+    def __init__(self, opened: Lab, seconds: float) -> None:
         self._lab = opened
+        self._seconds = seconds
+        self._memory_before = self._memory_bytes()
+        self._full_speed_per_s = 0.0
 
     def measure(self, round_number: int) -> Sample:
         """Without a flood, then with each kind of it."""
-        del round_number
-        before_bytes = self._memory_bytes()
+        if round_number <= 1:
+            self._full_speed_per_s = _rate_per_s(
+                self._lab.send(replace(_flood(str(PORT), 1.0), packets=_FULL_SPEED_PACKETS, rate_per_s=0))
+            )
         self._lab.forget_connections()
         self._connect()
         calm = self._connect()
@@ -102,39 +136,62 @@ class FloodRun:
             flooded, sent_per_s = self._flooded(ports)
             values[f"{kind}_kept_share"] = flooded.per_s / calm.per_s
             values[f"{kind}_p99_ratio"] = flooded.quantile_us(0.99) / calm.quantile_us(0.99)
+            values[f"{kind}_p99_us"] = flooded.quantile_us(0.99)
             values[f"{kind}_flood_per_s"] = sent_per_s
+            values[f"{kind}_flood_of_full_speed_share"] = sent_per_s / self._full_speed_per_s
             notes += [f"flood of {kind} tuples: {note}" for note in flooded.notes()]
-        values["memory_growth_bytes"] = float(self._memory_bytes() - before_bytes)
+        for process, held in self._memory_bytes().items():
+            values[f"{process}_growth_bytes"] = float(held - self._memory_before[process])
         return Sample(values=values, notes=tuple(notes))
 
     def _connect(self) -> Connects:
-        count = int(_CONNECTS_PER_S * self._variant.seconds)
-        return connect(self._lab, self._variant.cluster.senders()[0], PORT, count=count, rate_per_s=_CONNECTS_PER_S)
+        return connect(
+            self._lab,
+            _CLUSTER.senders()[0],
+            PORT,
+            pod=_NEIGHBOUR.name,
+            count=int(_CONNECTS_PER_S * self._seconds),
+            rate_per_s=_CONNECTS_PER_S,
+            offered=True,
+        )
 
     def _flooded(self, ports: str) -> tuple[Connects, float]:
-        seconds = self._variant.seconds + 2 * _LEAD_S
-        traffic = Traffic(
-            sources=(_STRANGER,),
-            packets=int(_FLOOD_PER_S * seconds),
-            destination_ports=ports,
-            order="random",
-            protocol="tcp",
-            rate_per_s=_FLOOD_PER_S,
-        )
+        """Connections during a flood, and how many packets a second that had. Raises `RuntimeError` if it ended before them."""
         with ThreadPoolExecutor(1) as thread:
-            flood = thread.submit(self._lab.send, traffic)
-            # The client is not timed before the flood is there.
-            connect(self._lab, self._variant.cluster.senders()[0], PORT, count=int(100 * _LEAD_S), rate_per_s=100)
+            flood = thread.submit(self._lab.send, _flood(ports, self._seconds + 2 * _LEAD_S))
+            time.sleep(_LEAD_S)  # until the flood is there, and a verdict cache knows what it can
+            offered_until_s = time.monotonic() + self._seconds
             flooded = self._connect()
             sent = flood.result()
-        return flooded, sum(one["sent"] for one in sent) / (
-            max(one["ended_s"] for one in sent) - min(one["began_s"] for one in sent)
-        )
+        if min(one["ended_s"] for one in sent) < offered_until_s:
+            raise RuntimeError("the flood ended before the last connection was opened that was to be opened during it")
+        return flooded, _rate_per_s(sent)
 
-    def _memory_bytes(self) -> int:
-        """Of the whole agent; nothing without one."""
+    def _memory_bytes(self) -> dict[str, int]:
+        """Resident memory, of the largest worker and of the largest other child of the pool; nothing without an agent."""
         workers = self._lab.started.workers
         pool = psutil.Process(workers[0]).parent() if workers else None
         if pool is None:
-            return 0
-        return sum(int(process.memory_info().rss) for process in (pool, *pool.children()))
+            return {}
+        held = {process.pid: int(process.memory_info().rss) for process in pool.children()}
+        return {
+            "worker": max(held[pid] for pid in workers),
+            "supervisor": max(rss for pid, rss in held.items() if pid not in workers),
+        }
+
+
+def _flood(ports: str, seconds: float) -> Traffic:
+    return Traffic(
+        sources=(_STRANGER,),
+        packets=int(_FLOOD_PER_S * seconds),
+        destination_ports=ports,
+        order="random",
+        protocol="tcp",
+        rate_per_s=_FLOOD_PER_S,
+    )
+
+
+def _rate_per_s(sent: Sequence[Sent]) -> float:
+    """Of all generators together."""
+    seconds = max(one["ended_s"] for one in sent) - min(one["began_s"] for one in sent)
+    return sum(one["sent"] for one in sent) / seconds
