@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { USAGE = 2, MAX_CONNECTS = 1000000, LIMIT_S = 3, EVENTS = 64 };
+enum { USAGE = 2, MAX_CONNECTS = 1000000, LIMIT_S = 3, EVENTS = 64, FIRST_PORT = 10000, PORTS = 50000 };
 #define SECOND_NS INT64_C(1000000000)
 
 static const char help[] =
@@ -44,7 +44,7 @@ static void stop(int number) {
     stopped = 1;
 }
 
-static void fail(int code, const char *format, ...) {
+__attribute__((format(printf, 2, 3), noreturn)) static void fail(int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fputs("connects: ", stderr);
@@ -78,7 +78,6 @@ static socklen_t address(const char *text, uint16_t port, struct sockaddr_storag
         return sizeof *v6;
     }
     fail(USAGE, "'%s' is not an IP address", text);
-    return 0;
 }
 
 static int64_t now_ns(void) {
@@ -120,6 +119,7 @@ struct load {
     struct sockaddr_storage from, to;
     socklen_t length;
     long count, rate, failed, done;
+    uint64_t port;
     int64_t began, ended, *took;
 };
 
@@ -127,11 +127,24 @@ static int64_t due(const struct load *load, long turn) {
     return load->began + turn * SECOND_NS / load->rate;
 }
 
-static int bound_socket(const struct load *load, int flags) {
+/* Ports are taken in turn: the system's own choice comes back to some of them soon, and a connection that connection tracking has known a
+ * moment ago is not a new one. The first one is another one each time the program runs. */
+static int bound_socket(struct load *load, int flags) {
     int fd = socket(load->to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-    if (fd < 0 || bind(fd, (const struct sockaddr *)&load->from, load->length))
+    if (fd < 0)
         fail(1, "making a socket: %s", strerror(errno));
-    return fd;
+    for (int tries = 0; tries < PORTS; tries++) {
+        const uint16_t port = htons((uint16_t)(FIRST_PORT + load->port++ % PORTS));
+        if (load->from.ss_family == AF_INET)
+            ((struct sockaddr_in *)&load->from)->sin_port = port;
+        else
+            ((struct sockaddr_in6 *)&load->from)->sin6_port = port;
+        if (!bind(fd, (const struct sockaddr *)&load->from, load->length))
+            return fd;
+        if (errno != EADDRINUSE)
+            break;
+    }
+    fail(1, "binding a socket: %s", strerror(errno));
 }
 
 static void succeeded(struct load *load, int64_t began, int64_t ended) {
@@ -255,6 +268,7 @@ int main(int argc, char **argv) {
     if (!load.took)
         fail(1, "out of memory");
     load.began = load.ended = now_ns();
+    load.port = (uint64_t)load.began / 1000;
     if (offer)
         offered(&load);
     else

@@ -31,9 +31,9 @@ _FLOOD_PER_S = 50_000.0
 """About a fifth of what the generator can send here: on two CPUs it must leave time for everybody else. The share is reported."""
 
 _CONNECTS_PER_S = 1_000
-_SECONDS = 3.0
+_SECONDS = 2.0
 _QUICK_SECONDS = 0.3
-_LEAD_S = 1.0
+_LEAD_S = 0.5
 _FULL_SPEED_PACKETS = 50_000
 _FLOODS = {"known": str(PORT), "random": "1024-65535"}
 """Destination ports: always the same tuple, or any port of the pod."""
@@ -128,8 +128,8 @@ class FloodRun:
                 self._lab.send(replace(_flood(str(PORT), 1.0), packets=_FULL_SPEED_PACKETS, rate_per_s=0))
             )
         self._lab.forget_connections()
-        self._connect()
-        calm = self._connect()
+        self._connect(0.1 * self._seconds)
+        calm = self._connect(self._seconds)
         values = {"calm_connects_per_s": calm.per_s, "calm_p99_us": calm.quantile_us(0.99)}
         notes = [*calm.notes()]
         for kind, ports in _FLOODS.items():
@@ -144,13 +144,13 @@ class FloodRun:
             values[f"{process}_growth_bytes"] = float(held - self._memory_before[process])
         return Sample(values=values, notes=tuple(notes))
 
-    def _connect(self) -> Connects:
+    def _connect(self, seconds: float) -> Connects:
         return connect(
             self._lab,
             _CLUSTER.senders()[0],
             PORT,
             pod=_NEIGHBOUR.name,
-            count=int(_CONNECTS_PER_S * self._seconds),
+            count=int(_CONNECTS_PER_S * seconds),
             rate_per_s=_CONNECTS_PER_S,
             offered=True,
         )
@@ -161,7 +161,7 @@ class FloodRun:
             flood = thread.submit(self._lab.send, _flood(ports, self._seconds + 2 * _LEAD_S))
             time.sleep(_LEAD_S)  # until the flood is there, and a verdict cache knows what it can
             offered_until_s = time.monotonic() + self._seconds
-            flooded = self._connect()
+            flooded = self._connect(self._seconds)
             sent = flood.result()
         if min(one["ended_s"] for one in sent) < offered_until_s:
             raise RuntimeError("the flood ended before the last connection was opened that was to be opened during it")
