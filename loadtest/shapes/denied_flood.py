@@ -15,7 +15,7 @@ from loadtest.ipset_chain import IpsetChain
 from loadtest.lab import Lab, Sent, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
-from loadtest.subjects import Netpolq, Nothing, Subject
+from loadtest.subjects import Netpolq, Nothing, Subject, queues
 from loadtest.traffic import Traffic
 from tests.support import manifests
 from tests.support.box import Host
@@ -53,7 +53,8 @@ class DeniedFlood:
     another isolated one.
 
     The flood goes to one port, which is one decision, and then to random ones, each a decision of its own. The connections are opened when
-    they are due, whatever became of those before. Memory is what the processes hold more than before the first flood.
+    they are due, whatever became of those before. `asked`: what part of all first packets came to a worker; `admitted in kernel`: what part
+    of the connections was answered by the verdict cache. Memory is what the processes hold more than before the first flood.
     """
 
     name = "denied-flood"
@@ -133,12 +134,18 @@ class FloodRun:
         values = {"calm_connects_per_s": calm.per_s, "calm_p99_us": calm.quantile_us(0.99)}
         notes = [*calm.notes()]
         for kind, ports in _FLOODS.items():
-            flooded, sent_per_s = self._flooded(ports)
+            queued, remembered = self._queued(), self._lab.started.remembered()
+            flooded, sent = self._flooded(ports)
+            sent_per_s = _rate_per_s(sent)
             values[f"{kind}_kept_share"] = flooded.per_s / calm.per_s
             values[f"{kind}_p99_ratio"] = flooded.quantile_us(0.99) / calm.quantile_us(0.99)
             values[f"{kind}_p99_us"] = flooded.quantile_us(0.99)
             values[f"{kind}_flood_per_s"] = sent_per_s
             values[f"{kind}_flood_of_full_speed_share"] = sent_per_s / self._full_speed_per_s
+            if self._lab.started.agent is not None:
+                packets = sum(one["sent"] for one in sent) + len(flooded.took_us)
+                values[f"{kind}_asked_share"] = (self._queued() - queued) / packets
+                values[f"{kind}_admitted_in_kernel_share"] = (self._lab.started.remembered() - remembered) / len(flooded.took_us)
             notes += [f"flood of {kind} tuples: {note}" for note in flooded.notes()]
         for process, held in self._memory_bytes().items():
             values[f"{process}_growth_bytes"] = float(held - self._memory_before[process])
@@ -155,8 +162,11 @@ class FloodRun:
             offered=True,
         )
 
-    def _flooded(self, ports: str) -> tuple[Connects, float]:
-        """Connections during a flood, and how many packets a second that had. Raises `RuntimeError` if it ended before them."""
+    def _queued(self) -> int:
+        return sum(queue.id_sequence for queue in queues(self._lab.box))
+
+    def _flooded(self, ports: str) -> tuple[Connects, list[Sent]]:
+        """Connections during a flood, and what became of that. Raises `RuntimeError` if it ended before them."""
         with ThreadPoolExecutor(1) as thread:
             flood = thread.submit(self._lab.send, _flood(ports, self._seconds + 2 * _LEAD_S))
             time.sleep(_LEAD_S)  # until the flood is there, and a verdict cache knows what it can
@@ -165,7 +175,7 @@ class FloodRun:
             sent = flood.result()
         if min(one["ended_s"] for one in sent) < offered_until_s:
             raise RuntimeError("the flood ended before the last connection was opened that was to be opened during it")
-        return flooded, _rate_per_s(sent)
+        return flooded, sent
 
     def _memory_bytes(self) -> dict[str, int]:
         """Resident memory, of the largest worker and of the largest other child of the pool; nothing without an agent."""
