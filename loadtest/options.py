@@ -98,8 +98,9 @@ def parse(words: Sequence[str]) -> Options:
     )
     arguments = parser.parse_args(words)
     if arguments.list:
+        width = max(map(len, SHAPES))
         for name, shape in SHAPES.items():
-            print(f"{name:16}{shape(defaults).title}")
+            print(f"{name:{width}}  {shape(defaults).title}")
         parser.exit(0)
     for name in arguments.shape:
         if name not in SHAPES:

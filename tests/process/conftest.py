@@ -48,6 +48,6 @@ def admit(folder: Path, app: str) -> None:
 
 @pytest.fixture
 def closed_agent(box: Box, folder: Path) -> Iterator[Agent]:
-    """A running agent that fails closed, with two workers."""
-    with Agent(box, folder, "--fail-open=false", "--workers=2", "--strict-mode=false") as agent:
+    """A running agent that fails closed, with two workers that see every connection."""
+    with Agent(box, folder, "--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off") as agent:
         yield agent
