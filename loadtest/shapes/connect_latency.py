@@ -37,8 +37,11 @@ class ConnectLatency:
         subjects: list[tuple[str, PolicyCluster, Subject]] = [
             ("no agent", clusters[0], Nothing()),
             ("accept-one", clusters[0], Accepting()),
-            *((_netpolq(cluster.on_pod), cluster, Netpolq()) for cluster in clusters),
-            *((f"ipset chain, {cluster.on_pod:,} policies", cluster, IpsetChain(bodies=cluster.bodies)) for cluster in clusters),
+            *((_with_policies("netpolq", cluster.on_pod), cluster, Netpolq()) for cluster in clusters),
+            *(
+                (_with_policies("ipset chain", cluster.on_pod), cluster, IpsetChain(bodies=cluster.bodies))
+                for cluster in clusters
+            ),
             *((external.name, clusters[0], ExternalAgent(external=external)) for external in self._parameters.externals),
         ]
         return [
@@ -47,7 +50,7 @@ class ConnectLatency:
         ]
 
     def targets(self) -> Sequence[Target]:
-        one, *_, most = (_netpolq(number) for number in _POLICIES)
+        one, *_, most = (_with_policies("netpolq", number) for number in _POLICIES)
         return [
             Target(value="connect_p50_us", subject=one, reference="no agent", at_most=3.3),
             Target(value="connect_p99_us", subject=one, reference="no agent", at_most=4.0),
@@ -57,8 +60,8 @@ class ConnectLatency:
         ]
 
 
-def _netpolq(policies: int) -> str:
-    return f"netpolq, {policies:,} {'policy' if policies == 1 else 'policies'}"
+def _with_policies(subject: str, policies: int) -> str:
+    return f"{subject}, {policies:,} {'policy' if policies == 1 else 'policies'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
