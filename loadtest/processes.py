@@ -1,6 +1,7 @@
 """Time that processes were on a CPU, or wanted to be."""
 
 import os
+import resource
 import time
 
 from collections.abc import Iterable, Mapping
@@ -80,6 +81,27 @@ class Watch:
         known_s += (kernel_ns + sum(worker.running_ns for worker in workers)) / 1e9
         others_s = max(0.0, _busy_s() - self._before_busy_s - known_s)
         return Usage(workers=workers, kernel_ns=kernel_ns, others_share=others_s / elapsed_s / (os.cpu_count() or 1))
+
+
+class FamilyWatch:
+    """Watches the CPUs from its making on, for a load of programs that this one starts, ended or not, and for what others do meanwhile."""
+
+    def __init__(self, workers: Iterable[int]) -> None:
+        family = set(descendants(os.getpid())[1:]) - set(workers)
+        self._before_family = cpu_times(family)
+        self._before_ended_s = _ended_s()
+        self._watch = Watch(workers)
+
+    def others_share(self) -> float:
+        """Of the time of all CPUs, until now."""
+        running_ns = sum(time.running_ns for time in used(self._before_family, cpu_times(self._before_family)))
+        return self._watch.usage(_ended_s() - self._before_ended_s + running_ns / 1e9).others_share
+
+
+def _ended_s() -> float:
+    """Seconds of all children that have ended, and of theirs."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
 
 
 def descendants(pid: int) -> list[int]:

@@ -10,7 +10,9 @@ from loadtest.ipset_chain import IpsetChain
 from loadtest.lab import Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
+from loadtest.processes import FamilyWatch
 from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing, Subject
+from loadtest.verdict import OTHERS_SHARE
 from tests.support.manifests import Body
 
 _POLICIES = (1, 100, 1_000)
@@ -96,9 +98,13 @@ class ConnectRun:
         self._lab.forget_connections()
         count, agent = self._variant.count, self._lab.started.agent
         queued = agent.packets_queued() if agent is not None else 0
+        watch = FamilyWatch(self._lab.started.workers)
         made = connect(self._lab, self._variant.client, PORT, count=count + count // 10, rate_per_s=_RATE_PER_S)
+        others_share = watch.others_share()
         opened = len(made.took_us)
         if agent is not None and (asked := agent.packets_queued() - queued) < opened:
             raise RuntimeError(f"only {asked:,} of {opened:,} connections were asked of a worker")
         made = replace(made, took_us=made.took_us[count // 10 :])
-        return Sample(values=made.values(), distribution=made.distribution_us(), notes=made.notes())
+        return Sample(
+            values={**made.values(), OTHERS_SHARE: others_share}, distribution=made.distribution_us(), notes=made.notes()
+        )

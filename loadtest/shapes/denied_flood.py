@@ -15,8 +15,10 @@ from loadtest.ipset_chain import IpsetChain
 from loadtest.lab import Lab, Sent, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
+from loadtest.processes import FamilyWatch
 from loadtest.subjects import Netpolq, Nothing, Subject, queues
 from loadtest.traffic import Traffic
+from loadtest.verdict import OTHERS_SHARE
 from tests.support import manifests
 from tests.support.box import Host
 from tests.support.manifests import Body
@@ -129,6 +131,7 @@ class FloodRun:
                 self._lab.send(replace(_flood(str(PORT), 1.0), packets=_FULL_SPEED_PACKETS, rate_per_s=0))
             )
         self._lab.forget_connections()
+        watch = FamilyWatch(self._lab.started.workers)
         self._connect(0.1 * self._seconds)
         calm = self._connect(self._seconds)
         values = {"calm_connects_per_s": calm.per_s, "calm_p99_us": calm.quantile_us(0.99)}
@@ -147,6 +150,7 @@ class FloodRun:
                 values[f"{kind}_asked_share"] = (self._queued() - queued) / packets
                 values[f"{kind}_admitted_in_kernel_share"] = (self._lab.started.remembered() - remembered) / len(flooded.took_us)
             notes += [f"flood of {kind} tuples: {note}" for note in flooded.notes()]
+        values[OTHERS_SHARE] = watch.others_share()
         for process, held in self._memory_bytes().items():
             values[f"{process}_growth_bytes"] = float(held - self._memory_before[process])
         return Sample(values=values, notes=tuple(notes))

@@ -11,8 +11,10 @@ from loadtest.clusters import NAMESPACE, NODE, SERVER
 from loadtest.lab import RECEIVER, SENDER, Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
+from loadtest.processes import FamilyWatch
 from loadtest.subjects import Netpolq, Nothing, Subject, run
 from loadtest.traffic import ALL_CPUS
+from loadtest.verdict import OTHERS_SHARE
 from tests.support import manifests
 from tests.support.box import Host
 from tests.support.manifests import Body
@@ -100,6 +102,7 @@ class IperfRun:
         """Each protocol and family in turn."""
         del round_number
         values: dict[str, float] = {}
+        watch = FamilyWatch(self._lab.started.workers)
         for protocol, family in _KINDS:
             report = self._iperf(protocol, family)
             if protocol == "tcp":
@@ -110,7 +113,7 @@ class IperfRun:
                 lost = total["lost_packets"] / total["packets"]
                 values[_value(protocol, family)] = total["bits_per_second"] / 1e6 * (1 - lost)
                 values[f"udp_ipv{family}_lost_share"] = lost
-        return Sample(values=values)
+        return Sample(values={**values, OTHERS_SHARE: watch.others_share()})
 
     def _iperf(self, protocol: str, family: int) -> dict[str, dict[str, dict[str, float]]]:
         box = self._lab.box

@@ -11,8 +11,10 @@ from loadtest.connects import connect, server
 from loadtest.lab import Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
+from loadtest.processes import FamilyWatch
 from loadtest.subjects import Netpolq, Nothing, Subject
 from loadtest.traffic import WORKER_CPUS, known_tuples
+from loadtest.verdict import OTHERS_SHARE
 
 _COUNT = 4_000
 _QUICK_COUNT = 100
@@ -81,9 +83,11 @@ class RepeatedRun:
         parameters, cluster = self._variant.parameters, self._variant.cluster
         self._warm_up()
         queued, remembered = self._queued(), self._lab.started.remembered()
+        watch = FamilyWatch(self._lab.started.workers)
         flood = self._lab.flood(known_tuples(cluster, parameters.packets))
         count = _QUICK_COUNT if parameters.quick else _COUNT
         made = connect(self._lab, cluster.senders()[0], PORT, count=count + count // 10, rate_per_s=_RATE_PER_S)
+        others_share = watch.others_share()
         made = replace(made, took_us=made.took_us[count // 10 :])
         asked = self._queued() - queued
         notes = [*made.notes()]
@@ -96,7 +100,12 @@ class RepeatedRun:
                 f"of {first_packets:,} first packets the kernel answered {answered:,} and asked a worker about {asked:,}"
             )
         return Sample(
-            values={"forwarded_per_s": flood.delivered / flood.elapsed_s, **made.values(), "asked_of_workers": float(asked)},
+            values={
+                "forwarded_per_s": flood.delivered / flood.elapsed_s,
+                **made.values(),
+                "asked_of_workers": float(asked),
+                OTHERS_SHARE: others_share,
+            },
             distribution=made.distribution_us(),
             notes=tuple(notes),
         )
