@@ -31,6 +31,9 @@ chance."""
 _UDP_BYTES = 1200
 _DURATION_S = 2
 _QUICK_DURATION_S = 1
+_START_S = 1
+"""Of each transfer, not counted: until TCP has found its rate."""
+
 _KINDS = tuple((protocol, family) for protocol in ("tcp", "udp") for family in (4, 6))
 
 
@@ -42,10 +45,14 @@ class Established:
 
     def __init__(self, parameters: Parameters) -> None:
         self._duration_s = _QUICK_DURATION_S if parameters.quick else _DURATION_S
+        self._start_s = 0 if parameters.quick else _START_S
 
     def variants(self) -> Sequence[Variant]:
         subjects: dict[str, Subject] = {"no agent": Nothing(), "netpolq": Netpolq()}
-        return [IperfVariant(name=name, subject=subject, duration_s=self._duration_s) for name, subject in subjects.items()]
+        return [
+            IperfVariant(name=name, subject=subject, duration_s=self._duration_s, start_s=self._start_s)
+            for name, subject in subjects.items()
+        ]
 
     def targets(self) -> Sequence[Target]:
         return [
@@ -75,6 +82,7 @@ class IperfVariant:
     name: str
     subject: Subject
     duration_s: int
+    start_s: int
 
     def open(self) -> AbstractContextManager["IperfRun"]:
         return self._open()
@@ -118,7 +126,14 @@ class IperfRun:
     def _iperf(self, protocol: str, family: int) -> dict[str, dict[str, dict[str, float]]]:
         box = self._lab.box
         words = ["iperf3", "--client", box.address(RECEIVER, family), "--port", str(_PORT), "--json"]
-        words += ["--bind", _CLIENT.address(family), "--time", str(self._variant.duration_s), "--omit", "1"]
+        words += [
+            "--bind",
+            _CLIENT.address(family),
+            "--time",
+            str(self._variant.duration_s),
+            "--omit",
+            str(self._variant.start_s),
+        ]
         # Client and server where they are in every round: what the scheduler makes of it differs more than what is compared.
         words += ["--affinity", f"{ALL_CPUS[0]},{ALL_CPUS[-1]}"]
         if protocol == "udp":
