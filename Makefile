@@ -15,11 +15,11 @@ BENCH ?= --output build/bench
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nftables iproute2 conntrack procps util-linux
-# For the tests of monitoring and deployment, and for those on a stock Debian kernel.
+# For the tests of monitoring, deployment and scripts, and for those on a stock Debian kernel.
 # kubectl is left alone where it comes from elsewhere.
-TEST_PACKAGES := prometheus $(if $(shell command -v kubectl),,kubernetes-client)
-# For the load test: the references (iptables, ipset, a C program) and the compiler of the generator.
-BENCH_PACKAGES := iptables ipset iperf3 hping3 shellcheck libnetfilter-queue-dev gcc libc6-dev
+TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kubernetes-client)
+# For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what scripts and a shape run.
+BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
 .PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean

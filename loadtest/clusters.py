@@ -18,6 +18,11 @@ NAMESPACE = "load"
 PORT = 8080
 NODE = Host(name="load-node", addresses=("10.200.0.1", "fd00:200::1"))
 SERVER = Host(name=f"{NAMESPACE}/server", addresses=("10.200.1.1", "fd00:200:1::1"))
+CLIENTS = tuple(
+    Host(name=f"{NAMESPACE}/client-{number}", addresses=(f"10.200.7.{number}", f"fd00:200:7::{number}")) for number in (1, 2)
+)
+"""Pods of the same node that open real connections."""
+
 UPLINK = ("10.200.2.1", "fd00:200:2::1")
 """Addresses of whoever sends: what comes from beyond the node comes in through him."""
 
@@ -39,15 +44,17 @@ _TEAMS = ("payments", "search", "catalogue", "identity", "logistics")
 class PolicyCluster:
     """A cluster with many policies.
 
-    `on_pod`: policies that select the server, each of which lets one group of pods in; `policies` and `pods`: of the whole cluster;
-    `sender_count`: pods that send; `protocols`: by which they are let in.
+    `on_pod`: policies that select the server, each of which lets one group of pods in, to `ports`, pairs of protocol and number;
+    `policies` and `pods`: of the whole cluster; `sender_count`: pods that send; `clients`: pods of the same node, all of the group in the
+    middle: what walks the policies in order meets half of them.
     """
 
     on_pod: int = 1
     policies: int = 1
     pods: int = _SENDERS
     sender_count: int = _SENDERS
-    protocols: tuple[str, ...] = ("UDP",)
+    ports: tuple[tuple[str, int], ...] = (("UDP", PORT),)
+    clients: tuple[Host, ...] = ()
 
     @property
     def near(self) -> int:
@@ -59,6 +66,8 @@ class PolicyCluster:
         near = self.near
         yield manifests.namespace(NAMESPACE)
         yield manifests.pod(SERVER, NODE, app="server")
+        for client in self.clients:
+            yield manifests.pod(client, NODE, group=f"group-{self.on_pod // 2}")
         for index in range(near):
             yield _pod(index, NAMESPACE, group=f"group-{index % self.on_pod}")
         yield from self.policies_on_pod()
@@ -90,7 +99,7 @@ class PolicyCluster:
                 ingress=[
                     {
                         "from": [{"podSelector": {"matchLabels": {"group": f"group-{index}"}}}],
-                        "ports": [{"protocol": protocol, "port": PORT} for protocol in self.protocols],
+                        "ports": [{"protocol": protocol, "port": port} for protocol, port in self.ports],
                     }
                 ],
             )

@@ -1,104 +1,149 @@
-"""Connections that are timed: from a pod of the cluster to one in the lab, by a program that does nothing else."""
+"""Real TCP connections in a lab: who serves them, who opens them, and how long that took."""
 
 import json
 import select
-import statistics
 import subprocess
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
-from loadtest.lab import RECEIVER, SENDER, Lab
+from loadtest.clusters import PORT
 from loadtest.native.build import program
+from loadtest.pods import SERVER, PodLab
+from tests.support.box import Host
 
+QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999)
 _START_LIMIT_S = 10.0
-_QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+_LIMIT_S = 60.0
+_TIMEOUT_MS = 1000
+
+
+class _Report(TypedDict):
+    connected: int
+    failed: int
+    late: int
+    seconds: float
+    cpu_s: float
+    next_port: int
+    connect_ns: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What each client does. Either `count` connections or as many as go into `seconds`.
+
+    `rate_per_s`: of each client; 0: each connection as soon as the one before is closed, which is a closed loop.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    rate_per_s: float = 0.0
+
+    def words(self) -> list[str]:
+        """Arguments of the program that opens the connections."""
+        found = ["--count", str(self.count)] if self.count else ["--seconds", str(self.seconds)]
+        return [*found, "--rate", str(self.rate_per_s)] if self.rate_per_s else found
+
+    @property
+    def longest_s(self) -> float:
+        """How long it may take at most; more, and something hangs."""
+        return self.seconds + _LIMIT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connects:
-    """What became of some connects.
+    """What became of the connections of all clients together. `ordered_ns`: how long those took that were made, sorted."""
 
-    `failed`: refused, or no answer for three seconds; `seconds`: from the first to the last, without waiting in vain; `took_us`: of those
-    that succeeded, in order.
-    """
-
+    connected: int
     failed: int
+    late: int
     seconds: float
-    took_us: tuple[float, ...]
+    cpu_s: float
+    ordered_ns: Sequence[int]
 
     @property
     def per_s(self) -> float:
-        return len(self.took_us) / self.seconds
+        """Connections made per second."""
+        return self.connected / self.seconds
 
     def quantile_us(self, quantile: float) -> float:
-        """Raises `RuntimeError` if hardly any connection succeeded."""
-        if len(self.took_us) < 2:
-            raise RuntimeError(f"{self.failed} of {self.failed + len(self.took_us)} connections failed")
-        return statistics.quantiles(self.took_us, n=1000, method="inclusive")[round(quantile * 1000) - 1]
+        """What so many of the connections took at most: the nearest rank, so a value that was measured."""
+        return quantile_of(self.ordered_ns, quantile) / 1000
 
     def distribution_us(self) -> Mapping[float, float]:
-        """Quantile → microseconds."""
-        return {quantile: self.quantile_us(quantile) for quantile in _QUANTILES}
+        """By quantile."""
+        return {quantile: self.quantile_us(quantile) for quantile in QUANTILES}
 
-    def values(self) -> dict[str, float]:
-        """For a sample."""
-        return {
-            "connect_p50_us": self.quantile_us(0.5),
-            "connect_p90_us": self.quantile_us(0.9),
-            "connect_p99_us": self.quantile_us(0.99),
-            "connect_p999_us": self.quantile_us(0.999),
-            "failed": float(self.failed),
-        }
 
-    def notes(self) -> tuple[str, ...]:
-        return (f"{self.failed} connections failed",) if self.failed else ()
+def quantile_of(ordered: Sequence[int], quantile: float) -> int:
+    """The smallest value that so many of the values do not exceed. `ordered`: ascending, not empty."""
+    # Rounded first: 0.999 × 1000 is a little more than 999.
+    rank = -int(-round(quantile * len(ordered), 6) // 1)
+    return ordered[max(0, min(len(ordered), rank) - 1)]
+
+
+class Clients:
+    """Clients of a lab, each in a pod of its own. Source ports go on from one load to the next."""
+
+    def __init__(self, opened: PodLab, hosts: Sequence[Host], family: int) -> None:
+        self._lab = opened
+        self._hosts = hosts
+        self._family = family
+        self._next_ports = [1024] * len(hosts)
+
+    def start(self, load: Load) -> list[subprocess.Popen[str]]:
+        """Begin a load; `finish` waits for it."""
+        to = self._lab.box.address(SERVER, self._family)
+        started = []
+        for host, port in zip(self._hosts, self._next_ports, strict=True):
+            words = ["--from", host.address(self._family), "--to", to, "--port", str(PORT), "--first-port", str(port)]
+            words += ["--timeout-ms", str(_TIMEOUT_MS), *load.words()]
+            log = self._lab.log("clients")
+            started.append(self._lab.box.popen(host.name, [str(program("connects")), *words], log=log, pipe=True))
+        return started
+
+    def finish(self, processes: Sequence[subprocess.Popen[str]], load: Load) -> Connects:
+        """What became of a load. Raises `RuntimeError` if not a single connection was made."""
+        outputs = [process.communicate(timeout=load.longest_s)[0] for process in processes]
+        if any(process.returncode for process in processes):
+            raise RuntimeError(f"a client failed: {self._lab.log('clients').read_text(encoding='utf-8').strip()}")
+        reports: list[_Report] = [json.loads(output) for output in outputs]
+        self._next_ports = [report["next_port"] for report in reports]
+        connected = sum(report["connected"] for report in reports)
+        failed = sum(report["failed"] for report in reports)
+        if not connected:
+            raise RuntimeError(f"none of {failed} connections to port {PORT} of the server was made, IPv{self._family}")
+        return Connects(
+            connected=connected,
+            failed=failed,
+            late=sum(report["late"] for report in reports),
+            seconds=max(report["seconds"] for report in reports),
+            cpu_s=sum(report["cpu_s"] for report in reports),
+            ordered_ns=sorted(sample for report in reports for sample in report["connect_ns"]),
+        )
+
+    def run(self, load: Load) -> Connects:
+        """Load, from beginning to end."""
+        return self.finish(self.start(load), load)
 
 
 @contextmanager
-def server(lab: Lab, port: int, *, pod: str = RECEIVER, families: Sequence[int] = (4,)) -> Iterator[None]:
-    """Accepts connections on a pod in the lab. Raises `RuntimeError` if it cannot."""
-    log = lab.box.directory / "connects-server.log"
-    processes: list[subprocess.Popen[str]] = []
+def serving(opened: PodLab) -> Iterator[tuple[int, ...]]:
+    """The server accepts connections and closes them, in both families. Yields the ids of the processes that do."""
+    processes = []
+    for address in opened.box.hosts[SERVER].addresses:
+        argv = [str(program("connects")), "--serve", address, "--port", str(PORT)]
+        processes.append(opened.box.popen(SERVER, argv, log=opened.log("server"), pipe=True))
     try:
-        for family in families:
-            argv = [str(program("connects")), "--serve", lab.box.address(pod, family), str(port)]
-            process = lab.box.popen(pod, argv, log=log, pipe=True)
-            processes.append(process)
+        for process in processes:
             assert process.stdout is not None
             readable, _, _ = select.select([process.stdout], [], [], _START_LIMIT_S)
             if not readable or process.stdout.readline() != "ready\n":
-                raise RuntimeError(f"the server of connections did not start: {log.read_text(encoding='utf-8').strip()}")
-        yield
+                raise RuntimeError(f"the server did not start: {opened.log('server').read_text(encoding='utf-8').strip()}")
+        yield tuple(process.pid for process in processes)
     finally:
         for process in processes:
             process.terminate()
             process.wait()
-
-
-def connect(
-    lab: Lab,
-    source: str,
-    port: int,
-    *,
-    count: int,
-    rate_per_s: int,
-    pod: str = RECEIVER,
-    offered: bool = False,
-    family: int = 4,
-) -> Connects:
-    """Open connections from one of the addresses of the lab's `clients`. Raises `RuntimeError` if the program fails.
-
-    `offered`: each is opened when it is due, not after the one before; for connections beside another load.
-    """
-    log = lab.box.directory / "connects.log"
-    argv = [str(program("connects")), *(["--offered"] if offered else [])]
-    argv += [source, lab.box.address(pod, family), str(port), str(count), str(rate_per_s)]
-    process = lab.box.popen(SENDER, argv, log=log, pipe=True)
-    output, _ = process.communicate(timeout=60 + 4 * count / rate_per_s)
-    if process.returncode:
-        raise RuntimeError(f"connects: {log.read_text(encoding='utf-8').strip()}")
-    report = json.loads(output)
-    took = tuple(nanoseconds / 1000 for nanoseconds in report["connect_ns"])
-    return Connects(failed=report["failed"], seconds=report["seconds"], took_us=took)

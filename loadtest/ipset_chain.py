@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 
 from loadtest.clusters import SERVER
 from loadtest.subjects import Started, run
-from tests.support.box import Box, Host
+from tests.support.box import Box
 from tests.support.manifests import Body
 
 _CHAIN = "POD-FIREWALL"
@@ -62,25 +62,20 @@ class _Policy(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpsetChain:
-    """A subject without a queue.
-
-    `bodies`: pods and policies of the server's namespace, whose selectors are labels alone. `alike`: further pods in the lab that the
-    same policies select; what is for them walks the same chain.
-    """
+    """A subject without a queue. `bodies`: pods and policies of the server's namespace, whose selectors are labels alone."""
 
     bodies: Callable[[], Iterable[Body]]
-    alike: tuple[Host, ...] = ()
 
     @contextmanager
     def start(self, box: Box, manifests: Path) -> Iterator[Started]:
-        sets, rules = render(self.bodies(), self.alike)
+        sets, rules = render(self.bodies())
         run(box, box.node.name, ["ipset", "restore"], stdin=sets)
         run(box, box.node.name, ["iptables-restore", "--noflush"], stdin=rules)
         yield Started()
 
 
-def render(bodies: Iterable[Body], alike: Iterable[Host] = ()) -> tuple[str, str]:
-    """What `ipset restore` and `iptables-restore` are told: IPv4, ingress of the server and of pods like it."""
+def render(bodies: Iterable[Body]) -> tuple[str, str]:
+    """What `ipset restore` and `iptables-restore` are told: IPv4, ingress of the server."""
     pods: list[_Pod] = []
     policies: list[_Policy] = []
     for body in bodies:
@@ -94,7 +89,7 @@ def render(bodies: Iterable[Body], alike: Iterable[Host] = ()) -> tuple[str, str
         "*filter",
         f":{_CHAIN} - [0:0]",
         "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
-        *(f"-A FORWARD -d {pod.address(4)} -m conntrack --ctstate NEW -j {_CHAIN}" for pod in (SERVER, *alike)),
+        f"-A FORWARD -d {server} -m conntrack --ctstate NEW -j {_CHAIN}",
     ]
     for number, policy in enumerate(policies):
         targets = _members(pods, policy["spec"]["podSelector"])

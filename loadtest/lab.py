@@ -29,16 +29,14 @@ _STEP_S = 0.0005
 _SETTLED_S = 0.02
 _NEVER_RESTS = ("sh", "-c", "while :; do :; done")
 
-# Before connection tracking and everything else, and nothing is answered: each datagram that arrives is counted once, and costs little.
+# Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
 _SINK = """table inet sink {
     counter arrived { }
-    chain incoming { type filter hook prerouting priority -300; meta l4proto udp counter name arrived drop; }
+    chain incoming { type filter hook prerouting priority -300; meta l4proto { tcp, udp } counter name arrived drop; }
 }"""
 
 
-class Sent(TypedDict):
-    """What a generator says of itself. Times are of the monotonic clock."""
-
+class _Sent(TypedDict):
     sent: int
     refused: int
     began_s: float
@@ -80,11 +78,11 @@ class Lab:
 
     def flood(self, traffic: Traffic) -> Flood:
         """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
-        self.forget_connections()
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
         watch = Watch(self.started.workers)
         with self._competitor() as competitor:
-            sent = self.send(traffic)
+            sent = self._send(traffic)
             waiting = self._waiting()
             competing = processes.cpu_times(competitor)
         backlog, drained_s = waiting, 0.0
@@ -112,16 +110,12 @@ class Lab:
             unjudged=self.started.unjudged() - unjudged,
             cpu=usage,
         )
-        self.forget_connections()
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
         self._floods += 1
         return flood
 
     def _waiting(self) -> int:
         return sum(queue.queue_total for queue in queues(self.box))
-
-    def forget_connections(self) -> None:
-        """Empty connection tracking."""
-        run(self.box, self.box.node.name, ["conntrack", "--flush"])
 
     @contextmanager
     def _competitor(self) -> Iterator[tuple[int, ...]]:
@@ -137,8 +131,7 @@ class Lab:
             process.kill()
             process.wait()
 
-    def send(self, traffic: Traffic) -> list[Sent]:
-        """Send once, and look at nothing."""
+    def _send(self, traffic: Traffic) -> list[_Sent]:
         log = self.box.directory / "flows.log"
         destination = self.box.hosts[RECEIVER].addresses[":" in traffic.sources[0]]
         generators: list[subprocess.Popen[str]] = [
@@ -162,26 +155,14 @@ class Lab:
 
 
 @contextmanager
-def lab(
-    bodies: Iterable[Body],
-    subject: Subject,
-    *,
-    cpus: Sequence[int] = (),
-    half_a_core: bool = False,
-    clients: Sequence[str] = (),
-    pods: Sequence[Host] = (),
-    sink: bool = True,
-) -> Iterator[Lab]:
+def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), half_a_core: bool = False) -> Iterator[Lab]:
     """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
 
-    `clients`: addresses of pods that the sender has too, for sockets of its own. `pods`: more pods that stand in the lab. `sink`:
-    datagrams are counted and answered by nobody.
     `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
     """
     node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
-    with Box(node=node, hosts=[Host(name=SENDER, addresses=(*clusters.UPLINK, *clients)), clusters.SERVER, *pods]) as box:
-        if sink:
-            run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
+    with Box(node=node, hosts=[Host(name=SENDER, addresses=clusters.UPLINK), clusters.SERVER]) as box:
+        run(box, RECEIVER, ["nft", "-f", "-"], stdin=_SINK)
         manifests = box.directory / "manifests"
         clusters.write(manifests, bodies)
         with subject.start(box, manifests) as started:

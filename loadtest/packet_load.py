@@ -6,17 +6,15 @@ from dataclasses import dataclass, replace
 
 from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample
+from loadtest.processes import others_notes
 from loadtest.subjects import Subject
 from loadtest.traffic import Traffic
-from loadtest.verdict import MOST_OTHERS_SHARE, OTHERS_SHARE
+from loadtest.verdict import OTHERS_SHARE
 from netpolq_worker.nfqueue import QUEUE_PACKETS
 from tests.support.manifests import Body
 
 _WARM_UP_PACKETS = 20_000
 _NEVER_IDLE = 0.95
-_TOLD_BY_TICKS_S = 0.3
-"""What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
-
 _FULL = QUEUE_PACKETS // 2
 """Packets in the queue at the end of the load from which on the worker counts as the one that could not keep up."""
 
@@ -116,8 +114,7 @@ def _notes(flood: Flood, *, inline: bool) -> Iterator[str]:
         yield f"{flood.unjudged:,} packets that nobody judged"
     if not flood.drained:
         yield "the queue did not empty after the load"
-    if flood.cpu.others_share > MOST_OTHERS_SHARE and flood.elapsed_s > _TOLD_BY_TICKS_S:
-        yield f"other programs took {100 * flood.cpu.others_share:.0f} % of the machine's CPU time meanwhile"
+    yield from others_notes(flood.cpu.others_share, flood.elapsed_s)
     elsewhere = flood.sent - flood.delivered - flood.queue_dropped - flood.user_dropped
     if elsewhere and not flood.queued:
         yield f"{elsewhere:,} of {flood.sent:,} packets not delivered"

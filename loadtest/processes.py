@@ -1,16 +1,20 @@
 """Time that processes were on a CPU, or wanted to be."""
 
 import os
-import resource
 import time
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from loadtest.verdict import MOST_OTHERS_SHARE
+
+_TOLD_BY_TICKS_S = 0.3
+"""What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
 
 _KTHREADD = 2
 """The parent of all kernel threads. Source: rest_init in init/main.c."""
@@ -83,25 +87,20 @@ class Watch:
         return Usage(workers=workers, kernel_ns=kernel_ns, others_share=others_s / elapsed_s / (os.cpu_count() or 1))
 
 
-class FamilyWatch:
-    """Watches the CPUs from its making on, for a load of programs that this one starts, ended or not, and for what others do meanwhile."""
-
-    def __init__(self, workers: Iterable[int]) -> None:
-        family = set(descendants(os.getpid())[1:]) - set(workers)
-        self._before_family = cpu_times(family)
-        self._before_ended_s = _ended_s()
-        self._watch = Watch(workers)
-
-    def others_share(self) -> float:
-        """Of the time of all CPUs, until now."""
-        running_ns = sum(time.running_ns for time in used(self._before_family, cpu_times(self._before_family)))
-        return self._watch.usage(_ended_s() - self._before_ended_s + running_ns / 1e9).others_share
+def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
+    """What a reader must know of other programs that ran meanwhile, if they took much."""
+    if others_share > MOST_OTHERS_SHARE and elapsed_s > _TOLD_BY_TICKS_S:
+        yield f"other programs took {100 * others_share:.0f} % of the machine's CPU time meanwhile"
 
 
-def _ended_s() -> float:
-    """Seconds of all children that have ended, and of theirs."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ended.ru_utime + ended.ru_stime
+def children_s(pids: Iterable[int]) -> float:
+    """Seconds of CPU so far of the children of some processes, and theirs, that have ended and were waited for."""
+    total_s = 0.0
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            total_s += times.children_user + times.children_system
+    return total_s
 
 
 def descendants(pid: int) -> list[int]:

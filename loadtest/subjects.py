@@ -8,13 +8,11 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -22,12 +20,11 @@ from loadtest import processes
 from loadtest.native.build import program
 from loadtest.parameters import External
 from netpolq.dataplane import queuestats
-from netpolq.dataplane.ruleset import CACHE_ACCEPTS, TABLE, UNJUDGED
 from netpolq_worker.judge import BATCH_PACKETS
 from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.packet import COPY_BYTES
 from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box
+from tests.support.box import Box
 
 QUEUE = 100
 START_LIMIT_S = 20.0
@@ -42,12 +39,11 @@ class Started:
     """Something that stands in the node now.
 
     `workers`: the processes that judge, by id; `unjudged`: how many packets have passed or been dropped so far because nobody judged
-    them; `remembered`: how many the kernel has accepted by its verdict cache; `agent`: netpolq itself, to ask or to tell more.
+    them; `agent`: netpolq itself, to ask or to tell more.
     """
 
     workers: tuple[int, ...] = ()
     unjudged: Callable[[], int] = lambda: 0
-    remembered: Callable[[], int] = lambda: 0
     agent: Agent | None = None
 
 
@@ -103,16 +99,10 @@ class Netpolq:
     @contextmanager
     def start(self, box: Box, manifests: Path) -> Iterator[Started]:
         flags = ["--workers", str(self.workers), f"--fanout={str(self.fanout).lower()}", "--fail-open=false"]
-        if not self.verdict_cache and _knows("--verdict-cache"):
-            flags += ["--verdict-cache", "off"]
+        flags += ["--verdict-cache", "on" if self.verdict_cache else "off"]
         with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S) as agent:
             workers = tuple(worker["pid"] for worker in agent.status()["workers"])
-            yield Started(
-                workers=workers,
-                unjudged=lambda: _counter(box, TABLE, UNJUDGED),
-                remembered=lambda: _counter(box, TABLE, CACHE_ACCEPTS) if self.verdict_cache else 0,
-                agent=agent,
-            )
+            yield Started(workers=workers, unjudged=lambda: _counter(box, "netpolq", "unjudged"), agent=agent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +187,6 @@ def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(limit_s)
                 break
-
-
-@cache
-def _knows(flag: str) -> bool:
-    done = subprocess.run(
-        [sys.executable, "-m", "netpolq", "run", "--help"], capture_output=True, text=True, check=True, cwd=CHECKOUT
-    )
-    return f"{flag} " in done.stdout or f"{flag}[" in done.stdout
 
 
 def _tail(log: Path) -> str:

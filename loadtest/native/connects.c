@@ -1,14 +1,13 @@
-/* Times connect(): opens TCP connections, each from another port, and resets them; or is the server for that.
+/* Opens TCP connections one after the other and says how long connect() took, and serves such connections.
  *
- * Only the call itself is timed. A connection is ended by a reset (SO_LINGER with no time), so that nothing lingers at either end.
- *
- * One after the other, a connection that takes long keeps the next ones from being opened, so that a bad moment is timed once. That is
- * right where nothing else goes on. Under a load the connections are offered: each is opened when it is due, whatever became of those
- * before, and a bad moment is timed as often as it is met.
+ * The client takes a source port of its own choice for each connection, the next one each time, so that no two are the same flow before
+ * all ports were used; and it closes with a reset, so that neither end keeps the connection in TIME_WAIT and the port is free again. Time
+ * is that of connect() alone: the socket is made and bound before.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <signal.h>
@@ -18,24 +17,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { USAGE = 2, MAX_CONNECTS = 1000000, LIMIT_S = 3, EVENTS = 64, FIRST_PORT = 10000, PORTS = 50000 };
-#define SECOND_NS INT64_C(1000000000)
+enum { USAGE = 2, BACKLOG = 4096, FIRST_PORT = 1024, PORTS = 65536 - FIRST_PORT, MOST_SAMPLES = 2000000, MOST_SECONDS = 600 };
 
 static const char help[] =
-    "usage: connects SOURCE DESTINATION PORT COUNT RATE            open COUNT connections, RATE a second at most, one after the other\n"
-    "       connects --offered SOURCE DESTINATION PORT COUNT RATE  the same, but each when it is due, answered or not those before\n"
-    "       connects --serve ADDRESS PORT                          accept connections until SIGTERM\n"
+    "usage: connects --serve ADDRESS --port N\n"
+    "       connects --from ADDRESS --to ADDRESS --port N {--count N | --seconds S} [options]\n"
     "\n"
-    "Reports one JSON object on standard output: failed (refused, or no answer within three seconds), seconds from the first call to the\n"
-    "last one or to the last success, whichever was later, and connect_ns: what each took that succeeded, in the order of their ends.\n"
-    "The server prints \"ready\" when it listens.\n";
+    "The first form accepts connections and closes them; it prints \"ready\" once it listens. The second opens connections, one after the\n"
+    "other, and closes each with a reset. It reports one JSON object on standard output: connected, failed, late (begun after their time,\n"
+    "because an earlier one took so long), seconds, cpu_s, next_port, and connect_ns: nanoseconds that connect() took, of each that was\n"
+    "connected. With --rate one that is late counts from when it was due.\n"
+    "\n"
+    "  --count N         stop after so many connections, at most 2000000\n"
+    "  --seconds S       stop after this time, at most 600\n"
+    "  --rate N          connections per second; default: each as soon as the one before is closed\n"
+    "  --first-port N    source port of the first one, 1024 (default) to 65535; after the last port it goes on with 1024\n"
+    "  --timeout-ms N    one that takes longer has failed; default 1000\n"
+    "\n"
+    "SIGINT and SIGTERM end it early, with the report.\n";
+
+struct options {
+    const char *from, *to;
+    bool serve;
+    uint16_t port;
+    uint64_t count, first_port, timeout_ms;
+    double seconds, rate;
+};
 
 static volatile sig_atomic_t stopped;
 
@@ -54,16 +66,22 @@ __attribute__((format(printf, 2, 3), noreturn)) static void fail(int code, const
     exit(code);
 }
 
-static long number(const char *text, long least, long most, const char *name) {
+static int64_t clock_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static double read_number(const char *flag, const char *text, double least, double most) {
     char *end;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (errno || *end || end == text || value < least || value > most)
-        fail(USAGE, "%s: '%s' is refused; allowed: %ld to %ld", name, text, least, most);
+    const double value = strtod(text, &end);
+    if (end == text || *end || !(value >= least && value <= most))
+        fail(USAGE, "%s %s: not a number from %g to %g", flag, text, least, most);
     return value;
 }
 
-static socklen_t address(const char *text, uint16_t port, struct sockaddr_storage *out) {
+/* Returns the length of the address. */
+static socklen_t read_address(const char *flag, const char *text, uint16_t port, struct sockaddr_storage *out) {
     struct sockaddr_in *v4 = (struct sockaddr_in *)out;
     struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)out;
     memset(out, 0, sizeof *out);
@@ -72,211 +90,151 @@ static socklen_t address(const char *text, uint16_t port, struct sockaddr_storag
         v4->sin_port = htons(port);
         return sizeof *v4;
     }
-    if (inet_pton(AF_INET6, text, &v6->sin6_addr) == 1) {
-        v6->sin6_family = AF_INET6;
-        v6->sin6_port = htons(port);
-        return sizeof *v6;
+    if (inet_pton(AF_INET6, text, &v6->sin6_addr) != 1)
+        fail(USAGE, "%s %s: not an address", flag, text);
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    return sizeof *v6;
+}
+
+static struct options read_options(int argc, char **argv) {
+    static const struct option known[] = {
+        {"serve", 1, 0, 'v'}, {"from", 1, 0, 'f'}, {"to", 1, 0, 't'}, {"port", 1, 0, 'p'}, {"count", 1, 0, 'c'},
+        {"seconds", 1, 0, 's'}, {"rate", 1, 0, 'r'}, {"first-port", 1, 0, 'F'}, {"timeout-ms", 1, 0, 'm'}, {"help", 0, 0, 'h'},
+        {0, 0, 0, 0},
+    };
+    struct options options = {.first_port = FIRST_PORT, .timeout_ms = 1000};
+    for (int letter; (letter = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        switch (letter) {
+        case 'v': options.serve = true; options.to = optarg; break;
+        case 'f': options.from = optarg; break;
+        case 't': options.to = optarg; break;
+        case 'p': options.port = (uint16_t)read_number("--port", optarg, 1, 65535); break;
+        case 'c': options.count = (uint64_t)read_number("--count", optarg, 1, MOST_SAMPLES); break;
+        case 's': options.seconds = read_number("--seconds", optarg, 0.001, MOST_SECONDS); break;
+        case 'r': options.rate = read_number("--rate", optarg, 0.001, 1e6); break;
+        case 'F': options.first_port = (uint64_t)read_number("--first-port", optarg, FIRST_PORT, 65535); break;
+        case 'm': options.timeout_ms = (uint64_t)read_number("--timeout-ms", optarg, 1, 60000); break;
+        case 'h': fputs(help, stdout); exit(0);
+        default: exit(USAGE);
+        }
     }
-    fail(USAGE, "'%s' is not an IP address", text);
+    if (optind != argc)
+        fail(USAGE, "%s: unexpected", argv[optind]);
+    if (!options.port || !options.to || (!options.serve && !options.from))
+        fail(USAGE, "--port and either --serve or both --from and --to must be given; see --help");
+    if (options.serve && options.from)
+        fail(USAGE, "--serve and --from exclude each other");
+    if (!options.serve && !options.count && options.seconds == 0)
+        fail(USAGE, "an end must be given: --count or --seconds");
+    return options;
 }
 
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * SECOND_NS + t.tv_nsec;
-}
-
-static void reset(int fd) {
-    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
-    close(fd);
-}
-
-static int serve(const char *text, const char *port) {
-    struct sockaddr_storage here;
-    socklen_t length = address(text, (uint16_t)number(port, 1, 65535, "PORT"), &here);
-    int on = 1, fd = socket(here.ss_family, SOCK_STREAM, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) || bind(fd, (struct sockaddr *)&here, length) || listen(fd, 4096))
-        fail(1, "listening on %s port %s: %s", text, port, strerror(errno));
+static int serve(const struct options *options) {
+    struct sockaddr_storage address;
+    const socklen_t length = read_address("--serve", options->to, options->port, &address);
+    const int listener = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    if (listener < 0 || setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
+        bind(listener, (const struct sockaddr *)&address, length) || listen(listener, BACKLOG))
+        fail(1, "--serve %s --port %u: %s", options->to, options->port, strerror(errno));
     puts("ready");
     fflush(stdout);
     while (!stopped) {
-        int accepted = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        if (accepted < 0)
-            continue;
-        /* Until the client has ended it: a reset from here could overtake the return of its connect(). */
-        struct timeval limit = {.tv_sec = 1};
-        char byte;
-        setsockopt(accepted, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        if (recv(accepted, &byte, 1, 0) < 0)
-            errno = 0;
-        reset(accepted);
+        const int accepted = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+        if (accepted >= 0)
+            close(accepted);
+        else if (errno != EINTR && errno != ECONNABORTED)
+            fail(1, "accepting: %s", strerror(errno));
     }
     return 0;
 }
 
-struct load {
-    struct sockaddr_storage from, to;
-    socklen_t length;
-    long count, rate, failed, done;
-    uint64_t port;
-    int64_t began, ended, *took;
-};
-
-static int64_t due(const struct load *load, long turn) {
-    return load->began + turn * SECOND_NS / load->rate;
-}
-
-/* Ports are taken in turn: the system's own choice comes back to some of them soon, and a connection that connection tracking has known a
- * moment ago is not a new one. The first one is another one each time the program runs. */
-static int bound_socket(struct load *load, int flags) {
-    int fd = socket(load->to.ss_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
-    if (fd < 0)
-        fail(1, "making a socket: %s", strerror(errno));
-    for (int tries = 0; tries < PORTS; tries++) {
-        const uint16_t port = htons((uint16_t)(FIRST_PORT + load->port++ % PORTS));
-        if (load->from.ss_family == AF_INET)
-            ((struct sockaddr_in *)&load->from)->sin_port = port;
-        else
-            ((struct sockaddr_in6 *)&load->from)->sin6_port = port;
-        if (!bind(fd, (const struct sockaddr *)&load->from, load->length))
-            return fd;
-        if (errno != EADDRINUSE)
-            break;
-    }
-    fail(1, "binding a socket: %s", strerror(errno));
-}
-
-static void succeeded(struct load *load, int64_t began, int64_t ended) {
-    load->took[load->done++] = ended - began;
-    load->ended = ended;
-}
-
-static void one_after_the_other(struct load *load) {
-    const struct timeval limit = {.tv_sec = LIMIT_S};
-    for (long turn = 0; turn < load->count && !stopped; turn++) {
-        int64_t left = due(load, turn) - now_ns();
-        if (left > 0) {
-            struct timespec pause = {.tv_sec = left / SECOND_NS, .tv_nsec = left % SECOND_NS};
-            clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
-        }
-        int fd = bound_socket(load, 0);
-        if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit))
-            fail(1, "limiting a connect: %s", strerror(errno));
-        int64_t began = load->ended = now_ns();
-        int error = connect(fd, (const struct sockaddr *)&load->to, load->length);
-        int64_t ended = now_ns();
-        reset(fd);
-        if (error)
-            load->failed++;
-        else
-            succeeded(load, began, ended);
-    }
-}
-
-struct attempt {
-    int fd; /* -1: at its end */
-    int64_t began;
-};
-
-static void finish(struct load *load, struct attempt *attempt) {
-    int64_t ended = now_ns();
-    int error = 0;
-    socklen_t length = sizeof error;
-    getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &length);
-    if (error)
-        load->failed++;
+static int bound_socket(const struct options *options, struct sockaddr_storage *from, socklen_t length, uint64_t number) {
+    static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    const struct timeval limit = {
+        .tv_sec = (time_t)(options->timeout_ms / 1000), .tv_usec = (suseconds_t)(options->timeout_ms % 1000 * 1000),
+    };
+    const int one = 1, descriptor = socket(from->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const uint16_t port = htons((uint16_t)(FIRST_PORT + (options->first_port - FIRST_PORT + number) % PORTS));
+    if (from->ss_family == AF_INET)
+        ((struct sockaddr_in *)from)->sin_port = port;
     else
-        succeeded(load, attempt->began, ended);
-    reset(attempt->fd);
-    attempt->fd = -1;
+        ((struct sockaddr_in6 *)from)->sin6_port = port;
+    if (descriptor < 0 || setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &reset, sizeof reset) ||
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) || /* it bounds connect() too: socket(7) */
+        bind(descriptor, (const struct sockaddr *)from, length))
+        fail(1, "--from %s: a socket with source port %u: %s", options->from, ntohs(port), strerror(errno));
+    return descriptor;
 }
 
-static void offered(struct load *load) {
-    struct attempt *attempts = malloc((size_t)load->count * sizeof *attempts);
-    int ready = epoll_create1(EPOLL_CLOEXEC);
-    struct rlimit files;
-    if (!attempts || ready < 0 || getrlimit(RLIMIT_NOFILE, &files))
-        fail(1, "preparing: %s", strerror(errno));
-    files.rlim_cur = files.rlim_max; /* RATE times three seconds may be open at a time */
-    setrlimit(RLIMIT_NOFILE, &files);
-    long opened = 0, oldest = 0;
-    while ((opened < load->count || oldest < opened) && !stopped) {
-        for (; opened < load->count && due(load, opened) <= now_ns(); opened++) {
-            struct attempt *attempt = &attempts[opened];
-            struct epoll_event wanted = {.events = EPOLLOUT, .data.ptr = attempt};
-            attempt->fd = bound_socket(load, SOCK_NONBLOCK);
-            attempt->began = now_ns();
-            if (load->ended < attempt->began)
-                load->ended = attempt->began;
-            if (connect(attempt->fd, (const struct sockaddr *)&load->to, load->length) && errno != EINPROGRESS) {
-                load->failed++;
-                reset(attempt->fd);
-                attempt->fd = -1;
-            } else if (epoll_ctl(ready, EPOLL_CTL_ADD, attempt->fd, &wanted)) {
-                fail(1, "waiting for a connection: %s", strerror(errno));
-            }
+static void sleep_until(int64_t when_ns) {
+    const struct timespec moment = {.tv_sec = (time_t)(when_ns / 1000000000), .tv_nsec = (long)(when_ns % 1000000000)};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &moment, NULL);
+}
+
+static void report(const uint32_t *samples, uint64_t connected, uint64_t failed, uint64_t late, int64_t elapsed_ns, uint64_t next_port) {
+    printf("{\"connected\": %" PRIu64 ", \"failed\": %" PRIu64 ", \"late\": %" PRIu64 ", \"seconds\": %.6f, \"cpu_s\": %.6f, "
+           "\"next_port\": %" PRIu64 ", \"connect_ns\": [",
+           connected, failed, late, (double)elapsed_ns / 1e9, (double)clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1e9, next_port);
+    for (uint64_t number = 0; number < connected; number++)
+        printf("%s%" PRIu32, number ? "," : "", samples[number]);
+    puts("]}");
+}
+
+static int open_connections(const struct options *options) {
+    struct sockaddr_storage from, to;
+    const socklen_t length = read_address("--from", options->from, 0, &from);
+    read_address("--to", options->to, options->port, &to);
+    if (from.ss_family != to.ss_family)
+        fail(USAGE, "--from and --to are of different families");
+    const uint64_t most = options->count ? options->count : MOST_SAMPLES;
+    uint32_t *samples = calloc(most, sizeof *samples);
+    if (!samples)
+        fail(1, "no memory for %" PRIu64 " samples", most);
+    prctl(PR_SET_TIMERSLACK, 1UL); /* a wait with --rate ends when it should */
+    uint64_t number = 0, connected = 0, failed = 0, late = 0;
+    const int64_t begun_ns = clock_ns(CLOCK_MONOTONIC);
+    const int64_t end_ns = options->seconds > 0 ? begun_ns + (int64_t)(options->seconds * 1e9) : INT64_MAX;
+    int64_t now_ns = begun_ns;
+    while (!stopped && number < most && now_ns < end_ns) {
+        const int descriptor = bound_socket(options, &from, length, number);
+        const int64_t due_ns = options->rate > 0 ? begun_ns + (int64_t)((double)number / options->rate * 1e9) : 0;
+        bool over = false;
+        int64_t start_ns = clock_ns(CLOCK_MONOTONIC);
+        if (options->rate > 0 && due_ns > start_ns) {
+            sleep_until(due_ns < end_ns ? due_ns : end_ns);
+            start_ns = clock_ns(CLOCK_MONOTONIC); /* waking up late is nobody's latency */
+            over = stopped || due_ns >= end_ns;
+        } else if (options->rate > 0) {
+            late += number > 0;
+            start_ns = due_ns;
         }
-        int64_t next = opened < load->count ? due(load, opened) : INT64_MAX;
-        for (; oldest < opened; oldest++) {
-            struct attempt *attempt = &attempts[oldest];
-            int64_t limit = attempt->began + LIMIT_S * SECOND_NS;
-            if (attempt->fd >= 0 && limit > now_ns()) {
-                next = limit < next ? limit : next;
-                break;
-            }
-            if (attempt->fd >= 0) {
-                load->failed++;
-                reset(attempt->fd);
-            }
+        if (over) {
+            close(descriptor);
+            break;
         }
-        int64_t left = next == INT64_MAX ? 0 : next - now_ns();
-        struct timespec pause = {.tv_sec = left > 0 ? left / SECOND_NS : 0, .tv_nsec = left > 0 ? left % SECOND_NS : 0};
-        struct epoll_event events[EVENTS];
-        int number_ready = epoll_pwait2(ready, events, EVENTS, &pause, NULL);
-        for (int position = 0; position < number_ready; position++)
-            finish(load, events[position].data.ptr);
+        const bool ok = !connect(descriptor, (const struct sockaddr *)&to, length);
+        now_ns = clock_ns(CLOCK_MONOTONIC);
+        if (ok)
+            samples[connected++] = (uint32_t)(now_ns - start_ns < UINT32_MAX ? now_ns - start_ns : UINT32_MAX);
+        else if (errno == EINTR)
+            stopped = 1;
+        else
+            failed++;
+        close(descriptor);
+        number++;
     }
-    free(attempts);
-    close(ready);
+    report(samples, connected, failed, late, clock_ns(CLOCK_MONOTONIC) - begun_ns,
+           FIRST_PORT + (options->first_port - FIRST_PORT + number) % PORTS);
+    free(samples);
+    return 0;
 }
 
 int main(int argc, char **argv) {
-    struct sigaction action;
-    memset(&action, 0, sizeof action); /* no SA_RESTART: a signal ends what waits */
-    action.sa_handler = stop;
-    sigaction(SIGTERM, &action, NULL);
+    const struct options options = read_options(argc, argv);
+    const struct sigaction action = {.sa_handler = stop}; /* without SA_RESTART: a call that waits ends */
     sigaction(SIGINT, &action, NULL);
-    prctl(PR_SET_TIMERSLACK, 1);
-    if (argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
-        fputs(help, stdout);
-        return 0;
-    }
-    if (argc == 4 && !strcmp(argv[1], "--serve"))
-        return serve(argv[2], argv[3]);
-    const bool offer = argc > 1 && !strcmp(argv[1], "--offered");
-    char **words = argv + 1 + offer;
-    if (argc - offer != 6)
-        fail(USAGE, "SOURCE, DESTINATION, PORT, COUNT and RATE are needed; --help explains them");
-    struct load load = {.length = 0};
-    load.length = address(words[0], 0, &load.from);
-    if (address(words[1], (uint16_t)number(words[2], 1, 65535, "PORT"), &load.to) != load.length)
-        fail(USAGE, "SOURCE and DESTINATION are of different families");
-    load.count = number(words[3], 1, MAX_CONNECTS, "COUNT");
-    load.rate = number(words[4], 1, 1000000, "RATE");
-    load.took = malloc((size_t)load.count * sizeof *load.took);
-    if (!load.took)
-        fail(1, "out of memory");
-    load.began = load.ended = now_ns();
-    load.port = (uint64_t)load.began / 1000;
-    if (offer)
-        offered(&load);
-    else
-        one_after_the_other(&load);
-    printf("{\"failed\": %ld, \"seconds\": %.6f, \"connect_ns\": [", load.failed, (double)(load.ended - load.began) / 1e9);
-    for (long turn = 0; turn < load.done; turn++)
-        printf("%s%" PRId64, turn ? ", " : "", load.took[turn]);
-    puts("]}");
-    free(load.took);
-    return 0;
+    sigaction(SIGTERM, &action, NULL);
+    return options.serve ? serve(&options) : open_connections(&options);
 }

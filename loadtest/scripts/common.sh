@@ -60,8 +60,10 @@ hping_can_reach() {
 }
 
 # syn PORT-ARGUMENT TARGET COUNT RATE: sends SYN packets, each from the next source port, and prints in one line: how many were sent,
-# accepted (answered by SYN and ACK), refused (by RST) and answered by ICMP, the average round trip of those answered in milliseconds, and
-# how long it took in milliseconds. The kernel of this end resets what was accepted, since it knows of no such connection.
+# answered in any way of TCP, accepted (by SYN and ACK), refused (by RST) and answered by ICMP, the average round trip of those answered in
+# milliseconds, and how long it took in milliseconds. hping3 leaves when it has counted the last answer, sometimes before it has told what
+# that was: then one more is answered than is accepted or refused. The kernel of this end resets what was accepted, since it knows of no
+# such connection.
 syn() {
     local port=$1 target=$2 count=$3 rate=$4 began ended took_ms output found
     began=$EPOCHREALTIME
@@ -79,8 +81,7 @@ syn() {
         # If answers are missing, hping3 waits for one second at the end.
         END {
             took -= (received < sent) * 1000
-            if (took < 1) took = 1
-            printf "%d %d %d %d %.2f %d", sent, accepted, refused, icmp, timed ? total / timed : 0, took
+            printf "%d %d %d %d %d %.2f %d", sent, (received < sent ? received : sent), accepted, refused, icmp, (timed ? total / timed : 0), (took > 0 ? took : 1)
         }
     ' took="$took_ms" <(echo "$output"))
     if [[ $found == 0\ * ]]; then

@@ -41,9 +41,9 @@ single_address "$target"
 hping_can_reach "$target"
 
 found=$(syn "$port" "$target" "$count" "$rate")
-read -r sent accepted refused _ rtt_ms took_ms <<<"$found"
+read -r sent answered accepted refused _ rtt_ms took_ms <<<"$found"
 echo "$sent SYN to $target, port $port, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate were asked for)"
-echo "accepted $accepted, refused $refused, unanswered $((sent - accepted - refused)), average rtt $rtt_ms ms"
+echo "accepted $accepted, refused $refused, unanswered $((sent - answered)), average rtt $rtt_ms ms"
 if ((accepted * 100 < sent * 99)); then
     echo 'Fewer than 99 % were accepted: the policies deny it, nobody listens (refused), or the rate was too much for somebody on the way.'
     exit "$UNEXPECTED"

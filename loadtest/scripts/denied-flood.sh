@@ -44,11 +44,11 @@ single_address "$target"
 hping_can_reach "$target"
 
 found=$(syn "$next$port" "$target" "$count" "$rate")
-read -r sent accepted refused icmp _ took_ms <<<"$found"
+read -r sent answered accepted refused icmp _ took_ms <<<"$found"
 where="port $port${next:+ to $((port + sent - 1))}"
 echo "$sent SYN to $target, $where, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate were asked for)"
-echo "accepted $accepted, refused $refused, answered by ICMP $icmp"
-if ((accepted + refused + icmp > 0)); then
+echo "answered $answered (accepted $accepted, refused $refused), answered by ICMP $icmp"
+if ((answered + icmp > 0)); then
     echo 'Something was answered: the policies do not deny all of it, or it was not judged.'
     exit "$UNEXPECTED"
 fi

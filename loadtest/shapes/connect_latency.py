@@ -1,110 +1,81 @@
-"""What the first packet's way through a worker costs a TCP connect, when nothing else goes on."""
+"""How long connect() of a real socket takes: what an agent adds to the first round trip of a connection."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from loadtest.clusters import PORT, PolicyCluster
-from loadtest.connects import connect, server
+from loadtest.clusters import PolicyCluster
+from loadtest.connect_load import ConnectVariant, client_cluster
 from loadtest.ipset_chain import IpsetChain
-from loadtest.lab import Lab, lab
-from loadtest.measure import Sample, Target, Variant
+from loadtest.measure import Target, Variant
 from loadtest.parameters import Parameters
-from loadtest.processes import FamilyWatch
+from loadtest.plots import Plot
 from loadtest.subjects import Accepting, ExternalAgent, Netpolq, Nothing, Subject
-from loadtest.verdict import OTHERS_SHARE
-from tests.support.manifests import Body
 
-_POLICIES = (1, 100, 1_000)
-_COUNT = 4_000
-_QUICK_COUNT = 100
-_RATE_PER_S = 2_000
+NONE = "no agent"
+_SAMPLES = 10_000
+_QUICK_SAMPLES = 200
+_SIZES = (1, 100, 1_000)
+_QUICK_SIZES = (1, 10, 50)
+_CHAIN = "ipset chain"
+_NETPOLQ = "netpolq"
 
 
 class ConnectLatency:
-    """Real sockets, one connection at a time, no verdict cache in the kernel."""
+    """One client opens one TCP connection after the other to another pod of its node; the time of connect() alone is taken.
+
+    The server has a long backlog, accepts and closes; the client closes with a reset and takes a new source port each time. There is no
+    other load, one worker, no verdict cache in the kernel, and everything runs where the scheduler puts it. IPv4 is what targets are
+    about; the ipset chain has no IPv6. With many policies on the pod the client is let in by the one in the middle.
+    """
 
     name = "connect-latency"
-    title = "TCP connect with no other load"
+    title = "Latency of a TCP connect from pod to pod, without other load"
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
+        self._samples = _QUICK_SAMPLES if parameters.quick else _SAMPLES
+        self._sizes = _QUICK_SIZES if parameters.quick else _SIZES
 
     def variants(self) -> Sequence[Variant]:
-        quick = self._parameters.quick
-        count = _QUICK_COUNT if quick else _COUNT
-        clusters = [
-            PolicyCluster(on_pod=number, policies=number, pods=max(8, number), protocols=("TCP",)) for number in _POLICIES
-        ]
-        subjects: list[tuple[str, PolicyCluster, Subject]] = [
-            ("no agent", clusters[0], Nothing()),
-            ("accept-one", clusters[0], Accepting()),
-            *((_with_policies("netpolq", cluster.on_pod), cluster, Netpolq()) for cluster in clusters),
-            *(
-                (_with_policies("ipset chain", cluster.on_pod), cluster, IpsetChain(bodies=cluster.bodies))
-                for cluster in clusters
-            ),
-            *((external.name, clusters[0], ExternalAgent(external=external)) for external in self._parameters.externals),
-        ]
-        return [
-            ConnectVariant(name=name, bodies=cluster.bodies, client=cluster.senders()[0], subject=subject, count=count)
-            for name, cluster, subject in subjects
-        ]
+        one = client_cluster()
+        subjects: dict[str, Subject] = {
+            NONE: Nothing(),
+            "accept-one": Accepting(),
+            **{external.name: ExternalAgent(external=external) for external in self._parameters.externals},
+        }
+        found: list[Variant] = [self._variant(name, subject, one) for name, subject in subjects.items()]
+        for size in self._sizes[:: len(self._sizes) - 1]:
+            cluster = client_cluster(size)
+            found.append(self._variant(_sized(_CHAIN, size), IpsetChain(bodies=cluster.bodies), cluster, families=(4,)))
+        found += [self._variant(_sized(_NETPOLQ, size), Netpolq(), client_cluster(size)) for size in self._sizes]
+        return found
+
+    def _variant(
+        self, name: str, subject: Subject, cluster: PolicyCluster, families: tuple[int, ...] = (4, 6)
+    ) -> "ConnectVariant":
+        return ConnectVariant(name=name, subject=subject, bodies=cluster.bodies, samples=self._samples, families=families)
 
     def targets(self) -> Sequence[Target]:
-        one, *_, most = (_with_policies("netpolq", number) for number in _POLICIES)
+        one, *_, most = (_sized(_NETPOLQ, size) for size in self._sizes)
         return [
-            Target(value="connect_p50_us", subject=one, reference="no agent", at_most=3.3),
-            Target(value="connect_p99_us", subject=one, reference="no agent", at_most=4.0),
-            Target(value="connect_p50_us", subject=most, reference="no agent", at_most=3.3),
-            Target(value="connect_p99_us", subject=most, reference="no agent", at_most=4.0),
+            Target(value="connect_p50_us", subject=one, reference=NONE, at_most=3.3),
+            Target(value="connect_p99_us", subject=one, reference=NONE, at_most=4.0),
             Target(value="connect_p50_us", subject=most, reference=one, at_most=1.1),
         ]
 
-
-def _with_policies(subject: str, policies: int) -> str:
-    return f"{subject}, {policies:,} {'policy' if policies == 1 else 'policies'}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectVariant:
-    """A subject, and a client that is admitted."""
-
-    name: str
-    bodies: Callable[[], Iterable[Body]]
-    client: str
-    subject: Subject
-    count: int
-
-    def open(self) -> AbstractContextManager["ConnectRun"]:
-        return self._open()
-
-    @contextmanager
-    def _open(self) -> Iterator["ConnectRun"]:
-        with lab(self.bodies(), self.subject, clients=(self.client,)) as opened, server(opened, PORT):
-            yield ConnectRun(self, opened)
+    def plots(self) -> Sequence[Plot]:
+        lines = {
+            _NETPOLQ: [(float(size), _sized(_NETPOLQ, size)) for size in self._sizes],
+            _CHAIN: [(float(size), _sized(_CHAIN, size)) for size in self._sizes[:: len(self._sizes) - 1]],
+        }
+        return [
+            Plot(
+                title="Connect by number of policies on the pod",
+                x_label="policies on the pod",
+                value="connect_p50_us",
+                lines=lines,
+            )
+        ]
 
 
-class ConnectRun:
-    """An open variant."""
-
-    def __init__(self, variant: ConnectVariant, opened: Lab) -> None:
-        self._variant = variant
-        self._lab = opened
-
-    def measure(self, round_number: int) -> Sample:
-        """Some connects, of which the first tenth warms up. Raises `RuntimeError` if the agent was not asked about each of them."""
-        del round_number
-        self._lab.forget_connections()
-        count, agent = self._variant.count, self._lab.started.agent
-        queued = agent.packets_queued() if agent is not None else 0
-        watch = FamilyWatch(self._lab.started.workers)
-        made = connect(self._lab, self._variant.client, PORT, count=count + count // 10, rate_per_s=_RATE_PER_S)
-        others_share = watch.others_share()
-        opened = len(made.took_us)
-        if agent is not None and (asked := agent.packets_queued() - queued) < opened:
-            raise RuntimeError(f"only {asked:,} of {opened:,} connections were asked of a worker")
-        made = replace(made, took_us=made.took_us[count // 10 :])
-        return Sample(
-            values={**made.values(), OTHERS_SHARE: others_share}, distribution=made.distribution_us(), notes=made.notes()
-        )
+def _sized(subject: str, policies: int) -> str:
+    return f"{subject}, 1 policy" if policies == 1 else f"{subject}, {policies:,} policies"

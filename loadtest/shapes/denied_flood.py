@@ -1,211 +1,205 @@
-"""A flood that is denied, and what it costs those who are admitted."""
+"""A SYN flood that is denied, and connections that are accepted beside it: how much of these is left, and what memory it costs."""
 
 import time
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import psutil
 
-from loadtest.clusters import NAMESPACE, NODE, PORT, PolicyCluster
-from loadtest.connects import Connects, connect, server
+from loadtest import processes, syn_flood
+from loadtest.clusters import CLIENTS
+from loadtest.connect_load import client_cluster
+from loadtest.connects import Clients, Connects, Load, serving
 from loadtest.ipset_chain import IpsetChain
-from loadtest.lab import Lab, Sent, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
-from loadtest.processes import FamilyWatch
-from loadtest.subjects import Netpolq, Nothing, Subject, queues
-from loadtest.traffic import Traffic
+from loadtest.plots import Medians
+from loadtest.pods import PodLab, pod_lab
+from loadtest.processes import Watch, others_notes
+from loadtest.subjects import Netpolq, Nothing, Subject
+from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
 from loadtest.verdict import OTHERS_SHARE
-from tests.support import manifests
-from tests.support.box import Host
 from tests.support.manifests import Body
 
-_STRANGER = "10.66.0.1"
-"""Not the address of any pod."""
+NONE = "no agent"
+CACHED = "netpolq, cache on"
+UNCACHED = "netpolq, cache off"
+_KINDS = (ONE_TUPLE, MANY_TUPLES)
+_CONNECTS_PER_S = 2_000.0
+_FLOOD_SHARE = 0.25
+_MOST_FLOOD_PER_S = 100_000.0
+"""Connection tracking holds what is not denied, in the variant without an agent: there must be room for it."""
 
-_NEIGHBOUR = Host(name=f"{NAMESPACE}/neighbour", addresses=("10.200.1.2", "fd00:200:1::2"))
-"""The pod that the admitted connections go to: isolated as the one that is flooded."""
-
-_FLOOD_PER_S = 50_000.0
-"""About a fifth of what the generator can send here: on two CPUs it must leave time for everybody else. The share is reported."""
-
-_CONNECTS_PER_S = 1_000
-_SECONDS = 2.0
-_QUICK_SECONDS = 0.3
-_LEAD_S = 0.5
-_FULL_SPEED_PACKETS = 50_000
-_FLOODS = {"known": str(PORT), "random": "1024-65535"}
-"""Destination ports: always the same tuple, or any port of the pod."""
-
-_CLUSTER = PolicyCluster(protocols=("TCP",))
-_CACHED = "netpolq, verdict cache"
-_UNCACHED = "netpolq, no cache in the kernel"
-_WORKER_BYTES = 10_000_000
-"""Two generations of the cache of decisions, about 4 MB, and as much again for what the allocator keeps."""
-
-_SUPERVISOR_BYTES = 40_000_000
-"""The ledger of a full verdict cache, 32,768 decisions, what waits to go into it, and the messages on their way to the kernel."""
+_LEAD_S = 0.3
+_MARGIN_S = 5.0
+_WARM_UP_S = 0.3
+_MOST_GROWTH_BYTES = 16 * 2**20
+"""A full cache of a worker takes 5 MB, the supervisor's book of 32,768 decisions 16 MB if all are there; a flood fills the half for
+drops. The rest is what Python's allocator keeps for itself."""
 
 
 class DeniedFlood:
-    """SYNs from a stranger to an isolated pod, 50,000 a second, while 1,000 connections a second are offered from an admitted pod to
-    another isolated one.
+    """A SYN flood from beyond the node to a pod, while two pods of its node connect to it, 2,000 connections per second in all.
 
-    The flood goes to one port, which is one decision, and then to random ones, each a decision of its own. The connections are opened when
-    they are due, whatever became of those before. `asked`: what part of all first packets came to a worker; `admitted in kernel`: what part
-    of the connections was answered by the verdict cache. Memory is what the processes hold more than before the first flood.
+    The flood is denied: once to a single port, once to random ones out of 55,536, from one address, each packet with a new source port.
+    Its rate is a quarter of what the generator could send here without an agent, measured once, at most 100,000 packets per second; so it
+    leaves most of its core to the rest. The clients connect at a constant rate, not in a closed loop, each connection when it is due or,
+    if those before it took too long, as soon as it can; it is then counted from when it was due. A connection that takes more than a
+    second has failed. What they reach without the flood is measured first, in the same round.
     """
 
     name = "denied-flood"
-    title = "Admitted connections during a SYN flood that is denied"
+    title = "Accepted connections beside a SYN flood that is denied"
 
     def __init__(self, parameters: Parameters) -> None:
-        self._seconds = _QUICK_SECONDS if parameters.quick else _SECONDS
+        self._duration_s = parameters.duration_s
 
     def variants(self) -> Sequence[Variant]:
+        cluster = client_cluster()
+        pace = _Pace()
         subjects: dict[str, Subject] = {
-            "no agent": Nothing(),
-            "ipset chain": IpsetChain(bodies=_bodies, alike=(_NEIGHBOUR,)),
-            _UNCACHED: Netpolq(),
-            _CACHED: Netpolq(verdict_cache=True),
+            NONE: Nothing(),
+            "ipset chain": IpsetChain(bodies=cluster.bodies),
+            UNCACHED: Netpolq(),
+            CACHED: Netpolq(verdict_cache=True),
         }
-        return [FloodVariant(name=name, subject=subject, seconds=self._seconds) for name, subject in subjects.items()]
+        return [
+            FloodedVariant(name=name, subject=subject, bodies=cluster.bodies, duration_s=self._duration_s, pace=pace)
+            for name, subject in subjects.items()
+        ]
 
     def targets(self) -> Sequence[Target]:
-        found = []
-        for kind in _FLOODS:
-            found += [
-                Target(value=f"{kind}_kept_share", subject=_CACHED, at_least=0.8),
-                Target(value=f"{kind}_p99_ratio", subject=_CACHED, at_most=3.0),
-            ]
-        for subject in (_UNCACHED, _CACHED):
-            found += [
-                Target(value="worker_growth_bytes", subject=subject, at_most=float(_WORKER_BYTES)),
-                Target(value="supervisor_growth_bytes", subject=subject, at_most=float(_SUPERVISOR_BYTES)),
-            ]
-        return found
+        return [
+            *(Target(value=f"{kind.name}_kept_share", subject=CACHED, at_least=0.8) for kind in _KINDS),
+            *(Target(value=f"{kind.name}_p99_ratio", subject=CACHED, at_most=3.0) for kind in _KINDS),
+            *(Target(value="memory_growth_bytes", subject=subject, at_most=_MOST_GROWTH_BYTES) for subject in (UNCACHED, CACHED)),
+        ]
+
+    def remarks(self, medians: Medians) -> Sequence[str]:
+        """How hard the flood was."""
+        rates = [medians[NONE].get(f"{kind.name}_flood_per_s", 0.0) for kind in _KINDS]
+        return [
+            f"The flood had {rates[0]:,.0f} packets per second to one tuple and {rates[1]:,.0f} to random ones, by intent a quarter of "
+            "what the generator can send without an agent. Clients, server, flood and workers share the CPUs of this machine; what no "
+            "agent keeps shows what that alone costs."
+        ]
 
 
-def _bodies() -> Iterable[Body]:
-    yield from _CLUSTER.bodies()
-    yield manifests.pod(_NEIGHBOUR, NODE, app="server")
+@dataclass(slots=True)
+class _Pace:
+    """The rate of the floods, by kind: chosen in the first variant that is loaded, which has no agent, and the same for all."""
+
+    per_s: dict[str, float] = field(default_factory=dict)
+
+    def of(self, opened: PodLab, kind: Kind) -> float:
+        if kind.name not in self.per_s:
+            self.per_s[kind.name] = min(_MOST_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
+        return self.per_s[kind.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FloodVariant:
-    """A subject, an admitted client and a stranger."""
+class FloodedVariant:
+    """A subject in the way of a flood."""
 
     name: str
     subject: Subject
-    seconds: float
+    bodies: Callable[[], Iterable[Body]]
+    duration_s: float
+    pace: _Pace
 
-    def open(self) -> AbstractContextManager["FloodRun"]:
+    def open(self) -> AbstractContextManager["FloodedRun"]:
         return self._open()
 
     @contextmanager
-    def _open(self) -> Iterator["FloodRun"]:
-        clients = _CLUSTER.senders()[:1]
-        with (
-            lab(_bodies(), self.subject, clients=clients, pods=(_NEIGHBOUR,)) as opened,
-            server(opened, PORT, pod=_NEIGHBOUR.name),
-        ):
-            yield FloodRun(opened, self.seconds)
+    def _open(self) -> Iterator["FloodedRun"]:
+        with pod_lab(self.bodies(), self.subject) as opened, serving(opened) as servers:
+            syn_flood.prepare(opened)
+            yield FloodedRun(self, opened, servers)
 
 
-class FloodRun:
-    """An open variant. `seconds`: how long connections are offered each time."""
+class FloodedRun:
+    """An open variant. Memory is compared with that of its first moment."""
 
-    def __init__(self, opened: Lab, seconds: float) -> None:
+    def __init__(self, variant: FloodedVariant, opened: PodLab, servers: Sequence[int]) -> None:
+        self._variant = variant
         self._lab = opened
-        self._seconds = seconds
-        self._memory_before = self._memory_bytes()
-        self._full_speed_per_s = 0.0
+        self._servers = servers
+        self._clients = Clients(opened, CLIENTS, 4)
+        self._supervisor = _supervisor(opened)
+        self._memory_at_first = self._memory_bytes()
 
     def measure(self, round_number: int) -> Sample:
-        """Without a flood, then with each kind of it."""
-        if round_number <= 1:
-            self._full_speed_per_s = _rate_per_s(
-                self._lab.send(replace(_flood(str(PORT), 1.0), packets=_FULL_SPEED_PACKETS, rate_per_s=0))
-            )
+        """Without a flood, and then with one of each kind."""
+        del round_number
+        load = Load(seconds=self._variant.duration_s, rate_per_s=_CONNECTS_PER_S / len(CLIENTS))
+        self._clients.run(Load(seconds=_WARM_UP_S, rate_per_s=load.rate_per_s))
+        rates_per_s = {kind: self._variant.pace.of(self._lab, kind) for kind in _KINDS}
         self._lab.forget_connections()
-        watch = FamilyWatch(self._lab.started.workers)
-        self._connect(0.1 * self._seconds)
-        calm = self._connect(self._seconds)
-        values = {"calm_connects_per_s": calm.per_s, "calm_p99_us": calm.quantile_us(0.99)}
-        notes = [*calm.notes()]
-        for kind, ports in _FLOODS.items():
-            queued, remembered = self._queued(), self._lab.started.remembered()
-            flooded, sent = self._flooded(ports)
-            sent_per_s = _rate_per_s(sent)
-            values[f"{kind}_kept_share"] = flooded.per_s / calm.per_s
-            values[f"{kind}_p99_ratio"] = flooded.quantile_us(0.99) / calm.quantile_us(0.99)
-            values[f"{kind}_p99_us"] = flooded.quantile_us(0.99)
-            values[f"{kind}_flood_per_s"] = sent_per_s
-            values[f"{kind}_flood_of_full_speed_share"] = sent_per_s / self._full_speed_per_s
-            if self._lab.started.agent is not None:
-                packets = sum(one["sent"] for one in sent) + len(flooded.took_us)
-                values[f"{kind}_asked_share"] = (self._queued() - queued) / packets
-                values[f"{kind}_admitted_in_kernel_share"] = (self._lab.started.remembered() - remembered) / len(flooded.took_us)
-            notes += [f"flood of {kind} tuples: {note}" for note in flooded.notes()]
-        values[OTHERS_SHARE] = watch.others_share()
-        for process, held in self._memory_bytes().items():
-            values[f"{process}_growth_bytes"] = float(held - self._memory_before[process])
+        watch, before = Watch(self._lab.started.workers), processes.cpu_times([*self._servers, *self._supervisor])
+        children_s = processes.children_s(self._supervisor)  # nft
+        unloaded = self._clients.run(load)
+        values = {"unloaded_connects_per_s": unloaded.per_s, "unloaded_p99_us": unloaded.quantile_us(0.99)}
+        notes = list(_notes("without the flood", unloaded))
+        ours_s = unloaded.cpu_s
+        for kind, rate_per_s in rates_per_s.items():
+            found, used_s = self._flooded(kind, rate_per_s, load, unloaded, notes)
+            values |= found
+            ours_s += used_s
+        ours_s += sum(used.running_ns for used in processes.used(before, processes.cpu_times(before))) / 1e9
+        ours_s += processes.children_s(self._supervisor) - children_s
+        values[OTHERS_SHARE] = watch.usage(ours_s).others_share
+        notes += others_notes(values[OTHERS_SHARE], load.seconds)
+        if self._memory_at_first:
+            memory = self._memory_bytes()
+            values |= {f"{part}_bytes": float(size) for part, size in memory.items()}
+            values["memory_growth_bytes"] = float(sum(memory.values()) - sum(self._memory_at_first.values()))
         return Sample(values=values, notes=tuple(notes))
 
-    def _connect(self, seconds: float) -> Connects:
-        return connect(
-            self._lab,
-            _CLUSTER.senders()[0],
-            PORT,
-            pod=_NEIGHBOUR.name,
-            count=int(_CONNECTS_PER_S * seconds),
-            rate_per_s=_CONNECTS_PER_S,
-            offered=True,
-        )
-
-    def _queued(self) -> int:
-        return sum(queue.id_sequence for queue in queues(self._lab.box))
-
-    def _flooded(self, ports: str) -> tuple[Connects, list[Sent]]:
-        """Connections during a flood, and what became of that. Raises `RuntimeError` if it ended before them."""
-        with ThreadPoolExecutor(1) as thread:
-            flood = thread.submit(self._lab.send, _flood(ports, self._seconds + 2 * _LEAD_S))
-            time.sleep(_LEAD_S)  # until the flood is there, and a verdict cache knows what it can
-            offered_until_s = time.monotonic() + self._seconds
-            flooded = self._connect(self._seconds)
-            sent = flood.result()
-        if min(one["ended_s"] for one in sent) < offered_until_s:
-            raise RuntimeError("the flood ended before the last connection was opened that was to be opened during it")
-        return flooded, sent
+    def _flooded(
+        self, kind: Kind, rate_per_s: float, load: Load, unloaded: Connects, notes: list[str]
+    ) -> tuple[dict[str, float], float]:
+        """Values, and the seconds of CPU that flood and clients used."""
+        arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
+        with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
+            time.sleep(_LEAD_S)
+            found = self._clients.run(load)
+        through = syn_flood.arrived(self._lab) - arrived
+        if through and not isinstance(self._variant.subject, Nothing):
+            raise RuntimeError(f"{through:,} of {flood.report['sent']:,} packets of a flood that is denied reached the pod")
+        unjudged = self._lab.started.unjudged() - unjudged
+        if unjudged:
+            notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
+        notes += _notes(kind.name, found)
+        self._lab.forget_connections()
+        values = {
+            f"{kind.name}_kept_share": found.per_s / unloaded.per_s,
+            f"{kind.name}_p99_ratio": found.quantile_us(0.99) / unloaded.quantile_us(0.99),
+            f"{kind.name}_p99_us": found.quantile_us(0.99),
+            f"{kind.name}_flood_per_s": flood.report["rate_per_s"],
+        }
+        return values, found.cpu_s + flood.report["cpu_s"]
 
     def _memory_bytes(self) -> dict[str, int]:
-        """Resident memory, of the largest worker and of the largest other child of the pool; nothing without an agent."""
-        workers = self._lab.started.workers
-        pool = psutil.Process(workers[0]).parent() if workers else None
-        if pool is None:
-            return {}
-        held = {process.pid: int(process.memory_info().rss) for process in pool.children()}
-        return {
-            "worker": max(held[pid] for pid in workers),
-            "supervisor": max(rss for pid, rss in held.items() if pid not in workers),
-        }
+        """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""
+        parts = {"workers": self._lab.started.workers, "supervisor": self._supervisor}
+        try:
+            return {name: sum(int(psutil.Process(pid).memory_info().rss) for pid in pids) for name, pids in parts.items() if pids}
+        except psutil.NoSuchProcess as error:
+            raise RuntimeError(f"a worker or the supervisor has ended under the flood: {error}") from error
 
 
-def _flood(ports: str, seconds: float) -> Traffic:
-    return Traffic(
-        sources=(_STRANGER,),
-        packets=int(_FLOOD_PER_S * seconds),
-        destination_ports=ports,
-        order="random",
-        protocol="tcp",
-        rate_per_s=_FLOOD_PER_S,
-    )
+def _supervisor(opened: PodLab) -> list[int]:
+    """Its process, if there is one: of the children of the pool the one that is no worker."""
+    if opened.started.agent is None:
+        return []
+    workers = opened.started.workers
+    pool = psutil.Process(workers[0]).parent()
+    assert pool is not None
+    return [child.pid for child in pool.children() if child.pid not in workers]
 
 
-def _rate_per_s(sent: Sequence[Sent]) -> float:
-    """Of all generators together."""
-    seconds = max(one["ended_s"] for one in sent) - min(one["began_s"] for one in sent)
-    return sum(one["sent"] for one in sent) / seconds
+def _notes(when: str, found: Connects) -> Iterator[str]:
+    if found.failed:
+        yield f"{when}: {found.failed:,} connections failed, {found.connected:,} were made"

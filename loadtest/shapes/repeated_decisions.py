@@ -1,70 +1,97 @@
-"""Connections that are like others before: with the verdict cache they need no worker."""
+"""New flows of few tuples with the verdict cache in the kernel: what a connection costs whose decision the kernel holds."""
 
 import time
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
-from loadtest.clusters import PORT, PolicyCluster
-from loadtest.connects import connect, server
+from loadtest.clusters import PolicyCluster
+from loadtest.connect_load import ConnectVariant, client_cluster
+from loadtest.connects import Clients, Load
 from loadtest.lab import Lab, lab
 from loadtest.measure import Sample, Target, Variant
+from loadtest.packet_load import sample_of
 from loadtest.parameters import Parameters
-from loadtest.processes import FamilyWatch
-from loadtest.subjects import Netpolq, Nothing, Subject
-from loadtest.traffic import WORKER_CPUS, known_tuples
-from loadtest.verdict import OTHERS_SHARE
+from loadtest.pods import PodLab
+from loadtest.subjects import Netpolq, Nothing, Subject, queues
+from loadtest.traffic import Traffic, known_tuples
+from tests.support.agent import Agent
 
-_COUNT = 4_000
-_QUICK_COUNT = 100
-_RATE_PER_S = 2_000
-_WARM_UP_PACKETS = 20_000
+NONE = "no agent"
+NETPOLQ = "netpolq, cache on"
+_CONNECTS = 10_000
+_QUICK_CONNECTS = 200
+_WARM_UP_PACKETS = 1_000
+_WARM_UP_CONNECTS = 50
 _WARM_UP_LIMIT_S = 10.0
-_MOST = 0.99
-"""Of the first packets must be answered in the kernel: fewer, and something else was measured."""
+_STEP_S = 0.05
 
 
 class RepeatedDecisions:
-    """The load of `new-flows` and the connects of `connect-latency`, with the verdict cache in the kernel on."""
+    """Packets of new flows from a few pods to one port, and TCP connects from one pod, when the kernel holds all their decisions.
+
+    Before every load the same tuples are sent until none of them comes to a worker any more. Nothing is queued then: everything happens
+    on the core of the sender, without an agent as with one, so that the rates compare what the whole path takes there, sending included.
+    `queued share` is what came to a worker nevertheless.
+    """
 
     name = "repeated-decisions"
-    title = "New flows of known tuples and TCP connects, with the verdict cache in the kernel"
+    title = "New flows of few tuples, decided by the verdict cache in the kernel"
 
     def __init__(self, parameters: Parameters) -> None:
-        self._parameters = parameters
+        self._packets = parameters.packets
+        self._connects = _QUICK_CONNECTS if parameters.quick else _CONNECTS
 
     def variants(self) -> Sequence[Variant]:
-        subjects: dict[str, Subject] = {"no agent": Nothing(), "netpolq, verdict cache": Netpolq(verdict_cache=True)}
-        cluster = PolicyCluster(protocols=("UDP", "TCP"))
+        cluster, connecting = PolicyCluster(), client_cluster()
+        traffic = known_tuples(cluster, self._packets)
+        subjects: dict[str, Subject] = {NONE: Nothing(), NETPOLQ: Netpolq(verdict_cache=True)}
         return [
-            RepeatedVariant(name=name, subject=subject, parameters=self._parameters, cluster=cluster)
-            for name, subject in subjects.items()
+            *(
+                RepeatedVariant(name=name, subject=subject, cluster=cluster, traffic=traffic)
+                for name, subject in subjects.items()
+            ),
+            *(
+                ConnectVariant(
+                    name=connects(name),
+                    subject=subject,
+                    bodies=connecting.bodies,
+                    samples=self._connects,
+                    prepare=_prepare_connects,
+                )
+                for name, subject in subjects.items()
+            ),
         ]
 
     def targets(self) -> Sequence[Target]:
         return [
-            Target(value="forwarded_per_s", subject="netpolq, verdict cache", reference="no agent", at_least=0.95),
-            Target(value="connect_p50_us", subject="netpolq, verdict cache", reference="no agent", at_most=1.15),
+            Target(value="delivered_per_s", subject=NETPOLQ, reference=NONE, at_least=0.95),
+            Target(value="queued_share", subject=NETPOLQ, at_most=0.001),
+            Target(value="connect_p50_us", subject=connects(NETPOLQ), reference=connects(NONE), at_most=1.15),
         ]
+
+
+def connects(name: str) -> str:
+    """Name of the same variant under connects."""
+    return f"{name}, connects"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatedVariant:
-    """One of the two."""
+    """A subject whose kernel has been told all decisions before it is loaded."""
 
     name: str
     subject: Subject
-    parameters: Parameters
     cluster: PolicyCluster
+    traffic: Traffic
 
     def open(self) -> AbstractContextManager["RepeatedRun"]:
         return self._open()
 
     @contextmanager
     def _open(self) -> Iterator["RepeatedRun"]:
-        clients = self.cluster.senders()[:1]
-        with lab(self.cluster.bodies(), self.subject, cpus=WORKER_CPUS, clients=clients) as opened, server(opened, PORT):
+        with lab(self.cluster.bodies(), self.subject) as opened:
             yield RepeatedRun(self, opened)
 
 
@@ -72,58 +99,41 @@ class RepeatedRun:
     """An open variant."""
 
     def __init__(self, variant: RepeatedVariant, opened: Lab) -> None:
-        self._variant = variant
+        self._traffic = variant.traffic
         self._lab = opened
 
     def measure(self, round_number: int) -> Sample:
-        """Both loads. Both work on the core of the sender, all the way: that of `no agent` is the limit, so nothing here is limited by
-        the generator beyond what is to be measured.
-        """
+        """Load it, once nothing comes to a worker."""
         del round_number
-        parameters, cluster = self._variant.parameters, self._variant.cluster
-        self._warm_up()
-        queued, remembered = self._queued(), self._lab.started.remembered()
-        watch = FamilyWatch(self._lab.started.workers)
-        flood = self._lab.flood(known_tuples(cluster, parameters.packets))
-        count = _QUICK_COUNT if parameters.quick else _COUNT
-        made = connect(self._lab, cluster.senders()[0], PORT, count=count + count // 10, rate_per_s=_RATE_PER_S)
-        others_share = watch.others_share()
-        made = replace(made, took_us=made.took_us[count // 10 :])
-        asked = self._queued() - queued
-        notes = [*made.notes()]
-        if self._lab.started.agent is not None:
-            first_packets = flood.sent + count + count // 10
-            answered = self._lab.started.remembered() - remembered
-            if answered < _MOST * first_packets:
-                raise RuntimeError(f"of {first_packets:,} first packets the kernel answered only {answered:,}")
-            notes.append(
-                f"of {first_packets:,} first packets the kernel answered {answered:,} and asked a worker about {asked:,}"
+        warm_up = replace(self._traffic, packets=min(self._traffic.packets, _WARM_UP_PACKETS), order="random")
+        _until_nothing_is_queued(self._lab.started.agent, lambda: sum(self._lab.flood(warm_up).queued))
+        flood = self._lab.flood(self._traffic)
+        found = sample_of(flood)
+        # Not the generator's limit: what it waits for on its core is the path that is measured, of all variants alike.
+        return replace(found, values={**found.values, "queued_share": sum(flood.queued) / flood.sent}, generator_limited=False)
+
+
+def _prepare_connects(opened: PodLab, clients: Clients) -> None:
+    def queued_by_connects() -> int:
+        before = sum(queue.id_sequence for queue in queues(opened.box))
+        clients.run(Load(count=_WARM_UP_CONNECTS))
+        return sum(queue.id_sequence for queue in queues(opened.box)) - before
+
+    _until_nothing_is_queued(opened.started.agent, queued_by_connects)
+
+
+def _until_nothing_is_queued(agent: Agent | None, queued_by_a_load: Callable[[], int]) -> None:
+    """Repeat a small load until the kernel decides all of it. Raises `RuntimeError` if it does not come to that."""
+    if agent is None:
+        queued_by_a_load()
+        return
+    deadline_s = time.monotonic() + _WARM_UP_LIMIT_S
+    while queued := queued_by_a_load():
+        if time.monotonic() > deadline_s:
+            cache = agent.status()["verdict_cache"]
+            state = f"{cache['entries']} decisions in the kernel" if cache["enabled"] else "it is switched off"
+            raise RuntimeError(
+                f"the verdict cache did not take over: after {_WARM_UP_LIMIT_S:g} s of the same tuples {queued} packets of a small load "
+                f"still came to a worker; {state}"
             )
-        return Sample(
-            values={
-                "forwarded_per_s": flood.delivered / flood.elapsed_s,
-                **made.values(),
-                "asked_of_workers": float(asked),
-                OTHERS_SHARE: others_share,
-            },
-            distribution=made.distribution_us(),
-            notes=tuple(notes),
-        )
-
-    def _queued(self) -> int:
-        agent = self._lab.started.agent
-        return agent.packets_queued() if agent is not None else 0
-
-    def _warm_up(self) -> None:
-        """Until the decisions that are needed are in the kernel. Raises `RuntimeError` if they do not get there."""
-        cluster, agent = self._variant.cluster, self._lab.started.agent
-        wanted = len(cluster.senders()) + 1
-        deadline_s = time.monotonic() + _WARM_UP_LIMIT_S
-        while True:
-            self._lab.flood(known_tuples(cluster, _WARM_UP_PACKETS))
-            connect(self._lab, cluster.senders()[0], PORT, count=50, rate_per_s=_RATE_PER_S)
-            if agent is None or agent.status()["verdict_cache"]["entries"] >= wanted:
-                return
-            if time.monotonic() > deadline_s:
-                held = agent.status()["verdict_cache"]["entries"]
-                raise RuntimeError(f"after {_WARM_UP_LIMIT_S:.0f} s the kernel holds {held} decisions; {wanted} are in use")
+        time.sleep(_STEP_S)

@@ -1,117 +1,144 @@
-"""The client that times connects does what it claims: real connections between two pods of a box, answered, refused and unanswered."""
+"""The client that times connect(): as many connections as asked for, each from another port, none left behind."""
 
 import json
-import socket
 import subprocess
 import time
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypedDict
 
 import pytest
 
 from loadtest.native.build import program
 from tests.support.box import Box, Host
 
-NODE = Host(name="node", addresses=("10.74.0.1", "fd74::1"))
-CLIENT = Host(name="x/client", addresses=("10.74.1.1", "fd74:1::1"))
-SERVER = Host(name="x/server", addresses=("10.74.1.2", "fd74:1::2"))
-PORT, CLOSED, SILENT = 80, 81, 82
+NODE = Host(name="node", addresses=("10.77.0.1", "fd77::1"))
+POD = Host(name="x/pod", addresses=("10.77.1.1", "fd77::1:1"))
+CLIENT = Host(name="x/client", addresses=("10.77.2.1", "fd77::2:1"))
+PORT = 9090
 COUNT = 200
-WAYS = ((), ("--offered",))
+LIMIT_S = 5.0
+
+
+class Report(TypedDict):
+    connected: int
+    failed: int
+    late: int
+    seconds: float
+    cpu_s: float
+    next_port: int
+    connect_ns: list[int]
 
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    """One port of the server is dropped on the way."""
-    with Box(node=NODE, hosts=[CLIENT, SERVER]) as built:
-        built.nft(f"table inet silent {{ chain forward {{ type filter hook forward priority 0; tcp dport {SILENT} drop; }}; }}")
+    with Box(node=NODE, hosts=[CLIENT, POD]) as built:
+        for family in (4, 6):
+            argv = [str(program("connects")), "--serve", POD.address(family), "--port", str(PORT)]
+            server = built.popen(POD.name, argv, log=built.directory / "server.log", pipe=True)
+            assert server.stdout is not None
+            assert server.stdout.readline() == "ready\n"
         yield built
 
 
-@contextmanager
-def listening(box: Box, family: int) -> Iterator[socket.socket]:
-    """On the server, with room for every connection of a test."""
-    kind = socket.AF_INET6 if family == 6 else socket.AF_INET
-    with box.inside(SERVER.name, lambda: socket.socket(kind, socket.SOCK_STREAM)) as listener:
-        listener.bind((SERVER.address(family), PORT))
-        listener.listen(2 * COUNT)
-        listener.settimeout(2.0)
-        yield listener
-
-
-def connects(box: Box, *words: str, port: int = PORT, family: int = 4, count: int = COUNT) -> dict[str, object]:
-    ends = (CLIENT.address(family), SERVER.address(family))
-    done = box.run(CLIENT.name, [str(program("connects")), *words, *ends, str(port), str(count), "2000"])
+def connect(box: Box, *words: str, family: int = 4, port: int = PORT) -> Report:
+    argv = [str(program("connects")), "--from", CLIENT.address(family), "--to", POD.address(family), "--port", str(port), *words]
+    done = box.run(CLIENT.name, argv)
     assert done.returncode == 0, done.stderr
-    report: dict[str, object] = json.loads(done.stdout)
+    report: Report = json.loads(done.stdout)
+    assert len(report["connect_ns"]) == report["connected"]
     return report
 
 
-def timed(report: dict[str, object]) -> list[int]:
-    found = report["connect_ns"]
-    assert isinstance(found, list)
-    return found
+@contextmanager
+def counted(box: Box, port: int, *, drop: bool = False) -> Iterator[None]:
+    """Source ports of the SYN packets that reach the pod, in a set of nft."""
+    rules = f"tcp dport {port} tcp flags & (syn|ack) == syn add @seen {{ tcp sport }}{' drop' if drop else ''}"
+    script = f"""table inet seen {{
+        set seen {{ type inet_service; size 65535; flags dynamic; }}
+        chain incoming {{ type filter hook prerouting priority -300; {rules}; }}
+    }}"""
+    assert box.run(POD.name, ["nft", "-f", "-"], stdin=script).returncode == 0
+    try:
+        yield
+    finally:
+        box.run(POD.name, ["nft", "delete", "table", "inet", "seen"])
+
+
+def seen(box: Box) -> list[int]:
+    document = json.loads(box.run(POD.name, ["nft", "--json", "list", "set", "inet", "seen", "seen"]).stdout)
+    (found,) = (entry["set"] for entry in document["nftables"] if "set" in entry)
+    return sorted(found.get("elem", []))
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("words", WAYS)
-def test_every_connection_is_timed_and_comes_from_a_port_of_its_own(box: Box, words: tuple[str, ...], family: int) -> None:
-    with listening(box, family) as listener:
-        report = connects(box, *words, family=family)
-        ports = set()
-        for _ in range(COUNT):
-            accepted, peer = listener.accept()
-            accepted.close()
-            ports.add(peer[1])
-    assert report["failed"] == 0
-    assert len(timed(report)) == COUNT
-    assert all(nanoseconds > 0 for nanoseconds in timed(report))
-    assert len(ports) == COUNT
+def test_each_connection_has_the_next_port_and_none_rests(box: Box, family: int) -> None:
+    """Beyond the last port it goes on with 1024. Nothing is in TIME_WAIT, at neither end."""
+    first = 65_536 - COUNT // 2
+    with counted(box, PORT):
+        report = connect(box, "--count", str(COUNT), "--first-port", str(first), family=family)
+        ports = seen(box)
+    assert (report["connected"], report["failed"]) == (COUNT, 0)
+    assert report["next_port"] == 1024 + COUNT // 2
+    assert ports == [*range(1024, 1024 + COUNT // 2), *range(first, 65_536)]
+    assert all(sample > 0 for sample in report["connect_ns"])
+    for host in (CLIENT, POD):
+        assert box.run(host.name, ["ss", "--no-header", "--tcp", "--numeric", "state", "time-wait"]).stdout == ""
 
 
-@pytest.mark.parametrize("words", WAYS)
-def test_nothing_lingers_at_the_client(box: Box, words: tuple[str, ...]) -> None:
-    with listening(box, 4):
-        connects(box, *words)
-    assert box.run(CLIENT.name, ["ss", "--no-header", "--tcp", "--all"]).stdout == ""
+def test_a_port_may_be_used_again_at_once(box: Box) -> None:
+    for _ in range(2):
+        assert connect(box, "--count", "50", "--first-port", "30000")["connected"] == 50
 
 
-@pytest.mark.parametrize("words", WAYS)
-def test_a_refusal_is_a_failure_at_once(box: Box, words: tuple[str, ...]) -> None:
-    began_s = time.monotonic()
-    report = connects(box, *words, port=CLOSED)
-    assert (report["failed"], timed(report)) == (COUNT, [])
-    assert time.monotonic() - began_s < 3.0
+def test_a_rate_is_not_exceeded_and_time_ends_it(box: Box) -> None:
+    report = connect(box, "--seconds", "0.3", "--rate", "500")
+    assert 1 <= report["connected"] <= 150
+    assert report["seconds"] >= 0.3
 
 
-def test_offered_connections_do_not_wait_for_those_that_nobody_answers(box: Box) -> None:
-    """Each waits for three seconds: one after the other, twenty would take a minute."""
-    began_s = time.monotonic()
-    report = connects(box, "--offered", port=SILENT, count=20)
-    assert (report["failed"], timed(report)) == (20, [])
-    assert 3.0 <= time.monotonic() - began_s < 15.0
+def test_a_refused_connection_has_failed_and_has_no_time(box: Box) -> None:
+    report = connect(box, "--count", "5", port=PORT + 1)
+    assert (report["connected"], report["failed"], report["connect_ns"]) == (0, 5, [])
 
 
-def test_waiting_in_vain_does_not_count_as_time_in_which_connections_were_opened(box: Box) -> None:
-    seconds = connects(box, "--offered", port=SILENT, count=20)["seconds"]
-    assert isinstance(seconds, float)
-    assert seconds < 3.0
+def test_one_that_is_not_answered_fails_in_its_time_and_those_after_it_count_from_when_they_were_due(box: Box) -> None:
+    """The first one is dropped, the next ones are behind their time and begin at once."""
+    with counted(box, PORT, drop=True):
+        started = time.monotonic()
+        report = connect(box, "--count", "1", "--timeout-ms", "100")
+        assert (report["connected"], report["failed"]) == (0, 1)
+        assert time.monotonic() - started < LIMIT_S
+    once = "table inet once { chain incoming { type filter hook prerouting priority -300; tcp sport 40000 drop; }; }"
+    assert box.run(POD.name, ["nft", "-f", "-"], stdin=once).returncode == 0
+    report = connect(box, "--count", "20", "--rate", "1000", "--first-port", "40000", "--timeout-ms", "100")
+    box.run(POD.name, ["nft", "delete", "table", "inet", "once"])
+    assert (report["connected"], report["failed"], report["late"]) == (19, 1, 19)
+    # The second was due a millisecond after the first and had to wait for its end; each later one for a millisecond less.
+    first, *_, last = report["connect_ns"]
+    assert first > 90e6
+    assert first > last > 70e6
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ((), "SOURCE, DESTINATION, PORT, COUNT and RATE"),
-        (("--offered", "10.0.0.1", "10.0.0.2", "80", "1"), "SOURCE, DESTINATION, PORT, COUNT and RATE"),
-        (("x", "10.0.0.2", "80", "1", "1"), "'x' is not an IP address"),
-        (("10.0.0.1", "fd00::1", "80", "1", "1"), "different families"),
-        (("10.0.0.1", "10.0.0.2", "0", "1", "1"), "PORT: '0'"),
-        (("10.0.0.1", "10.0.0.2", "80", "-1", "1"), "COUNT: '-1'"),
-        (("10.0.0.1", "10.0.0.2", "80", "1", "fast"), "RATE: 'fast'"),
+        ([], "--port and either --serve or both --from and --to"),
+        (["--port", "0"], "--port 0"),
+        (["--port", "80", "--serve", "10.0.0.300"], "--serve 10.0.0.300"),
+        (["--port", "80", "--serve", "10.0.0.1", "--from", "10.0.0.1"], "--serve and --from"),
+        (["--port", "80", "--from", "10.0.0.1", "--to", "10.0.0.2"], "--count or --seconds"),
+        (["--port", "80", "--from", "10.0.0.1", "--to", "fd00::1", "--count", "1"], "different families"),
+        (["--count", "3000000"], "--count 3000000"),
+        (["--seconds", "601"], "--seconds 601"),
+        (["--rate", "none"], "--rate none"),
+        (["--first-port", "80"], "--first-port 80"),
+        (["--timeout-ms", "0"], "--timeout-ms 0"),
+        (["more"], "more: unexpected"),
     ],
 )
-def test_a_wrong_argument_is_named(words: tuple[str, ...], complaint: str) -> None:
+def test_a_wrong_argument_is_named(words: list[str], complaint: str) -> None:
     done = subprocess.run([program("connects"), *words], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert complaint in done.stderr

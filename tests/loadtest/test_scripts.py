@@ -1,153 +1,135 @@
-"""The scripts for operators, run for real between two pods of a box: what they find, and what they refuse."""
+"""The scripts of the load test, run between two namespaces, with the privileges that their jobs have in a cluster and no others."""
 
+import re
 import subprocess
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.box import CHECKOUT, Box, Host
 
+NODE = Host(name="node", addresses=("10.77.0.1", "fd77::1"))
+POD = Host(name="x/pod", addresses=("10.77.1.1", "fd77::1:1"))
+CLIENT = Host(name="x/client", addresses=("10.77.2.1", "fd77::2:1"))
 SCRIPTS = CHECKOUT / "loadtest/scripts"
-NAMES = ("connect-latency.sh", "connection-rate.sh", "denied-flood.sh", "throughput.sh")
-NODE = Host(name="node", addresses=("10.73.0.1", "fd73::1"))
-CLIENT = Host(name="app/client", addresses=("10.73.1.1", "fd73:1::1"))
-SERVER = Host(name="app/server", addresses=("10.73.1.2", "fd73:1::2"), serves=(("TCP", 80),))
-DENIED = 81
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--bounding-set", "-all")
+RAW_SOCKET = ("setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", "-all,+net_raw")
+TARGET = ("--target", POD.address(4))
+OPEN, CLOSED = 8080, 8090
+DENIED = 9000
+DENY = f"table inet deny {{ chain incoming {{ type filter hook prerouting priority -300; tcp dport {DENIED}-9999 drop; }}; }}"
 
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    """Port 81 of the server is dropped on the way, as an agent drops what is denied."""
-    with Box(node=NODE, hosts=[CLIENT, SERVER]) as made:
-        made.nft(
-            f"table inet denied {{ chain forward {{ type filter hook forward priority 0; tcp dport {DENIED}-4999 drop; }}; }}"
-        )
-        yield made
+    """As in the job of the server: iperf3 twice, once only as somebody who listens."""
+    with Box(node=NODE, hosts=[CLIENT, POD]) as built:
+        assert built.run(POD.name, ["nft", "-f", "-"], stdin=DENY).returncode == 0
+        for port in (5201, OPEN):
+            argv = [*NOBODY, "iperf3", "--server", "--port", str(port), "--forceflush"]
+            server = built.popen(POD.name, argv, log=built.directory / f"iperf3-{port}.log", pipe=True)
+            assert server.stdout is not None
+            assert any("listening" in line for line in iter(server.stdout.readline, ""))
+        yield built
 
 
-def script(box: Box, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return box.run(CLIENT.name, [str(SCRIPTS / name), *words])
-
-
-def test_they_have_nothing_that_shellcheck_would_mend() -> None:
-    paths = sorted(SCRIPTS.glob("*.sh"))
-    assert {path.name for path in paths} == {*NAMES, "common.sh"}
-    done = subprocess.run(
-        ["shellcheck", "--external-sources", "--source-path", str(SCRIPTS), *map(str, paths)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_help_teaches(name: str) -> None:
-    done = subprocess.run([str(SCRIPTS / name), "--help"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert f"usage: {name} --target ADDRESS" in done.stdout
-    assert "How to read it" in done.stdout
-    assert "exit codes: 0 " in done.stdout
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        ((), "--target ADDRESS must be given"),
-        (("--target", "shop-db"), "not an IPv4 or IPv6 address"),
-        (("--target", "224.0.0.1"), "not the address of a single host"),
-        (("--target", "ff02::1"), "a multicast address"),
-        (("--target", "10.73.1.300"), "not an IPv4 or IPv6 address"),
-        (("--target",), "--target needs a value"),
-        (("--target", "10.73.1.2", "--port", "0"), "not a whole number from 1 to 65535"),
-        (("--all",), "--all: unknown"),
-    ],
-)
-def test_nothing_is_sent_without_one_plain_address(name: str, words: tuple[str, ...], complaint: str) -> None:
-    done = subprocess.run([str(SCRIPTS / name), *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert complaint in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "complaint"),
-    [
-        ("connection-rate.sh", ("--count", "50001"), "not a whole number from 1 to 50000"),
-        ("connection-rate.sh", ("--count", "50000", "--rate", "100"), "takes more than 60 seconds"),
-        ("denied-flood.sh", ("--rate", "20001"), "not a whole number from 1 to 20000"),
-        (
-            "denied-flood.sh",
-            ("--next-ports", "--count", "50000", "--rate", "20000", "--port", "60000"),
-            "there are not 50000 ports",
-        ),
-        ("connect-latency.sh", ("--count", "10000", "--pause-ms", "1000"), "takes more than 60 seconds"),
-        ("throughput.sh", ("--seconds", "61"), "not a whole number from 1 to 60"),
-    ],
-)
-def test_loads_are_bounded(name: str, words: tuple[str, ...], complaint: str) -> None:
-    given = ("--target", "10.73.1.2", *(() if name == "throughput.sh" else ("--port", "80")), *words)
-    done = subprocess.run([str(SCRIPTS / name), *given], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert complaint in done.stderr
-
-
-def test_connections_at_a_rate_are_all_accepted(box: Box) -> None:
-    done = script(box, "connection-rate.sh", "--target", SERVER.address(4), "--port", "80", "--count", "200", "--rate", "400")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "200 SYN to 10.73.1.2" in done.stdout
-    assert "refused 0" in done.stdout
-
-
-def test_connections_that_are_denied_are_missed(box: Box) -> None:
-    done = script(
-        box, "connection-rate.sh", "--target", SERVER.address(4), "--port", str(DENIED), "--count", "20", "--rate", "100"
-    )
-    assert done.returncode == 1
-    assert "accepted 0, refused 0, unanswered 20" in done.stdout
-
-
-@pytest.mark.parametrize("words", [(), ("--next-ports",)])
-def test_a_denied_flood_sees_no_answer(box: Box, words: tuple[str, ...]) -> None:
-    given = ("--target", SERVER.address(4), "--port", str(DENIED), "--count", "100", "--rate", "400", *words)
-    done = script(box, "denied-flood.sh", *given)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "accepted 0, refused 0, answered by ICMP 0" in done.stdout
-
-
-@pytest.mark.parametrize("port", ["80", "5000"])
-def test_a_flood_that_is_answered_is_told_as_not_denied(box: Box, port: str) -> None:
-    """Accepted by who listens, or refused by the host: in either case it got there."""
-    done = script(box, "denied-flood.sh", "--target", SERVER.address(4), "--port", port, "--count", "20", "--rate", "100")
-    assert done.returncode == 1
-    assert "Something was answered" in done.stdout
-
-
-@pytest.mark.parametrize("family", [4, 6])
-def test_connects_are_timed(box: Box, family: int) -> None:
-    given = ("--target", SERVER.address(family), "--port", "80", "--count", "20", "--pause-ms", "1")
-    done = script(box, "connect-latency.sh", *given)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "20" in done.stdout
+def run(box: Box, name: str, *words: str, privileges: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    return box.run(CLIENT.name, [*privileges, str(SCRIPTS / name), *words])
 
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_throughput_is_that_of_the_receiver(box: Box, tmp_path: Path, family: int, protocol: str) -> None:
-    server = box.popen(SERVER.name, ["iperf3", "--server", "--one-off"], log=tmp_path / "server.log")
-    try:
-        words = ("--target", SERVER.address(family), "--seconds", "1", "--protocol", protocol)
-        done = script(box, "throughput.sh", *words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "receiver" in done.stdout
-    finally:
-        server.terminate()
-        server.wait()
+def test_throughput_is_that_of_the_receiver(box: Box, family: int, protocol: str) -> None:
+    words = ("--target", POD.address(family), "--protocol", protocol, "--seconds", "1", "--mbit-per-s", "10")
+    done = run(box, "throughput.sh", *words, privileges=NOBODY)
+    assert (done.returncode, done.stderr) == (0, "")
+    rate = re.search(r"([\d.]+) Mbits/sec .*receiver$", done.stdout, re.MULTILINE)
+    assert rate is not None, done.stdout
+    assert float(rate[1]) > (0 if protocol == "tcp" else 5)
 
 
-def test_a_server_that_is_not_there_is_said(box: Box) -> None:
-    done = script(box, "throughput.sh", "--target", SERVER.address(4), "--seconds", "1")
+def test_throughput_says_why_there_is_none(box: Box) -> None:
+    done = run(box, "throughput.sh", *TARGET, "--port", str(CLOSED), "--seconds", "1", privileges=NOBODY)
     assert done.returncode == 1
-    assert "no measurement from 10.73.1.2" in done.stderr
+    assert "refused" in done.stderr
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_latency_has_as_many_samples_as_asked_for(box: Box, family: int) -> None:
+    words = ("--target", POD.address(family), "--port", str(OPEN), "--count", "50", "--pause-ms", "1")
+    done = run(box, "connect-latency.sh", *words, privileges=NOBODY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"50 of 50 connections to {POD.address(family)}" in done.stdout
+    found = re.search(r"p50 (\d+), p90 (\d+), p99 (\d+), most (\d+)", done.stdout)
+    assert found is not None, done.stdout
+    values = [int(value) for value in found.groups()]
+    assert values[0] > 0
+    assert values == sorted(values)
+
+
+def test_latency_of_a_refused_connection_is_no_latency(box: Box) -> None:
+    done = run(box, "connect-latency.sh", *TARGET, "--port", str(CLOSED), "--count", "5", privileges=NOBODY)
+    assert done.returncode == 1
+    assert "0 of 5 connections" in done.stdout
+    assert "refused" in done.stderr
+
+
+def test_new_connections_that_are_answered_are_counted(box: Box) -> None:
+    words = ("--port", str(OPEN), "--count", "200", "--rate", "1000")
+    done = run(box, "connection-rate.sh", *TARGET, *words, privileges=RAW_SOCKET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "200 SYN to " in done.stdout
+    assert re.search("accepted (199|200), refused 0, unanswered 0", done.stdout), (
+        done.stdout
+    )  # of the last, hping3 may not tell how
+
+
+@pytest.mark.parametrize(
+    ("port", "found"), [(CLOSED, "accepted 0, refused (49|50), unanswered 0"), (DENIED, "accepted 0, refused 0, unanswered 50")]
+)
+def test_refused_and_denied_connections_are_told_apart(box: Box, port: int, found: str) -> None:
+    words = ("--port", str(port), "--count", "50", "--rate", "1000")
+    done = run(box, "connection-rate.sh", *TARGET, *words, privileges=RAW_SOCKET)
+    assert done.returncode == 1
+    assert re.search(found, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("words", [(), ("--next-ports",)])
+def test_a_flood_that_is_denied_is_not_answered(box: Box, words: tuple[str, ...]) -> None:
+    words = (*words, "--port", str(DENIED), "--count", "100", "--rate", "1000")
+    done = run(box, "denied-flood.sh", *TARGET, *words, privileges=RAW_SOCKET)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"100 SYN to {POD.address(4)}, port {DENIED}" in done.stdout
+    assert "answered 0 (accepted 0, refused 0), answered by ICMP 0" in done.stdout
+
+
+def test_a_flood_of_which_a_part_reaches_the_pod_is_told(box: Box) -> None:
+    words = ("--next-ports", "--port", "9990", "--count", "20", "--rate", "1000")
+    done = run(box, "denied-flood.sh", *TARGET, *words, privileges=RAW_SOCKET)
+    assert done.returncode == 1
+    assert "answered 10 " in done.stdout
+
+
+def test_a_flood_that_somebody_accepts_is_told(box: Box) -> None:
+    done = run(box, "denied-flood.sh", *TARGET, "--port", str(OPEN), "--count", "20", "--rate", "1000", privileges=RAW_SOCKET)
+    assert done.returncode == 1
+    assert "Something was answered" in done.stdout
+
+
+def test_each_packet_of_a_flood_has_a_source_port_of_its_own(box: Box) -> None:
+    script = """table inet seen {
+        set ports { type inet_service; size 65535; flags dynamic; }
+        chain incoming { type filter hook prerouting priority -301; tcp dport 9500 add @ports { tcp sport }; }
+    }"""
+    assert box.run(POD.name, ["nft", "-f", "-"], stdin=script).returncode == 0
+    run(box, "denied-flood.sh", *TARGET, "--port", "9500", "--count", "100", "--rate", "1000", privileges=RAW_SOCKET)
+    listed = box.run(POD.name, ["nft", "list", "set", "inet", "seen", "ports"]).stdout
+    elements = listed[listed.index("elements") :]
+    assert len(set(re.findall(r"\d+", elements))) == 100
+
+
+def test_without_the_capability_hping3_is_not_even_started(box: Box) -> None:
+    done = run(box, "connection-rate.sh", *TARGET, "--port", str(OPEN), privileges=NOBODY)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "NET_RAW" in done.stderr

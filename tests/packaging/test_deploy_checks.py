@@ -1,65 +1,48 @@
-"""The deployment under a security linter: what fails is what is excepted, with a reason, and nothing else."""
-
-import json
-import os
-import subprocess
-import sys
+"""The deployment and the jobs of the load test under a security linter: what fails is what is excepted, with a reason, and nothing else."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.support.deployment import DEPLOY, KUSTOMIZE, OVERLAYS, charted, kustomized, tool
+from tests.support.checkov import exceptions, failed_checks
+from tests.support.deployment import DEPLOY, KUSTOMIZE, LOADTEST, LOADTEST_FOLDERS, OVERLAYS, charted, kustomized
 
-CONFIGURATION = DEPLOY / "lint/checkov.yaml"
-_LIMIT_S = 110
+CONFIGURATIONS = {"deployment": DEPLOY / "lint/checkov.yaml", "load test": LOADTEST / "checkov.yaml"}
 
 
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Checks that fail without any exception, each with one of the objects that it fails for."""
-    checkov = tool("checkov", "make setup installs it beside the tests", Path(sys.prefix) / "checkov/bin/checkov")
-    folder = tmp_path_factory.mktemp("rendered")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Checks that fail without any exception, each with one of the objects that it fails for; by configuration."""
+    deployment, loadtest = tmp_path_factory.mktemp("deployment"), tmp_path_factory.mktemp("loadtest")
     for name in OVERLAYS:
-        (folder / f"{name}.yaml").write_text(kustomized(KUSTOMIZE / "overlays" / name).yaml(), encoding="utf-8")
-    (folder / "cleanup.yaml").write_text(kustomized(KUSTOMIZE / "cleanup").yaml(), encoding="utf-8")
-    (folder / "chart.yaml").write_text(charted({"agent": {"workers": 2}}).yaml(), encoding="utf-8")
-    (folder / "Dockerfile").write_text((DEPLOY / "Dockerfile").read_text(encoding="utf-8"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(checkov, "--directory", str(folder), "--framework", "kubernetes", "dockerfile"),
-            *("--compact", "--quiet", "--skip-download", "--output", "json"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_LIMIT_S,
-        env={**os.environ, "LOG_LEVEL": "ERROR"},
-        cwd=folder,
-    )
-    reports = json.loads(done.stdout)
-    assert {report["check_type"] for report in reports} == {"kubernetes", "dockerfile"}, done.stderr
-    assert all(report["summary"]["passed"] > 50 and not report["summary"]["parsing_errors"] for report in reports)
-    return {check["check_id"]: check["resource"] for report in reports for check in report["results"]["failed_checks"]}
+        (deployment / f"{name}.yaml").write_text(kustomized(KUSTOMIZE / "overlays" / name).yaml(), encoding="utf-8")
+    (deployment / "cleanup.yaml").write_text(kustomized(KUSTOMIZE / "cleanup").yaml(), encoding="utf-8")
+    (deployment / "chart.yaml").write_text(charted({"agent": {"workers": 2}}).yaml(), encoding="utf-8")
+    (deployment / "Dockerfile").write_text((DEPLOY / "Dockerfile").read_text(encoding="utf-8"), encoding="utf-8")
+    for name in LOADTEST_FOLDERS:
+        (loadtest / f"{name}.yaml").write_text(kustomized(LOADTEST / name).yaml(), encoding="utf-8")
+    return {
+        "deployment": failed_checks(deployment, ("kubernetes", "dockerfile"), passed_at_least=51),
+        "load test": failed_checks(loadtest, ("kubernetes",), passed_at_least=51),
+    }
 
 
-def exceptions() -> list[str]:
-    excepted: list[str] = yaml.safe_load(CONFIGURATION.read_text(encoding="utf-8"))["skip-check"]
-    return excepted
+@pytest.fixture(params=CONFIGURATIONS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def test_nothing_fails_that_is_not_excepted(failed: dict[str, str]) -> None:
-    assert {check: where for check, where in failed.items() if check not in exceptions()} == {}
+def test_nothing_fails_that_is_not_excepted(failed: dict[str, dict[str, str]], name: str) -> None:
+    excepted = exceptions(CONFIGURATIONS[name])
+    assert {check: where for check, where in failed[name].items() if check not in excepted} == {}
 
 
-def test_no_exception_is_left_that_nothing_needs(failed: dict[str, str]) -> None:
-    assert [check for check in exceptions() if check not in failed] == []
+def test_no_exception_is_left_that_nothing_needs(failed: dict[str, dict[str, str]], name: str) -> None:
+    assert [check for check in exceptions(CONFIGURATIONS[name]) if check not in failed[name]] == []
 
 
-def test_every_exception_has_a_reason_above_it() -> None:
+def test_every_exception_has_a_reason_above_it(name: str) -> None:
     """A reason may be that of several in a row."""
-    for before, line in pairwise(CONFIGURATION.read_text(encoding="utf-8").splitlines()):
+    for before, line in pairwise(CONFIGURATIONS[name].read_text(encoding="utf-8").splitlines()):
         if "- CKV" in line:
             assert "- CKV" in before or before.lstrip().startswith("# "), line

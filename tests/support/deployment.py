@@ -18,6 +18,8 @@ from tests.support.box import CHECKOUT
 DEPLOY = CHECKOUT / "deploy"
 KUSTOMIZE = DEPLOY / "kustomize"
 CHART = DEPLOY / "helm/netpolq"
+LOADTEST = CHECKOUT / "loadtest/kubernetes"
+LOADTEST_FOLDERS = ("server", "client", "syn")
 OVERLAYS = ("kind", "production", "fail-closed")
 _LIMIT_S = 60
 
@@ -141,7 +143,7 @@ def kustomized(folder: Path) -> Deployment:
     kubectl = tool("kubectl", "Debian's package kubernetes-client")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     assert done.returncode == 0, done.stderr
-    return Deployment(f"kustomize {folder.relative_to(KUSTOMIZE)}", tuple(yaml.safe_load_all(done.stdout)))
+    return Deployment(f"kustomize {folder.relative_to(CHECKOUT)}", tuple(yaml.safe_load_all(done.stdout)))
 
 
 def charted(values: Mapping[str, object], *, release: str = "netpolq", namespace: str = "kube-system") -> Deployment:

@@ -17,7 +17,6 @@ from loadtest.processes import CpuTime, Usage
 from loadtest.run import run_shape
 from loadtest.traffic import known_tuples
 from loadtest.verdict import Outcome
-from tests.support.box import Host
 
 SECOND_NS = 1_000_000_000
 
@@ -175,11 +174,3 @@ def test_the_chain_accepts_the_established_first_and_drops_what_no_policy_lets_i
     assert lines[-2:] == ["-A POD-FIREWALL -j DROP", "COMMIT"]
     assert "-m set --match-set src-0-0 src -m set --match-set dst-0 dst -p udp --dport 8080 -j ACCEPT" in rules
     assert "add dst-0 10.200.1.1\n" in sets
-
-
-def test_pods_alike_walk_the_same_chain() -> None:
-    neighbour = Host(name="load/neighbour", addresses=("10.200.1.2",))
-    _, alone = render(PolicyCluster().bodies())
-    _, both = render(PolicyCluster().bodies(), [neighbour])
-    jump = "-A FORWARD -d 10.200.1.2 -m conntrack --ctstate NEW -j POD-FIREWALL"
-    assert [line for line in both.splitlines() if line not in alone.splitlines()] == [jump]

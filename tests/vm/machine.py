@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-JOB_DEADLINE_S = 600
+JOB_DEADLINE_S = 1200
 BOOT_DEADLINE_S = 300
 
 

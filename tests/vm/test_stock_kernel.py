@@ -10,7 +10,7 @@ import pytest
 
 from tests.vm.machine import Outcome, run_in_machine
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(5400)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
 _JOBS = {

@@ -1,0 +1,48 @@
+"""A node with an agent or a reference in it and pods that speak to each other through real sockets.
+
+`pod_lab` opens one. What stands in `loadtest.lab` swallows what arrives; here somebody answers.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest import clusters
+from loadtest.subjects import Started, Subject, run
+from tests.support.box import Box, Host
+from tests.support.manifests import Body
+
+SERVER = clusters.SERVER.name
+OUTSIDER = Host(name="outsider", addresses=clusters.UPLINK)
+"""No pod: he is beyond the node, and no policy lets him in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodLab:
+    """An open lab. `started`: what stands in the node."""
+
+    box: Box
+    started: Started
+
+    def log(self, name: str) -> Path:
+        """Where a program of that name complains."""
+        return self.box.directory / f"{name}.log"
+
+    def forget_connections(self) -> None:
+        """Connection tracking of the node is empty afterwards."""
+        run(self.box, self.box.node.name, ["conntrack", "--flush"])
+
+
+@contextmanager
+def pod_lab(bodies: Iterable[Body], subject: Subject, clients: Sequence[Host] = clusters.CLIENTS) -> Iterator[PodLab]:
+    """Open a lab with `clusters.SERVER`, some clients beside it on the same node, and an outsider.
+
+    `bodies`: namespaces, pods and policies, among them the pods named here.
+    """
+    node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
+    with Box(node=node, hosts=[OUTSIDER, clusters.SERVER, *clients]) as box:
+        manifests = box.directory / "manifests"
+        clusters.write(manifests, bodies)
+        with subject.start(box, manifests) as started:
+            yield PodLab(box=box, started=started)
