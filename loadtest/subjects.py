@@ -20,6 +20,7 @@ from loadtest import processes
 from loadtest.native.build import program
 from loadtest.parameters import External
 from netpolq.dataplane import queuestats
+from netpolq.dataplane.ruleset import CACHE_ACCEPTS, TABLE, UNJUDGED
 from netpolq_worker.judge import BATCH_PACKETS
 from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.packet import COPY_BYTES
@@ -39,11 +40,12 @@ class Started:
     """Something that stands in the node now.
 
     `workers`: the processes that judge, by id; `unjudged`: how many packets have passed or been dropped so far because nobody judged
-    them; `agent`: netpolq itself, to ask or to tell more.
+    them; `remembered`: how many the kernel has accepted by its verdict cache; `agent`: netpolq itself, to ask or to tell more.
     """
 
     workers: tuple[int, ...] = ()
     unjudged: Callable[[], int] = lambda: 0
+    remembered: Callable[[], int] = lambda: 0
     agent: Agent | None = None
 
 
@@ -102,7 +104,12 @@ class Netpolq:
         flags += ["--verdict-cache", "on" if self.verdict_cache else "off"]
         with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S) as agent:
             workers = tuple(worker["pid"] for worker in agent.status()["workers"])
-            yield Started(workers=workers, unjudged=lambda: _counter(box, "netpolq", "unjudged"), agent=agent)
+            yield Started(
+                workers=workers,
+                unjudged=lambda: _counter(box, TABLE, UNJUDGED),
+                remembered=lambda: _counter(box, TABLE, CACHE_ACCEPTS) if self.verdict_cache else 0,
+                agent=agent,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

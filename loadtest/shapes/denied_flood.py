@@ -18,7 +18,7 @@ from loadtest.parameters import Parameters
 from loadtest.plots import Medians
 from loadtest.pods import PodLab, pod_lab
 from loadtest.processes import Watch, others_notes
-from loadtest.subjects import Netpolq, Nothing, Subject
+from loadtest.subjects import Netpolq, Nothing, Subject, queues
 from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
 from loadtest.verdict import OTHERS_SHARE
 from tests.support.manifests import Body
@@ -48,6 +48,9 @@ class DeniedFlood:
     leaves most of its core to the rest. The clients connect at a constant rate, not in a closed loop, each connection when it is due or,
     if those before it took too long, as soon as it can; it is then counted from when it was due. A connection that takes more than a
     second has failed. What they reach without the flood is measured first, in the same round.
+
+    `asked`: what part of all first packets came to a worker; `accepted in kernel`: what part of the clients' connections the verdict cache
+    answered.
     """
 
     name = "denied-flood"
@@ -161,6 +164,7 @@ class FloodedRun:
         self, kind: Kind, rate_per_s: float, load: Load, unloaded: Connects, notes: list[str]
     ) -> tuple[dict[str, float], float]:
         """Values, and the seconds of CPU that flood and clients used."""
+        queued, remembered = self._queued(), self._lab.started.remembered()
         arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
         with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
             time.sleep(_LEAD_S)
@@ -173,13 +177,20 @@ class FloodedRun:
             notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
         notes += _notes(kind.name, found)
         self._lab.forget_connections()
+        asked, remembered = self._queued() - queued, self._lab.started.remembered() - remembered
         values = {
             f"{kind.name}_kept_share": found.per_s / unloaded.per_s,
             f"{kind.name}_p99_ratio": found.quantile_us(0.99) / unloaded.quantile_us(0.99),
             f"{kind.name}_p99_us": found.quantile_us(0.99),
             f"{kind.name}_flood_per_s": flood.report["rate_per_s"],
         }
+        if self._lab.started.agent is not None:
+            values[f"{kind.name}_asked_share"] = asked / (flood.report["sent"] + found.connected)
+            values[f"{kind.name}_accepted_in_kernel_share"] = remembered / found.connected
         return values, found.cpu_s + flood.report["cpu_s"]
+
+    def _queued(self) -> int:
+        return sum(queue.id_sequence for queue in queues(self._lab.box))
 
     def _memory_bytes(self) -> dict[str, int]:
         """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""

@@ -26,6 +26,8 @@ _WARM_UP_PACKETS = 1_000
 _WARM_UP_CONNECTS = 50
 _WARM_UP_LIMIT_S = 10.0
 _STEP_S = 0.05
+_MOST = 0.99
+"""Of the packets that arrive must have been answered in the kernel: fewer, and something else was measured."""
 
 
 class RepeatedDecisions:
@@ -107,10 +109,20 @@ class RepeatedRun:
         del round_number
         warm_up = replace(self._traffic, packets=min(self._traffic.packets, _WARM_UP_PACKETS), order="random")
         _until_nothing_is_queued(self._lab.started.agent, lambda: sum(self._lab.flood(warm_up).queued))
+        remembered = self._lab.started.remembered()
         flood = self._lab.flood(self._traffic)
+        remembered = self._lab.started.remembered() - remembered
+        notes = []
+        if self._lab.started.agent is not None:
+            if remembered < _MOST * flood.delivered:
+                raise RuntimeError(
+                    f"of {flood.delivered:,} packets that arrived the kernel had accepted only {remembered:,} by its cache"
+                )
+            notes.append(f"by its own count the kernel accepted {remembered:,} of {flood.sent:,} packets by its verdict cache")
         found = sample_of(flood)
         # Not the generator's limit: what it waits for on its core is the path that is measured, of all variants alike.
-        return replace(found, values={**found.values, "queued_share": sum(flood.queued) / flood.sent}, generator_limited=False)
+        values = {**found.values, "queued_share": sum(flood.queued) / flood.sent}
+        return replace(found, values=values, notes=(*found.notes, *notes), generator_limited=False)
 
 
 def _prepare_connects(opened: PodLab, clients: Clients) -> None:
