@@ -1,12 +1,10 @@
-"""What a snapshot holds, before it is encoded: identities, endpoints and the programs that judge them.
+"""What a snapshot holds, before it is encoded: identities and the programs that judge them.
 
 An **identity** stands for all pods that no selector in use can tell apart: it is the set of peer selectors that match them, and their
 named ports as far as a rule in use names them. A **program** belongs to a pod and a direction. Nothing here depends on the order in
 which objects arrived.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Protocol, Tier
@@ -26,7 +24,7 @@ class Rule(NamedTuple):
 
 
 class PortRange(NamedTuple):
-    """An inclusive range of ports and the rule that decides for it (an index into `Image.rules`)."""
+    """An inclusive range of ports and the rule that decides for it (its place in a list of rules)."""
 
     low: int
     high: int
@@ -92,31 +90,3 @@ class Identity(NamedTuple):
 
     selectors: tuple[int, ...]
     named_ports: tuple[tuple[str, Protocol, int], ...]
-
-
-class Endpoint(NamedTuple):
-    """Programs of an isolated pod's address; None: not isolated in that direction."""
-
-    egress: Program | None
-    ingress: Program | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """Everything a worker needs. Addresses are 16-byte keys (`netpolq.addresses`).
-
-    `selectors`: what the selector numbers stand for, in order; not encoded, but two images with different ones cannot be compared
-    by number. `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
-    `node_of`: pod address → index into `nodes`, the addresses of the pod's own node; only filled for cluster-wide images, because on
-    a node the kernel knows its own packets without looking at addresses. `pod_names`: pod address → ns/name; only filled where somebody
-    reads names, because judging needs none and they cost memory and a new version for each pod that comes or goes.
-    """
-
-    rules: tuple[Rule, ...] = ()
-    selectors: tuple[object, ...] = ()
-    identities: tuple[Identity, ...] = ()
-    addresses: Mapping[bytes, int] = field(default_factory=dict)
-    endpoints: Mapping[bytes, Endpoint] = field(default_factory=dict)
-    nodes: tuple[tuple[bytes, ...], ...] = ()
-    node_of: Mapping[bytes, int] = field(default_factory=dict)
-    pod_names: Mapping[bytes, str] = field(default_factory=dict)

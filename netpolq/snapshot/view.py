@@ -57,7 +57,6 @@ class SnapshotView:
         self._memory = memoryview(buffer)
         self.version = contents.version
         self.created_ns = contents.created_ns
-        self.total_bytes = len(buffer)
         self._sections = contents.sections
         self._words = self._cells(Section.WORDS, self._sections[Section.WORDS].entries)
         self._identities = self._cells(Section.IDENTITIES, self._sections[Section.IDENTITIES].entries)

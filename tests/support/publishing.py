@@ -14,9 +14,8 @@ from pathlib import Path
 
 from netpolq.channel import Channel, Publish, Refusal, Report, Welcome
 from netpolq.snapshot import region
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import Image
 from netpolq.snapshot.layout import PREFIX_BYTES
+from tests.support.images import Image, encode
 
 _QUIET_S = 1.0
 _LIMIT_S = 15.0

@@ -11,23 +11,11 @@ from netpolq.enums import Protocol, Tier
 from netpolq.policy.compile import Compiler
 from netpolq.policy.programs import PeerSelector
 from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import (
-    AddressRange,
-    Block,
-    Endpoint,
-    Identity,
-    Image,
-    PortName,
-    PortRange,
-    PortTable,
-    Program,
-    Rule,
-    TierProgram,
-)
+from netpolq.snapshot.image import AddressRange, Block, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
 from netpolq.snapshot.layout import RULE_WORDS, Section
 from netpolq.snapshot.sections import CELLS
 from netpolq.snapshot.view import SnapshotView
+from tests.support.images import Endpoint, Image, encode
 
 
 def canonical(compiler: Compiler) -> bytes:

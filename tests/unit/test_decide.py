@@ -3,11 +3,11 @@
 from netpolq.addresses import parse_address
 from netpolq.channel import Hint
 from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import Endpoint, Identity, Image, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import Identity, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
 from netpolq_worker.packet import Question
+from tests.support.images import Endpoint, Image, encode
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from netpolq.snapshot import region
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import Image
 from netpolq.snapshot.view import SnapshotView
 from netpolq.supervisor import keeper
 from netpolq.supervisor.keeper import Keeper
+from tests.support.images import Image, encode
 
 
 def give(kept: Keeper, version: int) -> None:

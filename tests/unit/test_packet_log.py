@@ -16,10 +16,10 @@ from scapy.packet import Packet
 from netpolq import logs
 from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, LoggingFormat, Tier, Verdict
-from netpolq.snapshot.encode import encode
-from netpolq.snapshot.image import Endpoint, Identity, Image, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import Identity, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.packet_log import BURST_LINES, LINES_PER_S, PacketLog
+from tests.support.images import Endpoint, Image, encode
 
 WEB, WEB6, CLIENT, CLOSED, OUTSIDER = "10.0.0.1", "fd00::1", "10.0.0.2", "10.0.0.3", "192.0.2.9"
 KEYS = {

@@ -15,10 +15,10 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.snapshot import region
-from netpolq.snapshot.encode import draft_of, encode
-from netpolq.snapshot.image import Endpoint, Identity, Image, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.view import SnapshotView
+from tests.support.images import Endpoint, Image, draft_of, encode
 
 POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 

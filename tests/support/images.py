@@ -1,12 +1,44 @@
-"""Image → bytes, from scratch. Deterministic: equal images give equal bytes, but for the version and time in the header.
+"""Whole snapshots as values, and their bytes, from scratch. Deterministic: equal images give equal bytes, but for the version and time.
 
-What the supervisor publishes is a `Draft` that it patches. This is how one is made from a value: for tests, and to compare what two
-drafts say however they came about.
+What the supervisor publishes is a `Draft` that it patches. This is how one is made from a value: to have a small one at hand, and to
+compare what two drafts say however they came about.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from netpolq.snapshot.code import Code, encode_addresses, encode_program, tables_of
 from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.image import Image, Program
+from netpolq.snapshot.image import Identity, Program, Rule
+
+
+class Endpoint(NamedTuple):
+    """Programs of an isolated pod's address; None: not isolated in that direction."""
+
+    egress: Program | None
+    ingress: Program | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """Everything a worker needs. Addresses are 16-byte keys (`netpolq.addresses`).
+
+    `selectors`: what the selector numbers stand for, in order; not encoded, but two images with different ones cannot be compared
+    by number. `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
+    `node_of`: pod address → index into `nodes`, the addresses of the pod's own node; only filled for cluster-wide images, because on
+    a node the kernel knows its own packets without looking at addresses. `pod_names`: pod address → ns/name; only filled where somebody
+    reads names, because judging needs none and they cost memory and a new version for each pod that comes or goes.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    selectors: tuple[object, ...] = ()
+    identities: tuple[Identity, ...] = ()
+    addresses: Mapping[bytes, int] = field(default_factory=dict)
+    endpoints: Mapping[bytes, Endpoint] = field(default_factory=dict)
+    nodes: tuple[tuple[bytes, ...], ...] = ()
+    node_of: Mapping[bytes, int] = field(default_factory=dict)
+    pod_names: Mapping[bytes, str] = field(default_factory=dict)
 
 
 def encode(image: Image, *, version: int, created_ns: int) -> bytes:
