@@ -20,7 +20,9 @@ _LIMIT_S = 60.0
 _TIMEOUT_MS = 1000
 
 
-class _Report(TypedDict):
+class Report(TypedDict):
+    """What the client says of a load: see `connects --help`."""
+
     connected: int
     failed: int
     late: int
@@ -109,7 +111,7 @@ class Clients:
         outputs = [process.communicate(timeout=load.longest_s)[0] for process in processes]
         if any(process.returncode for process in processes):
             raise RuntimeError(f"a client failed: {self._lab.log('clients').read_text(encoding='utf-8').strip()}")
-        reports: list[_Report] = [json.loads(output) for output in outputs]
+        reports: list[Report] = [json.loads(output) for output in outputs]
         self._next_ports = [report["next_port"] for report in reports]
         connected = sum(report["connected"] for report in reports)
         failed = sum(report["failed"] for report in reports)

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from loadtest import clusters, processes
 from loadtest.processes import Usage, Watch
-from loadtest.subjects import Started, Subject, queues, run
+from loadtest.subjects import Started, Subject, counter, queues, run
 from loadtest.traffic import Traffic
 from netpolq.dataplane.queuestats import QueueStats
 from tests.support.box import Box, Host
@@ -150,8 +150,7 @@ class Lab:
         return [json.loads(output) for output in outputs]
 
     def _arrived(self) -> int:
-        words = run(self.box, RECEIVER, ["nft", "list", "counter", "inet", "sink", "arrived"]).split()
-        return int(words[words.index("packets") + 1])
+        return counter(self.box, RECEIVER, "sink", "arrived")
 
 
 @contextmanager

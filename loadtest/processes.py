@@ -111,6 +111,15 @@ def descendants(pid: int) -> list[int]:
     return []
 
 
+def supervisor_of(workers: Iterable[int]) -> int:
+    """The supervisor of some workers: of the children of their pool the one that is none of them."""
+    known = set(workers)
+    pool = psutil.Process(min(known)).parent()
+    assert pool is not None
+    (supervisor,) = (child.pid for child in pool.children() if child.pid not in known)
+    return supervisor
+
+
 def keep_on(pids: Iterable[int], cpus: Iterable[int]) -> None:
     """Pin processes, with all their threads."""
     wanted = set(cpus)

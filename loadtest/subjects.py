@@ -106,8 +106,8 @@ class Netpolq:
             workers = tuple(worker["pid"] for worker in agent.status()["workers"])
             yield Started(
                 workers=workers,
-                unjudged=lambda: _counter(box, TABLE, UNJUDGED),
-                remembered=lambda: _counter(box, TABLE, CACHE_ACCEPTS) if self.verdict_cache else 0,
+                unjudged=lambda: counter(box, box.node.name, TABLE, UNJUDGED),
+                remembered=lambda: counter(box, box.node.name, TABLE, CACHE_ACCEPTS) if self.verdict_cache else 0,
                 agent=agent,
             )
 
@@ -177,8 +177,9 @@ def run(box: Box, name: str, argv: Sequence[str], *, stdin: str = "") -> str:
     return done.stdout
 
 
-def _counter(box: Box, table: str, name: str) -> int:
-    words = run(box, box.node.name, ["nft", "list", "counter", "inet", table, name]).split()
+def counter(box: Box, host: str, table: str, name: str) -> int:
+    """Packets that a named counter of nftables has seen in a host of a box."""
+    words = run(box, host, ["nft", "list", "counter", "inet", table, name]).split()
     return int(words[words.index("packets") + 1])
 
 

@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from loadtest.clusters import PORT
 from loadtest.pods import OUTSIDER, SERVER, PodLab
-from loadtest.subjects import run
+from loadtest.subjects import counter, run
 from loadtest.traffic import GENERATOR_CPUS, Traffic
 
 _CPU = GENERATOR_CPUS[:1]
@@ -60,8 +60,7 @@ def prepare(opened: PodLab) -> None:
 
 def arrived(opened: PodLab) -> int:
     """Packets of all floods so far that reached the pod."""
-    words = run(opened.box, SERVER, ["nft", "list", "counter", "inet", "sink", "arrived"]).split()
-    return int(words[words.index("packets") + 1])
+    return counter(opened.box, SERVER, "sink", "arrived")
 
 
 def most_per_s(opened: PodLab, kind: Kind) -> float:

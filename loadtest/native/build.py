@@ -17,7 +17,8 @@ _LIBRARIES: dict[str, tuple[str, ...]] = {"flows": (), "accept": ("-lnetfilter_q
 def program(name: str) -> Path:
     """Path of a program, up to date. Raises `RuntimeError` with what the compiler said."""
     source, built = _HERE / f"{name}.c", _BUILT / name
-    if built.is_file() and built.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+    changed_ns = max(path.stat().st_mtime_ns for path in (source, *_HERE.glob("*.h")))
+    if built.is_file() and built.stat().st_mtime_ns >= changed_ns:
         return built
     _BUILT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_BUILT) as folder:

@@ -10,8 +10,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <netinet/in.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -22,7 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { USAGE = 2, BACKLOG = 4096, FIRST_PORT = 1024, PORTS = 65536 - FIRST_PORT, MOST_SAMPLES = 2000000, MOST_SECONDS = 600 };
+#include "program.h"
+
+enum { BACKLOG = 4096, FIRST_PORT = 1024, PORTS = 65536 - FIRST_PORT, MOST_SAMPLES = 2000000, MOST_SECONDS = 600 };
 
 static const char help[] =
     "usage: connects --serve ADDRESS --port N\n"
@@ -48,23 +48,6 @@ struct options {
     uint64_t count, first_port, timeout_ms;
     double seconds, rate;
 };
-
-static volatile sig_atomic_t stopped;
-
-static void stop(int number) {
-    (void)number;
-    stopped = 1;
-}
-
-__attribute__((format(printf, 2, 3), noreturn)) static void fail(int code, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("connects: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(code);
-}
 
 static int64_t clock_ns(clockid_t clock) {
     struct timespec now;
@@ -233,8 +216,6 @@ static int open_connections(const struct options *options) {
 
 int main(int argc, char **argv) {
     const struct options options = read_options(argc, argv);
-    const struct sigaction action = {.sa_handler = stop}; /* without SA_RESTART: a call that waits ends */
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    stop_on_signals();
     return options.serve ? serve(&options) : open_connections(&options);
 }

@@ -13,8 +13,6 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,9 +23,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "program.h"
+
 enum { BATCH = 64, MAX_RANGES = 64, MAX_PAYLOAD = 1400, IPV4_BYTES = 20, IPV6_BYTES = 40, UDP_BYTES = 8, TCP_BYTES = 20 };
 enum { FRAME_BYTES = ETH_HLEN + IPV6_BYTES + TCP_BYTES + MAX_PAYLOAD };
-enum { USAGE = 2 };
 
 static const char help[] =
     "usage: flows --interface NAME --to-mac MAC --source ADDRESSES --destination ADDRESSES [options]\n"
@@ -90,23 +89,6 @@ struct flow {
     uint8_t source[16], destination[16];
     uint16_t source_port, destination_port;
 };
-
-static volatile sig_atomic_t stopped;
-
-static void stop(int number) {
-    (void)number;
-    stopped = 1;
-}
-
-__attribute__((format(printf, 2, 3), noreturn)) static void fail(int code, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("flows: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    va_end(arguments);
-    exit(code);
-}
 
 static double clock_s(clockid_t clock) {
     struct timespec now;
@@ -454,9 +436,7 @@ int main(int argc, char **argv) {
         pieces[slot] = (struct iovec){.iov_base = frames[slot], .iov_len = length};
         messages[slot].msg_hdr = (struct msghdr){.msg_iov = &pieces[slot], .msg_iovlen = 1};
     }
-    const struct sigaction action = {.sa_handler = stop};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    stop_on_signals();
 
     uint64_t sent = 0, refused = 0;
     const double began_s = now_s();

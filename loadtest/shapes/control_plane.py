@@ -11,7 +11,7 @@ import psutil
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest import controlplane
+from loadtest import controlplane, processes
 from loadtest.clusters import ChangingCluster
 from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample, Target, Variant
@@ -164,6 +164,8 @@ class AgentRun:
         pods = self._change(agent, self._pod_changes, _CHURN_PER_S)
         policies = self._change(agent, self._policy_changes, _POLICY_CHANGES_PER_S)
         metrics = _metrics(agent)
+        workers = self._lab.started.workers
+        supervisor_bytes = int(psutil.Process(processes.supervisor_of(workers)).memory_info().rss)
         lost = sum(flood.sent - flood.delivered for flood in (pods.flood, policies.flood))
         judged = sum(sum(flood.queued) for flood in (pods.flood, policies.flood))
         return Sample(
@@ -175,10 +177,8 @@ class AgentRun:
                 "decisions_made_again": (pods.misses + policies.misses) / judged if judged else 1.0,
                 "first_in_force_s": self._start_s,
                 "snapshot_bytes_per_pod": metrics["netpolq_snapshot_bytes"] / self._variant.cluster.pods,
-                "supervisor_bytes_per_pod": _supervisor_bytes(self._lab.started.workers) / self._variant.cluster.pods,
-                "worker_private_bytes": float(
-                    max(psutil.Process(pid).memory_full_info().uss for pid in self._lab.started.workers)
-                ),
+                "supervisor_bytes_per_pod": supervisor_bytes / self._variant.cluster.pods,
+                "worker_private_bytes": float(max(_private_bytes(pid) for pid in workers)),
             },
             notes=(f"{lost:,} packets lost",) if lost else (),
         )
@@ -246,10 +246,3 @@ def _metrics(agent: Agent) -> dict[str, float]:
 def _private_bytes(pid: int) -> int:
     """Memory that a process has written to and shares with nobody. The snapshot is not in it: one worker alone maps it, and only reads."""
     return sum(int(part.private_dirty) for part in psutil.Process(pid).memory_maps(grouped=True))
-
-
-def _supervisor_bytes(workers: Sequence[int]) -> int:
-    """Resident memory of the supervisor: of the children of the pool the one that is no worker."""
-    children = psutil.Process(workers[0]).parent()
-    assert children is not None
-    return sum(int(child.memory_info().rss) for child in children.children() if child.pid not in workers)

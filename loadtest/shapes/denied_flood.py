@@ -202,13 +202,8 @@ class FloodedRun:
 
 
 def _supervisor(opened: PodLab) -> list[int]:
-    """Its process, if there is one: of the children of the pool the one that is no worker."""
-    if opened.started.agent is None:
-        return []
-    workers = opened.started.workers
-    pool = psutil.Process(workers[0]).parent()
-    assert pool is not None
-    return [child.pid for child in pool.children() if child.pid not in workers]
+    """Its process, if there is one."""
+    return [] if opened.started.agent is None else [processes.supervisor_of(opened.started.workers)]
 
 
 def _notes(when: str, found: Connects) -> Iterator[str]:

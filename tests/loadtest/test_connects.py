@@ -6,10 +6,10 @@ import time
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypedDict
 
 import pytest
 
+from loadtest.connects import Report
 from loadtest.native.build import program
 from tests.support.box import Box, Host
 
@@ -19,16 +19,6 @@ CLIENT = Host(name="x/client", addresses=("10.77.2.1", "fd77::2:1"))
 PORT = 9090
 COUNT = 200
 LIMIT_S = 5.0
-
-
-class Report(TypedDict):
-    connected: int
-    failed: int
-    late: int
-    seconds: float
-    cpu_s: float
-    next_port: int
-    connect_ns: list[int]
 
 
 @pytest.fixture(scope="module")
