@@ -19,7 +19,17 @@ def parse_address(text: str) -> AddressKey:
         packed = socket.inet_pton(family, text)
     except (OSError, ValueError) as error:  # ValueError: an embedded NUL
         raise ValueError(f"not an IP address: {text!r}") from error
-    return AddressKey(packed if family == socket.AF_INET6 else IPV4_MAPPED_PREFIX + packed)
+    return address_key(packed)
+
+
+def address_key(packed: bytes) -> AddressKey:
+    """The key of an address of 4 or 16 bytes, as packets have it."""
+    return AddressKey(IPV4_MAPPED_PREFIX + packed if len(packed) == 4 else packed)
+
+
+def packed_address(key: bytes) -> bytes:
+    """The address of a key as packets have it: 4 or 16 bytes."""
+    return key[12:] if is_ipv4(key) else key
 
 
 def is_ipv4(key: bytes) -> bool:
@@ -29,6 +39,4 @@ def is_ipv4(key: bytes) -> bool:
 
 def format_address(key: bytes) -> str:
     """The usual text form of a key."""
-    if is_ipv4(key):
-        return socket.inet_ntop(socket.AF_INET, key[12:])
-    return socket.inet_ntop(socket.AF_INET6, key)
+    return socket.inet_ntop(socket.AF_INET if is_ipv4(key) else socket.AF_INET6, packed_address(key))

@@ -48,6 +48,11 @@ class Labels(dict[str, str]):
     __slots__ = ("_hash",)
     _hash: int
 
+    @classmethod
+    def of(cls, labels: Mapping[str, str]) -> "Labels":
+        """Some labels in this form; those that have it already are given back."""
+        return labels if isinstance(labels, cls) else cls(labels)
+
     def __hash__(self) -> int:  # type: ignore[override]  # a plain dict has none because it may change
         try:
             return self._hash

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from netpolq.addresses import is_ipv4
+from netpolq.addresses import is_ipv4, packed_address
 from netpolq.channel import Hint
 from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 from netpolq.dataplane.ruleset import TABLE, VERDICTS_V4, VERDICTS_V6
@@ -77,6 +77,5 @@ def _in_map(map_name: str) -> tuple[bytes, bytes]:
 
 
 def _key(hint: Hint) -> bytes:
-    addresses = hint.source[12:] + hint.destination[12:] if is_ipv4(hint.destination) else hint.source + hint.destination
-    value = addresses + _PROTOCOL_AND_PORT.pack(hint.protocol, hint.port)
+    value = packed_address(hint.source) + packed_address(hint.destination) + _PROTOCOL_AND_PORT.pack(hint.protocol, hint.port)
     return nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, value))

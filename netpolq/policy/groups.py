@@ -199,7 +199,7 @@ class Groups:
 
     def group_of(self, pod: Pod) -> Group:
         """The group of a pod, which comes up if it is the first one of its kind."""
-        labels = pod.labels if isinstance(pod.labels, Labels) else Labels(pod.labels)
+        labels = Labels.of(pod.labels)
         key = pod.namespace, labels, pod.named_ports
         group = self._groups.get(key)
         if group is None:

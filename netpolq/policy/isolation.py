@@ -89,7 +89,7 @@ class Isolation:
             self._kind_of[address] = after
 
     def _kind(self, pod: Pod) -> _Kind:
-        labels = pod.labels if isinstance(pod.labels, Labels) else Labels(pod.labels)
+        labels = Labels.of(pod.labels)
         kinds = self._kinds.setdefault(pod.namespace, {})
         kind = kinds.get(labels)
         if kind is None:

@@ -7,7 +7,7 @@ takes out of a packet with a plain header (`netpolq_worker.packet`).
 from array import array
 from collections.abc import Collection
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.channel import Hint
 from netpolq.enums import Verdict
 from netpolq.snapshot.resolver import Resolver
@@ -130,7 +130,7 @@ class Decider:
             self.cache, self._addresses = {}, set()
             self._old, self._old_addresses = {}, set()
         else:
-            affected = {key[12:] if key.startswith(IPV4_MAPPED_PREFIX) else key for key in changed}
+            affected = {packed_address(key) for key in changed}
             for generation, addresses in ((self.cache, self._addresses), (self._old, self._old_addresses)):
                 # Most changes are about pods that nobody here has spoken with: then there is nothing to go through.
                 if not affected.isdisjoint(addresses):
@@ -154,9 +154,7 @@ class Decider:
             code = self.cache.get(key, self._old.get(key))
             if code is not None and code >= 0:
                 source, destination, protocol, port = question_of(key)
-                if len(source) == 4:
-                    source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
-                hints.append(Hint(source, destination, port, protocol, Verdict(code & 1)))
+                hints.append(Hint(address_key(source), address_key(destination), port, protocol, Verdict(code & 1)))
         return hints
 
     def begin_window(self) -> None:

@@ -57,7 +57,7 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
         packet = yield None
     queue, decider, metrics = bench.queue, bench.decider, bench.metrics
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
-    shift = (bench.mark_mask & -bench.mark_mask).bit_length() - 1
+    accepted, reply = _in_mark(PacketMark.ACCEPTED, bench.mark_mask), _in_mark(PacketMark.PENDING_REPLY, bench.mark_mask)
     cached = decider.cache.get
     mark = -1  # as it came with the packets of this batch
     accepted_mark = 0
@@ -82,8 +82,8 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                         remembered_id = 0
                     bench.dispose_of_orphans(packet_id - 1)
                     mark = packet.get_mark()
-                    accepted_mark = mark & ~bench.mark_mask | PacketMark.ACCEPTED << shift
-                    is_reply = mark & bench.mark_mask == PacketMark.PENDING_REPLY << shift
+                    accepted_mark = mark & ~bench.mark_mask | accepted
+                    is_reply = mark & bench.mark_mask == reply
                 payload = packet.get_payload()
                 code = ABSENT
                 key = None
@@ -140,6 +140,11 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
         packet = yield verdict
 
 
+def _in_mark(state: PacketMark, mark_mask: int) -> int:
+    """A state, where the mask has it."""
+    return state * (mark_mask & -mark_mask)
+
+
 _MALFORMED = -2
 
 
@@ -177,7 +182,7 @@ def judge_and_log(serving: Callable[[], Bench | None], packet_log: PacketLog) ->
             verdict = judging.send(packet)
             continue
         # What a line tells is asked before the packet is judged, because a new snapshot may be taken up right after it.
-        is_reply = packet.get_mark() & bench.mark_mask == PacketMark.PENDING_REPLY * (bench.mark_mask & -bench.mark_mask)
+        is_reply = packet.get_mark() & bench.mark_mask == _in_mark(PacketMark.PENDING_REPLY, bench.mark_mask)
         draft = packet_log.draft(packet.get_payload, bench.decider.view, is_reply=is_reply)
         started_ns = time.monotonic_ns()
         verdict = judging.send(packet)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.addresses import address_key
 from netpolq.enums import Direction, Verdict
 from netpolq.snapshot.view import NO_RULE, SnapshotView
 from netpolq_worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
@@ -150,7 +150,7 @@ def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Dr
     if is_reply:
         source, destination, source_port, destination_port = destination, source, destination_port, source_port
     return Draft(
-        _judge(view, _key(source), _key(destination), protocol, destination_port),
+        _judge(view, address_key(source), address_key(destination), protocol, destination_port),
         PROTOCOL_NAMES.get(protocol, str(protocol)),
         _end(view, source, protocol, source_port),
         _end(view, destination, protocol, destination_port),
@@ -163,7 +163,7 @@ def _end(view: SnapshotView | None, address: bytes, protocol: int, port: int) ->
     return End(
         socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address),
         port if protocol in WITH_PORTS else None,
-        None if view is None else view.pod_name(_key(address)),
+        None if view is None else view.pod_name(address_key(address)),
     )
 
 
@@ -180,10 +180,6 @@ def _judge(view: SnapshotView | None, source: bytes, destination: bytes, protoco
     isolated = source if decision.direction is Direction.EGRESS else destination
     first, *_others = view.isolated_by(view.programs(isolated)[decision.direction])
     return Judgement(reason, decision.direction.name.lower(), first)
-
-
-def _key(address: bytes) -> bytes:
-    return IPV4_MAPPED_PREFIX + address if len(address) == 4 else address
 
 
 def _end_fields(name: str, end: End | None) -> dict[str, object]:
