@@ -108,53 +108,30 @@ class _Marks:
 
 
 def chains(config: RulesetConfig) -> tuple[Chain, ...]:
-    """Every chain but `enqueue`, each after those it jumps to."""
+    """Every chain but `enqueue`, each after those it jumps to.
+
+    Most packets are established or concern nobody who is isolated, and pay for every expression before they are through: the common case
+    is decided in the base chains, in few steps, and what is rare has a chain of its own.
+    """
     marks = _Marks(config)
     # A field that something else restored from a connection mark must not be taken for ours.
     forget_stale_state = f"{marks.is_set} {marks.clear}"
     # Without a conntrack entry there is neither direction nor connection mark: these two then do not match, and the packet is judged.
     accept_known = f"{marks.connection_is_accepted} accept"
     is_reply = "ct direction reply"
-    pending_original = f"{marks.put(PacketMark.PENDING_ORIGINAL)} goto {ENQUEUE}"
-    judge_v4, judge_v6 = ("goto cached_v4", "goto cached_v6") if config.verdict_cache else (pending_original, pending_original)
-    pending_reply = f"{marks.put(PacketMark.PENDING_REPLY)} goto {ENQUEUE}"
+    record_state = f"{marks.is_set} goto record"
 
     judge_input = [forget_stale_state]  # always: sockets may inherit a packet's mark (tcp_fwmark_accept, fwmark_reflect)
     if config.node_egress is NodeEgress.JUDGE:
-        judge_input += [
-            _NEIGHBOUR_DISCOVERY,
-            accept_known,
-            f"{is_reply} accept",  # the node opened this connection, and it always reaches its pods
-            f"ip saddr @isolated_egress_v4 {judge_v4}",
-            f"ip6 saddr @isolated_egress_v6 {judge_v6}",
-        ]
+        # The node opened a connection that it gets replies of, and it always reaches its pods.
+        judge_input += [accept_known, f"{is_reply} accept", *_ask(config, marks, "to_node")]
     found = [
-        *(_cache_chains(marks, pending_original) if config.verdict_cache else ()),
-        Chain(
-            "original",
-            "",
-            (
-                f"ip saddr @isolated_egress_v4 {judge_v4}",
-                f"ip daddr @isolated_ingress_v4 {judge_v4}",
-                f"ip6 saddr @isolated_egress_v6 {judge_v6}",
-                f"ip6 daddr @isolated_ingress_v6 {judge_v6}",
-            ),
-        ),
-        Chain(
-            "reply",
-            "",
-            (
-                f"ip daddr @isolated_egress_v4 {pending_reply}",
-                f"ip saddr @isolated_ingress_v4 {pending_reply}",
-                f"ip6 daddr @isolated_egress_v6 {pending_reply}",
-                f"ip6 saddr @isolated_ingress_v6 {pending_reply}",
-            ),
-        ),
+        *_question_chains(config, marks),
+        Chain("not_fresh", "", (f"{marks.equals(PacketMark.OWN_NODE)} accept", marks.clear)),
         Chain(
             "record",
             "",
             (
-                f"{marks.equals(PacketMark.NONE)} return",
                 f"{marks.equals(PacketMark.ACCEPTED)} {marks.accept_connection}",
                 f"{marks.equals(PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY)} counter name {UNJUDGED}"
                 + ("" if config.fail_open else " drop"),
@@ -169,50 +146,68 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
         Chain(
             "judge_postrouting",
             _hook("postrouting", 95),
-            (
-                f"{marks.equals(PacketMark.OWN_NODE)} accept",
-                forget_stale_state,
-                _NEIGHBOUR_DISCOVERY,
-                accept_known,
-                f"{is_reply} goto reply",
-                "goto original",
-            ),
+            (f"{marks.is_set} jump not_fresh", accept_known, f"{is_reply} goto reply", *_ask(config, marks, "original")),
         ),
-        Chain("record_postrouting", _hook("postrouting", 96), ("goto record",)),
+        Chain("record_postrouting", _hook("postrouting", 96), (record_state,)),
         # After IPVS (98 and 99), which takes packets for its services from this hook.
         Chain("judge_input", _hook("input", 101), tuple(judge_input)),
     ]
     if config.node_egress is NodeEgress.JUDGE:
-        found.append(Chain("record_input", _hook("input", 102), ("goto record",)))
+        found.append(Chain("record_input", _hook("input", 102), (record_state,)))
     if config.dns_in_prerouting:
-        found += _dns_chains(config, forget_stale_state, accept_known, is_reply)
+        # DNS over UDP, judged just after destination NAT (-100); being accepted spares it the later judgements.
+        spare_the_node = ("fib daddr type local accept",) if config.node_egress is NodeEgress.ALLOW else ()
+        known = (forget_stale_state, accept_known, f"{is_reply} accept")
+        found += [
+            Chain("dns", "", (*known, *spare_the_node, *_ask(config, marks, "original"))),
+            Chain("judge_dns", _hook("prerouting", -95), ("udp dport 53 goto dns",)),
+            Chain("record_dns", _hook("prerouting", -94), (f"udp dport 53 {record_state}",)),
+        ]
     return tuple(found)
 
 
-def _cache_chains(marks: _Marks, pending_original: str) -> Iterator[Chain]:
-    """Look a connection up in a map; what is not there goes to the workers.
+def _ask(config: RulesetConfig, marks: _Marks, question: str) -> tuple[str, ...]:
+    """The last rules of a chain: go through the chain `question`, from which only what the verdict cache accepts comes back."""
+    if not config.verdict_cache:
+        return (f"goto {question}",)
+    return f"jump {question}", f"counter name {CACHE_ACCEPTS} {marks.accept_connection}"
 
-    An element's verdict is `drop` or `return`, never a jump: chains that elements jump to would have a use that changes with them, and
-    nobody could tell any more whether their rules are all there. `return` leads back to the accepting rule, and so does the end of
-    `enqueue` should its rule be gone, but then the packet is marked as pending and the rule does not match.
 
-    No test of the protocol: only TCP, UDP and SCTP are put into the maps, so whatever stands in the place of a port elsewhere is not
-    found. Nor is a later fragment, which has no transport header for nftables.
+def _question_chains(config: RulesetConfig, marks: _Marks) -> Iterator[Chain]:
+    """Who has to be judged, and by whom: the verdict maps, then the workers.
+
+    Looked up in a map is a connection in its original direction. An element's verdict is `drop` or `return`, never a jump: chains that
+    elements jump to would have a use that changes with them, and nobody could tell any more whether their rules are all there. `return`
+    leads back to the rule that accepts, behind the jump to the question; so nothing else in here may come to the end of its chain.
+
+    The maps know only TCP, UDP and SCTP, so whatever stands in the place of a port elsewhere is not found in them, without a test of the
+    protocol. Nor is a later fragment, which has no transport header for nftables.
     """
-    for family, address, name in (("v4", "ip", VERDICTS_V4), ("v6", "ip6", VERDICTS_V6)):
-        key = f"{address} saddr . {address} daddr . meta l4proto . th dport"
-        misses = f"counter name {CACHE_MISSES} {pending_original}"
-        yield Chain(f"lookup_{family}", "", (f"counter name {CACHE_LOOKUPS} {key} vmap @{name}", misses))
-        accept = f"{marks.equals(PacketMark.NONE)} counter name {CACHE_ACCEPTS} {marks.accept_connection} accept"
-        yield Chain(f"cached_{family}", "", (f"jump lookup_{family}", accept))
-
-
-def _dns_chains(config: RulesetConfig, forget_stale_state: str, accept_known: str, is_reply: str) -> Iterator[Chain]:
-    """DNS over UDP, judged just after destination NAT (-100); being accepted spares it the later judgements."""
-    spare_the_node = ("fib daddr type local accept",) if config.node_egress is NodeEgress.ALLOW else ()
-    yield Chain("dns", "", (forget_stale_state, accept_known, f"{is_reply} accept", *spare_the_node, "goto original"))
-    yield Chain("judge_dns", _hook("prerouting", -95), ("udp dport 53 goto dns",))
-    yield Chain("record_dns", _hook("prerouting", -94), ("udp dport 53 goto record",))
+    yield Chain("pending_original", "", (marks.put(PacketMark.PENDING_ORIGINAL), f"jump {ENQUEUE}", "accept"))
+    judge_v4 = judge_v6 = "goto pending_original"
+    if config.verdict_cache:
+        for family, address, name in (("v4", "ip", VERDICTS_V4), ("v6", "ip6", VERDICTS_V6)):
+            key = f"{address} saddr . {address} daddr . meta l4proto . th dport"
+            look_up = f"counter name {CACHE_LOOKUPS} {key} vmap @{name}"
+            yield Chain(f"remembered_{family}", "", (look_up, f"counter name {CACHE_MISSES} goto pending_original"))
+        judge_v4, judge_v6 = "goto remembered_v4", "goto remembered_v6"
+    ingress_v6, egress_v6 = f"ip6 daddr @isolated_ingress_v6 {judge_v6}", f"ip6 saddr @isolated_egress_v6 {judge_v6}"
+    ingress_v4, egress_v4 = f"ip daddr @isolated_ingress_v4 {judge_v4}", f"ip saddr @isolated_egress_v4 {judge_v4}"
+    yield Chain("original_v6", "", (_NEIGHBOUR_DISCOVERY, ingress_v6, egress_v6, "accept"))
+    yield Chain("original", "", ("meta nfproto ipv6 goto original_v6", ingress_v4, egress_v4, "accept"))
+    if config.node_egress is NodeEgress.JUDGE:
+        yield Chain("to_node", "", (egress_v4, _NEIGHBOUR_DISCOVERY, egress_v6, "accept"))
+    pending_reply = f"{marks.put(PacketMark.PENDING_REPLY)} goto {ENQUEUE}"
+    yield Chain(
+        "reply",
+        "",
+        (
+            f"ip saddr @isolated_ingress_v4 {pending_reply}",
+            f"ip daddr @isolated_egress_v4 {pending_reply}",
+            f"ip6 saddr @isolated_ingress_v6 {pending_reply}",
+            f"ip6 daddr @isolated_egress_v6 {pending_reply}",
+        ),
+    )
 
 
 def render(config: RulesetConfig, sets: IsolatedSets, *, stale_chains: Iterable[str] = ()) -> str:

@@ -96,11 +96,28 @@ def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() 
     assert [rule.endswith("counter name unjudged") for rule in opened] == [True]
 
 
+def test_only_what_the_verdict_cache_accepts_comes_back_from_a_question() -> None:
+    """Behind the jump stands the rule that remembers an acceptance: a chain that ended without a verdict would lead anybody there."""
+    found = {chain.name: chain.rules for chain in chains(dataclasses.replace(CONFIG, verdict_cache=True))}
+    asking = [name for name, its_rules in found.items() if any("accepts ct mark set" in rule for rule in its_rules)]
+    assert asking == ["judge_postrouting", "judge_input", "dns"]
+    waiting = {found[name][-2].removeprefix("jump ") for name in asking}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        assert found[name][-1] == "accept" or " goto " in f" {found[name][-1]}"
+        waiting |= {match for rule in found[name] for match in re.findall(r"goto (\w+)", rule)} - seen
+    assert seen == {"original", "original_v6", "to_node", "remembered_v4", "remembered_v6", "pending_original"}
+
+
 def test_egress_to_the_own_node_is_not_looked_at_when_it_is_allowed() -> None:
     allowed = dataclasses.replace(CONFIG, node_egress=NodeEgress.ALLOW)
-    assert not any("isolated" in rule for rule in rules(allowed, "judge_input"))
+    assert not any("to_node" in rule for rule in rules(allowed, "judge_input"))
+    assert not rules(allowed, "to_node")
     assert any("fib daddr type local accept" in rule for rule in rules(allowed, "dns"))
-    assert any("ip6 saddr @isolated_egress_v6" in rule for rule in rules(CONFIG, "judge_input"))
+    assert rules(CONFIG, "judge_input")[-1] == "goto to_node"
+    assert any("ip6 saddr @isolated_egress_v6" in rule for rule in rules(CONFIG, "to_node"))
     assert not any("fib" in rule for rule in rules(CONFIG, "dns"))
 
 
