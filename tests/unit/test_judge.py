@@ -121,21 +121,30 @@ def serving(metrics: WorkerMetrics) -> Serving:
     return made
 
 
-def test_an_accepted_packet_is_answered_when_the_socket_is_empty(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS), PENDING | 0xAB00))
-    assert serving.kernel.answers == {}
+def test_the_first_packet_after_a_silence_is_answered_at_once(serving: Serving) -> None:
+    for number in (1, 2):
+        serving.receive(Given(number, tcp(FRIEND_ADDRESS), PENDING | 0xAB00))
+        assert serving.kernel.answers[number] == (Verdict.ACCEPT, ACCEPTED | 0xAB00)
+        serving.drained()
+
+
+def test_packets_behind_the_first_are_answered_together_when_the_socket_is_empty(serving: Serving) -> None:
+    serving.receive(*(Given(number, tcp(FRIEND_ADDRESS)) for number in (1, 2, 3)))
+    assert set(serving.kernel.answers) == {1}
     serving.drained()
-    assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED | 0xAB00)}
+    assert set(serving.kernel.answers) == {1, 2, 3}
 
 
 def test_a_denied_packet_is_answered_at_once(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(OTHER_ADDRESS)))
-    assert serving.kernel.answers == {2: (Verdict.DROP, None)}
+    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(FRIEND_ADDRESS)), Given(3, tcp(OTHER_ADDRESS)))
+    assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED), 3: (Verdict.DROP, None)}
 
 
 def test_a_full_batch_is_answered_under_constant_load(serving: Serving) -> None:
     serving.receive(*(Given(number, tcp(FRIEND_ADDRESS, source_port=number)) for number in range(1, BATCH_PACKETS + 1)))
-    assert set(serving.kernel.answers) == set(range(1, BATCH_PACKETS + 1))
+    assert set(serving.kernel.answers) == {1}
+    serving.receive(Given(BATCH_PACKETS + 1, tcp(FRIEND_ADDRESS)))
+    assert set(serving.kernel.answers) == set(range(1, BATCH_PACKETS + 2))
 
 
 def test_packets_of_another_mark_get_their_own(serving: Serving) -> None:
@@ -165,7 +174,7 @@ def test_a_packet_that_cannot_be_read_does_not_pass_with_those_around_it(serving
 def test_what_a_predecessor_had_read_is_answered_before_the_first_batch(serving: Serving) -> None:
     serving.kernel.waiting = {5, 6}
     serving.receive(Given(7, tcp(FRIEND_ADDRESS)))
-    assert serving.kernel.answers == {5: (Verdict.DROP, None), 6: (Verdict.DROP, None)}
+    assert serving.kernel.answers == {5: (Verdict.DROP, None), 6: (Verdict.DROP, None), 7: (Verdict.ACCEPT, ACCEPTED)}
 
 
 def test_without_a_snapshot_packets_are_answered_as_the_failure_mode_says(metrics: WorkerMetrics) -> None:

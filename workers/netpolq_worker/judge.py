@@ -5,6 +5,9 @@ so that the path of a known connection has neither calls of our own nor attribut
 
 Accepts are batched: a packet is only remembered, and one message answers all up to the last. So **silence is an accept**: whatever may
 not pass must be answered at once, before the next batch, and whatever is remembered is answered before anything else happens.
+
+The first packet after a silence is a batch of its own: it is answered before anybody looks whether there are more, which costs a wait
+of 10 µs where there are none, and one message more where there are.
 """
 
 import logging
@@ -63,6 +66,7 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
     accepted_mark = 0
     is_reply = False
     packets = 0  # of this batch
+    most_packets = 1  # of this batch
     remembered_id = 0  # of the last packet to be accepted
     run_code = run_packets = 0  # packets in a row with the same code
     runs: list[tuple[int, int]] = []
@@ -120,7 +124,8 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                 _fail(bench, packet_id, "error")
                 log.exception("packet %d on queue %d could not be judged", packet_id, queue.queue_num)
                 verdict = None
-        if packets >= BATCH_PACKETS or packet is None:
+        if packets >= most_packets or packet is None:
+            most_packets = 1 if packet is None else BATCH_PACKETS
             if remembered_id:
                 queue.accept_up_to(remembered_id, accepted_mark)
                 remembered_id = 0
