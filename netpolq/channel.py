@@ -29,6 +29,9 @@ MAX_CHANGED = 1024
 MAX_HINTS = 256
 """Hints in one message."""
 
+EVERY_PORT = 0
+"""In place of a port. Port 0 itself, which nobody uses (RFC 6335 section 6), is never hinted at."""
+
 _INSTANCE_NAME = "\0netpolq"
 _KEY_BYTES = 16
 _MAX_MESSAGE_BYTES = 64 + MAX_CHANGED * _KEY_BYTES
@@ -84,7 +87,10 @@ class Welcome(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """A decision that a worker was asked for again. Addresses are 16-byte keys; `port`: destination port, all in original direction."""
+    """A decision that a worker was asked for again. Addresses are 16-byte keys; `port`: destination port, all in original direction.
+
+    `EVERY_PORT`, which only a drop has: all ports of the protocol.
+    """
 
     source: bytes
     destination: bytes

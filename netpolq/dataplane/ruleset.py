@@ -34,6 +34,10 @@ VERDICTS_V4 = "verdicts_v4"
 VERDICTS_V6 = "verdicts_v6"
 """Maps from source, destination, protocol and destination port to `drop`, or to `return`, which stands for an accept."""
 
+CLOSED_V4 = "closed_v4"
+CLOSED_V6 = "closed_v6"
+"""Sets of source, destination and protocol: dropped, whatever the port. One element answers a scan of all ports."""
+
 _NEIGHBOUR_DISCOVERY = "icmpv6 type 133-137 ip6 hoplimit 255 accept"
 """Source: RFC 4861 sections 4 and 6.1: hop limit 255 proves that no router forwarded the packet."""
 
@@ -186,10 +190,11 @@ def _question_chains(config: RulesetConfig, marks: _Marks) -> Iterator[Chain]:
     yield Chain("pending_original", "", (marks.put(PacketMark.PENDING_ORIGINAL), f"jump {ENQUEUE}", "accept"))
     judge_v4 = judge_v6 = "goto pending_original"
     if config.verdict_cache:
-        for family, address, name in (("v4", "ip", VERDICTS_V4), ("v6", "ip6", VERDICTS_V6)):
-            key = f"{address} saddr . {address} daddr . meta l4proto . th dport"
-            look_up = f"counter name {CACHE_LOOKUPS} {key} vmap @{name}"
-            yield Chain(f"remembered_{family}", "", (look_up, f"counter name {CACHE_MISSES} goto pending_original"))
+        for family, address, verdicts, closed in (("v4", "ip", VERDICTS_V4, CLOSED_V4), ("v6", "ip6", VERDICTS_V6, CLOSED_V6)):
+            pair = f"{address} saddr . {address} daddr . meta l4proto"
+            look_up = f"counter name {CACHE_LOOKUPS} {pair} . th dport vmap @{verdicts}"
+            misses = f"counter name {CACHE_MISSES} goto pending_original"
+            yield Chain(f"remembered_{family}", "", (look_up, f"{pair} @{closed} drop", misses))
         judge_v4, judge_v6 = "goto remembered_v4", "goto remembered_v6"
     ingress_v6, egress_v6 = f"ip6 daddr @isolated_ingress_v6 {judge_v6}", f"ip6 saddr @isolated_egress_v6 {judge_v6}"
     ingress_v4, egress_v4 = f"ip daddr @isolated_ingress_v4 {judge_v4}", f"ip saddr @isolated_egress_v4 {judge_v4}"
@@ -225,11 +230,14 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
     yield f"add chain inet {TABLE} {ENQUEUE}"
     yield f"add counter inet {TABLE} {UNJUDGED}"
     if config.verdict_cache:
+        # Emptied, because nobody knows any more by which policies an earlier agent decided.
         yield from (f"add counter inet {TABLE} {name}" for name in (CACHE_LOOKUPS, CACHE_MISSES, CACHE_ACCEPTS))
         for name, address in ((VERDICTS_V4, "ipv4_addr"), (VERDICTS_V6, "ipv6_addr")):
             yield f"add map inet {TABLE} {name} {{ type {address} . {address} . inet_proto . inet_service : verdict; flags timeout; }}"
-            # Nobody knows any more by which policies an earlier agent decided.
             yield f"flush map inet {TABLE} {name}"
+        for name, address in ((CLOSED_V4, "ipv4_addr"), (CLOSED_V6, "ipv6_addr")):
+            yield f"add set inet {TABLE} {name} {{ type {address} . {address} . inet_proto; flags timeout; }}"
+            yield f"flush set inet {TABLE} {name}"
     for name in elements:
         yield f"add set inet {TABLE} {name} {{ type {'ipv4_addr' if name.endswith('v4') else 'ipv6_addr'}; }}"
     for chain in wanted:

@@ -1,8 +1,9 @@
 """The maps of remembered verdicts: which requests put decisions into them and take them out again; pure encoding.
 
 A decision is found by source, destination, protocol and destination port of a connection in its original direction, as the packet is
-seen after destination NAT. Source: linux/netfilter/nf_tables.h (set elements), `nft` for the shape of a concatenation: each part is
-padded to a whole number of 32-bit registers.
+seen after destination NAT. A drop of every port is found without the port, in a set of its own.
+Source: linux/netfilter/nf_tables.h (set elements), `nft` for the shape of a concatenation: each part is padded to a whole number of
+32-bit registers.
 """
 
 import struct
@@ -11,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from netpolq.addresses import is_ipv4, packed_address
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
-from netpolq.dataplane.ruleset import TABLE, VERDICTS_V4, VERDICTS_V6
+from netpolq.dataplane.ruleset import CLOSED_V4, CLOSED_V6, TABLE, VERDICTS_V4, VERDICTS_V6
 from netpolq.enums import Verdict
 from netpolq.nfnetlink import attribute, nested
 
@@ -37,7 +38,8 @@ _DATA = {
     )
     for verdict in Verdict
 }
-_PROTOCOL_AND_PORT = struct.Struct("!B3xH2x")
+_PROTOCOL = struct.Struct("!B3x")
+_PORT = struct.Struct("!H2x")
 
 MAX_DECISIONS = 1024
 """Decisions that surely fit into one transaction, which is one message to the kernel (of 208 KiB with its default send buffer)."""
@@ -49,7 +51,7 @@ _ELEMENTS_PER_REQUEST = 500
 def remember(hints: Iterable[Hint], ttl_ms: int) -> tuple[Request, ...]:
     """Requests that add decisions. One that is there already with the same verdict is no error. `ttl_ms`: until each is forgotten."""
     timeout = attribute(_NFTA_SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
-    return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (_key(hint), _DATA[hint.verdict], timeout), NLM_F_CREATE))
+    return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (*_element(hint), timeout), NLM_F_CREATE))
 
 
 def forget(hints: Iterable[Hint]) -> tuple[Request, ...]:
@@ -58,15 +60,15 @@ def forget(hints: Iterable[Hint]) -> tuple[Request, ...]:
 
 
 def forget_all() -> tuple[Request, ...]:
-    """Requests that empty both maps."""
-    return tuple(Request(NFT_MSG_DELSETELEM, _in_map(map_name)) for map_name in (VERDICTS_V4, VERDICTS_V6))
+    """Requests that empty all of them."""
+    return tuple(Request(NFT_MSG_DELSETELEM, _in_map(map_name)) for map_name in (VERDICTS_V4, VERDICTS_V6, CLOSED_V4, CLOSED_V6))
 
 
 def _requests(kind: int, hints: Iterable[Hint], parts: Callable[[Hint], tuple[bytes, ...]], flags: int) -> Iterator[Request]:
-    families: dict[str, list[Hint]] = {VERDICTS_V4: [], VERDICTS_V6: []}
+    by_map: dict[str, list[Hint]] = {}
     for hint in hints:
-        families[VERDICTS_V4 if is_ipv4(hint.destination) else VERDICTS_V6].append(hint)
-    for map_name, members in families.items():
+        by_map.setdefault(_map_of(hint), []).append(hint)
+    for map_name, members in by_map.items():
         remaining = iter(members)
         while portion := [nested(_NFTA_LIST_ELEM, *parts(hint)) for hint in islice(remaining, _ELEMENTS_PER_REQUEST)]:
             yield Request(kind, (*_in_map(map_name), nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags)
@@ -76,6 +78,18 @@ def _in_map(map_name: str) -> tuple[bytes, bytes]:
     return name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, map_name)
 
 
+def _map_of(hint: Hint) -> str:
+    if hint.port == EVERY_PORT:
+        return CLOSED_V4 if is_ipv4(hint.destination) else CLOSED_V6
+    return VERDICTS_V4 if is_ipv4(hint.destination) else VERDICTS_V6
+
+
+def _element(hint: Hint) -> tuple[bytes, ...]:
+    return (_key(hint),) if hint.port == EVERY_PORT else (_key(hint), _DATA[hint.verdict])
+
+
 def _key(hint: Hint) -> bytes:
-    value = packed_address(hint.source) + packed_address(hint.destination) + _PROTOCOL_AND_PORT.pack(hint.protocol, hint.port)
+    value = packed_address(hint.source) + packed_address(hint.destination) + _PROTOCOL.pack(hint.protocol)
+    if hint.port != EVERY_PORT:
+        value += _PORT.pack(hint.port)
     return nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, value))

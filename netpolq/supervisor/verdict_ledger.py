@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Protocol, Verdict
 
 _NEVER_NS = 1 << 63
@@ -31,9 +31,9 @@ class VerdictLedger:
         admitted = []
         refused = 0
         for hint in hints:
-            if hint in self._expiries or hint.protocol not in _PROTOCOLS:
-                continue
             is_drop = hint.verdict is Verdict.DROP
+            if hint in self._expiries or hint.protocol not in _PROTOCOLS or (hint.port == EVERY_PORT and not is_drop):
+                continue
             if len(self._expiries) >= self._size or (is_drop and self._drops >= self._size // 2):
                 refused += 1
                 continue

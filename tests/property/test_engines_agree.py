@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from netpolq.addresses import format_address
-from netpolq.enums import Reason
+from netpolq.enums import Reason, Verdict
 from netpolq.policy.compiled import SnapshotEngine
 from netpolq.policy.engine import Explanation
 from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.resolver import Resolver
+from netpolq.snapshot.resolver import DROP_ON_EVERY_PORT, Resolver
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows, store_of
 
 CLUSTERS_PER_SEED = 50
@@ -55,9 +55,12 @@ def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_remembered_of_pairs_gives_the_answers_of_the_view(seed: int) -> None:
-    """Each flow is asked for with the ports of all others: at the third time for a pair, port classes answer."""
+    """Each flow is asked for with the ports of all others: at the third time for a pair, port classes answer.
+
+    What is said of every port is tried with ports of other flows, and with some more.
+    """
     rng = random.Random(100 + seed)
-    verdicts = set()
+    verdicts, answers = set(), set()
     for _ in range(CLUSTERS_PER_SEED):
         cluster = random_cluster(rng)
         view = SnapshotEngine(store_of(cluster.bodies)).view
@@ -66,6 +69,12 @@ def test_what_is_remembered_of_pairs_gives_the_answers_of_the_view(seed: int) ->
         for source, destination, protocol, _port in flows:
             for port in {0, 65535, *(flow.port + step for flow in flows for step in (-1, 0, 1) if 0 < flow.port < 65535)}:
                 expected = view.judge(source, destination, protocol, port).verdict
-                assert resolver.verdict(source, destination, protocol, port) is expected
+                answer = resolver.answer(source, destination, protocol, port)
+                assert answer & 1 == expected
                 verdicts.add(expected)
+                answers.add(answer)
+                if answer == DROP_ON_EVERY_PORT:
+                    others = [other.port for other in flows] + rng.choices(range(1 << 16), k=5)
+                    assert not any(view.judge(source, destination, protocol, other).verdict for other in others)
     assert len(verdicts) == 2
+    assert answers == {Verdict.DROP, Verdict.ACCEPT, DROP_ON_EVERY_PORT}

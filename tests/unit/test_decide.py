@@ -1,9 +1,9 @@
 """The worker's decision and its cache."""
 
 from netpolq.addresses import parse_address
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
-from netpolq.snapshot.image import Identity, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
 from netpolq_worker.packet import Question
@@ -13,9 +13,13 @@ POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "
 POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))
 
 
-def view_that_admits(*friends: bytes, version: int = 1) -> SnapshotView:
+EVERYTHING = PortTable(0, (), ())
+ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
+
+
+def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotView:
     """A snapshot in which the pod admits some addresses and nobody else."""
-    program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, PortTable(0, (), ())),), ()),)
+    program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), ()),)
     image = Image(
         rules=(Rule(Tier.NETWORK_POLICY, "a/b", Direction.INGRESS, 0, Action.ACCEPT),),
         identities=(Identity((0,), ()),),
@@ -114,27 +118,73 @@ def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
     assert 9_990 < decider.misses <= 10_002
 
 
-def hinting() -> Decider:
+def hinting(*, ports: PortTable = EVERYTHING) -> Decider:
     decider = Decider(with_hints=True)
-    decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    decider.adopt(view_that_admits(FRIEND, FRIEND6, ports=ports), None)
     return decider
 
 
 def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
-    decider = hinting()
-    decider.decide(question(FRIEND))
-    decider.decide(question(OTHER6, POD6, 443))
+    decider = hinting(ports=ONLY_9999)
+    decider.decide(question(FRIEND, port=9999))
+    decider.decide(question(FRIEND6, POD6, 443))
     assert not decider.has_hints
     for _ in range(3):
-        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-        assert verdict(decider, question(OTHER6, POD6, 443)) is Verdict.DROP
+        assert verdict(decider, question(FRIEND, port=9999)) is Verdict.ACCEPT
+        assert verdict(decider, question(FRIEND6, POD6, 443)) is Verdict.DROP
     assert decider.take_hints(10) == [
-        Hint(FRIEND, POD, 80, Protocol.TCP, Verdict.ACCEPT),
-        Hint(OTHER6, POD6, 443, Protocol.TCP, Verdict.DROP),
+        Hint(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT),
+        Hint(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
     ]
     assert not decider.has_hints
-    decider.decide(question(FRIEND))
+    decider.decide(question(FRIEND, port=9999))
     assert not decider.has_hints
+
+
+def test_who_is_denied_on_every_port_is_hinted_at_once_for_all_of_them() -> None:
+    decider = hinting()
+    for port in range(1, 1000):
+        assert verdict(decider, question(OTHER, port=port)) is Verdict.DROP
+    assert decider.take_hints(10) == [Hint(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
+    assert len(decider) == 1, "ports that are all denied take no room"
+    decider.begin_window()
+    assert not decider.has_hints
+    decider.decide(question(OTHER, port=5))
+    assert len(decider.take_hints(10)) == 1
+    decider.decide(question(OTHER, port=6))
+    assert not decider.has_hints
+
+
+def test_many_addresses_that_are_denied_once_each_are_not_hinted_at() -> None:
+    decider = hinting()
+    for number in range(1000):
+        decider.decide(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
+    assert len(decider.take_hints(10)) <= 1, "two may have the same mark by chance"
+
+
+def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
+    decider = hinting()
+    for _ in range(4):
+        decider.decide(question(OTHER))
+    assert [hint.port for hint in decider.take_hints(10)] == [EVERY_PORT]
+    decider.adopt(view_that_admits(OTHER, version=2, ports=ONLY_9999), (OTHER,))
+    for _ in range(2):
+        assert verdict(decider, question(OTHER, port=9999)) is Verdict.ACCEPT
+        assert verdict(decider, question(OTHER)) is Verdict.DROP
+    assert sorted((hint.port, hint.verdict) for hint in decider.take_hints(10)) == [(80, Verdict.DROP), (9999, Verdict.ACCEPT)]
+
+
+def test_port_0_is_never_hinted_at_by_itself() -> None:
+    decider = hinting(ports=ONLY_9999)
+    for _ in range(5):
+        decider.decide(question(FRIEND, port=0))
+        decider.begin_window()
+    assert not decider.has_hints
+    accepting = hinting()
+    for _ in range(5):
+        accepting.decide(question(FRIEND, port=0))
+        accepting.begin_window()
+    assert not accepting.has_hints
 
 
 def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
@@ -168,13 +218,26 @@ def test_nothing_is_hinted_for_protocols_without_ports_nor_unless_wanted() -> No
 
 def test_hints_are_bounded_in_number_and_in_time() -> None:
     decider = hinting()
-    for port in range(5000):
+    for port in range(1, 5000):
         for _ in range(2):
-            decider.decide(question(OTHER, port=port))
+            decider.decide(question(FRIEND, port=port))
     assert len(decider.take_hints(10**6)) == MAX_WAITING_HINTS
     taken = MAX_WAITING_HINTS
     for _ in range(20):
-        for port in range(5000):
-            decider.decide(question(OTHER, port=port))
+        for port in range(1, 5000):
+            decider.decide(question(FRIEND, port=port))
         taken += len(decider.take_hints(10**6))
     assert taken == MAX_HINTS_A_WINDOW
+
+
+def test_drops_leave_half_of_the_hints_to_accepts() -> None:
+    decider = hinting(ports=ONLY_9999)
+    taken = []
+    for _ in range(20):
+        for port in range(1, 5000):
+            decider.decide(question(FRIEND, port=port))
+        for _ in range(2):
+            decider.decide(question(FRIEND6, POD6, 9999))
+        taken += decider.take_hints(10**6)
+    assert sum(hint.verdict is Verdict.DROP for hint in taken) == MAX_HINTS_A_WINDOW // 2 - 1
+    assert sum(hint.verdict is Verdict.ACCEPT for hint in taken) == 1

@@ -3,7 +3,7 @@
 import itertools
 
 from netpolq.addresses import parse_address
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Protocol, Verdict
 from netpolq.supervisor.verdict_ledger import VerdictLedger
 
@@ -23,6 +23,12 @@ def test_what_is_there_is_not_given_twice() -> None:
 
 def test_only_protocols_with_ports_are_taken() -> None:
     assert VerdictLedger(10, TTL_NS).admit([hint()._replace(protocol=1)]) == ([], 0)
+
+
+def test_nothing_is_taken_that_would_accept_every_port() -> None:
+    ledger = VerdictLedger(10, TTL_NS)
+    assert ledger.admit([hint(port=EVERY_PORT)]) == ([], 0)
+    assert ledger.admit([hint(port=EVERY_PORT, verdict=Verdict.DROP)]) == ([hint(port=EVERY_PORT, verdict=Verdict.DROP)], 0)
 
 
 def test_the_number_is_bounded_and_drops_leave_half_of_it_to_accepts() -> None:

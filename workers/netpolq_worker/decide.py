@@ -8,9 +8,9 @@ from array import array
 from collections.abc import Collection
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Verdict
-from netpolq.snapshot.resolver import Resolver
+from netpolq.snapshot.resolver import DROP_ON_EVERY_PORT, Resolver
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.packet import UNKEYED_PROTOCOLS, WITH_PORTS, Key, Question, key_of, plain_question, question_of, series_of
 
@@ -20,7 +20,8 @@ entry: larger ones would make somebody wait."""
 
 MAX_WAITING_HINTS = 512
 MAX_HINTS_A_WINDOW = 4096
-"""A flood of connections that are all asked for twice must not make a worker do nothing but hint."""
+"""A flood of connections that are all asked for twice must not make a worker do nothing but hint. Drops may use only half of either, so
+that a scan does not keep back what is to be accepted."""
 
 
 ABSENT = -1 << 16
@@ -88,24 +89,47 @@ class Decider:
         source, destination, protocol, port = question
         family = len(source)
         if family == 4:
-            code = series_of(protocol, 4) << 1 | self._resolver.verdict(
-                IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port
-            )
+            answer = self._resolver.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
         else:
-            code = series_of(protocol, 16) << 1 | self._resolver.verdict(source, destination, protocol, port)
+            answer = self._resolver.answer(source, destination, protocol, port)
+        code = series_of(protocol, family) << 1 | answer & 1
+        if self._with_hints and protocol in WITH_PORTS:
+            if answer == DROP_ON_EVERY_PORT:
+                self._hint_every_port(key_of((source, destination, protocol, EVERY_PORT)), code)
+            elif self._seen_before(key):
+                self._keep(key, code)
+                if port != EVERY_PORT:
+                    self._hint(key, code)
+        elif protocol not in UNKEYED_PROTOCOLS and self._seen_before(key):
+            self._keep(key, code)
+        return code
+
+    def _seen_before(self, key: Key) -> bool:
+        """Whether a key has come lately; it has from now on. Another one may be taken for it, once in 65,536 times."""
         mark = hash(key)
         place = mark % _SEEN_PLACES
         mark = mark >> 16 & 0xFFFF
-        if self._seen[place] != mark:
-            self._seen[place] = mark
-        elif protocol not in UNKEYED_PROTOCOLS:
-            self._keep(key, code)
-            if self._with_hints and protocol in WITH_PORTS:
-                self._hint(key, code)
-        return code
+        if self._seen[place] == mark:
+            return True
+        self._seen[place] = mark
+        return False
+
+    def _hint_every_port(self, key: Key, code: int) -> None:
+        """Only the pair is worth room, here and in the kernel: one scan has tens of thousands of ports."""
+        known = self.cache.get(key)
+        if known is None:
+            known = self._old.get(key)
+            if known is None:
+                if not self._seen_before(key):
+                    return
+                known = ~code
+            self._keep(key, known)
+        if known < 0:
+            self._hint(key, code)
 
     def _hint(self, key: Key, code: int) -> int:
-        if len(self._waiting) < MAX_WAITING_HINTS and len(self._hinted) < MAX_HINTS_A_WINDOW:
+        share = 1 if code & 1 else 2
+        if len(self._waiting) < MAX_WAITING_HINTS // share and len(self._hinted) < MAX_HINTS_A_WINDOW // share:
             self._waiting.append(key)
             self._hinted.append(key)
             self.cache[key] = code

@@ -13,7 +13,7 @@ from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 
 from netpolq.addresses import parse_address
-from netpolq.channel import Hint
+from netpolq.channel import EVERY_PORT, Hint
 from netpolq.dataplane.apply import Ruleset, cleanup
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
@@ -51,7 +51,9 @@ def hint(family: int, verdict: Verdict, port: int = PORT) -> Hint:
 
 
 def elements_of(name: str) -> int:
-    found = re.search(r"elements = \{ ([^}]*) \}", run("nft", "list", "map", "inet", "netpolq", name))
+    found = re.search(
+        r"elements = \{ ([^}]*) \}", run("nft", "list", "map" if "verdicts" in name else "set", "inet", "netpolq", name)
+    )
     return len(found[1].split(",")) if found else 0
 
 
@@ -88,6 +90,33 @@ async def test_a_drop_is_dropped_without_a_worker(caching: Ruleset, node: Lab, j
     assert queued() == 0
     assert judge.waiting == []
     assert await counts(caching) == (0, 3, 0)
+
+
+@FAMILIES
+async def test_a_drop_of_every_port_is_of_one_protocol_and_one_pair(
+    caching: Ruleset, node: Lab, judge: Judge, family: int
+) -> None:
+    await caching.install(B_INGRESS)
+    closed = hint(family, Verdict.DROP, EVERY_PORT)
+    others = [closed._replace(protocol=Protocol.TCP), closed._replace(source=closed.destination, destination=closed.source)]
+    await caching.remember_verdicts([hint(family, Verdict.ACCEPT), *others], TTL_MS)
+    with node.conversation(A, B, family, port=PORT + 1) as flow:
+        flow.say()
+        judge.receive()
+        judge.accept()
+        flow.heard()
+    await caching.remember_verdicts([closed], TTL_MS)
+    for port in (PORT + 2, PORT + 3):
+        with node.conversation(A, B, family, port=port) as flow:
+            flow.say()
+            assert flow.server_hears_nothing()
+    assert judge.waiting == []
+    assert await counts(caching) == (0, 2, 1)
+    assert await caching.in_place()
+    assert await caching.forget_verdicts([closed, *others])
+    with node.conversation(A, B, family, port=PORT + 2) as flow:
+        flow.say()
+        judge.receive()
 
 
 @FAMILIES
@@ -142,7 +171,7 @@ async def test_pods_that_are_not_isolated_are_not_looked_up(caching: Ruleset, no
 
 async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching: Ruleset) -> None:
     await caching.install(B_INGRESS)
-    many = [hint(family, Verdict.ACCEPT, port) for family in (4, 6) for port in range(MAX_DECISIONS)]
+    many = [hint(family, Verdict.ACCEPT, port) for family in (4, 6) for port in range(1, MAX_DECISIONS + 1)]
     for half in (many[:MAX_DECISIONS], many[MAX_DECISIONS:]):
         await caching.remember_verdicts(half, TTL_MS)
     await caching.remember_verdicts(many[:5], TTL_MS)  # again: no error
@@ -153,9 +182,13 @@ async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching
     assert (elements_of("verdicts_v4"), elements_of("verdicts_v6")) == (0, 0)
     await caching.remember_verdicts(many[:3], TTL_MS)
     assert not await caching.forget_verdicts(many), "more than a transaction takes: the maps are emptied"
-    await caching.remember_verdicts(many[:3], 300)
+    closed = [hint(family, Verdict.DROP, EVERY_PORT) for family in (4, 6)]
+    await caching.remember_verdicts(closed, TTL_MS)
+    assert not await caching.forget_verdicts(None)
+    assert (elements_of("closed_v4"), elements_of("closed_v6")) == (0, 0)
+    await caching.remember_verdicts([*many[:3], *closed], 300)
     await asyncio.sleep(1.0)
-    assert elements_of("verdicts_v4") == 0
+    assert (elements_of("verdicts_v4"), elements_of("closed_v4"), elements_of("closed_v6")) == (0, 0, 0)
 
 
 async def test_decisions_do_not_look_like_somebody_elses_change(caching: Ruleset) -> None:
