@@ -4,11 +4,13 @@ Byte order: netlink and nfgenmsg headers are in host order except `res_id`; the 
 nfnetlink subsystem wants them. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
 
-import errno
+import contextlib
+import itertools
 import os
 import socket
 import struct
 
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 NETLINK_NETFILTER = 12
@@ -26,6 +28,7 @@ _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, res_id
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _ERROR = struct.Struct("=i")  # struct nlmsgerr: error
 _DUMP_ATTEMPTS = 10
+_SEQUENCES = itertools.count(1)
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -87,33 +90,42 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
 
 def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
     """All objects of a kind, read again as long as a change came in between. Raises `OSError` with the kernel's errno."""
-    for sequence in range(1, _DUMP_ATTEMPTS + 1):
-        netlink.send(message(kind, *attributes, flags=NLM_F_DUMP, sequence=sequence, family=family))
-        entries = _read_dump(netlink, sequence)
-        if entries is not None:
-            return entries
-    raise OSError(errno.EINTR, "the kernel's objects changed during every attempt to read them")
+    for _ in range(_DUMP_ATTEMPTS - 1):
+        with contextlib.suppress(InterruptedError):
+            return list(walk(netlink, kind, *attributes, family=family))
+    return list(walk(netlink, kind, *attributes, family=family))
 
 
-def _read_dump(netlink: socket.socket, wanted: int) -> list[Entry] | None:
-    """The objects of one dump, or None if it was interrupted by a change."""
-    entries: list[Entry] = []
+def walk(
+    netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0, containing: Collection[bytes] = ()
+) -> Iterator[Entry]:
+    """The objects of a kind, one after the other. The socket must be of no other use until the last has come.
+
+    `containing`: leave out objects that contain none of these bytes, if there are any; that costs less than reading them.
+    Raises `InterruptedError` at the end if a change came in between, by which some may have been left out, and `OSError` with the
+    kernel's errno.
+    """
+    sequence = next(_SEQUENCES)
+    netlink.send(message(kind, *attributes, flags=NLM_F_DUMP, sequence=sequence, family=family))
     interrupted = False
     while True:
         data = netlink.recv(65536)
         offset = 0
         while offset + _HEADER.size <= len(data):
-            length, kind, flags, sequence, _port = _HEADER.unpack_from(data, offset)
+            length, kind_of, flags, of, _port = _HEADER.unpack_from(data, offset)
             if length < _HEADER.size:
                 break
             body = data[offset + _HEADER.size : offset + length]
             offset += (length + 3) & ~3
-            if sequence != wanted:
-                continue
+            if of != sequence:
+                continue  # the rest of a dump that somebody gave up
             interrupted |= bool(flags & NLM_F_DUMP_INTR)
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
+            if kind_of in (NLMSG_ERROR, NLMSG_DONE):
                 error = _ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
                 if error:
                     raise OSError(-error, os.strerror(-error))
-                return None if interrupted else entries
-            entries.append(Entry(body[0], parse_attributes(body[_GENERIC.size :])))
+                if interrupted:
+                    raise InterruptedError("the kernel's objects changed while they were read")
+                return
+            if not containing or any(some in body for some in containing):
+                yield Entry(body[0], parse_attributes(body[_GENERIC.size :]))

@@ -60,8 +60,9 @@ class ControlPlane:
         least, largest = _compiler(self._sizes[0][0]), _compiler(self._sizes[-1][0])
         agent = _agent(self._sizes[-1][0])
         return [
-            # Flat within what caches of the processor make of a hundred times as much memory.
-            Target(value="pod_event_ms", subject=largest, reference=least, at_most=3.0),
+            # Flat within what caches of the processor make of a hundred times as much memory: between two events a snapshot is published,
+            # and the copy of the largest, 7 MB, leaves nothing in them of what the next event needs.
+            Target(value="pod_event_ms", subject=largest, reference=least, at_most=5.0),
             Target(value="policy_event_ms", subject=largest, reference=least, at_most=3.0),
             Target(value="pod_changes_within_100_ms", subject=agent, at_least=0.99),
             Target(value="policy_changes_within_100_ms", subject=agent, at_least=0.99),

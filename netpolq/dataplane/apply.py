@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from netpolq.channel import Hint
-from netpolq.dataplane.conntrack import forget_accepted
+from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.nf_tables import NFT_MSG_DELTABLE, Request, commit, name, rehearse
 from netpolq.dataplane.presence import Presence, read_counters, read_presence
 from netpolq.dataplane.queue_rule import replace_queue_rule, try_queue_rule
@@ -123,7 +123,7 @@ def cleanup(ct_mark_bit: int = 0) -> list[str]:
         removed.append(f"nftables table inet {TABLE}")
     if ct_mark_bit:
         with _explained():
-            forgotten = forget_accepted(ct_mark_bit)
+            forgotten = clear_accepted(ct_mark_bit).cleared
         if forgotten:
             removed.append(f"accepted bit {ct_mark_bit:#x} of {forgotten} tracked connection{'s' if forgotten > 1 else ''}")
     return removed

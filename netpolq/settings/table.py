@@ -193,8 +193,8 @@ STRICT_MODE: Option[bool] = Option(
     default="true",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Judge established connections again after a policy change. Not there yet: whatever the value, connections once accepted go on, "
-    "which is what false asks for.",
+    help="Judge established connections again when a policy or a pod changes; those that are denied now get no further. false: what was "
+    "accepted once goes on until it ends.",
     group=Group.POLICY,
     natural=bool,
     carried_over=True,

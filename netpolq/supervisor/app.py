@@ -33,7 +33,16 @@ from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expos
 from netpolq.supervisor.http import serve_metrics, serve_status
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.state_metrics import CacheCounts, Reading, StateCollector, verdict_cache_readings
-from netpolq.supervisor.status import DataplaneStatus, SourceStatus, Status, VerdictCacheStatus, WorkerStatus, encode
+from netpolq.supervisor.status import (
+    DataplaneStatus,
+    SourceStatus,
+    Status,
+    StrictModeStatus,
+    VerdictCacheStatus,
+    WorkerStatus,
+    encode,
+)
+from netpolq.supervisor.strict import StrictMode
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
@@ -116,9 +125,16 @@ class Supervisor:
             buckets=_STEP_BUCKETS_S,
             registry=self._registry,
         )
+        self._strict_time = Histogram(
+            "netpolq_strict_pass_seconds",
+            "Seconds to go through established connections after a change",
+            buckets=_STEP_BUCKETS_S,
+            registry=self._registry,
+        )
         self._queue_nums = range(settings.queue_first, settings.queue_first + settings.queue_count)
         self._enforcer: Enforcer | None = None
         self._verdict_cache: VerdictCache | None = None
+        self._strict_mode: StrictMode | None = None
         self._source: Source | None = None
         self._form = settings.dataplane
         self._counters: Mapping[str, int] = {}
@@ -136,11 +152,14 @@ class Supervisor:
             self._verdict_cache = VerdictCache(
                 ruleset, size=settings.verdict_cache_size, ttl_s=settings.verdict_cache_ttl_s, on_clean=self._on_progress
             )
+        if settings.strict_mode:
+            self._strict_mode = StrictMode(ct_mark_bit=settings.ct_mark_bit, on_pass=self._strict_time.observe)
         self._enforcer = Enforcer(
             store=self._store,
             publisher=self._publisher,
             ruleset=ruleset,
             verdict_cache=self._verdict_cache,
+            strict_mode=self._strict_mode,
             hostname=settings.hostname,
             with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
             on_in_force=self._latency.observe,
@@ -193,11 +212,6 @@ class Supervisor:
 
     def _log_flags_without_effect(self) -> None:
         log.info("pod addresses come from the pods' status alone, never from the container runtime: --disable-nri has no effect")
-        if self._settings.strict_mode:
-            log.warning(
-                "--strict-mode: established connections are not judged again when a policy changes yet; "
-                "--strict-mode=false says what happens and silences this"
-            )
 
     def _on_progress(self) -> None:
         if self._enforcer is not None:
@@ -207,9 +221,11 @@ class Supervisor:
         if self._verdict_cache is not None:
             self._verdict_cache.hinted(hints)
 
-    def _on_publish(self, version: int, changed: Collection[bytes] | None) -> None:
+    def _on_publish(self, version: int, changed: Collection[bytes] | None, descriptor: int) -> None:
         if self._verdict_cache is not None:
             self._verdict_cache.published(version, changed)
+        if self._strict_mode is not None:
+            self._strict_mode.published(version, changed, descriptor)
 
     def _deliver(self, update: Update) -> None:
         known = set(self._store.rejections)
@@ -250,6 +266,8 @@ class Supervisor:
             reasons.append(self._enforcer.ruleset_problem)
         if self._verdict_cache is not None and self._verdict_cache.problem is not None:
             reasons.append(f"the verdict cache cannot be changed: {self._verdict_cache.problem}")
+        if self._strict_mode is not None and self._strict_mode.problem is not None:
+            reasons.append(f"established connections cannot be judged: {self._strict_mode.problem}")
         if self._bridges:
             reasons.append(_bridge_warning(self._bridges))
         return reasons
@@ -296,6 +314,7 @@ class Supervisor:
                 unjudged_packets=self._counters.get(UNJUDGED, 0),
             ),
             verdict_cache=self._verdict_cache_status(),
+            strict_mode=self._strict_mode_status(),
             programming_latency_s=enforcer.last_latency_s if enforcer is not None else None,
             supervisor_restarts=publisher.supervisor_restarts,
         )
@@ -309,6 +328,12 @@ class Supervisor:
             ttl_s=settings.verdict_cache_ttl_s,
             hits=CacheCounts.of(self._counters).hits,
         )
+
+    def _strict_mode_status(self) -> StrictModeStatus:
+        strict = self._strict_mode
+        if strict is None:
+            return StrictModeStatus(enabled=False, done_version=0, examined=0, denied=0)
+        return StrictModeStatus(enabled=True, done_version=strict.done_version, examined=strict.examined, denied=strict.denied)
 
     def _source_age_s(self) -> float | None:
         contact_ns = self._source.contact_ns if self._source is not None else None
@@ -378,6 +403,15 @@ class Supervisor:
                     tuple(((direction,), len(addresses)) for direction, addresses in counts),
                 )
             )
+        if (strict := self._strict_mode) is not None:
+            readings += [
+                single(
+                    "netpolq_established_examined_total",
+                    "Established connections that were judged again after a change",
+                    strict.examined,
+                ),
+                single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
+            ]
         if self._verdict_cache is not None:
             readings += verdict_cache_readings(self._verdict_cache, self._counters)
         return readings

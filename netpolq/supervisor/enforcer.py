@@ -21,6 +21,7 @@ from netpolq.model import Pod
 from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.strict import StrictMode
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 PUBLISH_INTERVAL_S = 0.02
@@ -45,6 +46,7 @@ class Enforcer:
         publisher: Publisher,
         ruleset: Ruleset,
         verdict_cache: VerdictCache | None,
+        strict_mode: StrictMode | None,
         hostname: str,
         with_pod_names: bool,
         on_in_force: Callable[[float], None],
@@ -54,6 +56,7 @@ class Enforcer:
         self._publisher = publisher
         self._ruleset = ruleset
         self._verdict_cache = verdict_cache
+        self._strict_mode = strict_mode
         self._hostname = hostname
         self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
         self._on_in_force = on_in_force
@@ -83,6 +86,8 @@ class Enforcer:
             tasks.create_task(self._keep_ruleset())
             if self._verdict_cache is not None:
                 tasks.create_task(self._verdict_cache.run())
+            if self._strict_mode is not None:
+                tasks.create_task(self._strict_mode.run())
 
     async def _publish_changes(self) -> None:
         compiler = self._compiler
@@ -155,6 +160,8 @@ class Enforcer:
         await self._ruleset.install(sets)
         if self._verdict_cache is not None:
             self._verdict_cache.ruleset_installed()
+        if self._strict_mode is not None:
+            self._strict_mode.suspect_all()  # whoever changed the ruleset may have let somebody in
 
     async def _await_first_snapshot(self) -> None:
         """Queue nothing before somebody can judge it, unless workers take strangely long."""
@@ -172,6 +179,8 @@ class Enforcer:
             self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
             reached = min(reached, self._verdict_cache.clean_version)
         self.in_force_version = max(self.in_force_version, reached)
+        if self._strict_mode is not None:
+            self._strict_mode.in_force(self.in_force_version)
         while self._pending and self._pending[0][0] <= self.in_force_version:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9

@@ -20,7 +20,7 @@ class Publisher:
     """The supervisor's end of the channel.
 
     `on_progress` is called when a worker reports; `on_hints` when it was asked again for some decisions; `on_publish` when a snapshot
-    was sent, with its version and the addresses it may judge differently (None: all); `on_end` when the pool has gone.
+    was sent, with its version, the addresses it may judge differently (None: all), and its memfd; `on_end` when the pool has gone.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Publisher:
         *,
         on_progress: Callable[[], None],
         on_hints: Callable[[Hints], None],
-        on_publish: Callable[[int, Collection[bytes] | None], None],
+        on_publish: Callable[[int, Collection[bytes] | None, int], None],
         on_end: Callable[[], None],
     ) -> None:
         self._channel = channel
@@ -97,7 +97,7 @@ class Publisher:
             self.published += 1
             self.image_bytes = os.fstat(descriptor).st_size
             self.published_ns = time.monotonic_ns()
-            self._on_publish(self.version, told)
+            self._on_publish(self.version, told, descriptor)
             self._keeper.keep(descriptor)
         finally:
             os.close(descriptor)

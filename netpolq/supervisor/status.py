@@ -73,6 +73,18 @@ class VerdictCacheStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrictModeStatus:
+    """Established connections. `done_version`: a version by which all have been judged; `examined`: how many were judged again so far;
+    `denied`: how many of them are denied since.
+    """
+
+    enabled: bool
+    done_version: int
+    examined: int
+    denied: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document.
 
@@ -90,6 +102,7 @@ class Status:
     rejected: list[Rejection]
     dataplane: DataplaneStatus
     verdict_cache: VerdictCacheStatus
+    strict_mode: StrictModeStatus
     programming_latency_s: float | None
     supervisor_restarts: int
 
@@ -111,6 +124,7 @@ def decode(data: bytes) -> Status:
                 "rejected": [Rejection(**rejection) for rejection in document["rejected"]],
                 "dataplane": DataplaneStatus(**document["dataplane"]),
                 "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),
+                "strict_mode": StrictModeStatus(**document["strict_mode"]),
             }
         )
     except (KeyError, TypeError) as error:
@@ -181,6 +195,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
             ("verdict cache", _verdict_cache(status.verdict_cache)),
+            ("strict mode", _strict_mode(status.strict_mode)),
             ("unjudged packets", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
         ],
@@ -215,6 +230,12 @@ def _verdict_cache(cache: VerdictCacheStatus) -> str:
     if not cache.enabled:
         return "off: every first packet is judged by a worker"
     return f"{cache.entries:,} of {cache.size:,} decisions in the kernel, for {cache.ttl_s} s each; {cache.hits:,} hits"
+
+
+def _strict_mode(strict: StrictModeStatus) -> str:
+    if not strict.enabled:
+        return "off: established connections go on as they were accepted"
+    return f"judged by version {strict.done_version or 'none'}; {strict.denied:,} of {strict.examined:,} established were denied"
 
 
 def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:

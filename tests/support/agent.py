@@ -43,6 +43,7 @@ class Status(TypedDict):
     source: dict[str, object]
     rejected: list[dict[str, object]]
     verdict_cache: dict[str, int]
+    strict_mode: dict[str, int]
     programming_latency_s: float | None
 
 

@@ -18,6 +18,7 @@ from netpolq.supervisor.status import (
     DataplaneStatus,
     SourceStatus,
     Status,
+    StrictModeStatus,
     VerdictCacheStatus,
     WorkerStatus,
     decode,
@@ -60,6 +61,7 @@ STATUS = Status(
         form="compat", queues="100:101", fail_open=False, isolated_ingress=3, isolated_egress=2, unjudged_packets=7
     ),
     verdict_cache=VerdictCacheStatus(enabled=True, entries=1200, size=32768, ttl_s=60, hits=98765),
+    strict_mode=StrictModeStatus(enabled=True, done_version=12, examined=4000, denied=3),
     programming_latency_s=0.0123,
     supervisor_restarts=1,
 )

@@ -1,0 +1,266 @@
+"""Established connections when policies change: who gets no further, who goes on, and who is not even looked at."""
+
+import socket
+import struct
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import pytest
+
+from netpolq.dataplane.nf_tables import number, open_socket
+from netpolq.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
+from tests.netns.test_service_addresses import SERVICE, SERVICES, service
+from tests.support import manifests
+from tests.support.cluster import Cluster
+from tests.support.four_pods import LIMIT_S, NODE, PODS, cluster_with, egress, hears_nothing, ingress, pods, talk
+
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+FROM_B = {"from": [{"podSelector": pods("b")}]}
+FROM_C = {"from": [{"podSelector": pods("c")}]}
+PORT = 9001
+ACCEPTED = 0x1000
+FLAGS = ("--workers", "2", "--no-fanout", "--fail-open=false")
+
+
+@pytest.fixture(params=["on", "off"], scope="module")
+def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """An agent in its default mode, with the verdict cache and without."""
+    with cluster_with(*FLAGS, "--verdict-cache", request.param) as started:
+        yield started
+
+
+class Connection(NamedTuple):
+    """Both ends of a TCP connection."""
+
+    client: socket.socket
+    server: socket.socket
+
+
+@contextmanager
+def connection(cluster: Cluster, source: str, destination: str, family: int, to: str | None = None) -> Iterator[Connection]:
+    """A TCP connection between two hosts, maybe by way of a service's address."""
+    box = cluster.box
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    with ExitStack() as sockets:
+        listener, client = (
+            sockets.enter_context(box.inside(name, lambda: socket.socket(kind, socket.SOCK_STREAM)))
+            for name in (destination, source)
+        )
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((box.address(destination, family), PORT))
+        listener.listen()
+        for end in (client, listener):
+            end.settimeout(LIMIT_S)
+        client.connect((to or box.address(destination, family), PORT))
+        server = sockets.enter_context(listener.accept()[0])
+        server.settimeout(LIMIT_S)
+        yield Connection(client, server)
+
+
+def goes_on(flow: Connection) -> bool:
+    for sender, receiver in ((flow.client, flow.server), (flow.server, flow.client)):
+        sender.send(b"x")
+        if receiver.recv(1) != b"x":
+            return False
+    return True
+
+
+def apply(cluster: Cluster, *policies: manifests.Body) -> None:
+    """Replace all policies, and wait until established connections have been judged by them too."""
+    cluster.apply(policies)
+    wait_until_judged(cluster)
+
+
+def wait_until_judged(cluster: Cluster) -> None:
+    def judged() -> bool:
+        status = cluster.agent.status()
+        return status["strict_mode"]["done_version"] >= status["snapshot_version"]
+
+    cluster.agent.wait_until("established connections are judged", judged)
+
+
+def accepted_entries(cluster: Cluster) -> int:
+    """Connections of the node that are remembered as accepted."""
+    listed = cluster.box.run(NODE.name, ["conntrack", "-L", "--mark", f"{ACCEPTED}/{ACCEPTED}"])
+    assert listed.returncode == 0, listed.stderr
+    return len(listed.stdout.splitlines())
+
+
+@FAMILIES
+def test_a_connection_that_is_denied_now_is_held_in_both_directions_and_goes_on_when_allowed_again(
+    strict: Cluster, family: int
+) -> None:
+    apply(strict, ingress(FROM_B))
+    with connection(strict, "x/b", "x/a", family) as flow:
+        assert goes_on(flow)
+        apply(strict, ingress(FROM_C))
+        flow.client.send(b"1")
+        flow.server.send(b"2")
+        assert hears_nothing(flow.server)
+        assert hears_nothing(flow.client)
+        apply(strict, ingress(FROM_B))
+        assert flow.server.recv(1) == b"1", "what was held is sent again by TCP itself"
+        assert flow.client.recv(1) == b"2"
+        assert goes_on(flow)
+
+
+@FAMILIES
+@pytest.mark.parametrize("answering", [False, True])
+def test_datagrams_of_a_flow_that_is_denied_now_are_dropped_and_answers_do_not_admit_it_again(
+    strict: Cluster, family: int, answering: bool
+) -> None:
+    apply(strict, ingress(FROM_B))
+    with talk(strict, "x/b", "x/a", family) as flow:
+        flow.ask(b"1")
+        assert flow.server.recv(64) == b"1"
+        apply(strict, ingress(FROM_C))
+        if answering:
+            flow.answer(b"2")
+            assert hears_nothing(flow.client)
+        flow.ask(b"3")
+        assert hears_nothing(flow.server)
+        apply(strict, ingress(FROM_B))
+        flow.ask(b"4")
+        assert flow.server.recv(64) == b"4"
+
+
+@FAMILIES
+@SERVICES
+def test_behind_a_service_address_the_pod_is_judged(strict: Cluster, extra: tuple[str, ...], family: int) -> None:
+    apply(strict, ingress(FROM_B))
+    with service(strict, *extra), connection(strict, "x/b", "x/a", family, SERVICE[family]) as flow:
+        assert goes_on(flow)
+        apply(strict, ingress({"from": [{"podSelector": pods("b")}], "ports": [{"port": PORT}]}))
+        assert goes_on(flow)
+        apply(strict, ingress({"from": [{"podSelector": pods("b")}], "ports": [{"port": PORT + 1}]}))
+        flow.client.send(b"1")
+        assert hears_nothing(flow.server)
+
+
+@FAMILIES
+def test_an_egress_policy_reaches_what_its_pod_has_opened(strict: Cluster, family: int) -> None:
+    apply(strict, egress({}))
+    with connection(strict, "x/b", "outside", family) as out, connection(strict, "x/b", "x/a", family) as near:
+        assert goes_on(out)
+        assert goes_on(near)
+        apply(strict, egress({"to": [{"podSelector": pods("a")}]}))
+        assert goes_on(near)
+        out.server.send(b"1")
+        assert hears_nothing(out.client)
+
+
+def test_a_pod_that_changes_its_labels_loses_what_they_admitted(strict: Cluster) -> None:
+    apply(strict, ingress(FROM_B))
+    with connection(strict, "x/b", "x/a", 4) as flow:
+        assert goes_on(flow)
+        bodies = [
+            manifests.namespace("x"),
+            *(manifests.pod(host, NODE, pod="c" if host.name == "x/b" else host.name[-1]) for host in PODS),
+        ]
+        strict.replace([*bodies, ingress(FROM_B)])
+        wait_until_judged(strict)
+        flow.client.send(b"1")
+        assert hears_nothing(flow.server)
+
+
+def test_connections_of_pods_that_nothing_changed_for_are_not_looked_at(strict: Cluster) -> None:
+    everywhere = manifests.policy("x/d", podSelector=pods("d"), policyTypes=["Ingress"], ingress=[{}])
+    apply(strict, ingress(FROM_B), everywhere)
+    with connection(strict, "x/c", "x/d", 4) as other:
+        insert(strict, "x/c", "x/d", 4, 2_000)
+        before = strict.agent.status()["strict_mode"]["examined"]
+        apply(strict, ingress(FROM_B, FROM_C), everywhere)
+        apply(strict, ingress(FROM_B), everywhere)
+        looked_at = strict.agent.status()["strict_mode"]["examined"] - before
+        assert looked_at < 10, (
+            "what an earlier test has closed may still repeat its last words to pod a, and 2,001 others are there"
+        )
+        assert goes_on(other)
+
+
+@FAMILIES
+@pytest.mark.parametrize("protocol", [socket.IPPROTO_UDP, socket.IPPROTO_SCTP])
+def test_ten_thousand_connections_are_judged_and_those_of_others_kept(strict: Cluster, family: int, protocol: int) -> None:
+    strict.box.run(NODE.name, ["conntrack", "-F"])
+    apply(strict, ingress(FROM_B, FROM_C))
+    insert(strict, "x/b", "x/a", family, 8_000, protocol)
+    insert(strict, "x/c", "x/a", family, 2_000, protocol)
+    before = strict.agent.status()["strict_mode"]
+    assert accepted_entries(strict) == 10_000
+    apply(strict, ingress(FROM_C))
+    after = strict.agent.status()["strict_mode"]
+    assert accepted_entries(strict) == 2_000
+    assert after["denied"] - before["denied"] == 8_000
+
+
+def insert(cluster: Cluster, source: str, destination: str, family: int, count: int, protocol: int = socket.IPPROTO_UDP) -> None:
+    """Put accepted connections into the kernel's table, which no packet has opened."""
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    ends = [socket.inet_pton(kind, cluster.box.address(name, family)) for name in (source, destination)]
+    first = 1 if family == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+
+    def half(which: int, addresses: list[bytes], ports: tuple[int, int]) -> bytes:
+        numbers = (attribute(place, struct.pack("!H", port)) for place, port in zip((2, 3), ports, strict=True))
+        where = nested(1, *(attribute(first + place, address) for place, address in enumerate(addresses)))
+        return nested(which, where, nested(2, attribute(1, bytes([protocol])), *numbers))
+
+    with cluster.box.inside(NODE.name, open_socket) as netlink:
+        for start in range(0, count, 100):
+            messages = [
+                message(
+                    1 << 8,  # IPCTNL_MSG_CT_NEW
+                    half(1, ends, (1024 + index, 80)),
+                    half(2, ends[::-1], (80, 1024 + index)),
+                    number(7, 600),  # CTA_TIMEOUT
+                    number(8, ACCEPTED),  # CTA_MARK
+                    flags=NLM_F_ACK | 0x600,  # NLM_F_CREATE, NLM_F_EXCL
+                    sequence=index + 1,
+                    family=kind,
+                )
+                for index in range(start, min(start + 100, count))
+            ]
+            netlink.send(b"".join(messages))
+            for index in range(start, min(start + 100, count)):
+                read_acknowledgements(netlink, {index + 1})
+
+
+def test_what_was_accepted_before_the_agent_started_is_judged_at_its_start() -> None:
+    with cluster_with(*FLAGS) as cluster:
+        apply(cluster, ingress(FROM_B))
+        with connection(cluster, "x/b", "x/a", 4) as denied_soon, connection(cluster, "x/b", "x/d", 4) as untouched:
+            assert goes_on(denied_soon)
+            cluster.agent.stop()
+            assert cluster.agent.manifests is not None
+            bodies = [manifests.namespace("x"), *(manifests.pod(host, NODE, pod=host.name[-1]) for host in PODS)]
+            manifests.write(cluster.agent.manifests / "all.json", [*bodies, ingress(FROM_C)])
+            assert goes_on(denied_soon), "the rules of an agent that has left stay as they were"
+            cluster.agent.start()
+            wait_until_judged(cluster)
+            denied_soon.client.send(b"1")
+            assert hears_nothing(denied_soon.server)
+            assert goes_on(untouched)
+
+
+def test_without_strict_mode_established_connections_go_on() -> None:
+    with cluster_with(*FLAGS, "--strict-mode=false") as cluster:
+        cluster.apply([ingress(FROM_B)])
+        with connection(cluster, "x/b", "x/a", 4) as flow:
+            assert goes_on(flow)
+            cluster.apply([ingress(FROM_C)])
+            assert goes_on(flow)
+            assert cluster.agent.status()["strict_mode"] == {"enabled": False, "done_version": 0, "examined": 0, "denied": 0}
+
+
+def test_a_connection_that_somebody_elses_rule_let_in_is_judged_when_the_ruleset_is_back() -> None:
+    with cluster_with(*FLAGS) as cluster:
+        apply(cluster, ingress(FROM_C))
+        cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct mark set 0x1000 accept")
+        with connection(cluster, "x/b", "x/a", 4) as flow:
+            cluster.agent.wait_until(
+                "the ruleset is back", lambda: "goto original_v6" in cluster.box.run(NODE.name, ["nft", "list", "ruleset"]).stdout
+            )
+            cluster.agent.wait_until("it is judged", lambda: cluster.agent.status()["strict_mode"]["denied"] == 1)
+            flow.client.send(b"1")
+            assert hears_nothing(flow.server)
