@@ -6,13 +6,13 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Drain
     worker → pool → supervisor   Report, Refusal, Hints
-    pool → supervisor            Welcome
+    supervisor → pool            StandDown, InPlace
+    pool → supervisor            Welcome, StoodDown, Alone
 
 Encoding: one byte of kind, then fixed fields in host byte order.
 """
 
 import array
-import contextlib
 import os
 import socket
 import struct
@@ -32,7 +32,6 @@ MAX_HINTS = 256
 EVERY_PORT = 0
 """In place of a port. Port 0 itself, which nobody uses (RFC 6335 section 6), is never hinted at."""
 
-_INSTANCE_NAME = "\0netpolq"
 _KEY_BYTES = 16
 _MAX_MESSAGE_BYTES = 64 + MAX_CHANGED * _KEY_BYTES
 
@@ -44,6 +43,10 @@ class _Kind(IntEnum):
     REFUSAL = 4
     WELCOME = 5
     HINTS = 6
+    STAND_DOWN = 7
+    STOOD_DOWN = 8
+    IN_PLACE = 9
+    ALONE = 10
 
 
 class Publish(NamedTuple):
@@ -106,7 +109,34 @@ class Hints(NamedTuple):
     packed: bytes
 
 
-Message = Publish | Drain | Report | Refusal | Welcome | Hints
+class StandDown(NamedTuple):
+    """The supervisor is about to change the ruleset: an agent that serves beside us must let go of it."""
+
+
+class StoodDown(NamedTuple):
+    """Nobody else changes the ruleset."""
+
+
+class InPlace(NamedTuple):
+    """The ruleset is ours: an agent that serves beside us may leave."""
+
+
+class Alone(NamedTuple):
+    """The agent that served beside us has left. It was judging until now."""
+
+
+Message = Publish | Drain | Report | Refusal | Welcome | Hints | StandDown | StoodDown | InPlace | Alone
+
+_BARE: dict[int, Drain | StandDown | StoodDown | InPlace | Alone] = {
+    _Kind.DRAIN: Drain(),
+    _Kind.STAND_DOWN: StandDown(),
+    _Kind.STOOD_DOWN: StoodDown(),
+    _Kind.IN_PLACE: InPlace(),
+    _Kind.ALONE: Alone(),
+}
+"""Messages that say nothing but their kind."""
+
+_BARE_KINDS = {type(message): kind for kind, message in _BARE.items()}
 
 _PUBLISH = struct.Struct("=BQi")
 _REPORT = struct.Struct("=BIIIQQI")
@@ -122,8 +152,8 @@ def encode(message: Message) -> bytes:
         case Publish(version, changed):
             count = -1 if changed is None else len(changed)
             return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
-        case Drain():
-            return bytes([_Kind.DRAIN])
+        case Drain() | StandDown() | StoodDown() | InPlace() | Alone():
+            return bytes([_BARE_KINDS[type(message)]])
         case Report():
             return _REPORT.pack(_Kind.REPORT, *message)
         case Refusal(slot, version, text):
@@ -145,8 +175,8 @@ def decode(data: bytes) -> Message:
                     raise ValueError(f"{len(keys)} bytes of addresses, {count} announced")
                 changed = tuple(keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
                 return Publish(version, None if count < 0 else changed)
-            case _Kind.DRAIN:
-                return Drain()
+            case _Kind.DRAIN | _Kind.STAND_DOWN | _Kind.STOOD_DOWN | _Kind.IN_PLACE | _Kind.ALONE as kind:
+                return _BARE[kind]
             case _Kind.REPORT:
                 return Report(*_REPORT.unpack(data)[1:])
             case _Kind.REFUSAL:
@@ -228,29 +258,3 @@ class Channel:
     def close(self) -> None:
         """Close this end; the peer sees the end of the channel."""
         self._socket.close()
-
-
-def claim_instance() -> socket.socket | None:
-    """Become the one agent of this network namespace, or None if there is one already. Keep the socket open.
-
-    Abstract Unix names belong to the network namespace (unix(7)), which is just the scope of the ruleset and the queues.
-    """
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        claim.bind(_INSTANCE_NAME)
-        claim.listen(8)
-    except OSError:
-        claim.close()
-        return None
-    return claim
-
-
-def running_instance() -> int | None:
-    """Process id of the agent that serves this network namespace, or None."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
-        probe.settimeout(2.0)
-        probe.connect(_INSTANCE_NAME)
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, _uid, _gid = struct.unpack("3i", credentials)
-        return int(pid)
-    return None

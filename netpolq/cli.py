@@ -12,8 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq import channel
+from netpolq import instance
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
+from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, metrics_dirs
 from netpolq.settings import Settings, resolve
 from netpolq.settings.command_flags import (
     CLEANUP_OPTIONS,
@@ -31,14 +32,13 @@ from netpolq.settings.command_flags import (
 from netpolq.settings.options import ENVIRONMENT_PREFIX, Values, from_environment, from_words
 from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, OPTIONS, RUN_DIR
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
-from netpolq.settings.values import STATUS_SOCKET
 
 _INTERRUPTED = 130
 _READER_GONE = 141
 """128 and the number of SIGINT and of SIGPIPE: what a shell makes of a program that ends by them."""
 
 _HELP_FLAGS = frozenset({"-h", "-help", "--help"})
-_RUN_DIR_FILES = ("snapshot.bin", "snapshot.new", STATUS_SOCKET)
+_RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET)
 
 _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "done, or ended by SIGTERM",
@@ -118,6 +118,7 @@ def pool_command(settings: Settings) -> list[str]:
         "--mark-mask",
         hex(settings.mark_mask),
         "--hints" if settings.verdict_cache else "--no-hints",
+        "--takeover" if settings.takeover else "--no-takeover",
         "--logging-format",
         settings.logging_format.value,
         "--v",
@@ -147,6 +148,9 @@ def _run(words: Sequence[str]) -> int:
         _require_folder(settings.manifests)
         if settings.kubeconfig:
             raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot stand beside --manifests: there is one source")
+    if settings.takeover:
+        wanted = range(settings.queue_first, settings.queue_first + settings.queue_count)
+        settings = settings.with_queues(instance.queues_beside(wanted))
     os.execve(sys.executable, pool_command(settings), pool_environment(os.environ))  # noqa: S606  # no shell is wanted
 
 
@@ -170,7 +174,7 @@ def _cleanup(words: Sequence[str]) -> int:
 
     values = Values(from_words(CLEANUP_OPTIONS, words), from_environment(CLEANUP_OPTIONS, os.environ))
     run_dir, ct_mark_bit = values[RUN_DIR], values[CT_MARK_BIT]
-    pid = channel.running_instance()
+    pid = instance.running_agent()
     if pid is not None:
         raise AlreadyRunningError(f"an agent serves this network namespace (pid {pid}); stop it first, then clean up")
     removed = [*apply.cleanup(ct_mark_bit), *_clear_run_dir(run_dir)]
@@ -182,8 +186,7 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
     """Remove what an agent leaves in its run directory, and the directory if nothing else is in it. Returns what was removed."""
     removed = []
     try:
-        metrics = run_dir / "metrics"
-        if metrics.is_dir() and not metrics.is_symlink():
+        for metrics in metrics_dirs(run_dir):
             shutil.rmtree(metrics)
             removed.append(str(metrics))
         for path in (run_dir / name for name in _RUN_DIR_FILES):

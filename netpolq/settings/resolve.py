@@ -3,7 +3,7 @@
 import socket
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
@@ -50,6 +50,11 @@ class Settings:
     verdict_cache_size: int
     run_dir: Path
     logging_format: LoggingFormat
+    takeover: bool
+
+    def with_queues(self, queues: range) -> "Settings":
+        """The same with other queues, and so maybe with more or fewer workers."""
+        return replace(self, queue_first=queues.start, queue_count=len(queues))
 
     @property
     def queues(self) -> QueueRange:
@@ -94,6 +99,7 @@ class Settings:
                 (table.LOGGING_FORMAT, self.logging_format.value),
                 (table.NETFILTER_BUG_1766_FIX, fix),
                 (table.DISABLE_NRI, _boolean(self.disable_nri)),
+                (table.TAKEOVER, _boolean(self.takeover)),
             )
         ]
 
@@ -133,6 +139,7 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         verdict_cache_size=values[table.VERDICT_CACHE_SIZE],
         run_dir=values[table.RUN_DIR],
         logging_format=values[table.LOGGING_FORMAT],
+        takeover=values[table.TAKEOVER],
     )
 
 

@@ -108,6 +108,17 @@ FANOUT: Option[bool] = Option(
     group=Group.QUEUES,
     natural=bool,
 )
+TAKEOVER: Option[bool] = Option(
+    name="takeover",
+    parse=boolean,
+    default="false",
+    metavar="BOOL",
+    allowed=_BOOLEAN,
+    help="Take over from an agent that runs in this network namespace, if there is one: get ready beside it, on other queues if need be, "
+    "put the own rules in place in one step, and have it drain its queues and leave. No connection is lost or passes unjudged.",
+    group=Group.QUEUES,
+    natural=bool,
+)
 DATAPLANE: Option[Dataplane] = Option(
     name="dataplane",
     parse=Dataplane,
@@ -271,6 +282,7 @@ OPTIONS: tuple[Option[object], ...] = (
     WORKERS,
     QUEUE_BALANCE,
     FANOUT,
+    TAKEOVER,
     DATAPLANE,
     MARK_MASK,
     CT_MARK_BIT,

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from netpolq.run_dir import STATUS_SOCKET
+
 MAX_WORKERS = 256
 MAX_QUEUE = 0xFFFF
 MAX_VERDICT_TTL_S = 86400
 MAX_CACHED_VERDICTS = 1 << 20
-STATUS_SOCKET = "status.sock"
 
 _MAX_SOCKET_PATH_BYTES = 107
 """Source: unix(7): `sun_path` has 108 bytes, the last of them NUL."""

@@ -24,6 +24,7 @@ from netpolq.dataplane.kernel import dns_in_prerouting, unfiltered_bridges
 from netpolq.dataplane.ruleset import UNJUDGED, RulesetConfig
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
+from netpolq.run_dir import IMAGE, STATUS_SOCKET, metrics_dir
 from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
@@ -100,10 +101,11 @@ class Supervisor:
         self._pool_gone = asyncio.Event()
         self._publisher = Publisher(
             channel,
-            settings.run_dir / "snapshot.bin",
+            settings.run_dir / IMAGE,
             on_progress=self._on_progress,
             on_hints=self._on_hints,
             on_publish=self._on_publish,
+            on_alone=self._on_alone,
             on_end=self._pool_gone.set,
         )
         self._registry = CollectorRegistry()
@@ -167,11 +169,11 @@ class Supervisor:
             on_published=self._publish_time.observe,
         )
         self._source = source = make_source(settings)
-        self._registry.register(WorkerCollector(settings.run_dir / "metrics"))
+        self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
         self._registry.register(QueueCollector(queuestats.read, self._queue_nums))
         self._registry.register(StateCollector(self._readings))
         runners = [
-            await serve_status(settings.run_dir / "status.sock", status=lambda: encode(self.status())),
+            await serve_status(settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(self.status())),
             await serve_metrics(
                 settings.metrics_host,
                 settings.metrics_port,
@@ -227,6 +229,10 @@ class Supervisor:
         if self._strict_mode is not None:
             self._strict_mode.published(version, changed, descriptor)
 
+    def _on_alone(self) -> None:
+        if self._strict_mode is not None:
+            self._strict_mode.suspect_all()  # until now the other has accepted connections by what it knew
+
     def _deliver(self, update: Update) -> None:
         known = set(self._store.rejections)
         for rejection in update.rejections:
@@ -256,6 +262,8 @@ class Supervisor:
         reasons = []
         if not self._store.synced or not self._publisher.published:
             reasons.append("the first sync is not published yet")
+        elif self._enforcer is None or not self._enforcer.in_force_version:
+            reasons.append("the first snapshot is not in force yet")
         down = [slot for slot, report in sorted(self._publisher.workers.items()) if report.pid == 0]
         if down or len(self._publisher.workers) < len(self._queue_nums):
             reasons.append(f"workers are not running: {down or 'none has reported yet'}")

@@ -130,6 +130,7 @@ class Enforcer:
     async def _keep_ruleset(self) -> None:
         await self._sets_changed.wait()
         await self._await_first_snapshot()
+        await self._publisher.stand_down()
         while True:
             self._sets_changed.clear()
             version, sets = self._sets_version, self.sets
@@ -158,6 +159,7 @@ class Enforcer:
 
     async def _install(self, sets: IsolatedSets) -> None:
         await self._ruleset.install(sets)
+        self._publisher.tell_in_place()
         if self._verdict_cache is not None:
             self._verdict_cache.ruleset_installed()
         if self._strict_mode is not None:

@@ -35,7 +35,8 @@ async def serve_metrics(
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host or None, port).start()
+        # Two agents listen while one takes over from the other.
+        await web.TCPSite(runner, host or None, port, reuse_port=True).start()
     except OSError as error:
         await runner.cleanup()
         raise BootError(
@@ -44,8 +45,12 @@ async def serve_metrics(
     return runner
 
 
-async def serve_status(path: Path, *, status: Callable[[], bytes]) -> web.AppRunner:
-    """Serve the status document on a Unix socket that only its owner may use."""
+async def serve_status(path: Path, number: int, *, status: Callable[[], bytes]) -> web.AppRunner:
+    """Serve the status document on a Unix socket that only its owner may use.
+
+    `number`: that no other agent has, for the name under which the socket is made. Then it takes the place of whatever is at `path`: the
+    socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
+    """
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=status(), content_type="application/json")
@@ -54,10 +59,12 @@ async def serve_status(path: Path, *, status: Callable[[], bytes]) -> web.AppRun
     application.add_routes([web.get("/status", answer)])
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
-    path.unlink(missing_ok=True)  # left by a supervisor that was killed
+    draft = path.with_name(f"sock.{number}")
+    draft.unlink(missing_ok=True)
     try:
-        await web.UnixSite(runner, path).start()
-        path.chmod(0o600)
+        await web.UnixSite(runner, draft).start()
+        draft.chmod(0o600)
+        draft.rename(path)
     except OSError as error:
         await runner.cleanup()
         raise BootError(f"--run-dir {path.parent}: the status socket cannot be made: {os.strerror(error.errno or 0)}") from error

@@ -6,12 +6,27 @@ import os
 import time
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
-from netpolq.channel import MAX_CHANGED, Channel, Hints, Publish, Refusal, Report, Welcome
+from netpolq.channel import (
+    MAX_CHANGED,
+    Alone,
+    Channel,
+    Hints,
+    InPlace,
+    Publish,
+    Refusal,
+    Report,
+    StandDown,
+    StoodDown,
+    Welcome,
+)
 from netpolq.snapshot import region
 from netpolq.snapshot.draft import Draft
 from netpolq.supervisor.keeper import Keeper
+
+_RETRY_S = 1.0
 
 log = logging.getLogger("publisher")
 
@@ -20,7 +35,8 @@ class Publisher:
     """The supervisor's end of the channel.
 
     `on_progress` is called when a worker reports; `on_hints` when it was asked again for some decisions; `on_publish` when a snapshot
-    was sent, with its version, the addresses it may judge differently (None: all), and its memfd; `on_end` when the pool has gone.
+    was sent, with its version, the addresses it may judge differently (None: all), and its memfd; `on_alone` when an agent whose place
+    we took has left; `on_end` when the pool has gone.
     """
 
     def __init__(
@@ -31,6 +47,7 @@ class Publisher:
         on_progress: Callable[[], None],
         on_hints: Callable[[Hints], None],
         on_publish: Callable[[int, Collection[bytes] | None, int], None],
+        on_alone: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self._channel = channel
@@ -38,7 +55,9 @@ class Publisher:
         self._on_progress = on_progress
         self._on_hints = on_hints
         self._on_publish = on_publish
+        self._on_alone = on_alone
         self._on_end = on_end
+        self._stood_down = asyncio.Event()
         self._is_complete = False
         self.welcomed = asyncio.Event()
         self.version = 0
@@ -69,6 +88,10 @@ class Publisher:
                         self.version = version
                         self.supervisor_restarts = restarts
                         self.welcomed.set()
+                    case StoodDown():
+                        self._stood_down.set()
+                    case Alone():
+                        self._on_alone()
                     case message:
                         log.error("unexpected message %r", message)
         except EOFError:
@@ -102,6 +125,18 @@ class Publisher:
         finally:
             os.close(descriptor)
         return self.version
+
+    async def stand_down(self) -> None:
+        """Wait until no other agent changes the ruleset. Takes no time unless we are to take over from one."""
+        while not self._stood_down.is_set():
+            self._channel.send(StandDown())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await self._stood_down.wait()
+
+    def tell_in_place(self) -> None:
+        """Our ruleset is in place: an agent that serves beside us may leave."""
+        self._channel.send(InPlace())
 
     async def leave(self) -> None:
         """Finish what is under way. Nothing is published afterwards."""

@@ -14,7 +14,7 @@ import orjson
 
 from netpolq.errors import NetpolqError
 from netpolq.model import Rejection
-from netpolq.settings.values import STATUS_SOCKET
+from netpolq.run_dir import STATUS_SOCKET
 
 _TIMEOUT_S = 5.0
 

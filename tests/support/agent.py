@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
@@ -57,14 +57,20 @@ class Answer(NamedTuple):
 class Agent:
     """A running agent. A context manager: stopped and cleaned up at its end."""
 
-    def __init__(self, box: Box, manifests: Path | None, *flags: str, limit_s: float = LIMIT_S) -> None:
-        """`manifests` None: the flags name another source. `limit_s`: how long to wait for anything it ought to do."""
+    def __init__(
+        self, box: Box, manifests: Path | None, *flags: str, limit_s: float = LIMIT_S, prefix: Sequence[str] = ()
+    ) -> None:
+        """`manifests` None: the flags name another source. `limit_s`: how long to wait for anything it ought to do.
+
+        `prefix`: words of a program that runs it.
+        """
         self.box = box
         self._limit_s = limit_s
         self.manifests = manifests
         self.run_dir = box.directory / "run"
         self.log = box.directory / "agent.log"
         self._argv = [
+            *prefix,
             *(sys.executable, "-m", "netpolq", "run"),
             *(("--manifests", str(manifests)) if manifests is not None else ()),
             *("--run-dir", str(self.run_dir), "--hostname-override", box.node.name),
@@ -82,8 +88,30 @@ class Agent:
 
     def start(self) -> None:
         """Start and wait until `/readyz` says that policies are in force. Raises `RuntimeError` with the log if that fails."""
-        self._process = self.box.popen(self.box.node.name, self._argv, log=self.log)
+        self.launch()
         self.wait_until("ready", self.is_ready)
+
+    def launch(self) -> None:
+        """Start and wait for nothing."""
+        self._process = self.box.popen(self.box.node.name, self._argv, log=self.log)
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its first process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill_all(self) -> None:
+        """Kill all of its processes at once."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(LIMIT_S)
 
     def stop(self) -> int:
         """Ask it to end and wait for that. Returns the exit code. The rules stay."""

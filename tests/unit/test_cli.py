@@ -141,7 +141,7 @@ def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], 
     started = json.loads(result.stdout)
     ours, supervisor = started["argv"][: started["argv"].index("--")], started["argv"][started["argv"].index("--") + 1 :]
     assert " ".join(ours) == (
-        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --no-hints --logging-format text --v 2"
+        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --no-hints --no-takeover --logging-format text --v 2"
     )
     assert supervisor[:4] == [sys.executable, "-m", "netpolq", "supervise"]
     found = resolve(supervisor[4:], {})
@@ -226,15 +226,15 @@ def in_new_namespace(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.netns
 def test_cleanup_removes_what_an_agent_left_on_disk_and_nothing_else(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    (run_dir / "metrics").mkdir(parents=True)
-    for name in ("metrics/counter_0.db", "snapshot.bin", "snapshot.new", "keep.txt"):
+    (run_dir / "metrics-100").mkdir(parents=True)
+    for name in ("metrics-100/counter_0.db", "snapshot.bin", "snapshot.new", "keep.txt"):
         (run_dir / name).touch()
     with socket.socket(socket.AF_UNIX) as status:
         status.bind(str(run_dir / "status.sock"))
     result = in_new_namespace("cleanup", "--run-dir", str(run_dir))
     assert (result.returncode, result.stderr) == (0, "")
     assert [path.name for path in run_dir.iterdir()] == ["keep.txt"]
-    for name in ("metrics", "snapshot.bin", "snapshot.new", "status.sock"):
+    for name in ("metrics-100", "snapshot.bin", "snapshot.new", "status.sock"):
         assert f"removed {run_dir / name}\n" in result.stdout
 
 
@@ -251,8 +251,8 @@ def test_cleanup_may_be_repeated_and_says_when_there_was_nothing(tmp_path: Path)
 def test_cleanup_is_refused_while_an_agent_serves_the_namespace(tmp_path: Path) -> None:
     (tmp_path / "snapshot.bin").touch()
     agent_and_cleanup = (
-        "import os, sys; from netpolq import channel, cli; "
-        "claim = channel.claim_instance(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
+        "import os, sys; from netpolq import cli, instance; "
+        "claim = instance.claim(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
     )
     result = subprocess.run(
         ["unshare", "--net", sys.executable, "-P", "-c", agent_and_cleanup, "cleanup", "--run-dir", str(tmp_path)],

@@ -43,6 +43,7 @@ def settings(draw: st.DrawFn) -> Settings:
         netfilter_bug_1766_fix=draw(st.none() | st.booleans()),
         disable_nri=draw(st.booleans()),
         strict_mode=draw(st.booleans()),
+        takeover=draw(st.booleans()),
         verbosity=draw(st.integers(0, 10)),
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),

@@ -6,6 +6,7 @@ import sys
 
 from netpolq.errors import BootError, NetpolqError
 from netpolq.logs import configure
+from netpolq.run_dir import metrics_dirs
 from netpolq_worker.options import PoolOptions, parse_options
 
 
@@ -31,7 +32,9 @@ def _prepare_run_dir(options: PoolOptions) -> None:
     try:
         options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         options.run_dir.chmod(0o700)
-        shutil.rmtree(options.metrics_dir, ignore_errors=True)
+        # While an agent is taken over from, it still uses its own.
+        for stale in (options.metrics_dir,) if options.takeover else metrics_dirs(options.run_dir):
+            shutil.rmtree(stale, ignore_errors=True)
         options.metrics_dir.mkdir(mode=0o700)
     except OSError as error:
         raise BootError(f"--run-dir {options.run_dir}: {error.strerror}; it must be a folder that the agent may write") from error

@@ -74,34 +74,43 @@ class Decider:
     def decide(self, question: Question) -> int:
         """The code for a connection, never negative but for UNCLEAR: there is no snapshot."""
         key = key_of(question)
+        code = self._known(key)
+        return self._judge(key, question) if code is None else code
+
+    def _known(self, key: Key) -> int | None:
         code = self.cache.get(key)
         if code is None:
             code = self._old.get(key)
             if code is None:
-                return self._judge(key, question)
+                return None
             self._keep(key, code)
         return code if code >= 0 else self._hint(key, ~code)
 
     def _judge(self, key: Key, question: Question) -> int:
         if self._resolver is None:
             return UNCLEAR
-        self.misses += 1
         source, destination, protocol, port = question
+        hints = self._with_hints and protocol in WITH_PORTS
+        # One scan has tens of thousands of ports: if all are denied, only the pair is worth room, here and in the kernel. Where decisions
+        # are hinted at, the key with this port stands for that and nothing else.
+        pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
+        if hints and (known := self._known(pair)) is not None:
+            return known
+        self.misses += 1
         family = len(source)
         if family == 4:
             answer = self._resolver.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
         else:
             answer = self._resolver.answer(source, destination, protocol, port)
         code = series_of(protocol, family) << 1 | answer & 1
-        if self._with_hints and protocol in WITH_PORTS:
-            if answer == DROP_ON_EVERY_PORT:
-                self._hint_every_port(key_of((source, destination, protocol, EVERY_PORT)), code)
-            elif self._seen_before(key):
-                self._keep(key, code)
-                if port != EVERY_PORT:
-                    self._hint(key, code)
-        elif protocol not in UNKEYED_PROTOCOLS and self._seen_before(key):
+        if hints and answer == DROP_ON_EVERY_PORT:
+            key = pair
+        elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
+            return code
+        if self._seen_before(key):
             self._keep(key, code)
+            if hints:
+                self._hint(key, code)
         return code
 
     def _seen_before(self, key: Key) -> bool:
@@ -113,19 +122,6 @@ class Decider:
             return True
         self._seen[place] = mark
         return False
-
-    def _hint_every_port(self, key: Key, code: int) -> None:
-        """Only the pair is worth room, here and in the kernel: one scan has tens of thousands of ports."""
-        known = self.cache.get(key)
-        if known is None:
-            known = self._old.get(key)
-            if known is None:
-                if not self._seen_before(key):
-                    return
-                known = ~code
-            self._keep(key, known)
-        if known < 0:
-            self._hint(key, code)
 
     def _hint(self, key: Key, code: int) -> int:
         share = 1 if code & 1 else 2

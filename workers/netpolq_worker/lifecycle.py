@@ -1,7 +1,7 @@
 """When children are started and when the pool gives up. Pure: told what happened and what time it is, it says what to do.
 
 WAITING ── due ──► RUNNING ── exit ──► WAITING (at once, or after a back-off when it keeps dying young)
-   any ── stop ──► STOPPED
+   any ── stop ──► STOPPED ── resume ──► WAITING, or RUNNING if its last process still does
 """
 
 from dataclasses import dataclass
@@ -66,6 +66,12 @@ class Child:
     def stop(self) -> None:
         """Start no more processes."""
         self.phase = Phase.STOPPED
+
+    def resume(self, now: float) -> None:
+        """Start processes again, after `stop`."""
+        if self.phase is Phase.STOPPED:
+            self.phase = Phase.RUNNING if self.pid else Phase.WAITING
+            self.due = now
 
 
 def restart_delay(failures: int) -> float:

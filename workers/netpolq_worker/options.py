@@ -8,13 +8,14 @@ from pathlib import Path
 
 from netpolq.enums import LoggingFormat
 from netpolq.logs import PACKET_LOG_VERBOSITY
+from netpolq.run_dir import IMAGE, metrics_dir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
     """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor.
 
-    `hints`: whether workers tell which decisions they are asked for again.
+    `hints`: whether workers tell which decisions they are asked for again. `takeover`: whether to take over from a running agent.
     """
 
     run_dir: Path
@@ -22,6 +23,7 @@ class PoolOptions:
     fail_open: bool
     mark_mask: int
     hints: bool
+    takeover: bool
     logging_format: LoggingFormat
     verbosity: int
     supervisor: tuple[str, ...]
@@ -34,12 +36,12 @@ class PoolOptions:
     @property
     def metrics_dir(self) -> Path:
         """The multiprocess directory of prometheus_client."""
-        return self.run_dir / "metrics"
+        return metrics_dir(self.run_dir, self.queues.start)
 
     @property
     def image_path(self) -> Path:
         """Where the newest snapshot is kept for the next start."""
-        return self.run_dir / "snapshot.bin"
+        return self.run_dir / IMAGE
 
 
 def parse_options(arguments: Sequence[str]) -> PoolOptions:
@@ -50,6 +52,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
     parser.add_argument("--fail-open", action=argparse.BooleanOptionalAction, required=True)
     parser.add_argument("--mark-mask", type=lambda text: int(text, 0), required=True)
     parser.add_argument("--hints", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument("--takeover", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--logging-format", type=LoggingFormat, default=LoggingFormat.TEXT)
     parser.add_argument("--v", type=int, default=0)
     parser.add_argument("supervisor", nargs="+")
@@ -60,6 +63,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
         fail_open=parsed.fail_open,
         mark_mask=parsed.mark_mask,
         hints=parsed.hints,
+        takeover=parsed.takeover,
         logging_format=parsed.logging_format,
         verbosity=parsed.v,
         supervisor=tuple(parsed.supervisor),

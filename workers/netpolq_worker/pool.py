@@ -14,21 +14,41 @@ import socket
 import subprocess
 import time
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from netpolq.channel import Channel, Drain, Hints, Publish, Refusal, Report, Welcome, claim_instance, running_instance
-from netpolq.errors import AlreadyRunningError, ExitCode, SnapshotError
+from netpolq.channel import (
+    Alone,
+    Channel,
+    Drain,
+    Hints,
+    InPlace,
+    Publish,
+    Refusal,
+    Report,
+    StandDown,
+    StoodDown,
+    Welcome,
+)
+from netpolq.errors import ExitCode, SnapshotError
+from netpolq.instance import Conversation
 from netpolq.snapshot.region import load, open_view, seal
 from netpolq_worker.judge import judge_and_log, judge_packets
-from netpolq_worker.lifecycle import Child
+from netpolq_worker.lifecycle import Child, Phase
 from netpolq_worker.loop import Worker, WorkerSettings
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
 from netpolq_worker.packet_log import PacketLog
+from netpolq_worker.takeover import Place
 
 _DRAIN_S = 3.0
+_SETTLE_S = 0.1
+"""After another's rules are in place: until packets that met ours are in our queues for certain."""
+
+_ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
 _STANDARD_STREAMS = (0, 1, 2)
 _HALTING = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
 """Exit codes with which a supervisor that never served ends the pool; a later one is only started again."""
@@ -52,12 +72,9 @@ class Pool:
     """The process tree. Construct, then `run`."""
 
     def __init__(self, options: PoolOptions) -> None:
-        """Become the agent of this network namespace and bind the queues. Raises `NetpolqError`."""
+        """Become the agent of this network namespace, or the one to come, and bind the queues. Raises `NetpolqError`."""
         self._options = options
-        claim = claim_instance()
-        if claim is None:
-            raise AlreadyRunningError(f"an agent already serves this network namespace (pid {running_instance()}); stop it first")
-        self._claim = claim
+        self._place = Place(self, options.queues, takeover=options.takeover)
         # Known to a worker alone: the pool binds the queues, and judges nothing.
         self._worker: Worker | None = None
         self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
@@ -72,6 +89,7 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._exit_code: int | None = None
+        self._stand_down_due = 0.0
 
     def _bind(self, queue_num: int) -> Queue:
         def serving() -> Worker | None:
@@ -91,22 +109,29 @@ class Pool:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(number, lambda received, _frame: self._signals.append(received))
         signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
-        self._selector.register(wakeup_read, selectors.EVENT_READ)
+        self._selector.register(wakeup_read, selectors.EVENT_READ, partial(_drain_wakeups, wakeup_read))
+        self._place.open()
         gc.collect()
         gc.freeze()  # objects that exist now are left alone, so that forked workers go on sharing their pages
         try:
             while self._exit_code is None:
                 self._start_due()
-                for key, _events in self._selector.select(self._wait_s()):
-                    if key.fileobj is wakeup_read:
-                        _drain_wakeups(wakeup_read)
-                    else:
-                        self._on_readable(key.data)
+                self._turn(self._wait_s())
                 self._on_signals()
                 self._reap()
         finally:
             self._shut_down()
+        if self._place.is_given_up and os.getpid() == 1:
+            # A container whose process ends is started again, and would take over in its turn.
+            log.info("waiting for SIGTERM")
+            while _ENDING.isdisjoint(self._signals):
+                self._turn()
         return self._exit_code
+
+    def _turn(self, limit_s: float | None = None) -> None:
+        """Wait for something to read, and have it read."""
+        for key, _events in self._selector.select(limit_s):
+            key.data()
 
     def _load_kept_snapshot(self) -> None:
         """Take the snapshot that an earlier pool left, so that workers judge by it until the first one is published."""
@@ -127,8 +152,14 @@ class Pool:
     # --- children -----------------------------------------------------------------------------------------------------------------
 
     def _wait_s(self) -> float | None:
-        dues = [child.due for child in self._children() if child.pid == 0]
+        dues = [child.due for child in self._children() if child.phase is Phase.WAITING]
+        if self._is_standing_down:
+            dues.append(self._stand_down_due)
         return max(min(dues) - time.monotonic(), 0.0) if dues else None
+
+    @property
+    def _is_standing_down(self) -> bool:
+        return self._place.is_given_up and bool(self._supervisor.pid)
 
     def _children(self) -> list[Child]:
         return [self._supervisor, *(slot.child for slot in self._slots)]
@@ -140,6 +171,9 @@ class Pool:
                 self._fork_worker(slot)
         if self._supervisor.is_due(now):
             self._spawn_supervisor()
+        if self._is_standing_down and now >= self._stand_down_due:
+            os.kill(self._supervisor.pid, signal.SIGKILL)
+            self._stand_down_due = now + _DRAIN_S
 
     def _fork_worker(self, slot: _Slot) -> None:
         ours, theirs = Channel.pair()
@@ -150,7 +184,7 @@ class Pool:
         slot.child.on_start(pid, time.monotonic())
         slot.channel = ours
         slot.behind = False
-        self._selector.register(ours, selectors.EVENT_READ, slot)
+        self.watch(ours, partial(self._on_readable, slot))
 
     def _be_worker(self, slot: _Slot, end: socket.socket) -> NoReturn:
         """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
@@ -192,7 +226,7 @@ class Pool:
             )
         self._supervisor.on_start(self._supervisor_process.pid, time.monotonic())
         self._supervisor_channel = ours
-        self._selector.register(ours, selectors.EVENT_READ, None)
+        self.watch(ours, partial(self._on_readable, None))
         ours.send(Welcome(self._snapshot_version, self._supervisor.restarts))
         for slot in self._slots:
             self._tell_supervisor(slot)
@@ -215,7 +249,9 @@ class Pool:
             self._supervisor_channel = None
             if self._supervisor_process is not None:
                 self._supervisor_process.returncode = code  # reaped here; Popen must not wait for it again
-            if code in _HALTING and self._supervisor.starts == 1:
+            if self._place.is_given_up:
+                self._place.has_stood_down()
+            elif code in _HALTING and self._supervisor.starts == 1:
                 self._exit_code = code  # it has said why; trying again would not help
             elif self._exit_code is None:
                 log.error("supervisor %d %s; workers go on with snapshot %d", pid, _end(code), self._snapshot_version)
@@ -234,12 +270,46 @@ class Pool:
 
     def _forget(self, channel: Channel | None) -> None:
         if channel is not None:
-            self._unwatch(channel)
+            self.unwatch(channel)
             channel.close()
 
-    def _unwatch(self, channel: Channel) -> None:
+    def watch(self, source: Channel | Conversation | socket.socket, on_readable: Callable[[], None]) -> None:
+        """Have something called whenever there is something to read."""
+        self._selector.register(source, selectors.EVENT_READ, on_readable)
+
+    def unwatch(self, source: Channel | Conversation | socket.socket) -> None:
+        """Not any more."""
         with contextlib.suppress(KeyError):  # whose end was seen before is not watched any more
-            self._selector.unregister(channel)
+            self._selector.unregister(source)
+
+    # --- the place of the one agent; see `netpolq_worker.takeover.Tenant` ---------------------------------------------------------
+
+    def on_stood_down(self) -> None:
+        """Nobody else changes the ruleset."""
+        if self._supervisor_channel is not None:
+            self._supervisor_channel.send(StoodDown())
+
+    def on_alone(self) -> None:
+        """The agent whose place we took has left."""
+        if self._supervisor_channel is not None:
+            self._supervisor_channel.send(Alone())
+
+    def stand_down(self) -> None:
+        """Have the supervisor leave, and start no other."""
+        self._supervisor.stop()
+        self._forget(self._supervisor_channel)  # it leaves when it sees the end of the channel
+        self._supervisor_channel = None
+        self._stand_down_due = time.monotonic() + _DRAIN_S
+        if not self._supervisor.pid:
+            self._place.has_stood_down()
+
+    def leave(self) -> None:
+        """Drain and end."""
+        self._exit_code = ExitCode.OK
+
+    def resume(self) -> None:
+        """Have a supervisor again."""
+        self._supervisor.resume(time.monotonic())
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
@@ -253,6 +323,10 @@ class Pool:
                 match message:
                     case Publish() if slot is None and descriptor is not None:
                         self._publish(message, descriptor)
+                    case StandDown() if slot is None:
+                        self._place.ask_to_stand_down()
+                    case InPlace() if slot is None:
+                        self._place.ask_to_leave()
                     case Report() if slot is not None:
                         slot.last_report = message
                         self._tell_supervisor(slot)
@@ -268,7 +342,7 @@ class Pool:
                     case _:
                         log.error("unexpected message %r", message)
         except EOFError:
-            self._unwatch(channel)  # the rest is told by SIGCHLD
+            self.unwatch(channel)  # the rest is told by SIGCHLD
         except ValueError as error:
             log.error("message ignored: %s", error)
 
@@ -316,11 +390,13 @@ class Pool:
     def _on_signals(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
-            if number in {signal.SIGTERM, signal.SIGINT} and self._exit_code is None:
+            if number in _ENDING and self._exit_code is None:
                 log.info("%s: draining the queues", signal.Signals(number).name)
                 self._exit_code = ExitCode.OK
 
     def _shut_down(self) -> None:
+        if self._place.is_given_up:
+            time.sleep(_SETTLE_S)
         for child in self._children():
             child.stop()
         self._forget(self._supervisor_channel)  # the end of the channel tells the supervisor to leave
@@ -336,6 +412,10 @@ class Pool:
         self._wait_for_children(_DRAIN_S)
         for slot in self._slots:
             slot.queue.close()
+        self._place.close()
+        if self._place.is_given_up:
+            log.info("stopped; the agent that took over goes on")
+            return
         if self._options.fail_open:
             consequence = "new connections of isolated pods pass unjudged until an agent runs again"
         else:
@@ -347,9 +427,8 @@ class Pool:
         while any(child.pid for child in self._children()) and time.monotonic() < deadline:
             self._reap()
             self._selector.select(0.02)
-            for key in list(self._selector.get_map().values()):
-                if key.data is not None:
-                    self._on_readable(key.data)
+            for slot in self._slots:
+                self._on_readable(slot)
 
 
 def _drain_wakeups(end: socket.socket) -> None:

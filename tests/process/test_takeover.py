@@ -1,0 +1,156 @@
+"""One agent takes over from another while connections come in."""
+
+import signal
+import socket
+import time
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from netpolq.errors import ExitCode
+from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
+from tests.process.test_full_queue import unjudged
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe, Result
+
+PER_S = 60
+WITHOUT_REPETITION_S = 0.9
+"""A SYN is repeated after a second: what connects by then was not lost once."""
+
+UPGRADES = 20
+LOAD_S = 6.0
+
+
+class Upgrades:
+    """Agents of one box, each taking over from the one before."""
+
+    def __init__(self, box: Box, folder: Path, *flags: str) -> None:
+        self._box, self._folder, self._flags = box, folder, (*flags, "--workers=2", "--takeover")
+        self.agent = self._make()
+        self.agent.start()
+
+    def _make(self) -> Agent:
+        return Agent(self._box, self._folder, *self._flags)
+
+    def upgrade(self) -> None:
+        """Start another, and wait until it alone serves."""
+        before, self.agent = self.agent, self._make()
+        self.agent.start()  # either of them may say that it is ready
+        before.wait_until("the agent before has left", lambda: not before.is_running)
+        assert before.stop() == ExitCode.OK
+        self.agent.wait_until("ready", self.agent.is_ready)
+        self.agent.wait_until("its status is there", lambda: self.agent.status()["in_force_version"] > 0)
+
+
+@pytest.fixture
+def upgrades(request: pytest.FixtureRequest, box: Box, folder: Path) -> Iterator[Upgrades]:
+    made = Upgrades(box, folder, *request.param)
+    try:
+        yield made
+    finally:
+        made.agent.stop()
+        made.agent.cleanup()
+
+
+def connect_for(box: Box, seconds: float) -> list[Result]:
+    """New connections at even distances for a while, over both families, in TCP and UDP, from the friend and from the stranger."""
+    return box.probe(
+        [
+            Probe(client.name, box.address(SERVER.name, family), protocol, 80, delay_s=number / PER_S)
+            for number in range(int(seconds * PER_S))
+            for client in (FRIEND, STRANGER)
+            for family in (4 + 2 * (number % 2),)
+            for protocol in (("TCP", "UDP")[number // 2 % 2],)
+        ],
+        timeout_s=WITHOUT_REPETITION_S,
+    )
+
+
+CLOSED, OPEN = "--fail-open=false", "--fail-open=true"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("upgrades", "count"),
+    [((CLOSED, "--verdict-cache=off"), UPGRADES), ((OPEN, "--verdict-cache=off"), 4), ((CLOSED, "--verdict-cache=on"), 4)],
+    ids=["fail-closed", "fail-open", "verdict cache"],
+    indirect=["upgrades"],
+)
+def test_upgrades_in_a_row_lose_no_connection_and_let_none_in(box: Box, upgrades: Upgrades, count: int) -> None:
+    results: list[Result] = []
+    queues: list[int] = []
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        load = thread.submit(connect_for, box, LOAD_S)
+        while len(queues) < count:
+            upgrades.upgrade()
+            queues.append(upgrades.agent.status()["workers"][0]["queue_num"])
+            if load.done():
+                results += load.result()
+                load = thread.submit(connect_for, box, LOAD_S)
+        results += load.result()
+    assert [result for result in results if result.probe.source == STRANGER.name and result.reached] == []
+    assert [result for result in results if result.probe.source == FRIEND.name and not result.reached] == []
+    assert queues == [102, 100] * (count // 2)
+    assert unjudged(upgrades.agent) == 0
+    assert "Traceback" not in upgrades.agent.log.read_text()
+
+
+@pytest.mark.parametrize("upgrades", [(CLOSED, "--verdict-cache=off")], indirect=True)
+def test_an_agent_that_ends_before_it_has_taken_over_leaves_the_other_as_it_was(
+    box: Box, folder: Path, upgrades: Upgrades
+) -> None:
+    """Killed at moments all over its start, in which it may have taken over after all."""
+    survivor = upgrades.agent
+    for number in range(8):
+        other = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
+        other.launch()
+        time.sleep(0.2 + 0.15 * number)
+        other.kill_all()
+        time.sleep(0.5)  # the one that was told to leave does so
+        if not survivor.is_running:
+            survivor = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
+            survivor.start()
+        survivor.wait_until("ready", survivor.is_ready)
+    upgrades.agent = survivor
+    upgrades.upgrade()
+    before = upgrades.agent.status()
+    admit(folder, "stranger")
+    upgrades.agent.wait_until_enforced(before)
+    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
+    assert [result.reached for result in box.probe(probes)] == [False, True]
+
+
+def test_with_nobody_to_take_over_from_it_is_a_start_like_any_other(box: Box, folder: Path) -> None:
+    with Agent(box, folder, CLOSED, "--takeover") as agent:
+        assert agent.status()["workers"][0]["queue_num"] == 100
+
+
+@pytest.mark.parametrize("upgrades", [(CLOSED,)], indirect=True)
+def test_established_connections_and_their_acceptance_live_through_an_upgrade(box: Box, upgrades: Upgrades) -> None:
+    with box.inside(FRIEND.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
+        connection.settimeout(WITHOUT_REPETITION_S)
+        connection.connect((box.address(SERVER.name, 4), 80))
+        connection.send(b"before")
+        assert connection.recv(64)
+        upgrades.upgrade()
+        connection.send(b"after")
+        assert connection.recv(64)
+
+
+def test_process_1_of_a_container_waits_for_its_end_when_it_was_taken_over_from(box: Box, folder: Path) -> None:
+    """One that ends is started again, and would take over in its turn."""
+    first = Agent(box, folder, CLOSED, "--workers=1", prefix=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    with first:
+        with Agent(box, folder, CLOSED, "--workers=1", "--takeover") as second:
+            second.wait_until("the other has left", lambda: "waiting for SIGTERM" in first.log.read_text())
+            assert first.is_running
+            assert second.status()["workers"][0]["queue_num"] == 101
+        assert first.is_running
+        (process_1,) = psutil.Process(first.pid).children()
+        process_1.send_signal(signal.SIGTERM)
+        assert first.stop() == ExitCode.OK
