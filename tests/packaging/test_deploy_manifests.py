@@ -1,6 +1,7 @@
 """The shipped manifests: what kustomize and the chart render is valid, is what the agent understands, and asks for no more than it uses."""
 
 import copy
+import re
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -48,7 +49,7 @@ VALUE_SETS: dict[str, Values] = {
         },
         "runDir": "/var/run/netpolq",
         "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
-        "updateStrategy": {"maxUnavailable": "10%"},
+        "updateStrategy": {"maxSurge": "10%"},
         "tolerations": [],
         "nodeSelector": {"pool": "workers"},
         "podLabels": {"team": "network"},
@@ -69,8 +70,8 @@ REFUSED: dict[str, Values] = {
     "a host name to bind to": {"metrics": {"bindHost": "node"}},
     "a digest that is none": {"image": {"digest": "sha256:0"}},
     "a relative run directory": {"runDir": "run/netpolq"},
-    "an update that never proceeds": {"updateStrategy": {"maxUnavailable": 0}},
-    "an update that surges": {"updateStrategy": {"maxSurge": 1}},
+    "an update that never proceeds": {"updateStrategy": {"maxSurge": 0}},
+    "an update that stops agents first": {"updateStrategy": {"maxUnavailable": 1}},
     "a security context": {"securityContext": {"privileged": True}},
 }
 RENDERINGS: dict[str, Callable[[], Deployment]] = {
@@ -125,12 +126,13 @@ def test_the_agent_understands_every_argument_and_variable(deployment: Deploymen
 
 def test_probes_and_scrapers_ask_the_port_that_the_agent_serves(deployment: Deployment) -> None:
     settings, container = settings_of(deployment), deployment.container
-    (port,) = container["ports"]
-    assert port == {"name": "metrics", "containerPort": settings.metrics_port, "protocol": "TCP"}
+    assert "ports" not in container, (
+        "on the host's network a declared port is the node's, and the next pod could not come up beside"
+    )
     probes = [container["startupProbe"], container["livenessProbe"], container["readinessProbe"]]
     assert [probe["httpGet"]["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
     for probe in probes:
-        assert probe["httpGet"]["port"] == "metrics"
+        assert probe["httpGet"]["port"] == settings.metrics_port
         assert probe["httpGet"].get("host", "") == settings.metrics_host
     annotations = deployment.pod["metadata"].get("annotations", {})
     assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_port)}
@@ -152,6 +154,12 @@ def test_the_role_is_lists_and_watches_of_what_is_used_and_bound_to_the_pods_acc
     assert deployment.pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
 
 
+def test_an_update_has_the_new_agent_take_the_place_of_the_old_one(deployment: Deployment) -> None:
+    assert settings_of(deployment).takeover
+    rolling = [{"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": 0}} for surge in (1, "10%")]
+    assert deployment.one("DaemonSet")["spec"]["updateStrategy"] in [*rolling, {"type": "OnDelete"}]
+
+
 def test_the_selector_selects_the_pods(deployment: Deployment) -> None:
     selector = deployment.one("DaemonSet")["spec"]["selector"]["matchLabels"]
     assert selector
@@ -166,7 +174,7 @@ def test_overlays_change_what_they_are_named_for() -> None:
     assert rendered("overlay kind").container["imagePullPolicy"] == "Never"
     assert rendered("overlay fail-closed").one("DaemonSet")["spec"]["updateStrategy"] == {
         "type": "RollingUpdate",
-        "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1},
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
     }
 
 
@@ -241,7 +249,12 @@ def test_the_pod_monitor_finds_the_pods_and_their_port(pods: str) -> None:
     source = kustomized(KUSTOMIZE / "podmonitor") if pods == "base" else deployment
     monitor = source.one("PodMonitor")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= deployment.pod["metadata"]["labels"].items()
-    assert [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    v4, v6 = (rule for rule in endpoint["relabelings"] if rule["targetLabel"] == "__address__")
+    port = settings_of(deployment).metrics_port
+    assert [rule["replacement"] for rule in (v4, v6)] == [f"$1:{port}", f"[$1]:{port}"]
+    for address, matches in (("10.0.0.1", (True, False)), ("fd00::1", (False, True))):
+        assert tuple(bool(re.fullmatch(rule["regex"], address)) for rule in (v4, v6)) == matches
     assert monitor["metadata"]["namespace"] == deployment.one("DaemonSet")["metadata"]["namespace"]
 
 

@@ -74,7 +74,7 @@ class Spec(TypedDict):
     selector: _Selector
     template: PodTemplate
     updateStrategy: dict[str, object]
-    podMetricsEndpoints: list[dict[str, object]]
+    podMetricsEndpoints: list[dict[str, list[dict[str, str]]]]
 
 
 class Metadata(TypedDict, total=False):

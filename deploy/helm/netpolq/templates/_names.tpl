@@ -57,7 +57,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "netpolq.probe" -}}
 httpGet:
   path: {{ .path }}
-  port: metrics
+  port: {{ .port }}
   {{- if not (has .host (list "" "0.0.0.0" "::")) }}
   host: {{ .host | quote }}
   {{- end }}
