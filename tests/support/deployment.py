@@ -7,7 +7,7 @@ import sys
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict, cast
+from typing import Literal, NamedTuple, NotRequired, TypedDict, cast
 
 import helm_python
 import pytest
@@ -39,7 +39,7 @@ class Container(TypedDict):
     imagePullPolicy: str
     args: list[str]
     env: list[Variable]
-    ports: list[dict[str, str | int]]
+    ports: NotRequired[list[dict[str, str | int]]]
     livenessProbe: Probe
     readinessProbe: Probe
     startupProbe: Probe
