@@ -30,7 +30,7 @@ class Variable(TypedDict, total=False):
 
 
 class Probe(TypedDict):
-    httpGet: dict[str, str]
+    httpGet: dict[str, str | int]
 
 
 class Container(TypedDict):

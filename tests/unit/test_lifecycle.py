@@ -17,6 +17,20 @@ def test_a_child_that_lived_is_succeeded_at_once() -> None:
     assert child.is_due(YOUNG_S + 1)
     child.on_start(11, YOUNG_S + 1)
     assert child.restarts == 1
+    assert child.heard == YOUNG_S + 1, "a start is a sign of life"
+
+
+def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
+    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child.on_start(10, 0.0)
+    child.stop()
+    child.resume(1.0)
+    assert child.phase is Phase.RUNNING
+    child.stop()
+    child.on_exit(2.0)
+    assert not child.is_due(100.0)
+    child.resume(3.0)
+    assert child.is_due(3.0)
 
 
 def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:

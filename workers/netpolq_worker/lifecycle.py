@@ -25,7 +25,7 @@ class Child:
 
     `young_s`: a process that dies younger has failed; one that lived longer leaves a clean sheet. `free_deaths`: how many young deaths
     in a row are answered at once, before the back-off begins. `pid` 0: none. `due`: monotonic seconds from when one may be started.
-    `starts`: processes so far. `young_deaths`: in a row.
+    `starts`: processes so far. `young_deaths`: in a row. `heard`: monotonic seconds of its last sign of life.
     """
 
     young_s: float
@@ -36,6 +36,7 @@ class Child:
     started: float = 0.0
     starts: int = 0
     young_deaths: int = 0
+    heard: float = 0.0
 
     @property
     def restarts(self) -> int:
@@ -52,7 +53,7 @@ class Child:
             raise ValueError(f"started while {self.phase.value}")
         self.phase = Phase.RUNNING
         self.pid = pid
-        self.started = now
+        self.started = self.heard = now
         self.starts += 1
 
     def on_exit(self, now: float) -> None:

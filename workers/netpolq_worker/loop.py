@@ -30,7 +30,7 @@ class WorkerSettings:
     """What a worker is told. `inherited_packets`: judged in this slot by its predecessors.
 
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited, so that the very first packet
-    can be judged. `hints`: tell which decisions are asked for again.
+    can be judged. `hints`: tell which decisions are asked for again. `suspect_orphans`: the predecessor may have died of what it had read.
     """
 
     slot: int
@@ -40,6 +40,7 @@ class WorkerSettings:
     snapshot_version: int
     snapshot_descriptor: int
     hints: bool
+    suspect_orphans: bool
 
 
 class Worker:
@@ -90,12 +91,22 @@ class Worker:
     def dispose_of_orphans(self, last_id: int) -> None:
         """Answer everything up to an id as the failure mode says: ids rise in order of delivery, so all of it was read by others.
 
+        If the predecessor may have died of it, it is dropped in either mode: a packet that kills workers must not pass because it does.
         Nothing the second time.
         """
         if self._orphans_possible:
             self._orphans_possible = False
             if last_id > 0:
-                self.queue.verdict_up_to(last_id, self.fail_verdict)
+                suspect = self._settings.suspect_orphans
+                orphans = self.queue.dispose_up_to(last_id, Verdict.DROP if suspect else self.fail_verdict)
+                if orphans:
+                    self.metrics.failed_packets("suspect" if suspect else "orphaned", orphans)
+                    log.warning(
+                        "worker %d: %d packets that its predecessor had read were %s",
+                        self._settings.slot,
+                        orphans,
+                        "dropped" if suspect or not self._settings.fail_open else "let through",
+                    )
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 

@@ -126,20 +126,30 @@ class Queue:
 
     def last_id(self) -> int:
         """Id of the packet that was queued last; 0 if there was none."""
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, int]:
+        """How many packets wait for a verdict, and how many have been queued so far."""
         for row in _queue_rows():
             if int(row[0]) == self.queue_num:
-                return int(row[7])
-        return 0
+                return int(row[2]), int(row[7])
+        return 0, 0
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer one packet and leave its mark as it is."""
         # On the packet path, since drops are not batched: put together anew, the message takes 1.7 µs, and so 0.2.
         self._send(self._verdict_head + _PACKED_VERDICT.pack(verdict, packet_id))
 
-    def verdict_up_to(self, packet_id: int, verdict: Verdict) -> None:
-        """Answer every waiting packet with an id up to this one, and leave marks as they are."""
+    def dispose_up_to(self, packet_id: int, verdict: Verdict) -> int:
+        """Answer every waiting packet with an id up to this one, and leave marks as they are. Returns how many there were.
+
+        What comes in meanwhile is told from them by the kernel's count of all packets so far.
+        """
+        waiting, queued = self._counts()
         header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id))
         self._send(message(_MSG_VERDICT_BATCH, header, resource_id=self.queue_num))
+        waiting_after, queued_after = self._counts()
+        return max(0, waiting + queued_after - queued - waiting_after)
 
     def accept_up_to(self, packet_id: int, mark: int) -> None:
         """Accept every waiting packet with an id up to this one. `mark`: their whole new mark."""

@@ -44,6 +44,15 @@ from netpolq_worker.options import PoolOptions
 from netpolq_worker.packet_log import PacketLog
 from netpolq_worker.takeover import Place
 
+_SILENCE_S = 2.0
+"""A worker reports every quarter of a second, idle or not, from the loop that judges. One that is silent for so long hangs."""
+
+_PAUSE_S = 0.5
+"""If the pool itself did not get to run for so long, nobody's silence means anything: the machine stood still, or was overloaded."""
+
+_SUSPECT_DEATHS = 2
+"""So many successors in a row that died at once: what they read may be what killed them."""
+
 _DRAIN_S = 3.0
 _SETTLE_S = 0.1
 """After another's rules are in place: until packets that met ours are in our queues for certain."""
@@ -58,7 +67,11 @@ log = logging.getLogger("pool")
 
 @dataclass(slots=True)
 class _Slot:
-    """A queue and the worker that serves it. `behind`: a publish did not reach the worker, so the next one must say "everything"."""
+    """A queue and the worker that serves it.
+
+    `behind`: a publish did not reach the worker, so the next one must say "everything". `suspect`: the last worker may have died of a
+    packet that it had read.
+    """
 
     number: int
     queue: Queue
@@ -66,6 +79,7 @@ class _Slot:
     channel: Channel | None = None
     last_report: Report | None = None
     behind: bool = False
+    suspect: bool = False
 
 
 class Pool:
@@ -90,6 +104,7 @@ class Pool:
         self._signals: list[int] = []
         self._exit_code: int | None = None
         self._stand_down_due = 0.0
+        self._last_turn = time.monotonic()
 
     def _bind(self, queue_num: int) -> Queue:
         def serving() -> Worker | None:
@@ -119,6 +134,7 @@ class Pool:
                 self._turn(self._wait_s())
                 self._on_signals()
                 self._reap()
+                self._kill_silent_workers()
         finally:
             self._shut_down()
         if self._place.is_given_up and os.getpid() == 1:
@@ -132,6 +148,25 @@ class Pool:
         """Wait for something to read, and have it read."""
         for key, _events in self._selector.select(limit_s):
             key.data()
+
+    def _kill_silent_workers(self) -> None:
+        now = time.monotonic()
+        # Waiting is bounded by the beats of the workers, so a longer pause was not of our choosing.
+        if now - self._last_turn > _SILENCE_S + _PAUSE_S:
+            for slot in self._slots:
+                slot.child.heard = now
+        self._last_turn = now
+        for slot in self._slots:
+            if slot.child.pid and now - slot.child.heard > _SILENCE_S:
+                log.error(
+                    "worker %d (pid %d) has been silent for %.0f s and is killed",
+                    slot.number,
+                    slot.child.pid,
+                    now - slot.child.heard,
+                )
+                slot.suspect = True
+                slot.child.heard = now
+                os.kill(slot.child.pid, signal.SIGKILL)
 
     def _load_kept_snapshot(self) -> None:
         """Take the snapshot that an earlier pool left, so that workers judge by it until the first one is published."""
@@ -155,6 +190,7 @@ class Pool:
         dues = [child.due for child in self._children() if child.phase is Phase.WAITING]
         if self._is_standing_down:
             dues.append(self._stand_down_due)
+        dues += [slot.child.heard + _SILENCE_S for slot in self._slots if slot.child.pid]
         return max(min(dues) - time.monotonic(), 0.0) if dues else None
 
     @property
@@ -183,7 +219,7 @@ class Pool:
         theirs.close()
         slot.child.on_start(pid, time.monotonic())
         slot.channel = ours
-        slot.behind = False
+        slot.behind = slot.suspect = False
         self.watch(ours, partial(self._on_readable, slot))
 
     def _be_worker(self, slot: _Slot, end: socket.socket) -> NoReturn:
@@ -205,6 +241,7 @@ class Pool:
                     snapshot_version=self._snapshot_version,
                     snapshot_descriptor=self._snapshot_fd,
                     hints=self._options.hints,
+                    suspect_orphans=slot.suspect,
                 ),
                 slot.queue,
                 Channel(end),
@@ -260,6 +297,8 @@ class Pool:
             if pid == slot.child.pid:
                 self._on_readable(slot)  # what it said last
                 slot.child.on_exit(now)
+                # Killed by somebody else, it is not the packets' fault, unless that goes on and on (the kernel kills for lack of memory).
+                slot.suspect |= code != -signal.SIGKILL or slot.child.young_deaths >= _SUSPECT_DEATHS
                 self._forget(slot.channel)
                 slot.channel = None
                 if self._exit_code is None:
@@ -329,6 +368,7 @@ class Pool:
                         self._place.ask_to_leave()
                     case Report() if slot is not None:
                         slot.last_report = message
+                        slot.child.heard = time.monotonic()
                         self._tell_supervisor(slot)
                         if slot.behind:
                             self._send_snapshot(slot, None)

@@ -1,0 +1,181 @@
+"""Workers that hang, and packets that workers die of: noticed, succeeded, and nothing passes because of it."""
+
+import os
+import signal
+import socket
+import time
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.process.conftest import FRIEND, SERVER, STRANGER
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+STUCK, ABORTING, OUT_OF_MEMORY = 6661, 6662, 6663
+FAULTY = f"""
+import os
+from netpolq_worker.decide import Decider
+
+judge = Decider._judge
+
+def faulty(self, key, question):
+    while question[3] == {STUCK}:
+        pass
+    if question[3] == {ABORTING}:
+        os.abort()
+    if question[3] == {OUT_OF_MEMORY}:
+        bytearray(1 << 46)
+    return judge(self, key, question)
+
+Decider._judge = faulty
+"""
+"""Run by every Python that starts with this folder on its path: faults that no known packet has, in a real worker."""
+
+MODES = pytest.mark.parametrize("mode", ["true", "false"], ids=["fail-open", "fail-closed"])
+
+
+@contextmanager
+def agent_with(box: Box, folder: Path, mode: str, *, faulty: bool = False) -> Iterator[Agent]:
+    flags = (f"--fail-open={mode}", "--workers=1", "--verdict-cache=off")
+    with pytest.MonkeyPatch.context() as patch:
+        if faulty:
+            (box.directory / "faults").mkdir()
+            (box.directory / "faults" / "sitecustomize.py").write_text(FAULTY)
+            patch.setenv("PYTHONPATH", str(box.directory / "faults"), prepend=os.pathsep)
+        with Agent(box, folder, *flags) as agent:
+            yield agent
+
+
+def worker_of(agent: Agent) -> int:
+    return agent.status()["workers"][0]["pid"]
+
+
+def failed(agent: Agent, cause: str) -> int:
+    lines = [line for line in agent.metrics().splitlines() if line.startswith(f'netpolq_failed_packets_total{{cause="{cause}"}}')]
+    return int(float(lines[0].split()[-1])) if lines else 0
+
+
+def assert_policy_holds(box: Box) -> None:
+    probes = [
+        Probe(client.name, box.address(SERVER.name, family), "TCP", 80) for client in (FRIEND, STRANGER) for family in (4, 6)
+    ]
+    assert [result.reached for result in box.probe(probes)] == [True, True, False, False]
+
+
+@MODES
+def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_successor(
+    box: Box, folder: Path, mode: str
+) -> None:
+    with agent_with(box, folder, mode) as agent, listening(box, 9999) as server:
+        worker = worker_of(agent)
+        agent.kill(worker, signal.SIGSTOP)
+        for client in (FRIEND, STRANGER):
+            send(box, client.name, 9999, client.name.encode())
+        agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+        assert not psutil.pid_exists(worker)
+        assert server.recv(64) == FRIEND.name.encode()
+        assert hears_nothing(server)
+        assert "has been silent" in agent.log.read_text()
+        agent.wait_until("ready", agent.is_ready)
+        assert_policy_holds(box)
+
+
+def test_idle_workers_and_a_pool_that_stood_still_itself_are_no_reason_to_kill(box: Box, folder: Path) -> None:
+    with agent_with(box, folder, "false") as agent:
+        worker = worker_of(agent)
+        pool = psutil.Process(worker).parent()
+        assert pool is not None
+        time.sleep(3.0)
+        pool.suspend()
+        time.sleep(4.0)
+        pool.resume()
+        time.sleep(3.0)
+        assert worker_of(agent) == worker
+        assert agent.is_ready()
+
+
+@MODES
+@pytest.mark.parametrize("port", [STUCK, ABORTING, OUT_OF_MEMORY], ids=["stuck", "aborting", "out of memory"])
+def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_again(
+    box: Box, folder: Path, mode: str, port: int
+) -> None:
+    with agent_with(box, folder, mode, faulty=True) as agent, listening(box, port) as server:
+        assert_policy_holds(box)
+        worker = worker_of(agent)
+        send(box, FRIEND.name, port, b"poison")
+        if port == OUT_OF_MEMORY:  # an exception like any other, of which nobody dies
+            agent.wait_until("it is answered as the mode says", lambda: failed(agent, "error") == 1)
+            assert hears_nothing(server) is (mode == "false")
+            assert worker_of(agent) == worker
+        else:
+            agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+            agent.wait_until("the packet is counted", lambda: failed(agent, "suspect") == 1)
+            assert hears_nothing(server)
+            successor = worker_of(agent)
+            assert_policy_holds(box)
+            assert worker_of(agent) == successor
+        assert agent.queues()[0].queue_total == 0
+
+
+@MODES
+def test_what_a_killed_worker_had_read_is_disposed_of_as_the_mode_says_and_counted(box: Box, folder: Path, mode: str) -> None:
+    """Stuck, a worker has read one packet; killed by somebody else, it is not the packet's fault."""
+    with agent_with(box, folder, mode, faulty=True) as agent, listening(box, STUCK) as server:
+        worker = worker_of(agent)
+        send(box, STRANGER.name, STUCK, b"read, and not judged")
+        agent.wait_until("it is read", lambda: psutil.Process(worker).cpu_percent(0.1) > 50)
+        agent.kill(worker)
+        agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
+        assert hears_nothing(server) is (mode == "false")
+        assert_policy_holds(box)
+
+
+def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes_the_agent_unready(
+    box: Box, folder: Path
+) -> None:
+    with agent_with(box, folder, "false") as agent:
+        pool = psutil.Process(worker_of(agent)).parent()
+        assert pool is not None
+        supervisor = {child.pid for child in pool.children()} - {worker_of(agent)}
+        killed = set()
+        not_ready = 0
+        deadline_s = time.monotonic() + 4.0
+        while time.monotonic() < deadline_s:
+            for child in pool.children():
+                if child.pid not in supervisor:
+                    agent.kill(child.pid)
+                    killed.add(child.pid)
+            not_ready += not agent.is_ready()
+        assert 5 <= len(killed) <= 15, "0.1 s, then twice as long each time"
+        assert not_ready
+        assert "workers are not running: [0]" in agent.http("/readyz").body
+        agent.wait_until("ready again when it is left alone", agent.is_ready)
+        assert_policy_holds(box)
+
+
+@contextmanager
+def listening(box: Box, port: int) -> Iterator[socket.socket]:
+    with box.inside(SERVER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
+        server.bind((box.address(SERVER.name, 4), port))
+        server.settimeout(10.0)
+        yield server
+
+
+def send(box: Box, client: str, port: int, data: bytes) -> None:
+    with box.inside(client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(data, (box.address(SERVER.name, 4), port))
+
+
+def hears_nothing(server: socket.socket) -> bool:
+    server.settimeout(0.5)
+    try:
+        server.recv(64)
+    except TimeoutError:
+        return True
+    return False
