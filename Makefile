@@ -14,7 +14,7 @@ TESTS ?= tests
 BENCH ?= --output build/bench
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
-PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev nftables iproute2 conntrack procps util-linux
+PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
 # For the tests of monitoring, deployment and scripts, and for those on a stock Debian kernel.
 # kubectl is left alone where it comes from elsewhere.
 TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kubernetes-client)

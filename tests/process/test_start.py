@@ -125,9 +125,10 @@ def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
 
 
 def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
-    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, and the counters' file."""
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the counters' file, the kernel's table of queues."""
     worker = closed_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
-    own = ("socket:", "/memfd:netpolq-snapshot", str(closed_agent.run_dir / "metrics"), str(closed_agent.log), "/dev/null")
+    table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"
+    own = ("socket:", table, "/memfd:netpolq-snapshot", str(closed_agent.run_dir / "metrics"), str(closed_agent.log), "/dev/null")
     assert [target for target in targets if not target.startswith(own)] == []
     assert len({target for target in targets if target.startswith("socket:")}) == 2

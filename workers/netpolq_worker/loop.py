@@ -51,6 +51,7 @@ class Worker:
         self._channel = channel
         self._packet_log = packet_log
         self.queue = queue
+        queue.open_statistics()
         self.decider = Decider(with_hints=settings.hints)
         self.metrics = WorkerMetrics(settings.slot)
         self.mark_mask = settings.mark_mask

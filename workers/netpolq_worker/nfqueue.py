@@ -3,13 +3,14 @@
 Source: linux/netfilter/nfnetlink_queue.h. A socket is bound once, in the pool, and inherited by every worker that serves it.
 """
 
+import contextlib
 import socket
 import struct
 import warnings
 
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import netfilterqueue
 
@@ -56,6 +57,7 @@ class Queue:
         """Bind. Raises `QueueTakenError`, `PrivilegeError` or `KernelError`."""
         self.queue_num = queue_num
         self._judging = judging
+        self._statistics: BinaryIO | None = None
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         except OSError as error:
@@ -130,10 +132,15 @@ class Queue:
 
     def _counts(self) -> tuple[int, int]:
         """How many packets wait for a verdict, and how many have been queued so far."""
-        for row in _queue_rows():
-            if int(row[0]) == self.queue_num:
-                return int(row[2]), int(row[7])
-        return 0, 0
+        if self._statistics is None:
+            self.open_statistics()
+        rows = _rows_in(self._statistics) if self._statistics is not None else []
+        return next(((int(row[2]), int(row[7])) for row in rows if int(row[0]) == self.queue_num), (0, 0))
+
+    def open_statistics(self) -> None:
+        """Open the kernel's table of queues, for a process that will not be allowed to open anything later."""
+        with contextlib.suppress(OSError):
+            self._statistics = _QUEUES_FILE.open("rb", buffering=0)
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer one packet and leave its mark as it is."""
@@ -186,11 +193,17 @@ def _verdict_head(queue_num: int) -> bytes:
     return whole[: -_PACKED_VERDICT.size]
 
 
-def _queue_rows() -> list[list[str]]:
+def _queue_rows() -> list[list[bytes]]:
     try:
-        return [line.split() for line in _QUEUES_FILE.read_text("ascii").splitlines()]
+        with _QUEUES_FILE.open("rb", buffering=0) as table:
+            return _rows_in(table)
     except OSError:
         return []
+
+
+def _rows_in(table: BinaryIO) -> list[list[bytes]]:
+    table.seek(0)  # which has the kernel write it anew
+    return [line.split() for line in table.read().splitlines()]
 
 
 def _queue_is_taken(queue_num: int) -> bool:

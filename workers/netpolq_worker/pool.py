@@ -35,6 +35,7 @@ from netpolq.channel import (
 from netpolq.errors import ExitCode, SnapshotError
 from netpolq.instance import Conversation
 from netpolq.snapshot.region import load, open_view, seal
+from netpolq_worker.confinement import Confinement
 from netpolq_worker.judge import judge_and_log, judge_packets
 from netpolq_worker.lifecycle import Child, Phase
 from netpolq_worker.loop import Worker, WorkerSettings
@@ -93,6 +94,7 @@ class Pool:
         self._worker: Worker | None = None
         self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
         self._slots = [_Slot(number, self._bind(num)) for number, num in enumerate(options.queues)]
+        self._confinement = Confinement()
         self._supervisor = Child(young_s=5.0, free_deaths=0)
         self._supervisor_channel: Channel | None = None
         self._supervisor_process: subprocess.Popen[bytes] | None = None
@@ -245,6 +247,7 @@ class Pool:
                 Channel(end),
                 self._packet_logs.get(slot.queue.queue_num),
             )
+            self._confinement.apply()
             self._worker.run()
             status = 0
         except BaseException:

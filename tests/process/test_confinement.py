@@ -1,0 +1,88 @@
+"""What a worker cannot do, and that it works all the same."""
+
+import subprocess
+import sys
+
+from pathlib import Path
+
+import pytest
+
+from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+NET_ADMIN = 1 << 12
+
+TRY = """
+import os, socket, sys
+from netpolq_worker.confinement import Confinement
+confinement = Confinement()
+assert confinement.has_filter
+table, (ours, theirs) = open("/proc/self/status", "rb", buffering=0), socket.socketpair()
+confinement.apply()
+def refused(what, call, *arguments):
+    try:
+        call(*arguments)
+    except PermissionError:
+        return
+    sys.exit(f"{what} was not refused")
+refused("open", open, "/etc/passwd")
+refused("create", os.open, "/tmp/npq-created", os.O_CREAT | os.O_WRONLY)
+refused("stat", os.stat, "/etc/passwd")
+refused("list", os.listdir, "/")
+refused("unlink", os.unlink, "/tmp/npq-created")
+refused("socket", socket.socket)
+refused("netlink", socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, 12)
+refused("connect", ours.connect, "/x")
+refused("bind", ours.bind, "/x")
+refused("fork", os.fork)
+refused("exec", os.execv, sys.executable, [sys.executable])
+refused("kill", os.kill, os.getppid(), 0)
+refused("memfd", os.memfd_create, "x")
+refused("mount namespace", os.chroot, "/")
+refused("user", os.setuid, 1)
+ours.send(b"x")
+assert theirs.recv(1) == b"x"
+status = dict(line.split(":", 1) for line in table.read().decode().splitlines())
+print(*(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")), status["NoNewPrivs"].strip(), status["Seccomp"].strip())
+"""
+
+
+def test_a_confined_process_can_use_what_it_holds_and_reach_nothing_else() -> None:
+    done = subprocess.run([sys.executable, "-c", TRY], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [str(NET_ADMIN), str(NET_ADMIN), "0", "1", "2"]
+
+
+def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machine(closed_agent: Agent) -> None:
+    for worker in closed_agent.status()["workers"]:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker['pid']}/status").read_text().splitlines())
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == NET_ADMIN
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+
+
+@pytest.mark.parametrize("flags", [(), ("--v=2",)], ids=["plain", "packet log"])
+def test_confined_workers_take_up_snapshots_count_log_and_drain(box: Box, folder: Path, flags: tuple[str, ...]) -> None:
+    """More than one page of counters, many snapshots, another supervisor: all that would open something if it could."""
+    with Agent(box, folder, "--fail-open=false", "--workers=2", "--verdict-cache=off", *flags) as agent:
+        workers = [worker["pid"] for worker in agent.status()["workers"]]
+        for app in ("stranger", "friend") * 3:
+            before = agent.status()
+            admit(folder, app)
+            agent.wait_until_acknowledged(before)
+        probes = [
+            Probe(client.name, box.address(SERVER.name, family), protocol, 80)
+            for client in (FRIEND, STRANGER)
+            for family in (4, 6)
+            for protocol in ("TCP", "UDP")
+        ]
+        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        agent.wait_until(
+            "packets are counted", lambda: 'packet_count{family="IPv6",protocol="UDP",verdict="drop"}' in agent.metrics()
+        )
+        assert [worker["pid"] for worker in agent.status()["workers"]] == workers
+        assert agent.stop() == 0
+    log = agent.log.read_text()
+    assert "Traceback" not in log
+    assert "Operation not permitted" not in log
