@@ -1,7 +1,10 @@
 """The HTTP endpoints: /metrics, /healthz and /readyz for the network, /status on a Unix socket for root."""
 
 import asyncio
+import logging
 import os
+import socket
+import struct
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,12 @@ from aiohttp import web
 from netpolq.errors import BootError
 
 _SHUTDOWN_S = 0.5
+_MOST_TOLD = 16
+"""Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
+
+log = logging.getLogger("http")
 
 
 async def serve_metrics(
@@ -45,6 +54,14 @@ async def serve_metrics(
     return runner
 
 
+def _peer_uid(request: web.Request) -> int | None:
+    peer = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if peer is None:
+        return None
+    _pid, uid, _gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
 async def serve_status(path: Path, number: int, *, status: Callable[[], bytes]) -> web.AppRunner:
     """Serve the status document on a Unix socket that only its owner may use.
 
@@ -52,7 +69,16 @@ async def serve_status(path: Path, number: int, *, status: Callable[[], bytes]) 
     socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
     """
 
-    async def answer(_request: web.Request) -> web.Response:
+    told: set[int | None] = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        uid = _peer_uid(request)
+        if uid not in {0, os.geteuid()}:
+            # Permissions of file and folder keep others out as well, unless somebody has loosened them.
+            if uid not in told and len(told) < _MOST_TOLD:
+                told.add(uid)
+                log.warning("user %s asks for the status and is refused", uid)
+            raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")
         return web.Response(body=status(), content_type="application/json")
 
     application = web.Application()

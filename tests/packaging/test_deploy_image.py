@@ -139,7 +139,7 @@ def test_the_library_that_the_extension_links_to_is_in_the_final_stage(image: Im
     assert "libnetfilter_queue.so.1 =>" in linked
     (installs,) = [step.words for step in stages()[1] if step.words.startswith("apt-get")]
     packages = set(shlex.split(installs.split("--no-install-recommends")[1].split("&&")[0]))
-    assert packages == {"libnetfilter-queue1", "nftables"}, "and no compiler"
+    assert packages == {"libnetfilter-queue1", "libseccomp2", "nftables"}, "and no compiler"
 
 
 def test_the_build_context_has_all_that_is_copied() -> None:

@@ -86,3 +86,31 @@ def test_confined_workers_take_up_snapshots_count_log_and_drain(box: Box, folder
     log = agent.log.read_text()
     assert "Traceback" not in log
     assert "Operation not permitted" not in log
+
+
+ASK = """
+import socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(b"GET /status HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n")
+print(connection.makefile("rb").readline().decode().split()[1])
+"""
+
+
+def test_the_status_is_told_to_root_alone_even_where_permissions_were_loosened(closed_agent: Agent) -> None:
+    """The folder of the test, too, is opened to all, so that it is the agent that refuses."""
+    path = closed_agent.run_dir / "status.sock"
+    for place, mode in ((path, 0o666), (closed_agent.run_dir, 0o755), (closed_agent.run_dir.parent, 0o755)):
+        place.chmod(mode)
+    answers = {
+        user: subprocess.run(
+            ["setpriv", f"--reuid={user}", "--clear-groups", "/usr/bin/python3", "-c", ASK, str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        ).stdout.strip()
+        for user in (0, 65534)
+    }
+    assert answers == {0: "200", 65534: "403"}
+    assert "user 65534 asks for the status and is refused" in closed_agent.log.read_text()
