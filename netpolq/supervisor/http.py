@@ -68,7 +68,6 @@ async def serve_status(path: Path, number: int, *, status: Callable[[], bytes]) 
     `number`: that no other agent has, for the name under which the socket is made. Then it takes the place of whatever is at `path`: the
     socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
     """
-
     told: set[int | None] = set()
 
     async def answer(request: web.Request) -> web.Response:
