@@ -3,6 +3,7 @@
 What only one command needs is imported by that command, so that `explain` runs without the data plane and `run` starts quickly.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -142,6 +143,31 @@ def pool_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONSAFEPATH": "1"}
 
 
+_ORIGIN = "_NETPOLQ_ORIGIN"
+"""What `run` was given, flags and environment, for a reload to begin with. Not one of our settings, so it reaches those who are started."""
+
+
+def _origin(words: Sequence[str], environ: Mapping[str, str]) -> str:
+    return json.dumps([list(words), {name: text for name, text in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}])
+
+
+def _reload(words: Sequence[str]) -> int:
+    """Resolve the settings again and print the arguments that the pool would be started with, as JSON. Started by the pool on SIGHUP.
+
+    `words`: the queues in use, which a takeover may have chosen.
+    """
+    origin = os.environ.get(_ORIGIN)
+    if origin is None or len(words) != 1:
+        raise SettingsError("`netpolq reload` is started by a running agent and by nobody else; send SIGHUP to that")
+    given, environ = json.loads(origin)
+    settings = resolve(given, environ)
+    first, last = map(int, words[0].split(":"))
+    if settings.takeover and settings.queue_count == last - first + 1:
+        settings = settings.with_queues(range(first, last + 1))
+    print(json.dumps(pool_command(settings)[3:]))
+    return ExitCode.OK
+
+
 def _run(words: Sequence[str]) -> int:
     settings = resolve(words, os.environ)
     if settings.manifests is not None:
@@ -151,7 +177,8 @@ def _run(words: Sequence[str]) -> int:
     if settings.takeover:
         wanted = range(settings.queue_first, settings.queue_first + settings.queue_count)
         settings = settings.with_queues(instance.queues_beside(wanted))
-    os.execve(sys.executable, pool_command(settings), pool_environment(os.environ))  # noqa: S606  # no shell is wanted
+    environment = {**pool_environment(os.environ), _ORIGIN: _origin(words, os.environ)}
+    os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
 
 
 def _supervise(words: Sequence[str]) -> int:
@@ -263,7 +290,8 @@ def _help_page(name: str) -> str:
 def _run_details() -> str:
     paragraphs = (
         "The agent stays in the foreground and enforces in the network namespace it is started in. SIGTERM ends it and leaves the "
-        "rules in place, so that a restart opens nothing: `netpolq cleanup` removes them.",
+        "rules in place, so that a restart opens nothing: `netpolq cleanup` removes them. SIGHUP has it read the file of --config "
+        "again: what workers are not concerned with changes at once, and if anything else has changed, the log names it.",
         "Every flag can also be set by its environment variable or, under its name without dashes, in the TOML file that --config "
         "names. The flag counts before the environment, the environment before the file, the file before the default.",
         "`--flag VALUE`, `--flag=VALUE`, `-flag VALUE` and `-flag=VALUE` mean the same. A flag shown with [=BOOL] stands alone for "
@@ -295,4 +323,5 @@ COMMANDS: Mapping[str, Command] = {
     "version": Command(_version, "", "Print the version.", str),
     "help": Command(_help, "[COMMAND]", "Show this list, or all about a command.", str),
     "supervise": Command(_supervise, "[flags]", "", _run_details),
+    "reload": Command(_reload, "", "", str),
 }

@@ -13,7 +13,7 @@ from netpolq.run_dir import IMAGE, metrics_dir
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor.
+    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor; `words`: all before it, as given.
 
     `hints`: whether workers tell which decisions they are asked for again. `takeover`: whether to take over from a running agent.
     """
@@ -27,6 +27,7 @@ class PoolOptions:
     logging_format: LoggingFormat
     verbosity: int
     supervisor: tuple[str, ...]
+    words: tuple[str, ...]
 
     @property
     def log_packets(self) -> bool:
@@ -67,6 +68,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
         logging_format=parsed.logging_format,
         verbosity=parsed.v,
         supervisor=tuple(parsed.supervisor),
+        words=tuple(arguments[: len(arguments) - len(parsed.supervisor)]),
     )
 
 

@@ -42,6 +42,7 @@ from netpolq_worker.loop import Worker, WorkerSettings
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
 from netpolq_worker.packet_log import PacketLog
+from netpolq_worker.reload import Reload
 from netpolq_worker.takeover import Place
 
 _SILENCE_S = 2.0
@@ -106,6 +107,8 @@ class Pool:
         self._signals: list[int] = []
         self._exit_code: int | None = None
         self._stand_down_due = 0.0
+        self._supervisor_words = options.supervisor
+        self._reload: Reload | None = None
         self._last_turn = time.monotonic()
 
     def _bind(self, queue_num: int) -> Queue:
@@ -123,7 +126,7 @@ class Pool:
         wakeup_read, wakeup_write = socket.socketpair()
         for end in (wakeup_read, wakeup_write):
             end.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (*_ENDING, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, lambda received, _frame: self._signals.append(received))
         signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
         self._selector.register(wakeup_read, selectors.EVENT_READ, partial(_drain_wakeups, wakeup_read))
@@ -260,7 +263,7 @@ class Pool:
         with theirs:
             # The channel is the supervisor's standard input: nothing to agree on, and nothing it inherits by accident.
             self._supervisor_process = subprocess.Popen[bytes](
-                self._options.supervisor, stdin=theirs.fileno(), env=self._supervisor_environment
+                self._supervisor_words, stdin=theirs.fileno(), env=self._supervisor_environment
             )
         self._supervisor.on_start(self._supervisor_process.pid, time.monotonic())
         self._supervisor_channel = ours
@@ -281,8 +284,13 @@ class Pool:
 
     def _on_exit(self, pid: int, code: int) -> None:
         now = time.monotonic()
+        if self._reload is not None and pid == self._reload.pid:
+            reload, self._reload = self._reload, None
+            self._take_up(reload.finish(code, self._supervisor_words))
+            return
         if pid == self._supervisor.pid:
             self._supervisor.on_exit(now)
+            is_our_wish = self._supervisor_channel is None
             self._forget(self._supervisor_channel)
             self._supervisor_channel = None
             if self._supervisor_process is not None:
@@ -291,7 +299,7 @@ class Pool:
                 self._place.has_stood_down()
             elif code in _HALTING and self._supervisor.starts == 1:
                 self._exit_code = code  # it has said why; trying again would not help
-            elif self._exit_code is None:
+            elif self._exit_code is None and not is_our_wish:
                 log.error("supervisor %d %s; workers go on with snapshot %d", pid, _end(code), self._snapshot_version)
             return
         for slot in self._slots:
@@ -434,6 +442,17 @@ class Pool:
             if number in _ENDING and self._exit_code is None:
                 log.info("%s: draining the queues", signal.Signals(number).name)
                 self._exit_code = ExitCode.OK
+            elif number == signal.SIGHUP and self._reload is None and not self._place.is_given_up:
+                self._reload = Reload(self._options)
+
+    def _take_up(self, supervisor: tuple[str, ...] | None) -> None:
+        """Have a supervisor with these words take the place of the one that runs; None: nothing has changed that could."""
+        if supervisor is None:
+            return
+        self._supervisor_words = supervisor
+        self._supervisor.due = 0.0
+        self._forget(self._supervisor_channel)  # it leaves when it sees the end of the channel, and is succeeded
+        self._supervisor_channel = None
 
     def _shut_down(self) -> None:
         if self._place.is_given_up:

@@ -1,0 +1,97 @@
+"""SIGHUP: the configuration file is read again."""
+
+import signal
+import socket
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
+from tests.support.agent import METRICS_PORT, Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+
+class Configured(Agent):
+    """An agent with a configuration file."""
+
+    def __init__(self, box: Box, folder: Path) -> None:
+        self.config = box.directory / "netpolq.toml"
+        self.write()
+        super().__init__(box, folder, "--config", str(self.config), "--fail-open=false")
+
+    def write(self, *lines: str, workers: int = 2) -> None:
+        self.config.write_text("\n".join([f"workers = {workers}", *lines]), encoding="utf-8")
+
+    def hang_up(self, *words: str) -> None:
+        """Send SIGHUP, and wait until the log says something."""
+        worker = self.status()["workers"][0]["pid"]
+        pool = psutil.Process(worker).parent()
+        assert pool is not None
+        read = len(self.log.read_text())
+        pool.send_signal(signal.SIGHUP)
+
+        def said() -> bool:
+            return any(
+                "SIGHUP" in line and all(word in line for word in words) for line in self.log.read_text()[read:].splitlines()
+            )
+
+        self.wait_until(f"the log says SIGHUP: {words}", said)
+
+
+@pytest.fixture
+def agent(box: Box, folder: Path) -> Iterator[Configured]:
+    agent = Configured(box, folder)
+    with agent:
+        yield agent
+
+
+def pids(agent: Agent) -> list[int]:
+    return [worker["pid"] for worker in agent.status()["workers"]]
+
+
+def assert_policy_holds(box: Box) -> None:
+    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
+    assert [result.reached for result in box.probe(probes)] == [True, False]
+
+
+def test_what_workers_are_not_concerned_with_changes_while_they_go_on(box: Box, agent: Configured) -> None:
+    workers = pids(agent)
+    agent.write("verdict-cache-ttl = 7", f'metrics-bind-address = "127.0.0.1:{METRICS_PORT + 1}"')
+    agent.hang_up("--verdict-cache-ttl=7", "--metrics-bind-address")
+    agent.wait_until("the status tells of it", lambda: ttl(agent) == 7)
+    assert pids(agent) == workers
+    with box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
+        agent.wait_until("the new address answers", lambda: connection.connect_ex(("127.0.0.1", METRICS_PORT + 1)) in {0, 106})
+    assert_policy_holds(box)
+    agent.hang_up("nothing has changed")
+
+
+def ttl(agent: Agent) -> int:
+    try:
+        return agent.status()["verdict_cache"]["ttl_s"]
+    except OSError:  # between two supervisors nobody listens
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "workers", "words"),
+    [
+        (("mark-mask = 0x700",), 2, ("--mark-mask", "needs a restart")),
+        ((), 3, ("--queues", "needs a restart")),
+        (("verdict-cache-ttl = 0",), 2, ("cannot be read",)),
+        (("what is this",), 2, ("cannot be read",)),
+    ],
+)
+def test_what_cannot_change_is_named_and_then_nothing_does(
+    box: Box, agent: Configured, lines: tuple[str, ...], workers: int, words: tuple[str, ...]
+) -> None:
+    before = pids(agent)
+    agent.write(*lines, workers=workers)
+    agent.hang_up(*words)
+    assert pids(agent) == before
+    assert agent.is_ready()
+    assert_policy_holds(box)
