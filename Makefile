@@ -12,6 +12,8 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 TESTS ?= tests
 # Arguments of the load test; --help teaches them.
 BENCH ?= --output build/bench
+# Arguments of the soak; --help teaches them.
+SOAK ?= --minutes 3
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
@@ -22,7 +24,7 @@ TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kuberne
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup lock clean
+.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +78,9 @@ demo: $(STAMP) ## a small cluster in a box: who reaches whom without policies, w
 
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
 	$(BIN)/python -m loadtest $(BENCH)
+
+soak: $(STAMP) test-setup ## minutes of traffic, changes, kills and upgrades with promises checked; SOAK="--minutes 30" (root)
+	$(BIN)/python -m tests.soak $(SOAK)
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

@@ -17,6 +17,7 @@ from tests.process.test_full_queue import unjudged
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.probe import Probe, Result
+from tests.support.upgrades import Upgrades
 
 PER_S = 60
 WITHOUT_REPETITION_S = 0.9
@@ -24,27 +25,6 @@ WITHOUT_REPETITION_S = 0.9
 
 UPGRADES = 20
 LOAD_S = 6.0
-
-
-class Upgrades:
-    """Agents of one box, each taking over from the one before."""
-
-    def __init__(self, box: Box, folder: Path, *flags: str) -> None:
-        self._box, self._folder, self._flags = box, folder, (*flags, "--workers=2", "--takeover")
-        self.agent = self._make()
-        self.agent.start()
-
-    def _make(self) -> Agent:
-        return Agent(self._box, self._folder, *self._flags)
-
-    def upgrade(self) -> None:
-        """Start another, and wait until it alone serves."""
-        before, self.agent = self.agent, self._make()
-        self.agent.start()  # either of them may say that it is ready
-        before.wait_until("the agent before has left", lambda: not before.is_running)
-        assert before.stop() == ExitCode.OK
-        self.agent.wait_until("ready", self.agent.is_ready)
-        self.agent.wait_until("its status is there", lambda: self.agent.status()["in_force_version"] > 0)
 
 
 @pytest.fixture

@@ -1,0 +1,113 @@
+"""What a soak disturbs: a box, an agent in it, and everything that happens to agents."""
+
+import random
+import time
+
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
+from tests.support import manifests
+from tests.support.box import Box, Host
+from tests.support.manifests import Body
+from tests.support.upgrades import Upgrades
+
+_FAR = Host(name="far", addresses=("10.71.8.1",))
+_PODS = 60
+_POLICIES = 20
+_DRAW = ("label", "label", "label", "policy", "policy", "policy", "kill a worker", "kill a supervisor", "take over")
+"""What happens is drawn from these."""
+
+
+class World:
+    """A cluster that never rests, of which friend and stranger of the server stay what they are. `counts`: what has happened so far."""
+
+    def __init__(self, box: Box, *flags: str, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._folder = box.directory / "manifests"
+        self._folder.mkdir()
+        hosts = (SERVER, FRIEND, STRANGER)
+        fixed = [manifests.namespace("app"), *(manifests.pod(host, NODE, app=host.name.split("/")[1]) for host in hosts)]
+        manifests.write(self._folder / "cluster.json", fixed)
+        admit(self._folder, "friend")
+        for number in range(_PODS):
+            self._write_pod(number)
+        for number in range(_POLICIES):
+            self._write_policy(number)
+        self.counts = dict.fromkeys(_DRAW, 0)
+        self._upgrades = Upgrades(box, self._folder, *flags)
+
+    @property
+    def log(self) -> Path:
+        """Of all agents, one after the other."""
+        return self._upgrades.agent.log
+
+    def disturb(self) -> None:
+        """Let one thing happen. Raises `RuntimeError` if an agent does not come back."""
+        what = self._random.choice(_DRAW)
+        match what:
+            case "label":
+                self._write_pod(self._random.randrange(_PODS))
+            case "policy":
+                self._write_policy(self._random.randrange(_POLICIES))
+            case "kill a worker":
+                self._kill(self._random.choice(self.processes()["workers"] or [None]))
+            case "kill a supervisor":
+                self._kill(next(iter(self.processes()["supervisor"]), None))
+                agent = self._upgrades.agent
+                agent.wait_until("the supervisor is back", agent.is_ready)
+            case _:
+                self._upgrades.upgrade()
+        self.counts[what] += 1
+
+    def _kill(self, process: psutil.Process | None) -> None:
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """The agent's processes by what they are: a worker is a fork of the pool, and so has its command line."""
+        with suppress(psutil.NoSuchProcess, IndexError):
+            pool = psutil.Process(self._upgrades.agent.pid)
+            children = pool.children()
+            words = pool.cmdline()
+            workers = [child for child in children if child.cmdline() == words]
+            supervisor = [child for child in children if "supervise" in child.cmdline()]
+            return {"pool": [pool], "supervisor": supervisor, "workers": workers}
+        return {"pool": [], "supervisor": [], "workers": []}
+
+    def metric(self, name: str) -> float:
+        """The sum of all series of a metric at the moment; 0 while nobody answers."""
+        with suppress(OSError):
+            lines = [line for line in self._upgrades.agent.metrics().splitlines() if line.split("{")[0].split(" ")[0] == name]
+            return sum(float(line.split()[-1]) for line in lines)
+        return 0.0
+
+    def close(self) -> None:
+        """Stop the agent and remove its rules."""
+        self._upgrades.agent.stop()
+        self._upgrades.agent.cleanup()
+
+    # --- the parts that change ----------------------------------------------------------------------------------------------------
+
+    def _write_pod(self, number: int) -> None:
+        host = Host(name=f"app/other-{number}", addresses=(f"10.71.9.{number + 1}",))
+        body = manifests.pod(host, self._random.choice((NODE, _FAR)), colour=self._random.choice("rgb"))
+        manifests.write(self._folder / f"pod-{number}.json", [body])
+
+    def _write_policy(self, number: int) -> None:
+        """About other pods, or one more of the server, which lets in what is no friend and no stranger."""
+        colour = {"podSelector": {"matchLabels": {"colour": self._random.choice("rgb")}}}
+        rule: Body = {"from": [colour], "ports": [{"protocol": "TCP", "port": self._random.randrange(1, 65536)}]}
+        selects = self._random.choice(({"app": "server"}, {"colour": self._random.choice("rgb")}))
+        body = manifests.policy(f"app/other-{number}", podSelector={"matchLabels": selects}, ingress=[rule])
+        manifests.write(self._folder / f"policy-{number}.json", [body])
+
+
+def disturb_until(world: World, end_s: float, pause_s: float) -> None:
+    """Let things happen until a moment of the monotonic clock."""
+    while time.monotonic() < end_s:
+        world.disturb()
+        time.sleep(pause_s)

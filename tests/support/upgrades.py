@@ -1,0 +1,28 @@
+"""Agents of one box, each of which takes over from the one before."""
+
+from pathlib import Path
+
+from netpolq.errors import ExitCode
+from tests.support.agent import Agent
+from tests.support.box import Box
+
+
+class Upgrades:
+    """A first agent, and its successors. `agent`: the one that serves at the moment; stopping it is the caller's."""
+
+    def __init__(self, box: Box, folder: Path, *flags: str) -> None:
+        self._box, self._folder, self._flags = box, folder, (*flags, "--workers=2", "--takeover")
+        self.agent = self._make()
+        self.agent.start()
+
+    def _make(self) -> Agent:
+        return Agent(self._box, self._folder, *self._flags)
+
+    def upgrade(self) -> None:
+        """Start another, and wait until it alone serves."""
+        before, self.agent = self.agent, self._make()
+        self.agent.start()  # either of them may say that it is ready
+        before.wait_until("the agent before has left", lambda: not before.is_running)
+        assert before.stop() == ExitCode.OK
+        self.agent.wait_until("ready", self.agent.is_ready)
+        self.agent.wait_until("its status is there", lambda: self.agent.status()["in_force_version"] > 0)
