@@ -4,6 +4,7 @@ import os
 import re
 
 from pathlib import Path
+from typing import NamedTuple
 
 _FIRST_WITHOUT_BUG_1766 = (6, 12)
 
@@ -39,6 +40,29 @@ def unfiltered_bridges(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> 
         if not filtered and any((bridge.parent / "brif").glob("*")):
             found.append(bridge.parent.name)
     return tuple(found)
+
+
+class ConntrackUsage(NamedTuple):
+    """Connection tracking of this network namespace. `entries` of at most `limit`; `dropped`: packets dropped for lack of room so far."""
+
+    entries: int
+    limit: int
+    dropped: int
+
+
+def conntrack_usage(proc: Path = Path("/proc")) -> ConntrackUsage | None:
+    """How full the connection table is, or None where the kernel does not say.
+
+    In a full table no new connection is tracked, and its first packet is dropped by the kernel before anybody judges it.
+    Source: Documentation/networking/nf_conntrack-sysctl.rst; the columns of net/stat/nf_conntrack have names, and are hexadecimal.
+    """
+    try:
+        entries, limit = (int((proc / f"sys/net/netfilter/nf_conntrack_{name}").read_text("ascii")) for name in ("count", "max"))
+        header, *rows = [line.split() for line in (proc / "thread-self/net/stat/nf_conntrack").read_text("ascii").splitlines()]
+        place = header.index("drop")
+        return ConntrackUsage(entries, limit, sum(int(row[place], 16) for row in rows))
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _is_on(switch: Path) -> bool:

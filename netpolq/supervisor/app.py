@@ -20,7 +20,7 @@ from netpolq import logs
 from netpolq.channel import Channel, Hints
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
-from netpolq.dataplane.kernel import dns_in_prerouting, unfiltered_bridges
+from netpolq.dataplane.kernel import ConntrackUsage, conntrack_usage, dns_in_prerouting, unfiltered_bridges
 from netpolq.dataplane.ruleset import UNJUDGED, RulesetConfig
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
@@ -48,6 +48,7 @@ from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
 _REFRESH_S = 1.0
+_NEARLY_FULL = 0.95
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -141,6 +142,7 @@ class Supervisor:
         self._form = settings.dataplane
         self._counters: Mapping[str, int] = {}
         self._bridges: tuple[str, ...] = ()
+        self._conntrack: ConntrackUsage | None = None
 
     async def run(self) -> None:
         """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
@@ -243,7 +245,7 @@ class Supervisor:
             self._enforcer.notice(update.observed_ns)
 
     async def _refresh(self, ruleset: Ruleset) -> None:
-        """Look at what nobody tells: the ruleset's counters and the bridges."""
+        """Look at what nobody tells: the ruleset's counters, the bridges, and how full the connection table is."""
         while True:
             try:
                 self._counters = await ruleset.counters()
@@ -253,6 +255,9 @@ class Supervisor:
             if bridges != self._bridges and bridges:
                 log.warning("%s", _bridge_warning(bridges))
             self._bridges = bridges
+            before, self._conntrack = self._conntrack, await asyncio.to_thread(conntrack_usage)
+            if _is_nearly_full(self._conntrack) and not _is_nearly_full(before):
+                log.warning("%s", _conntrack_warning(self._conntrack))
             await asyncio.sleep(_REFRESH_S)
 
     # --- what is told -------------------------------------------------------------------------------------------------------------
@@ -411,6 +416,12 @@ class Supervisor:
                     tuple(((direction,), len(addresses)) for direction, addresses in counts),
                 )
             )
+        if (usage := self._conntrack) is not None:
+            readings += [
+                single("netpolq_conntrack_entries", "Connections in the kernel's table", usage.entries),
+                single("netpolq_conntrack_limit", "Connections that fit into it", usage.limit),
+                single("netpolq_conntrack_dropped_total", "Packets the kernel dropped for lack of room in it", usage.dropped),
+            ]
         if (strict := self._strict_mode) is not None:
             readings += [
                 single(
@@ -429,6 +440,18 @@ def _bridge_warning(bridges: tuple[str, ...]) -> str:
     return (
         f"traffic between ports of bridge {', '.join(bridges)} does not pass the IP hooks and is not judged: "
         "load br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
+    )
+
+
+def _is_nearly_full(usage: ConntrackUsage | None) -> bool:
+    return usage is not None and usage.entries >= _NEARLY_FULL * usage.limit
+
+
+def _conntrack_warning(usage: ConntrackUsage | None) -> str:
+    entries, limit = (usage.entries, usage.limit) if usage is not None else (0, 0)
+    return (
+        f"the connection table holds {entries} of {limit} connections: once it is full, the kernel drops the first packets of new ones "
+        "before they are judged; raise net.netfilter.nf_conntrack_max"
     )
 
 

@@ -252,3 +252,26 @@ def test_a_bridge_must_also_pass_ip6_where_the_node_has_it(bridges: Bridges) -> 
     assert bridges.unfiltered() == ("br0",)
     bridges.switch("bridge-nf-call-ip6tables", "1")
     assert bridges.unfiltered() == ()
+
+
+def conntrack_files(root: Path, table: str) -> Path:
+    (root / "sys/net/netfilter").mkdir(parents=True)
+    (root / "sys/net/netfilter/nf_conntrack_count").write_text("250\n")
+    (root / "sys/net/netfilter/nf_conntrack_max").write_text("262144\n")
+    (root / "thread-self/net/stat").mkdir(parents=True)
+    (root / "thread-self/net/stat/nf_conntrack").write_text(table)
+    return root
+
+
+def test_the_use_of_the_connection_table_adds_up_what_each_cpu_dropped(tmp_path: Path) -> None:
+    table = "entries  insert drop early_drop\n000000fa 00000000 00000010 00000001\n000000fa 00000000 00000002 00000000\n"
+    assert kernel.conntrack_usage(conntrack_files(tmp_path, table)) == (250, 262144, 0x12)
+
+
+@pytest.mark.parametrize("table", ["", "entries insert\n0 0\n", "entries drop\n0\n", "entries drop\n0 many\n"])
+def test_a_connection_table_that_cannot_be_read_is_no_figure(tmp_path: Path, table: str) -> None:
+    assert kernel.conntrack_usage(conntrack_files(tmp_path, table)) is None
+
+
+def test_a_kernel_without_connection_tracking_has_no_figure(tmp_path: Path) -> None:
+    assert kernel.conntrack_usage(tmp_path) is None
