@@ -14,6 +14,7 @@ from importlib.metadata import version
 import psutil
 import uvloop
 
+from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram
 
 from netpolq import logs
@@ -174,7 +175,7 @@ class Supervisor:
         self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
         self._registry.register(QueueCollector(queuestats.read, self._queue_nums))
         self._registry.register(StateCollector(self._readings))
-        runners = [
+        runners: list[web.AppRunner | web.ServerRunner] = [
             await serve_status(settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(self.status())),
             await serve_metrics(
                 settings.metrics_host,

@@ -6,13 +6,20 @@ import os
 import socket
 import struct
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
 from netpolq.errors import BootError
 
+MOST_CONNECTIONS = 64
+"""To the metrics, at the same time. Prometheus and the kubelet have one or two each."""
+
+LONGEST_CONNECTION_S = 20.0
+"""Longer than any scrape may take (scrape_timeout is 10 s by default)."""
+
+_KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
 _MOST_TOLD = 16
 """Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
@@ -22,26 +29,65 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
 log = logging.getLogger("http")
 
 
+class _Doors(web.Server):
+    """Lets in anybody, and bounds what that costs: clients of the metrics may be slow, many, or hostile.
+
+    One more connection than there may be closes the oldest, not the new one: who answers in time is through long before his turn comes,
+    and nobody can keep others out by holding connections open. Nor can he hold one for longer than a while.
+    """
+
+    def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+        super().__init__(answer, access_log=None, keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
+        self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """A client has come."""
+        super().connection_made(handler, transport)
+        self._open[handler] = transport, asyncio.get_running_loop().call_later(LONGEST_CONNECTION_S, transport.abort)
+        if len(self._open) > MOST_CONNECTIONS:
+            self._close(next(iter(self._open)))
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """A client has gone."""
+        super().connection_lost(handler, exc)
+        self._close(handler)
+
+    def _close(self, handler: web.RequestHandler) -> None:
+        if handler in self._open:
+            transport, timer = self._open.pop(handler)
+            timer.cancel()
+            transport.abort()
+
+
 async def serve_metrics(
     host: str, port: int, *, expose: Callable[[], bytes], not_ready: Callable[[], list[str]]
-) -> web.AppRunner:
+) -> web.ServerRunner:
     """Serve on an address (empty host: all). Raises `BootError` when it is taken."""
+    exposing: asyncio.Task[bytes] | None = None
 
-    async def metrics(_request: web.Request) -> web.Response:
-        # In a thread, because it reads the files of all workers.
-        body = await asyncio.to_thread(expose)
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    async def metrics() -> bytes:
+        # In a thread, because it reads the files of all workers; and once for all who ask meanwhile.
+        nonlocal exposing
+        if exposing is None or exposing.done():
+            exposing = asyncio.create_task(asyncio.to_thread(expose))
+        return await asyncio.shield(exposing)
 
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.method not in {"GET", "HEAD"}:
+            return web.Response(status=405, text="only GET\n", headers={"Allow": "GET, HEAD"})
+        match request.path:
+            case "/metrics":
+                content_type = "text/plain; version=0.0.4; charset=utf-8"
+                return web.Response(body=await metrics(), headers={"Content-Type": content_type})
+            case "/healthz":
+                return web.Response(text="ok\n")
+            case "/readyz":
+                reasons = not_ready()
+                return web.Response(status=503, text="\n".join(reasons) + "\n") if reasons else web.Response(text="ok\n")
+            case _:
+                return web.Response(status=404, text="there are /metrics, /healthz and /readyz\n")
 
-    async def readyz(_request: web.Request) -> web.Response:
-        reasons = not_ready()
-        return web.Response(status=503, text="\n".join(reasons) + "\n") if reasons else web.Response(text="ok\n")
-
-    application = web.Application()
-    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.ServerRunner(_Doors(answer), handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         # Two agents listen while one takes over from the other.

@@ -1,0 +1,94 @@
+"""Clients of the metrics endpoint that are many, slow, or make no sense."""
+
+import os
+import socket
+import time
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from netpolq.supervisor.http import MOST_CONNECTIONS
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
+from tests.support.agent import METRICS_PORT, Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+MANY = 400
+
+
+def connect(box: Box) -> socket.socket:
+    connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    connection.settimeout(5.0)
+    connection.connect(("127.0.0.1", METRICS_PORT))
+    return connection
+
+
+@contextmanager
+def crowd(box: Box, first_words: bytes, count: int = MANY) -> Iterator[list[socket.socket]]:
+    """Connections that say something, and then stay."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connection = stack.enter_context(connect(box))
+            with suppress(OSError):  # closed already, for one that came later
+                connection.sendall(first_words)
+            connections.append(connection)
+        yield connections
+
+
+def supervisor_of(agent: Agent) -> psutil.Process:
+    pool = psutil.Process(agent.status()["workers"][0]["pid"]).parent()
+    assert pool is not None
+    return next(child for child in pool.children() if "supervise" in child.cmdline())
+
+
+def assert_served(box: Box, folder: Path, agent: Agent) -> None:
+    """Who asks decently is answered, and policies come into force, while the crowd is there."""
+    for _ in range(5):
+        assert agent.is_ready()
+        assert "netpolq_ready 1.0" in agent.metrics()
+    for app, expected in (("stranger", [False, True]), ("friend", [True, False])):
+        before = agent.status()
+        admit(folder, app)
+        agent.wait_until_enforced(before)
+        probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
+        assert [result.reached for result in box.probe(probes)] == expected
+
+
+def test_silent_slow_and_senseless_clients_keep_nobody_out_and_cost_little(box: Box, folder: Path, closed_agent: Agent) -> None:
+    supervisor = supervisor_of(closed_agent)
+    assert_served(box, folder, closed_agent)
+    before = supervisor.memory_info().rss
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+    for words in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
+        with crowd(box, words):
+            assert supervisor.num_fds() < MOST_CONNECTIONS + 60
+            assert_served(box, folder, closed_agent)
+    with crowd(box, b"", 20) as connections:
+        for connection in connections:
+            connection.sendall(os.urandom(2000))
+        assert_served(box, folder, closed_agent)
+    assert supervisor.memory_info().rss < before + 32 * 2**20
+    assert supervisor_of(closed_agent).pid == supervisor.pid
+    assert "Traceback" not in closed_agent.log.read_text()
+
+
+def test_what_is_not_there_and_what_is_not_allowed_is_said(box: Box, closed_agent: Agent) -> None:
+    assert closed_agent.http("/nothing").code == 404
+    assert closed_agent.http("/metrics?x=y").code == 200
+    with connect(box) as connection:
+        connection.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        assert connection.recv(64).startswith(b"HTTP/1.1 405 ")
+
+
+def test_a_connection_that_is_held_open_is_closed_in_the_end(box: Box, closed_agent: Agent) -> None:
+    with connect(box) as connection:
+        began_s = time.monotonic()
+        connection.settimeout(60.0)
+        connection.sendall(b"GET /metrics HT")
+        with suppress(ConnectionResetError):
+            assert connection.recv(64) == b""
+        assert time.monotonic() - began_s > 5
