@@ -14,6 +14,8 @@ TESTS ?= tests
 BENCH ?= --output build/bench
 # Arguments of the soak; --help teaches them.
 SOAK ?= --minutes 3
+# Arguments of the fuzzer; --help teaches them.
+FUZZ ?= --seconds 60
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
@@ -24,7 +26,7 @@ TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kuberne
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup soak lock clean
+.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +80,9 @@ demo: $(STAMP) ## a small cluster in a box: who reaches whom without policies, w
 
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
 	$(BIN)/python -m loadtest $(BENCH)
+
+fuzz: $(STAMP) ## bytes that a guided fuzzer makes up, into parser, snapshot and messages; FUZZ="--seconds 600"
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 soak: $(STAMP) test-setup ## minutes of traffic, changes, kills and upgrades with promises checked; SOAK="--minutes 30" (root)
 	$(BIN)/python -m tests.soak $(SOAK)

@@ -1,0 +1,95 @@
+"""What is fuzzed: places where bytes come in, each with what must hold whatever they are."""
+
+import os
+import struct
+import tempfile
+
+from collections.abc import Callable
+
+from netpolq.channel import Hints, Refusal, decode, encode, unpack_hints
+from netpolq.errors import SnapshotError
+from netpolq.snapshot.view import SnapshotView
+from netpolq_worker.metrics import WorkerMetrics
+from netpolq_worker.packet import COPY_BYTES, parse
+from tests.support.images import encode as encode_image
+from tests.unit.test_decide import FRIEND, FRIEND6, POD, view_that_admits
+from tests.unit.test_judge import Given, Serving
+from tests.unit.test_region import small_image
+
+_IMAGE = encode_image(small_image(), version=3, created_ns=1)
+_PATCH = struct.Struct("=HB")
+
+
+def _serving() -> Serving:
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
+    made = Serving(WorkerMetrics(0))
+    made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    return made
+
+
+class PacketTarget:
+    """Any bytes as two packets in a row: each is read without an exception, or malformed, and gets exactly one verdict."""
+
+    def __init__(self) -> None:
+        self._serving = _serving()
+        self._number = 0
+
+    def __call__(self, data: bytes) -> None:
+        middle = data[0] % (len(data) + 1) if data else 0
+        for sent in (data[1 : 1 + middle], data[1 + middle :]):
+            packet = sent[:COPY_BYTES]
+            flow = parse(packet)
+            if flow is not None:
+                source, destination, protocol, source_port, destination_port = flow
+                assert len(source) == len(destination) in {4, 16}
+                assert 0 <= protocol < 256
+                assert 0 <= source_port < 65536
+                assert 0 <= destination_port < 65536
+            self._number += 1
+            self._serving.receive(Given(self._number, packet))
+            self._serving.drained()
+            (answer,) = self._serving.kernel.answers.values()
+            assert flow is not None or answer[1] is None, "what cannot be read was accepted"
+            self._serving.kernel.answers.clear()
+            assert not self._serving.kernel.waiting
+
+
+def snapshot(data: bytes) -> None:
+    """A snapshot with bytes of it replaced, and cut off or lengthened: it is refused, or is what it was."""
+    image = bytearray(_IMAGE)
+    for place, value in _PATCH.iter_unpack(data[1 : 1 + (len(data) - 1) // _PATCH.size * _PATCH.size] if data else b""):
+        image[place % len(image)] = value
+    if data:
+        image = image[: len(image) - data[0] // 8] if data[0] % 2 else image + bytes(data[0] // 8)
+    try:
+        view = SnapshotView(bytes(image))
+    except SnapshotError:
+        return
+    # Only the padding between sections is covered by no checksum.
+    expected = SnapshotView(_IMAGE)
+    for source in (FRIEND, FRIEND6):
+        assert view.judge(source, POD, 6, 80) == expected.judge(source, POD, 6, 80)
+
+
+def channel(data: bytes) -> None:
+    """A message of another process: it says something that can be said again, or it is refused."""
+    try:
+        message = decode(data)
+    except ValueError:
+        return
+    again = decode(encode(message))
+    # What a worker complains of is cut to a length.
+    assert again == message or (isinstance(message, Refusal) and isinstance(again, Refusal) and again[:2] == message[:2])
+    if isinstance(message, Hints):
+        try:
+            list(unpack_hints(message))
+        except ValueError:
+            return
+
+
+TARGETS: dict[str, Callable[[], Callable[[bytes], None]]] = {
+    "packet": PacketTarget,
+    "snapshot": lambda: snapshot,
+    "channel": lambda: channel,
+}
+"""By name, each to be made once in the process that fuzzes it."""
