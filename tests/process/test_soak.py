@@ -31,7 +31,7 @@ def test_what_is_broken_is_named() -> None:
         for name, outcome in ((STRANGER.name, Outcome.REACHED), (FRIEND.name, Outcome.TIMEOUT))
     ]
     soak._judge(results, report)
-    report.memory_mib = {"pool": [20.0, 20.0, 60.0]}
-    report.descriptors = [20, 20, 90]
+    report.memory_mib = {"pool": [20.0] * 6 + [60.0] * 3}
+    report.descriptors = {"pool": [20.0] * 6 + [90.0] * 3}
     soak._compare(report)
     assert [broken.split(" ")[0] for broken in report.broken] == ["denied,", "allowed,", "memory", "descriptors"]
