@@ -48,6 +48,19 @@ def as_copied(packet: Packet) -> bytes:
         (IP6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=5, dport=6), (*V6, 17, 5, 6)),
         (IP6 / IPv6ExtHdrRouting() / TCP(sport=5, dport=6), (*V6, 6, 5, 6)),
         (IP6 / AH(nh=6, payloadlen=4, icv=b"\x00" * 12) / TCP(sport=5, dport=6), (*V6, 6, 5, 6)),
+        # The kernel looks behind none of these three.
+        (
+            IPv6(src="fd00::1", dst="fd00::2", nh=135) / Raw(b"\x06\x00" + bytes(6) + bytes(TCP(sport=5, dport=6))),
+            (*V6, 135, 0, 0),
+        ),
+        (
+            IPv6(src="fd00::1", dst="fd00::2", nh=139) / Raw(b"\x06\x00" + bytes(6) + bytes(TCP(sport=5, dport=6))),
+            (*V6, 139, 0, 0),
+        ),
+        (
+            IPv6(src="fd00::1", dst="fd00::2", nh=140) / Raw(b"\x06\x00" + bytes(6) + bytes(TCP(sport=5, dport=6))),
+            (*V6, 140, 0, 0),
+        ),
         (IP6 / IPv6ExtHdrFragment(m=1) / UDP(sport=5, dport=6), (*V6, 17, 5, 6)),
         (IP6 / IPv6ExtHdrFragment(offset=3, nh=6) / Raw(b"\x00\x05\x00\x06rest"), (*V6, 6, 0, 0)),
     ],

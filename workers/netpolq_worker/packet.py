@@ -29,13 +29,13 @@ _ROUTING = 43
 _FRAGMENT = 44
 _AUTHENTICATION = 51
 _DESTINATION_OPTIONS = 60
-_MOBILITY = 135
-_HIP = 139
-_SHIM6 = 140
-_EIGHT_BYTE_UNITS = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS, _MOBILITY, _HIP, _SHIM6))
-
+_EIGHT_BYTE_UNITS = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS))
 
 _EXTENSION_HEADERS = _EIGHT_BYTE_UNITS | {_FRAGMENT, _AUTHENTICATION}
+"""Those that the kernel looks behind: in conntrack, in nftables and in the pod (ipv6_ext_hdr in net/ipv6/exthdrs_core.c). Mobility, HIP
+and Shim6 (RFC 7045) are protocols to it. To look behind them would let a packet pass for one of TCP that no pod takes for one, and the
+acceptance would be remembered for all of their protocol.
+"""
 
 Flow = tuple[bytes, bytes, int, int, int]
 """Source, destination, protocol, source port, destination port, as sent: all that a verdict can depend on.
