@@ -171,11 +171,13 @@ def decode(data: bytes) -> Message:
             case _Kind.PUBLISH:
                 _kind, version, count = _PUBLISH.unpack_from(data)
                 keys = data[_PUBLISH.size :]
-                if len(keys) != max(count, 0) * _KEY_BYTES:
+                if count < -1 or len(keys) != max(count, 0) * _KEY_BYTES:
                     raise ValueError(f"{len(keys)} bytes of addresses, {count} announced")
                 changed = tuple(keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
                 return Publish(version, None if count < 0 else changed)
             case _Kind.DRAIN | _Kind.STAND_DOWN | _Kind.STOOD_DOWN | _Kind.IN_PLACE | _Kind.ALONE as kind:
+                if len(data) != 1:
+                    raise ValueError(f"{len(data) - 1} bytes behind a message that says nothing but its kind")
                 return _BARE[kind]
             case _Kind.REPORT:
                 return Report(*_REPORT.unpack(data)[1:])
@@ -186,6 +188,8 @@ def decode(data: bytes) -> Message:
                 return Welcome(*_WELCOME.unpack(data)[1:])
             case _Kind.HINTS:
                 _kind, version = _HINTS.unpack_from(data)
+                if len(data) > _HINTS.size + MAX_HINTS * _HINT.size:
+                    raise ValueError(f"{len(data)} bytes are more than {MAX_HINTS} hints")
                 return Hints(version, data[_HINTS.size :])
     except (struct.error, IndexError) as error:
         raise ValueError(f"not a message: {error}") from error

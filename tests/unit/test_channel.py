@@ -78,6 +78,20 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
     assert encode(message)[0] == data[0]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Drain()) + b"\x00",
+        encode(Publish(1, None))[:-4] + b"\xfe\xff\xff\xff",
+        encode(pack_hints(1, [Hint(bytes(16), bytes(16), 1, 6, Verdict.DROP)] * (MAX_HINTS + 1))),
+    ],
+    ids=["something behind it", "less than no addresses", "more hints than fit"],
+)
+def test_what_nobody_says_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"behind|announced|more than"):
+        decode(data)
+
+
 def connected() -> tuple[Channel, Channel]:
     ours, theirs = Channel.pair()
     return ours, Channel(theirs)

@@ -1,13 +1,16 @@
 """The worker's decision and its cache."""
 
+import pytest
+
 from netpolq.addresses import parse_address
 from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
+from netpolq.errors import SnapshotError
 from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
 from netpolq_worker.packet import Question
-from tests.support.images import Endpoint, Image, encode
+from tests.support.images import Endpoint, Image, draft_of, encode
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))
@@ -241,3 +244,15 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
         taken += decider.take_hints(10**6)
     assert sum(hint.verdict is Verdict.DROP for hint in taken) == MAX_HINTS_A_WINDOW // 2 - 1
     assert sum(hint.verdict is Verdict.ACCEPT for hint in taken) == 1
+
+
+def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the_one_there_is() -> None:
+    decider = Decider()
+    decider.adopt(view_that_admits(FRIEND), None)
+    draft = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
+    draft.addresses.set(POD, 4000)
+    with pytest.raises(SnapshotError, match="points outside"):
+        decider.adopt(SnapshotView(draft.encoded(version=2, created_ns=0)), None)
+    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
+    assert decider.view is not None
+    assert decider.view.version == 1

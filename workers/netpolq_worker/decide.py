@@ -4,12 +4,15 @@ The cache key is what by the API alone can change a verdict: addresses, protocol
 takes out of a packet with a plain header (`netpolq_worker.packet`).
 """
 
+import struct
+
 from array import array
 from collections.abc import Collection
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Verdict
+from netpolq.errors import SnapshotError
 from netpolq.snapshot.resolver import DROP_ON_EVERY_PORT, Resolver
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.packet import UNKEYED_PROTOCOLS, WITH_PORTS, Key, Question, key_of, plain_question, question_of, series_of
@@ -142,9 +145,15 @@ class Decider:
         self._addresses.update(question_of(key)[:2])
 
     def adopt(self, view: SnapshotView, changed: Collection[bytes] | None) -> None:
-        """Judge by another snapshot from now on. `changed`: address keys whose flows may be judged differently; None: all."""
-        previous, self.view = self.view, view
-        self._resolver = Resolver(view)
+        """Judge by another snapshot from now on. `changed`: address keys whose flows may be judged differently; None: all.
+
+        Raises `SnapshotError` if it points outside of itself, as far as that shows at once, and goes on with the one there was.
+        """
+        try:
+            resolver = Resolver(view)
+        except (IndexError, struct.error) as error:
+            raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
+        previous, self.view, self._resolver = self.view, view, resolver
         self._waiting.clear()  # decisions of the previous version
         if previous is None or changed is None:
             self.cache, self._addresses = {}, set()

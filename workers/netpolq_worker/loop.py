@@ -126,6 +126,8 @@ class Worker:
                         log.error("worker %d: unexpected message %r", self._settings.slot, message)
         except EOFError:
             self._stopping = True
+        except ValueError as error:
+            log.error("worker %d: message ignored: %s", self._settings.slot, error)
         if now_ns >= self._next_hints_ns and self.decider.has_hints:
             self._next_hints_ns = now_ns + _HINT_INTERVAL_NS
             self._hint()
@@ -150,14 +152,14 @@ class Worker:
             view = open_validated(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
+            # After a refusal, what the refused version changed is not known here.
+            self.decider.adopt(view, None if self._refused else changed)
         except (SnapshotError, OSError) as error:
             self._refused = True
             self._channel.send(Refusal(self._settings.slot, version, str(error)))
             return
         finally:
             os.close(descriptor)
-        # After a refusal, what the refused version changed is not known here.
-        self.decider.adopt(view, None if self._refused else changed)
         self._refused = False
         self._report()
 

@@ -1,0 +1,122 @@
+"""Snapshots whose checksums are right and whose words are not: reads stay inside and end, and no packet is left without a verdict.
+
+Nobody but a supervisor that has gone wrong makes such a thing. A worker must outlive that, too.
+"""
+
+import random
+import struct
+import zlib
+
+from collections.abc import Iterator
+
+import pytest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from netpolq.enums import Verdict
+from netpolq.errors import SnapshotError
+from netpolq.policy.compile import compile_snapshot
+from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
+from netpolq.snapshot.view import SnapshotView
+from netpolq_worker.metrics import WorkerMetrics
+from tests.support.clusters import random_cluster, store_of
+from tests.unit.test_judge import Given, Serving, tcp, tcp6
+
+LIMIT_MS = 10_000
+"""For what takes milliseconds: an endless search is found, a busy machine is none."""
+
+
+def image_of(seed: int) -> bytes:
+    """A snapshot with everything in it that there is."""
+    rng = random.Random(seed)
+    while True:
+        store = store_of(random_cluster(rng).bodies)
+        draft = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True, with_pod_names=True).draft
+        image = draft.encoded(version=2, created_ns=0)
+        if len(store.policies) > 3 and len(list(SnapshotView(image).endpoints())) > 3:
+            return image
+
+
+IMAGES = st.sampled_from([image_of(seed) for seed in range(6)])
+SOUND = image_of(0)
+_V4 = [*(f"10.0.0.{number}" for number in range(1, 6)), "192.0.2.1"]
+_V6 = [f"fd00::{number}" for number in range(1, 6)]
+PACKETS = [tcp(one, other) for one in _V4 for other in _V4] + [tcp6(one, other) for one in _V6 for other in _V6]
+words = st.sampled_from([0, 1, 2, 0x7FFFFFFF, 0xFFFFFFFF]) | st.integers(0, 4000)
+
+
+def with_right_checksums(data: bytearray) -> bytes:
+    for section in Section:
+        place = HEADER.size + section * SECTION.size
+        offset, length, _checksum, entries = SECTION.unpack_from(data, place)
+        SECTION.pack_into(data, place, offset, length, zlib.crc32(data[offset : offset + length]), entries)
+    for checksum in (0, None):
+        struct.pack_into("=I", data, HEADER.size - 4, zlib.crc32(data[:PREFIX_BYTES]) if checksum is None else checksum)
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
+        yield WorkerMetrics(0)
+
+
+def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
+    """Have a worker with a sound snapshot take up another one, and judge by whichever it has then."""
+    serving = Serving(metrics)
+    sound = SnapshotView(SOUND)
+    serving.decider.adopt(sound, None)
+    try:
+        serving.decider.adopt(SnapshotView(image), None)
+    except SnapshotError:
+        assert serving.decider.view is sound
+    for number, packet in enumerate(PACKETS * 3, 1):
+        serving.receive(Given(number, packet))
+        serving.drained()
+    assert not serving.kernel.waiting
+    assert len(serving.kernel.answers) == 3 * len(PACKETS)
+    # The failure mode is to drop: what could not be judged has no mark of an acceptance.
+    assert all((verdict is Verdict.ACCEPT) is bool(mark) for verdict, mark in serving.kernel.answers.values())
+
+
+@settings(max_examples=150, deadline=LIMIT_MS)
+@given(IMAGES, st.lists(st.tuples(st.sampled_from(Section), st.integers(0, 1 << 20), words), min_size=1, max_size=30))
+def test_words_that_are_wrong_leave_no_packet_without_a_verdict(
+    metrics: WorkerMetrics, image: bytes, patches: list[tuple[Section, int, int]]
+) -> None:
+    data = bytearray(image)
+    for section, place, word in patches:
+        offset, length, _checksum, _entries = SECTION.unpack_from(data, HEADER.size + section * SECTION.size)
+        if length >= 4:
+            struct.pack_into("=I", data, offset + place % (length // 4) * 4, word)
+    judge_by(metrics, with_right_checksums(data))
+
+
+@settings(max_examples=100, deadline=LIMIT_MS)
+@given(IMAGES, st.binary(min_size=16, max_size=600), st.integers(0, 1 << 20))
+def test_random_bytes_with_right_checksums_leave_no_packet_without_a_verdict(
+    metrics: WorkerMetrics, image: bytes, noise: bytes, place: int
+) -> None:
+    data = bytearray(image)
+    start = PREFIX_BYTES + place % (len(data) - PREFIX_BYTES)
+    end = min(start + len(noise), len(data))
+    data[start:end] = noise[: end - start]
+    judge_by(metrics, with_right_checksums(data))
+
+
+@settings(max_examples=200, deadline=LIMIT_MS)
+@given(IMAGES, st.sampled_from(Section), st.data())
+def test_sections_that_lie_elsewhere_are_refused_or_leave_no_packet_without_a_verdict(
+    metrics: WorkerMetrics, image: bytes, section: Section, data: st.DataObject
+) -> None:
+    place = HEADER.size + section * SECTION.size
+    offset, length, _checksum, entries = SECTION.unpack_from(image, place)
+    # Near what it was, inside of the snapshot, or anything: only some of it gets past the checks.
+    other_offset = data.draw(st.sampled_from([offset, offset + 8]) | st.integers(0, len(image)) | st.integers(0, 2**64 - 1))
+    other_length = data.draw(st.sampled_from([length, 0]) | st.integers(0, length) | st.integers(0, 2**64 - 1))
+    other_entries = data.draw(st.sampled_from([entries]) | st.integers(0, entries + 1) | st.integers(0, 2**32 - 1))
+    changed = bytearray(image)
+    SECTION.pack_into(changed, place, other_offset, other_length, 0, other_entries)
+    judge_by(metrics, with_right_checksums(changed))
