@@ -92,16 +92,12 @@ class Store:
         """Let a pod's claims take the place of those it had."""
         for address in _claimed(before):
             self._touched.addresses.add(address)
-            rest = tuple(pod for pod in self._claimants(address) if pod is not before)
+            rest = tuple(pod for pod in self.claimants(address) if pod is not before)
             self._set_claimants(address, rest)
         for address in _claimed(after):
             self._touched.addresses.add(address)
-            present = self._claimants(address)
+            present = self.claimants(address)
             self._set_claimants(address, (*present, after) if present and after is not None else (after,) if after else ())
-
-    def _claimants(self, address: AddressKey) -> tuple[Pod, ...]:
-        claim = self._claims.get(address, ())
-        return claim if isinstance(claim, tuple) else (claim,)
 
     def _set_claimants(self, address: AddressKey, pods: tuple[Pod, ...]) -> None:
         # Nearly every address is claimed by one pod, which then needs no tuple around it.
@@ -129,8 +125,14 @@ class Store:
         claim = self._claims.get(address)
         return claim[0] if isinstance(claim, tuple) else claim
 
+    def claimants(self, address: AddressKey) -> tuple[Pod, ...]:
+        """All pods that claim an address, its owner first."""
+        claim = self._claims.get(address, ())
+        return claim if isinstance(claim, tuple) else (claim,)
+
     def address_owners(self) -> dict[bytes, Pod]:
-        """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none.
+        """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none, whether they say
+        that they are such pods or only that they have the node's address.
 
         Where several pods claim an address the running one wins, then the newest, then the first by namespace and name.
         """
@@ -163,7 +165,9 @@ class Store:
 
 
 def _claimed(pod: Pod | None) -> tuple[AddressKey, ...]:
-    return () if pod is None or pod.completed or pod.host_network else pod.ips
+    if pod is None or pod.completed or pod.host_network:
+        return ()
+    return tuple(address for address in pod.ips if address not in pod.host_ips)
 
 
 def _claim_strength(pod: Pod) -> tuple[bool, str, tuple[int, ...], tuple[int, ...]]:

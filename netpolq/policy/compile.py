@@ -83,7 +83,8 @@ class Compiler:
             if (NOBODY if before is None else before.identity) != (NOBODY if after is None else after.identity):
                 self._changed.add(address)
             self._groups.move(address, before, after)
-        self._isolation.move(address, pod if pod is not None and self._is_local(pod) else None)
+        # A pod of another node that claims an address of one of ours, rightly or not, does not take its isolation away.
+        self._isolation.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
         if self._with_pod_names:
             self.draft.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
 

@@ -133,11 +133,18 @@ class History:
         explanation = ReferenceEngine(self.store).explain(*flow)
         if explanation.reason is Reason.OWN_NODE:
             return None
+        if any(self._is_disputed(address) for address in flow[:2]):
+            return None
         source, destination = (self.store.owner(address) for address in flow[:2])
         denied = (source is not None and is_local(source) and explanation.egress.denies) or (
             destination is not None and is_local(destination) and explanation.ingress.denies
         )
         return Verdict.DROP if denied and flow.source != flow.destination else Verdict.ACCEPT
+
+    def _is_disputed(self, address: AddressKey) -> bool:
+        """Whether a pod of another node owns an address that a local pod claims, too, and stays isolated by."""
+        owner, *others = self.store.claimants(address) or (None,)
+        return owner is not None and not is_local(owner) and any(map(is_local, filter(None, others)))
 
 
 @pytest.mark.parametrize("seed", range(5))
