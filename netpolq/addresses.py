@@ -37,6 +37,13 @@ def is_ipv4(key: bytes) -> bool:
     return key.startswith(IPV4_MAPPED_PREFIX)
 
 
+def is_of_one_host(key: bytes) -> bool:
+    """Whether a key may be the address of a pod: not unspecified, loopback, multicast or broadcast. Source: RFC 6890."""
+    if is_ipv4(key):
+        return key[12] not in {0, 127} and not 224 <= key[12] < 240 and key[12:] != b"\xff\xff\xff\xff"
+    return key[0] != 0xFF and key[:15] != bytes(15)
+
+
 def format_address(key: bytes) -> str:
     """The usual text form of a key."""
     return socket.inet_ntop(socket.AF_INET if is_ipv4(key) else socket.AF_INET6, packed_address(key))

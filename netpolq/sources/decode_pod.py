@@ -6,7 +6,7 @@ Source: `v1.Pod` (PodSpec, PodStatus, ContainerPort).
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from netpolq.addresses import AddressKey, parse_address
+from netpolq.addresses import AddressKey, is_of_one_host, parse_address
 from netpolq.model import Labels, NamedPort, Pod
 from netpolq.sources.fields import Field, FieldError, shown
 from netpolq.sources.shapes import labels_where_valid, object_name, port_name, protocol, timestamp
@@ -76,9 +76,13 @@ def _address(field: Field) -> AddressKey | None:
     if not text:
         return None
     try:
-        return parse_address(text)
+        address = parse_address(text)
     except ValueError as error:
         raise field.error(f"must be an IP address, not {shown(text)}") from error
+    if not is_of_one_host(address):
+        # As the address of an isolated pod it would have the node's own traffic judged.
+        raise field.error(f"must be the address of one host, and {shown(text)} is not")
+    return address
 
 
 def _addresses(status: Field, name: str, complain: Complain) -> Iterator[AddressKey]:
