@@ -14,12 +14,22 @@ PACKET_LOG_VERBOSITY = 2
 """From this verbosity on, workers write a line for each packet they judge."""
 
 
+def one_line(text: str) -> str:
+    """Text with everything escaped that could end a line or speak to a terminal: names of files may hold any character."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 class _Text(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO pool[12]: message`."""
+    """`2026-01-31T12:00:00.123Z INFO pool[12]: message`. A traceback follows on lines of its own."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s[%(process)d]: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging calls it so
+        return one_line(super().formatMessage(record))
 
 
 class _Json(logging.Formatter):

@@ -12,6 +12,7 @@ from netpolq.explain.batch import answer_all
 from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint
 from netpolq.explain.flow import parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
+from netpolq.logs import one_line
 from netpolq.policy.compiled import SnapshotEngine
 from netpolq.policy.engine import Engine
 from netpolq.policy.reference import ReferenceEngine
@@ -77,7 +78,7 @@ def _load(manifests: Path) -> Store:
     store = Store()
     store.apply(load(manifests))
     for rejection in store.rejections:
-        sys.stderr.write(f"{rejection}\n")
+        sys.stderr.write(f"{one_line(str(rejection))}\n")
     return store
 
 

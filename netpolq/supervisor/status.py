@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from netpolq.errors import NetpolqError
+from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.run_dir import STATUS_SOCKET
 
@@ -172,7 +173,7 @@ def render_json(status: Status) -> str:
 
 def render_text(status: Status) -> str:
     """A page for a terminal, without the last line end. What came from manifests is made printable first."""
-    return "\n".join(_printable(line) for line in _lines(status))
+    return "\n".join(one_line(line) for line in _lines(status))
 
 
 def _lines(status: Status) -> Iterator[str]:
@@ -255,8 +256,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * unit_s:
             return f"{int(seconds // unit_s)} {name}"
     return f"{seconds:.1f} s"
-
-
-def _printable(line: str) -> str:
-    """Without control characters: names and messages of a manifest must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
