@@ -7,7 +7,6 @@ however many policies there are.
 """
 
 from bisect import bisect_right
-from itertools import islice
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Direction, Verdict
@@ -20,9 +19,13 @@ MAX_PAIRS = 4096
 MAX_CLASSES = 64
 """A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
 
+MAX_OVERLAPPING = 32
+"""A connection whose peer lies in more IP blocks than this at once is judged anew each time: its pair would be as large as that, and
+thousands of overlapping blocks with an exception each make another pair of every address."""
+
 MAX_INDEXED_BLOCKS = 256
-"""A program with more blocks of a family is asked in the snapshot itself, in some microseconds: a large index would have to be made anew
-for every snapshot, while packets wait."""
+"""A program with more blocks and exceptions of a family is asked in the snapshot itself, in some microseconds: a large index would have to
+be made anew for every snapshot, while packets wait."""
 
 DROP_ON_EVERY_PORT = 2
 """Answer of a resolver whose lowest bit is that of `Verdict.DROP`."""
@@ -40,6 +43,10 @@ class _Classes:
     def __init__(self, starts: tuple[int, ...], verdicts: bytes) -> None:
         self.starts = starts
         self.answers = verdicts if any(verdicts) else bytes([DROP_ON_EVERY_PORT]) * len(verdicts)
+
+
+_UNDIVIDED = _Classes((), b"")
+"""In place of the classes of a pair that has too many."""
 
 
 class Resolver:
@@ -66,25 +73,21 @@ class Resolver:
         source_identity = 0
         if ingress:  # egress rules do not ask who the source is
             source_identity = local_source[2] if local_source is not None else self._view.identity(source)
-        pair = (
-            egress,
-            ingress,
-            source_identity,
-            destination_identity,
-            protocol,
-            self._blocks(egress, destination) if egress else (),
-            self._blocks(ingress, source) if ingress else (),
-        )
+        egress_blocks = self._blocks(egress, destination) if egress else ()
+        ingress_blocks = self._blocks(ingress, source) if ingress else ()
+        if len(egress_blocks) + len(ingress_blocks) > MAX_OVERLAPPING:
+            return self._view.judge(source, destination, protocol, port).verdict.value
+        pair = egress, ingress, source_identity, destination_identity, protocol, egress_blocks, ingress_blocks
         classes = self._pairs.get(pair)
         if classes is None and pair in self._pairs:
             classes = self._pairs[pair] = self._classes(pair, source, destination)
-        if classes is not None:
-            return classes.answers[bisect_right(classes.starts, port) - 1]
-        if pair not in self._pairs:
+        if classes is None:
             # Dividing the ports takes longer than judging one connection: it waits for the second.
             if len(self._pairs) >= MAX_PAIRS:
                 self._pairs = {}
             self._pairs[pair] = None
+        elif classes is not _UNDIVIDED:
+            return classes.answers[bisect_right(classes.starts, port) - 1]
         return self._view.judge(source, destination, protocol, port).verdict.value
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
@@ -92,8 +95,8 @@ class Resolver:
         is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
         indexes = self._indexes[is_ipv4]
         if program not in indexes:
-            blocks = list(islice(self._view.blocks(program, ipv4=is_ipv4), MAX_INDEXED_BLOCKS + 1))
-            indexes[program] = BlockIndex(blocks) if len(blocks) <= MAX_INDEXED_BLOCKS else None
+            blocks = self._view.blocks(program, ipv4=is_ipv4, most=MAX_INDEXED_BLOCKS)
+            indexes[program] = None if blocks is None else BlockIndex(blocks)
         index = indexes[program]
         if index is None:
             return self._view.tables_of_address(program, peer)
@@ -101,7 +104,7 @@ class Resolver:
             return ()
         return index.tables(int.from_bytes(peer[12:] if is_ipv4 else peer))
 
-    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes | None:
+    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes:
         view = self._view
         egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
         sides = {
@@ -112,9 +115,10 @@ class Resolver:
         for program, peer, peer_identity in sides.values():
             if program:
                 for table in view.tables(program, peer, peer_identity):
-                    starts.update(view.port_bounds(table, destination_identity, protocol))
-                    if len(starts) > MAX_CLASSES:
-                        return None
+                    for start in view.port_bounds(table, destination_identity, protocol):
+                        starts.add(start)
+                        if len(starts) > MAX_CLASSES:
+                            return _UNDIVIDED
         starts.discard(1 << 16)
         ordered = tuple(sorted(starts))
         return _Classes(ordered, bytes(view.judge(source, destination, protocol, port).verdict for port in ordered))

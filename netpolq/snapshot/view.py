@@ -170,18 +170,28 @@ class SnapshotView:
             table for tier in words[program + 1 : program + 1 + words[program]] for table in self._tables_of_address(tier, peer)
         )
 
-    def blocks(self, program: int, *, ipv4: bool) -> Iterator[StoredBlock]:
-        """All IP blocks of a program, of one family."""
+    def blocks(self, program: int, *, ipv4: bool, most: int) -> list[StoredBlock] | None:
+        """All IP blocks of a program, of one family; None if they and their exceptions are more than `most`."""
         words = self._words
         width = 1 if ipv4 else 4
+        found = []
         for tier in words[program + 1 : program + 1 + words[program]]:
-            blocks = words[tier + (3 if ipv4 else 4)]
-            for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4) if blocks else ():
-                prefix_length, entries, networks, lists = words[place : place + 4]
-                for entry in range(entries):
-                    network, block_list = self._number(networks + entry * width, width), words[lists + entry]
-                    for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
-                        yield StoredBlock(32 * width, prefix_length, network, self._ranges(words[block + 1], width), words[block])
+            for prefix_length, network, table, exceptions in self._blocks_of(words[tier + (3 if ipv4 else 4)], width):
+                most -= 1 + words[exceptions]
+                if most < 0:
+                    return None
+                found.append(StoredBlock(32 * width, prefix_length, network, self._ranges(exceptions, width), table))
+        return found
+
+    def _blocks_of(self, blocks: int, width: int) -> Iterator[tuple[int, int, int, int]]:
+        """Prefix length, network, port table and exceptions of each block of a tier."""
+        words = self._words
+        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4) if blocks else ():
+            prefix_length, entries, networks, lists = words[place : place + 4]
+            for entry in range(entries):
+                network, block_list = self._number(networks + entry * width, width), words[lists + entry]
+                for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
+                    yield prefix_length, network, words[block], words[block + 1]
 
     def _ranges(self, exceptions: int, width: int) -> tuple[tuple[int, int], ...]:
         starts = range(exceptions + 1, exceptions + 1 + 2 * width * self._words[exceptions], 2 * width)
