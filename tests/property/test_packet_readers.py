@@ -68,7 +68,7 @@ def ipv6(draw: st.DrawFn) -> Packet:
 
 def read_by_scapy(data: bytes) -> Flow:
     if data[0] >> 4 == 4:
-        packet = IP(data)
+        packet: Packet = IP(data)
         family, protocol, payload = socket.AF_INET, packet.proto, packet.payload
     else:
         packet = IPv6(data)
