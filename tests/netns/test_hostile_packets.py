@@ -45,6 +45,20 @@ V4: dict[str, Made] = {
     "first fragment": lambda s, d: IP(src=s, dst=d, flags="MF", id=7) / UDP(sport=7, dport=80) / Raw(b"x" * 24),
     "lonely later fragment": lambda s, d: IP(src=s, dst=d, frag=100, proto=17, id=8) / Raw(b"x" * 64),
     "tiny first fragment": lambda s, d: IP(src=s, dst=d, flags="MF", proto=6, id=9) / Raw(b"\x00\x05\x00\x50" + bytes(4)),
+    "overlapping fragments": lambda s, d: (
+        IP(src=s, dst=d, flags="MF", id=21, proto=17) / Raw(bytes(UDP(sport=5, dport=443, len=48)) + bytes(24))
+    ),
+    "the fragment that overlaps": lambda s, d: (
+        IP(src=s, dst=d, frag=0, flags="MF", id=21, proto=17) / Raw(bytes(UDP(sport=5, dport=80, len=48)) + bytes(16))
+    ),
+    "the end of overlapping fragments": lambda s, d: IP(src=s, dst=d, frag=4, id=21, proto=17) / Raw(bytes(16)),
+    "larger than it says": lambda s, d: IP(src=s, dst=d) / UDP(sport=16, dport=80, len=8) / Raw(bytes(64)),
+    "smaller than it says": lambda s, d: IP(src=s, dst=d) / UDP(sport=17, dport=80, len=2000) / Raw(bytes(8)),
+    "a source route": lambda s, d: (
+        IP(src=s, dst=d, options=[b"\x83\x07\x04" + socket.inet_aton("10.79.1.4") + b"\x00"]) / UDP(sport=18, dport=80)
+    ),
+    "a broken option": lambda s, d: IP(src=s, dst=d, options=[b"\x44\xff\xff\xff"]) / UDP(sport=19, dport=80),
+    "as large as fits": lambda s, d: IP(src=s, dst=d) / UDP(sport=20, dport=80) / Raw(bytes(1400)),
     "no room for ports": lambda s, d: IP(src=s, dst=d, proto=17) / Raw(b"\x00\x05"),
     "nothing behind the header": lambda s, d: IP(src=s, dst=d, proto=6),
     "port 0": lambda s, d: IP(src=s, dst=d) / UDP(sport=5, dport=0),
@@ -81,6 +95,29 @@ V6: dict[str, Made] = {
         / Raw(b"\x11\x00" + bytes(6) + b"\x00\x05\x00\x50" + bytes(8))
     ),
     "a header that ends early": lambda s, d: IPv6(src=s, dst=d, nh=60) / Raw(b"\x11\xff"),
+    "mobility in front of UDP": lambda s, d: (
+        IPv6(src=s, dst=d, nh=135) / Raw(b"\x11\x00" + bytes(6) + bytes(UDP(sport=5, dport=80)))
+    ),
+    "as many headers as are copied": lambda s, d: chain(
+        IPv6(src=s, dst=d), *(IPv6ExtHdrDestOpt() for _ in range(10)), UDP(sport=12, dport=80)
+    ),
+    "the longest header": lambda s, d: chain(
+        IPv6(src=s, dst=d), IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(255))] * 7), UDP(sport=13, dport=80)
+    ),
+    "routing that goes on": lambda s, d: chain(
+        IPv6(src=s, dst=d), IPv6ExtHdrRouting(segleft=1, addresses=["fd79::1:4"]), UDP(sport=14, dport=80)
+    ),
+    "hop by hop in the middle": lambda s, d: chain(
+        IPv6(src=s, dst=d), IPv6ExtHdrDestOpt(), IPv6ExtHdrHopByHop(), UDP(sport=15, dport=80)
+    ),
+    "no room for ports": lambda s, d: IPv6(src=s, dst=d, nh=17) / Raw(b"\x00\x05"),
+    "port 0": lambda s, d: IPv6(src=s, dst=d) / UDP(sport=0, dport=0),
+    "overlapping fragments": lambda s, d: (
+        IPv6(src=s, dst=d) / IPv6ExtHdrFragment(offset=0, m=1, nh=17, id=13) / Raw(bytes(UDP(sport=5, dport=443)) + bytes(16))
+    ),
+    "the fragment that overlaps": lambda s, d: (
+        IPv6(src=s, dst=d) / IPv6ExtHdrFragment(offset=0, m=0, nh=17, id=13) / Raw(bytes(UDP(sport=5, dport=80)) + bytes(8))
+    ),
     "unknown header": lambda s, d: IPv6(src=s, dst=d, nh=253) / Raw(bytes(32)),
     "no next header": lambda s, d: IPv6(src=s, dst=d, nh=59) / Raw(bytes(8)),
     "IPv4 in IPv6": lambda s, d: IPv6(src=s, dst=d) / IP(src="10.79.1.2", dst="10.79.1.1") / UDP(sport=5, dport=80),
@@ -97,10 +134,16 @@ _COUNTERS = """table inet arrivals {
 }"""
 
 
-@pytest.fixture(scope="module", params=["--fail-open=false", "--fail-open=true"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (f"--fail-open={fail_open}", f"--verdict-cache={cache}") for fail_open in ("false", "true") for cache in ("on", "off")
+    ],
+    ids=" ".join,
+)
 def world(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """An agent in each mode, with the verdict cache; pod a counts whatever comes in, but for neighbour discovery."""
-    with cluster_with("--workers", "2", "--no-fanout", request.param) as cluster:
+    """An agent in each mode, with the verdict cache and without; pod a counts whatever comes in, but for neighbour discovery."""
+    with cluster_with("--workers", "2", "--no-fanout", *request.param) as cluster:
         assert cluster.box.run("x/a", ["nft", "-f", "-"], stdin=_COUNTERS).returncode == 0
         yield cluster
 
@@ -158,3 +201,48 @@ def test_what_is_allowed_arrives_however_it_is_made(world: Cluster, family: int)
     settle(world)
     least = 10 if family == 4 else 6  # a kernel forwards few kinds of IPv6 packets that it would not send by itself
     world.agent.wait_until("enough arrive", lambda: arrived(world) - before >= least)
+
+
+def forget_connections(cluster: Cluster) -> None:
+    """So that no acceptance of an earlier test spares a packet the queue."""
+    assert cluster.box.run(cluster.box.node.name, ["conntrack", "-F"]).returncode == 0
+
+
+def malformed(cluster: Cluster) -> int:
+    """Packets that the workers could not read."""
+    found = re.search(r"^netpolq_malformed_packets_total(?:{[^}]*})? (\d+)", cluster.agent.metrics(), re.MULTILINE)
+    return int(found[1]) if found is not None else 0
+
+
+@pytest.mark.parametrize("header", [135, 139, 140])
+def test_what_the_kernel_does_not_look_behind_does_not_pass_for_what_is_written_there(world: Cluster, header: int) -> None:
+    """UDP is admitted, and a protocol that only begins like an extension header is not UDP to anybody but a credulous reader."""
+    world.apply([ingress({**FROM_B, "ports": [{"protocol": "UDP", "port": 80}]})])
+    forget_connections(world)
+    source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))
+    disguised = IPv6(src=source, dst=destination, nh=header) / Raw(b"\x11\x00" + bytes(6) + bytes(UDP(sport=9, dport=80)))
+    plain = IPv6(src=source, dst=destination) / UDP(sport=9, dport=80)
+    before, queued = arrived(world), world.agent.packets_queued()
+    with world.box.inside("x/b", lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+        for _ in range(3):
+            raw.sendto(bytes(disguised), (destination, 0))
+        world.agent.wait_until("they have been queued", lambda: world.agent.packets_queued() >= queued + 3)
+        settle(world)
+        assert arrived(world) == before
+        raw.sendto(bytes(plain), (destination, 0))
+        world.agent.wait_until("what is admitted arrives", lambda: arrived(world) == before + 1)
+
+
+def test_what_cannot_be_read_is_dropped_in_either_mode_although_everything_is_admitted(world: Cluster) -> None:
+    world.apply([ingress(FROM_B)])
+    source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))
+    # To a port that nobody asked for before: the verdict cache reads as far as the kernel does, and may know the connection.
+    unreadable = chain(IPv6(src=source, dst=destination), *LONG, *LONG, UDP(sport=6, dport=4444))
+    before, unread, queued = arrived(world), malformed(world), world.agent.packets_queued()
+    with world.box.inside("x/b", lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+        for _ in range(5):
+            raw.sendto(bytes(unreadable), (destination, 0))
+    world.agent.wait_until("they have been queued", lambda: world.agent.packets_queued() >= queued + 5)
+    settle(world)
+    assert arrived(world) == before
+    world.agent.wait_until("each is counted", lambda: malformed(world) >= unread + 5)
