@@ -1,5 +1,6 @@
 """What is fuzzed: places where bytes come in, each with what must hold whatever they are."""
 
+import logging
 import os
 import struct
 import tempfile
@@ -8,20 +9,25 @@ from collections.abc import Callable
 
 from netpolq.channel import Hints, Refusal, decode, encode, unpack_hints
 from netpolq.errors import SnapshotError
+from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.packet import COPY_BYTES, parse
+from tests.property.test_hostile_snapshots import with_right_checksums
 from tests.support.images import encode as encode_image
 from tests.unit.test_decide import FRIEND, FRIEND6, POD, view_that_admits
-from tests.unit.test_judge import Given, Serving
+from tests.unit.test_judge import Given, Serving, tcp
 from tests.unit.test_region import small_image
 
 _IMAGE = encode_image(small_image(), version=3, created_ns=1)
 _PATCH = struct.Struct("=HB")
+_WORD = struct.Struct("=HI")
+_PACKETS = [tcp("10.0.0.2"), tcp("10.0.0.3"), tcp("10.0.0.2"), tcp("10.0.0.2", port=81), tcp("10.0.0.1", "10.0.0.2")]
 
 
 def _serving() -> Serving:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
+    logging.disable()  # of what cannot be judged, each with its traceback
     made = Serving(WorkerMetrics(0))
     made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
     return made
@@ -71,6 +77,30 @@ def snapshot(data: bytes) -> None:
         assert view.judge(source, POD, 6, 80) == expected.judge(source, POD, 6, 80)
 
 
+class WordsTarget:
+    """A snapshot with words replaced and all checksums made anew: whatever it says now, every packet gets one verdict."""
+
+    def __init__(self) -> None:
+        self._serving = _serving()
+        self._number = 0
+
+    def __call__(self, data: bytes) -> None:
+        image = bytearray(_IMAGE)
+        for place, word in _WORD.iter_unpack(data[: len(data) // _WORD.size * _WORD.size]):
+            struct.pack_into("=I", image, PREFIX_BYTES + place * 4 % (len(image) - PREFIX_BYTES), word)
+        try:
+            view = SnapshotView(with_right_checksums(image))
+            self._serving.decider.adopt(view, None)
+        except SnapshotError:
+            return
+        for packet in _PACKETS:
+            self._number += 1
+            self._serving.receive(Given(self._number, packet))
+            self._serving.drained()
+        assert len(self._serving.kernel.answers) == len(_PACKETS)
+        self._serving.kernel.answers.clear()
+
+
 def channel(data: bytes) -> None:
     """A message of another process: it says something that can be said again, or it is refused."""
     try:
@@ -90,6 +120,7 @@ def channel(data: bytes) -> None:
 TARGETS: dict[str, Callable[[], Callable[[bytes], None]]] = {
     "packet": PacketTarget,
     "snapshot": lambda: snapshot,
+    "words": WordsTarget,
     "channel": lambda: channel,
 }
 """By name, each to be made once in the process that fuzzes it."""
