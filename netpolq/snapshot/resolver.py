@@ -46,7 +46,7 @@ class _Classes:
 
 
 _UNDIVIDED = _Classes((), b"")
-"""In place of the classes of a pair that has too many."""
+"""In place of the classes of a pair that has too many: without any."""
 
 
 class Resolver:
@@ -73,21 +73,26 @@ class Resolver:
         source_identity = 0
         if ingress:  # egress rules do not ask who the source is
             source_identity = local_source[2] if local_source is not None else self._view.identity(source)
-        egress_blocks = self._blocks(egress, destination) if egress else ()
-        ingress_blocks = self._blocks(ingress, source) if ingress else ()
-        if len(egress_blocks) + len(ingress_blocks) > MAX_OVERLAPPING:
-            return self._view.judge(source, destination, protocol, port).verdict.value
-        pair = egress, ingress, source_identity, destination_identity, protocol, egress_blocks, ingress_blocks
+        pair = (
+            egress,
+            ingress,
+            source_identity,
+            destination_identity,
+            protocol,
+            self._blocks(egress, destination) if egress else (),
+            self._blocks(ingress, source) if ingress else (),
+        )
         classes = self._pairs.get(pair)
-        if classes is None and pair in self._pairs:
-            classes = self._pairs[pair] = self._classes(pair, source, destination)
         if classes is None:
-            # Dividing the ports takes longer than judging one connection: it waits for the second.
-            if len(self._pairs) >= MAX_PAIRS:
-                self._pairs = {}
-            self._pairs[pair] = None
-        elif classes is not _UNDIVIDED:
-            return classes.answers[bisect_right(classes.starts, port) - 1]
+            if pair in self._pairs:
+                classes = self._pairs[pair] = self._classes(pair, source, destination)
+            elif len(pair[5]) + len(pair[6]) <= MAX_OVERLAPPING:
+                # Dividing the ports takes longer than judging one connection: it waits for the second.
+                if len(self._pairs) >= MAX_PAIRS:
+                    self._pairs = {}
+                self._pairs[pair] = None
+        if classes is not None and (starts := classes.starts):
+            return classes.answers[bisect_right(starts, port) - 1]
         return self._view.judge(source, destination, protocol, port).verdict.value
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
