@@ -4,7 +4,7 @@ Carried by Unix SOCK_SEQPACKET socket pairs: one datagram is one message, and th
 pool stands in the middle: it forwards `Publish` from the supervisor to every worker, and `Report` and `Refusal` the other way.
 
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
-    pool → worker                Drain
+    pool → worker                Serve, Drain
     worker → pool → supervisor   Report, Refusal, Hints
     supervisor → pool            StandDown, InPlace
     pool → supervisor            Welcome, StoodDown, Alone
@@ -47,6 +47,7 @@ class _Kind(IntEnum):
     STOOD_DOWN = 8
     IN_PLACE = 9
     ALONE = 10
+    SERVE = 11
 
 
 class Publish(NamedTuple):
@@ -54,6 +55,17 @@ class Publish(NamedTuple):
 
     version: int
     changed: tuple[bytes, ...] | None
+
+
+class Serve(NamedTuple):
+    """A spare worker is to serve a slot from now on. `inherited_packets`: judged in this slot by its predecessors.
+
+    `suspect_orphans`: the predecessor may have died of what it had read.
+    """
+
+    slot: int
+    inherited_packets: int
+    suspect_orphans: bool
 
 
 class Drain(NamedTuple):
@@ -125,7 +137,7 @@ class Alone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
-Message = Publish | Drain | Report | Refusal | Welcome | Hints | StandDown | StoodDown | InPlace | Alone
+Message = Publish | Serve | Drain | Report | Refusal | Welcome | Hints | StandDown | StoodDown | InPlace | Alone
 
 _BARE: dict[int, Drain | StandDown | StoodDown | InPlace | Alone] = {
     _Kind.DRAIN: Drain(),
@@ -139,6 +151,7 @@ _BARE: dict[int, Drain | StandDown | StoodDown | InPlace | Alone] = {
 _BARE_KINDS = {type(message): kind for kind, message in _BARE.items()}
 
 _PUBLISH = struct.Struct("=BQi")
+_SERVE = struct.Struct("=BIQ?")
 _REPORT = struct.Struct("=BIIIQQI")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
@@ -154,6 +167,8 @@ def encode(message: Message) -> bytes:
             return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
         case Drain() | StandDown() | StoodDown() | InPlace() | Alone():
             return bytes([_BARE_KINDS[type(message)]])
+        case Serve():
+            return _SERVE.pack(_Kind.SERVE, *message)
         case Report():
             return _REPORT.pack(_Kind.REPORT, *message)
         case Refusal(slot, version, text):
@@ -179,6 +194,8 @@ def decode(data: bytes) -> Message:
                 if len(data) != 1:
                     raise ValueError(f"{len(data) - 1} bytes behind a message that says nothing but its kind")
                 return _BARE[kind]
+            case _Kind.SERVE:
+                return Serve(*_SERVE.unpack(data)[1:])
             case _Kind.REPORT:
                 return Report(*_REPORT.unpack(data)[1:])
             case _Kind.REFUSAL:

@@ -56,10 +56,34 @@ def test_a_confined_process_can_use_what_it_holds_and_reach_nothing_else() -> No
 
 
 def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machine(closed_agent: Agent) -> None:
-    for worker in closed_agent.status()["workers"]:
-        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker['pid']}/status").read_text().splitlines())
-        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == NET_ADMIN
-        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    """The spare one too, before it has anything to do."""
+
+    def is_confined(pid: int) -> bool:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        capabilities = int(status["CapEff"], 16), int(status["CapPrm"], 16)
+        return (*capabilities, status["NoNewPrivs"], status["Seccomp"]) == (NET_ADMIN, NET_ADMIN, "1", "2")
+
+    assert all(is_confined(worker["pid"]) for worker in closed_agent.status()["workers"])
+    closed_agent.wait_until("the spare is there", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("and confined", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
+
+
+def test_a_worker_holds_its_own_queue_alone(closed_agent: Agent) -> None:
+    """The spare holds them all, until it serves one."""
+
+    def netlink_sockets(pid: int) -> int:
+        inodes = {line.split()[9] for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]}
+        links = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
+
+    closed_agent.wait_until("the spare is there", lambda: len(closed_agent.forks()) == 3)
+    workers = [worker["pid"] for worker in closed_agent.status()["workers"]]
+    assert [netlink_sockets(pid) for pid in workers] == [1, 1]
+    (spare,) = {process.pid for process in closed_agent.forks()} - set(workers)
+    assert netlink_sockets(spare) == 2
+    closed_agent.kill(workers[0])
+    closed_agent.wait_until("the spare serves", lambda: closed_agent.status()["workers"][0]["pid"] == spare)
+    assert netlink_sockets(spare) == 1
 
 
 @pytest.mark.parametrize("flags", [(), ("--v=2",)], ids=["plain", "packet log"])

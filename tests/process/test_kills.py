@@ -88,16 +88,14 @@ def test_workers_killed_under_load_admit_nobody_and_lose_nobody(box: Box, closed
 
 def test_supervisor_killed_under_load_is_started_again_while_workers_go_on(box: Box, closed_agent: Agent) -> None:
     workers = [worker["pid"] for worker in closed_agent.status()["workers"]]
-    pool = psutil.Process(workers[0]).parent()
-    assert pool is not None
-    killed: list[int] = []
+    killed: set[int] = set()
 
     def kill_supervisors(over: threading.Event) -> None:
         while not over.wait(1.2):
-            supervisors = [child.pid for child in pool.children() if child.pid not in workers and child.pid not in killed]
-            for pid in supervisors:
-                closed_agent.kill(pid)
-                killed.append(pid)
+            supervisor = closed_agent.supervisor()
+            if supervisor is not None:
+                supervisor.kill()
+                killed.add(supervisor.pid)
 
     results = under_load(box, kill_supervisors)
     assert_policy_held(results)
@@ -108,11 +106,9 @@ def test_supervisor_killed_under_load_is_started_again_while_workers_go_on(box: 
 
 def test_a_new_supervisor_takes_up_what_changed_while_there_was_none(box: Box, folder: Path, closed_agent: Agent) -> None:
     before = closed_agent.status()
-    pool = psutil.Process(before["workers"][0]["pid"]).parent()
-    assert pool is not None
-    workers = {worker["pid"] for worker in before["workers"]}
-    supervisor = next(child.pid for child in pool.children() if child.pid not in workers)
-    closed_agent.kill(supervisor)
+    supervisor = closed_agent.supervisor()
+    assert supervisor is not None
+    supervisor.kill()
     admit(folder, "stranger")
     closed_agent.wait_until("the supervisor is back", closed_agent.is_ready)
     closed_agent.wait_until_acknowledged(before)
@@ -137,14 +133,12 @@ def test_what_a_killed_worker_had_read_is_disposed_of_without_waiting_for_the_ne
 
 
 def test_killing_the_pool_takes_everything_down_and_the_next_start_serves_at_once(box: Box, closed_agent: Agent) -> None:
-    workers = [psutil.Process(worker["pid"]) for worker in closed_agent.status()["workers"]]
-    pool = workers[0].parent()
-    assert pool is not None
-    children = pool.children()
-    pool.kill()
+    closed_agent.wait_until("there is a spare worker", lambda: len(closed_agent.forks()) == 3)
+    children = closed_agent.pool.children()
+    closed_agent.pool.kill()
     gone, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    assert len(gone) == 3
+    assert len(gone) == 4, "supervisor, two workers, a spare one"
     address = box.address(SERVER.name, 4)
     probes = [Probe(client.name, address, "TCP", 80) for client in (FRIEND, STRANGER)]
     assert [result.reached for result in box.probe(probes)] == [False, False], "fail-closed means closed without an agent"

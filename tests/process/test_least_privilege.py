@@ -4,7 +4,6 @@ import shlex
 import sys
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
@@ -83,16 +82,6 @@ class Confined(Agent):
         (pool,) = psutil.Process(self._process.pid).children()
         return pool
 
-    def workers(self) -> list[psutil.Process]:
-        """The workers: forks of the pool, so they bear its command line."""
-        pool = self.pool
-        found = []
-        for child in pool.children():
-            with suppress(psutil.NoSuchProcess):  # or it is dead and not yet buried
-                if child.cmdline() == pool.cmdline():
-                    found.append(child)
-        return found
-
     def stop(self) -> int:
         """Ask the pool to end; the program above it passes its exit code on."""
         assert self._process is not None
@@ -138,18 +127,19 @@ def test_what_is_shipped_is_one_capability_and_nothing_to_gain_more() -> None:
 def test_the_shipped_privileges_suffice_to_enforce_and_to_take_over_from_a_killed_worker(box: Box, confined: Confined) -> None:
     assert reached(box) == [True, False, True, False]
     assert reached(box, "UDP") == [True, False, True, False]
-    killed = confined.workers()
-    assert len(killed) == 2
+    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
+    killed = confined.forks()
     for worker in killed:
         worker.kill()
-    confined.wait_until("all workers are back", lambda: len(set(confined.workers()) - set(killed)) == 2 and confined.is_ready())
+    confined.wait_until("all workers are back", lambda: len(set(confined.forks()) - set(killed)) == 3 and confined.is_ready())
     assert reached(box) == [True, False, True, False]
     assert "nfqueue_queue_total{" in confined.metrics(), "the kernel's statistics of the queues must be readable too"
 
 
 def test_no_process_of_the_agent_has_more_than_the_shipped_capability(confined: Confined) -> None:
+    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
     credentials = confined.credentials()
-    assert len(credentials) == 4, "pool, supervisor and two workers"
+    assert len(credentials) == 5, "pool, supervisor, two workers and a spare one"
     assert set(credentials.values()) == {Credentials(NET_ADMIN, NET_ADMIN, NET_ADMIN, no_new_privs=True)}
 
 
@@ -166,6 +156,7 @@ def test_the_agent_writes_nowhere_but_into_its_run_directory(confined: Confined)
 
 def test_the_pool_is_a_first_process_that_needs_no_init_beside_it(box: Box, confined: Confined) -> None:
     """It buries the orphans that are handed to it and ends on SIGTERM, which the kernel keeps from a first process without a handler."""
+    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
     pool = confined.pool
     own = set(pool.children())
     orphan = box.popen(

@@ -40,9 +40,9 @@ def crowd(box: Box, first_words: bytes, count: int = MANY) -> Iterator[list[sock
 
 
 def supervisor_of(agent: Agent) -> psutil.Process:
-    pool = psutil.Process(agent.status()["workers"][0]["pid"]).parent()
-    assert pool is not None
-    return next(child for child in pool.children() if "supervise" in child.cmdline())
+    supervisor = agent.supervisor()
+    assert supervisor is not None
+    return supervisor
 
 
 def assert_served(box: Box, folder: Path, agent: Agent) -> None:

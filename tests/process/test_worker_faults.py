@@ -140,18 +140,14 @@ def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes
     box: Box, folder: Path
 ) -> None:
     with agent_with(box, folder, "false") as agent:
-        pool = psutil.Process(worker_of(agent)).parent()
-        assert pool is not None
-        supervisor = {child.pid for child in pool.children()} - {worker_of(agent)}
         killed = set()
         not_ready = 0
         deadline_s = time.monotonic() + 4.0
         while time.monotonic() < deadline_s:
-            for child in pool.children():
-                if child.pid not in supervisor:
-                    with suppress(ProcessLookupError):  # killed the last time round, and since then buried by the pool
-                        agent.kill(child.pid)
-                        killed.add(child.pid)
+            for worker in agent.forks():
+                with suppress(psutil.NoSuchProcess):  # killed the last time round, and since then buried by the pool
+                    worker.kill()
+                    killed.add(worker.pid)
             not_ready += not agent.is_ready()
         assert 5 <= len(killed) <= 15, "0.1 s, then twice as long each time"
         assert not_ready

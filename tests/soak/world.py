@@ -68,14 +68,11 @@ class World:
                 process.kill()
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The agent's processes by what they are: a worker is a fork of the pool, and so has its command line."""
-        with suppress(psutil.NoSuchProcess, IndexError):
-            pool = psutil.Process(self._upgrades.agent.pid)
-            children = pool.children()
-            words = pool.cmdline()
-            workers = [child for child in children if child.cmdline() == words]
-            supervisor = [child for child in children if "supervise" in child.cmdline()]
-            return {"pool": [pool], "supervisor": supervisor, "workers": workers}
+        """The agent's processes by what they are; the spare is one of the workers."""
+        agent = self._upgrades.agent
+        with suppress(psutil.NoSuchProcess):
+            supervisor = agent.supervisor()
+            return {"pool": [agent.pool], "supervisor": [supervisor] if supervisor else [], "workers": agent.forks()}
         return {"pool": [], "supervisor": [], "workers": []}
 
     def metric(self, name: str) -> float:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
+
+import psutil
 
 from netpolq.dataplane.queuestats import QueueStats, read
 from tests.support.box import Box
@@ -131,6 +133,26 @@ class Agent:
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one of the agent's processes."""
         os.kill(pid, number)
+
+    @property
+    def pool(self) -> psutil.Process:
+        """The parent of all others."""
+        return psutil.Process(self.pid)
+
+    def supervisor(self) -> psutil.Process | None:
+        """The supervisor, if there is one at the moment."""
+        words_of_pool = self.pool.cmdline()  # at the end of which are those of the supervisor
+        return next((child for child, words in self._children() if "supervise" in words and words != words_of_pool), None)
+
+    def forks(self) -> list[psutil.Process]:
+        """The workers, those that serve and the spare one: forks of the pool, so they bear its command line."""
+        words_of_pool = self.pool.cmdline()
+        return [child for child, words in self._children() if words == words_of_pool]
+
+    def _children(self) -> Iterator[tuple[psutil.Process, list[str]]]:
+        for child in self.pool.children():
+            with suppress(psutil.NoSuchProcess):  # it is dead, and perhaps not yet buried
+                yield child, child.cmdline()
 
     def is_ready(self) -> bool:
         with suppress(OSError, http.client.HTTPException):

@@ -1,6 +1,7 @@
 """When children are started and when the pool gives up. Pure: told what happened and what time it is, it says what to do.
 
 WAITING ── due ──► RUNNING ── exit ──► WAITING (at once, or after a back-off when it keeps dying young)
+RUNNING ── release ──► WAITING (its process has moved to another place)
    any ── stop ──► STOPPED ── resume ──► WAITING, or RUNNING if its last process still does
 """
 
@@ -63,6 +64,12 @@ class Child:
             self.due = now + restart_delay(self.young_deaths - self.free_deaths)
             self.phase = Phase.WAITING
         self.pid = 0
+
+    def release(self, due: float) -> None:
+        """The process goes on in another place; from `due` on, this one may be filled again."""
+        if self.phase is Phase.RUNNING:
+            self.phase, self.due = Phase.WAITING, due
+        self.pid = self.young_deaths = 0
 
     def stop(self) -> None:
         """Start no more processes."""

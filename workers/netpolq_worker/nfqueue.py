@@ -4,6 +4,7 @@ Source: linux/netfilter/nfnetlink_queue.h. A socket is bound once, in the pool, 
 """
 
 import contextlib
+import os
 import socket
 import struct
 import warnings
@@ -169,6 +170,13 @@ class Queue:
             self._netlink.send(request)
         except OSError:
             return
+
+    def let_go(self) -> None:
+        """Close what this process holds of it, and leave it bound: others serve it."""
+        for descriptor in {self._netlink.detach(), self._queue.get_fd()}:  # the library has a copy of its own
+            os.close(descriptor)
+        if self._statistics is not None:
+            self._statistics.close()
 
     def close(self) -> None:
         """Unbind. Packets that still wait are dropped by the kernel, so drain first."""

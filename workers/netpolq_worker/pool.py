@@ -1,7 +1,8 @@
 """The parent of all: binds the queues, keeps one worker on each and one supervisor, and passes messages between them.
 
-It never parses a packet or a policy. Workers are forked, not executed: they share the pool's memory, and a successor inherits the bound
-queue socket, so nothing that waits in it is lost. One loop: signals → children that ended → children that are due → messages.
+It never parses a packet or a policy. Beside the workers that serve there is a spare one, which takes the place of whichever dies; every
+process that may serve holds the bound queue sockets, so nothing that waits in them is lost. One loop: signals → children that ended →
+children that are due → messages.
 """
 
 import contextlib
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NoReturn
 
 from netpolq.channel import (
     Alone,
@@ -25,9 +25,11 @@ from netpolq.channel import (
     Drain,
     Hints,
     InPlace,
+    Message,
     Publish,
     Refusal,
     Report,
+    Serve,
     StandDown,
     StoodDown,
     Welcome,
@@ -35,13 +37,10 @@ from netpolq.channel import (
 from netpolq.errors import ExitCode, SnapshotError
 from netpolq.instance import Conversation
 from netpolq.snapshot.region import load, open_view, seal
-from netpolq_worker.confinement import Confinement
-from netpolq_worker.judge import judge_and_log, judge_packets
+from netpolq_worker.forks import Forks, Snapshot, WorkerProcess
 from netpolq_worker.lifecycle import Child, Phase
-from netpolq_worker.loop import Worker, WorkerSettings
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
-from netpolq_worker.packet_log import PacketLog
 from netpolq_worker.reload import Reload
 from netpolq_worker.takeover import Place
 
@@ -54,13 +53,14 @@ _PAUSE_S = 0.5
 _SUSPECT_DEATHS = 2
 """So many successors in a row that died at once: what they read may be what killed them."""
 
+_SPARE_DELAY_S = 0.05
+"""A spare has gone to serve what waited: another is forked when that is done, because on a small machine it would take turns with it."""
+
 _DRAIN_S = 3.0
 _SETTLE_S = 0.1
 """After another's rules are in place: until packets that met ours are in our queues for certain."""
 
 _ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
-_MAX_DESCRIPTOR = 0x7FFFFFFF
-_STANDARD_STREAMS = (0, 1, 2)
 _HALTING = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
 """Exit codes with which a supervisor that never served ends the pool; a later one is only started again."""
 
@@ -69,18 +69,13 @@ log = logging.getLogger("pool")
 
 @dataclass(slots=True)
 class _Slot:
-    """A queue and the worker that serves it.
-
-    `behind`: a publish did not reach the worker, so the next one must say "everything". `suspect`: the last worker may have died of a
-    packet that it had read.
-    """
+    """A queue and the worker that serves it. `suspect`: the last worker may have died of a packet that it had read."""
 
     number: int
     queue: Queue
     child: Child = field(default_factory=lambda: Child(young_s=0.1, free_deaths=3))
-    channel: Channel | None = None
+    worker: WorkerProcess | None = None
     last_report: Report | None = None
-    behind: bool = False
     suspect: bool = False
 
 
@@ -91,18 +86,16 @@ class Pool:
         """Become the agent of this network namespace, or the one to come, and bind the queues. Raises `NetpolqError`."""
         self._options = options
         self._place = Place(self, options.queues, takeover=options.takeover)
-        # Known to a worker alone: the pool binds the queues, and judges nothing.
-        self._worker: Worker | None = None
-        self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
-        self._slots = [_Slot(number, self._bind(num)) for number, num in enumerate(options.queues)]
-        self._confinement = Confinement()
+        self._forks = Forks(options)
+        self._slots = [_Slot(number, queue) for number, queue in enumerate(self._forks.queues)]
+        self._workers: dict[int, WorkerProcess] = {}
+        self._spare = Child(young_s=1.0, free_deaths=1, due=time.monotonic() + _SPARE_DELAY_S)
         self._supervisor = Child(young_s=5.0, free_deaths=0)
         self._supervisor_channel: Channel | None = None
         self._supervisor_process: subprocess.Popen[bytes] | None = None
         # Its own counters live and die with it; the directory is the workers'.
         self._supervisor_environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
-        self._snapshot_fd = -1
-        self._snapshot_version = 0
+        self._snapshot = Snapshot()
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._exit_code: int | None = None
@@ -110,15 +103,6 @@ class Pool:
         self._supervisor_words = options.supervisor
         self._reload: Reload | None = None
         self._last_turn = time.monotonic()
-
-    def _bind(self, queue_num: int) -> Queue:
-        def serving() -> Worker | None:
-            return self._worker
-
-        packet_log = self._packet_logs.get(queue_num)
-        judging = judge_packets(serving) if packet_log is None else judge_and_log(serving, packet_log)
-        next(judging)
-        return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
@@ -183,11 +167,11 @@ class Pool:
         except (OSError, SnapshotError) as error:
             log.warning("%s is of no use and ignored: %s", path, error)
             return
-        self._snapshot_fd = seal(image)
-        view = open_view(self._snapshot_fd)
-        self._snapshot_version = view.version
+        descriptor = seal(image)
+        view = open_view(descriptor)
+        self._snapshot = Snapshot(view.version, descriptor)
         view.close()
-        log.info("judging by snapshot %d of the last run until the first sync", self._snapshot_version)
+        log.info("judging by snapshot %d of the last run until the first sync", self._snapshot.version)
 
     # --- children -----------------------------------------------------------------------------------------------------------------
 
@@ -203,60 +187,41 @@ class Pool:
         return self._place.is_given_up and bool(self._supervisor.pid)
 
     def _children(self) -> list[Child]:
-        return [self._supervisor, *(slot.child for slot in self._slots)]
+        return [self._supervisor, self._spare, *(slot.child for slot in self._slots)]
 
     def _start_due(self) -> None:
         now = time.monotonic()
         for slot in self._slots:
             if slot.child.is_due(now):
-                self._fork_worker(slot)
+                self._start_worker(slot)
+        if self._spare.is_due(now):
+            self._spare.on_start(self._fork().pid, now)
         if self._supervisor.is_due(now):
             self._spawn_supervisor()
         if self._is_standing_down and now >= self._stand_down_due:
             os.kill(self._supervisor.pid, signal.SIGKILL)
             self._stand_down_due = now + _DRAIN_S
 
-    def _fork_worker(self, slot: _Slot) -> None:
-        ours, theirs = Channel.pair()
-        pid = os.fork()
-        if pid == 0:
-            self._be_worker(slot, theirs)
-        theirs.close()
-        slot.child.on_start(pid, time.monotonic())
-        slot.channel = ours
-        slot.behind = slot.suspect = False
-        self.watch(ours, partial(self._on_readable, slot))
+    def _start_worker(self, slot: _Slot) -> None:
+        """Have the spare serve a slot, or a new process where there is none that could."""
+        now = time.monotonic()
+        order = Serve(slot.number, slot.last_report.packets if slot.last_report is not None else 0, slot.suspect)
+        worker = self._workers.get(self._spare.pid)
+        if worker is not None and not worker.behind and worker.channel.send(order):
+            self._spare.release(now + _SPARE_DELAY_S)
+        else:
+            worker = self._fork()
+            worker.channel.send(order)
+        worker.slot = slot.number
+        slot.worker = worker
+        slot.suspect = False
+        slot.child.on_start(worker.pid, now)
 
-    def _be_worker(self, slot: _Slot, end: socket.socket) -> NoReturn:
-        """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
-        status = 1
-        try:
-            # Signals to the whole process group are the pool's to answer: it drains its workers. The handlers that are inherited only
-            # note them, in a list that nobody reads here; to put others in their place would take a tenth of the time of a start.
-            signal.set_wakeup_fd(-1)
-            _close_all_but({*_STANDARD_STREAMS, *slot.queue.descriptors(), end.fileno(), self._snapshot_fd})
-            self._worker = Worker(
-                WorkerSettings(
-                    slot=slot.number,
-                    fail_open=self._options.fail_open,
-                    mark_mask=self._options.mark_mask,
-                    inherited_packets=slot.last_report.packets if slot.last_report is not None else 0,
-                    snapshot_version=self._snapshot_version,
-                    snapshot_descriptor=self._snapshot_fd,
-                    hints=self._options.hints,
-                    suspect_orphans=slot.suspect,
-                ),
-                slot.queue,
-                Channel(end),
-                self._packet_logs.get(slot.queue.queue_num),
-            )
-            self._confinement.apply()
-            self._worker.run()
-            status = 0
-        except BaseException:
-            log.exception("worker %d failed", slot.number)
-        finally:
-            os._exit(status)
+    def _fork(self) -> WorkerProcess:
+        worker = self._forks.fork(self._snapshot)
+        self._workers[worker.pid] = worker
+        self.watch(worker.channel, partial(self._on_worker_readable, worker))
+        return worker
 
     def _spawn_supervisor(self) -> None:
         ours, theirs = Channel.pair()
@@ -267,8 +232,8 @@ class Pool:
             )
         self._supervisor.on_start(self._supervisor_process.pid, time.monotonic())
         self._supervisor_channel = ours
-        self.watch(ours, partial(self._on_readable, None))
-        ours.send(Welcome(self._snapshot_version, self._supervisor.restarts))
+        self.watch(ours, self._on_supervisor_readable)
+        ours.send(Welcome(self._snapshot.version, self._supervisor.restarts))
         for slot in self._slots:
             self._tell_supervisor(slot)
 
@@ -300,21 +265,32 @@ class Pool:
             elif code in _HALTING and self._supervisor.starts == 1:
                 self._exit_code = code  # it has said why; trying again would not help
             elif self._exit_code is None and not is_our_wish:
-                log.error("supervisor %d %s; workers go on with snapshot %d", pid, _end(code), self._snapshot_version)
+                log.error("supervisor %d %s; workers go on with snapshot %d", pid, _end(code), self._snapshot.version)
             return
-        for slot in self._slots:
-            if pid == slot.child.pid:
-                self._on_readable(slot)  # what it said last
-                slot.child.on_exit(now)
-                # Killed by somebody else, it is not the packets' fault, unless that goes on and on (the kernel kills for lack of memory).
-                slot.suspect |= code != -signal.SIGKILL or slot.child.young_deaths >= _SUSPECT_DEATHS
-                self._forget(slot.channel)
-                slot.channel = None
-                if self._exit_code is None:
-                    log.error("worker %d (pid %d, queue %d) %s", slot.number, pid, slot.queue.queue_num, _end(code))
-                    if slot.child.is_due(now):
-                        self._fork_worker(slot)
-                    self._tell_supervisor(slot)
+        worker = self._workers.pop(pid, None)
+        if worker is not None:
+            self._on_worker_exit(worker, code, now)
+
+    def _on_worker_exit(self, worker: WorkerProcess, code: int, now: float) -> None:
+        self._on_worker_readable(worker)  # what it said last
+        self.unwatch(worker.channel)
+        self._forks.bury(worker)
+        if worker.slot is None:
+            if worker.pid == self._spare.pid:
+                self._spare.on_exit(now)
+            if self._exit_code is None:
+                log.error("spare worker (pid %d) %s", worker.pid, _end(code))
+            return
+        slot = self._slots[worker.slot]
+        slot.child.on_exit(now)
+        slot.worker = None
+        # Killed by somebody else, it is not the packets' fault, unless that goes on and on (the kernel kills for lack of memory).
+        slot.suspect |= code != -signal.SIGKILL or slot.child.young_deaths >= _SUSPECT_DEATHS
+        if self._exit_code is None:
+            if slot.child.is_due(now):
+                self._start_worker(slot)
+            log.error("worker %d (pid %d, queue %d) %s", slot.number, worker.pid, slot.queue.queue_num, _end(code))
+            self._tell_supervisor(slot)
 
     def _forget(self, channel: Channel | None) -> None:
         if channel is not None:
@@ -361,43 +337,55 @@ class Pool:
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
-    def _on_readable(self, slot: _Slot | None) -> None:
-        channel = self._supervisor_channel if slot is None else slot.channel
-        if channel is None:
-            return
+    def _on_supervisor_readable(self) -> None:
+        if self._supervisor_channel is not None:
+            self._read(self._supervisor_channel, self._on_supervisor_message)
+
+    def _on_worker_readable(self, worker: WorkerProcess) -> None:
+        self._read(worker.channel, partial(self._on_worker_message, worker))
+
+    def _read(self, channel: Channel, take: Callable[[Message, int | None], None]) -> None:
         try:
             while (received := channel.receive()) is not None:
-                message, descriptor = received
-                match message:
-                    case Publish() if slot is None and descriptor is not None:
-                        self._publish(message, descriptor)
-                    case StandDown() if slot is None:
-                        self._place.ask_to_stand_down()
-                    case InPlace() if slot is None:
-                        self._place.ask_to_leave()
-                    case Report() if slot is not None:
-                        slot.last_report = message
-                        slot.child.heard = time.monotonic()
-                        self._tell_supervisor(slot)
-                        if slot.behind:
-                            self._send_snapshot(slot, None)
-                    case Hints() if slot is not None:
-                        if self._supervisor_channel is not None:
-                            self._supervisor_channel.send(message)  # one that is busy misses it, and a worker will hint again
-                    case Refusal() if slot is not None:
-                        log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
-                        if self._supervisor_channel is not None:
-                            self._supervisor_channel.send(message)
-                    case _:
-                        log.error("unexpected message %r", message)
+                take(*received)
         except EOFError:
             self.unwatch(channel)  # the rest is told by SIGCHLD
         except ValueError as error:
             log.error("message ignored: %s", error)
 
+    def _on_supervisor_message(self, message: Message, descriptor: int | None) -> None:
+        match message:
+            case Publish() if descriptor is not None:
+                self._publish(message, descriptor)
+            case StandDown():
+                self._place.ask_to_stand_down()
+            case InPlace():
+                self._place.ask_to_leave()
+            case _:
+                log.error("unexpected message %r", message)
+
+    def _on_worker_message(self, worker: WorkerProcess, message: Message, _descriptor: int | None) -> None:
+        match message:
+            case Report() if worker.slot is not None:
+                slot = self._slots[worker.slot]
+                slot.last_report = message
+                slot.child.heard = time.monotonic()
+                self._tell_supervisor(slot)
+                if worker.behind:
+                    worker.publish(self._snapshot, None)
+            case Hints():
+                if self._supervisor_channel is not None:
+                    self._supervisor_channel.send(message)  # one that is busy misses it, and a worker will hint again
+            case Refusal():
+                log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
+                if self._supervisor_channel is not None:
+                    self._supervisor_channel.send(message)
+            case _:
+                log.error("unexpected message %r", message)
+
     def _publish(self, message: Publish, descriptor: int) -> None:
-        if message.version <= self._snapshot_version:
-            log.error("snapshot %d is not newer than %d and ignored", message.version, self._snapshot_version)
+        if message.version <= self._snapshot.version:
+            log.error("snapshot %d is not newer than %d and ignored", message.version, self._snapshot.version)
             os.close(descriptor)
             return
         try:
@@ -407,16 +395,13 @@ class Pool:
             log.error("snapshot %d is refused: %s", message.version, error)
             os.close(descriptor)
             return
-        if self._snapshot_fd >= 0:
-            os.close(self._snapshot_fd)
-        self._snapshot_fd = descriptor
-        self._snapshot_version = message.version
-        for slot in self._slots:
-            self._send_snapshot(slot, None if slot.behind else message.changed)
-
-    def _send_snapshot(self, slot: _Slot, changed: tuple[bytes, ...] | None) -> None:
-        if slot.channel is not None and self._snapshot_fd >= 0:
-            slot.behind = not slot.channel.send(Publish(self._snapshot_version, changed), [self._snapshot_fd])
+        if self._snapshot.version:
+            os.close(self._snapshot.descriptor)
+        self._snapshot = Snapshot(message.version, descriptor)
+        for worker in self._workers.values():
+            worker.publish(self._snapshot, message.changed)
+            if worker.behind and worker.slot is None:
+                os.kill(worker.pid, signal.SIGKILL)  # a spare that does not read is none
 
     def _tell_supervisor(self, slot: _Slot) -> None:
         if self._supervisor_channel is None:
@@ -461,9 +446,8 @@ class Pool:
             child.stop()
         self._forget(self._supervisor_channel)  # the end of the channel tells the supervisor to leave
         self._supervisor_channel = None
-        for slot in self._slots:
-            if slot.channel is not None:
-                slot.channel.send(Drain())
+        for worker in self._workers.values():
+            worker.channel.send(Drain())
         self._wait_for_children(_DRAIN_S)
         for child in self._children():
             if child.pid:
@@ -487,23 +471,12 @@ class Pool:
         while any(child.pid for child in self._children()) and time.monotonic() < deadline:
             self._reap()
             self._selector.select(0.02)
-            for slot in self._slots:
-                self._on_readable(slot)
 
 
 def _drain_wakeups(end: socket.socket) -> None:
     with contextlib.suppress(BlockingIOError):
         while end.recv(4096):
             pass
-
-
-def _close_all_but(kept: set[int]) -> None:
-    first = 0
-    for descriptor in sorted(kept):
-        if descriptor > first:  # an empty range, or a negative end, would be taken for all there are
-            os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, _MAX_DESCRIPTOR)
 
 
 def _end(code: int) -> str:

@@ -1,0 +1,44 @@
+"""How a worker takes up a snapshot: what it cannot read it refuses, and it goes on with the one it has."""
+
+import os
+
+from netpolq.channel import Channel, Refusal
+from netpolq.errors import SnapshotError
+from netpolq.snapshot.region import open_validated
+from netpolq_worker.decide import Decider
+
+
+class Adoption:
+    """Has a decider judge by the newest snapshot that can be read."""
+
+    def __init__(self, decider: Decider, channel: Channel) -> None:
+        self._decider = decider
+        self._channel = channel
+        self._slot: int | None = None
+        self._refused: tuple[int, str] | None = None
+
+    def serve(self, slot: int) -> None:
+        """Say in this slot's name what is refused. A spare has none, and tells only then what it has refused before."""
+        self._slot = slot
+        self._tell()
+
+    def take_up(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int) -> bool:
+        """Judge by a snapshot from now on; False: it is refused. `changed` as in `Publish`. The descriptor is closed."""
+        try:
+            view = open_validated(descriptor)
+            if view.version != version:
+                raise SnapshotError(f"version {view.version} came as version {version}")
+            # After a refusal, what the refused version changed is not known here.
+            self._decider.adopt(view, None if self._refused else changed)
+        except (SnapshotError, OSError) as error:
+            self._refused = version, str(error)
+            self._tell()
+            return False
+        finally:
+            os.close(descriptor)
+        self._refused = None
+        return True
+
+    def _tell(self) -> None:
+        if self._slot is not None and self._refused is not None:
+            self._channel.send(Refusal(self._slot, *self._refused))

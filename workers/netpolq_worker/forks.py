@@ -1,0 +1,129 @@
+"""Worker processes as the pool makes and knows them: forked, not executed, so that they share its memory and inherit the bound queues."""
+
+import heapq
+import logging
+import os
+import signal
+import socket
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from netpolq.channel import Channel, Publish
+from netpolq_worker.confinement import Confinement
+from netpolq_worker.judge import judge_and_log, judge_packets
+from netpolq_worker.loop import Worker
+from netpolq_worker.nfqueue import Queue
+from netpolq_worker.options import PoolOptions
+from netpolq_worker.packet_log import PacketLog
+from netpolq_worker.spare import Spare, WorkerSettings
+
+_MAX_DESCRIPTOR = 0x7FFFFFFF
+_STANDARD_STREAMS = (0, 1, 2)
+
+log = logging.getLogger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The newest one, for those that are forked. `version` 0: there is none, and `descriptor` is -1."""
+
+    version: int = 0
+    descriptor: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class WorkerProcess:
+    """A worker's process. `slot` None: it is the spare. `seat`: names its files of counters; free again when it is dead.
+
+    `behind`: a publish did not reach it, so the next one must say "everything".
+    """
+
+    pid: int
+    seat: int
+    channel: Channel
+    slot: int | None = None
+    behind: bool = False
+
+    def publish(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None) -> None:
+        """Send it the newest snapshot. `changed` as in `Publish`."""
+        message = Publish(snapshot.version, None if self.behind else changed)
+        self.behind = not self.channel.send(message, [snapshot.descriptor])
+
+
+class Forks:
+    """Binds the queues and forks processes that can serve any of them."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        """Raises `NetpolqError`."""
+        self._options = options
+        # Known to a worker alone: the pool binds the queues, and judges nothing.
+        self._worker: Worker | None = None
+        self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
+        self.queues = tuple(self._bind(num) for num in options.queues)
+        self._confinement = Confinement()
+        # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: they are files.
+        self._seats = 0
+        self._free_seats: list[int] = []
+
+    def _bind(self, queue_num: int) -> Queue:
+        def serving() -> Worker | None:
+            return self._worker
+
+        packet_log = self._packet_logs.get(queue_num)
+        judging = judge_packets(serving) if packet_log is None else judge_and_log(serving, packet_log)
+        next(judging)
+        return Queue(queue_num, judging, fail_open=self._options.fail_open)
+
+    def fork(self, snapshot: Snapshot) -> WorkerProcess:
+        """Another process. It is a spare until it is sent `Serve`."""
+        seat = heapq.heappop(self._free_seats) if self._free_seats else self._seats
+        ours, theirs = Channel.pair()
+        pid = os.fork()
+        if pid == 0:
+            self._be_worker(seat, theirs, snapshot)
+        self._seats = max(self._seats, seat + 1)
+        theirs.close()
+        return WorkerProcess(pid, seat, ours)
+
+    def bury(self, worker: WorkerProcess) -> None:
+        """It is dead, and what it said has been read."""
+        worker.channel.close()
+        heapq.heappush(self._free_seats, worker.seat)
+
+    def _be_worker(self, seat: int, end: socket.socket, snapshot: Snapshot) -> NoReturn:
+        """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
+        status = 1
+        try:
+            # Signals to the whole process group are the pool's to answer: it drains its workers. The handlers that are inherited only
+            # note them, in a list that nobody reads here.
+            signal.set_wakeup_fd(-1)
+            queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
+            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor})
+            settings = WorkerSettings(
+                seat=seat,
+                fail_open=self._options.fail_open,
+                mark_mask=self._options.mark_mask,
+                hints=self._options.hints,
+                snapshot_version=snapshot.version,
+                snapshot_descriptor=snapshot.descriptor,
+            )
+            spare = Spare(settings, self.queues, Channel(end), self._packet_logs)
+            self._confinement.apply()
+            self._worker = spare.wait()
+            if self._worker is not None:
+                self._worker.run()
+            status = 0
+        except BaseException:
+            log.exception("worker failed")
+        finally:
+            os._exit(status)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    first = 0
+    for descriptor in sorted(kept):
+        if descriptor > first:  # an empty range, or a negative end, would be taken for all there are
+            os.closerange(first, descriptor)
+        first = descriptor + 1
+    os.closerange(first, _MAX_DESCRIPTOR)

@@ -1,0 +1,101 @@
+"""A worker before it has a queue. All is ready that can be: memory, counters, confinement, the newest snapshot.
+
+A process that is forked when it is needed takes some milliseconds until it serves, because it shares every page with the pool and has to
+copy those it writes to. A spare has that behind it.
+"""
+
+import logging
+import select
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from netpolq.channel import Channel, Drain, Publish, Serve
+from netpolq_worker.adoption import Adoption
+from netpolq_worker.decide import Decider
+from netpolq_worker.loop import Worker
+from netpolq_worker.metrics import WorkerMetrics
+from netpolq_worker.nfqueue import Queue
+from netpolq_worker.packet_log import PacketLog
+
+log = logging.getLogger("worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What every worker is told when it is forked. `seat`: names its files of counters.
+
+    `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
+    `hints`: tell which decisions are asked for again.
+    """
+
+    seat: int
+    fail_open: bool
+    mark_mask: int
+    hints: bool
+    snapshot_version: int
+    snapshot_descriptor: int
+
+
+class Spare:
+    """Holds all queues until it is told which one to serve."""
+
+    def __init__(
+        self, settings: WorkerSettings, queues: tuple[Queue, ...], channel: Channel, packet_logs: Mapping[int, PacketLog]
+    ) -> None:
+        self._settings = settings
+        self._queues = queues
+        self._channel = channel
+        self._packet_logs = packet_logs
+        self._decider = Decider(with_hints=settings.hints)
+        self._metrics = WorkerMetrics(settings.seat)
+        self._adoption = Adoption(self._decider, channel)
+        for queue in queues:
+            queue.open_statistics()
+        if settings.snapshot_version:
+            self._adoption.take_up(settings.snapshot_version, None, settings.snapshot_descriptor)
+
+    def wait(self) -> Worker | None:
+        """Keep up with snapshots until there is a queue to serve. Returns None when the pool has no use for it any more.
+
+        What was published before is read before: so no successor judges by a snapshot that is older than its predecessor's.
+        """
+        poller = select.poll()
+        poller.register(self._channel.fileno(), select.POLLIN)
+        while True:
+            try:
+                received = self._channel.receive()
+            except EOFError:
+                return None
+            except ValueError as error:
+                log.error("spare worker: message ignored: %s", error)
+                continue
+            match received:
+                case None:
+                    poller.poll()
+                case Publish(version, changed), int(descriptor):
+                    self._adoption.take_up(version, changed, descriptor)
+                case Serve() as order, _:
+                    return self._serve(order)
+                case Drain(), _:
+                    return None
+                case message, _:
+                    log.error("spare worker: unexpected message %r", message)
+
+    def _serve(self, order: Serve) -> Worker:
+        queue = self._queues[order.slot]
+        for other in self._queues:
+            if other is not queue:
+                other.let_go()
+        self._adoption.serve(order.slot)
+        return Worker(
+            order,
+            queue,
+            self._channel,
+            self._adoption,
+            self._decider,
+            self._metrics,
+            fail_open=self._settings.fail_open,
+            mark_mask=self._settings.mark_mask,
+            packet_log=self._packet_logs.get(queue.queue_num),
+        )
