@@ -1,6 +1,9 @@
 """A small box for tests that are about processes: a pod that admits one client and not the other."""
 
+import socket
+
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ NODE = Host(name="node", addresses=("10.71.0.1", "fd71::1"))
 SERVER = Host(name="app/server", addresses=("10.71.1.1", "fd71:1::1"), serves=(("TCP", 80), ("UDP", 80)))
 FRIEND = Host(name="app/friend", addresses=("10.71.1.2", "fd71:1::2"))
 STRANGER = Host(name="app/stranger", addresses=("10.71.1.3", "fd71:1::3"))
+
+MODES = pytest.mark.parametrize("mode", ["true", "false"], ids=["fail-open", "fail-closed"])
 
 
 @pytest.fixture
@@ -51,3 +56,29 @@ def closed_agent(box: Box, folder: Path) -> Iterator[Agent]:
     """A running agent that fails closed, with two workers that see every connection."""
     with Agent(box, folder, "--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off") as agent:
         yield agent
+
+
+def worker_of(agent: Agent) -> int:
+    return agent.status()["workers"][0]["pid"]
+
+
+@contextmanager
+def listening(box: Box, port: int) -> Iterator[socket.socket]:
+    with box.inside(SERVER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
+        server.bind((box.address(SERVER.name, 4), port))
+        server.settimeout(10.0)
+        yield server
+
+
+def send(box: Box, client: str, port: int, data: bytes) -> None:
+    with box.inside(client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(data, (box.address(SERVER.name, 4), port))
+
+
+def hears_nothing(server: socket.socket) -> bool:
+    server.settimeout(0.5)
+    try:
+        server.recv(64)
+    except TimeoutError:
+        return True
+    return False

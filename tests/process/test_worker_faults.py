@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.process.conftest import FRIEND, SERVER, STRANGER
+from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, hears_nothing, listening, send, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.probe import Probe
@@ -37,8 +36,6 @@ Decider._judge = faulty
 """
 """Run by every Python that starts with this folder on its path: faults that no known packet has, in a real worker."""
 
-MODES = pytest.mark.parametrize("mode", ["true", "false"], ids=["fail-open", "fail-closed"])
-
 
 @contextmanager
 def agent_with(box: Box, folder: Path, mode: str, *, faulty: bool = False) -> Iterator[Agent]:
@@ -50,10 +47,6 @@ def agent_with(box: Box, folder: Path, mode: str, *, faulty: bool = False) -> It
             patch.setenv("PYTHONPATH", str(box.directory / "faults"), prepend=os.pathsep)
         with Agent(box, folder, *flags) as agent:
             yield agent
-
-
-def worker_of(agent: Agent) -> int:
-    return agent.status()["workers"][0]["pid"]
 
 
 def failed(agent: Agent, cause: str) -> int:
@@ -140,39 +133,16 @@ def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes
     box: Box, folder: Path
 ) -> None:
     with agent_with(box, folder, "false") as agent:
-        killed = set()
         not_ready = 0
         deadline_s = time.monotonic() + 4.0
         while time.monotonic() < deadline_s:
-            for worker in agent.forks():
+            for fork in agent.forks():
                 with suppress(psutil.NoSuchProcess):  # killed the last time round, and since then buried by the pool
-                    worker.kill()
-                    killed.add(worker.pid)
+                    fork.kill()
             not_ready += not agent.is_ready()
-        assert 5 <= len(killed) <= 15, "0.1 s, then twice as long each time"
         assert not_ready
         assert "workers are not running: [0]" in agent.http("/readyz").body
         agent.wait_until("ready again when it is left alone", agent.is_ready)
+        (worker,) = agent.status()["workers"]
+        assert 5 <= worker["restarts"] <= 12, "three at once, then after 0.1 s, and then twice as long each time"
         assert_policy_holds(box)
-
-
-@contextmanager
-def listening(box: Box, port: int) -> Iterator[socket.socket]:
-    with box.inside(SERVER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:
-        server.bind((box.address(SERVER.name, 4), port))
-        server.settimeout(10.0)
-        yield server
-
-
-def send(box: Box, client: str, port: int, data: bytes) -> None:
-    with box.inside(client, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
-        sender.sendto(data, (box.address(SERVER.name, 4), port))
-
-
-def hears_nothing(server: socket.socket) -> bool:
-    server.settimeout(0.5)
-    try:
-        server.recv(64)
-    except TimeoutError:
-        return True
-    return False

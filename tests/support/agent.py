@@ -34,6 +34,7 @@ class WorkerStatus(TypedDict):
     queue_num: int
     acked_version: int
     packets: int
+    restarts: int
 
 
 class Status(TypedDict):

@@ -21,6 +21,7 @@ from netpolq.channel import (
     Publish,
     Refusal,
     Report,
+    Serve,
     Welcome,
     decode,
     encode,
@@ -36,6 +37,7 @@ HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
     st.just(Drain()),
+    st.builds(Serve, U32, U64, st.booleans()),
     st.builds(Report, U32, U32, U32, U64, U64, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),
     st.builds(Welcome, U64, U32),

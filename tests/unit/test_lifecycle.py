@@ -60,6 +60,24 @@ def test_one_long_life_clears_the_record() -> None:
     assert child.is_due(start + YOUNG_S + 1)
 
 
+def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later() -> None:
+    spare = Child(young_s=YOUNG_S, free_deaths=0)
+    for pid in (1, 2):
+        spare.on_start(pid, spare.due)
+        spare.on_exit(spare.due)
+    spare.on_start(3, spare.due)
+    spare.release(50.0)
+    assert spare.pid == 0
+    assert not spare.is_due(49.0)
+    assert spare.is_due(50.0)
+    spare.on_start(4, 50.0)
+    spare.on_exit(50.0)
+    assert spare.due == 50.0 + restart_delay(1), "one that was of use clears the record"
+    spare.stop()
+    spare.release(60.0)
+    assert not spare.is_due(100.0)
+
+
 def test_after_stop_nothing_is_started() -> None:
     child = Child(young_s=YOUNG_S, free_deaths=0)
     child.on_start(1, 0.0)
