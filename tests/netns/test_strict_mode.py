@@ -1,7 +1,6 @@
 """Established connections when policies change: who gets no further, who goes on, and who is not even looked at."""
 
 import socket
-import struct
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,10 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from netpolq.dataplane.nf_tables import number, open_socket
-from netpolq.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
 from tests.netns.test_service_addresses import SERVICE, SERVICES, service
-from tests.support import manifests
+from tests.support import connections, manifests
 from tests.support.cluster import Cluster
 from tests.support.four_pods import LIMIT_S, NODE, PODS, cluster_with, egress, hears_nothing, ingress, pods, talk
 
@@ -197,33 +194,7 @@ def test_ten_thousand_connections_are_judged_and_those_of_others_kept(strict: Cl
 
 def insert(cluster: Cluster, source: str, destination: str, family: int, count: int, protocol: int = socket.IPPROTO_UDP) -> None:
     """Put accepted connections into the kernel's table, which no packet has opened."""
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    ends = [socket.inet_pton(kind, cluster.box.address(name, family)) for name in (source, destination)]
-    first = 1 if family == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
-
-    def half(which: int, addresses: list[bytes], ports: tuple[int, int]) -> bytes:
-        numbers = (attribute(place, struct.pack("!H", port)) for place, port in zip((2, 3), ports, strict=True))
-        where = nested(1, *(attribute(first + place, address) for place, address in enumerate(addresses)))
-        return nested(which, where, nested(2, attribute(1, bytes([protocol])), *numbers))
-
-    with cluster.box.inside(NODE.name, open_socket) as netlink:
-        for start in range(0, count, 100):
-            messages = [
-                message(
-                    1 << 8,  # IPCTNL_MSG_CT_NEW
-                    half(1, ends, (1024 + index, 80)),
-                    half(2, ends[::-1], (80, 1024 + index)),
-                    number(7, 600),  # CTA_TIMEOUT
-                    number(8, ACCEPTED),  # CTA_MARK
-                    flags=NLM_F_ACK | 0x600,  # NLM_F_CREATE, NLM_F_EXCL
-                    sequence=index + 1,
-                    family=kind,
-                )
-                for index in range(start, min(start + 100, count))
-            ]
-            netlink.send(b"".join(messages))
-            for index in range(start, min(start + 100, count)):
-                read_acknowledgements(netlink, {index + 1})
+    connections.insert(cluster.box, source, destination, family, count, protocol=protocol, mark=ACCEPTED)
 
 
 def test_what_was_accepted_before_the_agent_started_is_judged_at_its_start() -> None:

@@ -1,5 +1,6 @@
 """The worker's decision and its cache."""
 
+import psutil
 import pytest
 
 from netpolq.addresses import parse_address
@@ -8,7 +9,7 @@ from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.decide import MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
+from netpolq_worker.decide import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
 from netpolq_worker.packet import Question
 from tests.support.images import Endpoint, Image, draft_of, encode
 
@@ -256,3 +257,24 @@ def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the
     assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
     assert decider.view is not None
     assert decider.view.version == 1
+
+
+def test_a_million_connections_take_no_more_memory_than_some_thousand() -> None:
+    """From as many sources, each asking twice, so that all of them are worth keeping; half of them are denied."""
+    decider = Decider(with_hints=True)
+    decider.adopt(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
+
+    def ask(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            source = (0x0A010000 + (number % 256 if number % 2 else number)).to_bytes(4)
+            for _ in range(2):
+                decider.decide((source, POD[12:], Protocol.TCP, 1024 + number // 256 if number % 2 else 80))
+        decider.take_hints(MAX_WAITING_HINTS)
+        decider.begin_window()
+
+    ask(0, 100_000)
+    before = psutil.Process().memory_info().rss
+    for tenth in range(1, 10):
+        ask(tenth * 100_000, 100_000)
+        assert len(decider) <= 2 * GENERATION_ENTRIES
+    assert psutil.Process().memory_info().rss < before + (4 << 20)

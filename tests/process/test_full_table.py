@@ -1,0 +1,49 @@
+"""The kernel's connection table is full: told before it is, and no way around a policy."""
+
+from pathlib import Path
+
+import pytest
+
+from netpolq.dataplane.kernel import conntrack_usage
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.connections import ASSURED, insert
+from tests.support.probe import Probe
+
+MOST_ENTRIES = 600_000
+"""As many as can be made in some seconds. The limit is the machine's, and not changed for a test."""
+
+
+def metric(agent: Agent, name: str) -> float:
+    return float(next(line for line in agent.metrics().splitlines() if line.startswith(f"{name} ")).split()[-1])
+
+
+def test_a_full_table_is_told_in_time_and_admits_nobody_and_does_no_lasting_harm(box: Box, folder: Path) -> None:
+    """Failing open, because then something could pass. While it is full nobody can ask for metrics either: that takes a connection."""
+    usage = conntrack_usage()
+    assert usage is not None
+    if usage.limit > MOST_ENTRIES:
+        pytest.skip(f"the machine's table has {usage.limit} places")
+    probes = [
+        Probe(client.name, box.address(SERVER.name, family), protocol, 80)
+        for client in (FRIEND, STRANGER)
+        for family in (4, 6)
+        for protocol in ("TCP", "UDP")
+    ]
+    with Agent(box, folder, "--fail-open=true", "--workers=1") as agent:
+        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        nearly = usage.limit * 19 // 20
+        insert(box, FRIEND.name, STRANGER.name, 4, nearly, status=ASSURED)
+        agent.wait_until("it is told", lambda: metric(agent, "netpolq_conntrack_entries") >= nearly)
+        agent.wait_until("it is warned of", lambda: f"of {usage.limit} connections" in agent.log.read_text())
+        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        dropped = metric(agent, "netpolq_conntrack_dropped_total")
+        with pytest.raises(OSError, match="Cannot allocate memory"):
+            insert(box, STRANGER.name, FRIEND.name, 4, usage.limit, status=ASSURED)
+        assert not any(result.reached for result in box.probe(probes)), "the kernel drops what it has no room to track"
+        assert box.run(NODE.name, ["conntrack", "-F"]).returncode == 0
+        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        agent.wait_until("losses are counted", lambda: metric(agent, "netpolq_conntrack_dropped_total") >= dropped + len(probes))
+        agent.wait_until("there is room again", lambda: metric(agent, "netpolq_conntrack_entries") < nearly)
+        assert metric(agent, "netpolq_unjudged_packets_total") == 0

@@ -1,0 +1,98 @@
+"""More new connections than can be judged: every packet is accounted for, and once the load is over all is as before."""
+
+import re
+import signal
+import socket
+
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, worker_of
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+EACH = 3_000
+"""Packets of either client in one burst: together half as much again as the queue holds."""
+BURSTS = 3
+PORT = 9
+GROWTH_BYTES = 12 << 20
+_COUNTING = f"""table inet seen {{
+    counter arrived {{ }}
+    chain incoming {{ type filter hook prerouting priority raw; udp dport {PORT} counter name arrived drop; }}
+}}"""
+"""In the server. Nobody answers: an answer would be one more packet."""
+
+
+class Books(NamedTuple):
+    """What became of packets. `accepted` and `denied`: by workers; `unjudged`: passed all the same; `dropped`: without a decision."""
+
+    delivered: int
+    accepted: int
+    denied: int
+    unjudged: int
+    dropped: int
+
+
+def books(box: Box, agent: Agent, mode: str) -> Books:
+    listed = box.run(SERVER.name, ["nft", "list", "counter", "inet", "seen", "arrived"]).stdout
+    delivered = re.search(r"packets (\d+)", listed)
+    assert delivered is not None, listed
+    counts = {name: int(float(value)) for name, value in re.findall(r"^([a-z]\S*) (\S+)$", agent.metrics(), re.MULTILINE)}
+    accepted, denied = (
+        counts.get(f'packet_count{{family="IPv4",protocol="UDP",verdict="{word}"}}', 0) for word in ("accept", "drop")
+    )
+    (queue,) = agent.queues()
+    dropped = queue.queue_dropped + queue.user_dropped
+    # Of workers that a slow machine has the pool take for hanging.
+    dropped += counts.get('netpolq_failed_packets_total{cause="suspect"}', 0)
+    dropped += counts.get('netpolq_failed_packets_total{cause="orphaned"}', 0) if mode == "false" else 0
+    return Books(int(delivered[1]), accepted, denied, counts["netpolq_unjudged_packets_total"], dropped)
+
+
+@MODES
+def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_stays(box: Box, folder: Path, mode: str) -> None:
+    """The worker stands still during each burst, so that a third of it finds no room."""
+    assert box.run(SERVER.name, ["nft", "-f", "-"], stdin=_COUNTING).returncode == 0
+    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
+    memory = []
+    with Agent(box, folder, f"--fail-open={mode}", "--workers=1", "--verdict-cache=off") as agent:
+        assert [result.reached for result in box.probe(probes)] == [True, False]
+        for number in range(BURSTS):
+            worker = worker_of(agent)
+            agent.kill(worker, signal.SIGSTOP)
+            try:
+                send_burst(box, 1024 + number * EACH)
+            finally:
+                with suppress(ProcessLookupError):
+                    agent.kill(worker, signal.SIGCONT)
+            agent.wait_until("there is room again", lambda: agent.queues()[0].queue_total == 0)
+            assert [result.reached for result in box.probe(probes)] == [True, False], "as before, at once"
+            memory.append(psutil.Process(worker_of(agent)).memory_full_info().uss)
+        sent = 2 * BURSTS * EACH
+
+        def is_accounted_for() -> bool:
+            now = books(box, agent, mode)
+            return now.accepted + now.denied + now.unjudged + now.dropped >= sent
+
+        agent.wait_until("all is accounted for", is_accounted_for)
+        found = books(box, agent, mode)
+        assert sent == found.delivered + found.denied + found.dropped
+        assert found.delivered == found.accepted + found.unjudged
+        assert min(found.accepted, found.denied) > 0
+        assert (found.unjudged > 0, found.dropped > 0) == ((True, False) if mode == "true" else (False, True))
+        assert agent.queues()[0].queue_total == 0
+        assert max(memory) < memory[0] + GROWTH_BYTES
+
+
+def send_burst(box: Box, first_port: int) -> None:
+    """First packets of so many connections, from both clients in turn."""
+    address = box.address(SERVER.name, 4), PORT
+    for port in range(first_port, first_port + EACH):
+        for client in (FRIEND, STRANGER):
+            with box.inside(client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+                sender.bind(("", port))
+                sender.sendto(b"first and last", address)
