@@ -9,7 +9,6 @@ CHECKOV := $(VENV)/checkov/.installed
 PYTHON ?= python3
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
-TESTS ?= tests
 # Arguments of the load test; --help teaches them.
 BENCH ?= --output build/bench
 # Arguments of the soak; --help teaches them.
@@ -52,7 +51,9 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff format .
 
 test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
-	$(BIN)/pytest $(TESTS)
+	@# The virtual machine is busy on one CPU for minutes; beside it runs what neither meets packets nor looks at the clock.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging
+	$(BIN)/pytest tests/netns tests/process tests/loadtest
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
