@@ -76,14 +76,21 @@ class Forks:
         return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
     def fork(self, snapshot: Snapshot) -> WorkerProcess:
-        """Another process. It is a spare until it is sent `Serve`."""
-        seat = heapq.heappop(self._free_seats) if self._free_seats else self._seats
+        """Another process. It is a spare until it is sent `Serve`. Raises `OSError` where none can be had."""
+        seat = self._free_seats[0] if self._free_seats else self._seats
         ours, theirs = Channel.pair()
-        pid = os.fork()
-        if pid == 0:
-            self._be_worker(seat, theirs, snapshot)
-        self._seats = max(self._seats, seat + 1)
-        theirs.close()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
+            if pid == 0:
+                self._be_worker(seat, theirs, snapshot)
+        if seat == self._seats:
+            self._seats += 1
+        else:
+            heapq.heappop(self._free_seats)
         return WorkerProcess(pid, seat, ours)
 
     def bury(self, worker: WorkerProcess) -> None:

@@ -56,6 +56,9 @@ _SUSPECT_DEATHS = 2
 _SPARE_DELAY_S = 0.05
 """A spare has gone to serve what waited: another is forked when that is done, because on a small machine it would take turns with it."""
 
+_RETRY_S = 0.5
+"""When to ask again for a process that the kernel has refused (a limit of processes or memory): workers that are there go on meanwhile."""
+
 _DRAIN_S = 3.0
 _SETTLE_S = 0.1
 """After another's rules are in place: until packets that met ours are in our queues for certain."""
@@ -193,14 +196,24 @@ class Pool:
         now = time.monotonic()
         for slot in self._slots:
             if slot.child.is_due(now):
-                self._start_worker(slot)
+                self._attempt(slot.child, partial(self._start_worker, slot))
         if self._spare.is_due(now):
-            self._spare.on_start(self._fork().pid, now)
+            self._attempt(self._spare, self._start_spare)
         if self._supervisor.is_due(now):
-            self._spawn_supervisor()
+            self._attempt(self._supervisor, self._spawn_supervisor)
         if self._is_standing_down and now >= self._stand_down_due:
             os.kill(self._supervisor.pid, signal.SIGKILL)
             self._stand_down_due = now + _DRAIN_S
+
+    def _attempt(self, child: Child, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except OSError as error:
+            log.error("no process can be started: %s", error.strerror)
+            child.due = time.monotonic() + _RETRY_S
+
+    def _start_spare(self) -> None:
+        self._spare.on_start(self._fork().pid, time.monotonic())
 
     def _start_worker(self, slot: _Slot) -> None:
         """Have the spare serve a slot, or a new process where there is none that could."""
@@ -288,7 +301,7 @@ class Pool:
         slot.suspect |= code != -signal.SIGKILL or slot.child.young_deaths >= _SUSPECT_DEATHS
         if self._exit_code is None:
             if slot.child.is_due(now):
-                self._start_worker(slot)
+                self._attempt(slot.child, partial(self._start_worker, slot))
             log.error("worker %d (pid %d, queue %d) %s", slot.number, worker.pid, slot.queue.queue_num, _end(code))
             self._tell_supervisor(slot)
 
@@ -428,7 +441,10 @@ class Pool:
                 log.info("%s: draining the queues", signal.Signals(number).name)
                 self._exit_code = ExitCode.OK
             elif number == signal.SIGHUP and self._reload is None and not self._place.is_given_up:
-                self._reload = Reload(self._options)
+                try:
+                    self._reload = Reload(self._options)
+                except OSError as error:
+                    log.error("SIGHUP: no process can be started: %s", error.strerror)
 
     def _take_up(self, supervisor: tuple[str, ...] | None) -> None:
         """Have a supervisor with these words take the place of the one that runs; None: nothing has changed that could."""
