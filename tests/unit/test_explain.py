@@ -140,6 +140,14 @@ def test_what_cannot_be_used_is_reported_and_the_question_answered(manifests: Pa
     assert "x/d-web" in written.out
 
 
+def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (manifests / "\x1b[2Jnice\nline.yaml").write_text("[", encoding="utf-8")
+    assert run(manifests, source="y/b", destination="x/a", port=80) == 0
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.isprintable()
+    assert r"\x1b[2Jnice\nline.yaml" in complaint
+
+
 @pytest.mark.parametrize(
     ("flags", "begins"),
     [
