@@ -14,7 +14,6 @@ from importlib.metadata import version
 import psutil
 import uvloop
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Histogram
 
 from netpolq import logs
@@ -32,7 +31,7 @@ from netpolq.sources.manifests import ManifestFolder
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
-from netpolq.supervisor.http import serve_metrics, serve_status
+from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.state_metrics import CacheCounts, Reading, StateCollector, verdict_cache_readings
 from netpolq.supervisor.status import (
@@ -144,6 +143,10 @@ class Supervisor:
         self._counters: Mapping[str, int] = {}
         self._bridges: tuple[str, ...] = ()
         self._conntrack: ConntrackUsage | None = None
+        self._status_socket = StatusSocket(
+            settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(self.status())
+        )
+        self._claiming: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
@@ -175,15 +178,13 @@ class Supervisor:
         self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
         self._registry.register(QueueCollector(queuestats.read, self._queue_nums))
         self._registry.register(StateCollector(self._readings))
-        runners: list[web.AppRunner | web.ServerRunner] = [
-            await serve_status(settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(self.status())),
-            await serve_metrics(
-                settings.metrics_host,
-                settings.metrics_port,
-                expose=lambda: expose(self._registry),
-                not_ready=self.not_ready,
-            ),
-        ]
+        await self._status_socket.open()
+        metrics = await serve_metrics(
+            settings.metrics_host,
+            settings.metrics_port,
+            expose=lambda: expose(self._registry),
+            not_ready=self.not_ready,
+        )
         log.info("serving queues %s, queue form %s, source %s", settings.queues, self._form, source.kind)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -197,8 +198,8 @@ class Supervisor:
                     task.cancel()
         finally:
             await self._publisher.leave()
-            for runner in runners:
-                await runner.cleanup()
+            await metrics.cleanup()
+            await self._status_socket.cleanup()
 
     def _ruleset_config(self) -> RulesetConfig:
         settings = self._settings
@@ -235,6 +236,13 @@ class Supervisor:
     def _on_alone(self) -> None:
         if self._strict_mode is not None:
             self._strict_mode.suspect_all()  # until now the other has accepted connections by what it knew
+        self._claiming = asyncio.create_task(self._claim_status_socket())
+
+    async def _claim_status_socket(self) -> None:
+        try:
+            await self._status_socket.claim()  # the other's supervisor may have been started again meanwhile, and have taken it
+        except OSError as error:
+            log.error("the status socket cannot be made: %s", error.strerror)
 
     def _deliver(self, update: Update) -> None:
         known = set(self._store.rejections)

@@ -108,35 +108,50 @@ def _peer_uid(request: web.Request) -> int | None:
     return int(uid)
 
 
-async def serve_status(path: Path, number: int, *, status: Callable[[], bytes]) -> web.AppRunner:
-    """Serve the status document on a Unix socket that only its owner may use.
+class StatusSocket:
+    """Serves the status document on a Unix socket that only its owner may use.
 
     `number`: that no other agent has, for the name under which the socket is made. Then it takes the place of whatever is at `path`: the
     socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
     """
-    told: set[int | None] = set()
 
-    async def answer(request: web.Request) -> web.Response:
+    def __init__(self, path: Path, number: int, *, status: Callable[[], bytes]) -> None:
+        self._path = path
+        self._draft = path.with_name(f"sock.{number}")
+        self._status = status
+        self._told: set[int | None] = set()
+        application = web.Application()
+        application.add_routes([web.get("/status", self._answer)])
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+
+    async def open(self) -> None:
+        """Raises `BootError` where it cannot be made."""
+        await self._runner.setup()
+        try:
+            await self.claim()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise BootError(
+                f"--run-dir {self._path.parent}: the status socket cannot be made: {os.strerror(error.errno or 0)}"
+            ) from error
+
+    async def claim(self) -> None:
+        """Have the name, whoever had it. Raises `OSError`."""
+        self._draft.unlink(missing_ok=True)
+        await web.UnixSite(self._runner, self._draft).start()
+        self._draft.chmod(0o600)
+        self._draft.rename(self._path)
+
+    async def cleanup(self) -> None:
+        """Stop to serve."""
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
         uid = _peer_uid(request)
         if uid not in {0, os.geteuid()}:
             # Permissions of file and folder keep others out as well, unless somebody has loosened them.
-            if uid not in told and len(told) < _MOST_TOLD:
-                told.add(uid)
+            if uid not in self._told and len(self._told) < _MOST_TOLD:
+                self._told.add(uid)
                 log.warning("user %s asks for the status and is refused", uid)
             raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")
-        return web.Response(body=status(), content_type="application/json")
-
-    application = web.Application()
-    application.add_routes([web.get("/status", answer)])
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
-    await runner.setup()
-    draft = path.with_name(f"sock.{number}")
-    draft.unlink(missing_ok=True)
-    try:
-        await web.UnixSite(runner, draft).start()
-        draft.chmod(0o600)
-        draft.rename(path)
-    except OSError as error:
-        await runner.cleanup()
-        raise BootError(f"--run-dir {path.parent}: the status socket cannot be made: {os.strerror(error.errno or 0)}") from error
-    return runner
+        return web.Response(body=self._status(), content_type="application/json")

@@ -6,6 +6,7 @@ import time
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -134,3 +135,29 @@ def test_process_1_of_a_container_waits_for_its_end_when_it_was_taken_over_from(
         (process_1,) = psutil.Process(first.pid).children()
         process_1.send_signal(signal.SIGTERM)
         assert first.stop() == ExitCode.OK
+
+
+def test_a_supervisor_that_hangs_holds_up_no_takeover_and_the_status_is_told_by_the_agent_that_remains(
+    box: Box, folder: Path
+) -> None:
+    """Whoever has taken its socket meanwhile, as a supervisor that is started again between the two does."""
+    with Agent(box, folder, CLOSED, "--workers=1") as first, ExitStack() as stack:
+        path = first.run_dir / "status.sock"
+        supervisor, before = first.supervisor(), path.stat().st_ino
+        assert supervisor is not None
+        supervisor.suspend()  # it is given some seconds to leave, so that there is time for what follows
+        second = Agent(box, folder, CLOSED, "--workers=1", "--takeover")
+        second.launch()
+        stack.callback(second.stop)
+        second.wait_until("it has the socket", lambda: path.stat().st_ino != before)
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
+        other.bind(str(first.run_dir / "other.sock"))
+        (first.run_dir / "other.sock").rename(path)
+        second.wait_until("the first has left", lambda: not first.is_running)
+
+        def tells() -> bool:
+            with suppress(ConnectionError):
+                return second.status()["workers"][0]["queue_num"] == 101
+            return False
+
+        second.wait_until("it tells its status", tells)

@@ -336,7 +336,8 @@ class Pool:
         self._supervisor.stop()
         self._forget(self._supervisor_channel)  # it leaves when it sees the end of the channel
         self._supervisor_channel = None
-        self._stand_down_due = time.monotonic() + _DRAIN_S
+        if not self._stand_down_due:  # it is asked for again and again until it is done
+            self._stand_down_due = time.monotonic() + _DRAIN_S
         if not self._supervisor.pid:
             self._place.has_stood_down()
 
@@ -346,6 +347,7 @@ class Pool:
 
     def resume(self) -> None:
         """Have a supervisor again."""
+        self._stand_down_due = 0.0
         self._supervisor.resume(time.monotonic())
 
     # --- messages -----------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,8 @@ class Place:
                 self._tenant.resume()
             return
         if word == STAND_DOWN and self._successor in {None, other}:
-            log.info("pid %d takes over: the ruleset is left to it", other.pid)
+            if self._successor is None:
+                log.info("pid %d takes over: the ruleset is left to it", other.pid)
             self._successor = other
             self._tenant.stand_down()
         elif word == LEAVE and other is self._successor:
