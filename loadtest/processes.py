@@ -112,11 +112,10 @@ def descendants(pid: int) -> list[int]:
 
 
 def supervisor_of(workers: Iterable[int]) -> int:
-    """The supervisor of some workers: of the children of their pool the one that is none of them."""
-    known = set(workers)
-    pool = psutil.Process(min(known)).parent()
+    """The supervisor of some workers: the only child of their pool that is no fork of it, and so has other words."""
+    pool = psutil.Process(min(workers)).parent()
     assert pool is not None
-    (supervisor,) = (child.pid for child in pool.children() if child.pid not in known)
+    (supervisor,) = (child.pid for child in pool.children() if child.cmdline() != pool.cmdline())
     return supervisor
 
 

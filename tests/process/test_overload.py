@@ -16,7 +16,8 @@ from tests.support.box import Box
 from tests.support.probe import Probe
 
 EACH = 3_000
-"""Packets of either client in one burst: together half as much again as the queue holds."""
+"""Packets of either client in one burst: together half as much again as the queue holds, and sent within a fraction of the time after
+which a worker that stands still is killed."""
 BURSTS = 3
 PORT = 9
 GROWTH_BYTES = 12 << 20
@@ -89,10 +90,14 @@ def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_
 
 
 def send_burst(box: Box, first_port: int) -> None:
-    """First packets of so many connections, from both clients in turn."""
+    """First packets of so many connections, from one client and from the other."""
     address = box.address(SERVER.name, 4), PORT
-    for port in range(first_port, first_port + EACH):
-        for client in (FRIEND, STRANGER):
-            with box.inside(client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+
+    def send() -> None:
+        for port in range(first_port, first_port + EACH):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind(("", port))
                 sender.sendto(b"first and last", address)
+
+    for client in (FRIEND, STRANGER):
+        box.inside(client.name, send)
