@@ -60,7 +60,7 @@ def test_a_supervisor_killed_at_any_moment_leaves_nothing_behind_that_a_fresh_st
             supervisor.kill()
             agent.wait_until("it is gone", lambda gone=supervisor: not gone.is_running())  # type: ignore[misc]
             agent.wait_until("the next one is there", agent.is_ready)
-            agent.wait_until_acknowledged(before)
+            agent.wait_until_enforced(before)
             succeeded.setdefault(app(allowed), []).append(everything_in_force(box, agent))
             for client in (denied, allowed):
                 send(box, client.name, UDP_PORT, client.name.encode())

@@ -25,26 +25,29 @@ def insert(
     family: int,
     count: int,
     *,
+    first: int = 0,
     protocol: int = socket.IPPROTO_UDP,
     mark: int = 0,
     status: int = 0,
 ) -> None:
-    """Put connections of the node into the table. `status`: `ASSURED` for those that the kernel does not give up for new ones.
+    """Put connections of the node into the table, numbered from `first` on: all of one number are the same.
+
+    `status`: `ASSURED` for those that the kernel does not give up for new ones.
 
     Raises `OSError` if the last of a hundred is refused.
     """
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     ends = [socket.inet_pton(kind, box.address(name, family)) for name in (source, destination)]
-    first = 1 if family == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
+    source_kind = 1 if family == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
     def half(which: int, addresses: list[bytes], ports: tuple[int, int]) -> bytes:
         numbers = (attribute(place, struct.pack("!H", port)) for place, port in zip((2, 3), ports, strict=True))
-        where = nested(1, *(attribute(first + place, address) for place, address in enumerate(addresses)))
+        where = nested(1, *(attribute(source_kind + place, address) for place, address in enumerate(addresses)))
         return nested(which, where, nested(2, attribute(1, bytes([protocol])), *numbers))
 
     with box.inside(box.node.name, open_socket) as netlink:
-        for start in range(0, count, _AT_ONCE):
-            end = min(start + _AT_ONCE, count)
+        for start in range(first, first + count, _AT_ONCE):
+            end = min(start + _AT_ONCE, first + count)
             messages = []
             for index in range(start, end):
                 ports = _FIRST_PORT + index % _PORTS, 80 + index // _PORTS
