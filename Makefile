@@ -51,9 +51,9 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff format .
 
 test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
-	@# The virtual machine is busy on one CPU for minutes; beside it runs what neither meets packets nor looks at the clock.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging
-	$(BIN)/pytest tests/netns tests/process tests/loadtest
+	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging tests/netns
+	$(BIN)/pytest tests/process tests/loadtest
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
