@@ -16,6 +16,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
+    Jumbo,
     PadN,
 )
 from scapy.layers.ipsec import AH, ESP
@@ -119,6 +120,9 @@ V6: dict[str, Made] = {
         IPv6(src=s, dst=d) / IPv6ExtHdrFragment(offset=0, m=0, nh=17, id=13) / Raw(bytes(UDP(sport=5, dport=80)) + bytes(8))
     ),
     "unknown header": lambda s, d: IPv6(src=s, dst=d, nh=253) / Raw(bytes(32)),
+    "jumbogram, they say": lambda s, d: (
+        IPv6(src=s, dst=d, plen=0, nh=0) / IPv6ExtHdrHopByHop(nh=17, options=[Jumbo(jumboplen=70_000)]) / UDP(sport=16, dport=80)
+    ),
     "no next header": lambda s, d: IPv6(src=s, dst=d, nh=59) / Raw(bytes(8)),
     "IPv4 in IPv6": lambda s, d: IPv6(src=s, dst=d) / IP(src="10.79.1.2", dst="10.79.1.1") / UDP(sport=5, dport=80),
     "echo": lambda s, d: IPv6(src=s, dst=d) / ICMPv6EchoRequest(id=5),
