@@ -2,7 +2,7 @@
 
 import sys
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint
 from netpolq.explain.flow import parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
+from netpolq.model import Rejection
 from netpolq.policy.compiled import SnapshotEngine
 from netpolq.policy.engine import Engine
 from netpolq.policy.reference import ReferenceEngine
@@ -77,13 +78,21 @@ def run(
 def _load(manifests: Path) -> Store:
     store = Store()
     store.apply(load(manifests))
-    for rejection in store.rejections:
-        sys.stderr.write(f"{one_line(str(rejection))}\n")
+    _report(store.rejections)
     return store
 
 
+def _report(rejections: Iterable[Rejection]) -> None:
+    for rejection in rejections:
+        sys.stderr.write(f"{one_line(str(rejection))}\n")
+
+
 def _engine(store: Store, name: EngineName) -> Engine:
-    return ReferenceEngine(store) if name is EngineName.REFERENCE else SnapshotEngine(store)
+    if name is EngineName.REFERENCE:
+        return ReferenceEngine(store)
+    engine = SnapshotEngine(store)
+    _report(engine.rejections)
+    return engine
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

@@ -8,7 +8,9 @@ store; which numbers it says it with, on what was there before.
 from collections.abc import Callable, Iterator
 
 from netpolq.addresses import AddressKey
-from netpolq.model import Pod
+from netpolq.enums import Direction
+from netpolq.model import Pod, Rejection
+from netpolq.policy.address_table import MAX_ENTRIES
 from netpolq.policy.groups import NOBODY, Group, Groups
 from netpolq.policy.isolation import Isolation
 from netpolq.policy.programs import PeerSelector
@@ -97,6 +99,25 @@ class Compiler:
     def isolated(self) -> tuple[frozenset[AddressKey], ...]:
         """The local addresses that some policy isolates, by direction (in the order of `Direction`)."""
         return self._isolation.isolated
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """What could be understood, and takes too much room: the IP blocks of some rules. One for each policy and direction, sorted."""
+        by_policy: dict[tuple[str, Direction], list[int]] = {}
+        for rule in sorted(self._isolation.left_out):
+            by_policy.setdefault((rule.policy, rule.direction), []).append(rule.position)
+        return [
+            Rejection(
+                origin="",
+                document=0,
+                key=f"NetworkPolicy {policy}",
+                field=f"spec.{direction.api_name.lower()}[{positions[0]}]",
+                message="with the other policies of a pod, its IP blocks and ports make more than "
+                f"{MAX_ENTRIES:,} entries" + (f"; so do those of {len(positions) - 1} rules more" if positions[1:] else ""),
+                consequence="these blocks admit nothing",
+            )
+            for (policy, direction), positions in by_policy.items()
+        ]
 
     @property
     def selectors(self) -> dict[int, PeerSelector]:

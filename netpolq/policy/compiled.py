@@ -11,11 +11,15 @@ from netpolq.store import Store
 
 
 class SnapshotEngine:
-    """An `Engine` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint."""
+    """An `Engine` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint.
+
+    `rejections`: what of the store is not in these bytes.
+    """
 
     def __init__(self, store: Store) -> None:
-        draft = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True).draft
-        self.view = SnapshotView(draft.encoded(version=1, created_ns=time.time_ns()))
+        compiler = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True)
+        self.rejections = compiler.rejections
+        self.view = SnapshotView(compiler.draft.encoded(version=1, created_ns=time.time_ns()))
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
         """Judge a flow; see `netpolq.policy.engine.Engine`."""

@@ -15,6 +15,7 @@ from netpolq.policy.programs import Compiled, Decisions, compile_policies
 from netpolq.policy.selectors import matches
 from netpolq.snapshot.code import Code, encode_program
 from netpolq.snapshot.draft import Draft
+from netpolq.snapshot.image import Rule
 
 PolicyKey = tuple[str, str]
 """Namespace and name."""
@@ -58,6 +59,7 @@ class Isolation:
     """Which programs judge which local addresses. Writes programs and endpoints of a draft.
 
     `isolated`: the addresses that some policy isolates, by direction (in the order of `Direction`).
+    `left_out`: rules whose IP blocks take too much room in a program (`netpolq.policy.address_table`) and admit nothing.
     """
 
     def __init__(self, draft: Draft, groups: Groups) -> None:
@@ -72,6 +74,7 @@ class Isolation:
         self._sides: dict[AddressKey, Sides] = {}
         self._is_moved = False
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
+        self.left_out: frozenset[Rule] = frozenset()
 
     # --- what changes -------------------------------------------------------------------------------------------------------------
 
@@ -195,6 +198,7 @@ class Isolation:
                 endpoints[address] = (-1 if egress is None else egress.place), (-1 if ingress is None else ingress.place)
                 sides[address] = Sides(_decisions(egress), _decisions(ingress))
         self._draft.set_programs([program.code for program in programs], endpoints)
+        self.left_out = frozenset(rule for program in programs for rule in program.compiled.left_out)
         before, self._sides = self._sides, sides
         self.isolated = tuple(
             frozenset(address for address, decided in sides.items() if decided[direction] is not None) for direction in Direction

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Protocol, Tier
 from netpolq.model import IPBlock, LabelSelector, NetworkPolicy, PodPeer
+from netpolq.policy.address_table import AddressRange, Block, build_address_table
 from netpolq.policy.port_table import Candidate, build_port_table
-from netpolq.snapshot.image import AddressRange, Block, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import AddressTable, PortTable, Rule, TierProgram
 
 
 class PeerSelector(NamedTuple):
@@ -33,11 +34,17 @@ Decisions = dict[Peer, Ports]
 
 
 class Compiled(NamedTuple):
-    """What some policies of a namespace make of the pods they isolate. Rule numbers are places in `rules`."""
+    """What some policies of a namespace make of the pods they isolate. Rule numbers are places in `rules`.
+
+    `left_out`: rules whose IP blocks are not among it, because they would take too much room.
+    """
 
     rules: tuple[Rule, ...]
     isolated_by: tuple[str, ...]
     tables: dict[Peer, PortTable]
+    ipv4: AddressTable | None
+    ipv6: AddressTable | None
+    left_out: tuple[Rule, ...]
 
     @property
     def selectors(self) -> list[PeerSelector]:
@@ -61,7 +68,8 @@ class Compiled(NamedTuple):
             isolated_by=self.isolated_by,
             any_peer=self.tables.get(None),
             selectors=tuple(sorted(selectors, key=lambda entry: entry[0])),
-            blocks=tuple(sorted((peer, table) for peer, table in self.tables.items() if isinstance(peer, Block))),
+            ipv4=self.ipv4,
+            ipv6=self.ipv6,
         )
 
 
@@ -77,11 +85,26 @@ def compile_policies(direction: Direction, policies: Sequence[NetworkPolicy]) ->
             peers: list[Peer] = [None] if rule.peers is None else [_peer(policy, peer) for peer in rule.peers]
             for peer in peers:
                 candidates.setdefault(peer, []).append(candidate)
+    ipv4, too_large = _take_blocks(4, candidates)
+    ipv6, too_large6 = _take_blocks(6, candidates)
     return Compiled(
         rules=tuple(rules),
         isolated_by=tuple(policy_name(policy) for policy in policies),
         tables={peer: build_port_table(found) for peer, found in candidates.items()},
+        ipv4=ipv4,
+        ipv6=ipv6,
+        left_out=tuple(rules[number] for number in sorted(too_large | too_large6)),
     )
+
+
+def _take_blocks(version: int, candidates: dict[Peer, list[Candidate]]) -> tuple[AddressTable | None, frozenset[int]]:
+    """The table of the blocks of one family. Takes out of the candidates what has no room in it, and says which rules these are."""
+    blocks = {peer: found for peer, found in candidates.items() if isinstance(peer, Block) and peer.version == version}
+    table, left_out = build_address_table(blocks)
+    if left_out:
+        for peer, found in blocks.items():
+            candidates[peer] = [candidate for candidate in found if candidate.rule not in left_out]
+    return table, left_out
 
 
 def policy_name(policy: NetworkPolicy) -> str:

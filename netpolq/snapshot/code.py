@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from netpolq.enums import Protocol
-from netpolq.snapshot.image import Block, PortTable, Program, Rule, TierProgram
+from netpolq.snapshot.image import AddressTable, PortTable, Program, Rule, TierProgram
 
 _PROTOCOL_ORDER = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 
@@ -73,19 +73,19 @@ class _Coder:
         self._ranks = {number: rank for rank, number in enumerate(used)}
         self._port_tables = {}
         any_peer = 0 if tier.any_peer is None else self._port_table(tier.any_peer)
-        blocks = [self._blocks(tier, version=4), self._blocks(tier, version=6)]
+        addresses = [self._address_table(tier.ipv4, width=1), self._address_table(tier.ipv6, width=4)]
         count = len(tier.selectors)
         cells = [
             tier.tier,
             self.place([len(tier.isolated_by), *map(self._number_of_name, tier.isolated_by)]),
             any_peer,
-            *blocks,
+            *addresses,
             count,
             self._rules([rules[number] for number in used]),
             *(selector for selector, _table in tier.selectors),
             *(self._port_table(table) for _selector, table in tier.selectors),
         ]
-        present = [place for place, has in ((2, tier.any_peer is not None), *_present(tier)) if has]
+        present = [place for place, table in ((2, tier.any_peer), (3, tier.ipv4), (4, tier.ipv6)) if table is not None]
         return self.place(cells, [1, *present, 6, *range(7 + count, 7 + 2 * count)])
 
     def _rules(self, rules: Sequence[Rule]) -> int:
@@ -114,43 +114,18 @@ class _Coder:
         offset = self._port_tables[table] = self.place(cells)
         return offset
 
-    def _blocks(self, tier: TierProgram, *, version: int) -> int:
-        by_length: dict[int, dict[int, list[tuple[Block, PortTable]]]] = {}
-        for block, table in tier.blocks:
-            if block.version == version:
-                by_length.setdefault(block.prefix_length, {}).setdefault(block.network, []).append((block, table))
-        if not by_length:
+    def _address_table(self, table: AddressTable | None, *, width: int) -> int:
+        if table is None:
             return 0
-        cells = [len(by_length)]
-        for prefix_length in sorted(by_length):
-            networks = by_length[prefix_length]
-            numbers: list[int] = []
-            lists: list[int] = []
-            for network in sorted(networks):
-                numbers += _number_words(network, version)
-                block_list = [len(networks[network])]
-                for block, table in networks[network]:
-                    block_list += (self._port_table(table), self._exceptions(block))
-                lists.append(self.place(block_list, range(1, len(block_list))))
-            cells += (prefix_length, len(networks), self.place(numbers), self.place(lists, range(len(lists))))
-        return self.place(cells, [place for first in range(3, len(cells), 4) for place in (first, first + 1)])
-
-    def _exceptions(self, block: Block) -> int:
-        cells = [len(block.except_)]
-        for low, high in block.except_:
-            cells += (*_number_words(low, block.version), *_number_words(high, block.version))
-        return self.place(cells)
+        offsets = [0, *map(self._port_table, table.tables)]
+        numbers = [word for start in table.starts for word in _number_words(start, width)]
+        first = 1 + len(numbers)
+        cells = [len(table.starts), *numbers, *(offsets[place] for place in table.nodes)]
+        return self.place(cells, [first + node for node, place in enumerate(table.nodes) if place])
 
 
-def _present(tier: TierProgram) -> Iterable[tuple[int, bool]]:
-    versions = {block.version for block, _table in tier.blocks}
-    return (3, 4 in versions), (4, 6 in versions)
-
-
-def _number_words(number: int, version: int) -> tuple[int, ...]:
-    if version == 4:
-        return (number,)
-    return tuple(number >> shift & 0xFFFFFFFF for shift in (96, 64, 32, 0))
+def _number_words(number: int, width: int) -> tuple[int, ...]:
+    return tuple(number >> 32 * place & 0xFFFFFFFF for place in reversed(range(width)))
 
 
 def tables_of(tier: TierProgram) -> Iterable[PortTable]:
@@ -159,8 +134,9 @@ def tables_of(tier: TierProgram) -> Iterable[PortTable]:
         yield tier.any_peer
     for _selector, table in tier.selectors:
         yield table
-    for _block, table in tier.blocks:
-        yield table
+    for addresses in (tier.ipv4, tier.ipv6):
+        if addresses is not None:
+            yield from addresses.tables
 
 
 def rules_of(table: PortTable) -> Iterable[int]:

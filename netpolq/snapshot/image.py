@@ -50,36 +50,31 @@ class PortTable(NamedTuple):
     names: tuple[PortName, ...]
 
 
-class AddressRange(NamedTuple):
-    """An inclusive range of addresses, as numbers within their family."""
+class AddressTable(NamedTuple):
+    """Which port tables hold for an address of one family: all those on the way from its leaf of a tree to the root.
 
-    low: int
-    high: int
-
-
-class Block(NamedTuple):
-    """Addresses of one prefix less some ranges. `version`: 4 or 6. `network`: the prefix as a number, host bits clear.
-
-    `except_`: sorted, disjoint.
+    `starts`: rising numbers, each the first address of a piece that reaches to the next; below the first nothing holds.
+    `nodes`: two for each piece. That of a piece is `len(starts)` + its place, the parent of node n is n // 2, node 1 is the root, node 0
+    is not used. What stands there is the place of its port table in `tables`, counted from 1, or 0 for none.
     """
 
-    version: int
-    prefix_length: int
-    network: int
-    except_: tuple[AddressRange, ...]
+    starts: tuple[int, ...]
+    nodes: tuple[int, ...]
+    tables: tuple[PortTable, ...]
 
 
 class TierProgram(NamedTuple):
     """One tier of a program. `isolated_by`: policies (ns/name, sorted) that deny what no rule of this tier decided; empty: go on.
 
-    `any_peer`: rules without peers. `selectors`: sorted by selector number. `blocks`: sorted.
+    `any_peer`: rules without peers. `selectors`: sorted by selector number. `ipv4`, `ipv6`: rules about IP blocks; None: there are none.
     """
 
     tier: Tier
     isolated_by: tuple[str, ...]
     any_peer: PortTable | None
     selectors: tuple[tuple[int, PortTable], ...]
-    blocks: tuple[tuple[Block, PortTable], ...]
+    ipv4: AddressTable | None
+    ipv6: AddressTable | None
 
 
 Program = tuple[TierProgram, ...]

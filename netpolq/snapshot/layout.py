@@ -15,15 +15,14 @@ the WORDS section count words from its start, and word 0 is reserved so that off
     IDENTITIES  one word each: word offset of [n, n × selector, m, m × (name (string), protocol << 16 | port)]; 0: not in use
     WORDS       what identities point to, and programs with what they point to:
       program     n, n × tier
-      tier        tier number, isolated_by, any peer table, v4 blocks, v6 blocks, n, rules, n × selector (sorted), n × port table
+      tier        tier number, isolated_by, any peer table, IPv4 table, IPv6 table, n, rules, n × selector (sorted), n × port table
       isolated_by n, n × policy (string)
       rules       for each rank: policy (string), tier << 16 | direction << 8 | action, index
       port table  rank of the rule without ports + 1, end of TCP, UDP, SCTP ranges (in ranges), number of names,
                   ranges × (low << 16 | high) sorted per protocol, ranges × rank, names × (name (string), protocol, rank)
-      blocks      n, n × (prefix length, entries, word offset of sorted network numbers, word offset of block lists)
-                  a network number is one word for IPv4, four (most significant first) for IPv6
-      block list  n, n × (port table, exceptions)
-      exceptions  n, n × (low, high), as wide as network numbers
+      IPv4 table  n, n × first address of a piece (sorted), 2 n × port table (0: none) of the nodes of a tree: those of the pieces are
+                  the second half, the parent of node i is i // 2, node 0 is not used
+      IPv6 table  the same with addresses of four words, most significant first
     STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
     NAMES       names of pods: length u16, UTF-8
 
@@ -38,7 +37,7 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")

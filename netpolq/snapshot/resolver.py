@@ -10,7 +10,6 @@ from bisect import bisect_right
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Direction, Verdict
-from netpolq.snapshot.block_index import BlockIndex
 from netpolq.snapshot.view import SnapshotView
 
 MAX_PAIRS = 4096
@@ -19,13 +18,9 @@ MAX_PAIRS = 4096
 MAX_CLASSES = 64
 """A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
 
-MAX_OVERLAPPING = 32
-"""A connection whose peer lies in more IP blocks than this at once is judged anew each time: its pair would be as large as that, and
-thousands of overlapping blocks with an exception each make another pair of every address."""
-
-MAX_INDEXED_BLOCKS = 256
-"""A program with more blocks and exceptions of a family is asked in the snapshot itself, in some microseconds: a large index would have to
-be made anew for every snapshot, while packets wait."""
+MAX_UNPACKED_PIECES = 512
+"""A program that divides the addresses of a family into more pieces than this is asked in the snapshot itself, in some microseconds:
+many pieces would have to be unpacked anew for every snapshot, while packets wait."""
 
 DROP_ON_EVERY_PORT = 2
 """Answer of a resolver whose lowest bit is that of `Verdict.DROP`."""
@@ -49,6 +44,16 @@ _UNDIVIDED = _Classes((), b"")
 """In place of the classes of a pair that has too many: without any."""
 
 
+class _Pieces:
+    """`starts`: first address of each piece within which nothing changes, rising. `tables`: what holds in those that were asked for."""
+
+    __slots__ = ("starts", "tables")
+
+    def __init__(self, starts: list[int]) -> None:
+        self.starts = starts
+        self.tables: dict[int, tuple[int, ...]] = {}
+
+
 class Resolver:
     """Judges by one view, and must not outlive it. The verdicts are those of `SnapshotView.judge`."""
 
@@ -57,7 +62,7 @@ class Resolver:
         # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes | None] = {}
-        self._indexes: tuple[dict[int, BlockIndex | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
+        self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
         """Judge a flow; see `SnapshotView.judge`. The lowest bit is the verdict.
@@ -86,7 +91,7 @@ class Resolver:
         if classes is None:
             if pair in self._pairs:
                 classes = self._pairs[pair] = self._classes(pair, source, destination)
-            elif len(pair[5]) + len(pair[6]) <= MAX_OVERLAPPING:
+            else:
                 # Dividing the ports takes longer than judging one connection: it waits for the second.
                 if len(self._pairs) >= MAX_PAIRS:
                     self._pairs = {}
@@ -98,16 +103,20 @@ class Resolver:
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """What of a program depends on the peer's address."""
         is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
-        indexes = self._indexes[is_ipv4]
-        if program not in indexes:
-            blocks = self._view.blocks(program, ipv4=is_ipv4, most=MAX_INDEXED_BLOCKS)
-            indexes[program] = None if blocks is None else BlockIndex(blocks)
-        index = indexes[program]
-        if index is None:
+        of_family = self._pieces[is_ipv4]
+        if program not in of_family:
+            starts = self._view.starts(program, ipv4=is_ipv4, most=MAX_UNPACKED_PIECES)
+            of_family[program] = None if starts is None else _Pieces(starts)
+        pieces = of_family[program]
+        if pieces is None:
             return self._view.tables_of_address(program, peer)
-        if index.is_empty:
+        if not pieces.starts:
             return ()
-        return index.tables(int.from_bytes(peer[12:] if is_ipv4 else peer))
+        piece = bisect_right(pieces.starts, int.from_bytes(peer[12:] if is_ipv4 else peer))
+        tables = pieces.tables.get(piece)
+        if tables is None:
+            tables = pieces.tables[piece] = self._view.tables_of_address(program, peer)
+        return tables
 
     def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes:
         view = self._view

@@ -12,7 +12,6 @@ from typing import NamedTuple, cast
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
-from netpolq.snapshot.block_index import StoredBlock
 from netpolq.snapshot.layout import ADDRESS_CELL, ENDPOINT_CELL, NAME_LENGTH, RULE_WORDS, Section
 from netpolq.snapshot.sections import CELLS, check
 
@@ -148,11 +147,33 @@ class SnapshotView:
 
     def _tables_of_address(self, tier: int, peer: bytes) -> list[int]:
         """The port tables of a tier's IP blocks that a peer's address lies in."""
-        blocks = self._words[tier + 3]
+        words = self._words
         if peer.startswith(IPV4_MAPPED_PREFIX):
-            return self._tables_of_blocks(blocks, int.from_bytes(peer[12:]), 1) if blocks else []
-        blocks = self._words[tier + 4]
-        return self._tables_of_blocks(blocks, int.from_bytes(peer), 4) if blocks else []
+            table = words[tier + 3]
+            if not table:
+                return []
+            first, count = table + 1, words[table]
+            nodes = first + count
+            node = bisect_right(words, int.from_bytes(peer[12:]), first, nodes) - 1 - first
+        else:
+            table = words[tier + 4]
+            if not table:
+                return []
+            first, count = table + 1, words[table]
+            nodes = first + 4 * count
+            node = bisect_right(range(first, nodes, 4), int.from_bytes(peer), key=self._wide_number) - 1
+        tables: list[int] = []
+        if node >= 0:
+            node += count
+            while node:
+                if found := words[nodes + node]:
+                    tables.append(found)
+                node //= 2
+        return tables
+
+    def _wide_number(self, offset: int) -> int:
+        words = self._words
+        return words[offset] << 96 | words[offset + 1] << 64 | words[offset + 2] << 32 | words[offset + 3]
 
     def tables(self, program: int, peer: bytes, peer_identity: int) -> list[int]:
         """All port tables of a program for a peer: between their bounds, a port makes no difference to what `run` says."""
@@ -170,32 +191,19 @@ class SnapshotView:
             table for tier in words[program + 1 : program + 1 + words[program]] for table in self._tables_of_address(tier, peer)
         )
 
-    def blocks(self, program: int, *, ipv4: bool, most: int) -> list[StoredBlock] | None:
-        """All IP blocks of a program, of one family; None if they and their exceptions are more than `most`."""
+    def starts(self, program: int, *, ipv4: bool, most: int) -> list[int] | None:
+        """Addresses of one family, as numbers and sorted, at which the answer of `tables_of_address` may change; None: more than `most`."""
         words = self._words
-        width = 1 if ipv4 else 4
-        found = []
+        found: set[int] = set()
         for tier in words[program + 1 : program + 1 + words[program]]:
-            for prefix_length, network, table, exceptions in self._blocks_of(words[tier + (3 if ipv4 else 4)], width):
-                most -= 1 + words[exceptions]
-                if most < 0:
-                    return None
-                found.append(StoredBlock(32 * width, prefix_length, network, self._ranges(exceptions, width), table))
-        return found
-
-    def _blocks_of(self, blocks: int, width: int) -> Iterator[tuple[int, int, int, int]]:
-        """Prefix length, network, port table and exceptions of each block of a tier."""
-        words = self._words
-        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4) if blocks else ():
-            prefix_length, entries, networks, lists = words[place : place + 4]
-            for entry in range(entries):
-                network, block_list = self._number(networks + entry * width, width), words[lists + entry]
-                for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
-                    yield prefix_length, network, words[block], words[block + 1]
-
-    def _ranges(self, exceptions: int, width: int) -> tuple[tuple[int, int], ...]:
-        starts = range(exceptions + 1, exceptions + 1 + 2 * width * self._words[exceptions], 2 * width)
-        return tuple((self._number(start, width), self._number(start + width, width)) for start in starts)
+            table = words[tier + (3 if ipv4 else 4)]
+            if not table:
+                continue
+            if words[table] > most:
+                return None
+            first, end = table + 1, table + 1 + words[table] * (1 if ipv4 else 4)
+            found.update(words[first:end] if ipv4 else map(self._wide_number, range(first, end, 4)))
+        return sorted(found)
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
         """Ports at which the answer of a port table may change: up to there one, from there on another."""
@@ -245,53 +253,6 @@ class SnapshotView:
                 if words[place] in carried and words[place + 1] == wanted >> 16:
                     best = min(best, words[place + 2])
         return best
-
-    def _tables_of_blocks(self, blocks: int, number: int, width: int) -> list[int]:
-        words = self._words
-        bits = 32 * width
-        tables: list[int] = []
-        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4):
-            drop = bits - words[place]
-            entry = self._find_number(words[place + 2], words[place + 1], number >> drop << drop, width)
-            if entry >= 0:
-                block_list = words[words[place + 3] + entry]
-                tables += [
-                    words[block]
-                    for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2)
-                    if not self._in_ranges(words[block + 1], number, width)
-                ]
-        return tables
-
-    def _number(self, offset: int, width: int) -> int:
-        words = self._words
-        if width == 1:
-            return words[offset]
-        return words[offset] << 96 | words[offset + 1] << 64 | words[offset + 2] << 32 | words[offset + 3]
-
-    def _find_number(self, first: int, count: int, number: int, width: int) -> int:
-        """Position of a number in a sorted list, or -1."""
-        low, high = 0, count
-        while low < high:
-            middle = (low + high) // 2
-            if self._number(first + middle * width, width) < number:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < count and self._number(first + low * width, width) == number else -1
-
-    def _in_ranges(self, exceptions: int, number: int, width: int) -> bool:
-        """Whether a number lies in one of the sorted, disjoint ranges."""
-        low, high = 0, self._words[exceptions]
-        while low < high:
-            middle = (low + high) // 2
-            start = exceptions + 1 + 2 * width * middle
-            if number < self._number(start, width):
-                high = middle
-            elif number > self._number(start + width, width):
-                low = middle + 1
-            else:
-                return True
-        return False
 
     # --- look-ups -----------------------------------------------------------------------------------------------------------------
 

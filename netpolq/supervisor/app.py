@@ -23,7 +23,7 @@ from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import ConntrackUsage, conntrack_usage, dns_in_prerouting, unfiltered_bridges
 from netpolq.dataplane.ruleset import UNJUDGED, RulesetConfig
 from netpolq.errors import ExitCode, NetpolqError
-from netpolq.model import Update
+from netpolq.model import Rejection, Update
 from netpolq.run_dir import IMAGE, STATUS_SOCKET, metrics_dir
 from netpolq.settings import Settings
 from netpolq.sources.base import Source
@@ -326,7 +326,7 @@ class Supervisor:
                 objects=self._object_counts(),
                 ignored=dict(store.ignored),
             ),
-            rejected=list(store.rejections),
+            rejected=self._rejections(),
             dataplane=DataplaneStatus(
                 form=self._form.value,
                 queues=str(settings.queues),
@@ -361,6 +361,9 @@ class Supervisor:
         contact_ns = self._source.contact_ns if self._source is not None else None
         return None if contact_ns is None else (time.monotonic_ns() - contact_ns) / 1e9
 
+    def _rejections(self) -> list[Rejection]:
+        return [*self._store.rejections, *(self._enforcer.rejections if self._enforcer is not None else ())]
+
     def _object_counts(self) -> dict[str, int]:
         store = self._store
         return {"namespaces": len(store.namespaces), "pods": len(store.pods), "policies": len(store.policies)}
@@ -379,9 +382,7 @@ class Supervisor:
             single("netpolq_ready", "1 while /readyz answers 200", 0 if self.not_ready() else 1),
             single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
             single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", self._counters.get(UNJUDGED, 0)),
-            single(
-                "netpolq_rejected_objects", "Objects and files that could not be used as written", len(self._store.rejections)
-            ),
+            single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(self._rejections())),
             Reading(
                 "netpolq_worker_restarts_total",
                 "Successors of workers that ended",

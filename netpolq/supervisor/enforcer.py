@@ -17,7 +17,7 @@ from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
-from netpolq.model import Pod
+from netpolq.model import Pod, Rejection
 from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
@@ -37,6 +37,7 @@ class Enforcer:
     """Carries changes of the store to the workers and the kernel.
 
     `on_in_force` is told the seconds from notice to enforcement, `on_compiled` and `on_published` what the two steps took of them.
+    `rejections`: what the source could use and the compiler cannot.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Enforcer:
         self.ruleset_problem: str | None = "the ruleset is not in place yet"
         self.in_force_version = 0
         self.last_latency_s: float | None = None
+        self.rejections: list[Rejection] = []
 
     def notice(self, observed_ns: int) -> None:
         """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
@@ -105,6 +107,10 @@ class Enforcer:
                 await asyncio.sleep(0)
             compiled = time.perf_counter()
             self._on_compiled(compiled - started)
+            known, self.rejections = set(self.rejections), compiler.rejections
+            for rejection in self.rejections:
+                if rejection not in known:
+                    log.error("rejected: %s", rejection)
             try:
                 version = self._publisher.publish(compiler.draft, compiler.take_changed())
             except ConnectionError as error:

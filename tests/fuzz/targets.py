@@ -22,7 +22,14 @@ from tests.unit.test_region import small_image
 _IMAGE = encode_image(small_image(), version=3, created_ns=1)
 _PATCH = struct.Struct("=HB")
 _WORD = struct.Struct("=HI")
-_PACKETS = [tcp("10.0.0.2"), tcp("10.0.0.3"), tcp("10.0.0.2"), tcp("10.0.0.2", port=81), tcp("10.0.0.1", "10.0.0.2")]
+_PACKETS = [
+    tcp("10.0.0.2"),
+    tcp("10.0.0.3"),
+    tcp("10.0.0.2"),
+    tcp("10.0.0.2", port=81),
+    tcp("10.0.0.1", "10.0.0.2"),
+    tcp("10.0.0.130"),
+]
 
 
 def _serving() -> Serving:

@@ -1,5 +1,6 @@
 """The running agent on real packets: what passes, and what is queued."""
 
+import random
 import socket
 
 from itertools import product
@@ -209,3 +210,28 @@ def test_an_edit_is_in_force_for_new_connections(cluster: Cluster, family: int) 
         assert reached(cluster, "x/b", "x/a", family) == {("TCP", port), ("UDP", port)}
     cluster.apply([])
     assert reached(cluster, "x/b", "x/a", family) == EVERYTHING
+
+
+def test_rules_that_take_too_much_room_admit_nothing_and_the_others_of_their_policy_do(cluster: Cluster) -> None:
+    rng = random.Random(0)
+    greedy = [
+        {
+            "from": [
+                {
+                    "ipBlock": {
+                        "cidr": "0.0.0.0/0",
+                        "except": [f"172.16.{n >> 8}.{n & 255}/32" for n in rng.sample(range(1 << 16), 300)],
+                    }
+                }
+            ],
+            "ports": [{"port": 2000 + 20 * n + rule} for n in range(300)],
+        }
+        for rule in range(20)
+    ]
+    cluster.apply([ingress(*greedy, {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]})])
+    assert reached(cluster, "outside", "x/a", 4) == {("TCP", 80)}
+    (rejection,) = cluster.agent.status()["rejected"]
+    assert rejection["key"] == "NetworkPolicy x/ingress"
+    assert rejection["consequence"] == "these blocks admit nothing"
+    cluster.apply([])
+    assert cluster.agent.status()["rejected"] == []

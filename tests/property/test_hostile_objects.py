@@ -254,6 +254,16 @@ def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7)
     return resolver
 
 
+def test_a_cold_packet_costs_the_same_however_many_blocks_its_peer_lies_in() -> None:
+    def judging(blocks: int) -> Callable[[], object]:
+        world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=blocks_of(blocks))])
+        destinations = [parse_address(f"{n % 200 + 1}.{n % 250}.{n * 7 % 250}.{n}") for n in range(250)]
+        return lambda: answer_from(world, destinations)
+
+    # A hundred times as many: seven levels of the tree more, where one step for each block would make it a hundredfold.
+    assert ratio(judging(3000), judging(30)) < 10
+
+
 def test_overlapping_blocks_with_exceptions_take_no_more_of_a_workers_memory() -> None:
     world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=blocks_of(400))])
     destinations = [parse_address(f"172.16.{n // 250}.{n % 250}") for n in range(400)]

@@ -11,7 +11,7 @@ from netpolq.enums import Protocol, Tier
 from netpolq.policy.compile import Compiler
 from netpolq.policy.programs import PeerSelector
 from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.image import AddressRange, Block, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
+from netpolq.snapshot.image import AddressTable, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
 from netpolq.snapshot.layout import RULE_WORDS, Section
 from netpolq.snapshot.sections import CELLS
 from netpolq.snapshot.view import SnapshotView
@@ -99,8 +99,10 @@ class _Reader:
         if words[tier + 2]:
             yield words[tier + 2]
         yield from words[tier + 7 + count : tier + 7 + 2 * count]
-        for _block, table in (*self._blocks(words[tier + 3], 4), *self._blocks(words[tier + 4], 6)):
-            yield table
+        for table, width in ((words[tier + 3], 1), (words[tier + 4], 4)):
+            if table:
+                first = table + 1 + width * words[table]
+                yield from (node for node in words[first : first + 2 * words[table]] if node)
 
     def _ranks(self, table: int) -> Iterator[int]:
         words, ranges, names = self._words, self._words[table + 3], self._words[table + 4]
@@ -120,7 +122,6 @@ class _Reader:
         selectors = {
             self._canonical_number[number]: self._table(tier, table) for number, table in zip(numbers, tables, strict=True)
         }
-        blocks = [*self._blocks(words[tier + 3], 4), *self._blocks(words[tier + 4], 6)]
         isolated_by = words[tier + 1]
         return TierProgram(
             tier=Tier(words[tier]),
@@ -129,7 +130,8 @@ class _Reader:
             ),
             any_peer=self._table(tier, words[tier + 2]) if words[tier + 2] else None,
             selectors=tuple(sorted(selectors.items())),
-            blocks=tuple(sorted((block, self._table(tier, table)) for block, table in blocks)),
+            ipv4=self._address_table(tier, words[tier + 3], 1),
+            ipv6=self._address_table(tier, words[tier + 4], 4),
         )
 
     def _table(self, tier: int, table: int) -> PortTable:
@@ -158,17 +160,18 @@ class _Reader:
             ),
         )
 
-    def _blocks(self, blocks: int, version: int) -> Iterator[tuple[Block, int]]:
-        if not blocks:
-            return
-        words, view, width = self._words, self._view, 1 if version == 4 else 4
-        for place in range(blocks + 1, blocks + 1 + 4 * words[blocks], 4):
-            length, entries, numbers, lists = words[place : place + 4]
-            for entry in range(entries):
-                network = view._number(numbers + entry * width, width)
-                block_list = words[lists + entry]
-                for block in range(block_list + 1, block_list + 1 + 2 * words[block_list], 2):
-                    exceptions = words[block + 1]
-                    starts = range(exceptions + 1, exceptions + 1 + 2 * width * words[exceptions], 2 * width)
-                    ranges = (AddressRange(view._number(start, width), view._number(start + width, width)) for start in starts)
-                    yield Block(version, length, network, tuple(ranges)), words[block]
+    def _address_table(self, tier: int, table: int, width: int) -> AddressTable | None:
+        if not table:
+            return None
+        words, count = self._words, self._words[table]
+        first = table + 1
+        end = first + width * count
+        starts = tuple(
+            int.from_bytes(b"".join(word.to_bytes(4) for word in words[place : place + width]))
+            for place in range(first, end, width)
+        )
+        assert list(starts) == sorted(set(starts)), "the view searches them"
+        nodes = words[end : end + 2 * count]
+        tables = [node for node in dict.fromkeys(nodes) if node]
+        number_of = {0: 0, **{node: number for number, node in enumerate(tables, 1)}}
+        return AddressTable(starts, tuple(number_of[node] for node in nodes), tuple(self._table(tier, node) for node in tables))

@@ -23,7 +23,7 @@ ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
 
 def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotView:
     """A snapshot in which the pod admits some addresses and nobody else."""
-    program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), ()),)
+    program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), None, None),)
     image = Image(
         rules=(Rule(Tier.NETWORK_POLICY, "a/b", Direction.INGRESS, 0, Action.ACCEPT),),
         identities=(Identity((0,), ()),),

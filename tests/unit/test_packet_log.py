@@ -53,8 +53,8 @@ class Clock:
 @pytest.fixture
 def view() -> SnapshotView:
     """web admits client; closed is isolated for egress and may connect to nobody."""
-    admits = (TierProgram(Tier.NETWORK_POLICY, ("shop/strict", "shop/web"), None, ((0, PortTable(0, (), ())),), ()),)
-    nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), ()),)
+    admits = (TierProgram(Tier.NETWORK_POLICY, ("shop/strict", "shop/web"), None, ((0, PortTable(0, (), ())),), None, None),)
+    nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
     web, web6, client, closed = (parse_address(text) for text in (WEB, WEB6, CLIENT, CLOSED))
     image = Image(
         rules=(Rule(Tier.NETWORK_POLICY, "shop/web", Direction.INGRESS, 0, Action.ACCEPT),),

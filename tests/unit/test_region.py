@@ -4,6 +4,7 @@ import fcntl
 import mmap
 import os
 
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.snapshot import region
-from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot.image import AddressTable, Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.view import SnapshotView
 from tests.support.images import Endpoint, Image, draft_of, encode
@@ -24,9 +25,13 @@ POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", 
 
 
 def small_image() -> Image:
-    """One pod that admits one peer at TCP 80."""
+    """One pod that admits one peer, and a block of each family, at TCP 80."""
     table = PortTable(every=None, ranges=((Protocol.TCP, (PortRange(80, 80, 0),)),), names=())
-    program = (TierProgram(Tier.NETWORK_POLICY, ("shop/web",), None, ((0, table),), ()),)
+    ipv4, ipv6 = (
+        AddressTable((int(first), int(first) + 128), (0, 0, 1, 0), (table,))
+        for first in (IPv4Address("10.0.0.128"), IPv6Address("fd00::80"))
+    )
+    program = (TierProgram(Tier.NETWORK_POLICY, ("shop/web",), None, ((0, table),), ipv4, ipv6),)
     return Image(
         rules=(Rule(Tier.NETWORK_POLICY, "shop/web", Direction.INGRESS, 0, Action.ACCEPT),),
         selectors=("web clients",),
@@ -42,6 +47,8 @@ def test_a_sealed_snapshot_is_judged_by_and_cannot_be_written() -> None:
     assert view.version == 7
     assert view.judge(PEER, POD, Protocol.TCP, 80).verdict is Verdict.ACCEPT
     assert view.judge(PEER, POD, Protocol.TCP, 81).verdict is Verdict.DROP
+    for address, verdict in (("10.0.0.255", Verdict.ACCEPT), ("fd00::ff", Verdict.ACCEPT), ("fd00::100", Verdict.DROP)):
+        assert view.judge(parse_address(address), POD, Protocol.TCP, 80).verdict is verdict
     assert view.judge(STRANGER, POD, Protocol.TCP, 80).reason is Reason.DENIED
     assert view.judge(POD, STRANGER, Protocol.TCP, 80).reason is Reason.NOT_ISOLATED
     with pytest.raises(PermissionError):
