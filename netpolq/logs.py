@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from netpolq.enums import LoggingFormat
@@ -13,12 +13,73 @@ from netpolq.enums import LoggingFormat
 PACKET_LOG_VERBOSITY = 2
 """From this verbosity on, workers write a line for each packet they judge."""
 
+PACKET_LOG = "packet"
+"""Name of the logger of these lines, which has a limit of its own."""
+
+LINES_PER_S = 1
+BURST_LINES = 100
+"""Of lines that come from one place in the code: nobody who can make us write one may fill a disk with them."""
+
 
 def one_line(text: str) -> str:
     """Text with everything escaped that could end a line or speak to a terminal: names of files may hold any character."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+class TokenBucket:
+    """Allows `rate_per_s`, and up to `burst` at once after a quiet time."""
+
+    def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._clock = clock
+        self._tokens = float(burst)
+        self._filled_s = clock()
+
+    def take(self) -> bool:
+        """Whether one more is allowed now."""
+        now_s = self._clock()
+        self._tokens = min(self._tokens + (now_s - self._filled_s) * self._rate_per_s, self._burst)
+        self._filled_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was left when `take` was asked last."""
+        return self._tokens < 1
+
+
+class Limit(logging.Filter):
+    """Leaves out lines when there are too many from one place in the code, and says so. `clock`: seconds, monotonic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._places: dict[tuple[str, int], tuple[TokenBucket, list[int]]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a line. It may get a remark on lines left out."""
+        if record.name == PACKET_LOG:
+            return True
+        place = record.pathname, record.lineno
+        bucket, left_out = self._places.setdefault(place, (TokenBucket(LINES_PER_S, BURST_LINES, self._clock), [0]))
+        if not bucket.take():
+            left_out[0] += 1
+            return False
+        if left_out[0]:
+            remark = f" (and {left_out[0]} lines like this that were left out)"
+            left_out[0] = 0
+        elif bucket.is_empty:
+            remark = f" (of lines like this, {LINES_PER_S} a second is written from now on)"
+        else:
+            return True
+        record.msg, record.args = record.getMessage() + remark, ()
+        return True
 
 
 class _Text(logging.Formatter):
@@ -70,5 +131,6 @@ class _Json(logging.Formatter):
 def configure(logging_format: LoggingFormat, verbosity: int, stream: TextIO | None = None) -> None:
     """Set up the root logger. `verbosity` 2 and more shows a line for each packet, 4 and more debug lines."""
     output = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    output.addFilter(Limit())
     output.setFormatter(_Json() if logging_format is LoggingFormat.JSON else _Text())
     logging.basicConfig(level=logging.DEBUG if verbosity >= 4 else logging.INFO, handlers=[output], force=True)

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 from netpolq.addresses import address_key
 from netpolq.enums import Direction, Verdict
+from netpolq.logs import PACKET_LOG, TokenBucket
 from netpolq.snapshot.view import NO_RULE, SnapshotView
 from netpolq_worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
 
 LINES_PER_S = 100
 BURST_LINES = 200
 
-log = logging.getLogger("packet")
+log = logging.getLogger(PACKET_LOG)
 
 
 class Judgement(NamedTuple):
@@ -64,7 +65,7 @@ class PacketLog:
 
     def __init__(self, queue_num: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue_num = queue_num
-        self._bucket = _TokenBucket(LINES_PER_S, BURST_LINES, clock)
+        self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
         self._suppressed = 0
 
     def draft(self, payload: Callable[[], bytes], view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
@@ -117,27 +118,6 @@ class PacketLog:
                 extra={"fields": fields},
             )
             self._suppressed = 0
-
-
-class _TokenBucket:
-    """Allows `rate_per_s`, and up to `burst` at once after a quiet time."""
-
-    def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
-        self._rate_per_s = rate_per_s
-        self._burst = burst
-        self._clock = clock
-        self._tokens = float(burst)
-        self._filled_s = clock()
-
-    def take(self) -> bool:
-        """Whether one more is allowed now."""
-        now_s = self._clock()
-        self._tokens = min(self._tokens + (now_s - self._filled_s) * self._rate_per_s, self._burst)
-        self._filled_s = now_s
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft:

@@ -1,0 +1,66 @@
+"""How much is written, whoever makes us write."""
+
+import io
+import logging
+
+from netpolq.enums import LoggingFormat
+from netpolq.logs import BURST_LINES, PACKET_LOG, Limit, configure
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def record(text: str = "%s is refused", *values: object, name: str = "pool", line: int = 7) -> logging.LogRecord:
+    return logging.LogRecord(name, logging.WARNING, "/pool.py", line, text, values or ("x",), None)
+
+
+def test_lines_from_one_place_are_left_out_when_there_are_too_many_and_others_are_not() -> None:
+    clock = Clock()
+    limit = Limit(clock)
+    written = [line for line in (record("%s is refused", number) for number in range(3 * BURST_LINES)) if limit.filter(line)]
+    assert len(written) == BURST_LINES
+    assert [line.getMessage() for line in written[:-1]] == [f"{number} is refused" for number in range(BURST_LINES - 1)]
+    assert written[-1].getMessage().endswith("(of lines like this, 1 a second is written from now on)")
+    assert limit.filter(record(line=8))
+    clock.now_s = 1.5
+    (told,) = [line for line in (record() for _ in range(2)) if limit.filter(line)]
+    assert told.getMessage() == f"x is refused (and {2 * BURST_LINES} lines like this that were left out)"
+
+
+def test_after_a_quiet_time_all_lines_are_written_again() -> None:
+    clock = Clock()
+    limit = Limit(clock)
+    assert sum(limit.filter(record()) for _ in range(2 * BURST_LINES)) == BURST_LINES
+    clock.now_s = 2.0 * BURST_LINES
+    assert limit.filter(record())  # with the remark
+    line = record()
+    assert limit.filter(line)
+    assert line.getMessage() == "x is refused"
+
+
+def test_lines_about_packets_have_a_limit_of_their_own() -> None:
+    limit = Limit(Clock())
+    assert all(limit.filter(record(name=PACKET_LOG)) for _ in range(2 * BURST_LINES))
+
+
+def test_what_a_program_writes_is_limited() -> None:
+    output = io.StringIO()
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        for logging_format in LoggingFormat:
+            configure(logging_format, 0, output)
+            for _ in range(2 * BURST_LINES):
+                try:
+                    raise ValueError("a packet that cannot be judged")
+                except ValueError:
+                    logging.getLogger("worker").exception("packet %d could not be judged", 1)
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert output.getvalue().count("packet 1 could not be judged") == BURST_LINES * len(LoggingFormat)
