@@ -15,7 +15,10 @@ log = logging.getLogger("keeper")
 
 
 class Keeper:
-    """Writes the newest snapshot it was given, in another thread and not too often. A file is replaced whole or not at all."""
+    """Writes the newest snapshot it was given, in another thread and not too often. A file is replaced whole or not at all.
+
+    Writes nothing before `begin`: until then the supervisor of another agent may be writing the same file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -26,15 +29,19 @@ class Keeper:
 
     def keep(self, descriptor: int) -> None:
         """Have a sealed snapshot written, unless a newer one comes first. Does not take over the descriptor."""
-        self._take_over(os.dup(descriptor))
+        self._forget()
+        self._newest = os.dup(descriptor)
         self._given.set()
+
+    def begin(self) -> None:
+        """Nobody else writes the file from now on. May be told more than once."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
-    def _take_over(self, descriptor: int) -> None:
+    def _forget(self) -> None:
         if self._newest >= 0:
             os.close(self._newest)
-        self._newest = descriptor
+            self._newest = -1
 
     async def _run(self) -> None:
         while True:
@@ -57,6 +64,7 @@ class Keeper:
     async def leave(self) -> None:
         """Write what is not written yet, and nothing after that."""
         if self._task is None:
+            self._forget()
             return
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -90,6 +90,7 @@ class Publisher:
                         self.welcomed.set()
                     case StoodDown():
                         self._stood_down.set()
+                        self._keeper.begin()
                     case Alone():
                         self._on_alone()
                     case message:
