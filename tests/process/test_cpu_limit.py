@@ -1,6 +1,5 @@
 """A CPU limit as container runtimes set it: by a control group."""
 
-import os
 import subprocess
 import sys
 
@@ -10,27 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.box import CHECKOUT
+from tests.support.control_groups import control_group
 
-_HIERARCHIES = Path("/sys/fs/cgroup")
 _COUNT = "import psutil; from netpolq.settings import resolve; print(resolve([], {}).queue_count, len(psutil.Process().cpu_affinity()))"
 
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group of our own, below the first one."""
-    version_1 = _HIERARCHIES / "cpu" / "cpu.cfs_quota_us"
-    hierarchy = _HIERARCHIES / "cpu" if version_1.exists() else _HIERARCHIES
-    folder = hierarchy / f"netpolq-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"control groups cannot be made here: {error.strerror}")
-    try:
-        if not any((folder / name).exists() for name in ("cpu.max", "cpu.cfs_quota_us")):
-            pytest.skip("no control group here may limit CPUs")
-        yield folder
-    finally:
-        folder.rmdir()
+    with control_group("cpu", "cpu.max", "cpu.cfs_quota_us") as made:
+        yield made
 
 
 def limit(group: Path, cpus: float) -> None:

@@ -14,9 +14,11 @@ import pytest
 from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, hears_nothing, listening, send, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box
+from tests.support.control_groups import control_group
 from tests.support.probe import Probe
 
-STUCK, ABORTING, OUT_OF_MEMORY = 6661, 6662, 6663
+STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
+GREEDY_BYTES = 1 << 26
 FAULTY = f"""
 import os
 from netpolq_worker.decide import Decider
@@ -30,6 +32,8 @@ def faulty(self, key, question):
         os.abort()
     if question[3] == {OUT_OF_MEMORY}:
         bytearray(1 << 46)
+    if question[3] == {GREEDY}:
+        bytearray({GREEDY_BYTES})[::4096] = bytes({GREEDY_BYTES} // 4096)
     return judge(self, key, question)
 
 Decider._judge = faulty
@@ -114,6 +118,25 @@ def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_ag
             assert_policy_holds(box)
             assert worker_of(agent) == successor
         assert agent.queues()[0].queue_total == 0
+
+
+@MODES
+def test_a_worker_that_the_kernel_kills_for_lack_of_memory_is_succeeded(box: Box, folder: Path, mode: str) -> None:
+    with (
+        control_group("memory", "memory.max", "memory.limit_in_bytes") as group,
+        agent_with(box, folder, mode, faulty=True) as agent,
+        listening(box, GREEDY) as server,
+    ):
+        worker = worker_of(agent)
+        name = "memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes"
+        (group / name).write_text(str(GREEDY_BYTES // 4))
+        (group / "cgroup.procs").write_text(str(worker))
+        send(box, STRANGER.name, GREEDY, b"read, and not judged")
+        agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+        assert "was killed by SIGKILL" in agent.log.read_text()
+        agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
+        assert hears_nothing(server) is (mode == "false")
+        assert_policy_holds(box)
 
 
 @MODES
