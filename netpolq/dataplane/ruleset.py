@@ -14,7 +14,7 @@ Rules that hold for every script rendered here:
   earlier version left behind are emptied (`stale_chains`) and stay, without effect, until `netpolq cleanup`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -271,3 +271,22 @@ def _hook(hook: str, priority: int) -> str:
 
 def _hexadecimal(number: int) -> str:
     return f"0x{number:08x}"
+
+
+class CacheCounts(NamedTuple):
+    """What became of the packets that were looked up in the kernel's verdict cache."""
+
+    accepts: int
+    drops: int
+    misses: int
+
+    @classmethod
+    def of(cls, counters: Mapping[str, int]) -> "CacheCounts":
+        """From the ruleset's counters. These are read one after the other: packets in between must not make a number negative."""
+        accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
+        return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
+
+    @property
+    def hits(self) -> int:
+        """Packets that needed no worker."""
+        return self.accepts + self.drops

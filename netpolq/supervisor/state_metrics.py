@@ -1,12 +1,15 @@
 """Metrics of the supervisor's own state, read when they are asked for."""
 
+import os
+
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES
+from netpolq.dataplane.ruleset import UNJUDGED, CacheCounts
+from netpolq.supervisor.condition import Condition, rss_bytes
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 
@@ -24,27 +27,85 @@ class Reading(NamedTuple):
         return cls(name, documentation, (), (((), value),))
 
 
-class CacheCounts(NamedTuple):
-    """What became of the packets that were looked up in the kernel's verdict cache."""
+def readings(condition: Condition) -> list[Reading]:
+    """All of them, as they are now."""
+    publisher, enforcer, counters = condition.publisher, condition.enforcer, condition.surroundings.counters
+    workers = [report for _slot, report in sorted(publisher.workers.items())]
+    single = Reading.single
+    found = [
+        single("netpolq_snapshot_version", "Version of the newest snapshot", publisher.version),
+        single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.image_bytes),
+        single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
+        single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", publisher.refusals),
+        single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
+        single("netpolq_workers_wanted", "Workers that should be running", condition.settings.queue_count),
+        single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
+        single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
+        single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", counters.get(UNJUDGED, 0)),
+        single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
+        Reading(
+            "netpolq_worker_restarts_total",
+            "Successors of workers that ended",
+            ("slot",),
+            tuple(((str(report.slot),), report.restarts) for report in workers),
+        ),
+        Reading(
+            "netpolq_worker_snapshot_version",
+            "Snapshot that a worker judges by",
+            ("slot",),
+            tuple(((str(report.slot),), report.acked_version) for report in workers),
+        ),
+        Reading(
+            "netpolq_objects",
+            "Objects in the store",
+            ("kind",),
+            tuple(((kind,), count) for kind, count in sorted(condition.object_counts.items())),
+        ),
+        Reading(
+            "netpolq_resident_memory_bytes",
+            "Resident memory of a process",
+            ("process",),
+            (
+                (("supervisor",), rss_bytes(os.getpid())),
+                (("pool",), rss_bytes(os.getppid())),
+                *(((f"worker-{report.slot}",), rss_bytes(report.pid)) for report in workers),
+            ),
+        ),
+    ]
+    if (age_s := condition.source_age_s) is not None:
+        found.append(
+            single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
+        )
+    counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
+    found.append(
+        Reading(
+            "netpolq_isolated_addresses",
+            "Addresses of local pods that some policy isolates",
+            ("direction",),
+            tuple(((direction,), len(addresses)) for direction, addresses in counts),
+        )
+    )
+    if (usage := condition.surroundings.conntrack) is not None:
+        found += [
+            single("netpolq_conntrack_entries", "Connections in the kernel's table", usage.entries),
+            single("netpolq_conntrack_limit", "Connections that fit into it", usage.limit),
+            single("netpolq_conntrack_dropped_total", "Packets the kernel dropped for lack of room in it", usage.dropped),
+        ]
+    if (strict := condition.strict_mode) is not None:
+        found += [
+            single(
+                "netpolq_established_examined_total",
+                "Established connections that were judged again after a change",
+                strict.examined,
+            ),
+            single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
+        ]
+    if condition.verdict_cache is not None:
+        found += _verdict_cache_readings(condition.verdict_cache, counters)
+    return found
 
-    accepts: int
-    drops: int
-    misses: int
 
-    @classmethod
-    def of(cls, counters: Mapping[str, int]) -> "CacheCounts":
-        """From the ruleset's counters. These are read one after the other: packets in between must not make a number negative."""
-        accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
-        return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
-
-    @property
-    def hits(self) -> int:
-        """Packets that needed no worker."""
-        return self.accepts + self.drops
-
-
-def verdict_cache_readings(cache: VerdictCache, counters: Mapping[str, int]) -> list[Reading]:
-    """Metrics of the verdict cache in the kernel."""
+def _verdict_cache_readings(cache: VerdictCache, counters: Mapping[str, int]) -> list[Reading]:
     counts = CacheCounts.of(counters)
     single = Reading.single
     return [

@@ -15,10 +15,9 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from netpolq.addresses import parse_address
 from netpolq.channel import EVERY_PORT, Hint
 from netpolq.dataplane.apply import Ruleset, cleanup
-from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.dataplane.ruleset import CacheCounts, IsolatedSets, RulesetConfig
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.enums import Protocol, Verdict
-from netpolq.supervisor.state_metrics import CacheCounts
 from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,

@@ -1,0 +1,36 @@
+"""How long the steps from a change to its enforcement take, as histograms."""
+
+from prometheus_client import CollectorRegistry, Histogram
+
+_STEP_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Timings:
+    """One histogram for each step, in seconds, registered where they are to be exposed."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.programming = Histogram(
+            "netpolq_policy_programming_seconds",
+            "Seconds from the notice of a change until every worker and the kernel enforce it",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.compile = Histogram(
+            "netpolq_compile_seconds",
+            "Seconds to compile what changed, for each publish",
+            buckets=_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.publish = Histogram(
+            "netpolq_publish_seconds",
+            "Seconds to copy a snapshot and hand it on",
+            buckets=_STEP_BUCKETS_S,
+            registry=registry,
+        )
+        self.strict_pass = Histogram(
+            "netpolq_strict_pass_seconds",
+            "Seconds to go through established connections after a change",
+            buckets=_STEP_BUCKETS_S,
+            registry=registry,
+        )
