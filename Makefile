@@ -25,7 +25,7 @@ TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kuberne
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak lock clean
+.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak nightly lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ fuzz: $(STAMP) ## bytes that a guided fuzzer makes up, into parser, snapshot and
 
 soak: $(STAMP) test-setup ## minutes of traffic, changes, kills and upgrades with promises checked; SOAK="--minutes 30" (root)
 	$(BIN)/python -m tests.soak $(SOAK)
+
+nightly: $(STAMP) test-setup ## what takes too long for each change: the soak in both modes and the fuzzer, some minutes each (root)
+	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
+	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
+	$(BIN)/python -m tests.fuzz --seconds 60
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)
