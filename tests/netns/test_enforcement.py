@@ -1,6 +1,5 @@
 """The running agent on real packets: what passes, and what is queued."""
 
-import random
 import socket
 
 from itertools import product
@@ -22,7 +21,7 @@ from tests.support.four_pods import (
     talk,
     through,
 )
-from tests.support.manifests import Body, policy
+from tests.support.manifests import Body, policy, rules_without_room
 from tests.support.probe import Probe
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -213,22 +212,9 @@ def test_an_edit_is_in_force_for_new_connections(cluster: Cluster, family: int) 
 
 
 def test_rules_that_take_too_much_room_admit_nothing_and_the_others_of_their_policy_do(cluster: Cluster) -> None:
-    rng = random.Random(0)
-    greedy = [
-        {
-            "from": [
-                {
-                    "ipBlock": {
-                        "cidr": "0.0.0.0/0",
-                        "except": [f"172.16.{n >> 8}.{n & 255}/32" for n in rng.sample(range(1 << 16), 300)],
-                    }
-                }
-            ],
-            "ports": [{"port": 2000 + 20 * n + rule} for n in range(300)],
-        }
-        for rule in range(20)
-    ]
-    cluster.apply([ingress(*greedy, {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]})])
+    cluster.apply(
+        [ingress(*rules_without_room("from"), {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}], "ports": [{"port": 80}]})]
+    )
     assert reached(cluster, "outside", "x/a", 4) == {("TCP", 80)}
     (rejection,) = cluster.agent.status()["rejected"]
     assert rejection["key"] == "NetworkPolicy x/ingress"

@@ -1,6 +1,7 @@
 """API bodies for tests, the hosts of a box that they describe, and the folder they are put into."""
 
 import json
+import random
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -101,3 +102,22 @@ def write(path: Path, bodies: Iterable[Body]) -> None:
     draft = path.with_name(f".{path.name}")
     draft.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), encoding="utf-8")
     draft.replace(path)
+
+
+def rules_without_room(side: str) -> list[Body]:
+    """Rules of more addresses times ports than a program has room for, some of which are left out. Ports 2000 to 7999.
+
+    `side`: "from" or "to".
+    """
+    rng = random.Random(0)
+
+    def excepted() -> list[str]:
+        return [f"172.16.{number >> 8}.{number & 255}/32" for number in rng.sample(range(1 << 16), 300)]
+
+    return [
+        {
+            side: [{"ipBlock": {"cidr": "0.0.0.0/0", "except": excepted()}}],
+            "ports": [{"port": 2000 + 20 * place + rule} for place in range(300)],
+        }
+        for rule in range(20)
+    ]

@@ -16,6 +16,7 @@ from netpolq.explain.flow import parse_port, parse_protocol
 from netpolq.policy.reference import ReferenceEngine
 from tests.support.cases import load_cases
 from tests.support.clusters import Body, store_of
+from tests.support.manifests import policy, rules_without_room
 
 EVERYTHING_OPEN = next(case for case in load_cases() if not any(body["kind"] == "NetworkPolicy" for body in case.manifests))
 
@@ -138,6 +139,15 @@ def test_what_cannot_be_used_is_reported_and_the_question_answered(manifests: Pa
     assert "broken.yaml" in written.err
     assert "cidr" in written.err
     assert "x/d-web" in written.out
+
+
+def test_rules_that_have_no_room_in_a_program_are_reported(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = policy("x/greedy", podSelector={"matchLabels": {"pod": "a"}}, ingress=rules_without_room("from"))
+    (manifests / "greedy.json").write_text(json.dumps(body))
+    assert run(manifests, source="192.0.2.1", destination="x/a", port=80) == 0
+    (complaint,) = capsys.readouterr().err.splitlines()
+    assert complaint.startswith("NetworkPolicy x/greedy: spec.ingress[")
+    assert complaint.endswith("(these blocks admit nothing)")
 
 
 def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
