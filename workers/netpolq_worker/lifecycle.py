@@ -1,15 +1,25 @@
-"""When children are started and when the pool gives up. Pure: told what happened and what time it is, it says what to do.
+"""When children are started. A `Child` is pure: told what happened and what time it is, it says what to do.
 
 WAITING ── due ──► RUNNING ── exit ──► WAITING (at once, or after a back-off when it keeps dying young)
 RUNNING ── release ──► WAITING (its process has moved to another place)
    any ── stop ──► STOPPED ── resume ──► WAITING, or RUNNING if its last process still does
 """
 
+import logging
+import signal
+import time
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 _FIRST_DELAY_S = 0.1
 _MAX_DELAY_S = 10.0
+
+_RETRY_S = 0.5
+"""When to ask again for a process that the kernel has refused (a limit of processes or memory): workers that are there go on meanwhile."""
+
+log = logging.getLogger("pool")
 
 
 class Phase(Enum):
@@ -87,3 +97,17 @@ def restart_delay(failures: int) -> float:
     if failures <= 0:
         return 0.0
     return float(min(_FIRST_DELAY_S * 2 ** min(failures - 1, 16), _MAX_DELAY_S))
+
+
+def attempt(child: Child, start: Callable[[], None]) -> None:
+    """Start a child, or see to it that this is tried again."""
+    try:
+        start()
+    except OSError as error:
+        log.error("no process can be started: %s", error.strerror)
+        child.due = time.monotonic() + _RETRY_S
+
+
+def described(code: int) -> str:
+    """How a process has ended, by its exit code; negative: the number of a signal."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

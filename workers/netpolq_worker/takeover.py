@@ -1,13 +1,12 @@
 """The place of the one agent of a network namespace, and what passes when another takes it; the conversation is in `netpolq.instance`."""
 
 import logging
-import socket
 
-from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.errors import AlreadyRunningError
 from netpolq.instance import LEAVE, LEFT, STAND_DOWN, STANDING_DOWN, Conversation, claim, running_agent
+from netpolq_worker.ears import Ears
 
 _MAX_OTHERS = 8
 """Who is spoken to at the same time, so that nobody can use up our descriptors."""
@@ -17,14 +16,6 @@ log = logging.getLogger("takeover")
 
 class Tenant(Protocol):
     """Whose place it is or is to be: the pool."""
-
-    def watch(self, source: socket.socket | Conversation, on_readable: Callable[[], None]) -> None:
-        """Have something called whenever there is something to read."""
-        ...
-
-    def unwatch(self, source: socket.socket | Conversation) -> None:
-        """Not any more."""
-        ...
 
     def on_stood_down(self) -> None:
         """Nobody else changes the ruleset. May be told more than once."""
@@ -50,9 +41,10 @@ class Tenant(Protocol):
 class Place:
     """The place, held by us or by somebody from whom we are to take it over."""
 
-    def __init__(self, tenant: Tenant, queues: range, *, takeover: bool) -> None:
+    def __init__(self, tenant: Tenant, ears: Ears, queues: range, *, takeover: bool) -> None:
         """Take the place, or speak to who holds it. Raises `AlreadyRunningError`."""
         self._tenant = tenant
+        self._ears = ears
         self._queues = queues
         self._claim = claim()
         self._holder: Conversation | None = None
@@ -83,9 +75,9 @@ class Place:
     def open(self) -> None:
         """Begin to listen."""
         if self._claim is not None:
-            self._tenant.watch(self._claim, self._accept)
+            self._ears.watch(self._claim, self._accept)
         if self._holder is not None:
-            self._tenant.watch(self._holder, self._on_holder)
+            self._ears.watch(self._holder, self._on_holder)
 
     # --- taking the place ---------------------------------------------------------------------------------------------------------
 
@@ -111,7 +103,7 @@ class Place:
         if word == STANDING_DOWN:
             self._tenant.on_stood_down()
         elif word == LEFT:
-            self._tenant.unwatch(self._holder)
+            self._ears.unwatch(self._holder)
             log.info("pid %d has left its place to us", self._holder.pid)
             self._holder.close()
             self._holder = None
@@ -139,13 +131,13 @@ class Place:
             return
         other.say_queues(self._queues)
         self._others.append(other)
-        self._tenant.watch(other, lambda: self._on_other(other))
+        self._ears.watch(other, lambda: self._on_other(other))
 
     def _on_other(self, other: Conversation) -> None:
         try:
             word = other.hear()
         except EOFError:
-            self._tenant.unwatch(other)
+            self._ears.unwatch(other)
             other.close()
             self._others.remove(other)
             if other is self._successor:
@@ -176,12 +168,12 @@ class Place:
         """Free the place; a successor learns of it."""
         for source in (self._claim, self._holder):
             if source is not None:
-                self._tenant.unwatch(source)
+                self._ears.unwatch(source)
                 source.close()
         self._claim = self._holder = None
         if self._successor is not None:
             self._successor.say(LEFT)
         for other in self._others:
-            self._tenant.unwatch(other)
+            self._ears.unwatch(other)
             other.close()
         self._others.clear()
