@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from netpolq import instance
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
-from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, metrics_dirs
+from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings import Settings, resolve
 from netpolq.settings.command_flags import (
     CLEANUP_OPTIONS,
@@ -39,7 +39,7 @@ _READER_GONE = 141
 """128 and the number of SIGINT and of SIGPIPE: what a shell makes of a program that ends by them."""
 
 _HELP_FLAGS = frozenset({"-h", "-help", "--help"})
-_RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET)
+_RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY)
 
 _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "done, or ended by SIGTERM",

@@ -5,28 +5,38 @@ queues. Whoever connects is told which queues it serves. What follows, if anythi
 
     running agent                        the one that takes over
     queues 100:101      ──────────►      binds others, and gets as far as judging by a snapshot of its own
-                        ◄──────────      stand-down
+                        ◄──────────      stand-down KEY
     standing-down       ──────────►      puts its rules in place: nobody else changes the ruleset any more
                         ◄──────────      leave
-    left                ──────────►      is the one agent now
+    left, the socket    ──────────►      is the one agent now
 
-An agent that stands down goes on judging what is in its queues. If the other ends before it says `leave`, it resumes.
+An agent that stands down goes on judging what is in its queues. If the other ends before it says `leave`, it resumes. With its last word it
+hands on the socket itself, so that no third agent finds the name free in between.
+
+Who may take over must show the key that the running agent keeps in its run directory: user 0 of some container on the node's network,
+without any capability, is user 0 at the other end of a socket, but cannot read there. Another key is answered with `refused`.
 """
 
 import contextlib
+import hmac
 import os
+import secrets
 import socket
 import struct
+
+from pathlib import Path
 
 _NAME = "\0netpolq"
 _CREDENTIALS = struct.Struct("3i")
 _TIMEOUT_S = 2.0
 _MAX_MESSAGE_BYTES = 64
 
+_QUEUES = "queues"
 STAND_DOWN = "stand-down"
 STANDING_DOWN = "standing-down"
 LEAVE = "leave"
 LEFT = "left"
+REFUSED = "refused"
 
 
 def claim() -> socket.socket | None:
@@ -34,26 +44,62 @@ def claim() -> socket.socket | None:
     found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         found.bind(_NAME)
-        found.listen(8)
-        found.setblocking(False)
     except OSError:
         found.close()
         return None
+    return _listening(found)
+
+
+def adopt(descriptor: int) -> socket.socket:
+    """Become the one agent by the socket of the one before. Takes over the descriptor."""
+    return _listening(socket.socket(fileno=descriptor))
+
+
+def _listening(found: socket.socket) -> socket.socket:
+    found.listen(8)  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
+    found.setblocking(False)
     return found
 
 
-class Conversation:
-    """One end of a takeover, or of what might become one. `pid`: the process at the other end."""
+def make_key(path: Path) -> str:
+    """Make a key and keep it in a file that its owner alone may read. Raises `OSError`."""
+    key = secrets.token_hex(16)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(key)
+    return key
 
-    def __init__(self, end: socket.socket) -> None:
+
+def read_key(path: Path) -> str:
+    """The key of the agent that uses this run directory; empty if there is none."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def is_key(wanted: str, given: str) -> bool:
+    """Whether a key is the right one; an empty one never is."""
+    return bool(wanted) and hmac.compare_digest(wanted.encode(), given.encode())
+
+
+class Conversation:
+    """One end of a takeover, or of what might become one. `pid`: the process at the other end. `handed_on`: the socket of the one agent."""
+
+    def __init__(self, end: socket.socket, *, with_holder: bool = False) -> None:
         self._socket = end
+        self._with_holder = with_holder
+        self.handed_on: socket.socket | None = None
         credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         self.pid: int
         self.pid, self._uid, _gid = _CREDENTIALS.unpack(credentials)
 
     @classmethod
     def with_running_agent(cls) -> "Conversation | None":
-        """Speak to the agent that serves this network namespace; None if there is none."""
+        """Speak to the agent that serves this network namespace; None if there is none.
+
+        Somebody else's process that holds the name is none: anybody may bind an abstract name.
+        """
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.settimeout(_TIMEOUT_S)
         try:
@@ -61,7 +107,11 @@ class Conversation:
         except OSError:
             end.close()
             return None
-        return cls(end)
+        conversation = cls(end, with_holder=True)
+        if not conversation.is_trusted:
+            conversation.close()
+            return None
+        return conversation
 
     @property
     def is_trusted(self) -> bool:
@@ -72,33 +122,38 @@ class Conversation:
         """The descriptor, for polling."""
         return self._socket.fileno()
 
-    def say(self, word: str) -> None:
-        """Send a word. That nobody hears it is seen when receiving."""
+    def say(self, word: str, more: str = "", *, handing_on: socket.socket | None = None) -> None:
+        """Send a word, perhaps with something behind it, or with a socket. That nobody hears it is seen when receiving."""
+        text = f"{word} {more}" if more else word
         with contextlib.suppress(OSError):
-            self._socket.send(word.encode())
+            socket.send_fds(self._socket, [text.encode()], [] if handing_on is None else [handing_on.fileno()])
 
-    def hear(self) -> str:
-        """The next word. Raises `EOFError` when the other end is gone or is silent for too long."""
+    def hear(self) -> tuple[str, str]:
+        """The next word, and what is behind it. Raises `EOFError` when the other end is gone or is silent for too long."""
         try:
-            data = self._socket.recv(_MAX_MESSAGE_BYTES)
+            # Without room for descriptors the kernel closes those that come along: nobody but the holder may give us any.
+            data, descriptors, _flags, _address = socket.recv_fds(self._socket, _MAX_MESSAGE_BYTES, 1 if self._with_holder else 0)
         except OSError as error:
             raise EOFError from error
+        if descriptors:
+            self.handed_on = adopt(descriptors[0])
         if not data:
             raise EOFError
-        return data.decode(errors="replace")
+        word, _, more = data.decode(errors="replace").partition(" ")
+        return word, more
 
     def say_queues(self, queues: range) -> None:
         """Tell which queues are served."""
-        self.say(f"queues {queues.start}:{queues.stop - 1}")
+        self.say(_QUEUES, f"{queues.start}:{queues.stop - 1}")
 
     def hear_queues(self) -> range:
         """Which queues are served. Raises `EOFError` like `hear`, and for an answer that cannot be read."""
         try:
-            name, _, numbers = self.hear().partition(" ")
+            word, numbers = self.hear()
             first, last = map(int, numbers.split(":"))
         except ValueError as error:
             raise EOFError from error
-        if name != "queues":
+        if word != _QUEUES:
             raise EOFError
         return range(first, last + 1)
 

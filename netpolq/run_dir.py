@@ -5,6 +5,7 @@ from pathlib import Path
 IMAGE = "snapshot.bin"
 IMAGE_DRAFT = "snapshot.new"
 STATUS_SOCKET = "status.sock"
+TAKEOVER_KEY = "takeover.key"
 _METRICS = "metrics-"
 
 

@@ -114,8 +114,9 @@ TAKEOVER: Option[bool] = Option(
     default="false",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Take over from an agent that runs in this network namespace, if there is one: get ready beside it, on other queues if need be, "
-    "put the own rules in place in one step, and have it drain its queues and leave. No connection is lost or passes unjudged.",
+    help="Take over from an agent that runs in this network namespace with the same --run-dir, if there is one: get ready beside it, "
+    "on other queues if need be, put the own rules in place in one step, and have it drain its queues and leave. "
+    "No connection is lost or passes unjudged.",
     group=Group.QUEUES,
     natural=bool,
 )

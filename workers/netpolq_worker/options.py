@@ -8,7 +8,7 @@ from pathlib import Path
 
 from netpolq.enums import LoggingFormat
 from netpolq.logs import PACKET_LOG_VERBOSITY
-from netpolq.run_dir import IMAGE, metrics_dir
+from netpolq.run_dir import IMAGE, TAKEOVER_KEY, metrics_dir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,11 @@ class PoolOptions:
     def metrics_dir(self) -> Path:
         """The multiprocess directory of prometheus_client."""
         return metrics_dir(self.run_dir, self.queues.start)
+
+    @property
+    def takeover_key_path(self) -> Path:
+        """What whoever takes over must have read."""
+        return self.run_dir / TAKEOVER_KEY
 
     @property
     def image_path(self) -> Path:

@@ -44,7 +44,7 @@ class Pool:
         """Become the agent of this network namespace, or the one to come, and bind the queues. Raises `NetpolqError`."""
         self._options = options
         self._ears = Ears()
-        self._place = Place(self, self._ears, options.queues, takeover=options.takeover)
+        self._place = Place(self, self._ears, options.queues, options.takeover_key_path, takeover=options.takeover)
         self._supervision = Supervision(options.supervisor, self._ears, self._on_supervisor_message)
         self._crew = Crew(options, self._ears, tell=self._supervision.send)
         self._signals: list[int] = []
@@ -177,6 +177,11 @@ class Pool:
         """Have a supervisor again."""
         self._supervision.resume()
 
+    def lose(self, reason: str) -> None:
+        """End, because another is the agent of this network namespace."""
+        log.error("%s", reason)
+        self._exit_code = ExitCode.ALREADY_RUNNING
+
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
     def _on_supervisor_message(self, message: Message, descriptor: int | None) -> None:
@@ -232,8 +237,8 @@ class Pool:
         self._wait_for_children(_DRAIN_S)
         self._crew.close()
         self._place.close()
-        if self._place.is_given_up:
-            log.info("stopped; the agent that took over goes on")
+        if self._place.is_anothers:
+            log.info("stopped; the other agent goes on")
             return
         if self._options.fail_open:
             consequence = "new connections of isolated pods pass unjudged until an agent runs again"

@@ -1,15 +1,33 @@
 """The place of the one agent of a network namespace, and what passes when another takes it; the conversation is in `netpolq.instance`."""
 
 import logging
+import socket
+import time
 
+from pathlib import Path
 from typing import Protocol
 
 from netpolq.errors import AlreadyRunningError
-from netpolq.instance import LEAVE, LEFT, STAND_DOWN, STANDING_DOWN, Conversation, claim, running_agent
+from netpolq.instance import (
+    LEAVE,
+    LEFT,
+    REFUSED,
+    STAND_DOWN,
+    STANDING_DOWN,
+    Conversation,
+    claim,
+    is_key,
+    make_key,
+    read_key,
+    running_agent,
+)
 from netpolq_worker.ears import Ears
 
 _MAX_OTHERS = 8
 """Who is spoken to at the same time, so that nobody can use up our descriptors."""
+
+_PATIENCE_S = 0.5
+_POLL_S = 0.05
 
 log = logging.getLogger("takeover")
 
@@ -37,25 +55,30 @@ class Tenant(Protocol):
         """The other has ended before its rules were in place: go on as before."""
         ...
 
+    def lose(self, reason: str) -> None:
+        """The place cannot be had: end."""
+        ...
+
 
 class Place:
     """The place, held by us or by somebody from whom we are to take it over."""
 
-    def __init__(self, tenant: Tenant, ears: Ears, queues: range, *, takeover: bool) -> None:
-        """Take the place, or speak to who holds it. Raises `AlreadyRunningError`."""
+    def __init__(self, tenant: Tenant, ears: Ears, queues: range, key_path: Path, *, takeover: bool) -> None:
+        """Take the place, or speak to who holds it. `key_path`: where its key is kept. Raises `AlreadyRunningError`."""
         self._tenant = tenant
         self._ears = ears
         self._queues = queues
-        self._claim = claim()
-        self._holder: Conversation | None = None
+        self._key_path = key_path
+        self._key = ""
         self._others: list[Conversation] = []
         self._successor: Conversation | None = None
-        if self._claim is None:
-            self._holder = Conversation.with_running_agent() if takeover else None
-            if self._holder is None:
-                raise AlreadyRunningError(
-                    f"an agent already serves this network namespace (pid {running_agent()}); stop it first, or take over with --takeover"
-                )
+        self._is_lost = False
+        self._claim, self._holder = _claim_or_holder()
+        if self._holder is not None and not takeover:
+            raise AlreadyRunningError(
+                f"an agent already serves this network namespace (pid {self._holder.pid}); stop it first, or take over with --takeover"
+            )
+        if self._holder is not None:
             self._check(self._holder)
 
     def _check(self, holder: Conversation) -> None:
@@ -75,6 +98,10 @@ class Place:
     def open(self) -> None:
         """Begin to listen."""
         if self._claim is not None:
+            try:
+                self._key = make_key(self._key_path)
+            except OSError as error:
+                log.error("%s: %s; nobody can take over from this agent", self._key_path, error.strerror)
             self._ears.watch(self._claim, self._accept)
         if self._holder is not None:
             self._ears.watch(self._holder, self._on_holder)
@@ -86,7 +113,7 @@ class Place:
         if self._holder is None:
             self._tenant.on_stood_down()
         else:
-            self._holder.say(STAND_DOWN)
+            self._holder.say(STAND_DOWN, read_key(self._key_path))
 
     def ask_to_leave(self) -> None:
         """Have the holder leave, if it is somebody else."""
@@ -97,22 +124,34 @@ class Place:
         if self._holder is None:
             return
         try:
-            word = self._holder.hear()
+            word, _more = self._holder.hear()
         except EOFError:
             word = LEFT
         if word == STANDING_DOWN:
             self._tenant.on_stood_down()
+        elif word == REFUSED:
+            self._lose(f"pid {self._holder.pid} does not let itself be taken over: --run-dir must be that of the running agent")
         elif word == LEFT:
-            self._ears.unwatch(self._holder)
-            log.info("pid %d has left its place to us", self._holder.pid)
-            self._holder.close()
-            self._holder = None
-            self._claim = claim()
-            if self._claim is None:
-                log.error("a third agent (pid %s) has taken the place meanwhile", running_agent())
-            self.open()
-            self._tenant.on_stood_down()
-            self._tenant.on_alone()
+            self._on_left(self._holder)
+
+    def _on_left(self, holder: Conversation) -> None:
+        self._ears.unwatch(holder)
+        holder.close()
+        self._holder = None
+        self._claim = holder.handed_on or claim()
+        if self._claim is None and (pid := running_agent()) is not None:
+            self._lose(f"another agent (pid {pid}) has taken the place meanwhile")
+            return
+        if self._claim is None:
+            _complain_of_stranger()
+        log.info("pid %d has left its place to us", holder.pid)
+        self.open()
+        self._tenant.on_stood_down()
+        self._tenant.on_alone()
+
+    def _lose(self, reason: str) -> None:
+        self._is_lost = True
+        self._tenant.lose(reason)
 
     # --- giving it away -----------------------------------------------------------------------------------------------------------
 
@@ -135,7 +174,7 @@ class Place:
 
     def _on_other(self, other: Conversation) -> None:
         try:
-            word = other.hear()
+            word, more = other.hear()
         except EOFError:
             self._ears.unwatch(other)
             other.close()
@@ -145,7 +184,10 @@ class Place:
                 self._successor = None
                 self._tenant.resume()
             return
-        if word == STAND_DOWN and self._successor in {None, other}:
+        if word == STAND_DOWN and not is_key(self._key, more):
+            log.warning("pid %d is not let take over: it cannot have read %s", other.pid, self._key_path)
+            other.say(REFUSED)
+        elif word == STAND_DOWN and self._successor in {None, other}:
             if self._successor is None:
                 log.info("pid %d takes over: the ruleset is left to it", other.pid)
             self._successor = other
@@ -159,21 +201,47 @@ class Place:
         """Whether another is about to take it."""
         return self._successor is not None
 
+    @property
+    def is_anothers(self) -> bool:
+        """Whether another has it, or is about to."""
+        return self._successor is not None or self._holder is not None or self._is_lost
+
     def has_stood_down(self) -> None:
         """Say that we change the ruleset no more."""
         if self._successor is not None:
             self._successor.say(STANDING_DOWN)
 
     def close(self) -> None:
-        """Free the place; a successor learns of it."""
+        """Free the place, or hand it on to a successor."""
+        if self._successor is not None:
+            self._successor.say(LEFT, handing_on=self._claim)
         for source in (self._claim, self._holder):
             if source is not None:
                 self._ears.unwatch(source)
                 source.close()
-        self._claim = self._holder = None
-        if self._successor is not None:
-            self._successor.say(LEFT)
+        self._claim = None
         for other in self._others:
             self._ears.unwatch(other)
             other.close()
         self._others.clear()
+
+
+def _claim_or_holder() -> tuple[socket.socket | None, Conversation | None]:
+    """The place, or who holds it. Neither, if that is no agent."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        found = claim()
+        holder = None if found is not None else Conversation.with_running_agent()
+        if found is not None or holder is not None:
+            return found, holder
+        if time.monotonic() > deadline:
+            _complain_of_stranger()
+            return None, None
+        time.sleep(_POLL_S)  # it may begin or end at this moment
+
+
+def _complain_of_stranger() -> None:
+    log.error(
+        "the socket of the one agent of this network namespace is held by somebody who is none: a second agent will not be refused, "
+        "and none can take over"
+    )

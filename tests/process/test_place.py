@@ -1,0 +1,135 @@
+"""Who is the one agent of a network namespace, and who may take its place."""
+
+import socket
+import sys
+import time
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from netpolq.errors import ExitCode
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
+from tests.process.test_start import run_to_the_end
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+NAME = "\0netpolq"
+CLOSED = "--fail-open=false"
+NOBODY = 65534
+HOLD_THE_NAME = f"""
+import socket, sys
+name = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+name.bind({NAME!r})
+if sys.argv[1] == "listens":
+    name.listen()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def spoken_to(box: Box) -> socket.socket:
+    """A conversation with the agent of the node, as user 0."""
+    connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    connection.settimeout(5.0)
+    connection.connect(NAME)
+    return connection
+
+
+def reached(box: Box) -> list[bool]:
+    """Whether the friend and the stranger reach the server."""
+    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
+    return [result.reached for result in box.probe(probes)]
+
+
+def test_who_cannot_read_the_run_directory_takes_over_nothing_even_as_user_0(box: Box, folder: Path, closed_agent: Agent) -> None:
+    """As any container on the node's network is that has no capability and no file of the node."""
+    supervisor = closed_agent.supervisor()
+    with spoken_to(box) as connection:
+        assert connection.recv(64) == b"queues 100:101"
+        for word in (b"stand-down", b"stand-down ", b"stand-down " + b"0" * 32, b"stand-down \xff"):
+            connection.send(word)
+            assert connection.recv(64) == b"refused"
+        connection.send(b"leave")
+        connection.send(b"stand-down")
+        assert connection.recv(64) == b"refused"
+    assert closed_agent.is_ready()
+    assert closed_agent.supervisor() == supervisor
+    before = closed_agent.status()
+    admit(folder, "stranger")
+    closed_agent.wait_until_enforced(before)
+    assert reached(box) == [False, True]
+
+
+def test_descriptors_that_come_with_a_word_are_not_kept(box: Box, closed_agent: Agent) -> None:
+    pool = psutil.Process(closed_agent.pid)
+    with spoken_to(box) as connection:
+        assert connection.recv(64)
+        before = pool.num_fds()
+        for _ in range(50):
+            socket.send_fds(connection, [b"stand-down"], [connection.fileno(), 0])
+            assert connection.recv(64) == b"refused"
+        assert pool.num_fds() == before
+
+
+def test_an_agent_with_another_run_directory_ends_and_the_running_one_goes_on(
+    box: Box, folder: Path, closed_agent: Agent, tmp_path: Path
+) -> None:
+    done = run_to_the_end(box, "--manifests", str(folder), CLOSED, "--takeover", "--run-dir", str(tmp_path / "elsewhere"))
+    assert done.returncode == ExitCode.ALREADY_RUNNING
+    assert "--run-dir must be that of the running agent" in done.stderr
+    assert closed_agent.is_ready()
+    assert reached(box) == [True, False]
+
+
+@pytest.mark.parametrize("how", ["listens", "only holds it"])
+def test_somebody_elses_process_that_holds_the_name_keeps_no_agent_from_starting(box: Box, folder: Path, how: str) -> None:
+    python = getattr(sys, "_base_executable", sys.executable)  # that of the checkout may be out of this user's reach
+    argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", python, "-c", HOLD_THE_NAME, how]
+    with box.inside(NODE.name, lambda: psutil.Popen(argv, stdin=-1, stdout=-1, cwd="/")) as stranger:
+        assert stranger.stdout.readline() == b"held\n"
+        with Agent(box, folder, CLOSED) as agent:
+            assert "is held by somebody who is none" in agent.log.read_text()
+            assert reached(box) == [True, False]
+        stranger.kill()
+
+
+def ended(agents: Sequence[Agent]) -> Agent:
+    """The first of some agents that ends."""
+    deadline_s = time.monotonic() + 20.0
+    while time.monotonic() < deadline_s:
+        for agent in agents:
+            if not agent.is_running:
+                return agent
+        time.sleep(0.02)
+    raise TimeoutError(agents[0].log.read_text())
+
+
+@pytest.mark.timeout(180)
+def test_of_two_that_take_over_at_the_same_time_one_does_and_the_other_ends(box: Box, folder: Path) -> None:
+    serving = Agent(box, folder, CLOSED, "--workers=1")
+    serving.start()
+    agents = [serving]
+    try:
+        for queue in range(200, 240, 10):
+            both = [
+                Agent(box, folder, CLOSED, "--workers=1", "--takeover", f"--nfqueue-id={number}")
+                for number in (queue, queue + 100)
+            ]
+            agents += both
+            for agent in both:
+                agent.launch()
+            assert ended([serving]).stop() == ExitCode.OK
+            loser = ended(both)
+            assert loser.stop() == ExitCode.ALREADY_RUNNING
+            (serving,) = [agent for agent in both if agent is not loser]
+            serving.wait_until("ready", serving.is_ready)
+            assert reached(box) == [True, False]
+        assert serving.is_running
+    finally:
+        for agent in agents:
+            agent.stop()
+        serving.cleanup()
