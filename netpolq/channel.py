@@ -6,6 +6,7 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Serve, Drain
     worker → pool → supervisor   Report, Refusal, Hints
+    spare worker → pool          Alive
     supervisor → pool            StandDown, InPlace
     pool → supervisor            Welcome, StoodDown, Alone
 
@@ -48,6 +49,7 @@ class _Kind(IntEnum):
     IN_PLACE = 9
     ALONE = 10
     SERVE = 11
+    ALIVE = 12
 
 
 class Publish(NamedTuple):
@@ -137,14 +139,20 @@ class Alone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
-Message = Publish | Serve | Drain | Report | Refusal | Welcome | Hints | StandDown | StoodDown | InPlace | Alone
+class Alive(NamedTuple):
+    """A spare worker is there, and reads what it is sent."""
 
-_BARE: dict[int, Drain | StandDown | StoodDown | InPlace | Alone] = {
+
+_Bare = Drain | StandDown | StoodDown | InPlace | Alone | Alive
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | _Bare
+
+_BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
     _Kind.STAND_DOWN: StandDown(),
     _Kind.STOOD_DOWN: StoodDown(),
     _Kind.IN_PLACE: InPlace(),
     _Kind.ALONE: Alone(),
+    _Kind.ALIVE: Alive(),
 }
 """Messages that say nothing but their kind."""
 
@@ -165,7 +173,7 @@ def encode(message: Message) -> bytes:
         case Publish(version, changed):
             count = -1 if changed is None else len(changed)
             return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
-        case Drain() | StandDown() | StoodDown() | InPlace() | Alone():
+        case Drain() | StandDown() | StoodDown() | InPlace() | Alone() | Alive():
             return bytes([_BARE_KINDS[type(message)]])
         case Serve():
             return _SERVE.pack(_Kind.SERVE, *message)
@@ -190,10 +198,6 @@ def decode(data: bytes) -> Message:
                     raise ValueError(f"{len(keys)} bytes of addresses, {count} announced")
                 changed = tuple(keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
                 return Publish(version, None if count < 0 else changed)
-            case _Kind.DRAIN | _Kind.STAND_DOWN | _Kind.STOOD_DOWN | _Kind.IN_PLACE | _Kind.ALONE as kind:
-                if len(data) != 1:
-                    raise ValueError(f"{len(data) - 1} bytes behind a message that says nothing but its kind")
-                return _BARE[kind]
             case _Kind.SERVE:
                 return Serve(*_SERVE.unpack(data)[1:])
             case _Kind.REPORT:
@@ -208,6 +212,10 @@ def decode(data: bytes) -> Message:
                 if len(data) > _HINTS.size + MAX_HINTS * _HINT.size:
                     raise ValueError(f"{len(data)} bytes are more than {MAX_HINTS} hints")
                 return Hints(version, data[_HINTS.size :])
+            case kind:
+                if len(data) != 1:
+                    raise ValueError(f"{len(data) - 1} bytes behind a message that says nothing but its kind")
+                return _BARE[kind]
     except (struct.error, IndexError) as error:
         raise ValueError(f"not a message: {error}") from error
 

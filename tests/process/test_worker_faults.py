@@ -83,6 +83,24 @@ def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_su
         assert_policy_holds(box)
 
 
+def test_a_spare_worker_that_stands_still_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
+    with agent_with(box, folder, "false") as agent:
+        worker = worker_of(agent)
+
+        def spares() -> list[int]:
+            return [fork.pid for fork in agent.forks() if fork.pid != worker]
+
+        agent.wait_until("there is a spare", lambda: len(spares()) == 1)
+        (spare,) = spares()
+        agent.kill(spare, signal.SIGSTOP)
+        agent.wait_until("there is another", lambda: spares() not in ([], [spare]))
+        assert f"spare worker (pid {spare}) has been silent" in agent.log.read_text()
+        (successor,) = spares()
+        agent.kill(worker)
+        agent.wait_until("it serves", lambda: worker_of(agent) == successor)
+        assert_policy_holds(box)
+
+
 def test_idle_workers_and_a_pool_that_stood_still_itself_are_no_reason_to_kill(box: Box, folder: Path) -> None:
     with agent_with(box, folder, "false") as agent:
         worker = worker_of(agent)

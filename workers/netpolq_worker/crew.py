@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from netpolq.channel import Drain, Hints, Message, Refusal, Report, Serve
+from netpolq.channel import Alive, Drain, Hints, Message, Refusal, Report, Serve
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Forks, Snapshot, WorkerProcess
 from netpolq_worker.lifecycle import Child, attempt, described
@@ -20,7 +20,8 @@ from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
 
 _SILENCE_S = 2.0
-"""A worker reports every quarter of a second, idle or not, from the loop that judges. One that is silent for so long hangs."""
+"""A worker reports every quarter of a second, idle or not, from the loop that judges; a spare one every half. One that is silent for so
+long hangs."""
 
 _PAUSE_S = 0.5
 """If the pool itself did not get to run for so long, nobody's silence means anything: the machine stood still, or was overloaded."""
@@ -121,23 +122,19 @@ class Crew:
     @property
     def silence_dues(self) -> list[float]:
         """When each worker will have been silent for too long."""
-        return [slot.child.heard + _SILENCE_S for slot in self._slots if slot.child.pid]
+        return [child.heard + _SILENCE_S for child in self.children if child.pid]
 
     def kill_silent(self) -> None:
         """Kill workers that hang. To be called at the first of `silence_dues` at the latest."""
         now = time.monotonic()
         # Waiting is bounded by the beats of the workers, so a longer pause was not of our choosing.
         if now - self._last_look > _SILENCE_S + _PAUSE_S:
-            for slot in self._slots:
-                slot.child.heard = now
+            for child in self.children:
+                child.heard = now
         self._last_look = now
         for slot in self._slots:
-            if slot.child.pid and now - slot.child.heard > _SILENCE_S:
-                silence_s = now - slot.child.heard
-                log.error("worker %d (pid %d) has been silent for %.0f s and is killed", slot.number, slot.child.pid, silence_s)
-                slot.suspect = True
-                slot.child.heard = now
-                os.kill(slot.child.pid, signal.SIGKILL)
+            slot.suspect |= _is_killed_for_silence(f"worker {slot.number}", slot.child, now)
+        _is_killed_for_silence("spare worker", self._spare, now)
 
     def on_exit(self, pid: int, code: int, now: float) -> None:
         """A process has ended. If it was a worker it is succeeded, at once where it may be."""
@@ -177,6 +174,9 @@ class Crew:
                 self._tell(slot.report())
                 if worker.behind:
                     worker.publish(self.snapshot, None)
+            case Alive():
+                if worker.pid == self._spare.pid:
+                    self._spare.heard = time.monotonic()
             case Hints():
                 self._tell(message)  # a supervisor that is busy misses it, and the worker will hint again
             case Refusal():
@@ -209,3 +209,14 @@ class Crew:
         """Let go of the queues. The workers have left."""
         for slot in self._slots:
             slot.queue.close()
+
+
+def _is_killed_for_silence(name: str, child: Child, now: float) -> bool:
+    """Kill a worker if it has been silent for too long. Returns whether it has."""
+    silence_s = now - child.heard
+    if not child.pid or silence_s <= _SILENCE_S:
+        return False
+    log.error("%s (pid %d) has been silent for %.0f s and is killed", name, child.pid, silence_s)
+    child.heard = now
+    os.kill(child.pid, signal.SIGKILL)
+    return True

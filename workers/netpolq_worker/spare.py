@@ -10,13 +10,15 @@ import select
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netpolq.channel import Channel, Drain, Publish, Serve
+from netpolq.channel import Alive, Channel, Drain, Publish, Serve
 from netpolq_worker.adoption import Adoption
 from netpolq_worker.decide import Decider
 from netpolq_worker.loop import Worker
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.packet_log import PacketLog
+
+_BEAT_MS = 500
 
 log = logging.getLogger("worker")
 
@@ -72,7 +74,8 @@ class Spare:
                 continue
             match received:
                 case None:
-                    poller.poll()
+                    if not poller.poll(_BEAT_MS):
+                        self._channel.send(Alive())
                 case Publish(version, changed), int(descriptor):
                     self._adoption.take_up(version, changed, descriptor)
                 case Serve() as order, _:
