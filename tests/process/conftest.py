@@ -2,7 +2,7 @@
 
 import socket
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from tests.support import manifests
 from tests.support.agent import Agent
 from tests.support.box import Box, Host
+from tests.support.probe import Probe
 
 NODE = Host(name="node", addresses=("10.71.0.1", "fd71::1"))
 SERVER = Host(name="app/server", addresses=("10.71.1.1", "fd71:1::1"), serves=(("TCP", 80), ("UDP", 80)))
@@ -82,3 +83,15 @@ def hears_nothing(server: socket.socket) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+def assert_admitted(box: Box, app: str, *, families: Sequence[int] = (4,), protocols: Sequence[str] = ("TCP",)) -> None:
+    """The server is reached by one client, by all families and protocols, and by the other not at all. `app` empty: by nobody."""
+    probes = [
+        Probe(client.name, box.address(SERVER.name, family), protocol, 80)
+        for client in (FRIEND, STRANGER)
+        for family in families
+        for protocol in protocols
+    ]
+    reached = [probe for probe, result in zip(probes, box.probe(probes), strict=True) if result.reached]
+    assert reached == [probe for probe in probes if probe.source == f"app/{app}"]

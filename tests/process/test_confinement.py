@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
+from tests.process.conftest import admit, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
 
 NET_ADMIN = 1 << 12
 
@@ -95,13 +94,7 @@ def test_confined_workers_take_up_snapshots_count_log_and_drain(box: Box, folder
             before = agent.status()
             admit(folder, app)
             agent.wait_until_acknowledged(before)
-        probes = [
-            Probe(client.name, box.address(SERVER.name, family), protocol, 80)
-            for client in (FRIEND, STRANGER)
-            for family in (4, 6)
-            for protocol in ("TCP", "UDP")
-        ]
-        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
         agent.wait_until(
             "packets are counted", lambda: 'packet_count{family="IPv6",protocol="UDP",verdict="drop"}' in agent.metrics()
         )

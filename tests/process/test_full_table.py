@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.dataplane.kernel import conntrack_usage
-from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
+from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.connections import ASSURED, insert
@@ -34,12 +34,12 @@ def test_a_full_table_is_told_in_time_and_admits_nobody_and_does_no_lasting_harm
         for protocol in ("TCP", "UDP")
     ]
     with Agent(box, folder, "--fail-open=true", "--workers=1") as agent:
-        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
         nearly = usage.limit * 19 // 20
         insert(box, FRIEND.name, STRANGER.name, 4, nearly, status=ASSURED)
         agent.wait_until("it is told", lambda: metric(agent, "netpolq_conntrack_entries") >= nearly)
         agent.wait_until("it is warned of", lambda: f"of {usage.limit} connections" in agent.log.read_text())
-        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
         dropped = metric(agent, "netpolq_conntrack_dropped_total")
         numbers = itertools.count(nearly, usage.limit)
 
@@ -53,7 +53,7 @@ def test_a_full_table_is_told_in_time_and_admits_nobody_and_does_no_lasting_harm
 
         agent.wait_until("the kernel drops what it has no room to track", nobody_gets_in)
         assert box.run(NODE.name, ["conntrack", "-F"]).returncode == 0
-        assert [result.reached for result in box.probe(probes)] == [True] * 4 + [False] * 4
+        assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
         agent.wait_until("losses are counted", lambda: metric(agent, "netpolq_conntrack_dropped_total") >= dropped + len(probes))
         agent.wait_until("there is room again", lambda: metric(agent, "netpolq_conntrack_entries") < nearly)
         assert metric(agent, "netpolq_unjudged_packets_total") == 0

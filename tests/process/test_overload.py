@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, worker_of
+from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, assert_admitted, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
 
 EACH = 3_000
 """Packets of either client in one burst: together half as much again as the queue holds, and sent within a fraction of the time after
@@ -58,10 +57,9 @@ def books(box: Box, agent: Agent, mode: str) -> Books:
 def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_stays(box: Box, folder: Path, mode: str) -> None:
     """The worker stands still during each burst, so that a third of it finds no room."""
     assert box.run(SERVER.name, ["nft", "-f", "-"], stdin=_COUNTING).returncode == 0
-    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
     memory = []
     with Agent(box, folder, f"--fail-open={mode}", "--workers=1", "--verdict-cache=off") as agent:
-        assert [result.reached for result in box.probe(probes)] == [True, False]
+        assert_admitted(box, "friend")
         for number in range(BURSTS):
             worker = worker_of(agent)
             agent.kill(worker, signal.SIGSTOP)
@@ -71,7 +69,7 @@ def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_
                 with suppress(ProcessLookupError):
                     agent.kill(worker, signal.SIGCONT)
             agent.wait_until("there is room again", lambda: agent.queues()[0].queue_total == 0)
-            assert [result.reached for result in box.probe(probes)] == [True, False], "as before, at once"
+            assert_admitted(box, "friend")  # as before, at once
             memory.append(psutil.Process(worker_of(agent)).memory_full_info().uss)
         sent = 2 * BURSTS * EACH
 

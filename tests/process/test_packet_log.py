@@ -7,10 +7,9 @@ import socket
 from pathlib import Path
 
 from netpolq_worker.packet_log import BURST_LINES
-from tests.process.conftest import FRIEND, SERVER, STRANGER
+from tests.process.conftest import SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
 
 FLAGS = ("--workers=1", "--strict-mode=false", "--fail-open=false")
 FLOOD = 2000
@@ -19,10 +18,7 @@ FLOOD = 2000
 def connect(box: Box) -> None:
     """Friend and stranger over both families, the friend twice: the second verdict comes from the cache."""
     for _ in range(2):
-        probes = [
-            Probe(client.name, box.address(SERVER.name, family), "TCP", 80) for client in (FRIEND, STRANGER) for family in (4, 6)
-        ]
-        assert [result.reached for result in box.probe(probes)] == [True, True, False, False]
+        assert_admitted(box, "friend", families=(4, 6))
 
 
 def wait_for_lines(agent: Agent, pattern: str, count: int) -> list[str]:

@@ -11,11 +11,10 @@ import psutil
 import pytest
 
 from netpolq.errors import ExitCode
-from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
+from tests.process.conftest import NODE, admit, assert_admitted
 from tests.process.test_start import run_to_the_end
 from tests.support.agent import Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
 
 NAME = "\0netpolq"
 CLOSED = "--fail-open=false"
@@ -39,12 +38,6 @@ def spoken_to(box: Box) -> socket.socket:
     return connection
 
 
-def reached(box: Box) -> list[bool]:
-    """Whether the friend and the stranger reach the server."""
-    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
-    return [result.reached for result in box.probe(probes)]
-
-
 def test_who_cannot_read_the_run_directory_takes_over_nothing_even_as_user_0(box: Box, folder: Path, closed_agent: Agent) -> None:
     """As any container on the node's network is that has no capability and no file of the node."""
     supervisor = closed_agent.supervisor()
@@ -61,7 +54,7 @@ def test_who_cannot_read_the_run_directory_takes_over_nothing_even_as_user_0(box
     before = closed_agent.status()
     admit(folder, "stranger")
     closed_agent.wait_until_enforced(before)
-    assert reached(box) == [False, True]
+    assert_admitted(box, "stranger")
 
 
 def test_descriptors_that_come_with_a_word_are_not_kept(box: Box, closed_agent: Agent) -> None:
@@ -82,7 +75,7 @@ def test_an_agent_with_another_run_directory_ends_and_the_running_one_goes_on(
     assert done.returncode == ExitCode.ALREADY_RUNNING
     assert "--run-dir must be that of the running agent" in done.stderr
     assert closed_agent.is_ready()
-    assert reached(box) == [True, False]
+    assert_admitted(box, "friend")
 
 
 @pytest.mark.parametrize("how", ["listens", "only holds it"])
@@ -93,7 +86,7 @@ def test_somebody_elses_process_that_holds_the_name_keeps_no_agent_from_starting
         assert stranger.stdout.readline() == b"held\n"
         with Agent(box, folder, CLOSED) as agent:
             assert "is held by somebody who is none" in agent.log.read_text()
-            assert reached(box) == [True, False]
+            assert_admitted(box, "friend")
         stranger.kill()
 
 
@@ -127,7 +120,7 @@ def test_of_two_that_take_over_at_the_same_time_one_does_and_the_other_ends(box:
             assert loser.stop() == ExitCode.ALREADY_RUNNING
             (serving,) = [agent for agent in both if agent is not loser]
             serving.wait_until("ready", serving.is_ready)
-            assert reached(box) == [True, False]
+            assert_admitted(box, "friend")
         assert serving.is_running
     finally:
         for agent in agents:

@@ -1,39 +1,23 @@
 """No more processes can be had: who is there goes on, and who is missing comes as soon as there is room."""
 
-import os
-
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.process.conftest import FRIEND, SERVER, STRANGER, worker_of
+from tests.process.conftest import assert_admitted, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
-
-_HIERARCHIES = Path("/sys/fs/cgroup")
+from tests.support.control_groups import control_group
 
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """A control group of our own that can limit processes."""
-    hierarchy = _HIERARCHIES / "pids" if (_HIERARCHIES / "pids").is_dir() else _HIERARCHIES
-    folder = hierarchy / f"netpolq-test-{os.getpid()}"
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"control groups cannot be made here: {error.strerror}")
-    try:
-        if not (folder / "pids.max").exists():
-            pytest.skip("no control group here may limit processes")
-        yield folder
-    finally:
-        folder.rmdir()
+    with control_group("pids", "pids.max") as made:
+        yield made
 
 
 def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path) -> None:
-    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
     with Agent(box, folder, "--fail-open=false", "--workers=1", "--verdict-cache=off") as agent:
         agent.wait_until("there is a spare worker", lambda: len(agent.forks()) == 2)
         for process in (agent.pool, *agent.forks()):  # and not the supervisor, which wants threads
@@ -42,13 +26,13 @@ def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path)
         first = worker_of(agent)
         agent.kill(first)
         agent.wait_until("the spare serves", lambda: worker_of(agent) not in {0, first})
-        assert [result.reached for result in box.probe(probes)] == [True, False]
+        assert_admitted(box, "friend")
         agent.wait_until("another spare is asked for", lambda: "no process can be started" in agent.log.read_text())
         agent.kill(worker_of(agent))
         agent.wait_until("nobody serves", lambda: worker_of(agent) == 0)
         assert not agent.is_ready()
-        assert [result.reached for result in box.probe(probes)] == [False, False]
+        assert_admitted(box, "")
         (group / "pids.max").write_text("max")
         agent.wait_until("ready again", agent.is_ready)
         agent.wait_until("with a spare worker", lambda: len(agent.forks()) == 2)
-        assert [result.reached for result in box.probe(probes)] == [True, False]
+        assert_admitted(box, "friend")

@@ -9,10 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
+from tests.process.conftest import NODE, assert_admitted
 from tests.support.agent import METRICS_PORT, Agent
 from tests.support.box import Box
-from tests.support.probe import Probe
 
 
 class Configured(Agent):
@@ -53,11 +52,6 @@ def pids(agent: Agent) -> list[int]:
     return [worker["pid"] for worker in agent.status()["workers"]]
 
 
-def assert_policy_holds(box: Box) -> None:
-    probes = [Probe(client.name, box.address(SERVER.name, 4), "TCP", 80) for client in (FRIEND, STRANGER)]
-    assert [result.reached for result in box.probe(probes)] == [True, False]
-
-
 def test_what_workers_are_not_concerned_with_changes_while_they_go_on(box: Box, agent: Configured) -> None:
     workers = pids(agent)
     agent.write("verdict-cache-ttl = 7", f'metrics-bind-address = "127.0.0.1:{METRICS_PORT + 1}"')
@@ -66,7 +60,7 @@ def test_what_workers_are_not_concerned_with_changes_while_they_go_on(box: Box, 
     assert pids(agent) == workers
     with box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
         agent.wait_until("the new address answers", lambda: connection.connect_ex(("127.0.0.1", METRICS_PORT + 1)) in {0, 106})
-    assert_policy_holds(box)
+    assert_admitted(box, "friend")
     agent.hang_up("nothing has changed")
 
 
@@ -94,4 +88,4 @@ def test_what_cannot_change_is_named_and_then_nothing_does(
     agent.hang_up(*words)
     assert pids(agent) == before
     assert agent.is_ready()
-    assert_policy_holds(box)
+    assert_admitted(box, "friend")

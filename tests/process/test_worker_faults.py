@@ -11,11 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, hears_nothing, listening, send, worker_of
+from tests.process.conftest import FRIEND, MODES, STRANGER, assert_admitted, hears_nothing, listening, send, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box
 from tests.support.control_groups import control_group
-from tests.support.probe import Probe
 
 STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
 GREEDY_BYTES = 1 << 26
@@ -58,13 +57,6 @@ def failed(agent: Agent, cause: str) -> int:
     return int(float(lines[0].split()[-1])) if lines else 0
 
 
-def assert_policy_holds(box: Box) -> None:
-    probes = [
-        Probe(client.name, box.address(SERVER.name, family), "TCP", 80) for client in (FRIEND, STRANGER) for family in (4, 6)
-    ]
-    assert [result.reached for result in box.probe(probes)] == [True, True, False, False]
-
-
 @MODES
 def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_successor(
     box: Box, folder: Path, mode: str
@@ -80,7 +72,7 @@ def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_su
         assert hears_nothing(server)
         assert "has been silent" in agent.log.read_text()
         agent.wait_until("ready", agent.is_ready)
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
 
 
 def test_a_spare_worker_that_stands_still_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
@@ -98,7 +90,7 @@ def test_a_spare_worker_that_stands_still_is_replaced_before_it_is_needed(box: B
         (successor,) = spares()
         agent.kill(worker)
         agent.wait_until("it serves", lambda: worker_of(agent) == successor)
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
 
 
 def test_idle_workers_and_a_pool_that_stood_still_itself_are_no_reason_to_kill(box: Box, folder: Path) -> None:
@@ -121,7 +113,7 @@ def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_ag
     box: Box, folder: Path, mode: str, port: int
 ) -> None:
     with agent_with(box, folder, mode, faulty=True) as agent, listening(box, port) as server:
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
         worker = worker_of(agent)
         send(box, FRIEND.name, port, b"poison")
         if port == OUT_OF_MEMORY:  # an exception like any other, of which nobody dies
@@ -133,7 +125,7 @@ def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_ag
             agent.wait_until("the packet is counted", lambda: failed(agent, "suspect") == 1)
             assert hears_nothing(server)
             successor = worker_of(agent)
-            assert_policy_holds(box)
+            assert_admitted(box, "friend", families=(4, 6))
             assert worker_of(agent) == successor
         assert agent.queues()[0].queue_total == 0
 
@@ -154,7 +146,7 @@ def test_a_worker_that_the_kernel_kills_for_lack_of_memory_is_succeeded(box: Box
         assert "was killed by SIGKILL" in agent.log.read_text()
         agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
         assert hears_nothing(server) is (mode == "false")
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
 
 
 @MODES
@@ -167,7 +159,7 @@ def test_what_a_killed_worker_had_read_is_disposed_of_as_the_mode_says_and_count
         agent.kill(worker)
         agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
         assert hears_nothing(server) is (mode == "false")
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
 
 
 def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes_the_agent_unready(
@@ -186,4 +178,4 @@ def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes
         agent.wait_until("ready again when it is left alone", agent.is_ready)
         (worker,) = agent.status()["workers"]
         assert 5 <= worker["restarts"] <= 12, "three at once, then after 0.1 s, and then twice as long each time"
-        assert_policy_holds(box)
+        assert_admitted(box, "friend", families=(4, 6))
