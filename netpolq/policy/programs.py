@@ -1,6 +1,6 @@
 """Some policies → the program of the pods they isolate, and what it decides. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Protocol, Tier
@@ -58,7 +58,9 @@ class Compiled(NamedTuple):
 
     def decisions(self) -> Decisions:
         """What it decides."""
-        return {peer: _ports(table) for peer, table in self.tables.items()}
+        distinct = {id(table): table for table in self.tables.values()}
+        ports = {number: _ports(table) for number, table in distinct.items()}
+        return {peer: ports[id(table)] for peer, table in self.tables.items()}
 
     def tier(self, number: Callable[[PeerSelector], int]) -> TierProgram:
         """The tier of the program, with numbers for selectors."""
@@ -90,11 +92,23 @@ def compile_policies(direction: Direction, policies: Sequence[NetworkPolicy]) ->
     return Compiled(
         rules=tuple(rules),
         isolated_by=tuple(policy_name(policy) for policy in policies),
-        tables={peer: build_port_table(found) for peer, found in candidates.items()},
+        tables=_port_tables(candidates),
         ipv4=ipv4,
         ipv6=ipv6,
         left_out=tuple(rules[number] for number in sorted(too_large | too_large6)),
     )
+
+
+def _port_tables(candidates: Mapping[Peer, Sequence[Candidate]]) -> dict[Peer, PortTable]:
+    """The port table of each peer. Peers of the same rules share it: a rule may have thousands of blocks."""
+    built: dict[tuple[int, ...], PortTable] = {}
+    tables: dict[Peer, PortTable] = {}
+    for peer, found in candidates.items():
+        rules = tuple(candidate.rule for candidate in found)
+        if rules not in built:
+            built[rules] = build_port_table(found)
+        tables[peer] = built[rules]
+    return tables
 
 
 def _take_blocks(version: int, candidates: dict[Peer, list[Candidate]]) -> tuple[AddressTable | None, frozenset[int]]:
