@@ -124,8 +124,8 @@ def _judge(results: Sequence[Result], report: Report) -> None:
 
 def _measure(world: World, report: Report) -> None:
     processes = world.processes()
-    if not (processes["supervisor"] and processes["workers"]):
-        return  # one of them is being succeeded
+    if not (processes["supervisor"] and processes["workers"] and world.is_ready()):
+        return  # one of them is being succeeded, and a process that has just begun has little
     with suppress(psutil.NoSuchProcess):
         sizes = {name: max(int(one.memory_info().rss) for one in found) for name, found in processes.items()}
         descriptors = {name: max(one.num_fds() for one in found) for name, found in processes.items()}

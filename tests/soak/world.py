@@ -17,7 +17,18 @@ from tests.support.upgrades import Upgrades
 _FAR = Host(name="far", addresses=("10.71.8.1",))
 _PODS = 60
 _POLICIES = 20
-_DRAW = ("label", "label", "label", "policy", "policy", "policy", "kill a worker", "kill a supervisor", "take over")
+_DRAW = (
+    "label",
+    "label",
+    "label",
+    "policy",
+    "policy",
+    "policy",
+    "kill a worker",
+    "stop a worker",
+    "kill a supervisor",
+    "take over",
+)
 """What happens is drawn from these."""
 
 
@@ -54,6 +65,8 @@ class World:
                 self._write_policy(self._random.randrange(_POLICIES))
             case "kill a worker":
                 self._kill(self._random.choice(self.processes()["workers"] or [None]))
+            case "stop a worker":
+                self._stop(self._random.choice(self.processes()["workers"] or [None]))
             case "kill a supervisor":
                 self._kill(next(iter(self.processes()["supervisor"]), None))
                 agent = self._upgrades.agent
@@ -67,6 +80,12 @@ class World:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def _stop(self, process: psutil.Process | None) -> None:
+        if process is not None:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+            self._upgrades.agent.wait_until("a worker that stands still is killed", lambda: not process.is_running())
+
     def processes(self) -> dict[str, list[psutil.Process]]:
         """The agent's processes by what they are; the spare is one of the workers."""
         agent = self._upgrades.agent
@@ -74,6 +93,10 @@ class World:
             supervisor = agent.supervisor()
             return {"pool": [agent.pool], "supervisor": [supervisor] if supervisor else [], "workers": agent.forks()}
         return {"pool": [], "supervisor": [], "workers": []}
+
+    def is_ready(self) -> bool:
+        """Whether the agent says so."""
+        return self._upgrades.agent.is_ready()
 
     def metric(self, name: str) -> float:
         """The sum of all series of a metric at the moment; 0 while nobody answers."""
