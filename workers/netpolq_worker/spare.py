@@ -6,6 +6,7 @@ copy those it writes to. A spare has that behind it.
 
 import logging
 import select
+import time
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.packet_log import PacketLog
 
-_BEAT_MS = 500
+_BEAT_S = 0.5
 
 log = logging.getLogger("worker")
 
@@ -64,7 +65,12 @@ class Spare:
         """
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
+        beat_due = 0.0
         while True:
+            now = time.monotonic()
+            if now >= beat_due:  # by the clock, because snapshots may come without a pause
+                self._channel.send(Alive())
+                beat_due = now + _BEAT_S
             try:
                 received = self._channel.receive()
             except EOFError:
@@ -74,8 +80,7 @@ class Spare:
                 continue
             match received:
                 case None:
-                    if not poller.poll(_BEAT_MS):
-                        self._channel.send(Alive())
+                    poller.poll((beat_due - now) * 1000)
                 case Publish(version, changed), int(descriptor):
                     self._adoption.take_up(version, changed, descriptor)
                 case Serve() as order, _:
