@@ -173,8 +173,6 @@ def encode(message: Message) -> bytes:
         case Publish(version, changed):
             count = -1 if changed is None else len(changed)
             return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
-        case Drain() | StandDown() | StoodDown() | InPlace() | Alone() | Alive():
-            return bytes([_BARE_KINDS[type(message)]])
         case Serve():
             return _SERVE.pack(_Kind.SERVE, *message)
         case Report():
@@ -185,6 +183,8 @@ def encode(message: Message) -> bytes:
             return _WELCOME.pack(_Kind.WELCOME, *message)
         case Hints(version, packed):
             return _HINTS.pack(_Kind.HINTS, version) + packed
+        case _:
+            return bytes([_BARE_KINDS[type(message)]])
 
 
 def decode(data: bytes) -> Message:

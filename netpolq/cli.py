@@ -175,8 +175,7 @@ def _run(words: Sequence[str]) -> int:
         if settings.kubeconfig:
             raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot stand beside --manifests: there is one source")
     if settings.takeover:
-        wanted = range(settings.queue_first, settings.queue_first + settings.queue_count)
-        settings = settings.with_queues(instance.queues_beside(wanted))
+        settings = settings.with_queues(instance.queues_beside(settings.queues.numbers))
     environment = {**pool_environment(os.environ), _ORIGIN: _origin(words, os.environ)}
     os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
 

@@ -29,7 +29,7 @@ def one_line(text: str) -> str:
 
 
 class TokenBucket:
-    """Allows `rate_per_s`, and up to `burst` at once after a quiet time."""
+    """Allows `rate_per_s`, and up to `burst` at once after a quiet time. `refused`: how often not, since somebody set it to 0."""
 
     def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
         self._rate_per_s = rate_per_s
@@ -37,20 +37,22 @@ class TokenBucket:
         self._clock = clock
         self._tokens = float(burst)
         self._filled_s = clock()
+        self.refused = 0
 
     def take(self) -> bool:
         """Whether one more is allowed now."""
         now_s = self._clock()
         self._tokens = min(self._tokens + (now_s - self._filled_s) * self._rate_per_s, self._burst)
         self._filled_s = now_s
-        if self._tokens < 1:
+        if self.is_empty:
+            self.refused += 1
             return False
         self._tokens -= 1
         return True
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was left when `take` was asked last."""
+        """Whether nothing is left, but for what has been filled since `take` was asked last."""
         return self._tokens < 1
 
 
@@ -60,20 +62,21 @@ class Limit(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._places: dict[tuple[str, int], tuple[TokenBucket, list[int]]] = {}
+        self._places: dict[tuple[str, int], TokenBucket] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write a line. It may get a remark on lines left out."""
         if record.name == PACKET_LOG:
             return True
         place = record.pathname, record.lineno
-        bucket, left_out = self._places.setdefault(place, (TokenBucket(LINES_PER_S, BURST_LINES, self._clock), [0]))
+        bucket = self._places.get(place)
+        if bucket is None:
+            bucket = self._places[place] = TokenBucket(LINES_PER_S, BURST_LINES, self._clock)
         if not bucket.take():
-            left_out[0] += 1
             return False
-        if left_out[0]:
-            remark = f" (and {left_out[0]} lines like this that were left out)"
-            left_out[0] = 0
+        if bucket.refused:
+            remark = f" (and {bucket.refused} lines like this that were left out)"
+            bucket.refused = 0
         elif bucket.is_empty:
             remark = f" (of lines like this, {LINES_PER_S} a second is written from now on)"
         else:

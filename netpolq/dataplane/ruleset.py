@@ -42,6 +42,25 @@ _NEIGHBOUR_DISCOVERY = "icmpv6 type 133-137 ip6 hoplimit 255 accept"
 """Source: RFC 4861 sections 4 and 6.1: hop limit 255 proves that no router forwarded the packet."""
 
 
+class CacheCounts(NamedTuple):
+    """What became of the packets that were looked up in the kernel's verdict cache."""
+
+    accepts: int
+    drops: int
+    misses: int
+
+    @classmethod
+    def of(cls, counters: Mapping[str, int]) -> "CacheCounts":
+        """From the ruleset's counters. These are read one after the other: packets in between must not make a number negative."""
+        accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
+        return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
+
+    @property
+    def hits(self) -> int:
+        """Packets that needed no worker."""
+        return self.accepts + self.drops
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RulesetConfig:
     """All that the ruleset depends on besides the addresses.
@@ -271,22 +290,3 @@ def _hook(hook: str, priority: int) -> str:
 
 def _hexadecimal(number: int) -> str:
     return f"0x{number:08x}"
-
-
-class CacheCounts(NamedTuple):
-    """What became of the packets that were looked up in the kernel's verdict cache."""
-
-    accepts: int
-    drops: int
-    misses: int
-
-    @classmethod
-    def of(cls, counters: Mapping[str, int]) -> "CacheCounts":
-        """From the ruleset's counters. These are read one after the other: packets in between must not make a number negative."""
-        accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
-        return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
-
-    @property
-    def hits(self) -> int:
-        """Packets that needed no worker."""
-        return self.accepts + self.drops

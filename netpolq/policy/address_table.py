@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from netpolq.policy.port_table import Candidate, build_port_table
+from netpolq.policy.port_table import Candidate, PortTables
 from netpolq.snapshot.image import AddressTable, PortTable
 
 MAX_ENTRIES = 1 << 17
@@ -48,7 +48,9 @@ class Block(NamedTuple):
             yield start, end
 
 
-def build_address_table(blocks: Mapping[Block, Sequence[Candidate]]) -> tuple[AddressTable | None, frozenset[int]]:
+def build_address_table(
+    blocks: Mapping[Block, Sequence[Candidate]], port_tables: PortTables
+) -> tuple[AddressTable | None, frozenset[int]]:
     """The table for blocks of one family, and the rules that had to be left out of it because it would be too large.
 
     None if there are no blocks. Leaving a rule out is safe because rules accept.
@@ -65,7 +67,7 @@ def build_address_table(blocks: Mapping[Block, Sequence[Candidate]]) -> tuple[Ad
     number_of: dict[frozenset[int], int] = {frozenset(): 0}
     for rules in nodes:
         if rules not in number_of:
-            table = build_port_table([candidates[rule] for rule in sorted(rules)])
+            table = port_tables.of([candidates[rule] for rule in rules])
             number_of[rules] = numbers.setdefault(table, len(numbers) + 1)
     return AddressTable(tuple(starts), tuple(number_of[rules] for rules in nodes), tuple(numbers)), left_out
 

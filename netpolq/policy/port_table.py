@@ -5,7 +5,7 @@ However many rules overlap, the table has fewer than twice as many ranges as the
 
 import heapq
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +23,22 @@ class Candidate(NamedTuple):
     ports: tuple[PolicyPort, ...] | None
 
 
-def build_port_table(candidates: Sequence[Candidate]) -> PortTable:
+class PortTables:
+    """The tables of sets of rules of one program. Each is built once, however many peers and pieces of the address space have them."""
+
+    def __init__(self) -> None:
+        self._built: dict[frozenset[int], PortTable] = {}
+
+    def of(self, candidates: Collection[Candidate]) -> PortTable:
+        """The table of some rules."""
+        rules = frozenset(candidate.rule for candidate in candidates)
+        table = self._built.get(rules)
+        if table is None:
+            table = self._built[rules] = build_port_table(candidates)
+        return table
+
+
+def build_port_table(candidates: Collection[Candidate]) -> PortTable:
     """The table that answers with the lowest rule that matches."""
     every = min((candidate.rule for candidate in candidates if candidate.ports is None), default=None)
     ranges: dict[Protocol, list[PortRange]] = {}

@@ -1,12 +1,12 @@
 """Some policies → the program of the pods they isolate, and what it decides. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Protocol, Tier
 from netpolq.model import IPBlock, LabelSelector, NetworkPolicy, PodPeer
 from netpolq.policy.address_table import AddressRange, Block, build_address_table
-from netpolq.policy.port_table import Candidate, build_port_table
+from netpolq.policy.port_table import Candidate, PortTables
 from netpolq.snapshot.image import AddressTable, PortTable, Rule, TierProgram
 
 
@@ -87,34 +87,25 @@ def compile_policies(direction: Direction, policies: Sequence[NetworkPolicy]) ->
             peers: list[Peer] = [None] if rule.peers is None else [_peer(policy, peer) for peer in rule.peers]
             for peer in peers:
                 candidates.setdefault(peer, []).append(candidate)
-    ipv4, too_large = _take_blocks(4, candidates)
-    ipv6, too_large6 = _take_blocks(6, candidates)
+    port_tables = PortTables()
+    ipv4, too_large = _take_blocks(4, candidates, port_tables)
+    ipv6, too_large6 = _take_blocks(6, candidates, port_tables)
     return Compiled(
         rules=tuple(rules),
         isolated_by=tuple(policy_name(policy) for policy in policies),
-        tables=_port_tables(candidates),
+        tables={peer: port_tables.of(found) for peer, found in candidates.items()},
         ipv4=ipv4,
         ipv6=ipv6,
         left_out=tuple(rules[number] for number in sorted(too_large | too_large6)),
     )
 
 
-def _port_tables(candidates: Mapping[Peer, Sequence[Candidate]]) -> dict[Peer, PortTable]:
-    """The port table of each peer. Peers of the same rules share it: a rule may have thousands of blocks."""
-    built: dict[tuple[int, ...], PortTable] = {}
-    tables: dict[Peer, PortTable] = {}
-    for peer, found in candidates.items():
-        rules = tuple(candidate.rule for candidate in found)
-        if rules not in built:
-            built[rules] = build_port_table(found)
-        tables[peer] = built[rules]
-    return tables
-
-
-def _take_blocks(version: int, candidates: dict[Peer, list[Candidate]]) -> tuple[AddressTable | None, frozenset[int]]:
+def _take_blocks(
+    version: int, candidates: dict[Peer, list[Candidate]], port_tables: PortTables
+) -> tuple[AddressTable | None, frozenset[int]]:
     """The table of the blocks of one family. Takes out of the candidates what has no room in it, and says which rules these are."""
     blocks = {peer: found for peer, found in candidates.items() if isinstance(peer, Block) and peer.version == version}
-    table, left_out = build_address_table(blocks)
+    table, left_out = build_address_table(blocks, port_tables)
     if left_out:
         for peer, found in blocks.items():
             candidates[peer] = [candidate for candidate in found if candidate.rule not in left_out]

@@ -34,6 +34,11 @@ class QueueRange(NamedTuple):
     def __str__(self) -> str:
         return f"{self.first}:{self.last}"
 
+    @property
+    def numbers(self) -> range:
+        """All of them."""
+        return range(self.first, self.last + 1)
+
 
 class BindAddress(NamedTuple):
     """Where to listen. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""

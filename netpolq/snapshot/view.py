@@ -148,18 +148,15 @@ class SnapshotView:
     def _tables_of_address(self, tier: int, peer: bytes) -> list[int]:
         """The port tables of a tier's IP blocks that a peer's address lies in."""
         words = self._words
-        if peer.startswith(IPV4_MAPPED_PREFIX):
-            table = words[tier + 3]
-            if not table:
-                return []
-            first, count = table + 1, words[table]
+        is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
+        table = words[tier + (3 if is_ipv4 else 4)]
+        if not table:
+            return []
+        first, count = table + 1, words[table]
+        if is_ipv4:
             nodes = first + count
             node = bisect_right(words, int.from_bytes(peer[12:]), first, nodes) - 1 - first
         else:
-            table = words[tier + 4]
-            if not table:
-                return []
-            first, count = table + 1, words[table]
             nodes = first + 4 * count
             node = bisect_right(range(first, nodes, 4), int.from_bytes(peer), key=self._wide_number) - 1
         tables: list[int] = []

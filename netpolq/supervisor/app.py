@@ -28,7 +28,7 @@ from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
 from netpolq.store import Store
 from netpolq.supervisor.condition import Condition
-from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.enforcer import Enforcer, log_new_rejections
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.publisher import Publisher
@@ -144,9 +144,7 @@ class Supervisor:
             strict_mode=self._strict_mode,
         )
         self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
-        self._registry.register(
-            QueueCollector(queuestats.read, range(settings.queue_first, settings.queue_first + settings.queue_count))
-        )
+        self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(condition.status())
@@ -216,10 +214,7 @@ class Supervisor:
             log.error("the status socket cannot be made: %s", error.strerror)
 
     def _deliver(self, update: Update) -> None:
-        known = set(self._store.rejections)
-        for rejection in update.rejections:
-            if rejection not in known:
-                log.error("rejected: %s", rejection)
+        log_new_rejections(self._store.rejections, update.rejections)
         changed = self._store.apply(update)
         if changed and self._enforcer is not None:
             self._enforcer.notice(update.observed_ns)

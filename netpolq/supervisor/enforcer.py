@@ -10,7 +10,7 @@ import logging
 import time
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from netpolq.dataplane.apply import Ruleset
@@ -107,10 +107,8 @@ class Enforcer:
                 await asyncio.sleep(0)
             compiled = time.perf_counter()
             self._on_compiled(compiled - started)
-            known, self.rejections = set(self.rejections), compiler.rejections
-            for rejection in self.rejections:
-                if rejection not in known:
-                    log.error("rejected: %s", rejection)
+            known, self.rejections = self.rejections, compiler.rejections
+            log_new_rejections(known, self.rejections)
             try:
                 version = self._publisher.publish(compiler.draft, compiler.take_changed())
             except ConnectionError as error:
@@ -193,3 +191,11 @@ class Enforcer:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)
+
+
+def log_new_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:
+    """Log what is rejected now and was not before."""
+    known = set(before)
+    for rejection in now:
+        if rejection not in known:
+            log.error("rejected: %s", rejection)

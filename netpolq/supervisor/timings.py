@@ -10,27 +10,16 @@ class Timings:
     """One histogram for each step, in seconds, registered where they are to be exposed."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.programming = Histogram(
+        def histogram(name: str, documentation: str, buckets: tuple[float, ...] = _STEP_BUCKETS_S) -> Histogram:
+            return Histogram(name, documentation, buckets=buckets, registry=registry)
+
+        self.programming = histogram(
             "netpolq_policy_programming_seconds",
             "Seconds from the notice of a change until every worker and the kernel enforce it",
-            buckets=_LATENCY_BUCKETS_S,
-            registry=registry,
+            _LATENCY_BUCKETS_S,
         )
-        self.compile = Histogram(
-            "netpolq_compile_seconds",
-            "Seconds to compile what changed, for each publish",
-            buckets=_STEP_BUCKETS_S,
-            registry=registry,
-        )
-        self.publish = Histogram(
-            "netpolq_publish_seconds",
-            "Seconds to copy a snapshot and hand it on",
-            buckets=_STEP_BUCKETS_S,
-            registry=registry,
-        )
-        self.strict_pass = Histogram(
-            "netpolq_strict_pass_seconds",
-            "Seconds to go through established connections after a change",
-            buckets=_STEP_BUCKETS_S,
-            registry=registry,
+        self.compile = histogram("netpolq_compile_seconds", "Seconds to compile what changed, for each publish")
+        self.publish = histogram("netpolq_publish_seconds", "Seconds to copy a snapshot and hand it on")
+        self.strict_pass = histogram(
+            "netpolq_strict_pass_seconds", "Seconds to go through established connections after a change"
         )

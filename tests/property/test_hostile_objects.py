@@ -3,7 +3,6 @@
 Costs are compared with a modest case in the same run, the least of several rounds each.
 """
 
-import io
 import logging
 import time
 import tracemalloc
@@ -17,13 +16,13 @@ from hypothesis import strategies as st
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import LoggingFormat, Verdict
-from netpolq.logs import configure
 from netpolq.model import Object, Rejection, Update
 from netpolq.policy.compile import Compiler
 from netpolq.snapshot.resolver import Resolver
 from netpolq.snapshot.view import SnapshotView
 from netpolq.sources.decode import DecodeError, Ignored, decode_all
 from netpolq.store import Store
+from tests.support.logging_output import logging_output
 from tests.support.manifests import Body, policy
 
 HERE, ELSEWHERE = "here", "elsewhere"
@@ -169,16 +168,9 @@ def test_names_and_labels_at_their_limits_are_used_and_beyond_them_refused() -> 
 def test_whatever_a_rejection_says_is_one_line_of_the_log(text: str, control: str) -> None:
     forged = f"{text}{control}2026-01-01T00:00:00.000Z INFO pool[1]: all is well"
     for logging_format in LoggingFormat:
-        output = io.StringIO()
-        root = logging.getLogger()
-        before, level = root.handlers[:], root.level
-        try:
-            configure(logging_format, 0, output)
+        with logging_output(logging_format) as output:
             fields = Rejection(origin=forged, document=1, key=forged, field=forged, message=forged, consequence=forged)
             logging.getLogger("app").error("rejected: %s", fields)
-        finally:
-            root.handlers[:] = before
-            root.setLevel(level)
         written = output.getvalue()
         assert written.endswith("\n")
         assert written[:-1].isprintable()

@@ -101,8 +101,7 @@ class _Reader:
         yield from words[tier + 7 + count : tier + 7 + 2 * count]
         for table, width in ((words[tier + 3], 1), (words[tier + 4], 4)):
             if table:
-                first = table + 1 + width * words[table]
-                yield from (node for node in words[first : first + 2 * words[table]] if node)
+                yield from filter(None, self._nodes(table, width))
 
     def _ranks(self, table: int) -> Iterator[int]:
         words, ranges, names = self._words, self._words[table + 3], self._words[table + 4]
@@ -171,7 +170,13 @@ class _Reader:
             for place in range(first, end, width)
         )
         assert list(starts) == sorted(set(starts)), "the view searches them"
-        nodes = words[end : end + 2 * count]
+        nodes = self._nodes(table, width)
         tables = [node for node in dict.fromkeys(nodes) if node]
         number_of = {0: 0, **{node: number for number, node in enumerate(tables, 1)}}
         return AddressTable(starts, tuple(number_of[node] for node in nodes), tuple(self._table(tier, node) for node in tables))
+
+    def _nodes(self, table: int, width: int) -> list[int]:
+        """The port tables at the nodes of an address table, 0 for none."""
+        count = self._words[table]
+        first = table + 1 + width * count
+        return list(self._words[first : first + 2 * count])

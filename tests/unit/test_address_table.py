@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from netpolq.enums import Protocol
 from netpolq.model import PolicyPort
 from netpolq.policy.address_table import MAX_ENTRIES, AddressRange, Block, build_address_table
-from netpolq.policy.port_table import Candidate
+from netpolq.policy.port_table import Candidate, PortTables
 from netpolq.snapshot.image import AddressTable
 
 BITS = {4: 32, 6: 128}
@@ -37,6 +37,10 @@ def blocks(draw: st.DrawFn) -> Block:
         if network <= low and high <= last and (not exceptions or low > exceptions[-1].high + 1):
             exceptions.append(AddressRange(low, high))
     return Block(version, BITS[version] - host_bits, network, tuple(exceptions))
+
+
+def build(blocks: Mapping[Block, Sequence[Candidate]]) -> tuple[AddressTable | None, frozenset[int]]:
+    return build_address_table(blocks, PortTables())
 
 
 def holds(block: Block, address: int) -> bool:
@@ -71,7 +75,7 @@ def test_a_piece_has_the_rules_of_the_blocks_that_hold_it(rules: list[tuple[Bloc
     for number, (block, port_number) in enumerate(rules):
         candidates.setdefault(block, []).append(Candidate(number, None if port_number is None else (port(port_number),)))
     for version, bits in BITS.items():
-        table, left_out = build_address_table({block: found for block, found in candidates.items() if block.version == version})
+        table, left_out = build({block: found for block, found in candidates.items() if block.version == version})
         assert not left_out
         for address in ((end + offset) % (1 << bits) for end in (*ENDS, 64, 1 << bits - 1) for offset in range(64)):
             for number in (1, 2, 3):
@@ -88,7 +92,7 @@ def everything_but(*excepted: int) -> Block:
 
 
 def sizes(blocks: Mapping[Block, Sequence[Candidate]]) -> tuple[int, int]:
-    table, left_out = build_address_table(blocks)
+    table, left_out = build(blocks)
     assert table is not None
     assert not left_out
     return len(table.starts), sum(len(ranges) for ports in table.tables for _protocol, ranges in ports.ranges)
@@ -120,7 +124,7 @@ def test_rules_that_multiply_addresses_by_ports_are_left_out_and_the_others_are_
         for rule in range(20)
     }
     modest = Candidate(20, (port(7),))
-    table, left_out = build_address_table({**greedy, Block(4, 8, int(IPv4Address("10.0.0.0")), ()): [modest]})
+    table, left_out = build({**greedy, Block(4, 8, int(IPv4Address("10.0.0.0")), ()): [modest]})
     assert table is not None
     assert left_out
     assert 20 not in left_out
@@ -133,7 +137,7 @@ def test_rules_that_multiply_addresses_by_ports_are_left_out_and_the_others_are_
 
 @pytest.mark.parametrize("address", [0, 1, (1 << 32) - 1])
 def test_a_block_of_all_addresses_has_one_piece(address: int) -> None:
-    table, _ = build_address_table({everything_but(): [Candidate(0, None)]})
+    table, _ = build({everything_but(): [Candidate(0, None)]})
     assert table is not None
     assert table.starts == (0,)
     assert answer(table, address, 1) == 0
@@ -142,4 +146,4 @@ def test_a_block_of_all_addresses_has_one_piece(address: int) -> None:
 def test_a_block_that_its_exceptions_use_up_holds_nothing() -> None:
     network = int(IPv6Address("2001:db8::"))
     used_up = Block(6, 127, network, (AddressRange(network, network + 1),))
-    assert build_address_table({used_up: [Candidate(0, None)]}) == (None, frozenset())
+    assert build({used_up: [Candidate(0, None)]}) == (None, frozenset())

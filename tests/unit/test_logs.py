@@ -1,10 +1,12 @@
 """How much is written, whoever makes us write."""
 
-import io
 import logging
 
+import pytest
+
 from netpolq.enums import LoggingFormat
-from netpolq.logs import BURST_LINES, PACKET_LOG, Limit, configure
+from netpolq.logs import BURST_LINES, PACKET_LOG, Limit
+from tests.support.logging_output import logging_output
 
 
 class Clock:
@@ -48,19 +50,12 @@ def test_lines_about_packets_have_a_limit_of_their_own() -> None:
     assert all(limit.filter(record(name=PACKET_LOG)) for _ in range(2 * BURST_LINES))
 
 
-def test_what_a_program_writes_is_limited() -> None:
-    output = io.StringIO()
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    try:
-        for logging_format in LoggingFormat:
-            configure(logging_format, 0, output)
-            for _ in range(2 * BURST_LINES):
-                try:
-                    raise ValueError("a packet that cannot be judged")
-                except ValueError:
-                    logging.getLogger("worker").exception("packet %d could not be judged", 1)
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
-    assert output.getvalue().count("packet 1 could not be judged") == BURST_LINES * len(LoggingFormat)
+@pytest.mark.parametrize("logging_format", LoggingFormat)
+def test_what_a_program_writes_is_limited(logging_format: LoggingFormat) -> None:
+    with logging_output(logging_format) as output:
+        for _ in range(2 * BURST_LINES):
+            try:
+                raise ValueError("a packet that cannot be judged")
+            except ValueError:
+                logging.getLogger("worker").exception("packet %d could not be judged", 1)
+    assert output.getvalue().count("packet 1 could not be judged") == BURST_LINES

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import re
 
 from collections.abc import Iterator
@@ -13,13 +12,14 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
-from netpolq import logs
 from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, LoggingFormat, Tier, Verdict
+from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.snapshot.image import Identity, PortTable, Rule, TierProgram
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.packet_log import BURST_LINES, LINES_PER_S, PacketLog
 from tests.support.images import Endpoint, Image, encode
+from tests.support.logging_output import logging_output
 
 WEB, WEB6, CLIENT, CLOSED, OUTSIDER = "10.0.0.1", "fd00::1", "10.0.0.2", "10.0.0.3", "192.0.2.9"
 KEYS = {
@@ -69,12 +69,8 @@ def view() -> SnapshotView:
 @pytest.fixture(params=LoggingFormat)
 def stream(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     """What is written, with the format that the test is run for."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    written = io.StringIO()
-    logs.configure(request.param, logs.PACKET_LOG_VERBOSITY, written)
-    yield written
-    root.handlers[:], root.level = before
+    with logging_output(request.param, PACKET_LOG_VERBOSITY) as written:
+        yield written
 
 
 as_text = pytest.mark.parametrize("stream", [LoggingFormat.TEXT], indirect=True)

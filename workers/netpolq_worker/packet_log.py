@@ -66,7 +66,6 @@ class PacketLog:
     def __init__(self, queue_num: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue_num = queue_num
         self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
-        self._suppressed = 0
 
     def draft(self, payload: Callable[[], bytes], view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
         """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits.
@@ -74,7 +73,6 @@ class PacketLog:
         `payload` gives the packet, and may raise.
         """
         if not self._bucket.take():
-            self._suppressed += 1
             return None
         try:
             return describe(payload(), view, is_reply=is_reply)
@@ -109,15 +107,15 @@ class PacketLog:
 
     def tell_suppressed(self) -> None:
         """Say how many packets got no line since the last time, if any. To be called a few times a second."""
-        if self._suppressed:
-            fields = {"queue": self._queue_num, "suppressed": self._suppressed}
+        if suppressed := self._bucket.refused:
+            fields = {"queue": self._queue_num, "suppressed": suppressed}
             log.info(
                 "%d more packets, no line for each: the limit is %d a second",
-                self._suppressed,
+                suppressed,
                 LINES_PER_S,
                 extra={"fields": fields},
             )
-            self._suppressed = 0
+            self._bucket.refused = 0
 
 
 def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft:
