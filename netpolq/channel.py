@@ -7,6 +7,7 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     pool → worker                Serve, Drain
     worker → pool → supervisor   Report, Refusal, Hints
     spare worker → pool          Alive
+    supervisor → pool → worker   Logging
     supervisor → pool            StandDown, InPlace
     pool → supervisor            Welcome, StoodDown, Alone
 
@@ -50,6 +51,7 @@ class _Kind(IntEnum):
     ALONE = 10
     SERVE = 11
     ALIVE = 12
+    LOGGING = 20
 
 
 class Publish(NamedTuple):
@@ -143,8 +145,15 @@ class Alive(NamedTuple):
     """A spare worker is there, and reads what it is sent."""
 
 
+class Logging(NamedTuple):
+    """What is to be logged from now on. `verbosity`: as in `--v`, 0 to 255; `denied`: a line for denied packets (`--log-denied`)."""
+
+    verbosity: int
+    denied: bool
+
+
 _Bare = Drain | StandDown | StoodDown | InPlace | Alone | Alive
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | _Bare
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Logging | _Bare
 
 _BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
@@ -163,6 +172,7 @@ _SERVE = struct.Struct("=BIQ?")
 _REPORT = struct.Struct("=BIIIQQI")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
+_LOGGING = struct.Struct("=BB?")
 _HINTS = struct.Struct("=BQ")
 _HINT = struct.Struct("=16s16sHBB")
 
@@ -181,6 +191,8 @@ def encode(message: Message) -> bytes:
             return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:1024]
         case Welcome():
             return _WELCOME.pack(_Kind.WELCOME, *message)
+        case Logging():
+            return _LOGGING.pack(_Kind.LOGGING, *message)
         case Hints(version, packed):
             return _HINTS.pack(_Kind.HINTS, version) + packed
         case _:
@@ -207,6 +219,8 @@ def decode(data: bytes) -> Message:
                 return Refusal(slot, version, data[_REFUSAL.size :].decode(errors="replace"))
             case _Kind.WELCOME:
                 return Welcome(*_WELCOME.unpack(data)[1:])
+            case _Kind.LOGGING:
+                return Logging(*_LOGGING.unpack(data)[1:])
             case _Kind.HINTS:
                 _kind, version = _HINTS.unpack_from(data)
                 if len(data) > _HINTS.size + MAX_HINTS * _HINT.size:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netpolq import instance
+from netpolq.enums import VerdictCacheMode
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
 from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings import Settings, resolve
@@ -32,8 +33,8 @@ from netpolq.settings.command_flags import (
     SOURCE,
     STATUS_OPTIONS,
 )
-from netpolq.settings.options import ENVIRONMENT_PREFIX, Values, from_environment, from_words
-from netpolq.settings.table import CT_MARK_BIT, OPTIONS, RUN_DIR
+from netpolq.settings.options import ENVIRONMENT_PREFIX, Given, Values, from_environment, from_words, parse_given
+from netpolq.settings.table import CT_MARK_BIT, OPTIONS, RUN_DIR, VERBOSITY
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
 
 _INTERRUPTED = 130
@@ -125,12 +126,14 @@ def pool_command(settings: Settings) -> list[str]:
         "--fail-open" if settings.fail_open else "--no-fail-open",
         "--mark-mask",
         hex(settings.mark_mask),
-        "--hints" if settings.verdict_cache else "--no-hints",
+        # Whether the cache is on with `auto` depends on the verbosity, which changes at run time.
+        "--no-hints" if settings.verdict_cache_mode is VerdictCacheMode.OFF else "--hints",
         "--takeover" if settings.takeover else "--no-takeover",
         "--logging-format",
         settings.logging_format.value,
         "--v",
         str(settings.verbosity),
+        "--log-denied" if settings.log_denied else "--no-log-denied",
         "--",
         sys.executable,
         "-m",
@@ -199,6 +202,19 @@ def _status(words: Sequence[str]) -> int:
     values = Values(from_words(STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
     render = status.render_json if values[OUTPUT] == "json" else status.render_text
     print(render(status.fetch(values[RUN_DIR])))
+    return ExitCode.OK
+
+
+def _loglevel(words: Sequence[str]) -> int:
+    from netpolq.supervisor import verbosity  # noqa: PLC0415  # see the module's docstring
+
+    number, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+    values = Values(from_words((RUN_DIR,), rest), from_environment((RUN_DIR,), os.environ))
+    if number is None:
+        print(f"log verbosity is {verbosity.fetch(values[RUN_DIR])}")
+    else:
+        wanted = parse_given(VERBOSITY, Given("argument N", number))
+        print(f"log verbosity is {wanted}, it was {verbosity.change(values[RUN_DIR], wanted)}")
     return ExitCode.OK
 
 
@@ -312,7 +328,7 @@ def _run_details() -> str:
     paragraphs = (
         "The agent stays in the foreground and enforces in the network namespace it is started in. SIGTERM ends it and leaves the "
         "rules in place, so that a restart opens nothing: `netpolq cleanup` removes them. SIGHUP has it read the file of --config "
-        "again: what workers are not concerned with changes at once, and if anything else has changed, the log names it.",
+        "again: what workers are not concerned with, and what is logged, changes at once; if anything else has changed, the log names it.",
         "Every flag can also be set by its environment variable or, under its name without dashes, in the TOML file that --config "
         "names. The flag counts before the environment, the environment before the file, the file before the default.",
         "`--flag VALUE`, `--flag=VALUE`, `-flag VALUE` and `-flag=VALUE` mean the same. A flag shown with [=BOOL] stands alone for "
@@ -320,6 +336,15 @@ def _run_details() -> str:
     )
     codes = "\n".join(f"  {code.value}  {text}" for code, text in _EXIT_CODES.items())
     return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(OPTIONS) + f"\nExit codes:\n{codes}"))
+
+
+def _loglevel_details() -> str:
+    about = paragraph(
+        f"N: {VERBOSITY.allowed}, as in --v. {VERBOSITY.help} It holds for all processes of the agent until it is changed again, until "
+        "SIGHUP, or until the agent is restarted: the last two bring back what flags, environment and file say. Where it begins or ends "
+        "to be 2 or more, the agent takes up all policies once more, as with SIGHUP."
+    )
+    return f"{about}\n\n{flag_list((RUN_DIR,), environment=(RUN_DIR,))}"
 
 
 def _explain_details() -> str:
@@ -335,14 +360,21 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": (
         "# enforce the manifests of a folder in this network namespace; connections wait or fail where none can be evaluated",
         "netpolq run --manifests /etc/netpolq/manifests --no-fail-open",
-        "# a line for each first packet, in JSON",
-        "netpolq run --config /etc/netpolq/netpolq.toml --v 2 --logging-format json",
+        "# a line for each denied connection, in JSON",
+        "netpolq run --config /etc/netpolq/netpolq.toml --log-denied --logging-format json",
     ),
     "status": (
         "# is the newest policy in force, and on which workers",
         "netpolq status",
         "# for a program",
         "netpolq status -o json",
+    ),
+    "loglevel": (
+        "# the present verbosity",
+        "netpolq loglevel",
+        "# a line for each first packet, and then as before",
+        "netpolq loglevel 2",
+        "netpolq loglevel 0",
     ),
     "cleanup": (
         "# after the agent has been stopped for good",
@@ -374,6 +406,13 @@ COMMANDS: Mapping[str, Command] = {
         "Show what a running agent does.",
         lambda: flag_list(STATUS_OPTIONS, environment=(RUN_DIR,)),
         _EXAMPLES["status"],
+    ),
+    "loglevel": Command(
+        _loglevel,
+        "[N] [flags]",
+        "Show or change how much a running agent logs.",
+        _loglevel_details,
+        _EXAMPLES["loglevel"],
     ),
     "cleanup": Command(
         _cleanup,

@@ -150,6 +150,11 @@ def configure(logging_format: LoggingFormat, verbosity: int, stream: TextIO | No
     set_verbosity(verbosity)
 
 
+def logs_packets(verbosity: int) -> bool:
+    """Whether workers write a line for each packet."""
+    return verbosity >= PACKET_LOG_VERBOSITY
+
+
 def set_verbosity(verbosity: int) -> None:
     """Write the lines of this verbosity from now on, in this process and in those that it forks."""
     levels = {DETAIL_VERBOSITY: DETAIL, DEBUG_VERBOSITY: logging.DEBUG}

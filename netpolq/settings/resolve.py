@@ -40,6 +40,7 @@ class Settings:
     disable_nri: bool
     strict_mode: bool
     verbosity: int
+    log_denied: bool
     fanout: bool
     dataplane: Dataplane
     mark_mask: int
@@ -67,6 +68,11 @@ class Settings:
         if self.verdict_cache_mode is VerdictCacheMode.AUTO:
             return self.verbosity < PACKET_LOG_VERBOSITY
         return self.verdict_cache_mode is VerdictCacheMode.ON
+
+    @property
+    def pod_names(self) -> bool:
+        """Whether workers are told the names of pods, for lines about packets."""
+        return self.log_denied or self.verbosity >= PACKET_LOG_VERBOSITY
 
     def to_argv(self) -> list[str]:
         """Flags from which `resolve` makes the same settings, whatever its environment.
@@ -96,6 +102,7 @@ class Settings:
                 (table.NODE_EGRESS, self.node_egress.value),
                 (table.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
                 (table.VERBOSITY, str(self.verbosity)),
+                (table.LOG_DENIED, _boolean(self.log_denied)),
                 (table.LOGGING_FORMAT, self.logging_format.value),
                 (table.NETFILTER_BUG_1766_FIX, fix),
                 (table.DISABLE_NRI, _boolean(self.disable_nri)),
@@ -138,6 +145,7 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         verdict_cache_ttl_s=values[table.VERDICT_CACHE_TTL],
         verdict_cache_size=values[table.VERDICT_CACHE_SIZE],
         run_dir=values[table.RUN_DIR],
+        log_denied=values[table.LOG_DENIED],
         logging_format=values[table.LOGGING_FORMAT],
         takeover=values[table.TAKEOVER],
     )

@@ -242,6 +242,17 @@ VERBOSITY: Option[int] = Option(
     natural=int,
     carried_over=True,
 )
+LOG_DENIED: Option[bool] = Option(
+    name="log-denied",
+    parse=boolean,
+    default="false",
+    metavar="BOOL",
+    allowed=_BOOLEAN,
+    help="Write a line for each denied first packet, few for each pair of source and destination, so that one pair cannot hide others. "
+    "Denials are then not kept in the kernel (--verdict-cache), so that workers see all of them.",
+    group=Group.OBSERVABILITY,
+    natural=bool,
+)
 LOGGING_FORMAT: Option[LoggingFormat] = Option(
     name="logging-format",
     parse=LoggingFormat,
@@ -297,6 +308,7 @@ OPTIONS: tuple[Option[object], ...] = (
     NODE_EGRESS,
     METRICS_BIND_ADDRESS,
     VERBOSITY,
+    LOG_DENIED,
     LOGGING_FORMAT,
     NETFILTER_BUG_1766_FIX,
     DISABLE_NRI,

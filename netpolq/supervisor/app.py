@@ -15,7 +15,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.channel import Channel, Hints
+from netpolq.channel import Channel, Hints, Logging
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import dns_in_prerouting
@@ -40,6 +40,7 @@ from netpolq.supervisor.status import encode
 from netpolq.supervisor.strict import StrictMode
 from netpolq.supervisor.surroundings import Surroundings
 from netpolq.supervisor.timings import Timings
+from netpolq.supervisor.verbosity import Verbosity
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 log = logging.getLogger("supervisor")
@@ -102,6 +103,7 @@ class Supervisor:
         self._registry = CollectorRegistry()
         self._timings = Timings(self._registry)
         self._changes = Changes()
+        self._verbosity = Verbosity(settings.verbosity, self._tell_verbosity)
         self._enforcer: Enforcer | None = None
         self._verdict_cache: VerdictCache | None = None
         self._strict_mode: StrictMode | None = None
@@ -117,7 +119,11 @@ class Supervisor:
         ruleset = Ruleset(self._ruleset_config(form))
         if settings.verdict_cache:
             self._verdict_cache = VerdictCache(
-                ruleset, size=settings.verdict_cache_size, ttl_s=settings.verdict_cache_ttl_s, on_clean=self._on_progress
+                ruleset,
+                size=settings.verdict_cache_size,
+                ttl_s=settings.verdict_cache_ttl_s,
+                on_clean=self._on_progress,
+                with_drops=not settings.log_denied,
             )
         if settings.strict_mode:
             self._strict_mode = StrictMode(ct_mark_bit=settings.ct_mark_bit, on_pass=self._timings.strict_pass.observe)
@@ -128,7 +134,7 @@ class Supervisor:
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
             hostname=settings.hostname,
-            with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
+            with_pod_names=settings.pod_names,
             changes=self._changes,
             on_in_force=self._timings.programming.observe,
             on_compiled=self._timings.compile.observe,
@@ -151,7 +157,10 @@ class Supervisor:
         self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(
-            settings.run_dir / STATUS_SOCKET, settings.queue_first, status=lambda: encode(condition.status())
+            settings.run_dir / STATUS_SOCKET,
+            settings.queue_first,
+            status=lambda: encode(condition.status()),
+            verbosity=self._verbosity,
         )
         await status_socket.open()
         metrics = await serve_metrics(
@@ -207,6 +216,9 @@ class Supervisor:
             form=form,
             verdict_cache=settings.verdict_cache,
         )
+
+    def _tell_verbosity(self, verbosity: int) -> bool:
+        return self._publisher.tell_logging(Logging(verbosity, self._settings.log_denied))
 
     def _on_progress(self) -> None:
         if self._enforcer is not None:

@@ -1,4 +1,4 @@
-"""The HTTP endpoints: /metrics, /healthz and /readyz for the network, /status on a Unix socket for root."""
+"""The HTTP endpoints: /metrics, /healthz and /readyz for the network, /status and /loglevel on a Unix socket for root."""
 
 import asyncio
 import logging
@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from netpolq.errors import BootError
+from netpolq.supervisor.verbosity import LOGLEVEL_PATH, Verbosity
 
 MOST_CONNECTIONS = 64
 """To the metrics, at the same time. Prometheus and the kubelet have one or two each."""
@@ -109,19 +110,22 @@ def _peer_uid(request: web.Request) -> int | None:
 
 
 class StatusSocket:
-    """Serves the status document on a Unix socket that only its owner may use.
+    """Serves the status document, and the verbosity of the log, on a Unix socket that only its owner may use.
 
     `number`: that no other agent has, for the name under which the socket is made. Then it takes the place of whatever is at `path`: the
     socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
     """
 
-    def __init__(self, path: Path, number: int, *, status: Callable[[], bytes]) -> None:
+    def __init__(self, path: Path, number: int, *, status: Callable[[], bytes], verbosity: Verbosity | None = None) -> None:
         self._path = path
         self._draft = path.with_name(f"sock.{number}")
         self._status = status
+        self._verbosity = verbosity
         self._told: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get("/status", self._answer)])
+        if verbosity is not None:
+            application.add_routes([web.get(LOGLEVEL_PATH, self._tell_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
 
     async def open(self) -> None:
@@ -146,7 +150,8 @@ class StatusSocket:
         """Stop to serve."""
         await self._runner.cleanup()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    def _refuse_others(self, request: web.Request) -> None:
+        """Raises `HTTPForbidden` unless root or the agent's own user asks."""
         uid = _peer_uid(request)
         if uid not in {0, os.geteuid()}:
             # Permissions of file and folder keep others out as well, unless somebody has loosened them.
@@ -154,4 +159,23 @@ class StatusSocket:
                 self._told.add(uid)
                 log.warning("user %s asks for the status and is refused", uid)
             raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self._refuse_others(request)
         return web.Response(body=self._status(), content_type="application/json")
+
+    async def _tell_verbosity(self, request: web.Request) -> web.Response:
+        self._refuse_others(request)
+        assert self._verbosity is not None  # noqa: S101  # or there would be no such path
+        return web.Response(text=str(self._verbosity.present))
+
+    async def _set_verbosity(self, request: web.Request) -> web.Response:
+        self._refuse_others(request)
+        assert self._verbosity is not None  # noqa: S101  # or there would be no such path
+        try:
+            before = self._verbosity.change(await request.text())
+        except ValueError as error:
+            return web.Response(status=400, text=str(error))
+        except ConnectionError as error:
+            return web.Response(status=503, text=str(error))
+        return web.Response(text=str(before))

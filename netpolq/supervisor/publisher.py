@@ -15,6 +15,7 @@ from netpolq.channel import (
     Channel,
     Hints,
     InPlace,
+    Logging,
     Publish,
     Refusal,
     Report,
@@ -138,6 +139,10 @@ class Publisher:
     def tell_in_place(self) -> None:
         """Our ruleset is in place: an agent that serves beside us may leave."""
         self._channel.send(InPlace())
+
+    def tell_logging(self, logging_settings: Logging) -> bool:
+        """Have pool and workers log this from now on. Returns whether the pool could be told."""
+        return self._channel.send(logging_settings)
 
     async def leave(self) -> None:
         """Finish what is under way. Nothing is published afterwards."""

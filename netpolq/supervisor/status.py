@@ -145,21 +145,30 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def fetch(run_dir: Path) -> Status:
-    """Ask the agent that has this run directory. Raises `NetpolqError` naming the socket if there is no usable answer within seconds."""
+def ask(run_dir: Path, method: str, path_of_url: str, text: str = "") -> tuple[int, bytes]:
+    """Status code and body of what the agent that has this run directory answers.
+
+    Raises `NetpolqError` naming the socket if there is no answer within seconds.
+    """
     path = run_dir / STATUS_SOCKET
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", "/status")
+        connection.request(method, path_of_url, body=text or None)
         response = connection.getresponse()
-        body = response.read()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
     finally:
         connection.close()
-    if response.status != http.client.OK:
-        raise NetpolqError(f"the agent on {str(path)!r} answered {response.status} instead of its status")
+
+
+def fetch(run_dir: Path) -> Status:
+    """Ask the agent that has this run directory. Raises `NetpolqError` naming the socket if there is no usable answer within seconds."""
+    path = run_dir / STATUS_SOCKET
+    code, body = ask(run_dir, "GET", "/status")
+    if code != http.client.OK:
+        raise NetpolqError(f"the agent on {str(path)!r} answered {code} instead of its status")
     try:
         return decode(body)
     except ValueError as error:

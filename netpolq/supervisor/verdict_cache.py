@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from netpolq.channel import Hint, Hints, unpack_hints
 from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
+from netpolq.enums import Verdict
 from netpolq.errors import NetpolqError
 from netpolq.supervisor.verdict_ledger import VerdictLedger
 
@@ -30,14 +31,16 @@ class VerdictCache:
     """Feeds and clears the maps. `on_clean` is called when a version has become clean.
 
     `size`: decisions kept at most; `ttl_s`: for how long each. `problem`: why the maps cannot be changed at the moment, or None.
+    `with_drops`: keep denials, too; without, every first packet that is denied reaches a worker, which logs it.
     `refused`: hints that were not followed, by reason. `flushes`: how often both maps were emptied. `forgotten`: decisions taken out
     because a snapshot had changed, one by one. `remembered`: decisions written.
     """
 
-    def __init__(self, ruleset: Ruleset, *, size: int, ttl_s: int, on_clean: Callable[[], None]) -> None:
+    def __init__(self, ruleset: Ruleset, *, size: int, ttl_s: int, on_clean: Callable[[], None], with_drops: bool = True) -> None:
         self._ruleset = ruleset
         self._ttl_ms = ttl_s * 1000
         self._on_clean = on_clean
+        self._with_drops = with_drops
         self._ledger = VerdictLedger(size, ttl_s * 1_000_000_000)
         self._waiting: list[Hint] = []
         self._changes: deque[tuple[int, Collection[bytes] | None]] = deque()
@@ -64,7 +67,7 @@ class VerdictCache:
 
     def hinted(self, message: Hints) -> None:
         """A worker was asked again for some decisions. Raises `ValueError` for a message that cannot be read."""
-        hints = list(unpack_hints(message))
+        hints = [hint for hint in unpack_hints(message) if self._with_drops or hint.verdict is Verdict.ACCEPT]
         if message.version != self._newest_version or not self._installed:
             self.refused["old-version"] += len(hints)
         elif len(self._waiting) + len(hints) > _MAX_WAITING_HINTS:

@@ -90,10 +90,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, cleanup, explain, version, help" in line
+    assert "run, status, loglevel, cleanup, explain, version, help" in line
 
 
-@pytest.mark.parametrize("command", ["run", "status", "cleanup", "explain", "version", "help"])
+@pytest.mark.parametrize("command", ["run", "status", "loglevel", "cleanup", "explain", "version", "help"])
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
     page = capsys.readouterr().out
@@ -145,7 +145,8 @@ def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], 
     started = json.loads(result.stdout)
     ours, supervisor = started["argv"][: started["argv"].index("--")], started["argv"][started["argv"].index("--") + 1 :]
     assert " ".join(ours) == (
-        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --no-hints --no-takeover --logging-format text --v 2"
+        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --hints --no-takeover --logging-format text --v 2 "
+        "--no-log-denied"
     )
     assert supervisor[:4] == [sys.executable, "-m", "netpolq", "supervise"]
     found = resolve(supervisor[4:], {})
@@ -341,6 +342,19 @@ def test_the_letter_of_a_flag_stands_for_its_name(manifests: Path, capsys: pytes
     assert one_error_line(capsys) == "netpolq: error: flag --output: 'yaml' is refused; allowed: text or json"
 
 
+@pytest.mark.parametrize("words", [["11"], ["-1"], ["two"], ["2", "3"], ["2", "--v=3"]])
+def test_loglevel_refuses_what_is_no_verbosity(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Without asking an agent."""
+    assert cli.main(["loglevel", *words]) == ExitCode.USAGE
+    assert repr(words[-1].partition("=")[0]) in one_error_line(capsys)
+
+
+def test_loglevel_without_an_agent_names_the_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["3"]):
+        assert cli.main(["loglevel", *words, "--run-dir", str(tmp_path)]) == ExitCode.FAILED
+        assert str(tmp_path / "status.sock") in one_error_line(capsys)
+
+
 def test_every_command_has_examples_that_it_understands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +391,9 @@ def test_every_command_has_examples_that_it_understands(
             assert (program, words[0]) == ("netpolq", name)
             if name in options:
                 from_words(options[name], words[1:])
-            elif name != "loglevel":
+            elif name == "loglevel":
+                assert set(words[1:]) <= {"0", "2"}
+            else:
                 assert cli.main(words) == ExitCode.OK, line
         capsys.readouterr()
 

@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import pytest
@@ -83,6 +83,7 @@ class Serving:
         self.fail_verdict = Verdict.DROP
         self.mark_mask = MASK
         self.message_waits = False
+        self.observe: Callable[[Packet, bool, int | None, int], None] | None = None
         self.housekeepings = 0
         self._judging = judge_packets(lambda: cast("Bench", self))
         next(self._judging)
@@ -119,6 +120,33 @@ def serving(metrics: WorkerMetrics) -> Serving:
     made = Serving(metrics)
     made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
     return made
+
+
+def test_each_packet_is_shown_to_the_observer_with_its_verdict_while_there_is_one(serving: Serving) -> None:
+    """Accepted, denied, malformed, and one that cannot be evaluated; an observer that comes later sees what comes after a message.
+
+    The packet that cannot be evaluated has no verdict. No answer depends on the observer.
+    """
+    seen: list[tuple[int, bool, int | None]] = []
+    packets = [
+        Given(1, tcp(FRIEND_ADDRESS), PENDING),
+        Given(2, tcp("192.0.2.9"), PENDING),
+        Given(3, b"\x45", PENDING),
+    ]
+    serving.receive(*packets)
+    serving.drained()
+    without, serving.kernel.answers = serving.kernel.answers, {}
+
+    def observe(packet: Packet, is_reply: bool, verdict: int | None, _started_ns: int) -> None:  # as the loop calls it
+        seen.append((packet.id, is_reply, verdict))
+
+    serving.observe = observe
+    serving.message_waits = True
+    serving.drained()
+    serving.receive(*packets)
+    serving.drained()
+    assert seen == [(1, False, Verdict.ACCEPT), (2, False, Verdict.DROP), (3, False, Verdict.DROP)]
+    assert serving.kernel.answers == without
 
 
 def test_the_first_packet_after_a_silence_is_answered_at_once(serving: Serving) -> None:

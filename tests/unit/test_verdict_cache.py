@@ -56,10 +56,10 @@ class Maps:
 class Scene:
     """A cache over such maps, with its task running."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_drops: bool = True) -> None:
         self.maps = Maps()
         self.cleaned: list[int] = []
-        self.cache = VerdictCache(cast("Ruleset", self.maps), size=100, ttl_s=60, on_clean=self._on_clean)
+        self.cache = VerdictCache(cast("Ruleset", self.maps), size=100, ttl_s=60, on_clean=self._on_clean, with_drops=with_drops)
 
     def _on_clean(self) -> None:
         self.cleaned.append(self.cache.clean_version)
@@ -107,6 +107,19 @@ async def test_hints_of_the_newest_version_are_written_and_no_others(scene: Scen
     await scene.settle()
     assert scene.maps.held == {hint()}
     assert scene.cache.refused == {"old-version": 2, "full": 0, "busy": 0}
+
+
+async def test_without_drops_only_accepted_connections_are_kept() -> None:
+    """So that workers see, and log, every denied first packet."""
+    scene = Scene(with_drops=False)
+    task = asyncio.create_task(scene.cache.run())
+    await scene.serve(5)
+    scene.cache.hinted(pack_hints(5, [hint(), hint(port=81)._replace(verdict=Verdict.DROP)]))
+    await scene.settle()
+    assert scene.maps.held == {hint()}
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_hints_that_wait_when_a_new_version_is_published_are_dropped(scene: Scene) -> None:

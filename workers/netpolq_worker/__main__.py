@@ -13,7 +13,7 @@ from netpolq_worker.options import PoolOptions, parse_options
 def main() -> int:
     """Prepare the run directory and run the pool. Returns the exit code."""
     options = parse_options(sys.argv[1:])
-    configure(options.logging_format, options.verbosity)
+    configure(options.logging_format, options.logging.verbosity)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
     # Only now, because prometheus_client looks at the variable when it is imported.
     from netpolq_worker.pool import Pool  # noqa: PLC0415

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from netpolq.channel import Alive, Drain, Hints, Message, Refusal, Report, Serve
+from netpolq.channel import Alive, Drain, Hints, Logging, Message, Refusal, Report, Serve
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Forks, Snapshot, WorkerProcess
 from netpolq_worker.lifecycle import Child, attempt, described
@@ -184,6 +184,17 @@ class Crew:
                 self._tell(message)
             case _:
                 log.error("unexpected message %r", message)
+
+    @property
+    def logging(self) -> Logging:
+        """What workers log."""
+        return self._forks.logging
+
+    def set_logging(self, wanted: Logging) -> None:
+        """Have all workers, and those that come, log this. One that does not read is silent, too, and will be killed for that."""
+        self._forks.logging = wanted
+        for worker in self._workers.values():
+            worker.channel.send(wanted)
 
     def take_up(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None = None) -> None:
         """Judge by another snapshot, which has been validated. Takes over its descriptor. `changed` as in `Publish`."""

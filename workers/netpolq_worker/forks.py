@@ -11,11 +11,10 @@ from typing import NoReturn
 
 from netpolq.channel import Channel, Publish
 from netpolq_worker.confinement import Confinement
-from netpolq_worker.judge import judge_and_log, judge_packets
+from netpolq_worker.judge import judge_packets
 from netpolq_worker.loop import Worker
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
-from netpolq_worker.packet_log import PacketLog
 from netpolq_worker.spare import Spare, WorkerSettings
 
 _MAX_DESCRIPTOR = 0x7FFFFFFF
@@ -59,7 +58,7 @@ class Forks:
         self._options = options
         # Known to a worker alone: the pool binds the queues, and judges nothing.
         self._worker: Worker | None = None
-        self._packet_logs = {num: PacketLog(num) for num in options.queues} if options.log_packets else {}
+        self.logging = options.logging
         self.queues = tuple(self._bind(num) for num in options.queues)
         self._confinement = Confinement()
         # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: they are files.
@@ -70,8 +69,7 @@ class Forks:
         def serving() -> Worker | None:
             return self._worker
 
-        packet_log = self._packet_logs.get(queue_num)
-        judging = judge_packets(serving) if packet_log is None else judge_and_log(serving, packet_log)
+        judging = judge_packets(serving)
         next(judging)
         return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
@@ -112,10 +110,11 @@ class Forks:
                 fail_open=self._options.fail_open,
                 mark_mask=self._options.mark_mask,
                 hints=self._options.hints,
+                logging=self.logging,
                 snapshot_version=snapshot.version,
                 snapshot_descriptor=snapshot.descriptor,
             )
-            spare = Spare(settings, self.queues, Channel(end), self._packet_logs)
+            spare = Spare(settings, self.queues, Channel(end))
             self._confinement.apply()
             self._worker = spare.wait()
             if self._worker is not None:

@@ -20,9 +20,8 @@ from typing import Protocol
 from netpolq.enums import PacketMark, Verdict
 from netpolq_worker.decide import ABSENT, Decider
 from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.nfqueue import Judging, Queue
+from netpolq_worker.nfqueue import Judging, Packet, Queue
 from netpolq_worker.packet import IPV4_KEY, IPV6_KEY, parse
-from netpolq_worker.packet_log import PacketLog
 
 BATCH_PACKETS = 64
 """As many as softirqs hand on to the pods in one go (dev_rx_weight, 64)."""
@@ -44,6 +43,8 @@ class Bench(Protocol):
     fail_verdict: Verdict
     mark_mask: int
     message_waits: bool
+    observe: Callable[[Packet, bool, int | None, int], None] | None
+    """Told of each packet: whether it is a reply, its verdict (None: no decision), and when its batch began. None: nobody wants to know."""
 
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, write counters."""
@@ -63,6 +64,7 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
     accepted, reply = _in_mark(PacketMark.ACCEPTED, bench.mark_mask), _in_mark(PacketMark.PENDING_REPLY, bench.mark_mask)
     cached = decider.cache.get
+    observe = bench.observe
     mark = -1  # as it came with the packets of this batch
     accepted_mark = 0
     is_reply = False
@@ -125,6 +127,8 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                 _fail(bench, packet_id, "error")
                 log.exception("packet %d on queue %d could not be judged", packet_id, queue.queue_num)
                 verdict = None
+            if observe is not None:
+                observe(packet, is_reply, verdict, started_ns)
         if packets >= most_packets or packet is None:
             most_packets = 1 if packet is None else BATCH_PACKETS
             if remembered_id:
@@ -143,6 +147,7 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                 bench.housekeeping(now_ns)
                 next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
                 cached = decider.cache.get
+                observe = bench.observe
         packet = yield verdict
 
 
@@ -174,24 +179,3 @@ def _fail(bench: Bench, packet_id: int, cause: str) -> None:
     # The mark stays "pending": if the packet passes, the ruleset counts it as unjudged and remembers no acceptance.
     bench.queue.verdict(packet_id, bench.fail_verdict)
     bench.metrics.failed_packets(cause)
-
-
-def judge_and_log(serving: Callable[[], Bench | None], packet_log: PacketLog) -> Judging:
-    """The same with a line in the log for each packet."""
-    judging = judge_packets(serving)
-    next(judging)
-    verdict: int | None = None
-    while True:
-        packet = yield verdict
-        bench = serving()
-        if packet is None or bench is None:
-            verdict = judging.send(packet)
-            continue
-        # What a line tells is asked before the packet is judged, because a new snapshot may be taken up right after it.
-        is_reply = packet.get_mark() & bench.mark_mask == _in_mark(PacketMark.PENDING_REPLY, bench.mark_mask)
-        draft = packet_log.draft(packet.get_payload, bench.decider.view, is_reply=is_reply)
-        started_ns = time.monotonic_ns()
-        verdict = judging.send(packet)
-        if draft is not None:
-            decision = None if verdict is None else Verdict(verdict)
-            packet_log.write(draft, decision, bench.fail_verdict, time.monotonic_ns() - started_ns)

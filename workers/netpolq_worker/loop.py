@@ -4,13 +4,14 @@ import logging
 import os
 import select
 
-from netpolq.channel import MAX_HINTS, Channel, Drain, Publish, Report, Serve, pack_hints
+from netpolq.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
 from netpolq.enums import Verdict
+from netpolq.logs import set_verbosity
 from netpolq_worker.adoption import Adoption
 from netpolq_worker.decide import Decider
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Queue
-from netpolq_worker.packet_log import PacketLog
+from netpolq_worker.observer import Observer
 
 _FLUSH_INTERVAL_NS = 250_000_000
 """How often counters are written and the pool is told; what a killed worker had counted since is lost."""
@@ -36,18 +37,19 @@ class Worker:
         *,
         fail_open: bool,
         mark_mask: int,
-        packet_log: PacketLog | None,
+        logging_settings: Logging,
     ) -> None:
         self._order = order
         self._channel = channel
         self._adoption = adoption
-        self._packet_log = packet_log
         self.queue = queue
         self.decider = decider
         self.metrics = metrics
         self.mark_mask = mark_mask
         self.fail_verdict = Verdict.ACCEPT if fail_open else Verdict.DROP
         self.message_waits = False
+        self._observer = Observer(queue.queue_num, decider, self.fail_verdict, logging_settings)
+        self.observe = self._observer.observe_if_needed
         self._orphans_possible = True
         self._stopping = False
         self._next_flush_ns = 0
@@ -109,6 +111,10 @@ class Worker:
                     case Publish(version, changed) if descriptor is not None:
                         if self._adoption.take_up(version, changed, descriptor):
                             self._report()
+                    case Logging():
+                        set_verbosity(message.verbosity)
+                        self._observer.configure(message)
+                        self.observe = self._observer.observe_if_needed
                     case Drain():
                         self._stopping = True
                     case _:
@@ -127,8 +133,7 @@ class Worker:
             if now_ns >= self._next_window_ns:
                 self._next_window_ns = now_ns + _HINT_WINDOW_NS
                 self.decider.begin_window()
-            if self._packet_log is not None:
-                self._packet_log.tell_suppressed()
+            self._observer.tell_suppressed()
 
     def _hint(self) -> None:
         view = self.decider.view

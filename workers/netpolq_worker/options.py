@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from netpolq.channel import Logging
 from netpolq.enums import LoggingFormat
-from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.run_dir import IMAGE, TAKEOVER_KEY, metrics_dir
 
 
@@ -16,6 +16,7 @@ class PoolOptions:
     """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor; `words`: all before it, as given.
 
     `hints`: whether workers tell which decisions they are asked for again. `takeover`: whether to take over from a running agent.
+    `logging`: what is logged at the start.
     """
 
     run_dir: Path
@@ -25,14 +26,9 @@ class PoolOptions:
     hints: bool
     takeover: bool
     logging_format: LoggingFormat
-    verbosity: int
+    logging: Logging
     supervisor: tuple[str, ...]
     words: tuple[str, ...]
-
-    @property
-    def log_packets(self) -> bool:
-        """Whether workers write a line for each packet."""
-        return self.verbosity >= PACKET_LOG_VERBOSITY
 
     @property
     def metrics_dir(self) -> Path:
@@ -61,6 +57,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
     parser.add_argument("--takeover", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--logging-format", type=LoggingFormat, default=LoggingFormat.TEXT)
     parser.add_argument("--v", type=int, default=0)
+    parser.add_argument("--log-denied", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("supervisor", nargs="+")
     parsed = parser.parse_args(arguments)
     return PoolOptions(
@@ -71,7 +68,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
         hints=parsed.hints,
         takeover=parsed.takeover,
         logging_format=parsed.logging_format,
-        verbosity=parsed.v,
+        logging=Logging(parsed.v, parsed.log_denied),
         supervisor=tuple(parsed.supervisor),
         words=tuple(arguments[: len(arguments) - len(parsed.supervisor)]),
     )

@@ -1,7 +1,7 @@
 """A log line for each packet that a worker judged: the flow, the pods at both ends, the verdict, and the policy that decided.
 
-Written at `--v=2` and above, as many as the rate allows. A verdict from the cache carries no rule, so the snapshot is asked a second
-time for what the line tells; the verdict in the line is the one that was given.
+Written at `--v=2` and above, as many as the rate allows; those of `--log-denied` are in `netpolq_worker.denied_log`. A verdict from the
+cache carries no rule, so the snapshot is asked a second time for what the line tells; the verdict in the line is the one that was given.
 """
 
 import logging
@@ -81,29 +81,8 @@ class PacketLog:
             return None
 
     def write(self, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
-        """Write a line. `verdict` None: there was no decision, the packet was answered by `fail_verdict`."""
-        judgement = draft.judgement
-        if verdict is None and draft.snapshot:
-            judgement = Judgement("error")
-        word = (fail_verdict if verdict is None else verdict).name.lower()
-        processing_us = round(duration_ns / 1000, 1)
-        flow = f" {draft.protocol} {draft.source} -> {draft.destination}" if draft.protocol else ""
-        policy = f" by {judgement.direction} policy {judgement.policy}" if judgement.policy else ""
-        reply = " (a reply)" if draft.reply else ""
-        fields = {
-            "queue": self._queue_num,
-            "verdict": word,
-            "reason": judgement.reason,
-            "direction": judgement.direction,
-            "policy": judgement.policy,
-            "protocol": draft.protocol,
-            **_end_fields("source", draft.source),
-            **_end_fields("destination", draft.destination),
-            "reply": draft.reply,
-            "snapshot": draft.snapshot,
-            "processing_us": processing_us,
-        }
-        log.info("%s%s%s: %s%s, %.1f us", word, flow, reply, judgement.reason, policy, processing_us, extra={"fields": fields})
+        """Write a line; see `write_line`."""
+        write_line(self._queue_num, draft, verdict, fail_verdict, duration_ns)
 
     def tell_suppressed(self) -> None:
         """Say how many packets got no line since the last time, if any. To be called a few times a second."""
@@ -116,6 +95,32 @@ class PacketLog:
                 extra={"fields": fields},
             )
             self._bucket.refused = 0
+
+
+def write_line(queue_num: int, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+    """Write a line about a packet. `verdict` None: there was no decision, the packet was answered by `fail_verdict`."""
+    judgement = draft.judgement
+    if verdict is None and draft.snapshot:
+        judgement = Judgement("error")
+    word = (fail_verdict if verdict is None else verdict).name.lower()
+    processing_us = round(duration_ns / 1000, 1)
+    flow = f" {draft.protocol} {draft.source} -> {draft.destination}" if draft.protocol else ""
+    policy = f" by {judgement.direction} policy {judgement.policy}" if judgement.policy else ""
+    reply = " (a reply)" if draft.reply else ""
+    fields = {
+        "queue": queue_num,
+        "verdict": word,
+        "reason": judgement.reason,
+        "direction": judgement.direction,
+        "policy": judgement.policy,
+        "protocol": draft.protocol,
+        **_end_fields("source", draft.source),
+        **_end_fields("destination", draft.destination),
+        "reply": draft.reply,
+        "snapshot": draft.snapshot,
+        "processing_us": processing_us,
+    }
+    log.info("%s%s%s: %s%s, %.1f us", word, flow, reply, judgement.reason, policy, processing_us, extra={"fields": fields})
 
 
 def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft:

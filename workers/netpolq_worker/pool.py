@@ -13,8 +13,9 @@ import time
 
 from functools import partial
 
-from netpolq.channel import Alone, InPlace, Message, Publish, StandDown, StoodDown, Welcome
+from netpolq.channel import Alone, InPlace, Logging, Message, Publish, StandDown, StoodDown, Welcome
 from netpolq.errors import ExitCode, SnapshotError
+from netpolq.logs import logs_packets, set_verbosity
 from netpolq.snapshot.region import load, open_view, seal
 from netpolq_worker.crew import Crew
 from netpolq_worker.ears import Ears
@@ -50,6 +51,7 @@ class Pool:
         self._signals: list[int] = []
         self._exit_code: int | None = None
         self._reload: Reload | None = None
+        self._next_supervisor: tuple[str, ...] | None = None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
@@ -68,6 +70,7 @@ class Pool:
             while self._exit_code is None:
                 self._start_due()
                 self._ears.listen(self._wait_s())
+                self._replace_supervisor()
                 self._on_signals()
                 self._reap()
                 self._crew.kill_silent()
@@ -149,9 +152,35 @@ class Pool:
 
     def _on_reload(self, reload: Reload, code: int) -> None:
         self._reload = None
-        words = reload.finish(code, self._supervision.words)
-        if words is not None:
-            self._supervision.replace(words)
+        reloaded = reload.finish(code, self._supervision.words)
+        if reloaded is not None:
+            self._set_logging(reloaded.logging)
+            self._supervision.replace(reloaded.supervisor)
+
+    def _set_logging(self, wanted: Logging) -> None:
+        """Log this from now on, here and in all workers."""
+        if wanted != self._crew.logging:
+            log.info("log verbosity is %d, denied packets are%s logged", wanted.verbosity, "" if wanted.denied else " not")
+            set_verbosity(wanted.verbosity)
+            self._crew.set_logging(wanted)
+
+    def _on_logging(self, wanted: Logging) -> None:
+        """The supervisor has been asked for another verbosity, and has it. Its successors are to have it, too."""
+        before = self._crew.logging
+        self._set_logging(wanted)
+        flag = "--v="
+        words = tuple(f"{flag}{wanted.verbosity}" if word.startswith(flag) else word for word in self._supervision.words)
+        if logs_packets(before.verbosity) != logs_packets(wanted.verbosity):
+            # Pod names in the snapshot, and the verdict cache, depend on it.
+            self._next_supervisor = words
+        else:
+            self._supervision.words = words
+
+    def _replace_supervisor(self) -> None:
+        """Not while its messages are read, because its channel is closed."""
+        if self._next_supervisor is not None:
+            self._supervision.replace(self._next_supervisor)
+            self._next_supervisor = None
 
     # --- the place of the one agent; see `netpolq_worker.takeover.Tenant` ---------------------------------------------------------
 
@@ -190,6 +219,8 @@ class Pool:
                 self._publish(message, descriptor)
             case StandDown():
                 self._place.ask_to_stand_down()
+            case Logging():
+                self._on_logging(message)
             case InPlace():
                 self._place.ask_to_leave()
             case _:

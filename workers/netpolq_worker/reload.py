@@ -5,9 +5,21 @@ import logging
 import subprocess
 import sys
 
-from netpolq_worker.options import PoolOptions
+from typing import NamedTuple
+
+from netpolq.channel import Logging
+from netpolq_worker.options import PoolOptions, parse_options
+
+_CHANGEABLE = frozenset({"--takeover", "--no-takeover", "--v", "--log-denied", "--no-log-denied", "--"})
 
 log = logging.getLogger("reload")
+
+
+class Reloaded(NamedTuple):
+    """What the settings say now. `supervisor`: the words of one that differs from the present one."""
+
+    supervisor: tuple[str, ...]
+    logging: Logging
 
 
 class Reload:
@@ -19,8 +31,8 @@ class Reload:
         self._process = subprocess.Popen([sys.executable, "-m", "netpolq", "reload", queues], stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
 
-    def finish(self, code: int, supervisor: tuple[str, ...]) -> tuple[str, ...] | None:
-        """To be called when it has ended, with its exit code. Returns the words of a supervisor that differs from this one, or None.
+    def finish(self, code: int, supervisor: tuple[str, ...]) -> Reloaded | None:
+        """To be called when it has ended, with its exit code. Returns None if nothing is to change.
 
         What concerns the pool and its workers cannot change while they run: then nothing does, so that what is in force is always one
         whole set of settings.
@@ -46,15 +58,18 @@ class Reload:
             log.info("SIGHUP: nothing has changed")
             return None
         log.info("SIGHUP: a new supervisor takes up %s", ", ".join(sorted(set(theirs) - set(supervisor))))
-        return theirs
+        return Reloaded(theirs, parse_options(wanted).logging)
 
 
 def _as_flags(words: tuple[str, ...]) -> frozenset[str]:
-    """Flags with their values, each in one piece. A takeover happens at a start alone."""
+    """Flags with their values, each in one piece, without those that make no difference to a pool that runs.
+
+    A takeover happens at a start alone; what is logged can change at any time.
+    """
     found: list[str] = []
     for word in words:
         if word.startswith("--") or not found:
             found.append(word)
         else:
             found[-1] += f" {word}"
-    return frozenset(found) - {"--takeover", "--no-takeover", "--"}
+    return frozenset(flag for flag in found if flag.split()[0] not in _CHANGEABLE)

@@ -8,16 +8,15 @@ import logging
 import select
 import time
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from netpolq.channel import Alive, Channel, Drain, Publish, Serve
+from netpolq.channel import Alive, Channel, Drain, Logging, Publish, Serve
+from netpolq.logs import set_verbosity
 from netpolq_worker.adoption import Adoption
 from netpolq_worker.decide import Decider
 from netpolq_worker.loop import Worker
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.nfqueue import Queue
-from netpolq_worker.packet_log import PacketLog
 
 _BEAT_S = 0.5
 
@@ -29,13 +28,14 @@ class WorkerSettings:
     """What every worker is told when it is forked. `seat`: names its files of counters.
 
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
-    `hints`: tell which decisions are asked for again.
+    `logging`: what is logged at first. `hints`: tell which decisions are asked for again.
     """
 
     seat: int
     fail_open: bool
     mark_mask: int
     hints: bool
+    logging: Logging
     snapshot_version: int
     snapshot_descriptor: int
 
@@ -43,13 +43,11 @@ class WorkerSettings:
 class Spare:
     """Holds all queues until it is told which one to serve."""
 
-    def __init__(
-        self, settings: WorkerSettings, queues: tuple[Queue, ...], channel: Channel, packet_logs: Mapping[int, PacketLog]
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, queues: tuple[Queue, ...], channel: Channel) -> None:
         self._settings = settings
         self._queues = queues
         self._channel = channel
-        self._packet_logs = packet_logs
+        self._logging = settings.logging
         self._decider = Decider(with_hints=settings.hints)
         self._metrics = WorkerMetrics(settings.seat)
         self._adoption = Adoption(self._decider, channel)
@@ -83,6 +81,9 @@ class Spare:
                     poller.poll((beat_due - now) * 1000)
                 case Publish(version, changed), int(descriptor):
                     self._adoption.take_up(version, changed, descriptor)
+                case Logging() as wanted, _:
+                    self._logging = wanted
+                    set_verbosity(wanted.verbosity)
                 case Serve() as order, _:
                     return self._serve(order)
                 case Drain(), _:
@@ -105,5 +106,5 @@ class Spare:
             self._metrics,
             fail_open=self._settings.fail_open,
             mark_mask=self._settings.mark_mask,
-            packet_log=self._packet_logs.get(queue.queue_num),
+            logging_settings=self._logging,
         )

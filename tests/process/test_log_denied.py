@@ -1,0 +1,60 @@
+"""What a running agent says of denied packets with `--log-denied`."""
+
+import json
+import socket
+
+from pathlib import Path
+
+from netpolq_worker.denied_log import PAIR_BURST_LINES
+from tests.process.conftest import SERVER, STRANGER, assert_admitted
+from tests.support.agent import Agent
+from tests.support.box import Box
+
+FLAGS = ("--workers=1", "--fail-open=false", "--strict-mode=false", "--logging-format=json", "--log-denied")
+FLOOD = 2000
+
+
+def packet_lines(agent: Agent) -> list[dict[str, object]]:
+    entries = [json.loads(line) for line in agent.log.read_text(encoding="utf-8").splitlines()]
+    return [entry for entry in entries if entry["component"] == "packet"]
+
+
+def test_denied_packets_are_told_with_pods_and_policy_and_accepted_ones_are_not(box: Box, folder: Path) -> None:
+    with Agent(box, folder, *FLAGS) as agent:
+        assert_admitted(box, "friend", families=(4, 6))
+        agent.wait_until("both are told", lambda: len(packet_lines(agent)) >= 2)
+        lines = packet_lines(agent)
+    told = [{key: line[key] for key in ("verdict", "reason", "policy", "source_pod", "destination_pod")} for line in lines]
+    assert told == 2 * [
+        {
+            "verdict": "drop",
+            "reason": "denied",
+            "policy": "app/server",
+            "source_pod": "app/stranger",
+            "destination_pod": "app/server",
+        }
+    ]
+    assert {line["source_ip"] for line in lines} == set(STRANGER.addresses)
+
+
+def test_a_flood_of_one_pair_leaves_room_for_another_and_all_reach_the_worker(box: Box, folder: Path) -> None:
+    """The kernel keeps accepted connections and no denials: the flood, all to one port, is counted to the last packet by the worker.
+
+    Denied by both families the stranger has two pairs; the second is told in the midst of the flood of the first.
+    """
+    with Agent(box, folder, "--verdict-cache=on", *FLAGS) as agent:
+        for _ in range(4):
+            assert_admitted(box, "friend")
+        agent.wait_until("the kernel has accepted connections", lambda: agent.status()["verdict_cache"]["entries"] > 0)
+        judged = agent.status()["workers"][0]["packets"]
+        for _ in range(FLOOD // 100):
+            with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
+                for _number in range(100):
+                    end.sendto(b"x", (box.address(SERVER.name, 4), 80))
+        with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as end:
+            end.sendto(b"x", (box.address(SERVER.name, 6), 80))
+        agent.wait_until("all are judged", lambda: agent.status()["workers"][0]["packets"] >= judged + FLOOD + 1)
+        agent.wait_until("the other pair is told", lambda: any(":" in str(line["source_ip"]) for line in packet_lines(agent)))
+        noisy = [line for line in packet_lines(agent) if line["source_ip"] == STRANGER.addresses[0] and "verdict" in line]
+        assert PAIR_BURST_LINES <= len(noisy) <= PAIR_BURST_LINES + 2
+        assert agent.status()["verdict_cache"]["entries"] <= 8, "a few accepted connections"

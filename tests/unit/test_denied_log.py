@@ -1,0 +1,171 @@
+"""The log of denied packets: which of them get a line, and how the others are counted."""
+
+import io
+import json
+
+from collections.abc import Iterator
+
+import pytest
+
+from scapy.layers.inet import IP, TCP
+from scapy.packet import Packet
+
+from netpolq.addresses import parse_address
+from netpolq.enums import LoggingFormat, Tier, Verdict
+from netpolq.snapshot.image import TierProgram
+from netpolq.snapshot.view import SnapshotView
+from netpolq_worker import denied_log
+from netpolq_worker.denied_log import (
+    BURST_LINES,
+    LINES_PER_S,
+    MAX_PAIRS,
+    PAIR_BURST_LINES,
+    PAIR_INTERVAL_S,
+    SUMMARY_INTERVAL_S,
+    DeniedLog,
+)
+from tests.support.images import Endpoint, Image, encode
+from tests.support.logging_output import logging_output
+
+CLOSED = "10.0.0.1"
+NOISY, QUIET = "192.0.2.1", "192.0.2.2"
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    with logging_output(LoggingFormat.JSON) as written:
+        yield written
+
+
+@pytest.fixture
+def view() -> SnapshotView:
+    """A pod that admits nothing."""
+    nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
+    address = parse_address(CLOSED)
+    image = Image(
+        rules=(), identities=(), addresses={}, endpoints={address: Endpoint(None, nothing)}, pod_names={address: "shop/closed-0"}
+    )
+    return SnapshotView(encode(image, version=7, created_ns=0))
+
+
+def note(log: DeniedLog, view: SnapshotView, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
+    for _ in range(count):
+        log.note(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
+
+
+def to_closed(source: str) -> Packet:
+    return IP(src=source, dst=CLOSED) / TCP(sport=4000, dport=80)
+
+
+def entries(stream: io.StringIO) -> list[dict[str, object]]:
+    """The lines so far; the next call gives those after them."""
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    stream.seek(0)
+    stream.truncate()
+    assert all(line["component"] == "packet" for line in lines)
+    return lines
+
+
+def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+    """It gets a few lines, and one now and then; the other pair gets its own in the midst of it."""
+    log = DeniedLog(100, clock)
+    note(log, view, to_closed(NOISY), 10_000)
+    note(log, view, to_closed(QUIET))
+    told = [(line["source_ip"], line["destination_pod"], line["policy"], line["verdict"]) for line in entries(stream)]
+    closed = ("shop/closed-0", "shop/closed", "drop")
+    assert told == [(NOISY, *closed)] * PAIR_BURST_LINES + [(QUIET, *closed)]
+    clock.now_s += PAIR_INTERVAL_S
+    note(log, view, to_closed(NOISY), 10_000)
+    assert len(entries(stream)) == 1
+
+
+def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_about(
+    stream: io.StringIO, view: SnapshotView, clock: Clock
+) -> None:
+    log = DeniedLog(100, clock)
+    note(log, view, to_closed(NOISY), PAIR_BURST_LINES + 70)
+    note(log, view, to_closed(QUIET), PAIR_BURST_LINES + 30)
+    log.tell_suppressed()
+    assert len(entries(stream)) == 2 * PAIR_BURST_LINES, "the summary is not due yet"
+    clock.now_s += SUMMARY_INTERVAL_S
+    log.tell_suppressed()
+    log.tell_suppressed()
+    (line,) = entries(stream)
+    assert line["msg"] == f"100 more denied packets, no line for each: 70 of {NOISY} -> {CLOSED}"
+    assert {key: line[key] for key in ("queue", "suppressed", "source_ip", "destination_ip")} == {
+        "queue": 100,
+        "suppressed": 100,
+        "source_ip": NOISY,
+        "destination_ip": CLOSED,
+    }
+
+
+def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+    """A scan by more pairs than are remembered, for a second: lines and counted packets add up to all of them, in bounded memory."""
+    log = DeniedLog(100, clock)
+    sources = [f"172.16.{number >> 8}.{number & 255}" for number in range(MAX_PAIRS + 904)]
+    for source in sources[:2500]:
+        note(log, view, to_closed(source))
+    clock.now_s += 1.0
+    for source in sources[2500:]:
+        note(log, view, to_closed(source))
+    lines = len(entries(stream))
+    assert lines == BURST_LINES + LINES_PER_S
+    assert len(log._pairs) == MAX_PAIRS
+    clock.now_s += SUMMARY_INTERVAL_S
+    log.tell_suppressed()
+    (line,) = entries(stream)
+    assert line["suppressed"] == len(sources) - lines
+
+
+def test_a_pair_is_forgotten_only_when_others_have_been_denied_later(
+    stream: io.StringIO, view: SnapshotView, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The noisy pair keeps its place, and so its limit, among pairs that come once."""
+    monkeypatch.setattr(denied_log, "MAX_PAIRS", 8)
+    log = DeniedLog(100, clock)
+    for number in range(30):
+        note(log, view, to_closed(NOISY))
+        note(log, view, to_closed(f"172.16.0.{number}"))
+    told = [line["source_ip"] for line in entries(stream)]
+    assert told.count(NOISY) == PAIR_BURST_LINES
+    assert len(set(told)) == 31
+
+
+def test_a_reply_counts_for_the_pair_of_its_connection(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+    log = DeniedLog(100, clock)
+    note(log, view, to_closed(NOISY), PAIR_BURST_LINES)
+    note(log, view, IP(src=CLOSED, dst=NOISY) / TCP(sport=80, dport=4000), is_reply=True)
+    assert len(entries(stream)) == PAIR_BURST_LINES
+
+
+def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+    log = DeniedLog(100, clock)
+    note(log, view, b"\x45", 100)
+    lines = entries(stream)
+    assert [line["reason"] for line in lines] == ["malformed"] * PAIR_BURST_LINES
+    clock.now_s += SUMMARY_INTERVAL_S
+    log.tell_suppressed()
+    assert [line["msg"] for line in entries(stream)] == ["95 more denied packets, no line for each: 95 of malformed packets"]
+
+
+def test_a_packet_without_a_decision_is_told_as_the_failure_mode_answers_it(
+    stream: io.StringIO, view: SnapshotView, clock: Clock
+) -> None:
+    DeniedLog(100, clock).note(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)
+    (line,) = entries(stream)
+    assert (line["verdict"], line["reason"]) == ("drop", "no-snapshot")
