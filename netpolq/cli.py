@@ -31,7 +31,7 @@ from netpolq.settings.command_flags import (
     STATUS_OPTIONS,
 )
 from netpolq.settings.options import ENVIRONMENT_PREFIX, Values, from_environment, from_words
-from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, OPTIONS, RUN_DIR
+from netpolq.settings.table import CT_LABEL, MANIFESTS, OPTIONS, RUN_DIR
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
 
 _INTERRUPTED = 130
@@ -199,11 +199,11 @@ def _cleanup(words: Sequence[str]) -> int:
     from netpolq.dataplane import apply  # noqa: PLC0415  # see the module's docstring
 
     values = Values(from_words(CLEANUP_OPTIONS, words), from_environment(CLEANUP_OPTIONS, os.environ))
-    run_dir, ct_mark_bit = values[RUN_DIR], values[CT_MARK_BIT]
+    run_dir, ct_label = values[RUN_DIR], values[CT_LABEL]
     pid = instance.running_agent()
     if pid is not None:
         raise AlreadyRunningError(f"an agent serves this network namespace (pid {pid}); stop it first, then clean up")
-    removed = [*apply.cleanup(ct_mark_bit), *_clear_run_dir(run_dir)]
+    removed = [*apply.cleanup(ct_label), *_clear_run_dir(run_dir)]
     print("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
     return ExitCode.OK
 

@@ -11,16 +11,23 @@ from contextlib import contextmanager, suppress
 
 from netpolq.channel import Hint
 from netpolq.dataplane.conntrack import clear_accepted
+from netpolq.dataplane.kernel import require_supported_kernel
 from netpolq.dataplane.nf_tables import NFT_MSG_DELTABLE, Request, commit, name, rehearse
 from netpolq.dataplane.presence import Presence, read_counters, read_presence
 from netpolq.dataplane.queue_rule import replace_queue_rule, try_queue_rule
 from netpolq.dataplane.ruleset import ENQUEUE, TABLE, IsolatedSets, RulesetConfig, chains, render, render_changes
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, remember
-from netpolq.enums import Dataplane
+from netpolq.enums import ConnectionLabel, Dataplane
 from netpolq.errors import KernelError, NetpolqError, PrivilegeError
 
 _NFTA_TABLE_NAME = 1
 _NFT_DEADLINE_S = 60
+_NEEDED = f"""
+add table inet {TABLE}-probe
+add chain inet {TABLE}-probe needed {{ type filter hook prerouting priority 0; }}
+add rule inet {TABLE}-probe needed ct label 0 ct label set 1 fib saddr . iif oif 0
+"""
+"""What the ruleset needs besides the queue rule, and what some kernels are built without."""
 
 
 class RulesetError(NetpolqError):
@@ -99,8 +106,15 @@ async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
     Raises `PrivilegeError` without CAP_NET_ADMIN, `KernelError` without nft or where the kernel lacks what is asked for.
     """
     candidates = (Dataplane.NATIVE, Dataplane.COMPAT) if wanted is Dataplane.AUTO else (wanted,)
+    require_supported_kernel()
     form = await asyncio.to_thread(_first_accepted, candidates)
     await _nft("")
+    try:
+        await _nft(_NEEDED, "--check")
+    except RulesetError as error:
+        raise KernelError(
+            f"this kernel lacks connection labels (CONFIG_NF_CONNTRACK_LABELS) or the nftables module nft_ct or nft_fib_inet: {error}"
+        ) from error
     if form is None:
         modules = {Dataplane.NATIVE: "nft_queue", Dataplane.COMPAT: "nft_compat and xt_NFQUEUE"}
         lacking = " or ".join(modules[candidate] for candidate in candidates)
@@ -110,22 +124,22 @@ async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
     return form
 
 
-def cleanup(ct_mark_bit: int = 0) -> list[str]:
+def cleanup(ct_label: int | None = None) -> list[str]:
     """Remove the table and forget which connections were accepted; returns a line for each thing removed. May be repeated.
 
-    Packets that wait for a verdict are dropped. `ct_mark_bit`: the bit that the agent used, 0 to leave connections alone. It is cleared
-    so that an agent installed later judges these connections by the policies of its own day.
+    Packets that wait for a verdict are dropped. `ct_label`: the first bit of labels that the agent used; None: leave connections alone. The
+    accepted bit is cleared so that an agent installed later judges these connections by the policies of its own day.
     Blocks. Raises `PrivilegeError` or `RulesetError`.
     """
     removed = []
     with _explained(), suppress(FileNotFoundError):
         commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, TABLE),))])
         removed.append(f"nftables table inet {TABLE}")
-    if ct_mark_bit:
+    if ct_label is not None:
         with _explained():
-            forgotten = clear_accepted(ct_mark_bit).cleared
+            forgotten = clear_accepted(ct_label + ConnectionLabel.ACCEPTED).cleared
         if forgotten:
-            removed.append(f"accepted bit {ct_mark_bit:#x} of {forgotten} tracked connection{'s' if forgotten > 1 else ''}")
+            removed.append(f"accepted bit of the label of {forgotten} tracked connection{'s' if forgotten > 1 else ''}")
     return removed
 
 
@@ -183,11 +197,12 @@ def _missing_privilege() -> PrivilegeError:
     return PrivilegeError("changing the ruleset needs CAP_NET_ADMIN in this network namespace: run as root or add the capability")
 
 
-async def _nft(script: str) -> None:
+async def _nft(script: str, *options: str) -> None:
     """Apply a script as one transaction; an empty one only shows that nft is there."""
     try:
         process = await asyncio.create_subprocess_exec(
             "nft",
+            *options,
             "-f",
             "-",
             stdin=asyncio.subprocess.PIPE,

@@ -1,7 +1,7 @@
 """The flags of the commands beside `run`; of these only those that `run` has too are read from the environment."""
 
 from netpolq.settings.options import Group, Option
-from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, RUN_DIR
+from netpolq.settings.table import CT_LABEL, MANIFESTS, RUN_DIR
 from netpolq.settings.values import integer, one_of, plain_text
 
 OUTPUT: Option[str] = Option(
@@ -70,6 +70,6 @@ ENGINE: Option[str] = Option(
 )
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
-CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_MARK_BIT)
+CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS, *QUESTION, PACKETS, ENGINE, OUTPUT)

@@ -25,7 +25,8 @@ class Settings:
 
     `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `metrics_host`: empty for all addresses, IPv6 without
     brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: decided by the kernel's
-    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_mark_bit`: one bit. `run_dir`: absolute.
+    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: a bit of the
+    label of connections. `run_dir`: absolute.
     """
 
     kubeconfig: str
@@ -43,7 +44,7 @@ class Settings:
     fanout: bool
     dataplane: Dataplane
     mark_mask: int
-    ct_mark_bit: int
+    ct_label: int
     node_egress: NodeEgress
     verdict_cache_mode: VerdictCacheMode
     verdict_cache_ttl_s: int
@@ -86,7 +87,7 @@ class Settings:
                 (table.FANOUT, _boolean(self.fanout)),
                 (table.DATAPLANE, self.dataplane.value),
                 (table.MARK_MASK, hex(self.mark_mask)),
-                (table.CT_MARK_BIT, hex(self.ct_mark_bit)),
+                (table.CT_LABEL, str(self.ct_label)),
                 (table.VERDICT_CACHE, self.verdict_cache_mode.value),
                 (table.VERDICT_CACHE_TTL, str(self.verdict_cache_ttl_s)),
                 (table.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
@@ -132,7 +133,7 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         fanout=values[table.FANOUT],
         dataplane=values[table.DATAPLANE],
         mark_mask=values[table.MARK_MASK],
-        ct_mark_bit=values[table.CT_MARK_BIT],
+        ct_label=values[table.CT_LABEL],
         node_egress=values[table.NODE_EGRESS],
         verdict_cache_mode=values[table.VERDICT_CACHE],
         verdict_cache_ttl_s=values[table.VERDICT_CACHE_TTL],

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
     MAX_CACHED_VERDICTS,
+    MAX_CT_LABEL,
     MAX_QUEUE,
     MAX_VERDICT_TTL_S,
     MAX_WORKERS,
@@ -16,7 +17,6 @@ from netpolq.settings.values import (
     boolean_or_auto,
     host_name,
     integer,
-    mark_bit,
     mark_mask,
     path_or_none,
     plain_text,
@@ -135,17 +135,19 @@ MARK_MASK: Option[int] = Option(
     default="0x70",
     metavar="MASK",
     allowed="three adjacent bits of 32, such as 0x70",
-    help="Bits of the packet mark that hold the state of a packet on its way; nobody else may use them.",
+    help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. What other software keeps in them is put "
+    "back.",
     group=Group.DATA_PLANE,
     natural=int,
 )
-CT_MARK_BIT: Option[int] = Option(
-    name="ct-mark-bit",
-    parse=mark_bit,
-    default="0x1000",
-    metavar="BIT",
-    allowed="one bit of 32, such as 0x1000",
-    help="Bit of the connection mark that says a connection was accepted; nobody else may use it.",
+CT_LABEL: Option[int] = Option(
+    name="ct-label",
+    parse=integer(0, MAX_CT_LABEL),
+    default=f"{MAX_CT_LABEL}",
+    metavar="N",
+    allowed=f"0 to {MAX_CT_LABEL}",
+    help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "
+    "use them.",
     group=Group.DATA_PLANE,
     natural=int,
 )
@@ -286,7 +288,7 @@ OPTIONS: tuple[Option[object], ...] = (
     TAKEOVER,
     DATAPLANE,
     MARK_MASK,
-    CT_MARK_BIT,
+    CT_LABEL,
     VERDICT_CACHE,
     VERDICT_CACHE_TTL,
     VERDICT_CACHE_SIZE,

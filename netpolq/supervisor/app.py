@@ -117,7 +117,7 @@ class Supervisor:
                 ruleset, size=settings.verdict_cache_size, ttl_s=settings.verdict_cache_ttl_s, on_clean=self._on_progress
             )
         if settings.strict_mode:
-            self._strict_mode = StrictMode(ct_mark_bit=settings.ct_mark_bit, on_pass=self._timings.strict_pass.observe)
+            self._strict_mode = StrictMode(ct_label=settings.ct_label, on_pass=self._timings.strict_pass.observe)
         self._enforcer = enforcer = Enforcer(
             store=self._store,
             publisher=self._publisher,
@@ -180,7 +180,7 @@ class Supervisor:
             fanout=settings.fanout,
             fail_open=settings.fail_open,
             mark_mask=settings.mark_mask,
-            ct_mark_bit=settings.ct_mark_bit,
+            ct_label=settings.ct_label,
             node_egress=settings.node_egress,
             dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
             form=form,

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
@@ -120,7 +122,9 @@ class Enforcer:
                 self._on_published(time.perf_counter() - compiled)
             self._pending.append((version, noticed_ns))
             self._sets_version = version
-            self.sets = IsolatedSets(ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS])
+            self.sets = IsolatedSets(
+                ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS], local=compiler.local
+            )
             self._sets_changed.set()
             if is_first:
                 gc.freeze()
@@ -137,7 +141,7 @@ class Enforcer:
         await self._publisher.stand_down()
         while True:
             self._sets_changed.clear()
-            version, sets = self._sets_version, self.sets
+            version, sets = self._sets_version, await with_interfaces(self.sets)
             try:
                 if self.ruleset_problem is not None:
                     await self._install(sets)
@@ -191,6 +195,13 @@ class Enforcer:
             _version, noticed_ns = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)
+
+
+async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:
+    """The same sets, with the interfaces that lead to the pods at this moment."""
+    if not sets.local:
+        return sets
+    return replace(sets, interfaces=await asyncio.to_thread(pod_interfaces, sets.local, sets.ingress, sets.egress))
 
 
 def log_new_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netpolq.dataplane.ruleset import UNJUDGED, CacheCounts
+from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.supervisor.condition import Condition, rss_bytes
 from netpolq.supervisor.verdict_cache import VerdictCache
 
@@ -42,6 +42,11 @@ def readings(condition: Condition) -> list[Reading]:
         single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
         single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
         single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", counters.get(UNJUDGED, 0)),
+        single(
+            "netpolq_spoofed_packets_total",
+            "Packets of new connections that were dropped because they did not come from where their source address is",
+            counters.get(SPOOFED, 0),
+        ),
         single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
         Reading(
             "netpolq_worker_restarts_total",

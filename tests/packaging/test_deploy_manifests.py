@@ -35,7 +35,7 @@ VALUE_SETS: dict[str, Values] = {
             "fanout": False,
             "dataplane": "native",
             "markMask": "0x700",
-            "ctMarkBit": 67108864,
+            "ctLabel": 26,
             "nodeEgress": "allow",
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
@@ -182,7 +182,7 @@ def test_the_charts_settings_reach_the_agent() -> None:
     deployment = rendered("chart, every setting")
     settings = settings_of(deployment)
     assert (settings.queue_first, settings.queue_count, settings.fanout) == (200, 8, False)
-    assert (settings.mark_mask, settings.ct_mark_bit) == (0x700, 0x4000000)
+    assert (settings.mark_mask, settings.ct_label) == (0x700, 26)
     assert (settings.metrics_host, settings.metrics_port) == ("::1", 9090)
     assert (settings.verbosity, settings.logging_format.value, settings.strict_mode) == (2, "text", False)
     assert (settings.dataplane.value, settings.node_egress.value, settings.netfilter_bug_1766_fix) == ("native", "allow", None)

@@ -48,7 +48,7 @@ def settings(draw: st.DrawFn) -> Settings:
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),
         mark_mask=0b111 << draw(st.integers(0, 29)),
-        ct_mark_bit=1 << draw(st.integers(0, 31)),
+        ct_label=draw(st.integers(0, 124)),
         node_egress=draw(st.sampled_from(NodeEgress)),
         verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
         verdict_cache_ttl_s=draw(st.integers(1, 86400)),
@@ -86,7 +86,7 @@ def test_defaults_of_our_own_flags() -> None:
     found = resolve([], {})
     assert found.manifests is None
     assert found.netfilter_bug_1766_fix is None
-    assert (found.mark_mask, found.ct_mark_bit) == (0x70, 0x1000)
+    assert (found.mark_mask, found.ct_label) == (0x70, 124)
     assert (found.dataplane, found.node_egress, found.logging_format) == ("auto", "judge", "text")
     assert found.run_dir == Path("/run/netpolq")
     assert found.fanout
@@ -162,7 +162,7 @@ def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> 
         ("fail-open", ["maybe", "", "2"]),
         ("netfilter-bug-1766-fix", ["sometimes", "AUTO"]),
         ("mark-mask", ["0", "0x60", "0xf0", "0x150", "0x380000000", "0xc0000001", "seven"]),
-        ("ct-mark-bit", ["0", "3", "0x100000000"]),
+        ("ct-label", ["-1", "125", "0x100000000", "five"]),
         ("dataplane", ["iptables", "Native", ""]),
         ("node-egress", ["drop"]),
         ("logging-format", ["xml"]),
@@ -309,7 +309,7 @@ def test_the_host_name_is_trimmed_and_lower_case_as_the_kubelet_has_it() -> None
 @pytest.mark.parametrize("text", ["0x70", "112", "0X70"])
 def test_masks_are_hexadecimal_or_decimal(text: str) -> None:
     assert resolve(["--mark-mask", text], {}).mark_mask == 0x70
-    assert resolve(["--mark-mask", "0xe0000000", "--ct-mark-bit", "2147483648"], {}).mark_mask == 0xE0000000
+    assert resolve(["--mark-mask", "0xe0000000", "--ct-label", "7"], {}).mark_mask == 0xE0000000
 
 
 @given(settings())

@@ -11,6 +11,7 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, RulesetError, cleanup, probe
+from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
@@ -18,7 +19,7 @@ from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,
     B_INGRESS,
-    CT_MARK_BIT,
+    CT_LABEL,
     NOBODY,
     A,
     B,
@@ -50,7 +51,7 @@ async def test_a_later_agent_adopts_the_base_chains_and_the_counters(config: Rul
         flow.heard()
     later = Ruleset(dataclasses.replace(config, queue_first=200, queue_count=4))
     await later.install(A_EGRESS)
-    assert len(before) == 6
+    assert len(before) == 5
     assert base_chain_handles() == before
     assert await later.in_place()
     assert elements("isolated_ingress_v4") == set()
@@ -138,24 +139,26 @@ async def test_cleanup_removes_everything_and_only_ours(ruleset: Ruleset) -> Non
     assert not await ruleset.in_place()
 
 
+FOREIGN_LABEL = 3
+
+
 async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
     nft("""
         add table ip probe
         add chain ip probe tagging { type filter hook forward priority 0; }
         add rule ip probe tagging ct mark set 0x40
     """)
+    nft(f"add rule ip probe tagging ct label set {FOREIGN_LABEL}")
     await ruleset.install(A_EGRESS)
     with node.conversation(A, B) as flow:
         flow.say()
         judge.receive()
         judge.accept()
         flow.heard()
-        assert f"mark={CT_MARK_BIT | 0x40} " in run("conntrack", "-L", "-s", ADDRESS[A, 4])
-        assert cleanup(CT_MARK_BIT)[1].startswith(f"accepted bit {CT_MARK_BIT:#x} of ")
-        marks = run("conntrack", "-L", "-s", ADDRESS[A, 4])
-        assert "mark=64 " in marks
-        assert f"mark={CT_MARK_BIT | 0x40} " not in marks
-        assert cleanup(CT_MARK_BIT) == []
+        assert cleanup(CT_LABEL)[1] == "accepted bit of the label of 1 tracked connection"
+        assert "mark=64 " in run("conntrack", "-L", "-s", ADDRESS[A, 4])
+        assert cleanup(CT_LABEL) == []
+        assert clear_accepted(FOREIGN_LABEL).cleared == 1
 
 
 async def test_waiting_packets_survive_install_update_and_a_new_queue_range(

@@ -40,7 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "fanout" "NETPOLQ_FANOUT"
   "dataplane" "NETPOLQ_DATAPLANE"
   "markMask" "NETPOLQ_MARK_MASK"
-  "ctMarkBit" "NETPOLQ_CT_MARK_BIT"
+  "ctLabel" "NETPOLQ_CT_LABEL"
   "nodeEgress" "NETPOLQ_NODE_EGRESS"
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
