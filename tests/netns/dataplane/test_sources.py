@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from scapy.layers.inet import IP, TCP, UDP, Ether
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet as Frame
 
 from netpolq.dataplane.apply import Ruleset
