@@ -241,6 +241,14 @@ class ApiServer:
         await asyncio.sleep(down_s)
         await self.accept_connections()
 
+    async def rotate_authority(self) -> None:
+        """Come back with a certificate of another authority, with all connections cut."""
+        await self.refuse_connections()
+        self.cut_connections()
+        self.authority = Authority()
+        self._context = self.authority.server_context(self.host, "localhost", "kubernetes.default.svc")
+        await self.accept_connections()
+
     def compact(self) -> None:
         """Forget history: watches from before and the remaining pages of lists are answered with 410."""
         self.store.compact()
