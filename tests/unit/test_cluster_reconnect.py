@@ -86,7 +86,9 @@ async def test_a_watch_that_is_answered_and_says_nothing_is_no_contact(tmp_path:
     """The age of the source rises while watches are silent, though the server answers 200."""
     async with ApiServer(bookmark_interval_s=0.1) as server:
         fill(server)
-        async with reading(server.kubeconfig(tmp_path / "config"), replace(PATIENT, first_delay_s=0.5, most_delay_s=0.5)) as reader:
+        async with reading(
+            server.kubeconfig(tmp_path / "config"), replace(PATIENT, first_delay_s=0.5, most_delay_s=0.5)
+        ) as reader:
             await until(lambda: reader.agrees_with(server))
             await server.until(lambda: server.open_watches() == 3)
             for resource in RESOURCES:
