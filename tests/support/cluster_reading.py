@@ -8,8 +8,8 @@ from pathlib import Path
 
 from netpolq.model import Update
 from netpolq.policy.compile import Compiler
-from netpolq.sources.cluster.reflector import Timing
 from netpolq.sources.cluster.source import ClusterSource
+from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.decode import Ignored, decode
 from netpolq.store import Store
 from tests.support.apiserver import RESOURCES, ApiServer, Body

@@ -7,6 +7,7 @@ many times the work and memory of the few fields that are used.
 import asyncio
 import contextlib
 import socket
+import ssl
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -196,3 +197,13 @@ def _status_error(response: aiohttp.ClientResponse, body: bytes) -> StatusError:
         message = str(orjson.loads(body).get("message", message))
     retry_after = response.headers.get("Retry-After", "")
     return StatusError(response.status, message[:200], float(retry_after) if retry_after.isdigit() else None)
+
+
+def is_about_certificates(error: BaseException) -> bool:
+    """Whether TLS failed: on this side for a certificate of an unknown authority, or on the server's for one of ours (an alert)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError)):
+            return True
+        cause = cause.__cause__
+    return False

@@ -11,17 +11,15 @@ import asyncio
 import logging
 import random
 import re
-import ssl
 import time
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import aiohttp
-import orjson
 
-from netpolq.sources.cluster.connection import Connection
+from netpolq.sources.cluster.connection import Connection, is_about_certificates
 from netpolq.sources.cluster.resources import Resource
+from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.cluster.watch import (
     Changes,
     LineDecoder,
@@ -30,6 +28,7 @@ from netpolq.sources.cluster.watch import (
     Replica,
     StatusError,
     StreamError,
+    read_list,
 )
 
 _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
@@ -50,28 +49,6 @@ _QUERY = re.compile(r"\?[^\s'\"]*")
 log = logging.getLogger("reflector")
 
 Deliver = Callable[[Changes], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """How long things may take, in seconds.
-
-    `watch_s`: a watch is asked to end after a random time between these two. `idle_s`: without a byte, bookmarks included, a connection
-    counts as dead; the server sends a bookmark about every minute. `first_delay_s`, `most_delay_s`: back-off between attempts that fail.
-    `failures_before_relist`: after so many watches in a row that fail for what they say, the version is not trusted to be resumable.
-    `silent_s`: a watch that lasts longer and never says a byte has missed a bookmark, and everything is listed again; the server may have
-    gone back to a state before the version that the watch goes on from.
-    """
-
-    page_objects: int = 500
-    request_s: float = 60.0
-    watch_s: tuple[float, float] = (300.0, 600.0)
-    idle_s: float = 150.0
-    initial_events_s: float = 120.0
-    first_delay_s: float = 0.5
-    most_delay_s: float = 30.0
-    failures_before_relist: int = 3
-    silent_s: float = 90.0
 
 
 class Reflector:
@@ -144,7 +121,7 @@ class Reflector:
     async def _on_unreachable(self, error: Exception, generation: int, reached: int) -> None:
         """Wait until the next attempt: until the back-off has passed, or another reflector has reached the server."""
         problem = str(error) or type(error).__name__
-        if _is_about_certificates(error):
+        if is_about_certificates(error):
             problem += await self._renew(generation)
         delay_s = self._on_failure(problem)
         await self._connection.wait_until_reached(reached, delay_s)
@@ -232,7 +209,7 @@ class Reflector:
                     self._pages_lists = False
                 raise
             self._on_contact()
-            items, metadata = _read_list(body)
+            items, metadata = read_list(body)
             self._replica.add_page(items)
             following = metadata.get("continue")
             if not following:
@@ -260,7 +237,7 @@ class Reflector:
             self._is_version_checked = False
             return
         body = await self._connection.get(self._resource.path, {"limit": "1"}, timeout_s=self._timing.request_s)
-        _items, metadata = _read_list(body)
+        _items, metadata = read_list(body)
         self._replica.compare(metadata.get("resourceVersion"))
 
     async def _watch(self) -> None:
@@ -322,25 +299,3 @@ class Reflector:
         self.is_synced |= is_complete
         if changes or is_complete:
             self._deliver(changes)
-
-
-def _read_list(body: bytes) -> tuple[list[object], dict[str, object]]:
-    """Items and metadata of a list. Raises `StreamError` for anything else."""
-    try:
-        document = orjson.loads(body)
-        items, metadata = document.get("items") or [], document["metadata"]
-    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise StreamError(f"not a list: {body[:80]!r}") from error
-    if not isinstance(items, list) or not isinstance(metadata, dict):
-        raise StreamError(f"not a list: {body[:80]!r}")
-    return items, metadata
-
-
-def _is_about_certificates(error: BaseException) -> bool:
-    """Whether TLS failed: on this side for a certificate of an unknown authority, or on the server's for one of ours (an alert)."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError)):
-            return True
-        cause = cause.__cause__
-    return False

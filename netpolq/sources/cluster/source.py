@@ -10,8 +10,9 @@ from netpolq.model import ObjectKey, Rejection, Update
 from netpolq.sources.base import Deliver
 from netpolq.sources.cluster.connection import Connection
 from netpolq.sources.cluster.node import NodeName
-from netpolq.sources.cluster.reflector import Reflector, Timing
+from netpolq.sources.cluster.reflector import Reflector
 from netpolq.sources.cluster.resources import RESOURCES
+from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.cluster.watch import Changes
 
 

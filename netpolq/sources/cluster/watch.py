@@ -233,3 +233,15 @@ class Replica:
 
     def _resume_number(self) -> int:
         return version_number(self.resume_version)
+
+
+def read_list(body: bytes) -> tuple[list[object], dict[str, object]]:
+    """Items and metadata of a list. Raises `StreamError` for anything else."""
+    try:
+        document = orjson.loads(body)
+        items, metadata = document.get("items") or [], document["metadata"]
+    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise StreamError(f"not a list: {body[:80]!r}") from error
+    if not isinstance(items, list) or not isinstance(metadata, dict):
+        raise StreamError(f"not a list: {body[:80]!r}")
+    return items, metadata
