@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import socket
 import time
 
@@ -12,6 +13,7 @@ import orjson
 import pytest
 
 from netpolq.sources.cluster import connection as connections
+from netpolq.sources.cluster.attempts import Attempts
 from netpolq.sources.cluster.connection import Connection
 from netpolq.sources.cluster.reflector import Reflector
 from netpolq.sources.cluster.resources import RESOURCES as READ
@@ -161,10 +163,10 @@ async def test_a_reflector_that_waits_tries_again_when_another_one_reaches_the_s
 
 async def test_problems_that_differ_only_in_the_query_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """Each attempt asks for another time or page; what is wrong is the same."""
-    reflector = Reflector(READ[0], Connection(""), lambda _changes: None, HURRIED)
+    attempts = Attempts("Namespace", HURRIED, random.random)
     with caplog.at_level(logging.WARNING):
         for seconds in (310, 402, 555):
-            reflector._on_failure(f"Connection timeout to host https://10.0.0.1/api/v1/pods?watch=true&timeoutSeconds={seconds}")
+            attempts.fail(f"Connection timeout to host https://10.0.0.1/api/v1/pods?watch=true&timeoutSeconds={seconds}")
     assert [record.getMessage() for record in caplog.records] == [
         "Namespace: Connection timeout to host https://10.0.0.1/api/v1/pods; trying again"
     ]

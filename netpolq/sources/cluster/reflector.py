@@ -10,13 +10,13 @@ What is known stays in force until a complete newer state has arrived.
 import asyncio
 import logging
 import random
-import re
 import time
 
 from collections.abc import Callable
 
 import aiohttp
 
+from netpolq.sources.cluster.attempts import Attempts
 from netpolq.sources.cluster.connection import Connection, is_about_certificates
 from netpolq.sources.cluster.resources import Resource
 from netpolq.sources.cluster.timing import Timing
@@ -43,9 +43,6 @@ _NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
 _PAUSE_S = 0.5
 """At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
 
-_QUERY = re.compile(r"\?[^\s'\"]*")
-"""The query of a URL in a message."""
-
 log = logging.getLogger("reflector")
 
 Deliver = Callable[[Changes], None]
@@ -71,12 +68,10 @@ class Reflector:
         self._replica = Replica(resource)
         self._streams_lists = True
         self._pages_lists = True
-        self._failures = 0
-        self._doubts = 0
+        self._attempts = Attempts(resource.kind, timing, noise)
         self._is_version_checked = False
         self.is_synced = False
         self.relists = 0
-        self.problem: str | None = None
         self.contact_ns: int | None = None
 
     async def run(self) -> None:
@@ -137,33 +132,24 @@ class Reflector:
         return ""
 
     def _on_failure(self, problem: str, *, is_doubtful: bool = False) -> float:
-        """Note a failure. Returns how long to wait: growing, and never the same for two agents.
-
-        `is_doubtful`: the version that is known may be the reason, so that after some of them everything is listed again.
-        """
+        """Note a failure. Returns how long to wait; see `Attempts.fail`."""
         self._replica.abandon()
-        self._failures += 1
-        problem = _QUERY.sub("", problem)
-        if self.problem != problem:
-            log.warning("%s: %s; trying again", self._resource.kind, problem)
-        self.problem = problem
-        self._doubts += is_doubtful
-        if self._doubts >= self._timing.failures_before_relist:
-            self._doubts = 0
+        delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
+        if self._attempts.take_doubt():
             self._replica.resume_version = None
-        most_s: float = min(self._timing.first_delay_s * 2.0 ** min(self._failures - 1, 10), self._timing.most_delay_s)
-        return most_s * (0.5 + self._noise() / 2)
+        return delay_s
 
     def _on_contact(self) -> None:
         self.contact_ns = time.monotonic_ns()
 
     def _on_success(self) -> None:
-        if self.problem is not None:
-            log.info("%s: the API server answers again", self._resource.kind)
+        if self._attempts.succeed():
             self._connection.note_reached()
-        self._failures = 0
-        self._doubts = 0
-        self.problem = None
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps this from reading at the moment."""
+        return self._attempts.problem
 
     # --- complete states ----------------------------------------------------------------------------------------------------------
 
