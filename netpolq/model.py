@@ -75,6 +75,7 @@ class Pod:
 
     `ips`: all of `status.podIPs` (and `podIP`), in order, without duplicates. `host_ips`: all of `status.hostIPs` (and `hostIP`).
     `completed`: phase Succeeded or Failed; such a pod owns no address any more. `running`: phase Running.
+    `terminating`: it has a `metadata.deletionTimestamp`, whether or not the grace period is over.
     `created`: `metadata.creationTimestamp`, as written (RFC 3339 sorts as text), or empty. `node_name`: `spec.nodeName` or empty.
     `named_ports`: of containers and of init containers that keep running (restartPolicy Always), in order.
     """
@@ -88,6 +89,7 @@ class Pod:
     host_network: bool = False
     completed: bool = False
     running: bool = True
+    terminating: bool = False
     created: str = ""
     named_ports: tuple[NamedPort, ...] = ()
 

@@ -44,6 +44,7 @@ class ManifestFolder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.contact_ns: int | None = None
+        self.node_exists: bool | None = None
         self.problems: list[str] = []
 
     @property

@@ -70,7 +70,7 @@ def make_source(settings: Settings) -> Source:
     # Only now, because the kubernetes package takes a second and tens of megabytes that a folder does not need.
     from netpolq.sources.cluster.source import ClusterSource  # noqa: PLC0415
 
-    return ClusterSource(settings.kubeconfig)
+    return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -156,7 +156,7 @@ class Supervisor:
             expose=lambda: expose(self._registry),
             not_ready=condition.not_ready,
         )
-        log.info("serving queues %s, queue form %s, source %s", settings.queues, form, source.kind)
+        log.info("serving queues %s, queue form %s, source %s, node %s", settings.queues, form, source.kind, settings.hostname)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [

@@ -14,6 +14,7 @@ from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.node_name import node_name_problem
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.status import (
     DataplaneStatus,
@@ -66,6 +67,9 @@ class Condition:
             reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
         if self.surroundings.problem is not None:
             reasons.append(self.surroundings.problem)
+        node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
+        if node_problem is not None:
+            reasons.append(node_problem)
         return reasons
 
     def status(self) -> Status:
@@ -74,6 +78,7 @@ class Condition:
         reasons = self.not_ready()
         return Status(
             version=version("netpolq"),
+            node=self.settings.hostname,
             snapshot_version=publisher.version,
             in_force_version=enforcer.in_force_version,
             ready=not reasons,

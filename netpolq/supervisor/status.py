@@ -87,13 +87,14 @@ class StrictModeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The whole document.
+    """The whole document. `node`: the name by which pods are local.
 
     `snapshot_version`: the newest published. `in_force_version`: the newest by which every worker judges and whose isolated pods are
     those in the kernel. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
     """
 
     version: str
+    node: str
     snapshot_version: int
     in_force_version: int
     ready: bool
@@ -189,6 +190,7 @@ def _lines(status: Status) -> Iterator[str]:
     yield from _columns(
         [
             (f"netpolq {status.version}", state),
+            ("node", status.node),
             ("snapshot", f"version {status.snapshot_version}{in_force}" if status.snapshot_version else "none published yet"),
             ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
             *(("source problem", problem) for problem in source.problems),

@@ -138,10 +138,13 @@ def test_probes_and_scrapers_ask_the_port_that_the_agent_serves(deployment: Depl
     assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_port)}
 
 
-def test_the_role_is_lists_and_watches_of_what_is_used_and_bound_to_the_pods_account(deployment: Deployment) -> None:
+def test_the_role_is_what_is_used_and_bound_to_the_pods_account(
+    deployment: Deployment,
+) -> None:
     role, binding, account = (deployment.one(kind) for kind in ("ClusterRole", "ClusterRoleBinding", "ServiceAccount"))
     assert role["rules"] == [
         {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
     ]
     assert binding["roleRef"] == {

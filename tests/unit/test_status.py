@@ -30,6 +30,7 @@ from netpolq.supervisor.status import (
 
 STATUS = Status(
     version="1.2.3",
+    node="node-1",
     snapshot_version=12,
     in_force_version=12,
     ready=False,
