@@ -1,7 +1,8 @@
 """What of a manifest folder is in force, kept up to date by looking at it.
 
 The rules, in order of weight: nothing that was half written is ever taken for what was meant; nothing unreadable ever takes an object
-away; a file that is really gone takes its objects with it. Synchronous, and no wiser about time than what it is told.
+away, and what it may concern is isolated (`broken_file.py`); a file that is really gone takes its objects with it. Synchronous, and no
+wiser about time than what it is told.
 """
 
 import hashlib
@@ -9,12 +10,13 @@ import time
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from netpolq.model import Rejection, Update
+from netpolq.sources.broken_file import Held
 from netpolq.sources.folder_objects import FolderObjects, HeldFile
 from netpolq.sources.folder_scan import Fingerprint, FoundFile, Scan, scan
-from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse
+from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse, unreadable
 
 SETTLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
 """How long a file must stay as it is before it is read."""
@@ -31,18 +33,14 @@ CLOCK_TICK_NS = 50_000_000
 POLL_NS = 250_000_000
 """How often a file that is being written is asked after, besides the events."""
 
-LAST_GOOD = "the file's last good content stays in force"
-BEST_SO_FAR = "what could be read of the file before stays in force"
-NOT_THERE = "nothing of it is in force"
-
 
 @dataclass(slots=True)
 class _File:
-    """A file and what it contributes. `taken`: fingerprint of what was last read, None to have it read again."""
+    """A file and what it contributes. `held`: what of its contents is in force. `taken`: fingerprint of what was last read, None to have
+    it read again.
+    """
 
-    content: Content = field(default_factory=Content)
-    rejections: tuple[Rejection, ...] = ()
-    is_good: bool = False
+    held: Held = field(default_factory=Held)
     taken: Fingerprint | None = None
     digest: bytes = b""
     unsettled: Fingerprint | None = None
@@ -99,12 +97,12 @@ class FolderContents:
     def update(self, observed_ns: int) -> Update | None:
         """What changed since the last call, or None. The first call always has an answer."""
         upserted, deleted = self._objects.change(
-            {path: HeldFile(file.content, file.missing_ns is not None) for path, file in self._files.items()}
+            {path: HeldFile(file.held.content, file.missing_ns is not None) for path, file in self._files.items()}
         )
         rejections = (*self._folder_rejections(), *self._file_rejections(), *self._duplicate_rejections())
         ignored: Counter[str] = Counter()
         for file in self._files.values():
-            ignored.update(file.content.ignored)
+            ignored.update(file.held.content.ignored)
         unchanged = (
             not upserted and not deleted and rejections == self._delivered_rejections and ignored == self._delivered_ignored
         )
@@ -129,7 +127,7 @@ class FolderContents:
             # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
             file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
             file.digest = b""
-            _reject(file, Content(rejections=(_rejection(path, _reason(error)),)))
+            file.held = file.held.with_broken(unreadable(_printable(path), _reason(error)))
 
     def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: Look) -> None:
         if file.unsettled != opened.fingerprint:
@@ -151,17 +149,16 @@ class FolderContents:
         digest = hashlib.blake2b(data).digest()
         if digest == file.digest:
             return
-        content = _parsed(path, data)
+        content = parse(_printable(path), data)
         if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
             file.taken, file.digest, file.refused = None, b"", True
-            file.rejections = (_rejection(path, "still open for writing, and what it holds so far is not whole", _kept(file)),)
+            file.held = file.held.with_rejection(
+                _rejection(path, "still open for writing, and what it holds so far is not whole", file.held.kept)
+            )
             look.look_again(POLL_NS)
             return
         file.digest = digest
-        if content.rejections:
-            _reject(file, content)
-        else:
-            file.content, file.rejections, file.is_good = content, (), True
+        file.held = file.held.with_broken(content) if content.rejections else Held.good(content)
 
     def _miss(self, path: str, now_ns: int, look: Look) -> None:
         file = self._files[path]
@@ -196,44 +193,26 @@ class FolderContents:
         )
 
     def _file_rejections(self) -> tuple[Rejection, ...]:
-        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].rejections)
+        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].held.rejections)
 
 
 def _postpone(file: _File, look: Look, by_ns: int) -> None:
     look.look_again(by_ns)
-    if not file.content.objects:
+    if not file.held.content.objects:
         look.unfinished += 1
-
-
-def _parsed(path: str, data: bytes) -> Content:
-    try:
-        return parse(_printable(path), data)
-    except UnreadableError as error:
-        return Content(rejections=(_rejection(path, str(error)),))
 
 
 def _would_lose(file: _File, content: Content) -> bool:
     """Whether taking the content would take objects away, or take unreadable ones for good ones."""
-    return bool(file.content.objects) and (bool(content.rejections) or not content.keys() >= file.content.keys())
-
-
-def _reject(file: _File, content: Content) -> None:
-    """Keep a file's last good content, or make the best of what it says where there is none."""
-    if file.content.objects and (file.is_good or not content.keys() >= file.content.keys()):
-        file.rejections = tuple(replace(rejection, consequence=_kept(file)) for rejection in content.rejections)
-    else:
-        file.content, file.rejections, file.is_good = content, content.rejections, False
-
-
-def _kept(file: _File) -> str:
-    return LAST_GOOD if file.is_good else BEST_SO_FAR
+    base = file.held.base
+    return bool(base.objects) and (bool(content.rejections) or not content.keys() >= base.keys())
 
 
 def _reason(error: OSError | UnreadableError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _rejection(origin: str, message: str, consequence: str = NOT_THERE, *, document: int = 0, key: str = "") -> Rejection:
+def _rejection(origin: str, message: str, consequence: str, *, document: int = 0, key: str = "") -> Rejection:
     return Rejection(origin=_printable(origin), document=document, key=key, field="", message=message, consequence=consequence)
 
 

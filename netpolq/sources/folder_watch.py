@@ -11,7 +11,7 @@ import time
 
 from asyncinotify import Event, Inotify, Mask
 
-from netpolq.sources.folder_scan import SUFFIXES, Scan
+from netpolq.sources.folder_scan import Scan, is_manifest_name
 
 _STRUCTURE = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO
 _CONTENT = Mask.MODIFY | Mask.CLOSE_WRITE | Mask.ATTRIB
@@ -100,4 +100,4 @@ class FolderWatch:
             return True
         if event.watch.wd not in self._every_name or name.startswith("."):
             return False
-        return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or name.endswith(SUFFIXES)
+        return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or is_manifest_name(name)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.model import Update
+from netpolq.model import NetworkPolicy, Update
+from netpolq.policy.selectors import matches
 from netpolq.sources.folder_contents import ABANDONED_NS, SETTLE_NS, VANISHED_NS, FolderContents
 from netpolq.sources.manifest_file import Writers
 from netpolq.store import Store
@@ -39,21 +40,58 @@ def age(*paths: Path) -> None:
         os.utime(path, ns=(1, 1))
 
 
-def test_a_broken_file_keeps_its_last_good_content_and_a_repaired_one_is_forgiven(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("broken", "isolated"),
+    [
+        ("key: [", {"a", "default"}),
+        ("", {"a", "default"}),
+        ("\0", {"a", "default"}),
+        ("kind: NetworkPolicy\nmetadata: {namespace: shop, name: {{ x }}}", {"shop"}),
+        (namespace("a", team="x") + "---\n" + policy("web", BAD_RULE), {"default"}),
+        (namespace("a", team="x") + "---\n" + policy("web") + "---\n" + policy("other", BAD_RULE), {"default"}),
+    ],
+)
+def test_a_broken_file_keeps_its_last_good_content_and_isolates_what_it_may_concern_until_it_is_repaired(
+    tmp_path: Path, broken: str, isolated: set[str]
+) -> None:
+    """What it concerned before, where what it says now does not even tell the namespace."""
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a") + "---\n" + policy("web"))
     looking = Looking(tmp_path)
     looking.at()
-    for broken in ("key: [", "", namespace("a", team="x") + "---\n" + policy("web", BAD_RULE), "\0"):
-        file.write_text(broken)
-        update = looking.at()
-        assert update is not None
-        assert (update.upserted, update.deleted) == ((), ())
-        assert [rejection.consequence for rejection in update.rejections] == ["the file's last good content stays in force"]
-    file.write_text(namespace("a"))
+    before = dict(looking.store.policies)
+    file.write_text(broken)
     update = looking.at()
     assert update is not None
-    assert (names(update), [str(key) for key in update.deleted], update.rejections) == ([], ["NetworkPolicy default/web"], ())
+    assert update.deleted == ()
+    added = [item for item in update.upserted if isinstance(item, NetworkPolicy)]
+    assert len(added) == len(update.upserted)
+    assert {item.namespace for item in added} == isolated
+    assert all((item.ingress, item.egress) == ((), ()) for item in added)
+    assert all(looking.store.policies[key] == item for key, item in before.items())
+    assert looking.store.namespaces["a"].labels.get("team") is None
+    assert all(one.consequence.startswith("the file's last good content stays in force") for one in update.rejections)
+    assert not any(one.leaves_open for one in update.rejections)
+    file.write_text(namespace("a"))
+    looking.at()
+    assert (looking.store.policies, looking.store.rejections) == ({}, ())
+
+
+def test_a_pod_in_a_broken_file_is_isolated_alone_and_a_new_pod_is_known(tmp_path: Path) -> None:
+    """The pod keeps its last good labels, and carries another by which one policy selects it."""
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {labels}}}\nstatus: {{podIP: 10.0.0.{host}}}\n"
+    good = text.format(name="web", labels="{app: web}", host=1)
+    file = tmp_path / "a.yaml"
+    file.write_text(good)
+    looking = Looking(tmp_path)
+    looking.at()
+    file.write_text(text.format(name="web", labels="{app: 1}", host=1) + "---\n" + text.format(name="new", labels="{}", host=2))
+    looking.at()
+    (isolating,) = looking.store.policies.values()
+    selected = [name for (_, name), pod in looking.store.pods.items() if matches(isolating.pod_selector, pod.labels)]
+    assert selected == ["web"]
+    assert looking.store.pods["default", "web"].labels["app"] == "web"
+    assert ("default", "new") in looking.store.pods
 
 
 def test_what_was_saved_from_a_broken_file_is_not_lost_when_it_breaks_further(tmp_path: Path) -> None:
@@ -120,7 +158,7 @@ def test_a_file_held_open_for_writing_is_not_taken_while_it_lacks_what_it_had(tm
     looking.at()
     is_whole = half != "key: ["
     assert (looking.store.rejections == ()) is is_whole
-    assert sorted(looking.store.policies) == [("default", "other" if is_whole else "web")]
+    assert [name for _, name in sorted(looking.store.policies) if "(" not in name] == ["other" if is_whole else "web"]
 
 
 def test_a_file_held_open_for_ever_is_taken_in_the_end(tmp_path: Path) -> None:
