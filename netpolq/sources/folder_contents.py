@@ -10,6 +10,7 @@ import time
 
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from netpolq.model import Rejection, Update
@@ -30,6 +31,11 @@ VANISHED_NS = 40_000_000
 CLOCK_TICK_NS = 50_000_000
 """A file changed less than this before it was read may change again without a new time stamp; it is read once more."""
 
+INLINE_BYTES = 512 * 1024
+"""Bytes of changed files that one look parses itself, the smallest files first; a parser of YAML takes about a second for them. The rest is
+parsed beside it, so that a policy in a small file need not wait for a large one.
+"""
+
 POLL_NS = 250_000_000
 """How often a file that is being written is asked after, besides the events."""
 
@@ -47,17 +53,30 @@ class _File:
     unsettled_ns: int = 0
     refused: bool = False
     missing_ns: int | None = None
+    parsing: "_Parsing | None" = None
+
+
+@dataclass(slots=True)
+class _Parsing:
+    """A content that is being parsed beside the looks, or waits for others that are; of which state of the file, and of which bytes."""
+
+    fingerprint: Fingerprint
+    digest: bytes
+    content: Future[Content]
 
 
 @dataclass(slots=True, kw_only=True)
 class Look:
     """Result of looking. `again_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
-    being written and of which nothing is in force yet.
+    being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
+    files that this look has parsed itself.
     """
 
     scan: Scan
     again_ns: int | None = None
     unfinished: int = 0
+    parsing: int = 0
+    inline_bytes: int = 0
 
     def look_again(self, after_ns: int) -> None:
         """Ask for another look, if none earlier is asked for."""
@@ -65,10 +84,12 @@ class Look:
 
 
 class FolderContents:
-    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS."""
+    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS. `background`: parses what is too much for a look, or None."""
 
-    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS) -> None:
+    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS, background: Executor | None = None) -> None:
         self._folder = folder
+        self._background = background
+        self._holds_back = False
         self._settle_ns = settle_ns
         self._files: dict[str, _File] = {}
         self._scan = Scan()
@@ -88,7 +109,11 @@ class FolderContents:
             self._root = found.root
         self._scan = found
         look = Look(scan=found)
-        for path, file in found.files.items():
+        changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
+        changed.sort(key=_size)
+        # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
+        self._holds_back = self._background is not None and self._will_parse_beside(changed)
+        for path, file in changed:
             self._look_at(path, file, now_ns, look)
         for path in [path for path in self._files if path not in found.files]:
             self._miss(path, now_ns, look)
@@ -111,10 +136,15 @@ class FolderContents:
         self._has_delivered, self._delivered_rejections, self._delivered_ignored = True, rejections, ignored
         return Update(upserted=upserted, deleted=deleted, rejections=rejections, ignored=ignored, observed_ns=observed_ns)
 
-    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+    def _is_taken(self, path: str, found: FoundFile) -> bool:
         file = self._files.setdefault(path, _File())
         file.missing_ns = None
-        if found.fingerprint is not None and found.fingerprint == file.taken:
+        return found.fingerprint is not None and found.fingerprint == file.taken
+
+    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+        file = self._files[path]
+        if file.parsing is not None and not file.parsing.content.done():
+            _await_parsing(look)
             return
         try:
             if found.problem:
@@ -149,7 +179,18 @@ class FolderContents:
         digest = hashlib.blake2b(data).digest()
         if digest == file.digest:
             return
-        content = parse(_printable(path), data)
+        content = self._parsed(path, opened.fingerprint, data, digest, look)
+        if content is None:
+            file.taken = None
+            _await_parsing(look)
+            return
+        if self._holds_back and not content.keys() >= file.held.base.keys():
+            parsed: Future[Content] = Future()
+            parsed.set_result(content)
+            file.parsing = _Parsing(opened.fingerprint, digest, parsed)
+            file.taken = None
+            _await_parsing(look)
+            return
         if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
             file.taken, file.digest, file.refused = None, b"", True
             file.held = file.held.with_rejection(
@@ -160,6 +201,31 @@ class FolderContents:
         file.digest = digest
         file.held = file.held.with_broken(content) if content.rejections else Held.good(content)
 
+    def _will_parse_beside(self, changed: list[tuple[str, FoundFile]]) -> bool:
+        """Whether some of the changed files are being parsed beside the looks, or will be."""
+        new_bytes = 0
+        for path, found in changed:
+            parsing = self._files[path].parsing
+            if parsing is not None and not parsing.content.done():
+                return True
+            if parsing is None or parsing.fingerprint != found.fingerprint:
+                new_bytes += _size((path, found))
+        return new_bytes > INLINE_BYTES
+
+    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: Look) -> Content | None:
+        """The content, or None while it is being parsed beside the looks."""
+        file = self._files[path]
+        if file.parsing is not None and file.parsing.digest == digest:
+            content = file.parsing.content.result()
+            file.parsing = None
+            return content
+        file.parsing = None
+        look.inline_bytes += len(data)
+        if self._background is None or look.inline_bytes <= INLINE_BYTES:
+            return parse(_printable(path), data)
+        file.parsing = _Parsing(fingerprint, digest, self._background.submit(parse, _printable(path), data))
+        return None
+
     def _miss(self, path: str, now_ns: int, look: Look) -> None:
         file = self._files[path]
         if any(path.startswith(directory) for directory in look.scan.unreadable):
@@ -168,7 +234,9 @@ class FolderContents:
         if file.missing_ns is None:
             file.missing_ns = now_ns
         remaining_ns = VANISHED_NS - (now_ns - file.missing_ns)
-        if remaining_ns > 0:
+        if self._holds_back:
+            _await_parsing(look)
+        elif remaining_ns > 0:
             look.look_again(remaining_ns)
         else:
             del self._files[path]
@@ -194,6 +262,16 @@ class FolderContents:
 
     def _file_rejections(self) -> tuple[Rejection, ...]:
         return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].held.rejections)
+
+
+def _size(found: tuple[str, FoundFile]) -> int:
+    fingerprint = found[1].fingerprint
+    return 0 if fingerprint is None else fingerprint.size
+
+
+def _await_parsing(look: Look) -> None:
+    look.parsing += 1
+    look.look_again(POLL_NS)
 
 
 def _postpone(file: _File, look: Look, by_ns: int) -> None:

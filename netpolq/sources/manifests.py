@@ -5,6 +5,7 @@ import logging
 import os
 import time
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
@@ -56,7 +57,14 @@ class ManifestFolder:
 
     async def run(self, deliver: Deliver) -> None:
         """See `Source.run`. Raises `BootError` if the folder cannot be read at the start: an empty one would withdraw every policy."""
-        contents = FolderContents(await asyncio.to_thread(_absolute, self._path))
+        folder = await asyncio.to_thread(_absolute, self._path)
+        background = ThreadPoolExecutor(1, "large-manifests")
+        try:
+            await self._run(FolderContents(folder, background=background), deliver)
+        finally:
+            background.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, contents: FolderContents, deliver: Deliver) -> None:
         is_synced = False
         told: str | None = None
         noticed_ns = time.monotonic_ns()
@@ -78,7 +86,7 @@ class ManifestFolder:
                     log.warning("manifest folder: %s", told or "it is watched by inotify again")
                 is_whole = not is_stirred and (is_synced or not look.unfinished)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
-                is_due = is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9
+                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not look.parsing)
                 if is_due:
                     update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:

@@ -3,16 +3,23 @@
 import os
 import time
 
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 
 from netpolq.model import NetworkPolicy, Update
 from netpolq.policy.selectors import matches
-from netpolq.sources.folder_contents import ABANDONED_NS, SETTLE_NS, VANISHED_NS, FolderContents
+from netpolq.sources.folder_contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, Look
+from netpolq.sources.folder_scan import Scan
 from netpolq.sources.manifest_file import Writers
 from netpolq.store import Store
 from tests.support.manifest_texts import BAD_RULE, names, namespace, policy
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 STEP_NS = 60_000_000
 
@@ -20,14 +27,15 @@ STEP_NS = 60_000_000
 class Looking:
     """Folder contents looked at step by step."""
 
-    def __init__(self, folder: Path) -> None:
-        self.contents = FolderContents(str(folder), SETTLE_NS)
+    def __init__(self, folder: Path, background: Executor | None = None) -> None:
+        self.contents = FolderContents(str(folder), SETTLE_NS, background)
+        self.look = Look(scan=Scan())
         self.now_ns = 0
         self.store = Store()
 
     def at(self, later_ns: int = STEP_NS) -> Update | None:
         self.now_ns += later_ns
-        self.contents.look(self.now_ns)
+        self.look = self.contents.look(self.now_ns)
         update = self.contents.update(self.now_ns)
         if update is not None:
             self.store.apply(update)
@@ -242,3 +250,89 @@ def test_a_folder_link_that_leads_nowhere_keeps_what_was_below_it(tmp_path: Path
     looking.at()
     looking.at()
     assert looking.store.namespaces == {}
+
+
+class Beside(Executor):
+    """An executor that parses when the test says so."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Callable[[], None]] = []
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        future: Future[T] = Future()
+        self._waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
+        return future
+
+    def finish(self) -> int:
+        """Do all that waits; returns how much it was."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each()
+        return len(waiting)
+
+
+def padded(text: str) -> str:
+    """The same manifest, too large to be parsed within a look."""
+    return text + "#" * (INLINE_BYTES + 1) + "\n"
+
+
+def test_a_policy_in_a_small_file_does_not_wait_for_a_large_one(tmp_path: Path) -> None:
+    beside = Beside()
+    looking = Looking(tmp_path, beside)
+    looking.at()
+    (tmp_path / "a-large.yaml").write_text(padded(namespace("a")))
+    (tmp_path / "b.yaml").write_text(policy("web"))
+    looking.at()
+    assert ("default", "web") in looking.store.policies
+    assert looking.store.namespaces == {}
+    assert beside.finish() == 1
+    looking.at()
+    assert list(looking.store.namespaces) == ["a"]
+
+
+def test_what_moves_to_a_large_file_is_never_missing(tmp_path: Path) -> None:
+    """It leaves the small file, which is parsed at once, or a file that is removed, only when the large one has been parsed."""
+    beside = Beside()
+    looking = Looking(tmp_path, beside)
+    (tmp_path / "a.yaml").write_text(policy("web") + "---\n" + policy("db"))
+    (tmp_path / "b.yaml").write_text(policy("gone"))
+    looking.at()
+    large = tmp_path / "c.yaml"
+    large.write_text(padded(policy("web") + "---\n" + policy("gone")))
+    (tmp_path / "a.yaml").write_text(policy("db"))
+    (tmp_path / "b.yaml").unlink()
+    for _ in range(3):
+        looking.at()
+        assert {name for _, name in looking.store.policies} == {"web", "db", "gone"}
+    assert beside.finish() == 1
+    for _ in range(3):
+        update = looking.at()
+        assert update is None or update.deleted == ()
+    large.write_text(padded(policy("web")))
+    looking.at()
+    assert beside.finish() == 1
+    looking.at()
+    assert {name for _, name in looking.store.policies} == {"web", "db"}
+
+
+def test_large_files_that_change_together_are_taken_together(tmp_path: Path) -> None:
+    """Each takes away what another brings, so that none may be taken first; and none is parsed twice."""
+    beside = Beside()
+    looking = Looking(tmp_path, beside)
+    files = [tmp_path / f"{number}.yaml" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_text(padded(policy(f"p{number}")))
+    age(*files)
+    looking.at()
+    assert beside.finish() == 3
+    looking.at()
+    assert looking.look.parsing == 0
+    for number, file in enumerate(files):
+        file.write_text(padded(policy(f"p{(number + 1) % 3}")))
+    age(*files)
+    looking.at()
+    assert beside.finish() == 3
+    update = looking.at()
+    assert update is None or update.deleted == ()
+    assert beside.finish() == 0
+    assert (len(looking.store.policies), looking.store.rejections, looking.look.parsing) == (3, (), 0)
