@@ -78,12 +78,15 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "PodList": _LIST,
 }
 
+_UNKNOWN: Schema = {}
 _COUNTERPARTS = {"from": "to", "to": "from"}
 
 
 def unknown_fields(body: Field, kind: str) -> list[FieldError]:
     """A complaint for each field that the API does not know, outermost first. What is no object is left to those that read it."""
     root = SCHEMAS[kind]
+    if _all_known(body.value, root):
+        return []
     found: list[FieldError] = []
     pending: list[tuple[Field, Schema]] = [(body, root)]
     for field, schema in pending:
@@ -102,6 +105,24 @@ def unknown_fields(body: Field, kind: str) -> list[FieldError]:
                 else:
                     pending.append((inside, inner))
     return found
+
+
+def _all_known(value: object, schema: Schema) -> bool:
+    """Whether no field is unknown: the usual case, in which no path is needed. Recurses as deep as schemas nest."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            inner = schema.get(name, _UNKNOWN)
+            if inner is None:
+                continue
+            if inner is _UNKNOWN:
+                return False
+            if isinstance(inside, list):
+                for element in inside:
+                    if not _all_known(element, inner):
+                        return False
+            elif not _all_known(inside, inner):
+                return False
+    return True
 
 
 def _complaint(field: Field, name: object, schema: Schema, root: Schema) -> FieldError:
