@@ -183,7 +183,8 @@ class Rejection:
     """Something in a source that could not be used as written.
 
     `origin`: file path relative to the folder, or empty. `document`: 1-based number in the file, or 0. `key`: the object, as far as known.
-    `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead.
+    `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead. `leaves_open`: whether it
+    may concern pods that nothing isolates for it, because it says too little; then the agent is not ready.
     """
 
     origin: str
@@ -192,6 +193,7 @@ class Rejection:
     field: str
     message: str
     consequence: str
+    leaves_open: bool = False
 
     def __str__(self) -> str:
         where = self.origin + (f" document {self.document}" if self.document else "")

@@ -12,10 +12,15 @@ import stat
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-SUFFIXES = (".yaml", ".yml", ".json")
+_SUFFIXES = (".yaml", ".yml", ".json")
 
 _MAX_LINKS = 40
 """Links followed in one path before it counts as a loop. Source: MAXSYMLINKS of linux/namei.h."""
+
+
+def is_manifest_name(name: str) -> bool:
+    """Whether a file of this name is a manifest: *.yaml, *.yml or *.json, in capitals too."""
+    return name.endswith(_SUFFIXES) or name.casefold().endswith(_SUFFIXES)
 
 
 class Fingerprint(NamedTuple):
@@ -96,7 +101,7 @@ def scan(folder: str) -> Scan:
 
 def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
     """Whether to go into the entry; a manifest file is noted on the way."""
-    is_manifest = entry.name.endswith(SUFFIXES)
+    is_manifest = is_manifest_name(entry.name)
     try:
         status = os.stat(entry.path)  # noqa: PTH116
     except OSError as error:

@@ -29,6 +29,8 @@ from netpolq.supervisor.surroundings import Surroundings
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
+_MAX_NAMED = 5
+"""Files that one reason names; the status lists all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,26 @@ class Condition:
         node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
         if node_problem is not None:
             reasons.append(node_problem)
+        return reasons + self._not_ready_for_manifests()
+
+    def _not_ready_for_manifests(self) -> list[str]:
+        """Why a folder of manifests may enforce less than its author wants."""
+        reasons = []
+        unclear = sorted({rejection.origin for rejection in self.store.rejections if rejection.leaves_open})
+        if unclear:
+            more = f" and {len(unclear) - _MAX_NAMED} more" if len(unclear) > _MAX_NAMED else ""
+            reasons.append(
+                f"manifests from which it is not clear which pods they isolate: {', '.join(unclear[:_MAX_NAMED])}{more}"
+            )
+        hostname = self.settings.hostname
+        if self.settings.manifests is not None and self.store.pods:
+            pods = self.store.pods.values()
+            if not any(pod.node_name in {"", hostname} for pod in pods):
+                named = next(pod.node_name for pod in pods)
+                reasons.append(
+                    f"no pod of the manifests has spec.nodeName {hostname!r}, the name of this node (--hostname-override), "
+                    f"or none; one has {named!r}: no pod is enforced"
+                )
         return reasons
 
     def status(self) -> Status:
