@@ -125,10 +125,10 @@ def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
 
 
 def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
-    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the counters' file, the kernel's table of queues."""
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the memory of counters, the table of queues."""
     worker = closed_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
     table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"
-    own = ("socket:", table, "/memfd:netpolq-snapshot", str(closed_agent.run_dir / "metrics"), str(closed_agent.log), "/dev/null")
+    own = ("socket:", table, "/memfd:netpolq-snapshot", "/memfd:netpolq-counters", str(closed_agent.log), "/dev/null")
     assert [target for target in targets if not target.startswith(own)] == []
     assert len({target for target in targets if target.startswith("socket:")}) == 2
