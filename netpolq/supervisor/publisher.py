@@ -157,6 +157,7 @@ class Publisher:
         self._is_complete = False
         descriptor = region.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
+            self._keeper.outdate()
             if not self._channel.send(Publish(self.version + 1, told), [descriptor]):
                 raise ConnectionError("the pool does not take the snapshot")
             self._is_complete = True
@@ -188,6 +189,11 @@ class Publisher:
     async def leave(self) -> None:
         """Finish what is under way. Nothing is published afterwards."""
         await self._keeper.leave()
+
+    @property
+    def keeping_problem(self) -> str | None:
+        """Why the newest snapshot is not kept for the next start, or None."""
+        return self._keeper.problem
 
     @property
     def acknowledged_version(self) -> int:

@@ -15,7 +15,8 @@ from functools import partial
 
 from netpolq.channel import Alive, Alone, InPlace, Message, Publish, StandDown, StoodDown, Taken, Welcome
 from netpolq.errors import ExitCode, SnapshotError
-from netpolq.snapshot.region import load, open_view, seal
+from netpolq.snapshot.region import load, mark, open_view, save, seal
+from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.crew import Crew
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Snapshot
@@ -99,6 +100,20 @@ class Pool:
         self._crew.take_up(Snapshot(view.version, descriptor))
         log.info("judging by snapshot %d of the last run until the first sync", view.version)
         view.close()
+
+    def _keep_snapshot(self) -> None:
+        """Leave the newest snapshot for the next pool, where the supervisor has not: it may have been killed."""
+        path, newest = self._options.image_path, self._crew.snapshot
+        if not newest.version:
+            return
+        with contextlib.suppress(OSError, SnapshotError), contextlib.closing(SnapshotView(load(path))) as kept:
+            if kept.version == newest.version:
+                return
+        try:
+            save(path, newest.descriptor)
+            mark(path, is_newest=True)
+        except OSError as error:
+            log.warning("%s: %s; the next start will have no snapshot before its first sync", path, error.strerror)
 
     # --- children -----------------------------------------------------------------------------------------------------------------
 
@@ -265,6 +280,8 @@ class Pool:
                 log.error("process %d did not leave in %.0f s and is killed", child.pid, _DRAIN_S)
                 os.kill(child.pid, signal.SIGKILL)
         self._wait_for_children(_DRAIN_S)
+        if not self._place.is_anothers:
+            self._keep_snapshot()
         self._crew.close()
         self._place.close()
         if self._place.is_anothers:
