@@ -166,6 +166,7 @@ class Supervisor:
                     tasks.create_task(enforcer.run()),
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset)),
+                    tasks.create_task(status_socket.look_after()),
                 ]
                 await self._pool_gone.wait()
                 for task in working:

@@ -1,6 +1,7 @@
 """`python -m netpolq_worker`: the pool as a program. Started by `netpolq run` with settings that are already checked."""
 
 import os
+import resource
 import sys
 
 from pathlib import Path
@@ -9,6 +10,12 @@ from netpolq.errors import BootError, NetpolqError
 from netpolq.logs import configure
 from netpolq.run_dir import prepare
 from netpolq_worker.options import parse_options
+
+_DESCRIPTORS = 128
+"""What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
+
+_DESCRIPTORS_PER_WORKER = 8
+"""Two for the queue, one for its statistics, channel, memory of counters, and what a successor takes before the dead one is let go."""
 
 
 def main() -> int:
@@ -21,12 +28,23 @@ def main() -> int:
     from netpolq_worker.pool import Pool  # noqa: PLC0415
 
     try:
+        _raise_descriptor_limit(len(options.queues))
         pool = Pool(options)
         _prepare_run_dir(options.run_dir)
         return pool.run()
     except NetpolqError as error:
         sys.stderr.write(f"netpolq: error: {error}\n")
         return error.exit_code
+
+
+def _raise_descriptor_limit(workers: int) -> None:
+    """Have as many descriptors as the queues need. Raises `BootError` if the hard limit is below that."""
+    wanted = _DESCRIPTORS + workers * _DESCRIPTORS_PER_WORKER
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BootError(f"{workers} workers need {wanted} open files and the limit is {hard}: raise it (LimitNOFILE=, ulimit -n)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _prepare_run_dir(run_dir: Path) -> None:

@@ -121,11 +121,12 @@ class Pool:
     def _children(self) -> list[Child]:
         return [self._supervision.child, *self._crew.children]
 
-    def _wait_s(self) -> float | None:
+    def _wait_s(self) -> float:
         dues = [child.due for child in self._children if child.phase is Phase.WAITING]
         dues += self._crew.silence_dues
+        dues.append(self._place.due)
         dues += [due for due in (self._supervision.due, self._supervision.silence_due) if due is not None]
-        return max(min(dues) - time.monotonic(), 0.0) if dues else None
+        return max(min(dues) - time.monotonic(), 0.0)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -133,6 +134,7 @@ class Pool:
         if self._supervision.child.is_due(now):
             attempt(self._supervision.child, self._start_supervisor)
         self._supervision.kill_if_due(now)
+        self._place.look_after(now)
         self._tell_what_must_arrive()
 
     def _start_supervisor(self) -> None:
