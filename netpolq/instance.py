@@ -26,6 +26,7 @@ import os
 import secrets
 import socket
 import struct
+import time
 
 from pathlib import Path
 
@@ -33,6 +34,10 @@ _NAME = "\0netpolq"
 _CREDENTIALS = struct.Struct("3i")
 _TIMEOUT_S = 2.0
 _MAX_MESSAGE_BYTES = 64
+_BACKLOG = 128
+"""Connections that wait to be accepted; one more is refused with EAGAIN (unix(7))."""
+
+_POLL_S = 0.01
 
 _QUEUES = "queues"
 KEY = "key"
@@ -60,7 +65,9 @@ def adopt(descriptor: int) -> socket.socket:
 
 
 def _listening(found: socket.socket) -> socket.socket:
-    found.listen(8)  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
+    found.listen(
+        _BACKLOG
+    )  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
     found.setblocking(False)
     return found
 
@@ -115,11 +122,20 @@ class Conversation:
         """
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.settimeout(_TIMEOUT_S)
-        try:
-            end.connect(_NAME)
-        except OSError:
-            end.close()
-            return None
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                end.connect(_NAME)
+                break
+            except BlockingIOError:  # the agent is there, and others wait to be accepted
+                if time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
+                end.close()
+                return None
+            except OSError:
+                end.close()
+                return None
         conversation = cls(end, with_holder=True)
         if not conversation.is_trusted:
             conversation.close()

@@ -34,8 +34,8 @@ sys.stdin.read()
 def spoken_to(box: Box) -> socket.socket:
     """A conversation with the agent of the node, as user 0."""
     connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    connection.connect(NAME)  # waits while others do
     connection.settimeout(5.0)
-    connection.connect(NAME)
     return connection
 
 
@@ -134,8 +134,8 @@ def test_connections_that_say_nothing_keep_no_agent_from_taking_over(box: Box, f
     idle = [spoken_to(box) for _ in range(20)]
     try:
         with Agent(box, folder, CLOSED, "--workers=1", "--takeover", "--nfqueue-id=200") as successor:
-            assert closed_agent.stop() == ExitCode.OK
-            assert successor.is_ready()
+            assert ended([closed_agent]).stop() == ExitCode.OK
+            successor.wait_until("ready", successor.is_ready)
             assert_admitted(box, "friend")
     finally:
         for connection in idle:
