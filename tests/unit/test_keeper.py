@@ -55,6 +55,10 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+
+
 async def test_no_start_judges_by_a_version_that_another_was_sent_after(tmp_path: Path) -> None:
     """Whatever ends all processes between the sending of a version and its copy: the older file is refused.
 
@@ -98,6 +102,31 @@ async def test_a_full_disk_outdates_the_older_file_and_is_told_until_there_is_ro
         await until(lambda: is_kept(path, 2))
         await until(lambda: kept.problem is None)
         assert caplog.text.count("No space left") == 1
+        await kept.leave()
+
+
+async def test_without_inodes_or_writable_file_system_no_older_file_is_used_and_that_is_told(tmp_path: Path) -> None:
+    """A file system that becomes read-only keeps the older file as it is: then all there is to do is to say so."""
+    with small_disk(tmp_path):
+        path = tmp_path / "snapshot.bin"
+        kept = Keeper(path)
+        kept.begin()
+        give(kept, 1)
+        await until(lambda: is_kept(path, 1))
+        remount(tmp_path, "nr_inodes=2")
+        give(kept, 2)
+        await until(lambda: kept.problem is not None)
+        assert not is_kept(path, 1)
+        remount(tmp_path, "nr_inodes=100")
+        await until(lambda: is_kept(path, 2))
+        await until(lambda: kept.problem is None)
+        remount(tmp_path, "ro")
+        kept.outdate()
+        assert kept.problem is not None
+        assert "remove it before the next start" in kept.problem
+        remount(tmp_path, "rw")
+        give(kept, 3)
+        await until(lambda: is_kept(path, 3))
         await kept.leave()
 
 
