@@ -63,6 +63,12 @@ def test_missing_privileges_are_said(box: Box, folder: Path) -> None:
     assert_one_line(done, ExitCode.PRIVILEGES, "CAP_NET_ADMIN")
 
 
+def test_a_limit_of_open_files_that_is_too_low_is_said_before_anything_is_bound(box: Box, folder: Path) -> None:
+    """A pool that runs out of descriptors later misses changes until it has some again."""
+    done = run_to_the_end(box, "--manifests", str(folder), "--workers=2", prefix=("prlimit", "--nofile=100:100"))
+    assert_one_line(done, ExitCode.BOOT, "2 workers need 144 open files", "100")
+
+
 def test_a_second_agent_in_the_namespace_is_refused_and_told_of_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
     pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
     assert pool is not None
