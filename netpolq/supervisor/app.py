@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from collections.abc import Collection
 
@@ -22,7 +23,7 @@ from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
-from netpolq.run_dir import IMAGE, STATUS_SOCKET, metrics_dir
+from netpolq.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
@@ -94,6 +95,7 @@ class Supervisor:
             on_hints=self._on_hints,
             on_publish=self._on_publish,
             on_alone=self._on_alone,
+            on_refusal=self._on_refusal,
             on_end=self._pool_gone.set,
         )
         self._registry = CollectorRegistry()
@@ -108,6 +110,7 @@ class Supervisor:
         """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
         settings = self._settings
         self._publisher.attach(asyncio.get_running_loop())
+        beating = asyncio.create_task(self._publisher.beat())
         await self._publisher.welcomed.wait()
         form = await probe(settings.dataplane)
         log.info("pod addresses come from the pods' status alone, never from the container runtime: --disable-nri has no effect")
@@ -143,7 +146,7 @@ class Supervisor:
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
         )
-        self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
+        self._registry.register(WorkerCollector(lambda: dict(self._publisher.memories)))
         self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(
@@ -163,11 +166,13 @@ class Supervisor:
                     tasks.create_task(enforcer.run()),
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset)),
+                    tasks.create_task(status_socket.look_after()),
                 ]
                 await self._pool_gone.wait()
                 for task in working:
                     task.cancel()
         finally:
+            beating.cancel()
             await self._publisher.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
@@ -200,6 +205,10 @@ class Supervisor:
             self._verdict_cache.published(version, changed)
         if self._strict_mode is not None:
             self._strict_mode.published(version, changed, descriptor)
+
+    def _on_refusal(self) -> None:
+        if self._enforcer is not None:
+            self._enforcer.notice(time.monotonic_ns())
 
     def _on_alone(self) -> None:
         if self._strict_mode is not None:

@@ -139,6 +139,7 @@ class Condition:
             strict_mode=self._strict_mode_status(),
             programming_latency_s=enforcer.last_latency_s,
             supervisor_restarts=publisher.supervisor_restarts,
+            run_dir_problem=publisher.keeping_problem,
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:

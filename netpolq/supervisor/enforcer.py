@@ -98,6 +98,7 @@ class Enforcer:
         is_first = True
         while True:
             await self._store_changed.wait()
+            await self._publisher.room()
             self._store_changed.clear()
             if is_first:
                 # Most of what the first sync brings, and of what is made from it, stays for good. To look for garbage in all of it

@@ -7,15 +7,14 @@ no quantiles, so `packet_count` is renamed on the way out and the summary is mad
 import time
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US, PACKET_TIME_COUNT, PACKET_TIME_SUM
 from netpolq.dataplane.queuestats import QueueStats
 
@@ -34,10 +33,13 @@ _QUEUE_GAUGES = (
 
 
 class WorkerCollector(Collector):
-    """Merges the files of the multiprocess directory. Quantiles are of the last ten minutes, sums and counts of all time."""
+    """Merges the workers' memories of counters. Quantiles are of the last ten minutes, sums and counts of all time.
 
-    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._files = MultiProcessCollector(None, str(directory))
+    `memories`: gives their descriptors by seat (`netpolq.counter_memory`).
+    """
+
+    def __init__(self, memories: Callable[[], Mapping[int, int]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._memories = memories
         self._clock = clock
         self._slices: deque[tuple[float, dict[int, float]]] = deque()
 
@@ -45,7 +47,7 @@ class WorkerCollector(Collector):
         """All metrics of the workers."""
         counts: dict[tuple[str, str], dict[int, float]] = {}
         sums: dict[tuple[str, str], float] = {}
-        for metric in self._files.collect():
+        for metric in counter_memory.merge(self._memories()):
             if metric.name == PACKET_TIME_COUNT:
                 for sample in metric.samples:
                     key = sample.labels["protocol"], sample.labels["family"]

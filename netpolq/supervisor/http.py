@@ -21,6 +21,7 @@ LONGEST_CONNECTION_S = 20.0
 
 _KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
+_CHECK_S = 1.0
 _MOST_TOLD = 16
 """Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
 
@@ -141,6 +142,24 @@ class StatusSocket:
         await web.UnixSite(self._runner, self._draft).start()
         self._draft.chmod(0o600)
         self._draft.rename(self._path)
+
+    async def look_after(self) -> None:
+        """Once a second, make the socket again if another program has removed it or the folder. Until cancelled."""
+        is_told = False
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            if self._path.is_socket():
+                continue
+            try:
+                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                await self.claim()
+            except OSError as error:
+                if not is_told:
+                    log.error("%s is missing and cannot be made again: %s", self._path, os.strerror(error.errno or 0))
+                is_told = True
+                continue
+            is_told = False
+            log.warning("%s was missing and is there again", self._path)
 
     async def cleanup(self) -> None:
         """Stop to serve."""

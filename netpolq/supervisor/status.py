@@ -90,7 +90,8 @@ class Status:
     """The whole document. `node`: the name by which pods are local.
 
     `snapshot_version`: the newest published. `in_force_version`: the newest by which every worker judges and whose isolated pods are
-    those in the kernel. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
+    those in the kernel. `run_dir_problem`: what the run directory lacks, None when all is well.
+    `programming_latency_s`: from the notice of the last change that came into force until then; None before.
     """
 
     version: str
@@ -107,6 +108,7 @@ class Status:
     strict_mode: StrictModeStatus
     programming_latency_s: float | None
     supervisor_restarts: int
+    run_dir_problem: str | None
 
 
 def encode(status: Status) -> bytes:
@@ -201,6 +203,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("strict mode", _strict_mode(status.strict_mode)),
             ("unjudged packets", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
+            *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
         ],
         align="<<",
     )

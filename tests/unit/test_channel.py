@@ -16,6 +16,7 @@ from netpolq.channel import (
     Alive,
     Alone,
     Channel,
+    Counters,
     Drain,
     Hint,
     Hints,
@@ -27,6 +28,7 @@ from netpolq.channel import (
     Serve,
     StandDown,
     StoodDown,
+    Taken,
     Welcome,
     decode,
     encode,
@@ -41,11 +43,14 @@ KEYS = st.binary(min_size=16, max_size=16)
 HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20)
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
-    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone(), Alive()]),
+    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone()]),
     st.builds(Serve, U32, U64, st.booleans()),
     st.builds(Report, U32, U32, U32, U64, U64, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),
     st.builds(Welcome, U64, U32),
+    st.builds(Alive, U64),
+    st.builds(Counters, U32),
+    st.builds(Taken, U64, st.text(max_size=200)),
     st.builds(pack_hints, U64, HINTS),
 )
 

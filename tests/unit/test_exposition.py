@@ -1,17 +1,18 @@
-"""Metrics merged over workers, from real files written by real processes."""
+"""Metrics merged over workers, from real memory written by real processes."""
 
 import os
 import subprocess
 import sys
 
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
 from netpolq.dataplane.queuestats import QueueStats
 from netpolq.supervisor.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
@@ -21,19 +22,33 @@ import sys
 from netpolq.enums import Verdict
 from netpolq_worker.metrics import WorkerMetrics
 from netpolq_worker.packet import series_of
-slot, accepted, dropped, duration_ns = map(int, sys.argv[1:])
-metrics = WorkerMetrics(slot)
+memory, seat, accepted, dropped, duration_ns = map(int, sys.argv[1:])
+metrics = WorkerMetrics(seat, memory)
 metrics.judged(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
 metrics.judged(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
 metrics.flush(misses=1)
 """
 
 
-def work(directory: Path, slot: int, *, accepted: int, dropped: int, duration_ns: int) -> None:
+Memories = dict[int, int]
+
+
+@pytest.fixture
+def memories() -> Iterator[Memories]:
+    """Two seats' memories of counters, by seat."""
+    found = {seat: counter_memory.make() for seat in range(2)}
+    yield found
+    for descriptor in found.values():
+        os.close(descriptor)
+
+
+def work(memories: Memories, seat: int, *, accepted: int, dropped: int, duration_ns: int) -> None:
     """Let a process of its own count packets as a worker does."""
+    memory = memories[seat]
     subprocess.run(
-        [sys.executable, "-c", WORKER, str(slot), str(accepted), str(dropped), str(duration_ns)],
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)},
+        [sys.executable, "-c", WORKER, *map(str, (memory, seat, accepted, dropped, duration_ns))],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nonexistent"},
+        pass_fds=[memory],
         check=True,
     )
 
@@ -49,9 +64,9 @@ def samples(registry: CollectorRegistry) -> dict[tuple[str, tuple[tuple[str, str
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> CollectorRegistry:
+def registry(memories: Memories) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(WorkerCollector(tmp_path))
+    registry.register(WorkerCollector(lambda: memories))
     return registry
 
 
@@ -59,10 +74,10 @@ TCP4 = (("family", "IPv4"), ("protocol", "TCP"))
 UDP6 = (("family", "IPv6"), ("protocol", "UDP"))
 
 
-def test_workers_are_summed_and_a_successor_goes_on_counting(registry: CollectorRegistry, tmp_path: Path) -> None:
-    work(tmp_path, 0, accepted=5, dropped=1, duration_ns=3_000)
-    work(tmp_path, 1, accepted=7, dropped=0, duration_ns=30_000)
-    work(tmp_path, 0, accepted=1, dropped=0, duration_ns=3_000)
+def test_workers_are_summed_and_a_successor_goes_on_counting(registry: CollectorRegistry, memories: Memories) -> None:
+    work(memories, 0, accepted=5, dropped=1, duration_ns=3_000)
+    work(memories, 1, accepted=7, dropped=0, duration_ns=30_000)
+    work(memories, 0, accepted=1, dropped=0, duration_ns=3_000)
     read = samples(registry)
     assert read["packet_count_total", (*TCP4, ("verdict", "accept"))] == 13
     assert read["packet_count_total", (*UDP6, ("verdict", "drop"))] == 1
@@ -70,12 +85,11 @@ def test_workers_are_summed_and_a_successor_goes_on_counting(registry: Collector
     assert read["packet_process_duration_microseconds_sum", ()] == pytest.approx(7 * 3 + 7 * 30)
     assert read["netpolq_verdict_cache_misses_total", ()] == 3
     assert b'\npacket_count{family="IPv4",protocol="TCP",verdict="accept"} 13.0\n' in expose(registry)
-    assert len(list(tmp_path.iterdir())) == 2, "files must not grow with every restart"
 
 
-def test_histogram_is_exact_at_its_bounds(registry: CollectorRegistry, tmp_path: Path) -> None:
-    work(tmp_path, 0, accepted=4, dropped=0, duration_ns=10_000)
-    work(tmp_path, 0, accepted=2, dropped=0, duration_ns=10_001)
+def test_histogram_is_exact_at_its_bounds(registry: CollectorRegistry, memories: Memories) -> None:
+    work(memories, 0, accepted=4, dropped=0, duration_ns=10_000)
+    work(memories, 0, accepted=2, dropped=0, duration_ns=10_001)
     read = samples(registry)
 
     def bucket(bound: str) -> float:
@@ -87,9 +101,9 @@ def test_histogram_is_exact_at_its_bounds(registry: CollectorRegistry, tmp_path:
     assert bucket("+Inf") == read["packet_process_time_count", TCP4] == 6
 
 
-def test_summary_has_the_quantiles_of_all_workers(registry: CollectorRegistry, tmp_path: Path) -> None:
-    work(tmp_path, 0, accepted=90, dropped=0, duration_ns=4_000)
-    work(tmp_path, 1, accepted=10, dropped=0, duration_ns=400_000)
+def test_summary_has_the_quantiles_of_all_workers(registry: CollectorRegistry, memories: Memories) -> None:
+    work(memories, 0, accepted=90, dropped=0, duration_ns=4_000)
+    work(memories, 1, accepted=10, dropped=0, duration_ns=400_000)
     read = samples(registry)
     quantiles = {labels[0][1]: value for (name, labels), value in read.items() if labels and labels[0][0] == "quantile"}
     assert quantiles["0.5"] == pytest.approx(4, rel=0.09)
@@ -97,17 +111,17 @@ def test_summary_has_the_quantiles_of_all_workers(registry: CollectorRegistry, t
     assert quantiles["0.99"] == pytest.approx(400, rel=0.09)
 
 
-def test_quantiles_forget_what_is_older_than_the_window(tmp_path: Path) -> None:
+def test_quantiles_forget_what_is_older_than_the_window(memories: Memories) -> None:
     now = [0.0]
     registry = CollectorRegistry()
-    registry.register(WorkerCollector(tmp_path, clock=lambda: now[0]))
+    registry.register(WorkerCollector(lambda: memories, clock=lambda: now[0]))
     median = "packet_process_duration_microseconds", (("quantile", "0.5"),)
-    work(tmp_path, 0, accepted=100, dropped=0, duration_ns=4_000)
+    work(memories, 0, accepted=100, dropped=0, duration_ns=4_000)
     assert samples(registry)[median] == pytest.approx(4, rel=0.09)
     now[0] = WINDOW_S / 2
     samples(registry)
     now[0] = WINDOW_S + 1
-    work(tmp_path, 0, accepted=3, dropped=0, duration_ns=400_000)
+    work(memories, 0, accepted=3, dropped=0, duration_ns=400_000)
     assert samples(registry)[median] == pytest.approx(400, rel=0.09)
 
 

@@ -65,6 +65,7 @@ STATUS = Status(
     strict_mode=StrictModeStatus(enabled=True, done_version=12, examined=4000, denied=3),
     programming_latency_s=0.0123,
     supervisor_restarts=1,
+    run_dir_problem=None,
 )
 
 
@@ -199,3 +200,11 @@ def test_a_manifest_cannot_steer_the_terminal() -> None:
 )
 def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
     assert f"heard {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
+
+
+def test_what_the_run_directory_lacks_is_shown() -> None:
+    """A full disk costs no packet; that the newest snapshot is not kept must be told, or nobody frees it before a restart."""
+    problem = "/run/netpolq/snapshot.bin: No space left on device"
+    assert any(problem in line for line in render_text(replace(STATUS, run_dir_problem=problem)).splitlines())
+    assert "run directory" not in render_text(STATUS)
+    assert decode(encode(replace(STATUS, run_dir_problem=problem))).run_dir_problem == problem

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from netpolq.enums import LoggingFormat
 from netpolq.logs import PACKET_LOG_VERBOSITY
-from netpolq.run_dir import IMAGE, TAKEOVER_KEY, metrics_dir
+from netpolq.run_dir import IMAGE, TAKEOVER_KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +33,6 @@ class PoolOptions:
     def log_packets(self) -> bool:
         """Whether workers write a line for each packet."""
         return self.verbosity >= PACKET_LOG_VERBOSITY
-
-    @property
-    def metrics_dir(self) -> Path:
-        """The multiprocess directory of prometheus_client."""
-        return metrics_dir(self.run_dir, self.queues.start)
 
     @property
     def takeover_key_path(self) -> Path:
