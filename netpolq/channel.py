@@ -253,9 +253,11 @@ class Channel:
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
         """Send a message. Returns False when the peer is gone or does not read; nothing was sent then."""
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            self._socket.sendmsg([encode(message)], ancillary)
+            if descriptors:
+                self._socket.sendmsg([encode(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+            else:
+                self._socket.send(encode(message))  # workers may not call sendmsg(2)
         except (BlockingIOError, BrokenPipeError, ConnectionError):
             return False
         return True

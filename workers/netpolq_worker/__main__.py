@@ -7,6 +7,7 @@ import sys
 from netpolq.errors import BootError, NetpolqError
 from netpolq.logs import configure
 from netpolq.run_dir import metrics_dirs
+from netpolq_worker.capabilities import give_up_unneeded
 from netpolq_worker.options import PoolOptions, parse_options
 
 
@@ -21,6 +22,7 @@ def main() -> int:
     try:
         pool = Pool(options)
         _prepare_run_dir(options)
+        _give_up_capabilities(options)
         return pool.run()
     except NetpolqError as error:
         sys.stderr.write(f"netpolq: error: {error}\n")
@@ -38,6 +40,13 @@ def _prepare_run_dir(options: PoolOptions) -> None:
         options.metrics_dir.mkdir(mode=0o700)
     except OSError as error:
         raise BootError(f"--run-dir {options.run_dir}: {error.strerror}; it must be a folder that the agent may write") from error
+
+
+def _give_up_capabilities(options: PoolOptions) -> None:
+    try:
+        give_up_unneeded(options.run_dir)
+    except OSError as error:
+        raise BootError(f"capabilities that are not needed cannot be given up: {error.strerror}") from error
 
 
 if __name__ == "__main__":
