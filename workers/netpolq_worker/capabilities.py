@@ -46,7 +46,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, argument: int) -> int:
-    """Returns what prctl(2) does for an option with one argument. Raises `OSError`."""
+    """What the kernel answers to an option with one argument. Raises `OSError`."""
     result = int(_LIBC.prctl(option, argument, 0, 0, 0))
     if result < 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}: {os.strerror(ctypes.get_errno())}")
