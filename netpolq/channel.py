@@ -50,6 +50,7 @@ class _Kind(IntEnum):
     ALONE = 10
     SERVE = 11
     ALIVE = 12
+    FAILURE = 13
 
 
 class Publish(NamedTuple):
@@ -139,12 +140,18 @@ class Alone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
+class Failure(NamedTuple):
+    """Why the supervisor ends: one line for the operator, at most 1,024 bytes of it."""
+
+    message: str
+
+
 class Alive(NamedTuple):
     """A spare worker is there, and reads what it is sent."""
 
 
 _Bare = Drain | StandDown | StoodDown | InPlace | Alone | Alive
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | _Bare
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Failure | _Bare
 
 _BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
@@ -179,6 +186,8 @@ def encode(message: Message) -> bytes:
             return _REPORT.pack(_Kind.REPORT, *message)
         case Refusal(slot, version, text):
             return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:1024]
+        case Failure(text):
+            return bytes([_Kind.FAILURE]) + text.encode(errors="replace")[:1024]
         case Welcome():
             return _WELCOME.pack(_Kind.WELCOME, *message)
         case Hints(version, packed):
@@ -205,6 +214,8 @@ def decode(data: bytes) -> Message:
             case _Kind.REFUSAL:
                 _kind, slot, version = _REFUSAL.unpack_from(data)
                 return Refusal(slot, version, data[_REFUSAL.size :].decode(errors="replace"))
+            case _Kind.FAILURE:
+                return Failure(data[1:].decode(errors="replace"))
             case _Kind.WELCOME:
                 return Welcome(*_WELCOME.unpack(data)[1:])
             case _Kind.HINTS:

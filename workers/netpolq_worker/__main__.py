@@ -5,14 +5,14 @@ import shutil
 import sys
 
 from netpolq.errors import BootError, NetpolqError
-from netpolq.logs import configure
+from netpolq.logs import configure, write_error
 from netpolq.run_dir import metrics_dirs
 from netpolq_worker.capabilities import give_up_unneeded
 from netpolq_worker.options import PoolOptions, parse_options
 
 
 def main() -> int:
-    """Prepare the run directory and run the pool. Returns the exit code."""
+    """Prepare the run directory and run the pool. Returns the exit code. The error of a failed start is the last line it writes."""
     options = parse_options(sys.argv[1:])
     configure(options.logging_format, options.verbosity)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
@@ -25,7 +25,7 @@ def main() -> int:
         _give_up_capabilities(options)
         return pool.run()
     except NetpolqError as error:
-        sys.stderr.write(f"netpolq: error: {error}\n")
+        write_error(str(error), options.logging_format)
         return error.exit_code
 
 
