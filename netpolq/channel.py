@@ -60,6 +60,7 @@ class _Kind(IntEnum):
     ALIVE = 12
     COUNTERS = 13
     TAKEN = 14
+    FAILURE = 15
 
 
 class Publish(NamedTuple):
@@ -152,6 +153,12 @@ class Alone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
+class Failure(NamedTuple):
+    """Why the supervisor ends: one line for the operator, at most 1,024 bytes of it."""
+
+    message: str
+
+
 class Alive(NamedTuple):
     """A standby worker or the supervisor is there, and its loop runs. `version`: the last snapshot that it was sent or has sent."""
 
@@ -172,7 +179,7 @@ class Taken(NamedTuple):
 
 
 _Bare = Drain | StandDown | StoodDown | InPlace | Alone
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | Alive | Counters | Taken | _Bare
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Alive | Counters | Taken | Failure | _Bare
 
 _BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
@@ -216,6 +223,8 @@ def encode(message: Message) -> bytes:
             return _ALIVE.pack(_Kind.ALIVE, *message)
         case Counters():
             return _COUNTERS.pack(_Kind.COUNTERS, *message)
+        case Failure(text):
+            return bytes([_Kind.FAILURE]) + text.encode(errors="replace")[:_MAX_TEXT_BYTES]
         case Welcome():
             return _WELCOME.pack(_Kind.WELCOME, *message)
         case Hints(version, packed):
@@ -249,6 +258,8 @@ def decode(data: bytes) -> Message:
                 return Alive(*_ALIVE.unpack(data)[1:])
             case _Kind.COUNTERS:
                 return Counters(*_COUNTERS.unpack(data)[1:])
+            case _Kind.FAILURE:
+                return Failure(data[1:].decode(errors="replace"))
             case _Kind.WELCOME:
                 return Welcome(*_WELCOME.unpack(data)[1:])
             case _Kind.HINTS:
@@ -299,9 +310,11 @@ class Channel:
         """Send a message. Returns False when it cannot be sent now, and nothing was: the peer is gone or does not read, or the kernel
         has no memory or no room for descriptors on their way (ETOOMANYREFS in unix(7)).
         """
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            self._socket.sendmsg([encode(message)], ancillary)
+            if descriptors:
+                self._socket.sendmsg([encode(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+            else:
+                self._socket.send(encode(message))  # workers may not call sendmsg(2)
         except OSError:
             return False
         return True

@@ -31,6 +31,10 @@ _REMEMBERED_ANSWERS = 1024
 _Value = TypeVar("_Value")
 
 
+class _OutputError(NetpolqError):
+    """Answers cannot be written, which is not an error of the file that is read."""
+
+
 def answer_all(engine: Engine, packets: str) -> ExitCode:
     """Answer a file (`-`: standard input) on standard output. Fails if any line was bad, after answering the others."""
     try:
@@ -40,6 +44,9 @@ def answer_all(engine: Engine, packets: str) -> ExitCode:
         # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
+    except _OutputError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
     except OSError as error:
         raise NetpolqError(f"--packets: {packets}: {error.strerror}") from error
 
@@ -67,8 +74,13 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> E
                 answers.append(orjson.dumps({"error": str(error), "line": number}, option=orjson.OPT_APPEND_NEWLINE))
             else:
                 answers.append(answer(*flow))
-        output.write(b"".join(answers))
-        output.flush()
+        try:
+            output.write(b"".join(answers))
+            output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(f"standard output: {error.strerror}") from error
     return outcome
 
 

@@ -43,7 +43,8 @@ KUBECONFIG: Option[str] = Option(
     default="",
     metavar="FILE",
     allowed="a path",
-    help="Access to the Kubernetes API. Without it and without --manifests: the service account of the pod the agent runs in.",
+    help="Access to the Kubernetes API. Without it and without --manifests: the files in the variable KUBECONFIG, or else the service "
+    "account of the pod the agent runs in. ~ is the home folder.",
     group=Group.SOURCE,
     carried_over=True,
 )

@@ -62,7 +62,7 @@ def open_validated(descriptor: int) -> SnapshotView:
 def _map(descriptor: int) -> mmap.mmap:
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise SnapshotError("the memory region is not sealed")
-    size = os.fstat(descriptor).st_size
+    size = os.lseek(descriptor, 0, os.SEEK_END)  # fstat(2) is a call with a path in some C libraries, which workers may not make
     if not 0 < size <= MAX_IMAGE_BYTES:
         raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
     return mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)

@@ -15,7 +15,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.channel import Channel, Hints
+from netpolq.channel import Channel, Failure, Hints
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import dns_in_prerouting
@@ -52,15 +52,16 @@ def main(settings: Settings) -> int:
     try:
         channel = Channel(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     except OSError:
-        sys.stderr.write("netpolq: error: `netpolq supervise` is started by `netpolq run` and by nothing else\n")
+        logs.write_error("`netpolq supervise` is started by `netpolq run` and by nothing else", settings.logging_format)
         return ExitCode.USAGE
     failures: list[BaseException] = []
     try:
         uvloop.run(Supervisor(settings, channel).run())
     except* NetpolqError as group:
         failures += _leaves(group)
-    for failure in failures:
-        sys.stderr.write(f"netpolq: error: {failure}\n")
+    if failures and not channel.send(Failure("; ".join(dict.fromkeys(map(str, failures))))):  # the pool says it, as its last line
+        for failure in failures:
+            logs.write_error(str(failure), settings.logging_format)
     return next((failure.exit_code for failure in failures if isinstance(failure, NetpolqError)), ExitCode.OK)
 
 

@@ -4,6 +4,7 @@ The seven metrics of the kube-network-policies agent keep their bare names: the 
 no quantiles, so `packet_count` is renamed on the way out and the summary is made here, from counts that all workers keep on one scale.
 """
 
+import logging
 import time
 
 from collections import deque
@@ -21,6 +22,8 @@ from netpolq.dataplane.queuestats import QueueStats
 QUANTILES = (0.5, 0.9, 0.99)
 WINDOW_S = 600.0
 _SLICE_S = 60.0
+
+log = logging.getLogger("metrics")
 
 _BARE_COUNTERS = ("packet_count",)
 
@@ -116,10 +119,17 @@ class QueueCollector(Collector):
     def __init__(self, read: Callable[[], Iterable[QueueStats]], queue_nums: range) -> None:
         self._read = read
         self._queue_nums = queue_nums
+        self._is_told = False
 
     def collect(self) -> Iterator[Metric]:
-        """Four gauges by queue."""
-        rows = [row for row in self._read() if row.queue_num in self._queue_nums]
+        """Four gauges by queue; none where the kernel's table cannot be read: it belongs to root, whatever the capabilities."""
+        try:
+            rows = [row for row in self._read() if row.queue_num in self._queue_nums]
+        except OSError as error:
+            if not self._is_told:
+                self._is_told = True
+                log.warning("metrics nfqueue_* are left out: %s: %s", error.filename, error.strerror)
+            return
         for field, name, documentation in _QUEUE_GAUGES:
             family = GaugeMetricFamily(name, documentation, labels=("queue",))
             for row in rows:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from netpolq.errors import BootError
 
@@ -29,6 +30,32 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
 
 log = logging.getLogger("http")
 
+_MOST_QUOTED = 200
+
+
+class _OneLine(logging.Filter):
+    """Makes one line of what aiohttp says of a request that is no HTTP: a warning without the traceback. Errors of our own stay whole."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return record.levelno > logging.DEBUG
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        client = record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
+        reason = " ".join(error.message.split())[:_MOST_QUOTED]
+        record.msg, record.args = "malformed request from %s: %s", (client or "a Unix socket", reason)
+        return True
+
+
+def _server_log() -> logging.Logger:
+    """The logger of the HTTP servers. At debug level, because aiohttp tells some malformed requests only there."""
+    found = logging.getLogger("http.server")
+    found.setLevel(logging.DEBUG)
+    if not any(isinstance(one, _OneLine) for one in found.filters):
+        found.addFilter(_OneLine())
+    return found
+
 
 class _Doors(web.Server):
     """Lets in anybody, and bounds what that costs: clients of the metrics may be slow, many, or hostile.
@@ -38,7 +65,7 @@ class _Doors(web.Server):
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(answer, access_log=None, keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
+        super().__init__(answer, access_log=None, logger=_server_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -123,7 +150,9 @@ class StatusSocket:
         self._told: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get("/status", self._answer)])
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+        )
 
     async def open(self) -> None:
         """Raises `BootError` where it cannot be made."""

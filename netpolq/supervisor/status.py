@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from netpolq.errors import NetpolqError
+from netpolq.errors import NetpolqError, PrivilegeError
 from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.run_dir import STATUS_SOCKET
@@ -135,6 +135,10 @@ def decode(data: bytes) -> Status:
         raise ValueError(f"not a status document: {error}") from error
 
 
+class NoAgentError(NetpolqError):
+    """Nothing answers on the status socket."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -149,24 +153,40 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def fetch(run_dir: Path) -> Status:
-    """Ask the agent that has this run directory. Raises `NetpolqError` naming the socket if there is no usable answer within seconds."""
+    """Ask the agent that has this run directory.
+
+    Raises `NetpolqError` naming the socket if there is no usable answer within seconds: `PrivilegeError` for another user than root,
+    `NoAgentError` where nothing listens.
+    """
     path = run_dir / STATUS_SOCKET
     connection = _UnixConnection(path)
     try:
         connection.request("GET", "/status")
         response = connection.getresponse()
         body = response.read()
+    except PermissionError as error:
+        raise _not_root(path) from error
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise NoAgentError(f"no agent answers on {str(path)!r}: {error.strerror}; is one running with this --run-dir?") from error
+    except TimeoutError as error:
+        raise NetpolqError(f"the agent on {str(path)!r} does not answer within {_TIMEOUT_S:.0f} s") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
     finally:
         connection.close()
+    if response.status == http.client.FORBIDDEN:
+        raise _not_root(path)
     if response.status != http.client.OK:
         raise NetpolqError(f"the agent on {str(path)!r} answered {response.status} instead of its status")
     try:
         return decode(body)
     except ValueError as error:
         raise NetpolqError(f"the answer on {str(path)!r} cannot be read: {error}; is the agent of another version?") from error
+
+
+def _not_root(path: Path) -> PrivilegeError:
+    return PrivilegeError(f"the status on {str(path)!r} is for root and the agent's own user: run as root")
 
 
 def render_json(status: Status) -> str:
@@ -182,18 +202,13 @@ def render_text(status: Status) -> str:
 def _lines(status: Status) -> Iterator[str]:
     source, dataplane = status.source, status.dataplane
     state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
-    latency = status.programming_latency_s
-    if status.in_force_version < status.snapshot_version:
-        in_force = f", version {status.in_force_version or 'none'} in force everywhere"
-    else:
-        in_force = ", in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
     ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
     age = "never heard" if source.age_s is None else f"heard {_duration(source.age_s)} ago"
     yield from _columns(
         [
             (f"netpolq {status.version}", state),
             ("node", status.node),
-            ("snapshot", f"version {status.snapshot_version}{in_force}" if status.snapshot_version else "none published yet"),
+            ("snapshot", _snapshot(status)),
             ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
             *(("source problem", problem) for problem in source.problems),
             ("objects", _counts(source.objects) + ignored),
@@ -218,6 +233,24 @@ def _lines(status: Status) -> Iterator[str]:
             document = f"document {rejection.document}" if rejection.document else ""
             yield "  " + "  ".join(part for part in (rejection.origin, document, rejection.key, rejection.field) if part)
             yield f"      {rejection.message}; {rejection.consequence}"
+
+
+def _snapshot(status: Status) -> str:
+    """The newest snapshot, and what is in force instead where that is another one."""
+    newest, in_force, latency = status.snapshot_version, status.in_force_version, status.programming_latency_s
+    if not newest:
+        return f"none published yet; in force: {_judged_by(status)}"
+    if in_force >= newest:
+        return f"version {newest}, in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
+    return f"version {newest} is published and not yet in force; in force: {f'version {in_force}' if in_force else _judged_by(status)}"
+
+
+def _judged_by(status: Status) -> str:
+    """By what workers judge while no version is known to be in force: one that an earlier run or supervisor left, or nothing."""
+    versions = sorted({worker.acked_version for worker in status.workers if worker.acked_version})
+    if not versions:
+        return "nothing" if status.dataplane.fail_open else "nothing, so that new connections of isolated pods are dropped"
+    return f"what workers have of before, version {' and '.join(map(str, versions))}"
 
 
 def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from netpolq.channel import (
     Channel,
     Counters,
     Drain,
+    Failure,
     Hint,
     Hints,
     InPlace,
@@ -43,7 +44,7 @@ KEYS = st.binary(min_size=16, max_size=16)
 HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20)
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
-    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone()]),
+    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone(), Failure("cannot start: ä"), Failure("")]),
     st.builds(Serve, U32, U64, st.booleans()),
     st.builds(Report, U32, U32, U32, U64, U64, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from netpolq import counter_memory
@@ -132,6 +132,19 @@ def test_scale_is_fine_enough_for_quantiles() -> None:
 
 def test_quantile_of_nothing_is_not_a_number() -> None:
     assert quantile_us({}, 0.5) != quantile_us({}, 0.5)
+
+
+def test_a_table_of_queues_that_cannot_be_read_costs_its_series_alone_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    def read() -> tuple[QueueStats, ...]:
+        raise PermissionError(13, "Permission denied", "/proc/net/netfilter/nfnetlink_queue")
+
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(read, range(100, 102)))
+    Gauge("netpolq_other", "Another series", registry=registry).set(7)
+    for _ in range(3):
+        assert samples(registry) == {("netpolq_other", ()): 7}
+    (line,) = caplog.messages
+    assert "nfnetlink_queue: Permission denied" in line
 
 
 def test_only_our_queues_are_shown() -> None:

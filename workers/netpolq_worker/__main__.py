@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
-from netpolq.logs import configure
+from netpolq.logs import configure, write_error
 from netpolq.run_dir import prepare
-from netpolq_worker.options import parse_options
+from netpolq_worker.capabilities import give_up_unneeded
+from netpolq_worker.options import PoolOptions, parse_options
 
 _DESCRIPTORS = 128
 """What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
@@ -19,7 +20,7 @@ _DESCRIPTORS_PER_WORKER = 8
 
 
 def main() -> int:
-    """Prepare the run directory and run the pool. Returns the exit code."""
+    """Prepare the run directory and run the pool. Returns the exit code. The error of a failed start is the last line it writes."""
     options = parse_options(sys.argv[1:])
     configure(options.logging_format, options.verbosity)
     # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.counter_memory`): none is made in the folder.
@@ -31,9 +32,10 @@ def main() -> int:
         _raise_descriptor_limit(len(options.queues))
         pool = Pool(options)
         _prepare_run_dir(options.run_dir)
+        _give_up_capabilities(options)
         return pool.run()
     except NetpolqError as error:
-        sys.stderr.write(f"netpolq: error: {error}\n")
+        write_error(str(error), options.logging_format)
         return error.exit_code
 
 
@@ -53,6 +55,13 @@ def _prepare_run_dir(run_dir: Path) -> None:
     except OSError as error:
         path = error.filename or str(run_dir)
         raise BootError(f"--run-dir {run_dir}: {path}: {error.strerror}; it must be a folder that the agent may write") from error
+
+
+def _give_up_capabilities(options: PoolOptions) -> None:
+    try:
+        give_up_unneeded(options.run_dir)
+    except OSError as error:
+        raise BootError(f"capabilities that are not needed cannot be given up: {error.strerror}") from error
 
 
 if __name__ == "__main__":

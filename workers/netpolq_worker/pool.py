@@ -13,13 +13,14 @@ import time
 
 from functools import partial
 
-from netpolq.channel import Alive, Alone, InPlace, Message, Publish, StandDown, StoodDown, Taken, Welcome
-from netpolq.errors import ExitCode, SnapshotError
+from netpolq.channel import Alive, Alone, Failure, InPlace, Message, Publish, StandDown, StoodDown, Taken, Welcome
+from netpolq.errors import ExitCode, NetpolqError, SnapshotError
 from netpolq.snapshot.region import load, mark, open_view, save, seal
 from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.crew import Crew
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Snapshot
+from netpolq_worker.leftover import has_ruleset
 from netpolq_worker.lifecycle import Child, Phase, attempt, described
 from netpolq_worker.options import PoolOptions
 from netpolq_worker.reload import Reload
@@ -52,10 +53,12 @@ class Pool:
         self._untold_refusal: Taken | None = None
         self._signals: list[int] = []
         self._exit_code: int | None = None
+        self._failure = ""  # why the last supervisor ended, in its own words
+        self._has_installed = False
         self._reload: Reload | None = None
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
+        """Serve until SIGTERM or SIGINT. Returns the exit code. Raises `NetpolqError` where the supervisor cannot start."""
         self._load_kept_snapshot()
         wakeup_read, wakeup_write = socket.socketpair()
         for end in (wakeup_read, wakeup_write):
@@ -83,6 +86,8 @@ class Pool:
             log.info("waiting for SIGTERM")
             while _ENDING.isdisjoint(self._signals):
                 self._ears.listen()
+        if self._failure and self._exit_code in _HALTING:
+            raise NetpolqError(self._failure, exit_code=ExitCode(self._exit_code))
         return self._exit_code
 
     def _load_kept_snapshot(self) -> None:
@@ -179,7 +184,12 @@ class Pool:
         elif code in _HALTING and self._supervision.child.starts == 1:
             self._exit_code = code  # it has said why; trying again would not help
         elif self._exit_code is None and not was_let_go:
-            log.error("supervisor %d %s; workers go on with snapshot %d", pid, described(code), self._crew.snapshot.version)
+            reason = f" ({self._failure})" if self._failure else ""
+            log.error(
+                "supervisor %d %s%s; workers go on with snapshot %d", pid, described(code), reason, self._crew.snapshot.version
+            )
+        if self._exit_code is None:
+            self._failure = ""
 
     def _on_reload(self, reload: Reload, code: int) -> None:
         self._reload = None
@@ -227,7 +237,10 @@ class Pool:
                 pass
             case StandDown():
                 self._place.ask_to_stand_down()
+            case Failure(reason):
+                self._failure = reason
             case InPlace():
+                self._has_installed = True
                 self._place.ask_to_leave()
             case _:
                 log.error("unexpected message %r", message)
@@ -288,6 +301,10 @@ class Pool:
         self._place.close()
         if self._place.is_anothers:
             log.info("stopped; the other agent goes on")
+            return
+        is_left = has_ruleset()
+        if is_left is False or (is_left is None and not self._has_installed):
+            log.info("stopped. There is no ruleset of netpolq in this network namespace: nothing is enforced.")
             return
         if self._options.fail_open:
             consequence = "new connections of isolated pods pass unjudged until an agent runs again"

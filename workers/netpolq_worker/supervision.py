@@ -82,6 +82,7 @@ class Supervision:
     def on_exit(self, code: int, now: float) -> bool:
         """It has ended, with this exit code. Returns whether it was let go."""
         was_let_go = self._channel is None
+        self._on_readable()  # what it said last
         self.child.on_exit(now)
         self.let_go()
         if self._process is not None:

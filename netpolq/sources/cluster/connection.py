@@ -18,6 +18,7 @@ import orjson
 from kubernetes.aio import client, config
 
 from netpolq.errors import BootError
+from netpolq.sources.cluster import kubeconfig
 from netpolq.sources.cluster.watch import StatusError
 
 _MAX_ERROR_BYTES = 65536
@@ -67,10 +68,13 @@ class _Lease:
 
 
 class Connection:
-    """Requests to one API server. `kubeconfig`: path, or empty for the service account of the pod this runs in."""
+    """Requests to one API server.
 
-    def __init__(self, kubeconfig: str) -> None:
-        self._kubeconfig = kubeconfig
+    `kubeconfig_paths`: one path or several with colons between, or empty for the service account of the pod this runs in.
+    """
+
+    def __init__(self, kubeconfig_paths: str) -> None:
+        self._kubeconfig = kubeconfig_paths
         self._lease: _Lease | None = None
         self._renewal = asyncio.Lock()
         self._generation = 0
@@ -83,17 +87,24 @@ class Connection:
             self._lease = _Lease(await self._make_client())
         except Exception as error:  # the package raises whatever its parsers and plugins do
             origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise BootError(
-                f"{origin} cannot be used: {str(error) or type(error).__name__}; give --kubeconfig FILE or --manifests DIR"
+                f"{origin} cannot be used: {reason}; give --kubeconfig FILE, KUBECONFIG or --manifests DIR"
             ) from error
 
     async def _make_client(self) -> client.ApiClient:
         configuration = client.Configuration()
         if self._kubeconfig:
+            kubeconfig.check(self._kubeconfig)
             await config.load_kube_config(config_file=self._kubeconfig, client_configuration=configuration, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=configuration)
-        made = client.ApiClient(configuration)
+        files = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file
+        kubeconfig.check_certificates(files)
+        try:
+            made = client.ApiClient(configuration)
+        except ssl.SSLError as error:
+            raise kubeconfig.KubeconfigError(kubeconfig.described(error, files)) from error
         rest = made.rest_client
         if rest.pool_manager is not None:
             raise RuntimeError("the package has made its connections before they could be configured")
