@@ -250,7 +250,7 @@ def test_the_pod_monitor_finds_the_pods_and_their_port(pods: str) -> None:
     monitor = source.one("PodMonitor")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= deployment.pod["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    v4, v6 = (rule for rule in endpoint["relabelings"] if rule["targetLabel"] == "__address__")
+    v4, v6 = (rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "__address__")
     port = settings_of(deployment).metrics_port
     assert [rule["replacement"] for rule in (v4, v6)] == [f"$1:{port}", f"[$1]:{port}"]
     for address, matches in (("10.0.0.1", (True, False)), ("fd00::1", (False, True))):
