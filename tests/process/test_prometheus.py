@@ -11,6 +11,7 @@ from typing import NamedTuple, cast
 
 import pytest
 
+from netpolq.supervisor.metric_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
 from tests.support import manifests, prometheus
 from tests.support.agent import Agent
@@ -157,8 +158,11 @@ def test_every_metric_arrives_with_its_type(monitored: Monitored) -> None:
         "packet_process_time_sum",
         "packet_process_duration_microseconds_count",
         "nfqueue_packet_id",
-        "netpolq_verdict_cache_hits_total",
-        "netpolq_verdict_cache_misses_total",
+        "netpolq_flow_cache_hits_total",
+        "netpolq_flow_cache_misses_total",
+        'netpolq_connections_total{verdict="accept",answered_by="worker"}',
+        'netpolq_connections_total{verdict="drop",answered_by="worker"}',
+        'netpolq_connections_total{verdict="drop",answered_by="kernel"}',
     ],
 )
 def test_rates_are_above_zero_while_packets_come_in(monitored: Monitored, series: str) -> None:
@@ -212,6 +216,7 @@ def test_rules_and_dashboard_use_only_metrics_that_exist(monitored: Monitored) -
     used = {name for rule in prometheus.rules() for name in prometheus.metric_names(rule["expr"])}
     used |= {name for _title, question in prometheus.panel_questions() for name in prometheus.metric_names(question)}
     assert len(used) > 20
+    assert not used & {name for former in FORMER_NAMES.values() for name in (former, f"{former}_total")}, "these are deprecated"
     assert used - names_in(monitored.server) == set()
 
 
