@@ -64,6 +64,15 @@ class CacheCounts(NamedTuple):
         accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
         return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
 
+    def not_below(self, earlier: "CacheCounts") -> "CacheCounts":
+        """The same with no fewer drops than earlier: these are a difference, which may fall, and a counter may not.
+
+        If another counter has fallen, the table was made again, and all of them begin at zero.
+        """
+        if self.accepts < earlier.accepts or self.misses < earlier.misses:
+            return self
+        return self._replace(drops=max(self.drops, earlier.drops))
+
     @property
     def hits(self) -> int:
         """Packets that needed no worker."""

@@ -147,7 +147,12 @@ class Supervisor:
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
         )
-        self._registry.register(WorkerCollector(lambda: dict(self._publisher.memories)))
+        self._registry.register(
+            WorkerCollector(
+                lambda: dict(self._publisher.memories),
+                kernel_counts=lambda: surroundings.cache_counts if settings.verdict_cache else None,
+            )
+        )
         self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import psutil
 
-from netpolq.dataplane.ruleset import UNJUDGED, CacheCounts
+from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
 from netpolq.model import Rejection
 from netpolq.settings import Settings
@@ -143,13 +143,13 @@ class Condition:
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:
-        cache = self.verdict_cache
+        cache, counts = self.verdict_cache, self.surroundings.cache_counts
         return VerdictCacheStatus(
             enabled=cache is not None,
             entries=cache.entries if cache is not None else 0,
             size=self.settings.verdict_cache_size,
             ttl_s=self.settings.verdict_cache_ttl_s,
-            hits=CacheCounts.of(self.surroundings.counters).hits,
+            hits=counts.hits if counts is not None else 0,
         )
 
     def _strict_mode_status(self) -> StrictModeStatus:

@@ -14,8 +14,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
+from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.queuestats import QueueStats
+from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES, UNJUDGED, CacheCounts
 from netpolq.supervisor.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
+from netpolq.supervisor.metric_names import FORMER_NAMES
+from netpolq.supervisor.state_metrics import Reading, StateCollector, ruleset_readings, verdict_cache_readings
+from netpolq.supervisor.surroundings import Surroundings
+from netpolq.supervisor.verdict_cache import VerdictCache
+from tests.unit.test_ruleset import CONFIG
 
 WORKER = """
 import sys
@@ -83,7 +90,7 @@ def test_workers_are_summed_and_a_successor_goes_on_counting(registry: Collector
     assert read["packet_count_total", (*UDP6, ("verdict", "drop"))] == 1
     assert read["packet_process_duration_microseconds_count", ()] == 14
     assert read["packet_process_duration_microseconds_sum", ()] == pytest.approx(7 * 3 + 7 * 30)
-    assert read["netpolq_verdict_cache_misses_total", ()] == 3
+    assert read["netpolq_flow_cache_misses_total", ()] == 3
     assert b'\npacket_count{family="IPv4",protocol="TCP",verdict="accept"} 13.0\n' in expose(registry)
 
 
@@ -157,3 +164,85 @@ def test_only_our_queues_are_shown() -> None:
         ("nfqueue_user_dropped", (("queue", "100"),)): 4,
         ("nfqueue_packet_id", (("queue", "100"),)): 5,
     }
+
+
+def test_former_names_of_metrics_are_kept_with_the_same_values_and_marked_deprecated(
+    registry: CollectorRegistry, memories: Memories
+) -> None:
+    """For one version, in which rules and dashboards are changed. HELP names the metric to use."""
+    registry.register(StateCollector(lambda: [Reading("netpolq_kernel_verdict_cache_entries", "Decisions", (), (((), 7.0),))]))
+    work(memories, 0, accepted=5, dropped=1, duration_ns=3_000)
+    read, text = samples(registry), expose(registry).decode()
+    for name, former in (
+        ("netpolq_flow_cache_hits_total", "netpolq_verdict_cache_hits_total"),
+        ("netpolq_flow_cache_misses_total", "netpolq_verdict_cache_misses_total"),
+        ("netpolq_kernel_verdict_cache_entries", "netpolq_kernel_cache_entries"),
+    ):
+        assert read[former, ()] == read[name, ()] > 0
+        assert f"# HELP {former} Deprecated: use {name}. " in text
+        assert text.count(f"# TYPE {name} ") == text.count(f"# TYPE {former} ") == 1
+
+
+def test_every_metric_of_the_kernels_cache_is_named_for_it_and_has_its_former_name() -> None:
+    cache = VerdictCache(Ruleset(CONFIG), size=100, ttl_s=60, on_clean=lambda: None)
+    names = [reading.name for reading in verdict_cache_readings(cache, CacheCounts(1, 2, 3))]
+    assert len(names) == 8
+    assert {name.removesuffix("_total") for name in names} == {
+        name for name in FORMER_NAMES if name.startswith("netpolq_kernel_verdict_cache_")
+    }
+
+
+def test_connections_are_counted_by_verdict_over_workers_and_the_kernels_cache(memories: Memories) -> None:
+    registry = CollectorRegistry()
+    registry.register(WorkerCollector(lambda: memories, kernel_counts=lambda: CacheCounts(accepts=100, drops=50, misses=9)))
+    work(memories, 0, accepted=5, dropped=1, duration_ns=3_000)
+    work(memories, 1, accepted=7, dropped=2, duration_ns=3_000)
+    assert connections(registry) == {
+        ("accept", "worker"): 12,
+        ("drop", "worker"): 3,
+        ("accept", "kernel"): 100,
+        ("drop", "kernel"): 50,
+    }
+
+
+def test_without_the_kernels_cache_only_workers_answer_and_there_are_series_from_the_start(registry: CollectorRegistry) -> None:
+    """A rate needs a first value before the first connection."""
+    assert connections(registry) == {("accept", "worker"): 0, ("drop", "worker"): 0}
+
+
+def connections(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
+    """By verdict and by what answered."""
+    return {
+        (dict(labels)["verdict"], dict(labels)["answered_by"]): value
+        for (name, labels), value in samples(registry).items()
+        if name == "netpolq_connections_total"
+    }
+
+
+def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> None:
+    """The table outlives agents: back from 0, the counter of unjudged packets would raise a false alert."""
+    assert ruleset_readings(Surroundings().counters) == []
+    assert Surroundings().cache_counts is None
+    surroundings = Surroundings()
+    surroundings.count({UNJUDGED: 7, CACHE_LOOKUPS: 6, CACHE_ACCEPTS: 1, CACHE_MISSES: 2})
+    (reading,) = ruleset_readings(surroundings.counters)
+    assert [value for _labels, value in reading.values] == [7]
+    assert surroundings.cache_counts == CacheCounts(accepts=1, drops=3, misses=2)
+
+
+def test_drops_in_the_kernel_never_seem_to_become_fewer() -> None:
+    """They are a difference of counters that are read one after the other; a counter that falls seems to have begun again."""
+    surroundings = Surroundings()
+    seen = []
+    for lookups, accepts, misses in ((100, 40, 10), (180, 125, 15), (220, 140, 20)):
+        surroundings.count({CACHE_LOOKUPS: lookups, CACHE_ACCEPTS: accepts, CACHE_MISSES: misses})
+        assert surroundings.cache_counts is not None
+        seen.append(surroundings.cache_counts.drops)
+    assert seen == [50, 50, 60]
+
+
+def test_drops_in_the_kernel_begin_again_with_a_new_table() -> None:
+    surroundings = Surroundings()
+    surroundings.count({CACHE_LOOKUPS: 100, CACHE_ACCEPTS: 40, CACHE_MISSES: 10})
+    surroundings.count({CACHE_LOOKUPS: 3, CACHE_ACCEPTS: 1, CACHE_MISSES: 1})
+    assert surroundings.cache_counts == CacheCounts(accepts=1, drops=1, misses=1)

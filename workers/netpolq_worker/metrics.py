@@ -46,8 +46,8 @@ class WorkerMetrics:
             ("cause",),
             registry=registry,
         )
-        self._hits = Counter("netpolq_verdict_cache_hits", "Verdicts found in a worker's cache", registry=registry)
-        self._misses = Counter("netpolq_verdict_cache_misses", "Verdicts made from the snapshot", registry=registry)
+        self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
+        self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
         self._codes = [0] * (2 * len(SERIES))
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
