@@ -19,7 +19,15 @@ from netpolq.dataplane.queue_rule import replace_queue_rule, try_queue_rule
 from netpolq.dataplane.refusals import RulesetError, explained, missing_privilege
 from netpolq.dataplane.ruleset import ENQUEUE, TABLE, IsolatedSets, RulesetConfig, chains, render
 from netpolq.dataplane.set_elements import change_elements, elements_of
-from netpolq.dataplane.table_state import ELEMENTS_PREFIX, TableState, read_chains, read_counters, read_generation, read_state
+from netpolq.dataplane.table_state import (
+    ELEMENTS_PREFIX,
+    KnownElements,
+    TableState,
+    read_chains,
+    read_counters,
+    read_generation,
+    read_state,
+)
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, remember
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
@@ -57,6 +65,8 @@ class Ruleset:
         self._config = config
         self._in_force: IsolatedSets | None = None  # None: unknown, so that the next change puts everything in place again
         self._expected: TableState | None = None
+        self._found: TableState | None = None  # what differed from it at the last look
+        self._known_elements: KnownElements = {}
         self._turn = asyncio.Lock()
         self._sockets: _Sockets | None = None
         self._on_change: Callable[[], None] | None = None
@@ -112,9 +122,10 @@ class Ruleset:
         return await self.difference() is None
 
     async def restore(self, sets: IsolatedSets) -> None:
-        """Put back what others have changed. If that is elements of sets alone, no program is started."""
+        """Put back what others have changed, as found by `difference`. If that is elements of sets alone, no program is started."""
         async with self._turn:
-            if self._expected is None or not await self._restore_elements(self._expected, sets):
+            expected, found = self._expected, self._found
+            if expected is None or found is None or not await self._restore_elements(expected, found, sets):
                 await self._install(sets)
 
     async def counters(self) -> Mapping[str, int]:
@@ -128,7 +139,7 @@ class Ruleset:
         monitor = self._open().monitor
         monitor.read()
         lost, monitor.has_lost_some = monitor.has_lost_some, False
-        state = await asyncio.to_thread(_read_state)
+        state = self._found = await asyncio.to_thread(_read_state, self._known_elements)
         monitor.read()
         culprits = [change for change in monitor.changes if is_later(change.generation, expected.generation)]
         found = state.differences(expected)
@@ -143,11 +154,10 @@ class Ruleset:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return f"{'; '.join(found[:3])}{more}; changed by {by}"
 
-    async def _restore_elements(self, expected: TableState, sets: IsolatedSets) -> bool:
+    async def _restore_elements(self, expected: TableState, state: TableState, sets: IsolatedSets) -> bool:
         """Whether nothing but the elements of isolated sets differed, and has been put back."""
         monitor = self._open().monitor
         wanted = elements_of(sets)
-        state = await asyncio.to_thread(_read_state)
         others = {set_name: members for set_name, members in expected.elements.items() if set_name not in wanted}
         monitor.read()
         touched = {set_name for change in monitor.changes for set_name in change.sets}
@@ -182,7 +192,7 @@ class Ruleset:
         for _ in range(_MAX_READ_BACKS):
             started = await asyncio.to_thread(_read_generation)
             await self._write(sets)
-            state = await asyncio.to_thread(_read_state)
+            state = await asyncio.to_thread(_read_state, self._known_elements)
             finished = await asyncio.to_thread(_read_generation)
             await self._hear_up_to(monitor, finished)
             lost, monitor.has_lost_some = monitor.has_lost_some, False
@@ -328,9 +338,9 @@ def _first_accepted(candidates: tuple[Dataplane, ...]) -> Dataplane | None:
     return None
 
 
-def _read_state() -> TableState:
+def _read_state(known: KnownElements) -> TableState:
     with explained():
-        return read_state()
+        return read_state(known)
 
 
 def _read_chains() -> set[str]:

@@ -107,6 +107,8 @@ def _commit(netlink: socket.socket, requests: Sequence[Request]) -> None:
 
 
 def _transact(netlink: socket.socket, requests: Sequence[Request], *, is_complete: bool) -> None:
+    if not requests:
+        return
     # Numbers are never used again: answers that were left behind after a refusal belong to nothing that is sent later.
     sequences = [next_sequence() for _ in requests]
     batch = _encode(requests, sequences)

@@ -1,6 +1,7 @@
 """What the kernel holds of our table, object by object: read after an installation, and compared with that later.
 
-Handles are compared too. The kernel never gives one out twice, so an object that was removed and made again is not the same object.
+Handles are compared too. The kernel never gives one out twice, so an object that was removed and made again is not the same object. Only
+a rule that is replaced keeps its handle; its bytes differ, or the handle of its list of values does.
 Left out is what changes by itself: counters, and the elements of sets with time-outs (the verdict maps).
 Reads only. Source: linux/netfilter/nf_tables.h.
 """
@@ -100,8 +101,12 @@ class TableState(NamedTuple):
 ELEMENTS_PREFIX = "elements of set "
 
 
-def read_state() -> TableState:
-    """The table as it is now. Raises `OSError`."""
+KnownElements = dict[str, tuple[bytes, frozenset[bytes]]]
+"""The elements of each set as the kernel wrote them last time, and what they are: most sets are the same the next time."""
+
+
+def read_state(known: KnownElements) -> TableState:
+    """The table as it is now. Updates `known`, which the caller keeps for the next time. Raises `OSError`."""
     with open_socket() as netlink:
         generation = read_generation(netlink)
         chains = _dump(netlink, NFT_MSG_GETCHAIN)
@@ -118,7 +123,7 @@ def read_state() -> TableState:
         }
         changing = _NFT_SET_ANONYMOUS | _NFT_SET_TIMEOUT | _NFT_SET_EVAL
         elements = {
-            set_name: _elements(netlink, set_name)
+            set_name: _elements(netlink, set_name, known)
             for set_name, entry in sets.items()
             if not _integer(entry.attributes.get(_NFTA_SET_FLAGS, b"")) & changing
         }
@@ -181,15 +186,18 @@ def _without_counts(expressions: bytes) -> bytes:
     return b"|".join(kept)
 
 
-def _elements(netlink: socket.socket, set_name: str) -> frozenset[bytes]:
+def _elements(netlink: socket.socket, set_name: str, known: KnownElements) -> frozenset[bytes]:
     """Key, and of a map the data, of each element."""
-    found = set()
-    for entry in _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name)):
-        for element in _list(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
-            parts = parse_attributes(element)
-            key = parse_attributes(parts[_NFTA_SET_ELEM_KEY])[_NFTA_DATA_VALUE]
-            found.add(key + parts.get(_NFTA_SET_ELEM_DATA, b""))
-    return frozenset(found)
+    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name))
+    written = b"".join(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
+    if set_name not in known or known[set_name][0] != written:
+        known[set_name] = written, frozenset(map(_key_and_data, _list(written)))
+    return known[set_name][1]
+
+
+def _key_and_data(element: bytes) -> bytes:
+    parts = parse_attributes(element)
+    return parse_attributes(parts[_NFTA_SET_ELEM_KEY])[_NFTA_DATA_VALUE] + parts.get(_NFTA_SET_ELEM_DATA, b"")
 
 
 def _list(data: bytes) -> list[bytes]:
