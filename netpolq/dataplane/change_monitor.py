@@ -11,6 +11,7 @@ import socket
 import struct
 
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.dataplane.nf_tables import (
@@ -82,7 +83,8 @@ class ChangeMonitor:
         self.generation: int | None = None
         self.socket = open_socket()
         self.socket.setblocking(False)
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        with suppress(PermissionError):  # in a user namespace; the default is smaller, and no less right
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         _attach_filter(self.socket, self._own_ports)
         self.socket.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
 
