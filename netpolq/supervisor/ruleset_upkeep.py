@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.refusals import RulesetError
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.logs import TokenBucket
 
@@ -65,10 +66,16 @@ class RulesetUpkeep:
         self._is_installed = False
         if self._ruleset.may_have_changed or not self.due_in_s:
             await self._look(sets)
-        await self._ruleset.update(sets)
+        try:
+            await self._ruleset.update(sets)
+        except RulesetError:
+            # Most likely because another process has taken out what should be removed: then it is named and repaired as ever.
+            if not await self._look(sets):
+                raise
         self._is_installed = True
 
-    async def _look(self, sets: IsolatedSets) -> None:
+    async def _look(self, sets: IsolatedSets) -> bool:
+        """Whether something differed and has been repaired, so that these sets are in force."""
         await asyncio.sleep(max(0.0, self._looked_s + _MIN_PAUSE_S - self._clock()))
         started_s = self._clock()
         difference = await self._ruleset.difference()
@@ -77,12 +84,13 @@ class RulesetUpkeep:
         if difference is None:
             if self._looked_s - self._repaired_s > CALM_S:
                 self.contention = None
-            return
+            return False
         await self._wait_for_turn(difference)
         self.repairs += 1
         log.warning("the ruleset is repaired: %s", difference)
         await self._ruleset.restore(sets)
         self._done()
+        return True
 
     async def _wait_for_turn(self, difference: str) -> None:
         """Repair at once, unless there were too many repairs lately."""

@@ -66,7 +66,19 @@ async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of
     assert (upkeep.repairs, upkeep.told) == (0, 1)
 
 
+async def test_a_refused_update_is_repaired_at_once_if_the_table_differs() -> None:
+    """Another process has removed an element that the update was to remove, and the kernel's notification has not been read yet."""
+    upkeep = Upkeep()
+    await upkeep.bring_about(SETS)
+    upkeep.table.refusal, upkeep.table.damage = RulesetError("ENOENT"), "a set differs"
+    with pytest.raises(RulesetError):
+        await upkeep.bring_about(SETS)
+    assert upkeep.table.calls == ["install", "update", "look", "restore"]
+    assert upkeep.repairs == 1
+
+
 async def test_after_a_refusal_everything_is_installed() -> None:
+    """If the table is as it was left, the refusal has another cause."""
     upkeep = Upkeep()
     await upkeep.bring_about(SETS)
     upkeep.table.refusal = RulesetError("refused")
@@ -74,7 +86,7 @@ async def test_after_a_refusal_everything_is_installed() -> None:
         await upkeep.bring_about(SETS)
     upkeep.table.refusal = None
     await upkeep.bring_about(SETS)
-    assert upkeep.table.calls == ["install", "update", "install"]
+    assert upkeep.table.calls == ["install", "update", "look", "install"]
     assert upkeep.told == 2
 
 

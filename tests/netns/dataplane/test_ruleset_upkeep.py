@@ -19,6 +19,7 @@ from netpolq.dataplane.apply import Ruleset, RulesetError, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
+from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,
@@ -368,3 +369,15 @@ async def test_without_nft_the_error_names_the_package(config: RulesetConfig, mo
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(KernelError, match="install the package nftables"):
         await probe(config.form)
+
+
+async def test_an_update_that_meets_the_damage_of_others_repairs_it_at_once(ruleset: Ruleset) -> None:
+    """The pods of the new sets are isolated without another try, and the repair is counted."""
+    upkeep = RulesetUpkeep(ruleset, on_installed=lambda: None)
+    await upkeep.bring_about(A_EGRESS)
+    nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")
+    await upkeep.bring_about(B_INGRESS)
+    assert elements("isolated_egress_v4") == set()
+    assert elements("isolated_ingress_v4") == {ADDRESS[B, 4]}
+    assert await ruleset.in_place()
+    assert upkeep.repairs == 1
