@@ -157,7 +157,7 @@ class Ruleset:
     async def _restore_elements(self, expected: TableState, state: TableState, sets: IsolatedSets) -> bool:
         """Whether nothing but the elements of isolated sets differed, and has been put back."""
         monitor = self._open().monitor
-        wanted = elements_of(sets)
+        wanted = await asyncio.to_thread(elements_of, sets)  # with many thousands of addresses it takes a moment
         others = {set_name: members for set_name, members in expected.elements.items() if set_name not in wanted}
         monitor.read()
         touched = {set_name for change in monitor.changes for set_name in change.sets}
@@ -177,7 +177,7 @@ class Ruleset:
 
     async def _change_elements(self, expected: TableState, sets: IsolatedSets) -> None:
         self._in_force = None
-        wanted = elements_of(sets)
+        wanted = await asyncio.to_thread(elements_of, sets)
         requests = change_elements({set_name: expected.elements[set_name] for set_name in wanted}, wanted)
         if requests:
             await asyncio.to_thread(self._commit, requests)
@@ -189,6 +189,7 @@ class Ruleset:
         self._in_force = self._expected = None
         monitor = self._open().monitor
         touches: list[Change] = []
+        wanted = await asyncio.to_thread(elements_of, sets)
         for _ in range(_MAX_READ_BACKS):
             started = await asyncio.to_thread(_read_generation)
             await self._write(sets)
@@ -198,7 +199,7 @@ class Ruleset:
             lost, monitor.has_lost_some = monitor.has_lost_some, False
             # The one change that a socket of ours did not make is that of nft.
             touches = [change for change in monitor.changes if is_later(change.generation, started)]
-            if not lost and len(touches) == 1 and elements_of(sets).items() <= state.elements.items():
+            if not lost and len(touches) == 1 and wanted.items() <= state.elements.items():
                 monitor.forget(finished)
                 self._expected = state._replace(generation=finished)
                 self._in_force = sets
