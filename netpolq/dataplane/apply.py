@@ -211,8 +211,11 @@ class Ruleset:
         try:
             await asyncio.to_thread(self._commit, replace_queue_rule(self._config))
             known = {chain.name for chain in chains(self._config)} | {ENQUEUE}
-            stale = await asyncio.to_thread(_read_chains) - known
-            await self._nft(render(self._config, sets, stale_chains=stale))
+            found = await asyncio.to_thread(_read_chains)
+            stale = found.keys() - known
+            # A base chain of others that is emptied must not drop everything at its end.
+            harmless = "".join(f"add chain inet {TABLE} {name} {{ policy accept; }}\n" for name in sorted(stale) if found[name])
+            await self._nft(render(self._config, sets, stale_chains=stale) + harmless)
         except NftTimeoutError:
             raise
         except RulesetError as refused:
@@ -344,7 +347,7 @@ def _read_state(known: KnownElements) -> TableState:
         return read_state(known)
 
 
-def _read_chains() -> set[str]:
+def _read_chains() -> dict[str, bool]:
     with explained():
         return read_chains()
 

@@ -58,6 +58,7 @@ _NFTA_EXPR_NAME = 1
 _NFTA_COUNTER_PACKETS = 2
 _NFTA_GEN_ID = 1
 _NFT_OBJECT_COUNTER = 1
+_NF_DROP = bytes(4)
 
 _NFT_SET_ANONYMOUS, _NFT_SET_TIMEOUT, _NFT_SET_EVAL = 0x1, 0x10, 0x20
 _TABLE_PARTS = (_NFTA_TABLE_FLAGS, _NFTA_TABLE_HANDLE, _NFTA_TABLE_OWNER)
@@ -135,10 +136,13 @@ def read_generation(netlink: socket.socket) -> int:
     return _integer(query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes[_NFTA_GEN_ID])
 
 
-def read_chains() -> set[str]:
-    """Names of the table's chains. Raises `OSError`."""
+def read_chains() -> dict[str, bool]:
+    """The table's chains, and of each whether it drops what comes to its end. Raises `OSError`."""
     with open_socket() as netlink:
-        return {_text(entry.attributes[_NFTA_CHAIN_NAME]) for entry in _dump(netlink, NFT_MSG_GETCHAIN)}
+        return {
+            _text(entry.attributes[_NFTA_CHAIN_NAME]): entry.attributes.get(_NFTA_CHAIN_POLICY) == _NF_DROP
+            for entry in _dump(netlink, NFT_MSG_GETCHAIN)
+        }
 
 
 def read_counters() -> dict[str, int]:

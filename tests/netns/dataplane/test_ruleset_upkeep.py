@@ -123,6 +123,7 @@ DAMAGES = [
     f"insert rule inet netpolq {ANY_CHAIN} accept",
     f"chain inet netpolq {ANY_CHAIN} {{ policy drop; }}",
     REDEFINED,
+    "add chain inet netpolq foreign { type filter hook forward priority 0; policy drop; }; add rule inet netpolq foreign accept",
     "add table inet netpolq { flags dormant; }",
     "flush set inet netpolq isolated_egress_v4",
     f"delete element inet netpolq isolated_egress_v6 {{ {ADDRESS[A, 6]} }}",
