@@ -31,6 +31,7 @@ from netpolq.supervisor.verdict_cache import VerdictCache
 _LATE_S = 1.0
 _MAX_NAMED = 5
 """Files that one reason names; the status lists all of them."""
+_MAX_BEHIND_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,14 @@ class Condition:
             reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self.publisher.version}")
         if self.enforcer.ruleset_problem is not None:
             reasons.append(self.enforcer.ruleset_problem)
+        if self.enforcer.upkeep.contention is not None:
+            reasons.append(f"the ruleset is changed again and again: {self.enforcer.upkeep.contention}")
+        behind_s = self.enforcer.behind_s
+        if behind_s > _MAX_BEHIND_S:
+            reasons.append(
+                f"version {self.publisher.version} is not in force {behind_s:.0f} s after the change; "
+                f"version {self.enforcer.in_force_version} is"
+            )
         if self.verdict_cache is not None and self.verdict_cache.problem is not None:
             reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:

@@ -23,13 +23,13 @@ from netpolq.model import Pod, Rejection
 from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 from netpolq.supervisor.strict import StrictMode
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 PUBLISH_INTERVAL_S = 0.02
 """At least this long between two snapshots: changes that come in a burst become one."""
 
-_CHECK_INTERVAL_S = 1.0
 _FIRST_SNAPSHOT_LIMIT_S = 2.0
 
 log = logging.getLogger("enforcer")
@@ -71,6 +71,7 @@ class Enforcer:
         self._noticed_ns: int | None = None
         self._pending: deque[tuple[int, int]] = deque()
         self._sets_version = 0
+        self.upkeep = RulesetUpkeep(ruleset, on_installed=self._on_installed)
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
         self.ruleset_problem: str | None = "the ruleset is not in place yet"
@@ -82,6 +83,14 @@ class Enforcer:
         """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
         self._noticed_ns = observed_ns if self._noticed_ns is None else min(self._noticed_ns, observed_ns)
         self._store_changed.set()
+
+    @property
+    def behind_s(self) -> float:
+        """Seconds since the oldest change that is not in force yet was noticed; 0 if all are."""
+        noticed = [noticed_ns for _version, noticed_ns in self._pending]
+        if self._noticed_ns is not None:
+            noticed.append(self._noticed_ns)
+        return (time.monotonic_ns() - min(noticed)) / 1e9 if noticed else 0.0
 
     async def run(self) -> None:
         """Enforce until cancelled."""
@@ -117,7 +126,7 @@ class Enforcer:
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 self.notice(noticed_ns)
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             if version != self._sets_version:
                 self._on_published(time.perf_counter() - compiled)
@@ -140,39 +149,35 @@ class Enforcer:
         await self._sets_changed.wait()
         await self._await_first_snapshot()
         await self._publisher.stand_down()
+        self._ruleset.watch(self._sets_changed.set)
         while True:
             self._sets_changed.clear()
             version, sets = self._sets_version, await with_interfaces(self.sets)
             try:
-                if self.ruleset_problem is not None:
-                    await self._install(sets)
-                elif not await self._ruleset.in_place():
-                    log.warning("the ruleset was changed by somebody else and is put in place again")
-                    await self._install(sets)
-                else:
-                    await self._ruleset.update(sets)
-                self.ruleset_problem = None
-                self._ruleset_version = version
-                self.settle()
+                await self.upkeep.bring_about(sets)
             except NetpolqError as error:
+                if self.ruleset_problem is None:
+                    log.warning("%s; the whole ruleset is installed again", error)
+                    self.ruleset_problem = str(error)
+                    continue
                 if self.ruleset_problem != str(error):
                     log.error("%s; trying again", error)
                 self.ruleset_problem = str(error)
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
-            try:
-                async with asyncio.timeout(_CHECK_INTERVAL_S):
+            self.ruleset_problem = None
+            self._ruleset_version = version
+            self.settle()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.upkeep.due_in_s):
                     await self._sets_changed.wait()
-            except TimeoutError:
-                continue
 
-    async def _install(self, sets: IsolatedSets) -> None:
-        await self._ruleset.install(sets)
+    def _on_installed(self) -> None:
         self._publisher.tell_in_place()
         if self._verdict_cache is not None:
             self._verdict_cache.ruleset_installed()
         if self._strict_mode is not None:
-            self._strict_mode.suspect_all()  # whoever changed the ruleset may have let somebody in
+            self._strict_mode.suspect_all()  # the process that changed the ruleset may have let something in
 
     async def _await_first_snapshot(self) -> None:
         """Queue nothing before somebody can judge it, unless workers take strangely long."""

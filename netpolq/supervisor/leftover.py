@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from netpolq.dataplane.presence import read_counters, read_presence
 from netpolq.dataplane.ruleset import TABLE
+from netpolq.dataplane.table_state import read_chains, read_counters, read_set_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +24,10 @@ class Leftover:
 
 def find() -> Leftover | None:
     """What is there; None if there is no table. Raises `PermissionError` without CAP_NET_ADMIN, and `OSError`."""
-    presence = read_presence()
-    if not presence.chains and not presence.sets:
+    chains, sets = read_chains(), read_set_names()
+    if not chains and not sets:
         return None
-    return Leftover(table=f"inet {TABLE}", chains=len(presence.chains), sets=len(presence.sets), counters=read_counters())
+    return Leftover(table=f"inet {TABLE}", chains=len(chains), sets=len(sets), counters=read_counters())
 
 
 def render_text(leftover: Leftover) -> str:

@@ -42,6 +42,11 @@ def readings(condition: Condition) -> list[Reading]:
         single("netpolq_workers_wanted", "Workers that should be running", condition.settings.queue_count),
         single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
         single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
+        single(
+            "netpolq_ruleset_repairs_total",
+            "Times that what other processes changed in the table inet netpolq was put back",
+            enforcer.upkeep.repairs,
+        ),
         single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
         Reading(
             "netpolq_worker_restarts_total",

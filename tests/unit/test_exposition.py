@@ -225,8 +225,9 @@ def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> No
     assert Surroundings().cache_counts is None
     surroundings = Surroundings()
     surroundings.count({UNJUDGED: 7, CACHE_LOOKUPS: 6, CACHE_ACCEPTS: 1, CACHE_MISSES: 2})
-    (reading,) = ruleset_readings(surroundings.counters)
-    assert [value for _labels, value in reading.values] == [7]
+    unjudged, spoofed = ruleset_readings(surroundings.counters)
+    assert [value for _labels, value in unjudged.values] == [7]
+    assert spoofed.name == "netpolq_spoofed_packets_total"
     assert surroundings.cache_counts == CacheCounts(accepts=1, drops=3, misses=2)
 
 
