@@ -402,14 +402,6 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
             yield f"add rule inet {TABLE} {chain.name} {rule}"
 
 
-def render_changes(before: IsolatedSets, after: IsolatedSets) -> str:
-    """The script that turns the sets from one state into another, empty when they are equal. Fails if `before` is not in force."""
-    old, new = before.by_set_name(), after.by_set_name()
-    lines = [_element("add", name, new[name] - old[name]) for name in new if new[name] - old[name]]
-    lines += [_element("delete", name, old[name] - new[name]) for name in new if old[name] - new[name]]
-    return "".join(f"{line}\n" for line in lines)
-
-
 def _element(verb: str, name: str, addresses: frozenset[str]) -> str:
     return f"{verb} element inet {TABLE} {name} {{ {', '.join(sorted(addresses))} }}"
 

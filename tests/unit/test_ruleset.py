@@ -10,7 +10,7 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.dataplane import kernel, queuestats
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
-from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render, render_changes
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
 from netpolq.enums import Dataplane, NodeEgress
 from netpolq.errors import KernelError
 
@@ -141,16 +141,6 @@ def test_only_sources_are_checked_before_routing_unless_dns_is_judged_there() ->
 
     assert before_routing(CONFIG) == ["check_source", "judge_dns", "record_dns"]
     assert before_routing(dataclasses.replace(CONFIG, dns_in_prerouting=False)) == ["check_source"]
-
-
-def test_changes_name_only_what_differs() -> None:
-    before = isolated(ingress=("10.0.0.1", "10.0.0.2"), egress=("fd00::1",))
-    after = isolated(ingress=("10.0.0.2", "10.0.0.3"), egress=("fd00::1",))
-    assert render_changes(before, after).splitlines() == [
-        "add element inet netpolq isolated_ingress_v4 { 10.0.0.3 }",
-        "delete element inet netpolq isolated_ingress_v4 { 10.0.0.1 }",
-    ]
-    assert render_changes(after, after) == ""
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from netpolq.sources.cluster.watch import (
     Changes,
     LineDecoder,
     NoStreamedListsError,
+    NotResumableError,
     Replica,
     StatusError,
-    NotResumableError,
     StreamError,
 )
 
