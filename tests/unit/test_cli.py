@@ -86,10 +86,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, cleanup, explain, version, help" in line
+    assert "run, status, cleanup, hold, explain, version, help" in line
 
 
-@pytest.mark.parametrize("command", ["run", "status", "cleanup", "explain", "version", "help"])
+@pytest.mark.parametrize("command", ["run", "status", "cleanup", "hold", "explain", "version", "help"])
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
     page = capsys.readouterr().out
