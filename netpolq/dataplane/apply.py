@@ -6,7 +6,7 @@ Nothing here deletes or flushes a table or a base chain while packets may be wai
 import asyncio
 import errno
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from netpolq.channel import Hint
@@ -18,6 +18,8 @@ from netpolq.dataplane.ruleset import ENQUEUE, TABLE, IsolatedSets, RulesetConfi
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, remember
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError, NetpolqError, PrivilegeError
+from netpolq.hold import ruleset as hold_ruleset
+from netpolq.hold.ranges import PodRange
 
 _NFTA_TABLE_NAME = 1
 _NFT_DEADLINE_S = 60
@@ -79,6 +81,11 @@ class Ruleset:
         async with self._turn:
             return self._expected is not None and await asyncio.to_thread(_read_presence) == self._expected
 
+    async def has_rules(self) -> bool:
+        """Whether the table has rules beside the queue rule, of whichever version: left by an earlier agent, or of one that runs now."""
+        present = await asyncio.to_thread(_read_presence)
+        return any(use for chain, use in present.chains.items() if chain != ENQUEUE)
+
     async def counters(self) -> Mapping[str, int]:
         """Packets by named counter; empty while there is no table."""
         return await asyncio.to_thread(_read_counters)
@@ -91,6 +98,22 @@ class Ruleset:
         await _nft(render(self._config, sets, stale_chains=present.chains.keys() - known))
         self._expected = await asyncio.to_thread(_read_presence)
         self._in_force = sets
+
+
+class HoldTable:
+    """The table `inet netpolq_hold` of this network namespace. Every method may raise `PrivilegeError` or `RulesetError`."""
+
+    async def is_present(self) -> bool:
+        """Whether the table is there with chains in it."""
+        return bool((await asyncio.to_thread(_read_presence, hold_ruleset.TABLE)).chains)
+
+    async def install(self, ranges: Iterable[PodRange], *, ct_mark_bit: int) -> None:
+        """Drop the traffic of pods in these ranges from now on."""
+        await _nft(hold_ruleset.render(ranges, ct_mark_bit=ct_mark_bit))
+
+    async def remove(self) -> bool:
+        """Remove the table in one transaction. Returns whether it was there."""
+        return await asyncio.to_thread(_remove_table, hold_ruleset.TABLE)
 
 
 async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
@@ -111,22 +134,27 @@ async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
 
 
 def cleanup(ct_mark_bit: int = 0) -> list[str]:
-    """Remove the table and forget which connections were accepted; returns a line for each thing removed. May be repeated.
+    """Remove the table, and a hold, and forget which connections were accepted; returns a line for each thing removed. May be repeated.
 
     Packets that wait for a verdict are dropped. `ct_mark_bit`: the bit that the agent used, 0 to leave connections alone. It is cleared
     so that an agent installed later judges these connections by the policies of its own day.
     Blocks. Raises `PrivilegeError` or `RulesetError`.
     """
     removed = []
-    with _explained(), suppress(FileNotFoundError):
-        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, TABLE),))])
-        removed.append(f"nftables table inet {TABLE}")
+    removed += [f"nftables table inet {table}" for table in (TABLE, hold_ruleset.TABLE) if _remove_table(table)]
     if ct_mark_bit:
         with _explained():
             forgotten = clear_accepted(ct_mark_bit).cleared
         if forgotten:
             removed.append(f"accepted bit {ct_mark_bit:#x} of {forgotten} tracked connection{'s' if forgotten > 1 else ''}")
     return removed
+
+
+def _remove_table(table: str) -> bool:
+    with _explained(), suppress(FileNotFoundError):
+        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),))])
+        return True
+    return False
 
 
 def _first_accepted(candidates: tuple[Dataplane, ...]) -> Dataplane | None:
@@ -157,9 +185,9 @@ def _forget(hints: Sequence[Hint] | None) -> bool:
     return False
 
 
-def _read_presence() -> Presence:
+def _read_presence(table: str = TABLE) -> Presence:
     with _explained():
-        return read_presence()
+        return read_presence(table)
 
 
 def _read_counters() -> dict[str, int]:

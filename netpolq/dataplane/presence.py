@@ -41,13 +41,13 @@ class Presence(NamedTuple):
     sets: frozenset[str]
 
 
-def read_presence() -> Presence:
-    """What is there now; empty if the table is not. Raises `OSError`."""
+def read_presence(table: str = TABLE) -> Presence:
+    """What of a table is there now; empty if the table is not. Raises `OSError`."""
     chains = {
         _text(chain.attributes[_NFTA_CHAIN_NAME]): _integer(chain.attributes[_NFTA_CHAIN_USE])
-        for chain in _dump(NFT_MSG_GETCHAIN, _NFTA_CHAIN_TABLE)
+        for chain in _dump(NFT_MSG_GETCHAIN, _NFTA_CHAIN_TABLE, table)
     }
-    sets = {_text(entry.attributes[_NFTA_SET_NAME]) for entry in _dump(NFT_MSG_GETSET, _NFTA_SET_TABLE)}
+    sets = {_text(entry.attributes[_NFTA_SET_NAME]) for entry in _dump(NFT_MSG_GETSET, _NFTA_SET_TABLE, table)}
     # Sets that nft makes for a rule's own list of values are numbered anew each time.
     return Presence(chains, frozenset(one for one in sets if not one.startswith("__")))
 
@@ -63,12 +63,12 @@ def read_counters() -> dict[str, int]:
     }
 
 
-def _dump(kind: int, table_attribute: int) -> list[Entry]:
+def _dump(kind: int, table_attribute: int, table: str = TABLE) -> list[Entry]:
     entries: list[Entry] = []
     with open_socket() as netlink, suppress(FileNotFoundError):
-        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(table_attribute, TABLE), family=NFPROTO_INET)
+        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(table_attribute, table), family=NFPROTO_INET)
     # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
-    return [entry for entry in entries if _text(entry.attributes[table_attribute]) == TABLE]
+    return [entry for entry in entries if _text(entry.attributes[table_attribute]) == table]
 
 
 def _text(value: bytes) -> str:

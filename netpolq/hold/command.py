@@ -167,9 +167,9 @@ def _ranges(given: Mapping[str, list[str]], environ: Mapping[str, str]) -> list[
 
 
 def _agent_enforces() -> bool:
-    """Whether the agent's table is there with its chains in the kernel's hooks."""
+    """Whether the agent's table is there with chains in the kernel's hooks and rules in them."""
     code, output, _complaint = _spawn(["nft", "--terse", "list", "table", "inet", _AGENT_TABLE], "")
-    return code == 0 and "hook postrouting" in output
+    return code == 0 and "hook postrouting" in output and not {"jump", "goto"}.isdisjoint(output.split())
 
 
 def _nft(script: str) -> None:

@@ -66,6 +66,7 @@ class Enforcer:
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
         self._acknowledged = asyncio.Event()
+        self._reached = asyncio.Event()
         self._noticed_ns: int | None = None
         self._pending: deque[tuple[int, int]] = deque()
         self._sets_version = 0
@@ -80,6 +81,18 @@ class Enforcer:
         """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
         self._noticed_ns = observed_ns if self._noticed_ns is None else min(self._noticed_ns, observed_ns)
         self._store_changed.set()
+
+    def begin_with(self, kept_version: int, sets: IsolatedSets) -> None:
+        """Enforce by the kept snapshot, by which workers judge already, until the first one is published. To be told before `run`."""
+        self._sets_version = kept_version
+        self.sets = sets
+        self._sets_changed.set()
+
+    async def wait_in_force(self, version: int) -> None:
+        """Wait until this version or a later one is in force. For one caller."""
+        while self.in_force_version < version:
+            self._reached.clear()
+            await self._reached.wait()
 
     async def run(self) -> None:
         """Enforce until cancelled."""
@@ -184,7 +197,9 @@ class Enforcer:
         if self._verdict_cache is not None:
             self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
             reached = min(reached, self._verdict_cache.clean_version)
-        self.in_force_version = max(self.in_force_version, reached)
+        if reached > self.in_force_version:
+            self.in_force_version = reached
+            self._reached.set()
         if self._strict_mode is not None:
             self._strict_mode.in_force(self.in_force_version)
         while self._pending and self._pending[0][0] <= self.in_force_version:

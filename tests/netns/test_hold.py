@@ -136,7 +136,10 @@ def test_a_probe_of_the_node_is_closed_in_good_order(box: Box) -> None:
 
 def test_where_the_rules_of_an_agent_are_there_is_nothing_to_hold(box: Box) -> None:
     """An init container runs before each start of an agent, also where one serves: that must not cut its pods off."""
-    box.nft("add table inet netpolq; add chain inet netpolq judge { type filter hook postrouting priority 95; }")
+    box.nft(
+        "add table inet netpolq; add chain inet netpolq enqueue; "
+        "add chain inet netpolq judge { type filter hook postrouting priority 95; }; add rule inet netpolq judge jump enqueue"
+    )
     done = hold(box, "--pod-cidrs", RANGES)
     assert (done.returncode, done.stdout) == (
         ExitCode.OK,
@@ -147,9 +150,12 @@ def test_where_the_rules_of_an_agent_are_there_is_nothing_to_hold(box: Box) -> N
     assert reached(box, (CLIENT, SERVER)) == set()
 
 
-def test_an_agents_table_without_rules_in_a_hook_holds_nothing(box: Box) -> None:
-    """A start that was cut short leaves such a table."""
-    box.nft("add table inet netpolq; add chain inet netpolq enqueue")
+@pytest.mark.parametrize(
+    "chain", ["enqueue", "judge { type filter hook postrouting priority 95; }"], ids=["cut-short", "flushed"]
+)
+def test_an_agents_table_without_rules_in_a_hook_does_not_count(box: Box, chain: str) -> None:
+    """A start that was cut short leaves such a table, and so does another program that flushes it."""
+    box.nft(f"add table inet netpolq; add chain inet netpolq {chain}")
     assert hold(box, "--pod-cidrs", RANGES).returncode == ExitCode.OK
     assert reached(box, (CLIENT, SERVER)) == set()
 
