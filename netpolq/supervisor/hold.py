@@ -49,6 +49,8 @@ class Hold:
         self._enforcer = enforcer
         self._table = HoldTable()
         self._enough_version = 1
+        self._must_hold = False
+        self._held: tuple[PodRange, ...] = ()
         self.problem: str | None = None
 
     async def begin(self, pool_version: int) -> None:
@@ -62,19 +64,33 @@ class Hold:
                 self._tell(logging.INFO, f"traffic of pods is dropped by the table inet {TABLE} until policies are in force")
             if self._settings.fail_open or await self._ruleset.has_rules():
                 return
+            self._must_hold = True
             kept = await asyncio.to_thread(_read_kept, self._settings.run_dir / IMAGE) if pool_version else None
             if kept is not None:
                 log.info("enforcing by the kept snapshot %d until the first sync", kept.version)
                 self._enforcer.begin_with(kept.version, kept.sets)
             if kept is not None and kept.is_of_this_boot:
                 self._enough_version = kept.version
-            elif self.problem is None:
-                await self._hold()
+                self._must_hold = False
+        except NetpolqError as error:
+            self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
+        await self._keep_held()
+
+    async def _keep_held(self) -> None:
+        """Hold what has to be held and is not: at first, when another program removes the table, and when ranges become known."""
+        if not self._must_hold:
+            return
+        try:
+            is_present = await self._table.is_present()
+            if not is_present or self._held:
+                await self._hold(is_present=is_present)
         except NetpolqError as error:
             self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
 
-    async def _hold(self) -> None:
+    async def _hold(self, *, is_present: bool) -> None:
         ranges, problems = await asyncio.to_thread(self._find_ranges)
+        if is_present and set(ranges) <= set(self._held):
+            return
         if not ranges:
             reason = f" ({'; '.join(problems)})" if problems else ""
             self._tell(
@@ -85,6 +101,7 @@ class Hold:
         for problem in problems:
             log.warning("%s; not part of the hold", problem)
         await self._table.install(ranges, ct_mark_bit=self._settings.ct_mark_bit)
+        self._held = ranges
         self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
 
     def _find_ranges(self) -> tuple[tuple[PodRange, ...], list[str]]:
@@ -95,21 +112,26 @@ class Hold:
         return tuple(found.ranges), found.problems
 
     def _tell(self, level: int, problem: str) -> None:
+        if problem != self.problem:
+            log.log(level, "%s", problem)
         self.problem = problem
-        log.log(level, "%s", problem)
 
     async def run(self) -> None:
-        """Remove the hold when policies are in force, and each one that is installed later, until cancelled."""
-        await self._enforcer.wait_in_force(self._enough_version)
+        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await self._enforcer.wait_in_force(self._enough_version)
+                    break
+            except TimeoutError:
+                await self._keep_held()
         while True:
             try:
                 if await self._table.is_present() and await self._table.remove():
                     log.info("policies are in force: the table inet %s is removed", TABLE)
                 self.problem = None
             except NetpolqError as error:
-                problem = f"the hold cannot be removed: {error}"
-                if problem != self.problem:
-                    self._tell(logging.ERROR, problem)
+                self._tell(logging.ERROR, f"the hold cannot be removed: {error}")
             await asyncio.sleep(_CHECK_INTERVAL_S)
 
 

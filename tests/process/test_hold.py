@@ -141,6 +141,10 @@ def why_not_ready(agent: Agent) -> str:
     return agent.http("/readyz").body
 
 
+def wait_until_said(agent: Agent, text: str) -> None:
+    agent.wait_until(f"said: {text}", lambda: text in why_not_ready(agent))
+
+
 def test_a_first_start_that_never_syncs_fails_closed(box: Box, folder: Path) -> None:
     """The ranges that the setting names are held, and log, status and readiness say so. The first agent that syncs ends it."""
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
@@ -177,6 +181,27 @@ def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None
             assert "--pod-cidrs" in text
 
 
+def test_ranges_that_become_known_later_are_held(box: Box) -> None:
+    """On the first boot of a node the CNI plugin writes its configuration after the agent has started, and may write more of it later."""
+    conf = box.directory / "net.d"
+    with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
+        assert "nothing is held" in why_not_ready(agent)
+        conf.mkdir()
+        for name, family in (("10-a.conf", 4), ("20-b.conf", 6)):
+            subnet = RANGES.split(",")[family == 6]
+            (conf / "new").write_text(json.dumps({"ipam": {"subnet": subnet}}))
+            (conf / "new").rename(conf / name)
+            wait_until_said(agent, f"{subnet} is dropped")
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        box.nft("flush ruleset")
+        agent.wait_until("held", lambda: is_held(box))
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
 def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
     with without_a_source(box, "--fail-open=true", "--pod-cidrs", RANGES) as agent:
         assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
@@ -196,12 +221,13 @@ def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: 
 
 
 def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> None:
-    """They stay, and the agent's workers judge by the kept snapshot, as after every restart."""
+    """They stay, and workers without a snapshot drop what they are asked about. Pods that are not isolated go on."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
         agent.stop()
+        (agent.run_dir / "snapshot.bin").unlink()
         with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES):
             assert not is_held(box)
-            assert_admitted(box, "friend", families=(4, 6))
+            assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
 def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
