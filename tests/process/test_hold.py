@@ -208,16 +208,29 @@ def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
         assert "hold" not in why_not_ready(agent)
 
 
-def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: Path) -> None:
-    """Another program has removed the rules meanwhile. What the kept policies admit goes on, and nothing has to be held."""
+@pytest.mark.parametrize("held", [False, True], ids=["open", "held"])
+def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: Path, held: bool) -> None:
+    """Another program has removed the rules meanwhile. What the kept policies admit goes on; a hold ends, and none is needed."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
         agent.stop()
         box.nft("delete table inet netpolq")
+        if held:
+            hold(box, "--pod-cidrs", RANGES)
         with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as again:
             again.wait_until("in force", lambda: again.status()["in_force_version"] > 0)
+            again.wait_until("released", lambda: not is_held(box))
             assert_admitted(box, "friend", families=(4, 6))
-            assert not is_held(box)
             assert "first sync" in why_not_ready(again)
+
+
+def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> None:
+    """Its pods have other addresses by now: the agent enforces it, and holds the node's pods all the same."""
+    run_dir = box.directory / "run"
+    run_dir.mkdir(mode=0o700)
+    (run_dir / "snapshot.bin").write_bytes(Draft().encoded(version=3, created_ns=1))
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        agent.wait_until("in force", lambda: agent.status()["in_force_version"] == 3)
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
 def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> None:

@@ -352,3 +352,10 @@ def test_an_interrupt_ends_quietly(manifests: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (128 + signal.SIGINT, b"", b"")
+
+
+def test_hold_is_reached_by_either_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that was installed for an older version calls `netpolq.cli`."""
+    words = ("hold", "--pod-cidrs=10.0.0.0/24", "--print")
+    assert cli.main(words) == ExitCode.OK
+    assert capsys.readouterr().out == netpolq(*words).stdout != ""
