@@ -20,6 +20,7 @@ from typing import NamedTuple
 from netpolq import instance
 from netpolq.enums import LoggingFormat
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
+from netpolq.hold import command as hold_command
 from netpolq.logs import write_error
 from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings import Settings, resolve
@@ -306,6 +307,11 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
     return removed
 
 
+def _hold(words: Sequence[str]) -> int:
+    # Not the usual way: `netpolq hold` is dispatched in `netpolq.__main__`, before this module is imported.
+    return hold_command.main(words, os.environ)
+
+
 def _explain(words: Sequence[str]) -> int:
     from netpolq import explain  # noqa: PLC0415  # see the module's docstring
 
@@ -360,6 +366,8 @@ def _overview() -> str:
 
 
 def _help_page(name: str) -> str:
+    if name == "hold":
+        return hold_command.HELP
     command = COMMANDS[name]
     usage = " ".join(part for part in ("usage: netpolq", name, command.arguments) if part)
     return "\n\n".join(part for part in (usage, command.summary, command.details().rstrip("\n")) if part) + "\n"
@@ -397,6 +405,7 @@ COMMANDS: Mapping[str, Command] = {
         "Remove what a stopped agent left in the kernel and on disk.",
         lambda: flag_list(CLEANUP_OPTIONS, environment=CLEANUP_OPTIONS),
     ),
+    "hold": Command(_hold, "[flags]", "Drop the traffic of this node's pods until an agent enforces.", str),
     "explain": Command(_explain, "--manifests DIR [flags]", "Tell offline which policies decide a connection.", _explain_details),
     "version": Command(_version, "", "Print the version.", str),
     "help": Command(_help, "[COMMAND]", "Show this list, or all about a command.", str),

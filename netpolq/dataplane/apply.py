@@ -7,7 +7,7 @@ import asyncio
 import time
 import weakref
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from netpolq.channel import Hint
@@ -24,6 +24,7 @@ from netpolq.dataplane.table_state import (
     ELEMENTS_PREFIX,
     KnownElements,
     TableState,
+    read_chain_uses,
     read_chains,
     read_counters,
     read_generation,
@@ -32,8 +33,10 @@ from netpolq.dataplane.table_state import (
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, remember
 from netpolq.enums import ConnectionLabel, Dataplane
 from netpolq.errors import KernelError
+from netpolq.hold import ruleset as hold_ruleset
+from netpolq.hold.ranges import PodRange
 
-__all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
+__all__ = ["HoldTable", "Ruleset", "RulesetError", "cleanup", "probe"]
 
 _NFTA_TABLE_NAME = 1
 _MAX_READ_BACKS = 3
@@ -134,6 +137,11 @@ class Ruleset:
             expected, found = self._expected, self._found
             if expected is None or found is None or not await self._restore_elements(expected, found, sets):
                 await self._install(sets)
+
+    async def has_rules(self) -> bool:
+        """Whether the table has rules beside the queue rule, of whichever version: left by an earlier agent, or of one that runs now."""
+        uses = await asyncio.to_thread(_read_chain_uses)
+        return any(use for chain, use in uses.items() if chain != ENQUEUE)
 
     async def counters(self) -> Mapping[str, int]:
         """Packets by named counter; empty while there is no table."""
@@ -301,6 +309,22 @@ def _read_notifications(monitor: ChangeMonitor, on_change: Callable[[], None]) -
         on_change()
 
 
+class HoldTable:
+    """The table `inet netpolq_hold` of this network namespace. Every method may raise `PrivilegeError` or `RulesetError`."""
+
+    async def is_present(self) -> bool:
+        """Whether the table is there with chains in it."""
+        return bool(await asyncio.to_thread(_read_chain_uses, hold_ruleset.TABLE))
+
+    async def install(self, ranges: Iterable[PodRange], *, ct_label: int) -> None:
+        """Drop the traffic of pods in these ranges from now on."""
+        await run_nft(hold_ruleset.render(ranges, ct_label=ct_label))
+
+    async def remove(self) -> bool:
+        """Remove the table in one transaction. Returns whether it was there."""
+        return await asyncio.to_thread(_remove_table, hold_ruleset.TABLE)
+
+
 async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
     """The form of the queue rule to use: the wanted one, or with AUTO the first that this kernel takes. Changes nothing.
 
@@ -326,22 +350,27 @@ async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
 
 
 def cleanup(ct_label: int | None = None) -> list[str]:
-    """Remove the table and forget which connections were accepted; returns a line for each thing removed. May be repeated.
+    """Remove the table, and a hold, and forget which connections were accepted; returns a line for each thing removed. May be repeated.
 
     Packets that wait for a verdict are dropped. `ct_label`: the first bit of labels that the agent used; None: leave connections alone. The
     accepted bit is cleared so that an agent installed later judges these connections by the policies of its own day.
     Blocks. Raises `PrivilegeError` or `RulesetError`.
     """
     removed = []
-    with explained(), suppress(FileNotFoundError):
-        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, TABLE),))])
-        removed.append(f"nftables table inet {TABLE}")
+    removed += [f"nftables table inet {table}" for table in (TABLE, hold_ruleset.TABLE) if _remove_table(table)]
     if ct_label is not None:
         with explained():
             forgotten = clear_accepted(ct_label + ConnectionLabel.ACCEPTED).cleared
         if forgotten:
             removed.append(f"accepted bit of the label of {forgotten} tracked connection{'s' if forgotten > 1 else ''}")
     return removed
+
+
+def _remove_table(table: str) -> bool:
+    with explained(), suppress(FileNotFoundError):
+        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),))])
+        return True
+    return False
 
 
 def _first_accepted(candidates: tuple[Dataplane, ...]) -> Dataplane | None:
@@ -369,6 +398,11 @@ def _read_chains() -> dict[str, bool]:
 def _read_generation() -> int:
     with explained(), open_socket() as netlink:
         return read_generation(netlink)
+
+
+def _read_chain_uses(table: str = TABLE) -> dict[str, int]:
+    with explained():
+        return read_chain_uses(table)
 
 
 def _read_counters() -> dict[str, int]:

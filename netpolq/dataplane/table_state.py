@@ -35,6 +35,7 @@ _NFTA_TABLE_HANDLE = 4
 _NFTA_TABLE_OWNER = 7
 _NFTA_CHAIN_HANDLE = 2
 _NFTA_CHAIN_NAME = 3
+_NFTA_CHAIN_USE = 6
 _NFTA_CHAIN_HOOK = 4
 _NFTA_CHAIN_POLICY = 5
 _NFTA_CHAIN_TYPE = 7
@@ -145,6 +146,13 @@ def read_chains() -> dict[str, bool]:
         }
 
 
+def read_chain_uses(table: str) -> dict[str, int]:
+    """The chains of an inet table with their use: rules in them and jumps to them. Empty if there is no such table. Raises `OSError`."""
+    with open_socket() as netlink:
+        chains = _dump(netlink, NFT_MSG_GETCHAIN, table=table)
+        return {_text(entry.attributes[_NFTA_CHAIN_NAME]): _integer(entry.attributes[_NFTA_CHAIN_USE]) for entry in chains}
+
+
 def read_set_names() -> frozenset[str]:
     """The names of the table's sets and maps, without those that nft makes for lists of values in rules. Raises `OSError`."""
     with open_socket() as netlink:
@@ -164,12 +172,12 @@ def read_counters() -> dict[str, int]:
         }
 
 
-def _dump(netlink: socket.socket, kind: int, *more: bytes) -> list[Entry]:
+def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE) -> list[Entry]:
     entries: list[Entry] = []
     with suppress(FileNotFoundError):
-        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, TABLE), *more, family=NFPROTO_INET)
+        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, table), *more, family=NFPROTO_INET)
     # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
-    return [entry for entry in entries if _text(entry.attributes[_NFTA_TABLE]) == TABLE]
+    return [entry for entry in entries if _text(entry.attributes[_NFTA_TABLE]) == table]
 
 
 def _parts(entry: Entry, kinds: tuple[int, ...]) -> tuple[bytes, ...]:

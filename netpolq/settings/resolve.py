@@ -8,6 +8,7 @@ from pathlib import Path
 
 from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import SettingsError
+from netpolq.hold.ranges import PodRange, listed
 from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.settings import table
 from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
@@ -25,13 +26,15 @@ class Settings:
 
     `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `metrics_host`: empty for all addresses, IPv6 without
     brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: decided by the kernel's
-    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: a bit of the
-    label of connections. `run_dir`: absolute.
+    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: a bit of the label of connections. `run_dir`: absolute.
+    `pod_cidrs`: empty where the ranges are to be read from the CNI configuration in `cni_conf_dir` (None: nowhere).
     """
 
     kubeconfig: str
     manifests: Path | None
     fail_open: bool
+    pod_cidrs: tuple[PodRange, ...]
+    cni_conf_dir: Path | None
     queue_first: int
     queue_count: int
     metrics_host: str
@@ -93,6 +96,8 @@ class Settings:
                 (table.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
                 (table.RUN_DIR, str(self.run_dir)),
                 (table.FAIL_OPEN, _boolean(self.fail_open)),
+                (table.POD_CIDRS, listed(self.pod_cidrs)),
+                (table.CNI_CONF_DIR, "" if self.cni_conf_dir is None else str(self.cni_conf_dir)),
                 (table.STRICT_MODE, _boolean(self.strict_mode)),
                 (table.NODE_EGRESS, self.node_egress.value),
                 (table.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
@@ -121,6 +126,8 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         kubeconfig=values[table.KUBECONFIG],
         manifests=values[table.MANIFESTS],
         fail_open=values[table.FAIL_OPEN],
+        pod_cidrs=values[table.POD_CIDRS],
+        cni_conf_dir=values[table.CNI_CONF_DIR],
         queue_first=queues.first,
         queue_count=queues.last - queues.first + 1,
         metrics_host=metrics.host,

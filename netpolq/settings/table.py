@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.hold import cni, ranges
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
     MAX_CACHED_VERDICTS,
@@ -202,6 +203,25 @@ FAIL_OPEN: Option[bool] = Option(
     natural=bool,
     carried_over=True,
 )
+POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
+    name="pod-cidrs",
+    parse=ranges.parse_ranges,
+    default="",
+    metavar="CIDRS",
+    allowed=f"a comma-separated list of {ranges.ALLOWED}",
+    help="Ranges of this node's pods, for the hold: in fail-closed mode, and where no rules of an earlier agent are in place, traffic of "
+    "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration names them.",
+    group=Group.POLICY,
+)
+CNI_CONF_DIR: Option[Path | None] = Option(
+    name="cni-conf-dir",
+    parse=path_or_none,
+    default=str(cni.CONF_DIR),
+    metavar="DIR",
+    allowed="a folder",
+    help="Folder of the CNI configuration, which is read for pod ranges where --pod-cidrs names none; empty: it is not read.",
+    group=Group.POLICY,
+)
 STRICT_MODE: Option[bool] = Option(
     name="strict-mode",
     parse=boolean,
@@ -295,6 +315,8 @@ OPTIONS: tuple[Option[object], ...] = (
     VERDICT_CACHE_SIZE,
     RUN_DIR,
     FAIL_OPEN,
+    POD_CIDRS,
+    CNI_CONF_DIR,
     STRICT_MODE,
     NODE_EGRESS,
     METRICS_BIND_ADDRESS,

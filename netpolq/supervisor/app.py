@@ -31,6 +31,7 @@ from netpolq.store import Store
 from netpolq.supervisor.condition import Condition
 from netpolq.supervisor.enforcer import Enforcer, log_new_rejections
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.state_metrics import StateCollector, readings
@@ -134,6 +135,8 @@ class Supervisor:
             on_compiled=self._timings.compile.observe,
             on_published=self._timings.publish.observe,
         )
+        hold = Hold(settings=settings, ruleset=ruleset, enforcer=enforcer)
+        await hold.begin(self._publisher.version)
         source = make_source(settings)
         surroundings = Surroundings()
         condition = Condition(
@@ -143,6 +146,7 @@ class Supervisor:
             source=source,
             publisher=self._publisher,
             enforcer=enforcer,
+            hold=hold,
             surroundings=surroundings,
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
@@ -170,6 +174,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 working = [
                     tasks.create_task(enforcer.run()),
+                    tasks.create_task(hold.run()),
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset)),
                     tasks.create_task(status_socket.look_after()),

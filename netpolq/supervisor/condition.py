@@ -14,6 +14,7 @@ from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.node_name import node_name_problem
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.status import (
@@ -44,6 +45,7 @@ class Condition:
     source: Source
     publisher: Publisher
     enforcer: Enforcer
+    hold: Hold
     surroundings: Surroundings
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
@@ -72,6 +74,8 @@ class Condition:
                 f"version {self.publisher.version} is not in force {behind_s:.0f} s after the change; "
                 f"version {self.enforcer.in_force_version} is"
             )
+        if self.hold.problem is not None:
+            reasons.append(self.hold.problem)
         if self.verdict_cache is not None and self.verdict_cache.problem is not None:
             reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
@@ -143,6 +147,7 @@ class Condition:
                 isolated_ingress=len(enforcer.sets.ingress),
                 isolated_egress=len(enforcer.sets.egress),
                 unjudged_packets=self.surroundings.counters.get(UNJUDGED, 0),
+                hold=self.hold.problem,
             ),
             verdict_cache=self._verdict_cache_status(),
             strict_mode=self._strict_mode_status(),

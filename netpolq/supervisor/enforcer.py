@@ -68,6 +68,7 @@ class Enforcer:
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
         self._acknowledged = asyncio.Event()
+        self._reached = asyncio.Event()
         self._noticed_ns: int | None = None
         self._pending: deque[tuple[int, int]] = deque()
         self._sets_version = 0
@@ -91,6 +92,18 @@ class Enforcer:
         if self._noticed_ns is not None:
             noticed.append(self._noticed_ns)
         return (time.monotonic_ns() - min(noticed)) / 1e9 if noticed else 0.0
+
+    def begin_with(self, kept_version: int, sets: IsolatedSets) -> None:
+        """Enforce by the kept snapshot, by which workers judge already, until the first one is published. To be told before `run`."""
+        self._sets_version = kept_version
+        self.sets = sets
+        self._sets_changed.set()
+
+    async def wait_in_force(self, version: int) -> None:
+        """Wait until this version or a later one is in force. For one caller."""
+        while self.in_force_version < version:
+            self._reached.clear()
+            await self._reached.wait()
 
     async def run(self) -> None:
         """Enforce until cancelled."""
@@ -194,7 +207,9 @@ class Enforcer:
         if self._verdict_cache is not None:
             self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
             reached = min(reached, self._verdict_cache.clean_version)
-        self.in_force_version = max(self.in_force_version, reached)
+        if reached > self.in_force_version:
+            self.in_force_version = reached
+            self._reached.set()
         if self._strict_mode is not None:
             self._strict_mode.in_force(self.in_force_version)
         while self._pending and self._pending[0][0] <= self.in_force_version:

@@ -52,7 +52,10 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataplaneStatus:
-    """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction."""
+    """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction.
+
+    `hold`: what holds, or ought to hold, the node's pods until policies are in force; None afterwards.
+    """
 
     form: str
     queues: str
@@ -60,6 +63,7 @@ class DataplaneStatus:
     isolated_ingress: int
     isolated_egress: int
     unjudged_packets: int
+    hold: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +218,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("objects", _counts(source.objects) + ignored),
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
+            *((("hold", dataplane.hold),) if dataplane.hold is not None else ()),
             ("verdict cache", _verdict_cache(status.verdict_cache)),
             ("strict mode", _strict_mode(status.strict_mode)),
             ("unjudged packets", f"{dataplane.unjudged_packets:,}"),

@@ -88,10 +88,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, cleanup, explain, version, help" in line
+    assert "run, status, cleanup, hold, explain, version, help" in line
 
 
-@pytest.mark.parametrize("command", ["run", "status", "cleanup", "explain", "version", "help"])
+@pytest.mark.parametrize("command", ["run", "status", "cleanup", "hold", "explain", "version", "help"])
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
     page = capsys.readouterr().out
@@ -423,3 +423,10 @@ def test_kubeconfig_comes_from_the_flag_then_from_the_environment_and_beside_a_f
     assert found(NETPOLQ_KUBECONFIG="~/d") == "/home/ann/d"
     assert found("--manifests", str(manifests), KUBECONFIG="/a") == ""
     assert found("--kubeconfig=~nobody-of-this-name/c") == "~nobody-of-this-name/c"
+
+
+def test_hold_is_reached_by_either_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that was installed for an older version calls `netpolq.cli`."""
+    words = ("hold", "--pod-cidrs=10.0.0.0/24", "--print")
+    assert cli.main(words) == ExitCode.OK
+    assert capsys.readouterr().out == netpolq(*words).stdout != ""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
+from netpolq.hold.ranges import parse_ranges
 from netpolq.settings import Settings, resolve
 from netpolq.settings.options import Group
 from netpolq.settings.table import FILE_OPTIONS, OPTIONS
@@ -35,6 +36,8 @@ def settings(draw: st.DrawFn) -> Settings:
         kubeconfig=draw(words),
         manifests=draw(st.none() | paths),
         fail_open=draw(st.booleans()),
+        pod_cidrs=draw(st.sampled_from([(), parse_ranges("10.0.0.0/8,fd00::/64")])),
+        cni_conf_dir=draw(st.none() | paths),
         queue_first=queue_first,
         queue_count=draw(st.integers(1, min(256, 65536 - queue_first))),
         metrics_host=draw(st.just("") | names | st.ip_addresses().map(str)),
