@@ -28,7 +28,9 @@ from netpolq.settings.command_flags import (
     CLEANUP_OPTIONS,
     DESTINATION,
     ENGINE,
+    EXPECT,
     EXPLAIN_OPTIONS,
+    MANIFESTS_TO_READ,
     OUTPUT,
     PACKETS,
     PORT,
@@ -38,7 +40,7 @@ from netpolq.settings.command_flags import (
     STATUS_OPTIONS,
 )
 from netpolq.settings.options import ENVIRONMENT_PREFIX, Option, Values, from_environment, from_file, from_words
-from netpolq.settings.table import CONFIG, CT_LABEL, FILE_OPTIONS, LOGGING_FORMAT, MANIFESTS, OPTIONS, RUN_DIR
+from netpolq.settings.table import CONFIG, CT_LABEL, FILE_OPTIONS, LOGGING_FORMAT, OPTIONS, RUN_DIR
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
 
 _INTERRUPTED = 130
@@ -60,16 +62,21 @@ _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.KERNEL: "the kernel lacks something without which nothing can be enforced",
     ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
     ExitCode.BOOT: "the agent cannot start, and trying again would not help",
+    ExitCode.UNEXPECTED: "the verdict is not the one that --expect names (explain)",
 }
 
 
 class Command(NamedTuple):
-    """A command. `run` takes the words after its name and returns the exit code. `summary` empty: not listed."""
+    """A command. `run` takes the words after its name and returns the exit code. `summary` empty: not listed.
+
+    `examples`: whole command lines, each behind a comment on what it does, for the end of the command's help.
+    """
 
     run: Callable[[Sequence[str]], int]
     arguments: str
     summary: str
     details: Callable[[], str]
+    examples: tuple[str, ...] = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -319,15 +326,29 @@ def _explain(words: Sequence[str]) -> int:
     if values[PACKETS] and (given := next(filter(None, map(values.given, QUESTION)), None)):
         raise SettingsError(f"{given.origin}: {given.text!r} cannot stand beside --packets; each line says it for itself")
     return explain.run(
-        manifests=_require_folder(values[MANIFESTS]),
+        manifests=_require_manifests(values[MANIFESTS_TO_READ]),
         source=values[SOURCE] or None,
         destination=values[DESTINATION] or None,
         protocol=values[PROTOCOL],
-        port=values[PORT],
+        port=values[PORT] or None,
         packets=values[PACKETS] or None,
         engine=values[ENGINE],
         output=values[OUTPUT],
+        expect=values[EXPECT] or None,
     )
+
+
+def _require_manifests(path: Path | None) -> Path:
+    """A folder, or a file that can be read."""
+    if path is None or not path.is_file():
+        return _require_folder(path)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise SettingsError(
+            f"--manifests {str(path)!r}: {error.strerror}; allowed: a folder or a file that can be read"
+        ) from error
+    return path
 
 
 def _require_folder(folder: Path | None) -> Path:
@@ -370,7 +391,8 @@ def _help_page(name: str) -> str:
         return hold_command.HELP
     command = COMMANDS[name]
     usage = " ".join(part for part in ("usage: netpolq", name, command.arguments) if part)
-    return "\n\n".join(part for part in (usage, command.summary, command.details().rstrip("\n")) if part) + "\n"
+    examples = "\n".join(["Examples:", *(f"  {line}" for line in command.examples)]) if command.examples else ""
+    return "\n\n".join(part for part in (usage, command.summary, command.details().rstrip("\n"), examples) if part) + "\n"
 
 
 def _run_details() -> str:
@@ -388,27 +410,75 @@ def _run_details() -> str:
 
 
 def _explain_details() -> str:
-    return f"Either --src and --dst, or --packets. Needs neither an agent nor privileges.\n\n{flag_list(EXPLAIN_OPTIONS, environment=())}"
+    about = paragraph(
+        "Either --src and --dst, or --packets. Needs neither an agent nor privileges. Where a connection is denied, the answer says for "
+        "each isolating policy what of its closest rule does not match (peer, port or protocol), and the smallest addition that would "
+        "allow it."
+    )
+    return f"{about}\n\n{flag_list(EXPLAIN_OPTIONS, environment=())}"
 
+
+_EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "run": (
+        "# enforce the manifests of a folder in this network namespace; connections wait or fail where none can be evaluated",
+        "netpolq run --manifests /etc/netpolq/manifests --no-fail-open",
+        "# a line for each first packet, in JSON",
+        "netpolq run --config /etc/netpolq/netpolq.toml --v 2 --logging-format json",
+    ),
+    "status": (
+        "# is the newest policy in force, and on which workers",
+        "netpolq status",
+        "# for a program",
+        "netpolq status -o json",
+    ),
+    "cleanup": (
+        "# after the agent has been stopped for good",
+        "netpolq cleanup",
+        "# an agent that had other settings",
+        "netpolq cleanup --run-dir /run/other --ct-mark-bit 0x2000",
+    ),
+    "explain": (
+        "# does the frontend reach the database, and if not, what is missing",
+        "netpolq explain --manifests manifests --src shop/frontend --dst shop/db --port 5432",
+        "# a named port; one file; addresses of which no pod need be known",
+        "netpolq explain --manifests policies.yaml --src 192.0.2.7 --dst shop/db:postgres",
+        "netpolq explain --manifests manifests --src [fd00::7] --dst [fd00::1]:5432 -o json",
+        "# a test in CI: exit code 8 if the connection is allowed",
+        "netpolq explain --manifests manifests --src other/pod --dst shop/db --port 5432 --expect deny",
+        "# many questions, one JSON object a line",
+        "netpolq explain --manifests manifests --packets questions.jsonl",
+    ),
+    "version": ("netpolq version",),
+    "help": ("netpolq help explain",),
+}
+"""Each was run, with manifests like those of its test."""
 
 COMMANDS: Mapping[str, Command] = {
-    "run": Command(_run, "[flags]", "Enforce network policies (the agent).", _run_details),
+    "run": Command(_run, "[flags]", "Enforce network policies (the agent).", _run_details, _EXAMPLES["run"]),
     "status": Command(
         _status,
         "[flags]",
         "Show what a running agent does.",
         lambda: flag_list(STATUS_OPTIONS, environment=(RUN_DIR,)),
+        _EXAMPLES["status"],
     ),
     "cleanup": Command(
         _cleanup,
         "[flags]",
         "Remove what a stopped agent left in the kernel and on disk.",
         lambda: flag_list(CLEANUP_OPTIONS, environment=CLEANUP_OPTIONS),
+        _EXAMPLES["cleanup"],
     ),
-    "hold": Command(_hold, "[flags]", "Drop the traffic of this node's pods until an agent enforces.", str),
-    "explain": Command(_explain, "--manifests DIR [flags]", "Tell offline which policies decide a connection.", _explain_details),
-    "version": Command(_version, "", "Print the version.", str),
-    "help": Command(_help, "[COMMAND]", "Show this list, or all about a command.", str),
+    "hold": Command(_hold, "[flags]", "Drop the traffic of this node's pods until an agent enforces.", str, ()),
+    "explain": Command(
+        _explain,
+        "--manifests PATH [flags]",
+        "Tell offline which policies decide a connection.",
+        _explain_details,
+        _EXAMPLES["explain"],
+    ),
+    "version": Command(_version, "", "Print the version.", str, _EXAMPLES["version"]),
+    "help": Command(_help, "[COMMAND]", "Show this list, or all about a command.", str, _EXAMPLES["help"]),
     "supervise": Command(_supervise, "[flags]", "", _run_details),
     "reload": Command(_reload, "", "", str),
 }

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     KERNEL = 5
     ALREADY_RUNNING = 6
     BOOT = 7
+    UNEXPECTED = 8
 
 
 class NetpolqError(Exception):

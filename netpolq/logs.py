@@ -14,6 +14,15 @@ from netpolq.enums import LoggingFormat
 PACKET_LOG_VERBOSITY = 2
 """From this verbosity on, workers write a line for each packet they judge."""
 
+DETAIL_VERBOSITY = 1
+"""From this verbosity on, there are lines of level `DETAIL`: each version in force, and what has changed."""
+
+DEBUG_VERBOSITY = 4
+"""From this verbosity on, there are debug lines: steps of a change through supervisor, pool and workers."""
+
+DETAIL = 15
+"""Level between those of INFO and DEBUG."""
+
 PACKET_LOG = "packet"
 """Name of the logger of these lines, which has a limit of its own."""
 
@@ -149,8 +158,16 @@ def write_error(message: str, logging_format: LoggingFormat, stream: TextIO | No
 
 
 def configure(logging_format: LoggingFormat, verbosity: int, stream: TextIO | None = None) -> None:
-    """Set up the root logger. `verbosity` 2 and more shows a line for each packet, 4 and more debug lines."""
+    """Set up the root logger."""
     output = logging.StreamHandler(stream if stream is not None else sys.stderr)
     output.addFilter(Limit())
     output.setFormatter(_Json() if logging_format is LoggingFormat.JSON else _Text())
-    logging.basicConfig(level=logging.DEBUG if verbosity >= 4 else logging.INFO, handlers=[output], force=True)
+    logging.addLevelName(DETAIL, "DETAIL")
+    logging.basicConfig(handlers=[output], force=True)
+    set_verbosity(verbosity)
+
+
+def set_verbosity(verbosity: int) -> None:
+    """Write the lines of this verbosity from now on, in this process and in those that it forks."""
+    levels = {DETAIL_VERBOSITY: DETAIL, DEBUG_VERBOSITY: logging.DEBUG}
+    logging.getLogger().setLevel(min((level for at, level in levels.items() if verbosity >= at), default=logging.INFO))

@@ -1,6 +1,8 @@
-"""`netpolq explain`: which policies decide a flow, offline, from a folder of manifests. Needs no privileges and touches no kernel."""
+"""`netpolq explain`: which policies decide a flow, offline, from manifests. Needs no privileges and touches no kernel."""
 
+import re
 import sys
+import tempfile
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -9,14 +11,17 @@ from typing import TypeVar
 
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.explain.batch import answer_all
-from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint
-from netpolq.explain.flow import parse_port, parse_protocol
+from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
+from netpolq.explain.expect import Expected
+from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.policy.compiled import SnapshotEngine
 from netpolq.policy.engine import Engine
+from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEngine
+from netpolq.sources.folder_scan import SUFFIXES
 from netpolq.sources.manifests import load
 from netpolq.store import Store
 
@@ -35,6 +40,8 @@ class Output(StrEnum):
     JSON = "json"
 
 
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
+
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
@@ -44,40 +51,66 @@ def run(
     source: str | None,
     destination: str | None,
     protocol: str,
-    port: int | None,
+    port: str | None,
     packets: str | None,
     engine: str,
     output: str,
+    expect: str | None = None,
 ) -> int:
     """Answer one question (`source`, `destination`, `protocol`, `port`) or a file of them (`packets`; `-` is standard input).
 
-    `source` and `destination`: an IP address or ns/pod. Answers go to standard output, what the folder has that cannot be used as
-    written to standard error. Returns the exit code: 0 whatever the verdict, 1 if a line of a batch was bad.
+    `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`; `port`: a number, or the name of a port of the
+    destination pod. Answers go to standard output, what the manifests have that cannot be used as written to standard error.
+
+    Returns the exit code: 0 whatever the verdict, unless `expect` names another one (8); 1 if a line of a batch was bad.
     Raises `SettingsError` for a malformed flag, `NetpolqError` for a pod or file that is not there.
     """
     engine_name = _choice("--engine", EngineName, engine)
     shape = _choice("--output", Output, output)
+    expected = None if expect is None else _choice("--expect", Expected, expect)
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets: each line names both ends, so --src and --dst must be left out")
-        return answer_all(_engine(_load(manifests), engine_name), packets)
+        return answer_all(_engine(_load(manifests), engine_name), packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: needed unless --packets is given")
     number = _checked("--protocol", parse_protocol, protocol)
-    checked_port = _checked("--port", lambda value: parse_port(number, value), port)
-    ends = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
+    # The source's port is part of no policy; it is taken, so that both ends can be copied from a line of the log.
+    first_end, second_end = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
+    if port is not None and second_end.port is not None:
+        raise SettingsError(f"--dst: {destination!r} has a port, and so has --port {port!r}; allowed: one of the two")
+    given_port = _port(number, second_end.port if port is None else port)
     store = _load(manifests)
-    first, second = choose_addresses(store, *ends)
-    explanation = _engine(store, engine_name).explain(first, second, number, checked_port)
+    first, second = choose_addresses(store, first_end.end, second_end.end)
+    flow = first, second, number, given_port if isinstance(given_port, int) else resolve_port(store, second, number, given_port)
+    explanation = _engine(store, engine_name).explain(*flow)
+    misses = NearMissFinder(store).find(explanation, *flow)
     render = as_json if shape is Output.JSON else as_text
-    sys.stdout.write(render(explanation, describe(store, first), describe(store, second), number, checked_port))
-    return ExitCode.OK
+    sys.stdout.write(render(explanation, misses, describe(store, first), describe(store, second), *flow[2:]))
+    return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
+
+
+def _port(protocol: int, text: str | None) -> int | str:
+    """The destination port as a number, 0 where the protocol has none, or a name that is to be looked up."""
+    if text is None or not has_ports(protocol):
+        return _checked("--port", lambda value: parse_port(protocol, value), None)
+    if _NUMBER.fullmatch(text):
+        return _checked("--port", lambda value: parse_port(protocol, value), int(text))
+    return text
 
 
 def _load(manifests: Path) -> Store:
     store = Store()
-    store.apply(load(manifests))
+    if manifests.is_file():
+        # The reader of folders finds files by their suffix; a folder that holds nothing but a link to this one lets it have any name.
+        with tempfile.TemporaryDirectory(prefix="netpolq-explain-") as folder:
+            name = manifests.name.lstrip(".")
+            link = Path(folder, name if name.endswith(SUFFIXES) else f"{name}{SUFFIXES[0]}")
+            link.symlink_to(manifests.resolve())
+            store.apply(load(Path(folder)))
+    else:
+        store.apply(load(manifests))
     _report(store.rejections)
     return store
 

@@ -3,7 +3,7 @@
     {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "sport": 1234, "dport": 80}
 
 `proto`: a name in any case or an IANA number; `dport`: needed for TCP, UDP and SCTP, ignored otherwise; `sport` and all else: ignored.
-A line that is no such question is answered by `{"error": …, "line": N}`.
+An answer repeats `src`, `dst`, `proto` and `dport`. A line that is no such question is answered by `{"error": …, "line": N}`.
 """
 
 import functools
@@ -19,8 +19,9 @@ import orjson
 
 from netpolq.addresses import AddressKey, is_ipv4, parse_address
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.explain.expect import Expected
 from netpolq.explain.flow import parse_port, parse_protocol
-from netpolq.explain.render import as_json_line
+from netpolq.explain.render import as_json_line, echo
 from netpolq.policy.engine import Engine
 
 MAX_LINE_BYTES = 64 * 1024
@@ -35,11 +36,11 @@ class _OutputError(NetpolqError):
     """Answers cannot be written, which is not an error of the file that is read."""
 
 
-def answer_all(engine: Engine, packets: str) -> ExitCode:
-    """Answer a file (`-`: standard input) on standard output. Fails if any line was bad, after answering the others."""
+def answer_all(engine: Engine, packets: str, expected: Expected | None = None) -> ExitCode:
+    """Answer a file (`-`: standard input) on standard output. See `answer_stream`."""
     try:
         with _opened(packets) as stream:
-            return answer_stream(engine, stream, sys.stdout.buffer)
+            return answer_stream(engine, stream, sys.stdout.buffer, expected)
     except BrokenPipeError:
         # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,17 +52,22 @@ def answer_all(engine: Engine, packets: str) -> ExitCode:
         raise NetpolqError(f"--packets: {packets}: {error.strerror}") from error
 
 
-def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> ExitCode:
-    """Answer every line as soon as it has arrived. Returns whether all of them could be answered."""
+def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None) -> ExitCode:
+    """Answer every line as soon as it has arrived.
+
+    Returns FAILED if a line was bad, UNEXPECTED if a verdict was not the expected one, otherwise OK.
+    """
     # Many flows share one answer, and what orjson returns occupies 4 KiB however short it is.
     render = functools.lru_cache(maxsize=_REMEMBERED_ANSWERS)(as_json_line)
 
     # The engine never changes, so neither does the answer to a flow.
     @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
-    def answer(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> bytes:
-        return render(engine.explain(source, destination, protocol, port))
+    def answer(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> tuple[bytes, bool]:
+        explanation = engine.explain(source, destination, protocol, port)
+        is_expected = expected is None or expected.is_met_by(explanation)
+        return echo(source, destination, protocol, port) + render(explanation)[1:], is_expected
 
-    outcome = ExitCode.OK
+    is_bad = is_unexpected = False
     number = 0
     for lines in _lines(stream):
         answers = []
@@ -70,10 +76,12 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> E
             try:
                 flow = _parse(line)
             except ValueError as error:
-                outcome = ExitCode.FAILED
+                is_bad = True
                 answers.append(orjson.dumps({"error": str(error), "line": number}, option=orjson.OPT_APPEND_NEWLINE))
             else:
-                answers.append(answer(*flow))
+                text, is_expected = answer(*flow)
+                answers.append(text)
+                is_unexpected |= not is_expected
         try:
             output.write(b"".join(answers))
             output.flush()
@@ -81,7 +89,9 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO) -> E
             raise
         except OSError as error:
             raise _OutputError(f"standard output: {error.strerror}") from error
-    return outcome
+    if is_bad:
+        return ExitCode.FAILED
+    return ExitCode.UNEXPECTED if is_unexpected else ExitCode.OK
 
 
 def _opened(packets: str) -> BufferedReader:

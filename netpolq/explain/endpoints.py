@@ -1,9 +1,12 @@
 """The two ends of a question: from what was written on the command line to addresses, and from addresses back to names."""
 
+import re
+
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, format_address, is_ipv4, parse_address
 from netpolq.errors import NetpolqError, SettingsError
+from netpolq.explain.flow import protocol_name
 from netpolq.model import Pod
 from netpolq.store import Store
 
@@ -31,15 +34,35 @@ class Endpoint(NamedTuple):
         return f"{format_address(self.address)} ({'node ' + ', '.join(self.nodes) if self.nodes else 'no pod'})"
 
 
-def parse_endpoint(flag: str, text: str) -> AddressKey | PodName:
-    """An IP address or ns/pod. Raises `SettingsError` naming the flag."""
-    namespace, slash, name = text.partition("/")
-    if slash and namespace and name and "/" not in name:
-        return PodName(namespace, name)
+_WITH_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<other>[^:\[\]]+))(?::(?P<port>[^:]+))?")
+
+
+class Parsed(NamedTuple):
+    """An end as written. `port`: the number or name behind it, or None."""
+
+    end: AddressKey | PodName
+    port: str | None
+
+
+def parse_endpoint(flag: str, text: str) -> Parsed:
+    """An IP address, one in brackets, or ns/pod; `:PORT` may follow, an IPv6 address before it needs brackets.
+
+    Raises `SettingsError` naming the flag.
+    """
+    match = _WITH_PORT.fullmatch(text)
+    port = match["port"] if match else None
+    host = text if match is None else match["other"] if match["ipv6"] is None else match["ipv6"]
+    namespace, slash, name = host.partition("/")
+    if slash and namespace and name and "/" not in name and (match is None or match["ipv6"] is None):
+        return Parsed(PodName(namespace, name), port)
     try:
-        return parse_address(text)
+        if match is not None and match["ipv6"] is not None and ":" not in host:
+            raise ValueError("no IPv6 address in the brackets")
+        return Parsed(parse_address(host), port)
     except ValueError as error:
-        raise SettingsError(f"{flag}: {text!r} must be an IP address or namespace/pod") from error
+        raise SettingsError(
+            f"{flag}: {text!r} must be an IP address or namespace/pod; :PORT may follow, as in 10.0.0.1:80 and [fd00::1]:80"
+        ) from error
 
 
 def choose_addresses(
@@ -81,3 +104,21 @@ def describe(store: Store, address: AddressKey) -> Endpoint:
     pod = store.address_owners().get(address)
     nodes = sorted(name for name, addresses in store.addresses_of_nodes().items() if address in addresses)
     return Endpoint(address, None if pod is None else f"{pod.namespace}/{pod.name}", tuple(nodes))
+
+
+def resolve_port(store: Store, destination: AddressKey, protocol: int, name: str) -> int:
+    """The number of a named port of the pod that owns an address, as a policy would look it up. Raises `NetpolqError`."""
+    pod = store.address_owners().get(destination)
+    if pod is None:
+        raise NetpolqError(f"--port: {name!r} is a name, and no pod owns {format_address(destination)}; give a number")
+    numbers = sorted({port.port for port in pod.named_ports if port.name == name and port.protocol == protocol})
+    if len(numbers) == 1:
+        return numbers[0]
+    if numbers:
+        raise NetpolqError(
+            f"--port: {name!r} stands for {', '.join(map(str, numbers))} at pod {pod.namespace}/{pod.name}; give a number"
+        )
+    known = ", ".join(f"{port.name} ({port.protocol.name} {port.port})" for port in pod.named_ports) or "none"
+    raise NetpolqError(
+        f"--port: pod {pod.namespace}/{pod.name} has no {protocol_name(protocol)} port named {name!r}; its named ports: {known}"
+    )

@@ -2,11 +2,14 @@
 
 import orjson
 
-from netpolq.addresses import format_address
+from netpolq.addresses import AddressKey, format_address
 from netpolq.enums import Direction, Reason, Verdict
+from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
+from netpolq.logs import one_line
 from netpolq.policy.engine import Explanation, Side
+from netpolq.policy.near_miss import NearMiss, NearMisses
 
 _BECAUSE = {
     Reason.NOT_ISOLATED: "no policy isolates either end",
@@ -16,20 +19,35 @@ _BECAUSE = {
 }
 
 
-def as_text(explanation: Explanation, source: Endpoint, destination: Endpoint, protocol: int, port: int) -> str:
-    """Five lines: verdict, the two ends, and what each direction says."""
+_INDENT = 13
+
+
+def as_text(
+    explanation: Explanation, misses: NearMisses, source: Endpoint, destination: Endpoint, protocol: int, port: int
+) -> str:
+    """Verdict, the two ends, and what each direction says; where one denies, why each policy does and what would have to be added."""
     service = f"{protocol_name(protocol)} port {port}" if has_ports(protocol) else protocol_name(protocol)
-    lines = {
-        "verdict": f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}",
-        "source": str(source),
-        "destination": f"{destination}, {service}",
-        "egress": _side_text(Direction.EGRESS, explanation.egress),
-        "ingress": _side_text(Direction.INGRESS, explanation.ingress),
-    }
-    return "".join(f"{name:<13}{text}\n" for name, text in lines.items())
+    lines = [
+        ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
+        ("source", str(source)),
+        ("destination", f"{destination}, {service}"),
+        ("egress", _side_text(Direction.EGRESS, explanation.egress)),
+        *(("", line) for line in _miss_lines(misses.egress, Direction.EGRESS)),
+        ("ingress", _side_text(Direction.INGRESS, explanation.ingress)),
+        *(("", line) for line in _miss_lines(misses.ingress, Direction.INGRESS)),
+    ]
+    return "".join(f"{name:<{_INDENT}}{one_line(text)}\n" for name, text in lines)
 
 
-def as_json(explanation: Explanation, source: Endpoint, destination: Endpoint, protocol: int, port: int) -> str:
+def _miss_lines(misses: tuple[NearMiss, ...], direction: Direction) -> list[str]:
+    lines = [f"{miss.policy}: {miss.why}" for miss in misses]
+    addition = advice_for(misses, direction)
+    return [*lines, f"to allow it: {addition}"] if addition else lines
+
+
+def as_json(
+    explanation: Explanation, misses: NearMisses, source: Endpoint, destination: Endpoint, protocol: int, port: int
+) -> str:
     """The same as one JSON object on one line."""
     answer = {
         **summary(explanation),
@@ -37,8 +55,8 @@ def as_json(explanation: Explanation, source: Endpoint, destination: Endpoint, p
         "destination": _endpoint(destination),
         "protocol": protocol_name(protocol),
         "port": port if has_ports(protocol) else None,
-        "egress": _side(explanation.egress),
-        "ingress": _side(explanation.ingress),
+        "egress": {**_side(explanation.egress), "near_misses": as_fields(misses.egress, Direction.EGRESS)},
+        "ingress": {**_side(explanation.ingress), "near_misses": as_fields(misses.ingress, Direction.INGRESS)},
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode()
 
@@ -53,6 +71,17 @@ def as_json_line(explanation: Explanation) -> bytes:
         },
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> bytes:
+    """The question of a batch as its answer repeats it, under the names of the question: `{…`, to be continued by an answer's fields."""
+    question = {
+        "src": format_address(source),
+        "dst": format_address(destination),
+        "proto": protocol_name(protocol),
+        "dport": port if has_ports(protocol) else None,
+    }
+    return orjson.dumps(question)[:-1] + b","
 
 
 def summary(explanation: Explanation) -> dict[str, str | None]:

@@ -49,21 +49,33 @@ class ReferenceEngine:
         pod = self._owners.get(pod_at)
         if pod is None:
             return Side()
-        isolating = [
-            policy for policy in self._store.policies_of(pod.namespace, direction) if matches(policy.pod_selector, pod.labels)
-        ]
+        isolating = self.isolating(direction, pod)
         isolated_by = tuple(f"{policy.namespace}/{policy.name}" for policy in isolating)
         for policy in isolating:
             for index, rule in enumerate(policy.rules(direction)):
-                if self._peers_match(policy, rule, peer) and self._ports_match(rule, destination, *flow):
+                if self.peers_match(policy, rule, peer) and self.ports_match(rule, destination, *flow):
                     return Side(isolated_by=isolated_by, allowed_by=f"{policy.namespace}/{policy.name}", rule=index)
         return Side(isolated_by=isolated_by)
 
-    def _peers_match(self, policy: NetworkPolicy, rule: PolicyRule, address: AddressKey) -> bool:
-        """Source: `NetworkPolicyIngressRule.from`, `NetworkPolicyEgressRule.to`: peers are alternatives; none given means all."""
-        return rule.peers is None or any(self._peer_matches(policy, peer, address) for peer in rule.peers)
+    def isolating(self, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
+        """The policies that isolate a pod in a direction, in order of name."""
+        return [
+            policy for policy in self._store.policies_of(pod.namespace, direction) if matches(policy.pod_selector, pod.labels)
+        ]
 
-    def _peer_matches(self, policy: NetworkPolicy, peer: Peer, address: AddressKey) -> bool:
+    def owner(self, address: AddressKey) -> Pod | None:
+        """The pod that owns an address."""
+        return self._owners.get(address)
+
+    def peers_match(self, policy: NetworkPolicy, rule: PolicyRule, address: AddressKey) -> bool:
+        """Whether a rule is about the peer at an address.
+
+        Source: `NetworkPolicyIngressRule.from`, `NetworkPolicyEgressRule.to`: peers are alternatives; none given means all.
+        """
+        return rule.peers is None or any(self.peer_matches(policy, peer, address) for peer in rule.peers)
+
+    def peer_matches(self, policy: NetworkPolicy, peer: Peer, address: AddressKey) -> bool:
+        """Whether an address is one that a peer of a policy means."""
         match peer:
             case IPBlock():
                 ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
@@ -78,12 +90,18 @@ class ReferenceEngine:
                     in_namespace = matches(peer.namespace_selector, self._store.namespace_labels(pod.namespace))
                 return in_namespace and matches(peer.pod_selector, pod.labels)
 
-    def _ports_match(self, rule: PolicyRule, destination: AddressKey, protocol: int, port: int) -> bool:
-        """Source: `NetworkPolicyIngressRule.ports`: entries are alternatives; none given means every port of every protocol."""
-        return rule.ports is None or any(self._port_matches(entry, destination, protocol, port) for entry in rule.ports)
+    def ports_match(self, rule: PolicyRule, destination: AddressKey, protocol: int, port: int) -> bool:
+        """Whether a rule is about a port.
 
-    def _port_matches(self, entry: PolicyPort, destination: AddressKey, protocol: int, port: int) -> bool:
-        """Source: `NetworkPolicyPort`. A name is looked up among the destination pod's ports, for egress too."""
+        Source: `NetworkPolicyIngressRule.ports`: entries are alternatives; none given means every port of every protocol.
+        """
+        return rule.ports is None or any(self.port_matches(entry, destination, protocol, port) for entry in rule.ports)
+
+    def port_matches(self, entry: PolicyPort, destination: AddressKey, protocol: int, port: int) -> bool:
+        """Whether an entry of a rule's ports is about a port.
+
+        Source: `NetworkPolicyPort`. A name is looked up among the destination pod's ports, for egress too.
+        """
         if entry.protocol != protocol:
             return False
         match entry.port:

@@ -1,8 +1,11 @@
 """The flags of the commands beside `run`; of these only those that `run` has too are read from the environment."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from netpolq.settings.options import Group, Option
 from netpolq.settings.table import CT_LABEL, MANIFESTS, RUN_DIR
-from netpolq.settings.values import integer, one_of, plain_text
+from netpolq.settings.values import one_of, plain_text
 
 OUTPUT: Option[str] = Option(
     name="output",
@@ -12,14 +15,15 @@ OUTPUT: Option[str] = Option(
     allowed="text or json",
     help="Shape of the answer.",
     group=Group.COMMAND,
+    letter="o",
 )
 SOURCE: Option[str] = Option(
     name="src",
     parse=plain_text,
     default="",
     metavar="WHO",
-    allowed="an IP address or NAMESPACE/POD",
-    help="Who opens the connection.",
+    allowed="an IP address or NAMESPACE/POD; :PORT may follow and makes no difference",
+    help="Client: the end that opens the connection.",
     group=Group.COMMAND,
 )
 DESTINATION: Option[str] = Option(
@@ -27,8 +31,8 @@ DESTINATION: Option[str] = Option(
     parse=plain_text,
     default="",
     metavar="WHO",
-    allowed="an IP address or NAMESPACE/POD",
-    help="Whom the connection is for.",
+    allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80",
+    help="Server: the end that the connection is for.",
     group=Group.COMMAND,
 )
 PROTOCOL: Option[str] = Option(
@@ -40,13 +44,29 @@ PROTOCOL: Option[str] = Option(
     help="Protocol of the packet.",
     group=Group.COMMAND,
 )
-PORT: Option[int | None] = Option(
+PORT: Option[str] = Option(
     name="port",
-    parse=lambda text: integer(0, 65535)(text) if text else None,
+    parse=plain_text,
     default="",
-    metavar="N",
-    allowed="0 to 65535",
-    help="Destination port; needed with TCP, UDP and SCTP.",
+    metavar="PORT",
+    allowed="0 to 65535, or the name of a port of the destination pod",
+    help="Destination port; needed with TCP, UDP and SCTP, here or behind --dst.",
+    group=Group.COMMAND,
+)
+EXPECT: Option[str] = Option(
+    name="expect",
+    parse=lambda text: one_of("allow", "deny")(text) if text else "",
+    default="",
+    metavar="VERDICT",
+    allowed="allow or deny",
+    help="Exit code 8 unless this is the verdict (with --packets: on every line), for tests of policies.",
+    group=Group.COMMAND,
+)
+MANIFESTS_TO_READ: Option[Path | None] = replace(
+    MANIFESTS,
+    metavar="PATH",
+    allowed="a folder or a file",
+    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file, whatever its name.",
     group=Group.COMMAND,
 )
 PACKETS: Option[str] = Option(
@@ -56,7 +76,7 @@ PACKETS: Option[str] = Option(
     metavar="FILE",
     allowed="a file, or - for standard input",
     help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
-    "One JSON line answers each, in order.",
+    "One JSON line answers each, in order, and repeats these four fields.",
     group=Group.COMMAND,
 )
 ENGINE: Option[str] = Option(
@@ -72,4 +92,4 @@ ENGINE: Option[str] = Option(
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
-EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS, *QUESTION, PACKETS, ENGINE, OUTPUT)
+EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, PACKETS, EXPECT, ENGINE, OUTPUT)

@@ -39,6 +39,7 @@ class Option(Generic[T_co]):
 
     `parse` raises `ValueError` for a text that is not allowed and must accept `default`. `allowed` completes "allowed: ".
     `natural`: the TOML type a file may use besides a string; `bool` also makes the flag one that needs no value.
+    `letter`: a short form, `-o`; empty for none.
     `carried_over`: the flag exists under this name in the kube-network-policies agent.
     """
 
@@ -51,6 +52,7 @@ class Option(Generic[T_co]):
     group: Group
     natural: type[str] | type[int] | type[bool] = str
     carried_over: bool = False
+    letter: str = ""
 
     @property
     def takes_no_word(self) -> bool:
@@ -109,6 +111,7 @@ def from_words(options: Sequence[Option[object]], words: Sequence[str]) -> Layer
     never abbreviated. Raises `SettingsError` for everything else; the values themselves are not looked at.
     """
     by_name = {option.name: option for option in options}
+    letters = {option.letter: option.name for option in options if option.letter}
     layer: dict[str, Given] = {}
     remaining = list(reversed(words))
     bare_boolean = ""
@@ -121,6 +124,7 @@ def from_words(options: Sequence[Option[object]], words: Sequence[str]) -> Layer
             raise SettingsError(f"argument {word!r} is not expected here{hint}")
         bare_boolean = ""
         name, equals, text = word.removeprefix("-").removeprefix("-").partition("=")
+        name = letters.get(name, name)
         option = by_name.get(name)
         if option is None:
             option = by_name.get(name.removeprefix("no-"))

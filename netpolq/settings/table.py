@@ -259,7 +259,8 @@ VERBOSITY: Option[int] = Option(
     default="0",
     metavar="N",
     allowed="0 to 10",
-    help="Verbosity of the log; from 2 on with a line for each first packet, from 4 on with debug lines.",
+    help="Verbosity of the log; from 1 on with a line for each version in force and what has changed, from 2 on for each first packet, "
+    "from 4 on with debug lines.",
     group=Group.OBSERVABILITY,
     natural=int,
     carried_over=True,

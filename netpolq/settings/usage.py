@@ -34,7 +34,8 @@ def paragraph(text: str, *, indent: str = "") -> str:
 def _lines(option: Option[object], from_environment: bool) -> Iterator[str]:
     form = f"--{option.name}[={option.metavar}]" if option.takes_no_word else f"--{option.name} {option.metavar}"
     negated = f", --no-{option.name}" if option.takes_no_word else ""
-    yield f"  {form}{negated}{' *' if option.carried_over else ''}"
+    letter = f"-{option.letter}, " if option.letter else ""
+    yield f"  {letter}{form}{negated}{' *' if option.carried_over else ''}"
     yield paragraph(option.help, indent=" " * 8)
     environment = f" Environment: {option.environment}." if from_environment else ""
     yield paragraph(f"Allowed: {option.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)

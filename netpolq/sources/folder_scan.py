@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-_SUFFIXES = (".yaml", ".yml", ".json")
+SUFFIXES = (".yaml", ".yml", ".json")
 
 _MAX_LINKS = 40
 """Links followed in one path before it counts as a loop. Source: MAXSYMLINKS of linux/namei.h."""
@@ -20,7 +20,7 @@ _MAX_LINKS = 40
 
 def is_manifest_name(name: str) -> bool:
     """Whether a file of this name is a manifest: *.yaml, *.yml or *.json, in capitals too."""
-    return name.endswith(_SUFFIXES) or name.casefold().endswith(_SUFFIXES)
+    return name.endswith(SUFFIXES) or name.casefold().endswith(SUFFIXES)
 
 
 class Fingerprint(NamedTuple):

@@ -9,6 +9,7 @@ import sys
 import time
 
 from collections.abc import Collection
+from importlib.metadata import version
 
 import uvloop
 
@@ -28,12 +29,14 @@ from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
 from netpolq.store import Store
+from netpolq.supervisor.changes import Changes
 from netpolq.supervisor.condition import Condition
-from netpolq.supervisor.enforcer import Enforcer, log_new_rejections
+from netpolq.supervisor.enforcer import Enforcer, log_rejections
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.ready_log import ReadyLog
 from netpolq.supervisor.state_metrics import StateCollector, readings
 from netpolq.supervisor.status import encode
 from netpolq.supervisor.strict import StrictMode
@@ -102,6 +105,7 @@ class Supervisor:
         )
         self._registry = CollectorRegistry()
         self._timings = Timings(self._registry)
+        self._changes = Changes()
         self._enforcer: Enforcer | None = None
         self._verdict_cache: VerdictCache | None = None
         self._strict_mode: StrictMode | None = None
@@ -115,7 +119,6 @@ class Supervisor:
         beating = asyncio.create_task(self._publisher.beat())
         await self._publisher.welcomed.wait()
         form = await probe(settings.dataplane)
-        log.info("pod addresses come from the pods' status alone, never from the container runtime: --disable-nri has no effect")
         ruleset = Ruleset(self._ruleset_config(form))
         if settings.verdict_cache:
             self._verdict_cache = VerdictCache(
@@ -131,6 +134,7 @@ class Supervisor:
             strict_mode=self._strict_mode,
             hostname=settings.hostname,
             with_pod_names=settings.verbosity >= logs.PACKET_LOG_VERBOSITY,
+            changes=self._changes,
             on_in_force=self._timings.programming.observe,
             on_compiled=self._timings.compile.observe,
             on_published=self._timings.publish.observe,
@@ -169,7 +173,7 @@ class Supervisor:
             expose=lambda: expose(self._registry),
             not_ready=condition.not_ready,
         )
-        log.info("serving queues %s, queue form %s, source %s, node %s", settings.queues, form, source.kind, settings.hostname)
+        self._log_start(form, source)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [
@@ -178,6 +182,7 @@ class Supervisor:
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset)),
                     tasks.create_task(status_socket.look_after()),
+                    tasks.create_task(ReadyLog(condition.not_ready).watch()),
                 ]
                 await self._pool_gone.wait()
                 for task in working:
@@ -187,6 +192,22 @@ class Supervisor:
             await self._publisher.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
+
+    def _log_start(self, form: Dataplane, source: Source) -> None:
+        settings = self._settings
+        log.info(
+            "netpolq %s starts on node %s: %s, queues %s (%s), source %s %s, strict mode %s, verdict cache %s, verbosity %d",
+            version("netpolq"),
+            settings.hostname,
+            "fail-open" if settings.fail_open else "fail-closed",
+            settings.queues,
+            form,
+            source.kind,
+            source.location,
+            "on" if settings.strict_mode else "off",
+            "on" if settings.verdict_cache else "off",
+            settings.verbosity,
+        )
 
     def _ruleset_config(self, form: Dataplane) -> RulesetConfig:
         settings = self._settings
@@ -234,7 +255,10 @@ class Supervisor:
             log.error("the status socket cannot be made: %s", error.strerror)
 
     def _deliver(self, update: Update) -> None:
-        log_new_rejections(self._store.rejections, update.rejections)
+        log_rejections(self._store.rejections, update.rejections)
+        if log.isEnabledFor(logs.DETAIL):
+            self._changes.note(update, self._store)
+        log.debug("update of the source: %d upserted, %d deleted", len(update.upserted), len(update.deleted))
         changed = self._store.apply(update)
         if changed and self._enforcer is not None:
             self._enforcer.notice(update.observed_ns)

@@ -19,9 +19,11 @@ from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
+from netpolq.logs import DETAIL
 from netpolq.model import Pod, Rejection
 from netpolq.policy.compile import Compiler
 from netpolq.store import Store
+from netpolq.supervisor.changes import Changes
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 from netpolq.supervisor.strict import StrictMode
@@ -39,6 +41,7 @@ class Enforcer:
     """Carries changes of the store to the workers and the kernel.
 
     `on_in_force` is told the seconds from notice to enforcement, `on_compiled` and `on_published` what the two steps took of them.
+    `changes`: what has changed in the store, for the log.
     `rejections`: what the source could use and the compiler cannot.
     """
 
@@ -52,6 +55,7 @@ class Enforcer:
         strict_mode: StrictMode | None,
         hostname: str,
         with_pod_names: bool,
+        changes: Changes,
         on_in_force: Callable[[float], None],
         on_compiled: Callable[[float], None],
         on_published: Callable[[float], None],
@@ -62,6 +66,7 @@ class Enforcer:
         self._strict_mode = strict_mode
         self._hostname = hostname
         self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
+        self._changes = changes
         self._on_in_force = on_in_force
         self._on_compiled = on_compiled
         self._on_published = on_published
@@ -70,7 +75,7 @@ class Enforcer:
         self._acknowledged = asyncio.Event()
         self._reached = asyncio.Event()
         self._noticed_ns: int | None = None
-        self._pending: deque[tuple[int, int]] = deque()
+        self._pending: deque[tuple[int, int, str]] = deque()
         self._sets_version = 0
         self.upkeep = RulesetUpkeep(ruleset, on_installed=self._on_installed)
         self._ruleset_version = 0
@@ -88,7 +93,7 @@ class Enforcer:
     @property
     def behind_s(self) -> float:
         """Seconds since the oldest change that is not in force yet was noticed; 0 if all are."""
-        noticed = [noticed_ns for _version, noticed_ns in self._pending]
+        noticed = [noticed_ns for _version, noticed_ns, _changed in self._pending]
         if self._noticed_ns is not None:
             noticed.append(self._noticed_ns)
         return (time.monotonic_ns() - min(noticed)) / 1e9 if noticed else 0.0
@@ -133,7 +138,7 @@ class Enforcer:
             compiled = time.perf_counter()
             self._on_compiled(compiled - started)
             known, self.rejections = self.rejections, compiler.rejections
-            log_new_rejections(known, self.rejections)
+            log_rejections(known, self.rejections)
             try:
                 version = self._publisher.publish(compiler.draft, compiler.take_changed())
             except ConnectionError as error:
@@ -143,7 +148,14 @@ class Enforcer:
                 continue
             if version != self._sets_version:
                 self._on_published(time.perf_counter() - compiled)
-            self._pending.append((version, noticed_ns))
+                log.debug(
+                    "snapshot %d compiled in %.1f ms, published in %.1f ms, %d bytes",
+                    version,
+                    (compiled - started) * 1e3,
+                    (time.perf_counter() - compiled) * 1e3,
+                    self._publisher.image_bytes,
+                )
+            self._pending.append((version, noticed_ns, self._changes.take()))
             self._sets_version = version
             self.sets = IsolatedSets(
                 ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS], local=compiler.local
@@ -179,6 +191,8 @@ class Enforcer:
                 await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             self.ruleset_problem = None
+            if version != self._ruleset_version:
+                log.debug("the kernel isolates the pods of snapshot %d", version)
             self._ruleset_version = version
             self.settle()
             with suppress(TimeoutError):
@@ -213,9 +227,16 @@ class Enforcer:
         if self._strict_mode is not None:
             self._strict_mode.in_force(self.in_force_version)
         while self._pending and self._pending[0][0] <= self.in_force_version:
-            _version, noticed_ns = self._pending.popleft()
+            version, noticed_ns, changed = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)
+            log.log(
+                DETAIL,
+                "snapshot %d is in force after %.1f ms: %s",
+                version,
+                self.last_latency_s * 1e3,
+                changed or "nothing changed",
+            )
 
 
 async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:
@@ -225,9 +246,16 @@ async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:
     return replace(sets, interfaces=await asyncio.to_thread(pod_interfaces, sets.local, sets.ingress, sets.egress))
 
 
-def log_new_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:
-    """Log what is rejected now and was not before."""
-    known = set(before)
+def log_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:
+    """Log what is rejected now and was not before, and what was and is not any more.
+
+    A rejection that another one of the same object takes the place of has not ended.
+    """
+    known, present = set(before), set(now)
     for rejection in now:
         if rejection not in known:
             log.error("rejected: %s", rejection)
+    rejected = {(rejection.origin, rejection.document, rejection.key) for rejection in present}
+    for rejection in before:
+        if rejection not in present and (rejection.origin, rejection.document, rejection.key) not in rejected:
+            log.info("no longer rejected: %s", rejection)

@@ -38,14 +38,19 @@ spec:
 """
 
 
+Z_A = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "z"}}, "podSelector": {"matchLabels": {"pod": "a"}}}
+"""The peer of a policy in namespace x that is pod z/a."""
+
+
 class Flags(TypedDict, total=False):
     source: str | None
     destination: str | None
     protocol: str
-    port: int | None
+    port: int | str | None
     packets: str | None
     engine: str
     output: str
+    expect: str | None
 
 
 @pytest.fixture
@@ -66,6 +71,8 @@ def add_pod(folder: Path, name: str, spec: Body, status: Body) -> None:
 def run(folder: Path, **flags: object) -> int:
     given: Flags = {"source": None, "destination": None, "protocol": "TCP", "port": None, "packets": None}
     chosen: Flags = {"engine": "snapshot", "output": "text"}
+    if isinstance(flags.get("port"), int):
+        flags["port"] = str(flags["port"])
     return explain.run(manifests=folder, **{**given, **chosen, **flags})  # type: ignore[arg-type]  # flags are wrong on purpose
 
 
@@ -89,6 +96,8 @@ def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFi
         "source       fd77::1:1 (pod x/a)",
         "destination  2001:db8::7 (no pod), ICMPv6",
         "egress       isolated by x/b-deny; no rule allows it",
+        "             x/b-deny: spec.egress has no rules, so the policy allows nothing in this direction",
+        '             to allow it: add {"to":[{"ipBlock":{"cidr":"2001:db8::7/128"}}]} to spec.egress of x/b-deny',
         "ingress      not isolated",
     ]
 
@@ -105,8 +114,28 @@ def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.Captur
         "destination": {"address": "10.77.1.1", "pod": "x/a", "nodes": []},
         "protocol": "TCP",
         "port": 80,
-        "egress": {"isolated_by": [], "allowed_by": None, "rule": None},
-        "ingress": {"isolated_by": ["x/b-deny", "x/c-web"], "allowed_by": None, "rule": None},
+        "egress": {"isolated_by": [], "allowed_by": None, "rule": None, "near_misses": []},
+        "ingress": {
+            "isolated_by": ["x/b-deny", "x/c-web"],
+            "allowed_by": None,
+            "rule": None,
+            "near_misses": [
+                {
+                    "policy": "x/b-deny",
+                    "failed": "no-rules",
+                    "rule": None,
+                    "why": "spec.ingress has no rules, so the policy allows nothing in this direction",
+                    "add": {"item": {"from": [Z_A], "ports": [{"protocol": "TCP", "port": 80}]}, "to": "spec.ingress"},
+                },
+                {
+                    "policy": "x/c-web",
+                    "failed": "peer",
+                    "rule": 1,
+                    "why": "spec.ingress[1]: peer: namespace z has ns=z, namespaceSelector wants ns=y",
+                    "add": {"item": Z_A, "to": "spec.ingress[1].from"},
+                },
+            ],
+        },
     }
 
 
@@ -168,6 +197,12 @@ def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Pat
         ({"destination": "x/a", "port": 80}, "--src: needed"),
         ({"source": "x/a", "destination": "x/b"}, "--port: needed with TCP"),
         ({"source": "x/a", "destination": "x/b", "port": 65536}, "--port: 65536 must"),
+        ({"source": "x/a", "destination": "x/b:80", "port": 80}, "--dst: 'x/b:80' has a port, and so has --port '80'"),
+        ({"source": "x/a", "destination": "x/b:65536"}, "--port: 65536 must"),
+        ({"source": "x/a", "destination": "fd00::1]:80"}, "--dst: 'fd00::1]:80' must"),
+        ({"source": "x/a", "destination": "[10.0.0.1]:80"}, "--dst: '[10.0.0.1]:80' must"),
+        ({"source": "x/a", "destination": "[x/b]:80"}, "--dst: '[x/b]:80' must"),
+        ({"source": "x/a", "destination": "x/b:80", "expect": "drop"}, "--expect: 'drop' must be one of allow, deny"),
         ({"source": "x/a", "destination": "x/b", "protocol": "TPC", "port": 80}, "--protocol: 'TPC' must"),
         ({"source": "x/a", "destination": "x/b", "protocol": "256"}, "--protocol: '256' must"),
         ({"source": "10.0.0.1", "destination": "::1", "port": 80}, "--dst: has no address of the same family"),
@@ -201,6 +236,107 @@ def test_a_pod_that_cannot_be_asked_about_is_an_error_that_names_the_flag(manife
     assert caught.value.exit_code == ExitCode.FAILED
 
 
+# --- how ends, ports and manifests may be written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("y/b", "x/a:80"),
+        ("y/b", "x/a:serve-80-tcp"),
+        ("10.77.2.2:40123", "10.77.1.1:80"),
+        ("fd77::2:2", "[fd77::1:1]:80"),
+        ("[fd77::2:2]:40123", "[fd77::1:1]:serve-80-tcp"),
+    ],
+)
+def test_an_end_may_have_a_port_and_brackets(
+    manifests: Path, capsys: pytest.CaptureFixture[str], source: str, destination: str
+) -> None:
+    """The forms in which logs and other programs write an end; the port of the source makes no difference."""
+    assert run(manifests, source=source, destination=destination, expect="allow") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("(pod y/b)")
+    assert lines[2].endswith("(pod x/a), TCP port 80")
+
+
+def test_brackets_without_a_port_are_taken(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(manifests, source="[fd77::2:2]", destination="[fd77::1:1]", port="serve-80-tcp") == 0
+    assert "fd77::1:1 (pod x/a), TCP port 80" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (
+            {"destination": "x/a", "port": "web"},
+            "--port: pod x/a has no TCP port named 'web'; its named ports: serve-80-tcp (TCP 80)",
+        ),
+        (
+            {"destination": "x/a", "protocol": "UDP", "port": "serve-80-tcp"},
+            "--port: pod x/a has no UDP port named 'serve-80-tcp'",
+        ),
+        ({"destination": "192.0.2.1", "port": "http"}, "--port: 'http' is a name, and no pod owns 192.0.2.1; give a number"),
+        ({"destination": "x/a", "port": "080"}, "--port: pod x/a has no TCP port named '080'"),
+        ({"destination": "y/twice", "port": "web"}, "--port: 'web' stands for 80, 81 at pod y/twice; give a number"),
+        ({"destination": "y/plain", "port": "web"}, "--port: pod y/plain has no TCP port named 'web'; its named ports: none"),
+    ],
+)
+def test_a_port_name_must_stand_for_one_port_of_the_destination(manifests: Path, flags: Flags, says: str) -> None:
+    ports = [{"name": "web", "containerPort": 80}, {"name": "web", "containerPort": 81}]
+    add_pod(manifests, "twice", {"containers": [{"name": "c", "ports": ports}]}, {"phase": "Running", "podIP": "10.9.9.8"})
+    add_pod(manifests, "plain", {}, {"phase": "Running", "podIP": "10.9.9.9"})
+    with pytest.raises(NetpolqError) as caught:
+        run(manifests, source="10.77.2.2", **flags)
+    assert str(caught.value).startswith(says)
+
+
+@pytest.mark.parametrize("name", ["all.yaml", "all.txt", ".hidden", "all"])
+def test_manifests_may_be_one_file_of_any_name(
+    manifests: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    file = tmp_path / name
+    texts = [(manifests / "policies.yaml").read_text(), *map(json.dumps, EVERYTHING_OPEN.manifests)]
+    file.write_text("\n---\n".join(texts))
+    assert run(file, source="y/b", destination="x/a", port=80) == 0
+    written = capsys.readouterr()
+    assert written.err == ""
+    assert "allowed by x/c-web, spec.ingress[1]" in written.out
+
+
+# --- what was expected ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("port", "expect", "code"),
+    [(80, "allow", 0), (80, "deny", 8), (81, "deny", 0), (81, "allow", 8), (80, None, 0), (81, None, 0)],
+)
+def test_another_verdict_than_the_expected_one_has_its_own_exit_code(
+    manifests: Path, capsys: pytest.CaptureFixture[str], port: int, expect: str | None, code: int
+) -> None:
+    """The answer is given all the same."""
+    assert run(manifests, source="y/b", destination="x/a", port=port, expect=expect) == code
+    assert capsys.readouterr().out.startswith("verdict ")
+
+
+@pytest.mark.parametrize(
+    ("ports", "expect", "bad", "code"),
+    [
+        ((80, 80), "allow", False, 0),
+        ((80, 81), "allow", False, 8),
+        ((81, 80), "deny", False, 8),
+        ((81, 81), "deny", False, 0),
+        ((80, 81), "allow", True, 1),
+        ((80, 81), None, False, 0),
+    ],
+)
+def test_a_batch_is_held_against_the_expected_verdict_line_by_line(
+    manifests: Path, tmp_path: Path, ports: tuple[int, ...], expect: str | None, bad: bool, code: int
+) -> None:
+    questions = tmp_path / "questions"
+    questions.write_bytes(b"".join(line(dport=port) for port in ports) + (b"nonsense\n" if bad else b""))
+    assert run(manifests, packets=str(questions), expect=expect) == code
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +363,13 @@ def test_a_line_is_answered_with_verdict_direction_policy_and_rule() -> None:
     code, answers = ask(line() + line(dport=81) + line(src="10.77.1.1", dst="10.77.2.2") + line(src="10.77.3.1", dst="10.77.2.2"))
     none = {"allowed_by": None, "rule": None}
     assert code is ExitCode.OK
+    repeated = [{name: answer.pop(name) for name in ("src", "dst", "proto", "dport")} for answer in answers]
+    ends = [("10.77.2.2", "10.77.1.1")] * 2 + [("10.77.1.1", "10.77.2.2"), ("10.77.3.1", "10.77.2.2")]
+    ports = (80, 81, 80, 80)
+    assert repeated == [
+        {"src": source, "dst": destination, "proto": "TCP", "dport": port}
+        for (source, destination), port in zip(ends, ports, strict=True)
+    ]
     assert answers == [
         {
             "verdict": "accept",

@@ -1,11 +1,14 @@
 """How a worker takes up a snapshot: what it cannot read it refuses, and it goes on with the one it has."""
 
+import logging
 import os
 
 from netpolq.channel import Channel, Refusal
 from netpolq.errors import SnapshotError
 from netpolq.snapshot.region import open_validated
 from netpolq_worker.decide import Decider
+
+log = logging.getLogger("worker")
 
 
 class Adoption:
@@ -45,6 +48,7 @@ class Adoption:
             if descriptor is not None:
                 os.close(descriptor)
         self._refused = None
+        log.debug("%s judges by snapshot %d", "spare worker" if self._slot is None else f"worker {self._slot}", version)
         return True
 
     def _tell(self) -> None:

@@ -1,0 +1,114 @@
+"""What of a peer or of a list of ports does not match, in words. For peers and ports that are known not to match."""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from netpolq.addresses import AddressKey, format_address, is_ipv4
+from netpolq.enums import Protocol, SelectorOperator
+from netpolq.model import IPBlock, LabelSelector, Peer, Pod, PodPeer, PolicyPort, Requirement
+from netpolq.policy.selectors import requirement_holds
+
+MAX_TOLD = 4
+"""Of requirements, values or ports in one line: a policy may have thousands."""
+
+_FAR = 1 << 16
+"""Requirements by which a peer of the wrong kind misses: a selector for an address that no pod owns, a block for another address."""
+
+
+class PeerMiss(NamedTuple):
+    """A peer that does not match. `requirements`: how many requirements of its selectors do not hold."""
+
+    requirements: int
+    why: str
+
+
+def peer_miss(
+    policy_namespace: str, peer: Peer, address: AddressKey, pod: Pod | None, namespace_labels: Mapping[str, str]
+) -> PeerMiss:
+    """Why a peer of a policy does not mean an address. `pod`: the owner, with the labels of its namespace, or None."""
+    match peer:
+        case IPBlock():
+            ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
+            if ip not in peer.cidr:
+                return PeerMiss(_FAR, f"peer: {ip} is not in ipBlock {peer.cidr}")
+            excepted = next(network for network in peer.except_ if ip in network)
+            return PeerMiss(1, f"peer: {ip} is in ipBlock {peer.cidr} and in its except {excepted}")
+        case PodPeer():
+            if pod is None:
+                return PeerMiss(_FAR, f"peer: selectors match pods only, and no pod owns {format_address(address)}")
+            return _selector_miss(policy_namespace, peer, pod, namespace_labels)
+
+
+def _selector_miss(policy_namespace: str, peer: PodPeer, pod: Pod, namespace_labels: Mapping[str, str]) -> PeerMiss:
+    reasons = []
+    count = 0
+    if peer.namespace_selector is None:
+        if pod.namespace != policy_namespace:
+            count = 1
+            reasons.append(f"without namespaceSelector only pods of namespace {policy_namespace} match, not of {pod.namespace}")
+    else:
+        found = _unmet(peer.namespace_selector, namespace_labels)
+        count = len(found)
+        reasons += _told(f"namespace {pod.namespace}", "namespaceSelector", found, namespace_labels)
+    found = _unmet(peer.pod_selector, pod.labels)
+    reasons += _told(f"pod {pod.namespace}/{pod.name}", "podSelector", found, pod.labels)
+    return PeerMiss(count + len(found), f"peer: {'; '.join(reasons)}")
+
+
+def _unmet(selector: LabelSelector, labels: Mapping[str, str]) -> list[Requirement]:
+    return [requirement for requirement in selector.requirements if not requirement_holds(requirement, labels)]
+
+
+def _told(subject: str, selector: str, unmet: Sequence[Requirement], labels: Mapping[str, str]) -> list[str]:
+    """One reason for each requirement that does not hold, as far as there are few."""
+    reasons = []
+    for requirement in unmet[:MAX_TOLD]:
+        value = labels.get(requirement.key)
+        has = f"has {requirement.key}={value}" if value is not None else f"has no label {requirement.key}"
+        reasons.append(f"{subject} {has}, {selector} wants {_wanted(requirement)}")
+    return [*reasons, *_and_more(unmet, "requirements")]
+
+
+def _wanted(requirement: Requirement) -> str:
+    key, operator, values = requirement
+    if operator is SelectorOperator.IN and len(values) == 1:
+        return f"{key}={values[0]}"
+    if not values:
+        return f"{key} {operator}"
+    return f"{key} {operator} ({', '.join([*values[:MAX_TOLD], *_and_more(values, 'values')])})"
+
+
+def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destination: Pod | None) -> str:
+    """Why no entry of a rule's ports is about a port. `destination`: the pod whose port names count, or None."""
+    allowed = ", ".join([*map(_entry, entries[:MAX_TOLD]), *_and_more(entries, "entries")])
+    if protocol not in Protocol.__members__.values():
+        return f"protocol: a rule with ports ({allowed}) allows TCP, UDP and SCTP only"
+    name = Protocol(protocol).name
+    same = [entry for entry in entries if entry.protocol == protocol]
+    if not same:
+        return f"protocol: {allowed} allowed, not {name}"
+    missing = sorted({entry.port for entry in same if isinstance(entry.port, str)})
+    has = f"; {_carried(destination, name, missing)}" if missing else ""
+    return f"port: {allowed} allowed, not {name} {port}{has}"
+
+
+def _entry(entry: PolicyPort) -> str:
+    if entry.port is None:
+        return f"every {entry.protocol.name} port"
+    return f"{entry.protocol.name} {entry.port}" + (f"-{entry.end_port}" if entry.end_port is not None else "")
+
+
+def _carried(pod: Pod | None, protocol: str, names: Sequence[str]) -> str:
+    """What the port names of a rule mean at a pod."""
+    if pod is None:
+        return "the destination is no pod, so port names match nothing"
+    told = []
+    for name in names[:MAX_TOLD]:
+        numbers = [str(port.port) for port in pod.named_ports if port.name == name and port.protocol.name == protocol]
+        told.append(f"{name} is {protocol} {', '.join(numbers)}" if numbers else f"has no {protocol} port named {name}")
+    return f"pod {pod.namespace}/{pod.name}: {', '.join([*told, *_and_more(names, 'names')])}"
+
+
+def _and_more(items: Sequence[object], what: str) -> list[str]:
+    return [f"{len(items) - MAX_TOLD} more {what}"] if len(items) > MAX_TOLD else []
