@@ -9,6 +9,9 @@ CHECKOV := $(VENV)/checkov/.installed
 PYTHON ?= python3
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	--custom-compile-command "make lock"
+# Where kubectl is installed if the machine's own is missing or too old (deploy/install-kubectl.sh).
+KUBECTL_FOLDER := $(CURDIR)/$(VENV)/kubectl
+export PATH := $(KUBECTL_FOLDER):$(PATH)
 # Arguments of the load test; --help teaches them.
 BENCH ?= --output build/bench
 # Arguments of the soak; --help teaches them.
@@ -19,13 +22,12 @@ FUZZ ?= --seconds 60
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
 # For the tests of monitoring, deployment and scripts, and for those on a stock Debian kernel.
-# kubectl is left alone where it comes from elsewhere.
-TEST_PACKAGES := prometheus shellcheck $(if $(shell command -v kubectl),,kubernetes-client)
+TEST_PACKAGES := prometheus shellcheck
 # For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what scripts and a shape run.
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak nightly lock clean
+.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +68,7 @@ test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under soft
 
 test-setup: $(STAMP) $(CHECKOV)
 	deploy/install-packages.sh $(TEST_PACKAGES)
+	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
 
 # In an environment of its own, because what it depends on clashes with the rest.
 $(CHECKOV): deploy/lint/requirements-checkov.lock
@@ -96,11 +99,16 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: the soak in
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)
 
+manifests: $(STAMP) ## write deploy/install*.yaml and the image of overlays and chart, from deploy/image/reference.env
+	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
+	$(BIN)/python deploy/manifests.py
+
 lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --extra dev --extra vm --extra bench --output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --constraints requirements.lock --output-file deploy/image/requirements-runtime.lock pyproject.toml
 	$(UV_COMPILE) --output-file deploy/image/requirements-build.lock deploy/image/requirements-build.in
 	$(UV_COMPILE) --output-file deploy/lint/requirements-checkov.lock deploy/lint/requirements-checkov.in
+	$(UV_COMPILE) --no-deps --output-file deploy/lint/requirements-kubectl.lock deploy/lint/requirements-kubectl.in
 
 clean: ## remove the virtual environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

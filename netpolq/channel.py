@@ -6,10 +6,13 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Serve, Drain
     worker → pool → supervisor   Report, Refusal, Hints
-    spare worker → pool          Alive
+    standby worker → pool        Alive
     supervisor → pool → worker   Logging
-    supervisor → pool            StandDown, InPlace
-    pool → supervisor            Welcome, StoodDown, Alone
+    supervisor → pool            Alive, StandDown, InPlace
+    pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, Alone
+
+A peer that stands still keeps what it has not read, and with each `Publish` a whole snapshot: so no process has more than `MAX_UNREAD` of
+them on their way. The supervisor waits for `Taken`, the pool for `Report` or `Alive`.
 
 Encoding: one byte of kind, then fixed fields in host byte order.
 """
@@ -27,6 +30,11 @@ from netpolq.enums import Verdict
 
 MAX_CHANGED = 1024
 """A publish that changes more addresses than this says "everything" instead."""
+
+MAX_UNREAD = 4
+"""Snapshots that a process may be sent before it says that it has read them.
+
+At 50 in a second that is a pause of 80 ms, and in a large cluster 26 MiB."""
 
 MAX_HINTS = 256
 """Hints in one message."""
@@ -51,11 +59,17 @@ class _Kind(IntEnum):
     ALONE = 10
     SERVE = 11
     ALIVE = 12
-    LOGGING = 20
+    COUNTERS = 13
+    TAKEN = 14
+    FAILURE = 15
+    LOGGING = 16
 
 
 class Publish(NamedTuple):
-    """A new snapshot. `changed`: 16-byte address keys whose flows may be judged differently now; None: all may."""
+    """A new snapshot. `changed`: 16-byte address keys whose flows may be judged differently than by the version before (this one minus 1).
+
+    None: all may. A reader that has another version than the one before must take it for None.
+    """
 
     version: int
     changed: tuple[bytes, ...] | None
@@ -141,8 +155,16 @@ class Alone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
+class Failure(NamedTuple):
+    """Why the supervisor ends: one line for the operator, at most 1,024 bytes of it."""
+
+    message: str
+
+
 class Alive(NamedTuple):
-    """A spare worker is there, and reads what it is sent."""
+    """A standby worker or the supervisor is there, and its loop runs. `version`: the last snapshot that it was sent or has sent."""
+
+    version: int
 
 
 class Logging(NamedTuple):
@@ -152,8 +174,21 @@ class Logging(NamedTuple):
     denied: bool
 
 
-_Bare = Drain | StandDown | StoodDown | InPlace | Alone | Alive
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | Logging | _Bare
+class Counters(NamedTuple):
+    """The memory in which the worker of a seat counts; its descriptor comes along."""
+
+    seat: int
+
+
+class Taken(NamedTuple):
+    """What the pool has done with a published snapshot. `problem` not empty: it has refused it, and everything must be published again."""
+
+    version: int
+    problem: str
+
+
+_Bare = Drain | StandDown | StoodDown | InPlace | Alone
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Alive | Counters | Taken | Failure | Logging | _Bare
 
 _BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
@@ -161,7 +196,6 @@ _BARE: dict[int, _Bare] = {
     _Kind.STOOD_DOWN: StoodDown(),
     _Kind.IN_PLACE: InPlace(),
     _Kind.ALONE: Alone(),
-    _Kind.ALIVE: Alive(),
 }
 """Messages that say nothing but their kind."""
 
@@ -172,6 +206,10 @@ _SERVE = struct.Struct("=BIQ?")
 _REPORT = struct.Struct("=BIIIQQI")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
+_ALIVE = struct.Struct("=BQ")
+_COUNTERS = struct.Struct("=BI")
+_TAKEN = struct.Struct("=BQ")
+_MAX_TEXT_BYTES = 1024
 _LOGGING = struct.Struct("=BB?")
 _HINTS = struct.Struct("=BQ")
 _HINT = struct.Struct("=16s16sHBB")
@@ -188,7 +226,15 @@ def encode(message: Message) -> bytes:
         case Report():
             return _REPORT.pack(_Kind.REPORT, *message)
         case Refusal(slot, version, text):
-            return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:1024]
+            return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:_MAX_TEXT_BYTES]
+        case Taken(version, text):
+            return _TAKEN.pack(_Kind.TAKEN, version) + text.encode()[:_MAX_TEXT_BYTES]
+        case Alive():
+            return _ALIVE.pack(_Kind.ALIVE, *message)
+        case Counters():
+            return _COUNTERS.pack(_Kind.COUNTERS, *message)
+        case Failure(text):
+            return bytes([_Kind.FAILURE]) + text.encode(errors="replace")[:_MAX_TEXT_BYTES]
         case Welcome():
             return _WELCOME.pack(_Kind.WELCOME, *message)
         case Logging():
@@ -217,6 +263,15 @@ def decode(data: bytes) -> Message:
             case _Kind.REFUSAL:
                 _kind, slot, version = _REFUSAL.unpack_from(data)
                 return Refusal(slot, version, data[_REFUSAL.size :].decode(errors="replace"))
+            case _Kind.TAKEN:
+                _kind, version = _TAKEN.unpack_from(data)
+                return Taken(version, data[_TAKEN.size :].decode(errors="replace"))
+            case _Kind.ALIVE:
+                return Alive(*_ALIVE.unpack(data)[1:])
+            case _Kind.COUNTERS:
+                return Counters(*_COUNTERS.unpack(data)[1:])
+            case _Kind.FAILURE:
+                return Failure(data[1:].decode(errors="replace"))
             case _Kind.WELCOME:
                 return Welcome(*_WELCOME.unpack(data)[1:])
             case _Kind.LOGGING:
@@ -266,16 +321,22 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
-        """Send a message. Returns False when the peer is gone or does not read; nothing was sent then."""
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        """Send a message. Returns False when it cannot be sent now, and nothing was: the peer is gone or does not read, or the kernel
+        has no memory or no room for descriptors on their way (ETOOMANYREFS in unix(7)).
+        """
         try:
-            self._socket.sendmsg([encode(message)], ancillary)
-        except (BlockingIOError, BrokenPipeError, ConnectionError):
+            if descriptors:
+                self._socket.sendmsg([encode(message)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+            else:
+                self._socket.send(encode(message))  # workers may not call sendmsg(2)
+        except OSError:
             return False
         return True
 
     def receive(self) -> tuple[Message, int | None] | None:
         """The next message and the descriptor that came with it (the caller's from then on), or None when there is none yet.
+
+        A process that has used up its descriptors gets the message without the one that was sent along (MSG_CTRUNC in recvmsg(2)).
 
         Raises `EOFError` when the peer is gone and `ValueError` for a message that cannot be read.
         """

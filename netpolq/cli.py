@@ -3,19 +3,25 @@
 What only one command needs is imported by that command, so that `explain` runs without the data plane and `run` starts quickly.
 """
 
+import errno
 import json
 import os
 import shutil
 import sys
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from netpolq import instance
-from netpolq.enums import VerdictCacheMode
+from netpolq.enums import LoggingFormat, VerdictCacheMode
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
+from netpolq.hold import command as hold_command
+from netpolq.logs import write_error
 from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings import Settings, resolve
 from netpolq.settings.command_flags import (
@@ -33,20 +39,32 @@ from netpolq.settings.command_flags import (
     SOURCE,
     STATUS_OPTIONS,
 )
-from netpolq.settings.options import ENVIRONMENT_PREFIX, Given, Values, from_environment, from_words, parse_given
-from netpolq.settings.table import CT_MARK_BIT, OPTIONS, RUN_DIR, VERBOSITY
+from netpolq.settings.options import (
+    ENVIRONMENT_PREFIX,
+    Given,
+    Option,
+    Values,
+    from_environment,
+    from_file,
+    from_words,
+    parse_given,
+)
+from netpolq.settings.table import CONFIG, CT_LABEL, FILE_OPTIONS, LOGGING_FORMAT, OPTIONS, RUN_DIR, VERBOSITY
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
 
 _INTERRUPTED = 130
 _READER_GONE = 141
 """128 and the number of SIGINT and of SIGPIPE: what a shell makes of a program that ends by them."""
 
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF})
+"""What a write to standard output ends with when the reader is a file."""
+
 _HELP_FLAGS = frozenset({"-h", "-help", "--help"})
 _RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY)
 
 _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "done, or ended by SIGTERM",
-    ExitCode.FAILED: "something went wrong; no agent answers (status); a bad line among the packets (explain)",
+    ExitCode.FAILED: "something went wrong; the agent is not ready, or none answers (status); a bad line among the packets (explain)",
     ExitCode.USAGE: "a flag, environment variable or file entry is wrong",
     ExitCode.PRIVILEGES: "privileges are missing: root, or CAP_NET_ADMIN and what else the message names",
     ExitCode.QUEUE_TAKEN: "another program serves one of the queues",
@@ -75,19 +93,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: closed by the shell
+            sys.stdout.flush()
     except NetpolqError as error:
-        print(f"netpolq: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        write_error(str(error), _logging_format(words, os.environ))
         return error.exit_code
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         if words[0] == "supervise":  # it prints nothing, so this is no reader that had enough
             raise
-        # The interpreter flushes once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return _READER_GONE
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
+            raise
+        _discard_output()
+        write_error(f"standard output: {os.strerror(error.errno or 0)}", LoggingFormat.TEXT)
+        return ExitCode.FAILED
     return code
+
+
+def _discard_output() -> None:
+    """Send what is left of the output nowhere: the interpreter flushes once more at its end, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _logging_format(words: Sequence[str], environ: Mapping[str, str]) -> LoggingFormat:
+    """The shape of the log that a command would write; text where that cannot be told, or where the command has no log."""
+    if not words or words[0] not in {"run", "supervise"}:
+        return LoggingFormat.TEXT
+    given = environ.get(LOGGING_FORMAT.environment, "")
+    with suppress(SettingsError):
+        file = _word_of(CONFIG, words[1:]) or environ.get(CONFIG.environment, "")
+        if not given and file:
+            layer = from_file(FILE_OPTIONS, Path(file))
+            given = layer[LOGGING_FORMAT.name].text if LOGGING_FORMAT.name in layer else ""
+    given = _word_of(LOGGING_FORMAT, words[1:]) or given
+    return LoggingFormat.JSON if given == LoggingFormat.JSON.value else LoggingFormat.TEXT
+
+
+def _word_of(option: Option[object], words: Sequence[str]) -> str:
+    """The last value that words give an option, whatever is wrong with the others; empty if none."""
+    found = ""
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        name, equals, text = word.partition("=")
+        if name in {f"--{option.name}", f"-{option.name}"}:
+            found = text if equals else following
+    return found
 
 
 def _dispatch(words: Sequence[str]) -> int:
@@ -170,7 +223,7 @@ def _reload(words: Sequence[str]) -> int:
     if origin is None or len(words) != 1:
         raise SettingsError("`netpolq reload` is started by a running agent and by nobody else; send SIGHUP to that")
     given, environ = json.loads(origin)
-    settings = resolve(given, environ)
+    settings = _with_kubeconfig(resolve(given, environ), os.environ)
     first, last = map(int, words[0].split(":"))
     if settings.takeover and settings.queue_count == last - first + 1:
         settings = settings.with_queues(range(first, last + 1))
@@ -184,10 +237,22 @@ def _run(words: Sequence[str]) -> int:
         _require_folder(settings.manifests)
         if settings.kubeconfig:
             raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot stand beside --manifests: there is one source")
+    settings = _with_kubeconfig(settings, os.environ)
     if settings.takeover:
         settings = settings.with_queues(instance.queues_beside(settings.queues.numbers))
     environment = {**pool_environment(os.environ), _ORIGIN: _origin(words, os.environ)}
     os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
+
+
+def _with_kubeconfig(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """The settings with the files of KUBECONFIG where neither flag nor folder is given, and with `~` replaced.
+
+    Relative paths stay: everything that the agent starts has the same working directory.
+    """
+    if settings.manifests is not None:
+        return settings
+    paths = settings.kubeconfig or environ.get("KUBECONFIG", "")
+    return replace(settings, kubeconfig=":".join(os.path.expanduser(path) for path in paths.split(":") if path))  # noqa: PTH111  # Path raises without a home
 
 
 def _supervise(words: Sequence[str]) -> int:
@@ -200,9 +265,32 @@ def _status(words: Sequence[str]) -> int:
     from netpolq.supervisor import status  # noqa: PLC0415  # see the module's docstring
 
     values = Values(from_words(STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
-    render = status.render_json if values[OUTPUT] == "json" else status.render_text
-    print(render(status.fetch(values[RUN_DIR])))
-    return ExitCode.OK
+    is_json = values[OUTPUT] == "json"
+    try:
+        found = status.fetch(values[RUN_DIR])
+    except status.NoAgentError as error:
+        raise _without_agent(error, is_json=is_json) from error
+    print((status.render_json if is_json else status.render_text)(found))
+    return ExitCode.OK if found.ready else ExitCode.FAILED
+
+
+def _without_agent(error: NetpolqError, *, is_json: bool) -> NetpolqError:
+    """Show the ruleset that an agent has left, if there is one. Returns the error with what else is known."""
+    from netpolq.supervisor import leftover  # noqa: PLC0415  # see the module's docstring
+
+    pid = instance.running_agent()
+    if pid is not None:
+        return NetpolqError(f"{error} The agent of this network namespace (pid {pid}) has another one.")
+    try:
+        found = leftover.find()
+    except PermissionError:
+        return NetpolqError(f"{error} Run as root to see whether a ruleset is left.")
+    except OSError as failure:
+        return NetpolqError(f"{error} Whether a ruleset is left cannot be read: {failure.strerror}.")
+    if found is None:
+        return NetpolqError(f"{error} No ruleset is left.")
+    print((leftover.render_json if is_json else leftover.render_text)(found), flush=True)
+    return error
 
 
 def _loglevel(words: Sequence[str]) -> int:
@@ -222,11 +310,11 @@ def _cleanup(words: Sequence[str]) -> int:
     from netpolq.dataplane import apply  # noqa: PLC0415  # see the module's docstring
 
     values = Values(from_words(CLEANUP_OPTIONS, words), from_environment(CLEANUP_OPTIONS, os.environ))
-    run_dir, ct_mark_bit = values[RUN_DIR], values[CT_MARK_BIT]
+    run_dir, ct_label = values[RUN_DIR], values[CT_LABEL]
     pid = instance.running_agent()
     if pid is not None:
         raise AlreadyRunningError(f"an agent serves this network namespace (pid {pid}); stop it first, then clean up")
-    removed = [*apply.cleanup(ct_mark_bit), *_clear_run_dir(run_dir)]
+    removed = [*apply.cleanup(ct_label), *_clear_run_dir(run_dir)]
     print("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
     return ExitCode.OK
 
@@ -248,6 +336,11 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
     except OSError as error:
         raise NetpolqError(f"--run-dir {str(run_dir)!r}: cannot be cleared: {error}") from error
     return removed
+
+
+def _hold(words: Sequence[str]) -> int:
+    # Not the usual way: `netpolq hold` is dispatched in `netpolq.__main__`, before this module is imported.
+    return hold_command.main(words, os.environ)
 
 
 def _explain(words: Sequence[str]) -> int:
@@ -318,6 +411,8 @@ def _overview() -> str:
 
 
 def _help_page(name: str) -> str:
+    if name == "hold":
+        return hold_command.HELP
     command = COMMANDS[name]
     usage = " ".join(part for part in ("usage: netpolq", name, command.arguments) if part)
     examples = "\n".join(["Examples:", *(f"  {line}" for line in command.examples)]) if command.examples else ""
@@ -380,7 +475,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "# after the agent has been stopped for good",
         "netpolq cleanup",
         "# an agent that had other settings",
-        "netpolq cleanup --run-dir /run/other --ct-mark-bit 0x2000",
+        "netpolq cleanup --run-dir /run/other --ct-label 40",
     ),
     "explain": (
         "# does the frontend reach the database, and if not, what is missing",
@@ -421,6 +516,7 @@ COMMANDS: Mapping[str, Command] = {
         lambda: flag_list(CLEANUP_OPTIONS, environment=CLEANUP_OPTIONS),
         _EXAMPLES["cleanup"],
     ),
+    "hold": Command(_hold, "[flags]", "Drop the traffic of this node's pods until an agent enforces.", str, ()),
     "explain": Command(
         _explain,
         "--manifests PATH [flags]",

@@ -74,14 +74,26 @@ class SelectorOperator(StrEnum):
 
 
 class PacketMark(IntEnum):
-    """State of a packet, kept in one three-bit field of its mark. Values are exclusive, not flags."""
+    """State of a packet between the rule that queues it and the chain behind the queue, in three bits of its mark. Exclusive values."""
 
-    NONE = 0
-    FROM_OUTSIDE = 1
-    OWN_NODE = 2
     PENDING_ORIGINAL = 3
     PENDING_REPLY = 4
     ACCEPTED = 5
+
+
+class ConnectionLabel(IntEnum):
+    """Bits of the label of a connection, counted from the first of those that netpolq uses.
+
+    ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had put into the bits of the packet mark
+    that carry a `PacketMark` while its packet waits for a verdict.
+    """
+
+    ACCEPTED = 0
+    KEPT_MARK = 1
+
+
+CONNECTION_LABEL_BITS = 4
+"""Adjacent bits of a label that netpolq uses."""
 
 
 class Dataplane(StrEnum):

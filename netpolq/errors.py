@@ -22,6 +22,12 @@ class NetpolqError(Exception):
 
     exit_code = ExitCode.FAILED
 
+    def __init__(self, message: str, *, exit_code: ExitCode | None = None) -> None:
+        """`exit_code`: another than that of the class."""
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
+
 
 class SettingsError(NetpolqError):
     """A flag, environment variable or file entry has a value it must not have."""

@@ -4,7 +4,8 @@ The agent holds an abstract Unix socket; such names belong to the network namesp
 queues. Whoever connects is told which queues it serves. What follows, if anything does, is a takeover, one word a message:
 
     running agent                        the one that takes over
-    queues 100:101      ──────────►      binds others, and gets as far as judging by a snapshot of its own
+    queues 100:101      ──────────►
+                        ◄──────────      key KEY, then binds other queues, and gets as far as judging by a snapshot of its own
                         ◄──────────      stand-down KEY
     standing-down       ──────────►      puts its rules in place: nobody else changes the ruleset any more
                         ◄──────────      leave
@@ -14,7 +15,9 @@ An agent that stands down goes on judging what is in its queues. If the other en
 hands on the socket itself, so that no third agent finds the name free in between.
 
 Who may take over must show the key that the running agent keeps in its run directory: user 0 of some container on the node's network,
-without any capability, is user 0 at the other end of a socket, but cannot read there. Another key is answered with `refused`.
+without any capability, is user 0 at the other end of a socket, but cannot read there. Another key is answered with `refused`. The key is
+shown at once, because the first sync before `stand-down` may take minutes: a connection that has not shown it is closed after seconds, and
+earlier when there are others, so connections that say nothing keep no agent from taking over.
 """
 
 import contextlib
@@ -23,6 +26,7 @@ import os
 import secrets
 import socket
 import struct
+import time
 
 from pathlib import Path
 
@@ -30,8 +34,13 @@ _NAME = "\0netpolq"
 _CREDENTIALS = struct.Struct("3i")
 _TIMEOUT_S = 2.0
 _MAX_MESSAGE_BYTES = 64
+_BACKLOG = 128
+"""Connections that wait to be accepted; one more is refused with EAGAIN (unix(7))."""
+
+_POLL_S = 0.01
 
 _QUEUES = "queues"
+KEY = "key"
 STAND_DOWN = "stand-down"
 STANDING_DOWN = "standing-down"
 LEAVE = "leave"
@@ -56,24 +65,35 @@ def adopt(descriptor: int) -> socket.socket:
 
 
 def _listening(found: socket.socket) -> socket.socket:
-    found.listen(8)  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
+    found.listen(
+        _BACKLOG
+    )  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
     found.setblocking(False)
     return found
 
 
-def make_key(path: Path) -> str:
-    """Make a key and keep it in a file that its owner alone may read. Raises `OSError`."""
-    key = secrets.token_hex(16)
+def make_key() -> str:
+    """A new key."""
+    return secrets.token_hex(16)
+
+
+def write_key(path: Path, key: str) -> None:
+    """Keep a key in a file that its owner alone may read. Raises `OSError`, and leaves no half of a file."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(key)
-    return key
+        try:
+            file.write(key)
+            file.flush()
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def read_key(path: Path) -> str:
     """The key of the agent that uses this run directory; empty if there is none."""
     try:
-        return path.read_text()
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)) as file:
+            return file.read(_MAX_MESSAGE_BYTES)
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -102,11 +122,20 @@ class Conversation:
         """
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.settimeout(_TIMEOUT_S)
-        try:
-            end.connect(_NAME)
-        except OSError:
-            end.close()
-            return None
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                end.connect(_NAME)
+                break
+            except BlockingIOError:  # the agent is there, and others wait to be accepted
+                if time.monotonic() < deadline:
+                    time.sleep(_POLL_S)
+                    continue
+                end.close()
+                return None
+            except OSError:
+                end.close()
+                return None
         conversation = cls(end, with_holder=True)
         if not conversation.is_trusted:
             conversation.close()

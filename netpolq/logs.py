@@ -1,5 +1,6 @@
 """Log lines on standard error, as text or one JSON object a line with stable keys."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -138,6 +139,22 @@ class _Json(logging.Formatter):
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
         return json.dumps(entry)
+
+
+def write_error(message: str, logging_format: LoggingFormat, stream: TextIO | None = None) -> None:
+    """Write the error that ends a program as one line: `netpolq: error: …`, or the JSON object of a log line.
+
+    Nothing is raised where the stream cannot be written: there is no other place to say it.
+    """
+    output = stream if stream is not None else sys.stderr
+    text = one_line(" ".join(message.splitlines()))
+    if logging_format is LoggingFormat.JSON:
+        line = _Json().format(logging.LogRecord("netpolq", logging.ERROR, "", 0, text, (), None))
+    else:
+        line = f"netpolq: error: {text}"
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or not there at all
+        output.write(line + "\n")
+        output.flush()
 
 
 def configure(logging_format: LoggingFormat, verbosity: int, stream: TextIO | None = None) -> None:

@@ -75,6 +75,7 @@ class Pod:
 
     `ips`: all of `status.podIPs` (and `podIP`), in order, without duplicates. `host_ips`: all of `status.hostIPs` (and `hostIP`).
     `completed`: phase Succeeded or Failed; such a pod owns no address any more. `running`: phase Running.
+    `terminating`: it has a `metadata.deletionTimestamp`, whether or not the grace period is over.
     `created`: `metadata.creationTimestamp`, as written (RFC 3339 sorts as text), or empty. `node_name`: `spec.nodeName` or empty.
     `named_ports`: of containers and of init containers that keep running (restartPolicy Always), in order.
     """
@@ -88,6 +89,7 @@ class Pod:
     host_network: bool = False
     completed: bool = False
     running: bool = True
+    terminating: bool = False
     created: str = ""
     named_ports: tuple[NamedPort, ...] = ()
 
@@ -181,7 +183,8 @@ class Rejection:
     """Something in a source that could not be used as written.
 
     `origin`: file path relative to the folder, or empty. `document`: 1-based number in the file, or 0. `key`: the object, as far as known.
-    `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead.
+    `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead. `leaves_open`: whether it
+    may concern pods that nothing isolates for it, because it says too little; then the agent is not ready.
     """
 
     origin: str
@@ -190,6 +193,7 @@ class Rejection:
     field: str
     message: str
     consequence: str
+    leaves_open: bool = False
 
     def __str__(self) -> str:
         where = self.origin + (f" document {self.document}" if self.document else "")

@@ -31,6 +31,11 @@ _DUMP_ATTEMPTS = 10
 _SEQUENCES = itertools.count(1)
 
 
+def next_sequence() -> int:
+    """A sequence number that this process has not used lately."""
+    return next(_SEQUENCES) & 0xFFFFFFFF
+
+
 def attribute(kind: int, payload: bytes) -> bytes:
     """One attribute with its header, padded to four bytes."""
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + b"\x00" * (-len(payload) % 4)
@@ -47,6 +52,32 @@ def message(kind: int, *attributes: bytes, flags: int = 0, sequence: int = 0, fa
     return _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
 
 
+class Message(NamedTuple):
+    """A message with its header. `port`: of the socket that it answers, or, in a notification, of the one that made the change."""
+
+    kind: int
+    flags: int
+    sequence: int
+    port: int
+    body: bytes
+
+
+def split(data: bytes) -> Iterator[Message]:
+    """The messages of one datagram, up to the first that cannot be read."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            return
+        yield Message(kind, flags, sequence, port, data[offset + _HEADER.size : offset + length])
+        offset += (length + 3) & ~3
+
+
+def attributes_of(body: bytes) -> dict[int, bytes]:
+    """The attributes of a whole message body, by kind; see `parse_attributes`."""
+    return parse_attributes(body[_GENERIC.size :])
+
+
 def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
     """Wait until each of the sequence numbers is acknowledged. Raises `OSError` with the kernel's errno at the first refusal.
 
@@ -54,18 +85,12 @@ def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
     """
     waiting = set(sequences)
     while waiting:
-        data = netlink.recv(65536)
-        offset = 0
-        while offset + _HEADER.size <= len(data):
-            length, kind, _flags, sequence, _port = _HEADER.unpack_from(data, offset)
-            if length < _HEADER.size:
-                break
-            if kind == NLMSG_ERROR and sequence in sequences:
-                (error,) = _ERROR.unpack_from(data, offset + _HEADER.size)
+        for answer in split(netlink.recv(65536)):
+            if answer.kind == NLMSG_ERROR and answer.sequence in sequences:
+                (error,) = _ERROR.unpack_from(answer.body)
                 if error:
                     raise OSError(-error, os.strerror(-error))
-                waiting.discard(sequence)
-            offset += (length + 3) & ~3
+                waiting.discard(answer.sequence)
 
 
 class Entry(NamedTuple):
@@ -105,12 +130,13 @@ def walk(
     Raises `InterruptedError` at the end if a change came in between, by which some may have been left out, and `OSError` with the
     kernel's errno.
     """
-    sequence = next(_SEQUENCES)
+    sequence = next_sequence()
     netlink.send(message(kind, *attributes, flags=NLM_F_DUMP, sequence=sequence, family=family))
     interrupted = False
     while True:
         data = netlink.recv(65536)
         offset = 0
+        # Not by `split`: a dump of connections has hundreds of thousands of messages, and a tuple for each would show.
         while offset + _HEADER.size <= len(data):
             length, kind_of, flags, of, _port = _HEADER.unpack_from(data, offset)
             if length < _HEADER.size:
@@ -118,7 +144,7 @@ def walk(
             body = data[offset + _HEADER.size : offset + length]
             offset += (length + 3) & ~3
             if of != sequence:
-                continue  # the rest of a dump that somebody gave up
+                continue  # the rest of a dump that was given up
             interrupted |= bool(flags & NLM_F_DUMP_INTR)
             if kind_of in (NLMSG_ERROR, NLMSG_DONE):
                 error = _ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
@@ -128,4 +154,18 @@ def walk(
                     raise InterruptedError("the kernel's objects changed while they were read")
                 return
             if not containing or any(some in body for some in containing):
-                yield Entry(body[0], parse_attributes(body[_GENERIC.size :]))
+                yield Entry(body[0], attributes_of(body))
+
+
+def query(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> Entry:
+    """The one object that a request asks for. Raises `OSError` with the kernel's errno."""
+    sequence = next_sequence()
+    netlink.send(message(kind, *attributes, sequence=sequence, family=family))
+    while True:
+        for answer in split(netlink.recv(65536)):
+            if answer.sequence != sequence:
+                continue  # the rest of a dump that was given up
+            if answer.kind == NLMSG_ERROR:
+                (error,) = _ERROR.unpack_from(answer.body)
+                raise OSError(-error, os.strerror(-error))
+            return Entry(answer.body[0], attributes_of(answer.body))

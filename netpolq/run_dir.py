@@ -1,4 +1,11 @@
-"""What lies where in the run directory: known to the pool, to the supervisor, and to the commands that ask or clean up."""
+"""What lies where in the run directory, and what makes a folder fit to be one.
+
+Known to the pool, to the supervisor, and to the commands that ask or clean up.
+"""
+
+import errno
+import os
+import stat
 
 from pathlib import Path
 
@@ -9,11 +16,39 @@ TAKEOVER_KEY = "takeover.key"
 _METRICS = "metrics-"
 
 
-def metrics_dir(run_dir: Path, first_queue: int) -> Path:
-    """The multiprocess directory of prometheus_client. Of two agents, one of which takes over from the other, each has its own."""
-    return run_dir / f"{_METRICS}{first_queue}"
-
-
 def metrics_dirs(run_dir: Path) -> list[Path]:
-    """All there are, whoever made them."""
+    """Folders with counters that builds before 0.1.0 have left."""
     return sorted(path for path in run_dir.glob(f"{_METRICS}*") if path.is_dir() and not path.is_symlink())
+
+
+def prepare(run_dir: Path) -> None:
+    """Make the folder, or have it for this user alone. Raises `OSError` that names what is in the way.
+
+    Another user's folder is refused, and so is one in which a name that the agent uses is a symbolic link or belongs to another user: a
+    program of that user could have the agent write or read elsewhere, or judge by a snapshot of its making.
+    """
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        if run_dir.is_symlink():
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(run_dir)) from None
+        raise
+    try:
+        _refuse_others(str(run_dir), os.fstat(folder))
+        os.fchmod(folder, 0o700)
+        for name in (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY):
+            try:
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISLNK(found.st_mode):
+                raise OSError(errno.ELOOP, "it is a symbolic link", str(run_dir / name))
+            _refuse_others(str(run_dir / name), found)
+    finally:
+        os.close(folder)
+
+
+def _refuse_others(path: str, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}", path)

@@ -134,7 +134,9 @@ class Store:
         """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none, whether they say
         that they are such pods or only that they have the node's address.
 
-        Where several pods claim an address the running one wins, then the newest, then the first by namespace and name.
+        Where several pods claim an address, one that is not being deleted wins, then the running one, then the newest, then the first
+        by namespace and name. A pod that is being deleted may be Running until the kubelet has reported its end, when its address is
+        already that of a new pod, which is Pending as long as its init containers run.
         """
         owners: dict[bytes, Pod] = {}
         for pod in self.pods.values():
@@ -170,9 +172,9 @@ def _claimed(pod: Pod | None) -> tuple[AddressKey, ...]:
     return tuple(address for address in pod.ips if address not in pod.host_ips)
 
 
-def _claim_strength(pod: Pod) -> tuple[bool, str, tuple[int, ...], tuple[int, ...]]:
+def _claim_strength(pod: Pod) -> tuple[bool, bool, str, tuple[int, ...], tuple[int, ...]]:
     # The greatest wins. Names are compared in reverse so that the first by name is the greatest.
     def reverse(text: str) -> tuple[int, ...]:
         return (*(-ord(character) for character in text), 1)
 
-    return pod.running, pod.created, reverse(pod.namespace), reverse(pod.name)
+    return not pod.terminating, pod.running, pod.created, reverse(pod.namespace), reverse(pod.name)

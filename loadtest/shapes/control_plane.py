@@ -214,7 +214,7 @@ class AgentRun:
         return _Phase(
             changes=made,
             share_in_time=in_time / in_force if in_force else 0.0,
-            misses=increase("netpolq_verdict_cache_misses_total"),
+            misses=increase("netpolq_flow_cache_misses_total"),
             flood=flood.result(),
         )
 

@@ -1,7 +1,11 @@
-"""The agent's bit in the kernel's connection table: who has it, and taking it away.
+"""Accepted connections in the kernel's connection table: which they are, and taking the acceptance away.
 
-A connection that loses the bit is not cut: its next packet, in whichever direction, is judged again, as that of a new connection would be.
-Source: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c (filters, from Linux 5.8 on).
+An accepted connection has one bit of its label set. Without it a connection is not cut: its next packet, in either direction, is evaluated
+again, as that of a new connection would be.
+
+A label is 16 bytes, numbered by the kernel as bits of `unsigned long`s in host order. The table of connections cannot be filtered by label,
+but only a connection with a label that is not zero has the attribute, which is found without reading the rest.
+Source: linux/netfilter/nfnetlink_conntrack.h, net/netfilter/nf_conntrack_netlink.c (filters, from Linux 5.8 on), nf_conntrack_labels.c.
 """
 
 import socket
@@ -12,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key, is_ipv4, packed_address
-from netpolq.dataplane.nf_tables import number, open_socket
+from netpolq.dataplane.nf_tables import open_socket
 from netpolq.nfnetlink import NLM_F_ACK, Entry, attribute, message, nested, parse_attributes, read_acknowledgements, walk
 
 _NFNL_SUBSYS_CTNETLINK = 1
@@ -20,9 +24,9 @@ _IPCTNL_MSG_CT_NEW = _NFNL_SUBSYS_CTNETLINK << 8 | 0
 _IPCTNL_MSG_CT_GET = _NFNL_SUBSYS_CTNETLINK << 8 | 1
 _CTA_TUPLE_ORIG = 1
 _CTA_TUPLE_REPLY = 2
-_CTA_MARK = 8
 _CTA_ZONE = 18
-_CTA_MARK_MASK = 21
+_CTA_LABELS = 22
+_CTA_LABELS_MASK = 23
 _CTA_FILTER = 25
 _CTA_TUPLE_IP = 1
 _CTA_TUPLE_PROTO = 2
@@ -34,6 +38,9 @@ _CTA_FILTER_ORIG_FLAGS = 1
 _CTA_FILTER_REPLY_FLAGS = 2
 _FILTER_IP_SRC = struct.pack("=I", 1 << 0)  # CTA_FILTER_F_CTA_IP_SRC; these flags are in host order
 _PORT = struct.Struct("!H")
+_LABEL_BYTES = 16
+_WORD_BITS = 8 * struct.calcsize("@L")
+_LABELS_HEADER = attribute(_CTA_LABELS, bytes(_LABEL_BYTES))[:-_LABEL_BYTES]
 
 _UPDATES_PER_MESSAGE = 64
 _MAX_FILTERED = 8
@@ -58,17 +65,18 @@ class Cleared(NamedTuple):
 
 
 def clear_accepted(
-    ct_mark_bit: int, is_denied: Callable[[Connection], bool] = lambda _connection: True, about: Set[AddressKey] | None = None
+    label_bit: int, is_denied: Callable[[Connection], bool] = lambda _connection: True, about: Set[AddressKey] | None = None
 ) -> Cleared:
-    """Take the bit from the connections that have it and are denied, leaving all other bits.
+    """Take the bit from the connections that have it and are denied, leaving all other bits of their labels.
 
-    `about`: only connections from or to one of these addresses; None: all. Blocks while it goes through the table. A connection that ends
-    meanwhile is no error. Raises `OSError`; `InterruptedError` if some may have been left out.
+    `label_bit`: 0 to 127. `about`: only connections from or to one of these addresses; None: all. Blocks while it goes through the table.
+    A connection that ends meanwhile is no error. Raises `OSError`; `InterruptedError` if some may have been left out.
     """
     examined = cleared = 0
+    label = _label(label_bit)
     with open_socket() as reading, open_socket() as writing:
         denied: list[Entry] = []
-        for entry in _accepted(reading, ct_mark_bit, about):
+        for entry in _accepted(reading, label, about):
             connection = _connection(entry)
             if connection is not None and about is not None and about.isdisjoint((connection.source, connection.destination)):
                 continue
@@ -77,35 +85,51 @@ def clear_accepted(
                 denied.append(entry)
                 cleared += 1
             if len(denied) >= _UPDATES_PER_MESSAGE:
-                _clear(writing, denied, ct_mark_bit)
+                _clear(writing, denied, label)
                 denied.clear()
-        _clear(writing, denied, ct_mark_bit)
+        _clear(writing, denied, label)
     return Cleared(examined, cleared)
 
 
-def _accepted(netlink: socket.socket, ct_mark_bit: int, about: Set[AddressKey] | None) -> Iterator[Entry]:
+def _accepted(netlink: socket.socket, label: bytes, about: Set[AddressKey] | None) -> Iterator[Entry]:
     """Connections with the bit, some of them twice, and some that are not about these addresses: a kernel may not know such filters."""
-    marked = number(_CTA_MARK, ct_mark_bit), number(_CTA_MARK_MASK, ct_mark_bit)
+    for entry in _labelled(netlink, about):
+        found = entry.attributes.get(_CTA_LABELS, b"")
+        if len(found) == _LABEL_BYTES and any(have & wanted for have, wanted in zip(found, label, strict=True)):
+            yield entry
+
+
+def _labelled(netlink: socket.socket, about: Set[AddressKey] | None) -> Iterator[Entry]:
+    """Connections with a label, and some others: the header of the attribute may also stand in what is not one."""
+    labelled = (_LABELS_HEADER,)
     if about is None:
-        yield from walk(netlink, _IPCTNL_MSG_CT_GET, *marked)
+        yield from walk(netlink, _IPCTNL_MSG_CT_GET, containing=labelled)
         return
     v4, v6 = ([packed_address(key) for key in about if is_ipv4(key) is wanted] for wanted in (True, False))
     if len(v4) > _MAX_FILTERED:
-        yield from walk(netlink, _IPCTNL_MSG_CT_GET, *marked, family=socket.AF_INET)
+        yield from walk(netlink, _IPCTNL_MSG_CT_GET, family=socket.AF_INET, containing=labelled)
     else:
         for address in v4:
             source = nested(_CTA_TUPLE_IP, attribute(_CTA_IP_V4_SRC, address))
-            # Who opened it, before any NAT; and who answers, after that of the destination.
+            # The side that opened it, before any NAT; and the side that answers, after that of the destination.
             for tuple_kind, flags_kind in (
                 (_CTA_TUPLE_ORIG, _CTA_FILTER_ORIG_FLAGS),
                 (_CTA_TUPLE_REPLY, _CTA_FILTER_REPLY_FLAGS),
             ):
                 wanted = nested(tuple_kind, source), nested(_CTA_FILTER, attribute(flags_kind, _FILTER_IP_SRC))
-                yield from walk(netlink, _IPCTNL_MSG_CT_GET, *marked, *wanted, family=socket.AF_INET)
+                yield from walk(netlink, _IPCTNL_MSG_CT_GET, *wanted, family=socket.AF_INET, containing=labelled)
     if v6:
         # No such filter for IPv6: up to Linux 6.18 at least it leaves out the very address that it is given.
-        containing = v6 if len(v6) <= _MAX_FILTERED else ()
-        yield from walk(netlink, _IPCTNL_MSG_CT_GET, *marked, family=socket.AF_INET6, containing=containing)
+        containing = v6 if len(v6) <= _MAX_FILTERED else labelled
+        yield from walk(netlink, _IPCTNL_MSG_CT_GET, family=socket.AF_INET6, containing=containing)
+
+
+def _label(bit: int) -> bytes:
+    """A label with this bit alone."""
+    word, offset = divmod(bit, _WORD_BITS)
+    words = [0] * (8 * _LABEL_BYTES // _WORD_BITS)
+    words[word] = 1 << offset
+    return struct.pack(f"@{len(words)}L", *words)
 
 
 def _connection(entry: Entry) -> Connection | None:
@@ -125,7 +149,7 @@ def _source(addresses: dict[int, bytes]) -> AddressKey:
     return address_key(addresses[_CTA_IP_V4_SRC] if _CTA_IP_V4_SRC in addresses else addresses[_CTA_IP_V6_SRC])
 
 
-def _clear(netlink: socket.socket, connections: list[Entry], ct_mark_bit: int) -> None:
+def _clear(netlink: socket.socket, connections: list[Entry], label: bytes) -> None:
     updates = []
     for sequence, connection in enumerate(connections, start=1):
         which = [nested(_CTA_TUPLE_ORIG, connection.attributes[_CTA_TUPLE_ORIG])]
@@ -135,8 +159,8 @@ def _clear(netlink: socket.socket, connections: list[Entry], ct_mark_bit: int) -
             message(
                 _IPCTNL_MSG_CT_NEW,
                 *which,
-                number(_CTA_MARK, 0),
-                number(_CTA_MARK_MASK, ct_mark_bit),
+                attribute(_CTA_LABELS, bytes(_LABEL_BYTES)),
+                attribute(_CTA_LABELS_MASK, label),
                 flags=NLM_F_ACK,
                 sequence=sequence,
                 family=connection.family,

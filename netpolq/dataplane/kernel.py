@@ -6,7 +6,20 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from netpolq.errors import KernelError
+
 _FIRST_WITHOUT_BUG_1766 = (6, 12)
+_OLDEST = (5, 10)
+"""Linux 5.7 is the first that knows the input interface of a forwarded packet in the postrouting hook, by which the node's own packets are
+told from those of others; 5.10 is the oldest of these that is still maintained."""
+
+
+def require_supported_kernel(release: str | None = None) -> None:
+    """Raise `KernelError` for a kernel on which forwarded packets would be taken for the node's own; not if the release is unreadable."""
+    text = os.uname().release if release is None else release
+    version = _version(text)
+    if version is not None and version < _OLDEST:
+        raise KernelError(f"Linux {text} is too old: netpolq needs {_OLDEST[0]}.{_OLDEST[1]} or newer")
 
 
 def dns_in_prerouting(setting: bool | None, release: str | None = None) -> bool:
@@ -17,8 +30,13 @@ def dns_in_prerouting(setting: bool | None, release: str | None = None) -> bool:
     """
     if setting is not None:
         return setting
-    match = re.match(r"(\d+)\.(\d+)", os.uname().release if release is None else release)
-    return match is None or (int(match[1]), int(match[2])) < _FIRST_WITHOUT_BUG_1766
+    version = _version(os.uname().release if release is None else release)
+    return version is None or version < _FIRST_WITHOUT_BUG_1766
+
+
+def _version(release: str) -> tuple[int, int] | None:
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def unfiltered_bridges(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> tuple[str, ...]:

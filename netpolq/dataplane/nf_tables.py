@@ -5,25 +5,32 @@ Only `netpolq.dataplane.apply` may commit one. Source: linux/netfilter/nf_tables
 
 import socket
 import struct
+import threading
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
+from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, next_sequence, read_acknowledgements
 
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
 NFNL_SUBSYS_NFTABLES = 10
 
 NFT_MSG_NEWTABLE = 0
+NFT_MSG_GETTABLE = 1
 NFT_MSG_DELTABLE = 2
 NFT_MSG_NEWCHAIN = 3
 NFT_MSG_GETCHAIN = 4
 NFT_MSG_NEWRULE = 6
+NFT_MSG_GETRULE = 7
 NFT_MSG_DELRULE = 8
 NFT_MSG_GETSET = 10
 NFT_MSG_NEWSETELEM = 12
+NFT_MSG_GETSETELEM = 13
 NFT_MSG_DELSETELEM = 14
+NFT_MSG_NEWGEN = 15
+NFT_MSG_GETGEN = 16
 NFT_MSG_GETOBJ = 19
 
 NLM_F_CREATE = 0x400
@@ -31,6 +38,8 @@ NLM_F_APPEND = 0x800
 
 _NFNL_MSG_BATCH_BEGIN = 0x10
 _NFNL_MSG_BATCH_END = 0x11
+_DEFAULT_SEND_BUFFER_BYTES = 128 * 1024  # less than net.core.wmem_default, 208 KiB
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _DEADLINE_S = 30  # the kernel answers within the call; only a ruleset that something else keeps locked makes it wait
 
 
@@ -60,9 +69,28 @@ def open_socket() -> socket.socket:
     return netlink
 
 
+class Connection:
+    """A socket for one transaction after the other. `port` is its own as long as it is open, and stands in the notifications of them.
+
+    Calls from several threads take turns.
+    """
+
+    def __init__(self) -> None:
+        self.socket = open_socket()
+        self.socket.bind((0, 0))
+        self.port = int(self.socket.getsockname()[0])
+        self._turn = threading.Lock()
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        """Have all requests take effect at once, or none. Raises `OSError` with the errno of the first refusal."""
+        with self._turn:
+            _commit(self.socket, requests)
+
+
 def commit(requests: Sequence[Request]) -> None:
-    """Have all requests take effect at once, or none. Raises `OSError` with the errno of the first refusal."""
-    _transact(_encode(requests) + _boundary(_NFNL_MSG_BATCH_END, sequence=len(requests) + 1), len(requests))
+    """Have all requests take effect at once, or none, by a socket of its own. Raises like `Connection.commit`."""
+    with open_socket() as netlink:
+        _commit(netlink, requests)
 
 
 def rehearse(requests: Sequence[Request]) -> None:
@@ -70,19 +98,33 @@ def rehearse(requests: Sequence[Request]) -> None:
 
     A batch without an end is validated and rolled back.
     """
-    _transact(_encode(requests), len(requests))
-
-
-def _transact(batch: bytes, count: int) -> None:
     with open_socket() as netlink:
-        netlink.send(batch)
-        read_acknowledgements(netlink, set(range(1, count + 1)))
+        _transact(netlink, requests, is_complete=False)
 
 
-def _encode(requests: Sequence[Request]) -> bytes:
+def _commit(netlink: socket.socket, requests: Sequence[Request]) -> None:
+    _transact(netlink, requests, is_complete=True)
+
+
+def _transact(netlink: socket.socket, requests: Sequence[Request], *, is_complete: bool) -> None:
+    if not requests:
+        return
+    # Numbers are never used again: answers that were left behind after a refusal belong to nothing that is sent later.
+    sequences = [next_sequence() for _ in requests]
+    batch = _encode(requests, sequences)
+    if is_complete:
+        batch += _boundary(_NFNL_MSG_BATCH_END, sequence=next_sequence())
+    if len(batch) > _DEFAULT_SEND_BUFFER_BYTES:
+        with suppress(PermissionError):  # the send is then refused with EMSGSIZE
+            netlink.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(batch))
+    netlink.send(batch)
+    read_acknowledgements(netlink, set(sequences))
+
+
+def _encode(requests: Sequence[Request], sequences: Sequence[int]) -> bytes:
     # The beginning is refused as a whole (missing privilege, no nf_tables) and has the first request's number to be heard then.
-    parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=1)]
-    for sequence, request in enumerate(requests, start=1):
+    parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=sequences[0])]
+    for sequence, request in zip(sequences, requests, strict=True):
         kind = NFNL_SUBSYS_NFTABLES << 8 | request.kind
         parts.append(
             message(kind, *request.attributes, flags=NLM_F_ACK | request.flags, sequence=sequence, family=request.family)

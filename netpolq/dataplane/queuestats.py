@@ -26,8 +26,9 @@ class QueueStats(NamedTuple):
 
 
 def read(path: Path = NFNETLINK_QUEUE) -> tuple[QueueStats, ...]:
-    """All queues bound in this network namespace, by number. None if the kernel has not loaded nfnetlink_queue.
+    """All queues bound in this network namespace, by number; none if the kernel has not loaded nfnetlink_queue.
 
+    Raises `PermissionError` for another user than root: the file is root's alone, and CAP_NET_ADMIN does not open it.
     Columns that newer kernels append are ignored.
     """
     try:

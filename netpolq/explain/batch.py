@@ -32,6 +32,10 @@ _REMEMBERED_ANSWERS = 1024
 _Value = TypeVar("_Value")
 
 
+class _OutputError(NetpolqError):
+    """Answers cannot be written, which is not an error of the file that is read."""
+
+
 def answer_all(engine: Engine, packets: str, expected: Expected | None = None) -> ExitCode:
     """Answer a file (`-`: standard input) on standard output. See `answer_stream`."""
     try:
@@ -41,6 +45,9 @@ def answer_all(engine: Engine, packets: str, expected: Expected | None = None) -
         # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
+    except _OutputError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
     except OSError as error:
         raise NetpolqError(f"--packets: {packets}: {error.strerror}") from error
 
@@ -75,8 +82,13 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO, expe
                 text, is_expected = answer(*flow)
                 answers.append(text)
                 is_unexpected |= not is_expected
-        output.write(b"".join(answers))
-        output.flush()
+        try:
+            output.write(b"".join(answers))
+            output.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(f"standard output: {error.strerror}") from error
     if is_bad:
         return ExitCode.FAILED
     return ExitCode.UNEXPECTED if is_unexpected else ExitCode.OK

@@ -101,6 +101,11 @@ class Compiler:
         return self._isolation.isolated
 
     @property
+    def local(self) -> frozenset[AddressKey]:
+        """The addresses of all local pods."""
+        return self._isolation.local
+
+    @property
     def rejections(self) -> list[Rejection]:
         """What could be understood, and takes too much room: the IP blocks of some rules. One for each policy and direction, sorted."""
         by_policy: dict[tuple[str, Direction], list[int]] = {}

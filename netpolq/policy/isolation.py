@@ -58,7 +58,7 @@ class _Kind:
 class Isolation:
     """Which programs judge which local addresses. Writes programs and endpoints of a draft.
 
-    `isolated`: the addresses that some policy isolates, by direction (in the order of `Direction`).
+    `local`: the addresses of all local pods; `isolated`: those that some policy isolates, by direction (in the order of `Direction`).
     `left_out`: rules whose IP blocks take too much room in a program (`netpolq.policy.address_table`) and admit nothing.
     """
 
@@ -73,6 +73,7 @@ class Isolation:
         self._released: dict[_Program, Direction] = {}
         self._sides: dict[AddressKey, Sides] = {}
         self._is_moved = False
+        self.local: frozenset[AddressKey] = frozenset()
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
         self.left_out: frozenset[Rule] = frozenset()
 
@@ -200,6 +201,7 @@ class Isolation:
         self._draft.set_programs([program.code for program in programs], endpoints)
         self.left_out = frozenset(rule for program in programs for rule in program.compiled.left_out)
         before, self._sides = self._sides, sides
+        self.local = frozenset(self._kind_of)
         self.isolated = tuple(
             frozenset(address for address, decided in sides.items() if decided[direction] is not None) for direction in Direction
         )

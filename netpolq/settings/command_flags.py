@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from netpolq.settings.options import Group, Option
-from netpolq.settings.table import CT_MARK_BIT, MANIFESTS, RUN_DIR
+from netpolq.settings.table import CT_LABEL, MANIFESTS, RUN_DIR
 from netpolq.settings.values import one_of, plain_text
 
 OUTPUT: Option[str] = Option(
@@ -90,6 +90,6 @@ ENGINE: Option[str] = Option(
 )
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
-CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_MARK_BIT)
+CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, PACKETS, EXPECT, ENGINE, OUTPUT)

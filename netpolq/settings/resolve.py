@@ -8,6 +8,7 @@ from pathlib import Path
 
 from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import SettingsError
+from netpolq.hold.ranges import PodRange, listed
 from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.settings import table
 from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
@@ -25,12 +26,15 @@ class Settings:
 
     `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `metrics_host`: empty for all addresses, IPv6 without
     brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: decided by the kernel's
-    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_mark_bit`: one bit. `run_dir`: absolute.
+    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: a bit of the label of connections. `run_dir`: absolute.
+    `pod_cidrs`: empty where the ranges are to be read from the CNI configuration in `cni_conf_dir` (None: nowhere).
     """
 
     kubeconfig: str
     manifests: Path | None
     fail_open: bool
+    pod_cidrs: tuple[PodRange, ...]
+    cni_conf_dir: Path | None
     queue_first: int
     queue_count: int
     metrics_host: str
@@ -44,7 +48,7 @@ class Settings:
     fanout: bool
     dataplane: Dataplane
     mark_mask: int
-    ct_mark_bit: int
+    ct_label: int
     node_egress: NodeEgress
     verdict_cache_mode: VerdictCacheMode
     verdict_cache_ttl_s: int
@@ -92,12 +96,14 @@ class Settings:
                 (table.FANOUT, _boolean(self.fanout)),
                 (table.DATAPLANE, self.dataplane.value),
                 (table.MARK_MASK, hex(self.mark_mask)),
-                (table.CT_MARK_BIT, hex(self.ct_mark_bit)),
+                (table.CT_LABEL, str(self.ct_label)),
                 (table.VERDICT_CACHE, self.verdict_cache_mode.value),
                 (table.VERDICT_CACHE_TTL, str(self.verdict_cache_ttl_s)),
                 (table.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
                 (table.RUN_DIR, str(self.run_dir)),
                 (table.FAIL_OPEN, _boolean(self.fail_open)),
+                (table.POD_CIDRS, listed(self.pod_cidrs)),
+                (table.CNI_CONF_DIR, "" if self.cni_conf_dir is None else str(self.cni_conf_dir)),
                 (table.STRICT_MODE, _boolean(self.strict_mode)),
                 (table.NODE_EGRESS, self.node_egress.value),
                 (table.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
@@ -127,6 +133,8 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         kubeconfig=values[table.KUBECONFIG],
         manifests=values[table.MANIFESTS],
         fail_open=values[table.FAIL_OPEN],
+        pod_cidrs=values[table.POD_CIDRS],
+        cni_conf_dir=values[table.CNI_CONF_DIR],
         queue_first=queues.first,
         queue_count=queues.last - queues.first + 1,
         metrics_host=metrics.host,
@@ -139,7 +147,7 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
         fanout=values[table.FANOUT],
         dataplane=values[table.DATAPLANE],
         mark_mask=values[table.MARK_MASK],
-        ct_mark_bit=values[table.CT_MARK_BIT],
+        ct_label=values[table.CT_LABEL],
         node_egress=values[table.NODE_EGRESS],
         verdict_cache_mode=values[table.VERDICT_CACHE],
         verdict_cache_ttl_s=values[table.VERDICT_CACHE_TTL],

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.hold import cni, ranges
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
     MAX_CACHED_VERDICTS,
+    MAX_CT_LABEL,
     MAX_QUEUE,
     MAX_VERDICT_TTL_S,
     MAX_WORKERS,
@@ -16,7 +18,6 @@ from netpolq.settings.values import (
     boolean_or_auto,
     host_name,
     integer,
-    mark_bit,
     mark_mask,
     path_or_none,
     plain_text,
@@ -43,7 +44,8 @@ KUBECONFIG: Option[str] = Option(
     default="",
     metavar="FILE",
     allowed="a path",
-    help="Access to the Kubernetes API. Without it and without --manifests: the service account of the pod the agent runs in.",
+    help="Access to the Kubernetes API. Without it and without --manifests: the files in the variable KUBECONFIG, or else the service "
+    "account of the pod the agent runs in. ~ is the home folder.",
     group=Group.SOURCE,
     carried_over=True,
 )
@@ -135,17 +137,19 @@ MARK_MASK: Option[int] = Option(
     default="0x70",
     metavar="MASK",
     allowed="three adjacent bits of 32, such as 0x70",
-    help="Bits of the packet mark that hold the state of a packet on its way; nobody else may use them.",
+    help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. What other software keeps in them is put "
+    "back.",
     group=Group.DATA_PLANE,
     natural=int,
 )
-CT_MARK_BIT: Option[int] = Option(
-    name="ct-mark-bit",
-    parse=mark_bit,
-    default="0x1000",
-    metavar="BIT",
-    allowed="one bit of 32, such as 0x1000",
-    help="Bit of the connection mark that says a connection was accepted; nobody else may use it.",
+CT_LABEL: Option[int] = Option(
+    name="ct-label",
+    parse=integer(0, MAX_CT_LABEL),
+    default=f"{MAX_CT_LABEL}",
+    metavar="N",
+    allowed=f"0 to {MAX_CT_LABEL}",
+    help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "
+    "use them.",
     group=Group.DATA_PLANE,
     natural=int,
 )
@@ -198,6 +202,25 @@ FAIL_OPEN: Option[bool] = Option(
     group=Group.POLICY,
     natural=bool,
     carried_over=True,
+)
+POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
+    name="pod-cidrs",
+    parse=ranges.parse_ranges,
+    default="",
+    metavar="CIDRS",
+    allowed=f"a comma-separated list of {ranges.ALLOWED}",
+    help="Ranges of this node's pods, for the hold: in fail-closed mode, and where no rules of an earlier agent are in place, traffic of "
+    "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration names them.",
+    group=Group.POLICY,
+)
+CNI_CONF_DIR: Option[Path | None] = Option(
+    name="cni-conf-dir",
+    parse=path_or_none,
+    default=str(cni.CONF_DIR),
+    metavar="DIR",
+    allowed="a folder",
+    help="Folder of the CNI configuration, which is read for pod ranges where --pod-cidrs names none; empty: it is not read.",
+    group=Group.POLICY,
 )
 STRICT_MODE: Option[bool] = Option(
     name="strict-mode",
@@ -298,12 +321,14 @@ OPTIONS: tuple[Option[object], ...] = (
     TAKEOVER,
     DATAPLANE,
     MARK_MASK,
-    CT_MARK_BIT,
+    CT_LABEL,
     VERDICT_CACHE,
     VERDICT_CACHE_TTL,
     VERDICT_CACHE_SIZE,
     RUN_DIR,
     FAIL_OPEN,
+    POD_CIDRS,
+    CNI_CONF_DIR,
     STRICT_MODE,
     NODE_EGRESS,
     METRICS_BIND_ADDRESS,

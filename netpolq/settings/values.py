@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.run_dir import STATUS_SOCKET
 
 MAX_WORKERS = 256
 MAX_QUEUE = 0xFFFF
+MAX_CT_LABEL = 128 - CONNECTION_LABEL_BITS
+"""A label has 128 bits (linux/netfilter/nf_conntrack_labels.h, NF_CT_LABELS_MAX_SIZE)."""
 MAX_VERDICT_TTL_S = 86400
 MAX_CACHED_VERDICTS = 1 << 20
 
@@ -105,14 +108,6 @@ def mark_mask(text: str) -> int:
     if mask != 0b111 * (mask & -mask):
         raise ValueError
     return mask
-
-
-def mark_bit(text: str) -> int:
-    """One bit of a 32-bit mark."""
-    bit = integer(1, 0xFFFFFFFF)(text)
-    if bit.bit_count() != 1:
-        raise ValueError
-    return bit
 
 
 def bind_address(text: str) -> BindAddress:

@@ -14,6 +14,7 @@ class Source(Protocol):
 
     `kind`: one word. `location`: where the objects come from, for status and logs. `contact_ns`: when what was delivered was last known
     to be the present state (monotonic), or None. `problems`: what keeps it from knowing, for people.
+    `node_exists`: whether the source has a Node of this agent's name; None if it cannot tell.
     """
 
     @property
@@ -27,6 +28,9 @@ class Source(Protocol):
 
     @property
     def problems(self) -> list[str]: ...
+
+    @property
+    def node_exists(self) -> bool | None: ...
 
     async def run(self, deliver: Deliver) -> None:
         """Deliver until cancelled. The first update is the complete first sync; each later one is atomic.

@@ -37,6 +37,7 @@ def pod(body: Field, namespace: str, name: str, complain: Complain) -> Pod:
         completed=phase in {"Succeeded", "Failed"},
         # The API server always sets a phase; a manifest that lists addresses and leaves it out means a pod that runs.
         running=phase in {"Running", ""},
+        terminating=bool(_or(timestamp, metadata.get("deletionTimestamp"), complain, "")),
         created=_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
         named_ports=SHARED.one(tuple(_named_ports(spec, complain))),
     )

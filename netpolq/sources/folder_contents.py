@@ -1,7 +1,8 @@
 """What of a manifest folder is in force, kept up to date by looking at it.
 
 The rules, in order of weight: nothing that was half written is ever taken for what was meant; nothing unreadable ever takes an object
-away; a file that is really gone takes its objects with it. Synchronous, and no wiser about time than what it is told.
+away, and what it may concern is isolated (`broken_file.py`); a file that is really gone takes its objects with it. Synchronous, and no
+wiser about time than what it is told.
 """
 
 import hashlib
@@ -9,12 +10,14 @@ import time
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 from netpolq.model import Rejection, Update
+from netpolq.sources.broken_file import Held
 from netpolq.sources.folder_objects import FolderObjects, HeldFile
 from netpolq.sources.folder_scan import Fingerprint, FoundFile, Scan, scan
-from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse
+from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse, unreadable
 
 SETTLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
 """How long a file must stay as it is before it is read."""
@@ -28,38 +31,52 @@ VANISHED_NS = 40_000_000
 CLOCK_TICK_NS = 50_000_000
 """A file changed less than this before it was read may change again without a new time stamp; it is read once more."""
 
+INLINE_BYTES = 512 * 1024
+"""Bytes of changed files that one look parses itself, the smallest files first; a parser of YAML takes about a second for them. The rest is
+parsed beside it, so that a policy in a small file need not wait for a large one.
+"""
+
 POLL_NS = 250_000_000
 """How often a file that is being written is asked after, besides the events."""
-
-LAST_GOOD = "the file's last good content stays in force"
-BEST_SO_FAR = "what could be read of the file before stays in force"
-NOT_THERE = "nothing of it is in force"
 
 
 @dataclass(slots=True)
 class _File:
-    """A file and what it contributes. `taken`: fingerprint of what was last read, None to have it read again."""
+    """A file and what it contributes. `held`: what of its contents is in force. `taken`: fingerprint of what was last read, None to have
+    it read again.
+    """
 
-    content: Content = field(default_factory=Content)
-    rejections: tuple[Rejection, ...] = ()
-    is_good: bool = False
+    held: Held = field(default_factory=Held)
     taken: Fingerprint | None = None
     digest: bytes = b""
     unsettled: Fingerprint | None = None
     unsettled_ns: int = 0
     refused: bool = False
     missing_ns: int | None = None
+    parsing: "_Parsing | None" = None
+
+
+@dataclass(slots=True)
+class _Parsing:
+    """A content that is being parsed beside the looks, or waits for others that are; of which state of the file, and of which bytes."""
+
+    fingerprint: Fingerprint
+    digest: bytes
+    content: Future[Content]
 
 
 @dataclass(slots=True, kw_only=True)
 class Look:
     """Result of looking. `again_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
-    being written and of which nothing is in force yet.
+    being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
+    files that this look has parsed itself.
     """
 
     scan: Scan
     again_ns: int | None = None
     unfinished: int = 0
+    parsing: int = 0
+    inline_bytes: int = 0
 
     def look_again(self, after_ns: int) -> None:
         """Ask for another look, if none earlier is asked for."""
@@ -67,10 +84,12 @@ class Look:
 
 
 class FolderContents:
-    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS."""
+    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS. `background`: parses what is too much for a look, or None."""
 
-    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS) -> None:
+    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS, background: Executor | None = None) -> None:
         self._folder = folder
+        self._background = background
+        self._holds_back = False
         self._settle_ns = settle_ns
         self._files: dict[str, _File] = {}
         self._scan = Scan()
@@ -90,7 +109,11 @@ class FolderContents:
             self._root = found.root
         self._scan = found
         look = Look(scan=found)
-        for path, file in found.files.items():
+        changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
+        changed.sort(key=_size)
+        # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
+        self._holds_back = self._background is not None and self._will_parse_beside(changed)
+        for path, file in changed:
             self._look_at(path, file, now_ns, look)
         for path in [path for path in self._files if path not in found.files]:
             self._miss(path, now_ns, look)
@@ -99,12 +122,12 @@ class FolderContents:
     def update(self, observed_ns: int) -> Update | None:
         """What changed since the last call, or None. The first call always has an answer."""
         upserted, deleted = self._objects.change(
-            {path: HeldFile(file.content, file.missing_ns is not None) for path, file in self._files.items()}
+            {path: HeldFile(file.held.content, file.missing_ns is not None) for path, file in self._files.items()}
         )
         rejections = (*self._folder_rejections(), *self._file_rejections(), *self._duplicate_rejections())
         ignored: Counter[str] = Counter()
         for file in self._files.values():
-            ignored.update(file.content.ignored)
+            ignored.update(file.held.content.ignored)
         unchanged = (
             not upserted and not deleted and rejections == self._delivered_rejections and ignored == self._delivered_ignored
         )
@@ -113,10 +136,15 @@ class FolderContents:
         self._has_delivered, self._delivered_rejections, self._delivered_ignored = True, rejections, ignored
         return Update(upserted=upserted, deleted=deleted, rejections=rejections, ignored=ignored, observed_ns=observed_ns)
 
-    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+    def _is_taken(self, path: str, found: FoundFile) -> bool:
         file = self._files.setdefault(path, _File())
         file.missing_ns = None
-        if found.fingerprint is not None and found.fingerprint == file.taken:
+        return found.fingerprint is not None and found.fingerprint == file.taken
+
+    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+        file = self._files[path]
+        if file.parsing is not None and not file.parsing.content.done():
+            _await_parsing(look)
             return
         try:
             if found.problem:
@@ -129,7 +157,7 @@ class FolderContents:
             # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
             file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
             file.digest = b""
-            _reject(file, Content(rejections=(_rejection(path, _reason(error)),)))
+            file.held = file.held.with_broken(unreadable(_printable(path), _reason(error)))
 
     def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: Look) -> None:
         if file.unsettled != opened.fingerprint:
@@ -151,17 +179,52 @@ class FolderContents:
         digest = hashlib.blake2b(data).digest()
         if digest == file.digest:
             return
-        content = _parsed(path, data)
+        content = self._parsed(path, opened.fingerprint, data, digest, look)
+        if content is None:
+            file.taken = None
+            _await_parsing(look)
+            return
+        if self._holds_back and not content.keys() >= file.held.base.keys():
+            parsed: Future[Content] = Future()
+            parsed.set_result(content)
+            file.parsing = _Parsing(opened.fingerprint, digest, parsed)
+            file.taken = None
+            _await_parsing(look)
+            return
         if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
             file.taken, file.digest, file.refused = None, b"", True
-            file.rejections = (_rejection(path, "still open for writing, and what it holds so far is not whole", _kept(file)),)
+            file.held = file.held.with_rejection(
+                _rejection(path, "still open for writing, and what it holds so far is not whole", file.held.kept)
+            )
             look.look_again(POLL_NS)
             return
         file.digest = digest
-        if content.rejections:
-            _reject(file, content)
-        else:
-            file.content, file.rejections, file.is_good = content, (), True
+        file.held = file.held.with_broken(content) if content.rejections else Held.good(content)
+
+    def _will_parse_beside(self, changed: list[tuple[str, FoundFile]]) -> bool:
+        """Whether some of the changed files are being parsed beside the looks, or will be."""
+        new_bytes = 0
+        for path, found in changed:
+            parsing = self._files[path].parsing
+            if parsing is not None and not parsing.content.done():
+                return True
+            if parsing is None or parsing.fingerprint != found.fingerprint:
+                new_bytes += _size((path, found))
+        return new_bytes > INLINE_BYTES
+
+    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: Look) -> Content | None:
+        """The content, or None while it is being parsed beside the looks."""
+        file = self._files[path]
+        if file.parsing is not None and file.parsing.digest == digest:
+            content = file.parsing.content.result()
+            file.parsing = None
+            return content
+        file.parsing = None
+        look.inline_bytes += len(data)
+        if self._background is None or look.inline_bytes <= INLINE_BYTES:
+            return parse(_printable(path), data)
+        file.parsing = _Parsing(fingerprint, digest, self._background.submit(parse, _printable(path), data))
+        return None
 
     def _miss(self, path: str, now_ns: int, look: Look) -> None:
         file = self._files[path]
@@ -171,7 +234,9 @@ class FolderContents:
         if file.missing_ns is None:
             file.missing_ns = now_ns
         remaining_ns = VANISHED_NS - (now_ns - file.missing_ns)
-        if remaining_ns > 0:
+        if self._holds_back:
+            _await_parsing(look)
+        elif remaining_ns > 0:
             look.look_again(remaining_ns)
         else:
             del self._files[path]
@@ -196,44 +261,36 @@ class FolderContents:
         )
 
     def _file_rejections(self) -> tuple[Rejection, ...]:
-        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].rejections)
+        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].held.rejections)
+
+
+def _size(found: tuple[str, FoundFile]) -> int:
+    fingerprint = found[1].fingerprint
+    return 0 if fingerprint is None else fingerprint.size
+
+
+def _await_parsing(look: Look) -> None:
+    look.parsing += 1
+    look.look_again(POLL_NS)
 
 
 def _postpone(file: _File, look: Look, by_ns: int) -> None:
     look.look_again(by_ns)
-    if not file.content.objects:
+    if not file.held.content.objects:
         look.unfinished += 1
-
-
-def _parsed(path: str, data: bytes) -> Content:
-    try:
-        return parse(_printable(path), data)
-    except UnreadableError as error:
-        return Content(rejections=(_rejection(path, str(error)),))
 
 
 def _would_lose(file: _File, content: Content) -> bool:
     """Whether taking the content would take objects away, or take unreadable ones for good ones."""
-    return bool(file.content.objects) and (bool(content.rejections) or not content.keys() >= file.content.keys())
-
-
-def _reject(file: _File, content: Content) -> None:
-    """Keep a file's last good content, or make the best of what it says where there is none."""
-    if file.content.objects and (file.is_good or not content.keys() >= file.content.keys()):
-        file.rejections = tuple(replace(rejection, consequence=_kept(file)) for rejection in content.rejections)
-    else:
-        file.content, file.rejections, file.is_good = content, content.rejections, False
-
-
-def _kept(file: _File) -> str:
-    return LAST_GOOD if file.is_good else BEST_SO_FAR
+    base = file.held.base
+    return bool(base.objects) and (bool(content.rejections) or not content.keys() >= base.keys())
 
 
 def _reason(error: OSError | UnreadableError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _rejection(origin: str, message: str, consequence: str = NOT_THERE, *, document: int = 0, key: str = "") -> Rejection:
+def _rejection(origin: str, message: str, consequence: str, *, document: int = 0, key: str = "") -> Rejection:
     return Rejection(origin=_printable(origin), document=document, key=key, field="", message=message, consequence=consequence)
 
 

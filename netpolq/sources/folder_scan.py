@@ -18,6 +18,11 @@ _MAX_LINKS = 40
 """Links followed in one path before it counts as a loop. Source: MAXSYMLINKS of linux/namei.h."""
 
 
+def is_manifest_name(name: str) -> bool:
+    """Whether a file of this name is a manifest: *.yaml, *.yml or *.json, in capitals too."""
+    return name.endswith(SUFFIXES) or name.casefold().endswith(SUFFIXES)
+
+
 class Fingerprint(NamedTuple):
     """Equal fingerprints mean that a file was not touched, within the resolution of the file system's clock.
 
@@ -96,7 +101,7 @@ def scan(folder: str) -> Scan:
 
 def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
     """Whether to go into the entry; a manifest file is noted on the way."""
-    is_manifest = entry.name.endswith(SUFFIXES)
+    is_manifest = is_manifest_name(entry.name)
     try:
         status = os.stat(entry.path)  # noqa: PTH116
     except OSError as error:

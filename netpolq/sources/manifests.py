@@ -1,9 +1,11 @@
 """The manifest folder as a source: namespaces, pods and policies as YAML or JSON files, watched for changes."""
 
 import asyncio
+import logging
 import os
 import time
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
@@ -12,6 +14,8 @@ from netpolq.sources.base import Deliver
 from netpolq.sources.folder_contents import FolderContents, Look
 from netpolq.sources.folder_watch import FolderWatch
 from netpolq.sources.manifest_file import Writers
+
+log = logging.getLogger("source")
 
 QUIET_S = 0.003
 """Events closer together than this are looked at together: writing a file is several."""
@@ -44,6 +48,7 @@ class ManifestFolder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.contact_ns: int | None = None
+        self.node_exists: bool | None = None
         self.problems: list[str] = []
 
     @property
@@ -53,8 +58,16 @@ class ManifestFolder:
 
     async def run(self, deliver: Deliver) -> None:
         """See `Source.run`. Raises `BootError` if the folder cannot be read at the start: an empty one would withdraw every policy."""
-        contents = FolderContents(await asyncio.to_thread(_absolute, self._path))
+        folder = await asyncio.to_thread(_absolute, self._path)
+        background = ThreadPoolExecutor(1, "large-manifests")
+        try:
+            await self._run(FolderContents(folder, background=background), deliver)
+        finally:
+            background.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, contents: FolderContents, deliver: Deliver) -> None:
         is_synced = False
+        told: str | None = None
         noticed_ns = time.monotonic_ns()
         with FolderWatch() as watch:
             while True:
@@ -67,9 +80,14 @@ class ManifestFolder:
                     raise BootError(f"manifest folder {self._path}: {look.scan.unreadable['']}")
                 # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.
                 is_stirred = watch.follow(look.scan) | watch.take_events()
+                if watch.problem is not None:
+                    self.problems.append(watch.problem)
+                if watch.problem != told:
+                    told = watch.problem
+                    log.warning("manifest folder: %s", told or "it is watched by inotify again")
                 is_whole = not is_stirred and (is_synced or not look.unfinished)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
-                is_due = is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9
+                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not look.parsing)
                 if is_due:
                     update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:

@@ -5,16 +5,17 @@ process), let aliases and merge keys multiply without bound, and read more into 
 `2006-01-02` as a date).
 
 Source: YAML 1.1 as kubectl's parser reads it: plain scalars become null, booleans (yes, no, on, off, y, n too) and numbers; merge keys
-are applied; the last of two equal keys of a mapping wins; keys are always strings.
+are applied; keys are always strings. Of two equal keys of a mapping the last is taken, and reported: the API server refuses them.
 """
 
 import re
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import yaml
+
+from netpolq.sources.fields import shown
 
 MAX_DEPTH = 200
 MAX_VALUES = 4_000_000
@@ -23,8 +24,15 @@ MAX_VALUES = 4_000_000
 MAX_ALIASED_VALUES = 100_000
 """Values that aliases may repeat in one document."""
 
-_DOCUMENT_START = re.compile(r"^---(?=\s|\Z)", re.MULTILINE)
-_NO_CONTENT = re.compile(r"(?:\s*(?:[#%].*)?(?:\n|\Z))*", re.ASCII)
+MAX_DUPLICATES = 100
+"""Equal keys of one document that are reported."""
+
+_BREAKS = r"\n\r\x85\u2028\u2029"
+_LINE_START = rf"(?:^|(?<=[{_BREAKS}]))"
+_BREAK = re.compile(rf"\r\n|[{_BREAKS}]")
+_BOUNDARY = re.compile(rf"{_LINE_START}(?:---(?=\s|\Z)|\.\.\.[ \t]*(?:#[^{_BREAKS}]*)?(?=[{_BREAKS}]|\Z))")
+_INNER_BYTE_ORDER_MARK = re.compile(rf"{_LINE_START}\ufeff")
+_NO_CONTENT = re.compile(rf"(?:[^\S{_BREAKS}]*(?:[#%][^{_BREAKS}]*)?(?:[{_BREAKS}]|\Z))*")
 _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]{0,19})")
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _TRUE = ("y", "yes", "on", "true")
@@ -41,31 +49,69 @@ class YAMLTextError(Exception):
     """A document that cannot be read; says where."""
 
 
+class Duplicate(NamedTuple):
+    """A key that stands twice in one mapping."""
+
+    key: str
+    message: str
+
+
 class Document(NamedTuple):
-    """A document of a stream. `number` is 1-based. `value` is the error itself where it cannot be read."""
+    """A document of a stream. `number` is 1-based. `value` is the error itself where it cannot be read, and then `text` is what stands
+    there. `duplicates`: keys that mappings of it have twice; also then with `text`.
+    """
 
     number: int
     value: object
+    duplicates: tuple[Duplicate, ...] = ()
+    text: str = ""
 
 
 def documents(text: str) -> Iterator[Document]:
     """The documents of a stream, one by one, so that one that cannot be read does not hide those after it.
 
-    As in Kubernetes' own reader, a line that starts with `---` starts a document, wherever it stands.
+    As in Kubernetes' own reader, a line that starts with `---` starts a document, wherever it stands. So do the markers that only YAML
+    knows: `...`, and `---` after a line end other than a line feed.
     """
-    starts = [match.start() for match in _DOCUMENT_START.finditer(text)]
-    bounds = [0, *starts, len(text)]
     number = line = 0
-    for index, (start, end) in enumerate(pairwise(bounds)):
-        part = text[start:end]
+    for part, is_marked in _parts(text):
         # What stands before the first marker is a document only if it says anything.
-        if index > 0 or not _NO_CONTENT.fullmatch(part):
+        if is_marked or not _NO_CONTENT.fullmatch(part):
+            read = 0
+            for document in _documents_of(part, line, number):
+                read += 1
+                yield document
+            number += max(read, 1)
+        line += _breaks(part)
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool]]:
+    """The text in parts that end where documents end, and whether each begins with `---`."""
+    start, is_marked = 0, False
+    for match in _BOUNDARY.finditer(text):
+        yield text[start : match.start()], is_marked
+        start, is_marked = match.start(), match[0] == "---"
+        if not is_marked:
+            start = match.end()  # a document after `...` needs no marker of its own
+    yield text[start:], is_marked
+
+
+def _breaks(part: str) -> int:
+    return part.count("\n") if part.isascii() and "\r" not in part else sum(1 for _ in _BREAK.finditer(part))
+
+
+def _documents_of(part: str, line: int, before: int) -> Iterator[Document]:
+    """The documents of a part of a stream. `line`, `before`: lines and documents before it."""
+    builder = _Builder(line)
+    number = before
+    try:
+        if (mark := _INNER_BYTE_ORDER_MARK.search(part)) is not None:
+            raise YAMLTextError(f"line {line + _breaks(part[: mark.start()]) + 1}: a byte order mark inside the file")
+        for value, duplicates in builder.build(part):
             number += 1
-            try:
-                yield Document(number, _Builder(line).build(part))
-            except YAMLTextError as error:
-                yield Document(number, error)
-        line += part.count("\n")
+            yield Document(number, value, duplicates, part if duplicates else "")
+    except YAMLTextError as error:
+        yield Document(number + 1, error, (), part)
 
 
 class _Mark(Protocol):
@@ -81,42 +127,49 @@ class _Mark(Protocol):
 class _Container:
     """A list or mapping that is still being filled."""
 
-    __slots__ = ("anchor", "key", "merged", "merging", "size", "value")
+    __slots__ = ("anchor", "key", "key_mark", "merged", "merging", "size", "value")
 
     def __init__(self, value: "dict[str, object] | list[object]", anchor: str | None) -> None:
         self.value = value
         self.anchor = anchor
         self.size = 1
         self.key: str | None = None
+        self.key_mark: _Mark | None = None
         self.merging = False
         self.merged: list[dict[str, object]] = []
 
 
 class _Builder:
-    """One document's value from its events. `first_line`: number of lines before its text, for messages."""
+    """The values of documents from their events. `first_line`: number of lines before its text, for messages."""
 
     def __init__(self, first_line: int) -> None:
         self._first_line = first_line
+        self._begin()
+
+    def _begin(self) -> None:
         self._open: list[_Container] = []
         self._anchors: dict[str, tuple[object, int]] = {}
         self._values = 0
         self._aliased_values = 0
         self._root: object = None
+        self._duplicates: list[Duplicate] = []
 
-    def build(self, text: str) -> object:
-        """The value of the one document in the text; None if there is none. Raises `YAMLTextError`."""
+    def build(self, text: str) -> Iterator[tuple[object, tuple[Duplicate, ...]]]:
+        """The value of each document in the text, None for an empty one, and the keys that it has twice. Raises `YAMLTextError`."""
         try:
             for event in yaml.parse(text, Loader=yaml.CSafeLoader):
                 try:
                     self._take(event)
                 except YAMLTextError as error:
                     raise YAMLTextError(f"{self._where(event.start_mark)}{error}") from None
+                if isinstance(event, yaml.DocumentEndEvent):
+                    yield self._root, tuple(self._duplicates)
+                    self._begin()
         except yaml.MarkedYAMLError as error:
             where = self._where(error.problem_mark or error.context_mark)
             raise YAMLTextError(f"{where}{error.problem or error.context}") from error
         except yaml.YAMLError as error:
             raise YAMLTextError(" ".join(str(error).split())) from error
-        return self._root
 
     def _where(self, mark: _Mark | None) -> str:
         return "" if mark is None else f"line {self._first_line + mark.line + 1}, column {mark.column + 1}: "
@@ -138,7 +191,7 @@ class _Builder:
         plain = event.implicit[0] and not event.style
         top = self._open[-1] if self._open else None
         if top is not None and top.key is None and isinstance(top.value, dict):
-            top.key = event.value
+            top.key, top.key_mark = event.value, event.start_mark
             top.merging = plain and event.value == "<<"
             if event.anchor is not None:
                 self._anchors[event.anchor] = (event.value, 1)
@@ -188,6 +241,10 @@ class _Builder:
             if top.merging:
                 top.merged.extend(_mappings(value))
             else:
+                if top.key in top.value and len(self._duplicates) < MAX_DUPLICATES:
+                    self._duplicates.append(
+                        Duplicate(top.key, f"{self._where(top.key_mark)}the key {shown(top.key)} stands twice in one object")
+                    )
                 top.value[top.key] = value
             top.key = None
 

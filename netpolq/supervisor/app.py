@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 from collections.abc import Collection
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.channel import Channel, Hints, Logging
+from netpolq.channel import Channel, Failure, Hints, Logging
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset, probe
 from netpolq.dataplane.kernel import dns_in_prerouting
@@ -23,7 +24,7 @@ from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Update
-from netpolq.run_dir import IMAGE, STATUS_SOCKET, metrics_dir
+from netpolq.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.sources.manifests import ManifestFolder
@@ -32,6 +33,7 @@ from netpolq.supervisor.changes import Changes
 from netpolq.supervisor.condition import Condition
 from netpolq.supervisor.enforcer import Enforcer, log_rejections
 from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.ready_log import ReadyLog
@@ -55,15 +57,16 @@ def main(settings: Settings) -> int:
     try:
         channel = Channel(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     except OSError:
-        sys.stderr.write("netpolq: error: `netpolq supervise` is started by `netpolq run` and by nothing else\n")
+        logs.write_error("`netpolq supervise` is started by `netpolq run` and by nothing else", settings.logging_format)
         return ExitCode.USAGE
     failures: list[BaseException] = []
     try:
         uvloop.run(Supervisor(settings, channel).run())
     except* NetpolqError as group:
         failures += _leaves(group)
-    for failure in failures:
-        sys.stderr.write(f"netpolq: error: {failure}\n")
+    if failures and not channel.send(Failure("; ".join(dict.fromkeys(map(str, failures))))):  # the pool says it, as its last line
+        for failure in failures:
+            logs.write_error(str(failure), settings.logging_format)
     return next((failure.exit_code for failure in failures if isinstance(failure, NetpolqError)), ExitCode.OK)
 
 
@@ -74,7 +77,7 @@ def make_source(settings: Settings) -> Source:
     # Only now, because the kubernetes package takes a second and tens of megabytes that a folder does not need.
     from netpolq.sources.cluster.source import ClusterSource  # noqa: PLC0415
 
-    return ClusterSource(settings.kubeconfig)
+    return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -98,6 +101,7 @@ class Supervisor:
             on_hints=self._on_hints,
             on_publish=self._on_publish,
             on_alone=self._on_alone,
+            on_refusal=self._on_refusal,
             on_end=self._pool_gone.set,
         )
         self._registry = CollectorRegistry()
@@ -114,6 +118,7 @@ class Supervisor:
         """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
         settings = self._settings
         self._publisher.attach(asyncio.get_running_loop())
+        beating = asyncio.create_task(self._publisher.beat())
         await self._publisher.welcomed.wait()
         form = await probe(settings.dataplane)
         ruleset = Ruleset(self._ruleset_config(form))
@@ -126,7 +131,7 @@ class Supervisor:
                 with_drops=not settings.log_denied,
             )
         if settings.strict_mode:
-            self._strict_mode = StrictMode(ct_mark_bit=settings.ct_mark_bit, on_pass=self._timings.strict_pass.observe)
+            self._strict_mode = StrictMode(ct_label=settings.ct_label, on_pass=self._timings.strict_pass.observe)
         self._enforcer = enforcer = Enforcer(
             store=self._store,
             publisher=self._publisher,
@@ -140,6 +145,8 @@ class Supervisor:
             on_compiled=self._timings.compile.observe,
             on_published=self._timings.publish.observe,
         )
+        hold = Hold(settings=settings, ruleset=ruleset, enforcer=enforcer)
+        await hold.begin(self._publisher.version)
         source = make_source(settings)
         surroundings = Surroundings()
         condition = Condition(
@@ -149,11 +156,17 @@ class Supervisor:
             source=source,
             publisher=self._publisher,
             enforcer=enforcer,
+            hold=hold,
             surroundings=surroundings,
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
         )
-        self._registry.register(WorkerCollector(metrics_dir(settings.run_dir, settings.queue_first)))
+        self._registry.register(
+            WorkerCollector(
+                lambda: dict(self._publisher.memories),
+                kernel_counts=lambda: surroundings.cache_counts if settings.verdict_cache else None,
+            )
+        )
         self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(
@@ -174,14 +187,17 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 working = [
                     tasks.create_task(enforcer.run()),
+                    tasks.create_task(hold.run()),
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset)),
+                    tasks.create_task(status_socket.look_after()),
                     tasks.create_task(ReadyLog(condition.not_ready).watch()),
                 ]
                 await self._pool_gone.wait()
                 for task in working:
                     task.cancel()
         finally:
+            beating.cancel()
             await self._publisher.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
@@ -210,7 +226,7 @@ class Supervisor:
             fanout=settings.fanout,
             fail_open=settings.fail_open,
             mark_mask=settings.mark_mask,
-            ct_mark_bit=settings.ct_mark_bit,
+            ct_label=settings.ct_label,
             node_egress=settings.node_egress,
             dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
             form=form,
@@ -233,6 +249,10 @@ class Supervisor:
             self._verdict_cache.published(version, changed)
         if self._strict_mode is not None:
             self._strict_mode.published(version, changed, descriptor)
+
+    def _on_refusal(self) -> None:
+        if self._enforcer is not None:
+            self._enforcer.notice(time.monotonic_ns())
 
     def _on_alone(self) -> None:
         if self._strict_mode is not None:

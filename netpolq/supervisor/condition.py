@@ -7,13 +7,15 @@ from importlib.metadata import version
 
 import psutil
 
-from netpolq.dataplane.ruleset import UNJUDGED, CacheCounts
+from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
 from netpolq.model import Rejection
 from netpolq.settings import Settings
 from netpolq.sources.base import Source
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.hold import Hold
+from netpolq.supervisor.node_name import node_name_problem
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.status import (
     DataplaneStatus,
@@ -28,6 +30,9 @@ from netpolq.supervisor.surroundings import Surroundings
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 _LATE_S = 1.0
+_MAX_NAMED = 5
+"""Files that one reason names; the status lists all of them."""
+_MAX_BEHIND_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,7 @@ class Condition:
     source: Source
     publisher: Publisher
     enforcer: Enforcer
+    hold: Hold
     surroundings: Surroundings
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
@@ -60,12 +66,45 @@ class Condition:
             reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self.publisher.version}")
         if self.enforcer.ruleset_problem is not None:
             reasons.append(self.enforcer.ruleset_problem)
+        if self.enforcer.upkeep.contention is not None:
+            reasons.append(f"the ruleset is changed again and again: {self.enforcer.upkeep.contention}")
+        behind_s = self.enforcer.behind_s
+        if behind_s > _MAX_BEHIND_S:
+            reasons.append(
+                f"version {self.publisher.version} is not in force {behind_s:.0f} s after the change; "
+                f"version {self.enforcer.in_force_version} is"
+            )
+        if self.hold.problem is not None:
+            reasons.append(self.hold.problem)
         if self.verdict_cache is not None and self.verdict_cache.problem is not None:
             reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
             reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
         if self.surroundings.problem is not None:
             reasons.append(self.surroundings.problem)
+        node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
+        if node_problem is not None:
+            reasons.append(node_problem)
+        return reasons + self._not_ready_for_manifests()
+
+    def _not_ready_for_manifests(self) -> list[str]:
+        """Why a folder of manifests may enforce less than its author wants."""
+        reasons = []
+        unclear = sorted({rejection.origin for rejection in self.store.rejections if rejection.leaves_open})
+        if unclear:
+            more = f" and {len(unclear) - _MAX_NAMED} more" if len(unclear) > _MAX_NAMED else ""
+            reasons.append(
+                f"manifests from which it is not clear which pods they isolate: {', '.join(unclear[:_MAX_NAMED])}{more}"
+            )
+        hostname = self.settings.hostname
+        if self.settings.manifests is not None and self.store.pods:
+            pods = self.store.pods.values()
+            if not any(pod.node_name in {"", hostname} for pod in pods):
+                named = next(pod.node_name for pod in pods)
+                reasons.append(
+                    f"no pod of the manifests has spec.nodeName {hostname!r}, the name of this node (--hostname-override), "
+                    f"or none; one has {named!r}: no pod is enforced"
+                )
         return reasons
 
     def status(self) -> Status:
@@ -74,6 +113,7 @@ class Condition:
         reasons = self.not_ready()
         return Status(
             version=version("netpolq"),
+            node=self.settings.hostname,
             snapshot_version=publisher.version,
             in_force_version=enforcer.in_force_version,
             ready=not reasons,
@@ -107,21 +147,23 @@ class Condition:
                 isolated_ingress=len(enforcer.sets.ingress),
                 isolated_egress=len(enforcer.sets.egress),
                 unjudged_packets=self.surroundings.counters.get(UNJUDGED, 0),
+                hold=self.hold.problem,
             ),
             verdict_cache=self._verdict_cache_status(),
             strict_mode=self._strict_mode_status(),
             programming_latency_s=enforcer.last_latency_s,
             supervisor_restarts=publisher.supervisor_restarts,
+            run_dir_problem=publisher.keeping_problem,
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:
-        cache = self.verdict_cache
+        cache, counts = self.verdict_cache, self.surroundings.cache_counts
         return VerdictCacheStatus(
             enabled=cache is not None,
             entries=cache.entries if cache is not None else 0,
             size=self.settings.verdict_cache_size,
             ttl_s=self.settings.verdict_cache_ttl_s,
-            hits=CacheCounts.of(self.surroundings.counters).hits,
+            hits=counts.hits if counts is not None else 0,
         )
 
     def _strict_mode_status(self) -> StrictModeStatus:

@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
@@ -23,13 +25,13 @@ from netpolq.policy.compile import Compiler
 from netpolq.store import Store
 from netpolq.supervisor.changes import Changes
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 from netpolq.supervisor.strict import StrictMode
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 PUBLISH_INTERVAL_S = 0.02
 """At least this long between two snapshots: changes that come in a burst become one."""
 
-_CHECK_INTERVAL_S = 1.0
 _FIRST_SNAPSHOT_LIMIT_S = 2.0
 
 log = logging.getLogger("enforcer")
@@ -71,9 +73,11 @@ class Enforcer:
         self._store_changed = asyncio.Event()
         self._sets_changed = asyncio.Event()
         self._acknowledged = asyncio.Event()
+        self._reached = asyncio.Event()
         self._noticed_ns: int | None = None
         self._pending: deque[tuple[int, int, str]] = deque()
         self._sets_version = 0
+        self.upkeep = RulesetUpkeep(ruleset, on_installed=self._on_installed)
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
         self.ruleset_problem: str | None = "the ruleset is not in place yet"
@@ -85,6 +89,26 @@ class Enforcer:
         """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
         self._noticed_ns = observed_ns if self._noticed_ns is None else min(self._noticed_ns, observed_ns)
         self._store_changed.set()
+
+    @property
+    def behind_s(self) -> float:
+        """Seconds since the oldest change that is not in force yet was noticed; 0 if all are."""
+        noticed = [noticed_ns for _version, noticed_ns, _changed in self._pending]
+        if self._noticed_ns is not None:
+            noticed.append(self._noticed_ns)
+        return (time.monotonic_ns() - min(noticed)) / 1e9 if noticed else 0.0
+
+    def begin_with(self, kept_version: int, sets: IsolatedSets) -> None:
+        """Enforce by the kept snapshot, by which workers judge already, until the first one is published. To be told before `run`."""
+        self._sets_version = kept_version
+        self.sets = sets
+        self._sets_changed.set()
+
+    async def wait_in_force(self, version: int) -> None:
+        """Wait until this version or a later one is in force. For one caller."""
+        while self.in_force_version < version:
+            self._reached.clear()
+            await self._reached.wait()
 
     async def run(self) -> None:
         """Enforce until cancelled."""
@@ -101,6 +125,7 @@ class Enforcer:
         is_first = True
         while True:
             await self._store_changed.wait()
+            await self._publisher.room()
             self._store_changed.clear()
             if is_first:
                 # Most of what the first sync brings, and of what is made from it, stays for good. To look for garbage in all of it
@@ -119,7 +144,7 @@ class Enforcer:
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 self.notice(noticed_ns)
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             if version != self._sets_version:
                 self._on_published(time.perf_counter() - compiled)
@@ -132,7 +157,9 @@ class Enforcer:
                 )
             self._pending.append((version, noticed_ns, self._changes.take()))
             self._sets_version = version
-            self.sets = IsolatedSets(ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS])
+            self.sets = IsolatedSets(
+                ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS], local=compiler.local
+            )
             self._sets_changed.set()
             if is_first:
                 gc.freeze()
@@ -147,41 +174,37 @@ class Enforcer:
         await self._sets_changed.wait()
         await self._await_first_snapshot()
         await self._publisher.stand_down()
+        self._ruleset.watch(self._sets_changed.set)
         while True:
             self._sets_changed.clear()
-            version, sets = self._sets_version, self.sets
+            version, sets = self._sets_version, await with_interfaces(self.sets)
             try:
-                if self.ruleset_problem is not None:
-                    await self._install(sets)
-                elif not await self._ruleset.in_place():
-                    log.warning("the ruleset was changed by somebody else and is put in place again")
-                    await self._install(sets)
-                else:
-                    await self._ruleset.update(sets)
-                self.ruleset_problem = None
-                if version != self._ruleset_version:
-                    log.debug("the kernel isolates the pods of snapshot %d", version)
-                self._ruleset_version = version
-                self.settle()
+                await self.upkeep.bring_about(sets)
             except NetpolqError as error:
+                if self.ruleset_problem is None:
+                    log.warning("%s; the whole ruleset is installed again", error)
+                    self.ruleset_problem = str(error)
+                    continue
                 if self.ruleset_problem != str(error):
                     log.error("%s; trying again", error)
                 self.ruleset_problem = str(error)
-                await asyncio.sleep(_CHECK_INTERVAL_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
-            try:
-                async with asyncio.timeout(_CHECK_INTERVAL_S):
+            self.ruleset_problem = None
+            if version != self._ruleset_version:
+                log.debug("the kernel isolates the pods of snapshot %d", version)
+            self._ruleset_version = version
+            self.settle()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.upkeep.due_in_s):
                     await self._sets_changed.wait()
-            except TimeoutError:
-                continue
 
-    async def _install(self, sets: IsolatedSets) -> None:
-        await self._ruleset.install(sets)
+    def _on_installed(self) -> None:
         self._publisher.tell_in_place()
         if self._verdict_cache is not None:
             self._verdict_cache.ruleset_installed()
         if self._strict_mode is not None:
-            self._strict_mode.suspect_all()  # whoever changed the ruleset may have let somebody in
+            self._strict_mode.suspect_all()  # the process that changed the ruleset may have let something in
 
     async def _await_first_snapshot(self) -> None:
         """Queue nothing before somebody can judge it, unless workers take strangely long."""
@@ -198,7 +221,9 @@ class Enforcer:
         if self._verdict_cache is not None:
             self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
             reached = min(reached, self._verdict_cache.clean_version)
-        self.in_force_version = max(self.in_force_version, reached)
+        if reached > self.in_force_version:
+            self.in_force_version = reached
+            self._reached.set()
         if self._strict_mode is not None:
             self._strict_mode.in_force(self.in_force_version)
         while self._pending and self._pending[0][0] <= self.in_force_version:
@@ -212,6 +237,13 @@ class Enforcer:
                 self.last_latency_s * 1e3,
                 changed or "nothing changed",
             )
+
+
+async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:
+    """The same sets, with the interfaces that lead to the pods at this moment."""
+    if not sets.local:
+        return sets
+    return replace(sets, interfaces=await asyncio.to_thread(pod_interfaces, sets.local, sets.ingress, sets.egress))
 
 
 def log_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:

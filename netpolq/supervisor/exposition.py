@@ -4,26 +4,32 @@ The seven metrics of the kube-network-policies agent keep their bare names: the 
 no quantiles, so `packet_count` is renamed on the way out and the summary is made here, from counts that all workers keep on one scale.
 """
 
+import logging
 import time
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US, PACKET_TIME_COUNT, PACKET_TIME_SUM
 from netpolq.dataplane.queuestats import QueueStats
+from netpolq.dataplane.ruleset import CacheCounts
+from netpolq.supervisor.metric_names import with_former_names
 
 QUANTILES = (0.5, 0.9, 0.99)
 WINDOW_S = 600.0
 _SLICE_S = 60.0
 
-_BARE_COUNTERS = ("packet_count",)
+log = logging.getLogger("metrics")
+
+PACKET_COUNT = "packet_count"
+VERDICTS = ("accept", "drop")
+_BARE_COUNTERS = (PACKET_COUNT,)
 
 _QUEUE_GAUGES = (
     ("queue_total", "nfqueue_queue_total", "Packets that wait in the queue for a verdict"),
@@ -34,18 +40,32 @@ _QUEUE_GAUGES = (
 
 
 class WorkerCollector(Collector):
-    """Merges the files of the multiprocess directory. Quantiles are of the last ten minutes, sums and counts of all time."""
+    """Merges the workers' memories of counters. Quantiles are of the last ten minutes, sums and counts of all time.
 
-    def __init__(self, directory: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._files = MultiProcessCollector(None, str(directory))
+    `memories`: gives their descriptors by seat (`netpolq.counter_memory`). `kernel_counts`: what the verdict cache in the kernel has
+    answered, for the count of all connections; None where there is none.
+    """
+
+    def __init__(
+        self,
+        memories: Callable[[], Mapping[int, int]],
+        clock: Callable[[], float] = time.monotonic,
+        kernel_counts: Callable[[], CacheCounts | None] = lambda: None,
+    ) -> None:
+        self._memories = memories
         self._clock = clock
+        self._kernel_counts = kernel_counts
         self._slices: deque[tuple[float, dict[int, float]]] = deque()
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics of the workers."""
+        """All metrics of the workers, and the count of all connections."""
+        return with_former_names(self._collect())
+
+    def _collect(self) -> Iterator[Metric]:
+        answered = dict.fromkeys(VERDICTS, 0.0)
         counts: dict[tuple[str, str], dict[int, float]] = {}
         sums: dict[tuple[str, str], float] = {}
-        for metric in self._files.collect():
+        for metric in counter_memory.merge(self._memories()):
             if metric.name == PACKET_TIME_COUNT:
                 for sample in metric.samples:
                     key = sample.labels["protocol"], sample.labels["family"]
@@ -55,6 +75,10 @@ class WorkerCollector(Collector):
                     sums[sample.labels["protocol"], sample.labels["family"]] = sample.value
             else:
                 yield metric
+            if metric.name == PACKET_COUNT:
+                for sample in metric.samples:
+                    answered[sample.labels["verdict"]] += sample.value
+        yield _connections(answered, self._kernel_counts())
         yield _histogram(counts, sums)
         yield from self._summary(counts, sums)
 
@@ -94,6 +118,22 @@ def quantile_us(counts: dict[int, float], quantile: float) -> float:
     return BOUNDS_NS[-1] / 1000
 
 
+def _connections(by_workers: Mapping[str, float], by_kernel: CacheCounts | None) -> Metric:
+    family = CounterMetricFamily(
+        "netpolq_connections_total",
+        "New connections that were answered as the policies say, by a worker or by the verdict cache in the kernel; each try of a denied "
+        "one counts",
+        labels=("verdict", "answered_by"),
+    )
+    # A series for each: the counts begin again at different times, and Prometheus sees that only where they are not added up.
+    for verdict in VERDICTS:
+        family.add_metric((verdict, "worker"), by_workers[verdict])
+    if by_kernel is not None:
+        family.add_metric(("accept", "kernel"), by_kernel.accepts)
+        family.add_metric(("drop", "kernel"), by_kernel.drops)
+    return family
+
+
 def _histogram(counts: dict[tuple[str, str], dict[int, float]], sums: dict[tuple[str, str], float]) -> Metric:
     family = HistogramMetricFamily(
         "packet_process_time", "Time it has taken to process each packet (microseconds)", labels=("protocol", "family")
@@ -114,10 +154,17 @@ class QueueCollector(Collector):
     def __init__(self, read: Callable[[], Iterable[QueueStats]], queue_nums: range) -> None:
         self._read = read
         self._queue_nums = queue_nums
+        self._is_told = False
 
     def collect(self) -> Iterator[Metric]:
-        """Four gauges by queue."""
-        rows = [row for row in self._read() if row.queue_num in self._queue_nums]
+        """Four gauges by queue; none where the kernel's table cannot be read: it belongs to root, whatever the capabilities."""
+        try:
+            rows = [row for row in self._read() if row.queue_num in self._queue_nums]
+        except OSError as error:
+            if not self._is_told:
+                self._is_told = True
+                log.warning("metrics nfqueue_* are left out: %s: %s", error.filename, error.strerror)
+            return
         for field, name, documentation in _QUEUE_GAUGES:
             family = GaugeMetricFamily(name, documentation, labels=("queue",))
             for row in rows:

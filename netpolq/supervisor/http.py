@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from netpolq.errors import BootError
 from netpolq.supervisor.verbosity import LOGLEVEL_PATH, Verbosity
@@ -22,12 +23,39 @@ LONGEST_CONNECTION_S = 20.0
 
 _KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
+_CHECK_S = 1.0
 _MOST_TOLD = 16
 """Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
 
 log = logging.getLogger("http")
+
+_MOST_QUOTED = 200
+
+
+class _OneLine(logging.Filter):
+    """Makes one line of what aiohttp says of a request that is no HTTP: a warning without the traceback. Errors of our own stay whole."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return record.levelno > logging.DEBUG
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        client = record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
+        reason = " ".join(error.message.split())[:_MOST_QUOTED]
+        record.msg, record.args = "malformed request from %s: %s", (client or "a Unix socket", reason)
+        return True
+
+
+def _server_log() -> logging.Logger:
+    """The logger of the HTTP servers. At debug level, because aiohttp tells some malformed requests only there."""
+    found = logging.getLogger("http.server")
+    found.setLevel(logging.DEBUG)
+    if not any(isinstance(one, _OneLine) for one in found.filters):
+        found.addFilter(_OneLine())
+    return found
 
 
 class _Doors(web.Server):
@@ -38,7 +66,7 @@ class _Doors(web.Server):
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(answer, access_log=None, keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
+        super().__init__(answer, access_log=None, logger=_server_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -126,7 +154,9 @@ class StatusSocket:
         application.add_routes([web.get("/status", self._answer)])
         if verbosity is not None:
             application.add_routes([web.get(LOGLEVEL_PATH, self._tell_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+        )
 
     async def open(self) -> None:
         """Raises `BootError` where it cannot be made."""
@@ -145,6 +175,24 @@ class StatusSocket:
         await web.UnixSite(self._runner, self._draft).start()
         self._draft.chmod(0o600)
         self._draft.rename(self._path)
+
+    async def look_after(self) -> None:
+        """Once a second, make the socket again if another program has removed it or the folder. Until cancelled."""
+        is_told = False
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            if self._path.is_socket():
+                continue
+            try:
+                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                await self.claim()
+            except OSError as error:
+                if not is_told:
+                    log.error("%s is missing and cannot be made again: %s", self._path, os.strerror(error.errno or 0))
+                is_told = True
+                continue
+            is_told = False
+            log.warning("%s was missing and is there again", self._path)
 
     async def cleanup(self) -> None:
         """Stop to serve."""

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from netpolq.channel import (
     MAX_CHANGED,
+    MAX_UNREAD,
+    Alive,
     Alone,
     Channel,
+    Counters,
     Hints,
     InPlace,
     Logging,
@@ -21,6 +24,7 @@ from netpolq.channel import (
     Report,
     StandDown,
     StoodDown,
+    Taken,
     Welcome,
 )
 from netpolq.snapshot import region
@@ -28,6 +32,7 @@ from netpolq.snapshot.draft import Draft
 from netpolq.supervisor.keeper import Keeper
 
 _RETRY_S = 1.0
+_BEAT_S = 1.0
 
 log = logging.getLogger("publisher")
 
@@ -37,7 +42,8 @@ class Publisher:
 
     `on_progress` is called when a worker reports; `on_hints` when it was asked again for some decisions; `on_publish` when a snapshot
     was sent, with its version, the addresses it may judge differently (None: all), and its memfd; `on_alone` when an agent whose place
-    we took has left; `on_end` when the pool has gone.
+    we took has left; `on_refusal` a second after the pool has refused a snapshot: then everything must be published again; `on_end` when
+    the pool has gone.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Publisher:
         on_hints: Callable[[Hints], None],
         on_publish: Callable[[int, Collection[bytes] | None, int], None],
         on_alone: Callable[[], None],
+        on_refusal: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self._channel = channel
@@ -57,9 +64,13 @@ class Publisher:
         self._on_hints = on_hints
         self._on_publish = on_publish
         self._on_alone = on_alone
+        self._on_refusal = on_refusal
         self._on_end = on_end
         self._stood_down = asyncio.Event()
         self._is_complete = False
+        self._unread: list[int] = []
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self.welcomed = asyncio.Event()
         self.version = 0
         self.published = 0
@@ -68,6 +79,14 @@ class Publisher:
         self.supervisor_restarts = 0
         self.refusals = 0
         self.workers: dict[int, Report] = {}
+        self.memories: dict[int, int] = {}
+        """Descriptors of the workers' memories of counters, by seat."""
+
+    async def beat(self) -> None:
+        """Show the pool, once a second, that the event loop runs. Until cancelled."""
+        while True:
+            self._channel.send(Alive(self.version))
+            await asyncio.sleep(_BEAT_S)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read messages."""
@@ -76,15 +95,23 @@ class Publisher:
     def _read(self) -> None:
         try:
             while (received := self._channel.receive()) is not None:
-                match received[0]:
+                message, descriptor = received
+                match message:
                     case Report() as report:
                         self.workers[report.slot] = report
+                        self._on_taken(report.acked_version)
                         self._on_progress()
                     case Hints() as hints:
                         self._on_hints(hints)
                     case Refusal() as refusal:
                         self.refusals += 1
                         log.error("worker %d refused snapshot %d: %s", *refusal)
+                    case Counters(seat) if descriptor is not None:
+                        self.memories[seat] = descriptor
+                    case Taken(version, problem):
+                        self._on_taken(version)
+                        if problem:
+                            self._refused(version, problem)
                     case Welcome(version, restarts):
                         self.version = version
                         self.supervisor_restarts = restarts
@@ -94,14 +121,30 @@ class Publisher:
                         self._keeper.begin()
                     case Alone():
                         self._on_alone()
-                    case message:
+                    case _:
                         log.error("unexpected message %r", message)
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self.welcomed.set()  # nobody will welcome us any more, and whoever waits for it must see the end
+            self._has_room.set()
             self._on_end()
         except ValueError as error:
             log.error("message ignored: %s", error)
+
+    def _on_taken(self, version: int) -> None:
+        self._unread = [sent for sent in self._unread if sent > version]
+        if len(self._unread) < MAX_UNREAD:
+            self._has_room.set()
+
+    def _refused(self, version: int, problem: str) -> None:
+        self.refusals += 1
+        log.error("the pool refused snapshot %d: %s; publishing everything again", version, problem)
+        self._is_complete = False
+        asyncio.get_running_loop().call_later(_RETRY_S, self._on_refusal)
+
+    async def room(self) -> None:
+        """Wait until the pool has read what was sent, but for a few: each one that waits keeps a whole snapshot in memory."""
+        await self._has_room.wait()
 
     def publish(self, draft: Draft, changed: Collection[bytes]) -> int:
         """Send a snapshot to every worker unless it is the one they have. Returns the version that holds it.
@@ -115,10 +158,14 @@ class Publisher:
         self._is_complete = False
         descriptor = region.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
+            self._keeper.outdate()
             if not self._channel.send(Publish(self.version + 1, told), [descriptor]):
                 raise ConnectionError("the pool does not take the snapshot")
             self._is_complete = True
             self.version += 1
+            self._unread.append(self.version)
+            if len(self._unread) >= MAX_UNREAD:
+                self._has_room.clear()
             self.published += 1
             self.image_bytes = os.fstat(descriptor).st_size
             self.published_ns = time.monotonic_ns()
@@ -147,6 +194,11 @@ class Publisher:
     async def leave(self) -> None:
         """Finish what is under way. Nothing is published afterwards."""
         await self._keeper.leave()
+
+    @property
+    def keeping_problem(self) -> str | None:
+        """Why the newest snapshot is not kept for the next start, or None."""
+        return self._keeper.problem
 
     @property
     def acknowledged_version(self) -> int:

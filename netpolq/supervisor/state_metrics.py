@@ -8,8 +8,9 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from netpolq.dataplane.ruleset import UNJUDGED, CacheCounts
+from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.supervisor.condition import Condition, rss_bytes
+from netpolq.supervisor.metric_names import with_former_names
 from netpolq.supervisor.verdict_cache import VerdictCache
 
 
@@ -41,7 +42,11 @@ def readings(condition: Condition) -> list[Reading]:
         single("netpolq_workers_wanted", "Workers that should be running", condition.settings.queue_count),
         single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
         single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
-        single("netpolq_unjudged_packets_total", "Packets that met nobody to judge them", counters.get(UNJUDGED, 0)),
+        single(
+            "netpolq_ruleset_repairs_total",
+            "Times that what other processes changed in the table inet netpolq was put back",
+            enforcer.upkeep.repairs,
+        ),
         single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
         Reading(
             "netpolq_worker_restarts_total",
@@ -72,6 +77,7 @@ def readings(condition: Condition) -> list[Reading]:
             ),
         ),
     ]
+    found += ruleset_readings(counters)
     if (age_s := condition.source_age_s) is not None:
         found.append(
             single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
@@ -101,33 +107,60 @@ def readings(condition: Condition) -> list[Reading]:
             single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
         ]
     if condition.verdict_cache is not None:
-        found += _verdict_cache_readings(condition.verdict_cache, counters)
+        found += verdict_cache_readings(condition.verdict_cache, condition.surroundings.cache_counts)
     return found
 
 
-def _verdict_cache_readings(cache: VerdictCache, counters: Mapping[str, int]) -> list[Reading]:
-    counts = CacheCounts.of(counters)
-    single = Reading.single
+def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
+    """Of the ruleset's own counters, once they were read.
+
+    Not 0 before: the table outlives agents, and to Prometheus a counter that goes to 0 and back has counted everything once more.
+    """
+    if UNJUDGED not in counters:
+        return []
     return [
-        single("netpolq_kernel_cache_entries", "Decisions the kernel holds", cache.entries),
-        single("netpolq_kernel_cache_size", "Decisions the kernel may hold", cache.size),
-        Reading(
-            "netpolq_kernel_cache_hits_total",
-            "First packets that were answered by a decision in the kernel",
-            ("verdict",),
-            ((("accept",), counts.accepts), (("drop",), counts.drops)),
+        Reading.single("netpolq_unjudged_packets_total", "Packets that no worker evaluated", counters[UNJUDGED]),
+        Reading.single(
+            "netpolq_spoofed_packets_total",
+            "Packets of new connections that were dropped because they did not come from where their source address is",
+            counters.get(SPOOFED, 0),
         ),
-        single("netpolq_kernel_cache_misses_total", "First packets that the kernel had to ask a worker about", counts.misses),
-        single("netpolq_kernel_cache_remembered_total", "Decisions put into the kernel", cache.remembered),
-        single("netpolq_kernel_cache_forgotten_total", "Decisions taken out one by one because of a change", cache.forgotten),
-        single("netpolq_kernel_cache_flushes_total", "Times that all decisions were taken out", cache.flushes),
+    ]
+
+
+def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> list[Reading]:
+    """`counts`: None before the kernel's counters were read."""
+    single = Reading.single
+    found = [
+        single("netpolq_kernel_verdict_cache_entries", "Decisions the kernel holds", cache.entries),
+        single("netpolq_kernel_verdict_cache_size", "Decisions the kernel may hold", cache.size),
+        single("netpolq_kernel_verdict_cache_remembered_total", "Decisions put into the kernel", cache.remembered),
+        single(
+            "netpolq_kernel_verdict_cache_forgotten_total", "Decisions taken out one by one because of a change", cache.forgotten
+        ),
+        single("netpolq_kernel_verdict_cache_flushes_total", "Times that all decisions were taken out", cache.flushes),
         Reading(
-            "netpolq_kernel_cache_refused_hints_total",
+            "netpolq_kernel_verdict_cache_refused_hints_total",
             "Decisions that workers wanted kept and that were not",
             ("reason",),
             tuple(((reason,), count) for reason, count in sorted(cache.refused.items())),
         ),
     ]
+    if counts is not None:
+        found += [
+            Reading(
+                "netpolq_kernel_verdict_cache_hits_total",
+                "First packets that were answered by a decision in the kernel",
+                ("verdict",),
+                ((("accept",), counts.accepts), (("drop",), counts.drops)),
+            ),
+            single(
+                "netpolq_kernel_verdict_cache_misses_total",
+                "First packets that the kernel had to ask a worker about",
+                counts.misses,
+            ),
+        ]
+    return found
 
 
 class StateCollector(Collector):
@@ -137,7 +170,10 @@ class StateCollector(Collector):
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """One family for each reading."""
+        """One family for each reading, and one for each former name."""
+        return with_former_names(self._families())
+
+    def _families(self) -> Iterator[Metric]:
         for name, documentation, label_names, values in self._read():
             family: CounterMetricFamily | GaugeMetricFamily
             if name.endswith("_total"):

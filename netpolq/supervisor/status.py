@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from netpolq.errors import NetpolqError
+from netpolq.errors import NetpolqError, PrivilegeError
 from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.run_dir import STATUS_SOCKET
@@ -52,7 +52,10 @@ class SourceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataplaneStatus:
-    """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction."""
+    """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction.
+
+    `hold`: what holds, or ought to hold, the node's pods until policies are in force; None afterwards.
+    """
 
     form: str
     queues: str
@@ -60,6 +63,7 @@ class DataplaneStatus:
     isolated_ingress: int
     isolated_egress: int
     unjudged_packets: int
+    hold: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +91,15 @@ class StrictModeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The whole document.
+    """The whole document. `node`: the name by which pods are local.
 
     `snapshot_version`: the newest published. `in_force_version`: the newest by which every worker judges and whose isolated pods are
-    those in the kernel. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
+    those in the kernel. `run_dir_problem`: what the run directory lacks, None when all is well.
+    `programming_latency_s`: from the notice of the last change that came into force until then; None before.
     """
 
     version: str
+    node: str
     snapshot_version: int
     in_force_version: int
     ready: bool
@@ -106,6 +112,7 @@ class Status:
     strict_mode: StrictModeStatus
     programming_latency_s: float | None
     supervisor_restarts: int
+    run_dir_problem: str | None
 
 
 def encode(status: Status) -> bytes:
@@ -132,6 +139,10 @@ def decode(data: bytes) -> Status:
         raise ValueError(f"not a status document: {error}") from error
 
 
+class NoAgentError(NetpolqError):
+    """Nothing answers on the status socket."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -145,34 +156,50 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(run_dir: Path, method: str, path_of_url: str, text: str = "") -> tuple[int, bytes]:
-    """Status code and body of what the agent that has this run directory answers.
+def ask(run_dir: Path, method: str, path_of_url: str, text: str = "") -> bytes:
+    """What the agent that has this run directory answers.
 
-    Raises `NetpolqError` naming the socket if there is no answer within seconds.
+    Raises `NetpolqError` naming the socket if there is no answer within seconds, or not the one that was asked for: `PrivilegeError` for
+    another user than root, `NoAgentError` where nothing listens.
     """
     path = run_dir / STATUS_SOCKET
     connection = _UnixConnection(path)
     try:
         connection.request(method, path_of_url, body=text or None)
         response = connection.getresponse()
-        return response.status, response.read()
+        body = response.read()
+    except PermissionError as error:
+        raise _not_root(path) from error
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise NoAgentError(f"no agent answers on {str(path)!r}: {error.strerror}; is one running with this --run-dir?") from error
+    except TimeoutError as error:
+        raise NetpolqError(f"the agent on {str(path)!r} does not answer within {_TIMEOUT_S:.0f} s") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
     finally:
         connection.close()
+    if response.status == http.client.FORBIDDEN:
+        raise _not_root(path)
+    if response.status != http.client.OK:
+        raise NetpolqError(
+            f"the agent on {str(path)!r} answered {response.status}: {one_line(body[:200].decode(errors='replace'))}"
+        )
+    return body
 
 
 def fetch(run_dir: Path) -> Status:
-    """Ask the agent that has this run directory. Raises `NetpolqError` naming the socket if there is no usable answer within seconds."""
+    """The status of the agent that has this run directory. Raises `NetpolqError`; see `ask`."""
     path = run_dir / STATUS_SOCKET
-    code, body = ask(run_dir, "GET", "/status")
-    if code != http.client.OK:
-        raise NetpolqError(f"the agent on {str(path)!r} answered {code} instead of its status")
+    body = ask(run_dir, "GET", "/status")
     try:
         return decode(body)
     except ValueError as error:
         raise NetpolqError(f"the answer on {str(path)!r} cannot be read: {error}; is the agent of another version?") from error
+
+
+def _not_root(path: Path) -> PrivilegeError:
+    return PrivilegeError(f"the status on {str(path)!r} is for root and the agent's own user: run as root")
 
 
 def render_json(status: Status) -> str:
@@ -188,26 +215,24 @@ def render_text(status: Status) -> str:
 def _lines(status: Status) -> Iterator[str]:
     source, dataplane = status.source, status.dataplane
     state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
-    latency = status.programming_latency_s
-    if status.in_force_version < status.snapshot_version:
-        in_force = f", version {status.in_force_version or 'none'} in force everywhere"
-    else:
-        in_force = ", in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
     ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
     age = "never heard" if source.age_s is None else f"heard {_duration(source.age_s)} ago"
     yield from _columns(
         [
             (f"netpolq {status.version}", state),
-            ("snapshot", f"version {status.snapshot_version}{in_force}" if status.snapshot_version else "none published yet"),
+            ("node", status.node),
+            ("snapshot", _snapshot(status)),
             ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
             *(("source problem", problem) for problem in source.problems),
             ("objects", _counts(source.objects) + ignored),
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
+            *((("hold", dataplane.hold),) if dataplane.hold is not None else ()),
             ("verdict cache", _verdict_cache(status.verdict_cache)),
             ("strict mode", _strict_mode(status.strict_mode)),
             ("unjudged packets", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
+            *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
         ],
         align="<<",
     )
@@ -222,6 +247,24 @@ def _lines(status: Status) -> Iterator[str]:
             document = f"document {rejection.document}" if rejection.document else ""
             yield "  " + "  ".join(part for part in (rejection.origin, document, rejection.key, rejection.field) if part)
             yield f"      {rejection.message}; {rejection.consequence}"
+
+
+def _snapshot(status: Status) -> str:
+    """The newest snapshot, and what is in force instead where that is another one."""
+    newest, in_force, latency = status.snapshot_version, status.in_force_version, status.programming_latency_s
+    if not newest:
+        return f"none published yet; in force: {_judged_by(status)}"
+    if in_force >= newest:
+        return f"version {newest}, in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
+    return f"version {newest} is published and not yet in force; in force: {f'version {in_force}' if in_force else _judged_by(status)}"
+
+
+def _judged_by(status: Status) -> str:
+    """By what workers judge while no version is known to be in force: one that an earlier run or supervisor left, or nothing."""
+    versions = sorted({worker.acked_version for worker in status.workers if worker.acked_version})
+    if not versions:
+        return "nothing" if status.dataplane.fail_open else "nothing, so that new connections of isolated pods are dropped"
+    return f"what workers have of before, version {' and '.join(map(str, versions))}"
 
 
 def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:

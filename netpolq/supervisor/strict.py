@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection
 
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
+from netpolq.enums import ConnectionLabel
 from netpolq.snapshot.region import open_validated
 from netpolq.snapshot.resolver import Resolver
 
@@ -34,8 +35,8 @@ class StrictMode:
     could not be gone through at the last try, or None. `done_version`: a version by which all connections have been judged.
     """
 
-    def __init__(self, *, ct_mark_bit: int, on_pass: Callable[[float], None]) -> None:
-        self._ct_mark_bit = ct_mark_bit
+    def __init__(self, *, ct_label: int, on_pass: Callable[[float], None]) -> None:
+        self._ct_label = ct_label
         self._on_pass = on_pass
         self._descriptor = -1
         self._published: list[tuple[int, Collection[bytes] | None]] = []
@@ -108,7 +109,7 @@ class StrictMode:
         started = time.perf_counter()
         # The newest snapshot may be newer than the one that is in force. What it denies is denied soon; what it allows and the other does
         # not is judged at the next packet if it is judged at all.
-        cleared = await asyncio.to_thread(_judge, self._ct_mark_bit, os.dup(self._descriptor), about)
+        cleared = await asyncio.to_thread(_judge, self._ct_label, os.dup(self._descriptor), about)
         self._on_pass(time.perf_counter() - started)
         self.examined += cleared.examined
         self.denied += cleared.cleared
@@ -116,7 +117,7 @@ class StrictMode:
             log.info("%d of %d established connections are denied from now on", cleared.cleared, cleared.examined)
 
 
-def _judge(ct_mark_bit: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
+def _judge(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
     try:
         view = open_validated(descriptor)
     finally:
@@ -127,6 +128,6 @@ def _judge(ct_mark_bit: int, descriptor: int, about: set[AddressKey] | None) -> 
         return not resolver.answer(*connection) & 1
 
     try:
-        return clear_accepted(ct_mark_bit, is_denied, about)
+        return clear_accepted(ct_label + ConnectionLabel.ACCEPTED, is_denied, about)
     finally:
         view.close()

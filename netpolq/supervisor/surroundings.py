@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.kernel import ConntrackUsage, conntrack_usage, unfiltered_bridges
+from netpolq.dataplane.ruleset import CACHE_LOOKUPS, CacheCounts
 from netpolq.errors import NetpolqError
 
 _REFRESH_S = 1.0
@@ -16,10 +17,14 @@ log = logging.getLogger("supervisor")
 
 
 class Surroundings:
-    """The state as it was when last looked at. `counters`: packets by name. `conntrack`: None where the kernel does not tell."""
+    """The state as it was when last looked at. `counters`: packets by name, empty while there is no table.
+
+    `cache_counts`: None until the table has counters of the verdict cache. `conntrack`: None where the kernel does not tell.
+    """
 
     def __init__(self) -> None:
         self.counters: Mapping[str, int] = {}
+        self.cache_counts: CacheCounts | None = None
         self.conntrack: ConntrackUsage | None = None
         self._bridges: tuple[str, ...] = ()
 
@@ -33,11 +38,18 @@ class Surroundings:
             "load br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
         )
 
+    def count(self, counters: Mapping[str, int]) -> None:
+        """Keep what the ruleset's counters say now."""
+        self.counters = counters
+        if CACHE_LOOKUPS in counters:
+            counts, earlier = CacheCounts.of(counters), self.cache_counts
+            self.cache_counts = counts if earlier is None else counts.not_below(earlier)
+
     async def watch(self, ruleset: Ruleset) -> None:
         """Look once a second until cancelled, and log what gets bad."""
         while True:
             try:
-                self.counters = await ruleset.counters()
+                self.count(await ruleset.counters())
             except NetpolqError as error:
                 log.warning("%s", error)
             known_problem, self._bridges = self.problem, await asyncio.to_thread(unfiltered_bridges)

@@ -4,7 +4,6 @@ The supervisor tells the pool, which tells all workers and those that it starts 
 end, the pool starts another supervisor besides: the names of pods in the snapshot and the verdict cache depend on it.
 """
 
-import http.client
 import logging
 
 from collections.abc import Callable
@@ -54,10 +53,7 @@ def change(run_dir: Path, verbosity: int) -> int:
 
 
 def _number(run_dir: Path, method: str, text: str) -> int:
-    code, body = ask(run_dir, method, LOGLEVEL_PATH, text)
-    answer = body.decode(errors="replace")
-    if code != http.client.OK:
-        raise NetpolqError(f"the agent answered {code} instead of its verbosity: {logs.one_line(answer[:200])}")
+    answer = ask(run_dir, method, LOGLEVEL_PATH, text).decode(errors="replace")
     try:
         return int(answer)
     except ValueError:

@@ -164,4 +164,4 @@ def test_no_connection_is_judged_by_a_policy_that_is_not_in_force_any_more(cachi
                 assert (datagram in traffic.arrived) is expected, f"{datagram} in {period}"
     assert judged > 1000
     assert status["verdict_cache"]["hits"] > judged / 10, "a cache that is not used proves nothing"
-    assert "netpolq_kernel_cache_refused_hints_total" in metrics
+    assert "netpolq_kernel_verdict_cache_refused_hints_total" in metrics

@@ -24,7 +24,8 @@ VALUE_SETS: dict[str, Values] = {
     "fail-closed": {"agent": {"failOpen": False, "workers": 4}, "updateStrategy": {"type": "OnDelete"}},
     "every setting": {
         "image": {
-            "repository": "registry.example/netpolq",
+            "registry": "registry.example:5000/mirror",
+            "repository": "network/netpolq",
             "digest": f"sha256:{'0' * 64}",
             "pullPolicy": "Always",
             "pullSecrets": [{"name": "registry"}],
@@ -35,10 +36,13 @@ VALUE_SETS: dict[str, Values] = {
             "fanout": False,
             "dataplane": "native",
             "markMask": "0x700",
-            "ctMarkBit": 67108864,
+            "ctLabel": 26,
             "nodeEgress": "allow",
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
+            "verdictCache": "off",
+            "verdictCacheTtl": 30,
+            "verdictCacheSize": 1048576,
         },
         "logging": {"format": "text", "verbosity": 2},
         "metrics": {
@@ -46,6 +50,8 @@ VALUE_SETS: dict[str, Values] = {
             "bindHost": "::1",
             "annotations": False,
             "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "monitoring"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}},
+            "dashboard": {"enabled": True, "annotations": {"grafana_folder": "network"}},
         },
         "runDir": "/var/run/netpolq",
         "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
@@ -54,7 +60,24 @@ VALUE_SETS: dict[str, Values] = {
         "nodeSelector": {"pool": "workers"},
         "podLabels": {"team": "network"},
         "podAnnotations": {"note": "x"},
+        "fullnameOverride": "policies",
+        "serviceAccount": {"name": "policy-agent", "annotations": {"owner": "network"}},
+        "extraArgs": ["--queue-balance=300:307"],
+        "extraEnv": [
+            {"name": "NETPOLQ_KUBECONFIG", "value": "/run/netpolq/kubeconfig"},
+            {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        ],
+        "extraInitContainers": [{"name": "wait", "image": "registry.example/wait:1", "args": ["true"]}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "virtual", "operator": "DoesNotExist"}]}]
+                }
+            }
+        },
+        "priorityClassName": "",
     },
+    "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
 }
 REFUSED: dict[str, Values] = {
     "no worker": {"agent": {"workers": 0}},
@@ -72,6 +95,15 @@ REFUSED: dict[str, Values] = {
     "a relative run directory": {"runDir": "run/netpolq"},
     "an update that never proceeds": {"updateStrategy": {"maxSurge": 0}},
     "an update that stops agents first": {"updateStrategy": {"maxUnavailable": 1}},
+    "a registry with a digest": {"image": {"registry": "registry.example@sha256"}},
+    "a time of decisions in the kernel that is none": {"agent": {"verdictCacheTtl": 0}},
+    "a mode of the verdict cache that does not exist": {"agent": {"verdictCache": "always"}},
+    "an argument that is no flag": {"extraArgs": ["workers=2"]},
+    "a flag that the probes count on": {"extraArgs": ["--metrics-bind-address=:9999"]},
+    "a flag that the chart sets": {"extraArgs": ["-takeover=false"]},
+    "a variable that the chart sets": {"extraEnv": [{"name": "NETPOLQ_WORKERS", "value": "2"}]},
+    "no account at all": {"serviceAccount": {"create": False}},
+    "a name that is none": {"fullnameOverride": "Policy_Agent"},
     "a security context": {"securityContext": {"privileged": True}},
 }
 RENDERINGS: dict[str, Callable[[], Deployment]] = {
@@ -102,8 +134,8 @@ def settings_of(deployment: Deployment) -> Settings:
 
 @pytest.mark.parametrize("api_version", API_VERSIONS)
 def test_every_manifest_is_valid_in_the_oldest_and_the_newest_api(deployment: Deployment, api_version: str) -> None:
-    checked = [manifest for manifest in deployment.manifests if manifest["kind"] != "PodMonitor"]
-    assert {manifest["kind"] for manifest in checked} == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DaemonSet"}
+    checked = [manifest for manifest in deployment.manifests if manifest["kind"] not in {"PodMonitor", "PrometheusRule"}]
+    assert {"ClusterRole", "ClusterRoleBinding", "DaemonSet"} <= {manifest["kind"] for manifest in checked}
     for manifest in checked:
         kubernetes_validate.validate(manifest, api_version, strict=True)
 
@@ -138,10 +170,11 @@ def test_probes_and_scrapers_ask_the_port_that_the_agent_serves(deployment: Depl
     assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_port)}
 
 
-def test_the_role_is_lists_and_watches_of_what_is_used_and_bound_to_the_pods_account(deployment: Deployment) -> None:
-    role, binding, account = (deployment.one(kind) for kind in ("ClusterRole", "ClusterRoleBinding", "ServiceAccount"))
+def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Deployment) -> None:
+    role, binding = deployment.one("ClusterRole"), deployment.one("ClusterRoleBinding")
     assert role["rules"] == [
         {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
     ]
     assert binding["roleRef"] == {
@@ -149,9 +182,10 @@ def test_the_role_is_lists_and_watches_of_what_is_used_and_bound_to_the_pods_acc
         "kind": "ClusterRole",
         "name": role["metadata"]["name"],
     }
-    metadata = account["metadata"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": metadata["name"], "namespace": metadata["namespace"]}]
-    assert deployment.pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    name, namespace = deployment.pod["spec"]["serviceAccountName"], deployment.one("DaemonSet")["metadata"]["namespace"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+    accounts = [manifest["metadata"] for manifest in deployment.manifests if manifest["kind"] == "ServiceAccount"]
+    assert [(account["name"], account["namespace"]) for account in accounts] == ([] if name == "shared" else [(name, namespace)])
 
 
 def test_an_update_has_the_new_agent_take_the_place_of_the_old_one(deployment: Deployment) -> None:
@@ -181,12 +215,13 @@ def test_overlays_change_what_they_are_named_for() -> None:
 def test_the_charts_settings_reach_the_agent() -> None:
     deployment = rendered("chart, every setting")
     settings = settings_of(deployment)
-    assert (settings.queue_first, settings.queue_count, settings.fanout) == (200, 8, False)
-    assert (settings.mark_mask, settings.ct_mark_bit) == (0x700, 0x4000000)
+    assert (settings.queue_first, settings.queue_count, settings.fanout) == (300, 8, False), "an argument comes before a variable"
+    assert (settings.verdict_cache, settings.verdict_cache_ttl_s, settings.verdict_cache_size) == (False, 30, 1048576)
+    assert (settings.mark_mask, settings.ct_label) == (0x700, 26)
     assert (settings.metrics_host, settings.metrics_port) == ("::1", 9090)
     assert (settings.verbosity, settings.logging_format.value, settings.strict_mode) == (2, "text", False)
     assert (settings.dataplane.value, settings.node_egress.value, settings.netfilter_bug_1766_fix) == ("native", "allow", None)
-    assert deployment.container["image"] == f"registry.example/netpolq@sha256:{'0' * 64}"
+    assert deployment.container["image"] == f"registry.example:5000/mirror/network/netpolq@sha256:{'0' * 64}"
     assert deployment.pod["spec"]["volumes"] == [
         {"name": "run", "hostPath": {"path": "/var/run/netpolq", "type": "DirectoryOrCreate"}}
     ]
@@ -250,7 +285,7 @@ def test_the_pod_monitor_finds_the_pods_and_their_port(pods: str) -> None:
     monitor = source.one("PodMonitor")
     assert monitor["spec"]["selector"]["matchLabels"].items() <= deployment.pod["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    v4, v6 = (rule for rule in endpoint["relabelings"] if rule["targetLabel"] == "__address__")
+    v4, v6 = (rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "__address__")
     port = settings_of(deployment).metrics_port
     assert [rule["replacement"] for rule in (v4, v6)] == [f"$1:{port}", f"[$1]:{port}"]
     for address, matches in (("10.0.0.1", (True, False)), ("fd00::1", (False, True))):

@@ -1,57 +1,83 @@
 """What a worker cannot do, and that it works all the same."""
 
+import json
+import os
+import platform
+import signal
 import subprocess
 import sys
 
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from netpolq_worker.capabilities import POOL, SUPERVISOR
+from netpolq_worker.confinement import WORKER_UID
 from tests.process.conftest import admit, assert_admitted
 from tests.support.agent import Agent
-from tests.support.box import Box
+from tests.support.box import CHECKOUT, Box
 
 NET_ADMIN = 1 << 12
 
-TRY = """
-import os, socket, sys
+
+def confined_calls() -> dict[str, Any]:
+    """What a confined process could do; see `tests.support.confined_calls`."""
+    argv = [sys.executable, "-m", "tests.support.confined_calls"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_confined_process_is_refused_every_system_call_but_those_it_needs() -> None:
+    """All numbers of the kernel's table, those of the i386 and x32 ABIs, and the dangerous arguments of calls that are allowed.
+
+    Among these: fcntl with F_SETOWN, F_SETSIG and O_ASYNC, every ioctl, executable memory, a message to any address.
+    """
+    found = confined_calls()
+    assert found["allowed"] == []
+    assert found["tried"]["calls"] > 500
+    assert found["tried"]["arguments"] > 200
+    if platform.machine() == "x86_64":
+        assert found["tried"]["x32"] == 700
+
+
+def test_a_confined_process_keeps_one_capability_and_is_another_user_where_it_may_change() -> None:
+    status = confined_calls()["status"]
+    assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [NET_ADMIN, NET_ADMIN, 0, 0]
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Uid"].split() == status["Gid"].split() == [str(WORKER_UID)] * 4
+    assert status["Groups"].split() == []
+
+
+ASYNC_KILL = """
+import fcntl, os, signal, socket, sys
 from netpolq_worker.confinement import Confinement
-confinement = Confinement()
-assert confinement.has_filter
-table, (ours, theirs) = open("/proc/self/status", "rb", buffering=0), socket.socketpair()
-confinement.apply()
-def refused(what, call, *arguments):
+victim, (ours, theirs) = int(sys.argv[1]), socket.socketpair()
+Confinement().apply()
+refused = []
+for command, argument in ((fcntl.F_SETOWN, victim), (fcntl.F_SETSIG, signal.SIGKILL), (fcntl.F_SETFL, os.O_ASYNC)):
     try:
-        call(*arguments)
+        fcntl.fcntl(theirs.fileno(), command, argument)
     except PermissionError:
-        return
-    sys.exit(f"{what} was not refused")
-refused("open", open, "/etc/passwd")
-refused("create", os.open, "/tmp/npq-created", os.O_CREAT | os.O_WRONLY)
-refused("stat", os.stat, "/etc/passwd")
-refused("list", os.listdir, "/")
-refused("unlink", os.unlink, "/tmp/npq-created")
-refused("socket", socket.socket)
-refused("netlink", socket.socket, socket.AF_NETLINK, socket.SOCK_RAW, 12)
-refused("connect", ours.connect, "/x")
-refused("bind", ours.bind, "/x")
-refused("fork", os.fork)
-refused("exec", os.execv, sys.executable, [sys.executable])
-refused("kill", os.kill, os.getppid(), 0)
-refused("memfd", os.memfd_create, "x")
-refused("mount namespace", os.chroot, "/")
-refused("user", os.setuid, 1)
+        refused.append(command)
 ours.send(b"x")
-assert theirs.recv(1) == b"x"
-status = dict(line.split(":", 1) for line in table.read().decode().splitlines())
-print(*(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")), status["NoNewPrivs"].strip(), status["Seccomp"].strip())
+print(len(refused))
 """
 
 
-def test_a_confined_process_can_use_what_it_holds_and_reach_nothing_else() -> None:
-    done = subprocess.run([sys.executable, "-c", TRY], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == [str(NET_ADMIN), str(NET_ADMIN), "0", "1", "2"]
+def test_a_confined_process_cannot_have_the_kernel_kill_another() -> None:
+    """By asynchronous I/O the kernel sends a signal of one's choice to a process of one's choice. Ordered to, it does not."""
+    with subprocess.Popen(["/usr/bin/sleep", "60"]) as victim:
+        try:
+            argv = [sys.executable, "-c", ASYNC_KILL, str(victim.pid)]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+            assert (done.stdout.strip(), done.stderr) == ("3", "")
+            assert victim.poll() is None
+        finally:
+            victim.kill()
 
 
 def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machine(closed_agent: Agent) -> None:
@@ -60,11 +86,68 @@ def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machin
     def is_confined(pid: int) -> bool:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         capabilities = int(status["CapEff"], 16), int(status["CapPrm"], 16)
-        return (*capabilities, status["NoNewPrivs"], status["Seccomp"]) == (NET_ADMIN, NET_ADMIN, "1", "2")
+        user = {*status["Uid"].split(), *status["Gid"].split()}
+        return (*capabilities, status["NoNewPrivs"], status["Seccomp"], user) == (
+            NET_ADMIN,
+            NET_ADMIN,
+            "1",
+            "2",
+            {str(WORKER_UID)},
+        )
 
     assert all(is_confined(worker["pid"]) for worker in closed_agent.status()["workers"])
     closed_agent.wait_until("the spare is there", lambda: len(closed_agent.forks()) == 3)
     closed_agent.wait_until("and confined", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
+
+
+def test_pool_and_supervisor_keep_what_they_use_of_all_that_root_has(closed_agent: Agent) -> None:
+    """The pool: the ruleset's capability, and those by which it makes and kills workers of another user. No program regains others."""
+
+    def sets(pid: int) -> tuple[int, ...]:
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return tuple(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd"))
+
+    supervisor = closed_agent.supervisor()
+    assert supervisor is not None
+    for_supervisor = bits(SUPERVISOR)
+    assert sets(supervisor.pid) == (for_supervisor, for_supervisor, for_supervisor)
+    assert sets(closed_agent.pool.pid) == (bits(POOL), bits(POOL), for_supervisor)
+    assert bits(POOL | SUPERVISOR) == sum(1 << number for number in (2, 5, 6, 7, 10, 12))
+
+
+def bits(capabilities: frozenset[int]) -> int:
+    return sum(1 << capability for capability in capabilities)
+
+
+def test_a_run_directory_of_another_user_serves_as_before(box: Box, folder: Path) -> None:
+    """Root may write there by CAP_DAC_OVERRIDE alone, which is kept for that."""
+    run_dir = box.directory / "run"
+    run_dir.mkdir(mode=0o700)
+    os.chown(run_dir, 65534, 65534)
+    with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
+        assert run_dir.stat().st_uid == 65534
+        first = agent.status()["workers"][0]["pid"]
+        agent.kill(first)
+        agent.wait_until("a successor serves", lambda: agent.status()["workers"][0]["pid"] not in {0, first})
+        assert_admitted(box, "friend")
+
+
+def test_manifests_that_only_another_user_may_read_serve_as_before(box: Box, folder: Path) -> None:
+    folder.chmod(0o700)
+    os.chown(folder, 65534, 65534)
+    for path in folder.iterdir():
+        path.chmod(0o600)
+        os.chown(path, 65534, 65534)
+    with Agent(box, folder, "--fail-open=false", "--workers=1"):
+        assert_admitted(box, "friend")
+
+
+def test_a_hung_worker_of_another_user_is_killed_and_succeeded(closed_agent: Agent) -> None:
+    """Which takes CAP_KILL: the pool is root, and the worker is not."""
+    first = closed_agent.status()["workers"][0]["pid"]
+    closed_agent.kill(first, signal.SIGSTOP)
+    closed_agent.wait_until("it is succeeded", lambda: closed_agent.status()["workers"][0]["pid"] not in {0, first})
+    assert not psutil.pid_exists(first)
 
 
 def test_a_worker_holds_its_own_queue_alone(closed_agent: Agent) -> None:

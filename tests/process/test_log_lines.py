@@ -56,7 +56,7 @@ def test_each_version_in_force_is_told_with_its_latency_and_what_has_changed(box
         wait_for(agent, r"ERROR .* rejected: later.yaml.*egress")
         (folder / "later.yaml").unlink()
         wait_for(agent, r"INFO .* no longer rejected: later.yaml.*egress")
-        wait_for(agent, r"snapshot \d+ is in force after \d+\.\d ms: NetworkPolicy app/later deleted$")
+        wait_for(agent, r"snapshot \d+ is in force after \d+\.\d ms: NetworkPolicy app/later deleted")
         assert "DEBUG" not in agent.log.read_text(encoding="utf-8")
         assert_admitted(box, "friend")
 

@@ -106,7 +106,7 @@ def test_debug_lines_begin_and_end_in_all_processes_without_a_restart(box: Box, 
     admit(folder, "friend")
     wait_for_lines(agent, r"DEBUG enforcer\[", after=place)
     wait_for_lines(agent, r"DEBUG worker\[\d+\]: worker 0 judges by", after=place)
-    wait_for_lines(agent, r"DEBUG worker\[\d+\]: spare worker judges by", after=place)
+    wait_for_lines(agent, r"DEBUG worker\[\d+\]: standby worker judges by", after=place)
     assert_admitted(box, "friend")
 
 

@@ -90,3 +90,34 @@ def test_a_connection_that_is_held_open_is_closed_in_the_end(box: Box, closed_ag
         with suppress(ConnectionResetError):
             assert connection.recv(64) == b""
         assert time.monotonic() - began_s > 5
+
+
+MALFORMED = (
+    b"nonsense\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # the beginning of TLS
+    b"GET /metrics HTTP/9.9\r\n\r\n",
+    b"GET http://[::1/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon here\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: \x00\r\n\r\n",
+    b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20000 + b"\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+)
+
+
+def test_a_malformed_request_is_one_line_in_the_log_that_names_the_client(box: Box, closed_agent: Agent) -> None:
+    for request in MALFORMED:
+        before = len(closed_agent.log.read_text().splitlines())
+        with connect(box) as connection:
+            connection.sendall(request)
+            with suppress(ConnectionResetError):
+                while connection.recv(4096):
+                    pass
+        closed_agent.wait_until("answered", closed_agent.is_ready)
+        said = closed_agent.log.read_text().splitlines()[before:]
+        if b"chunked" in request:  # refused for its method before the body is looked at
+            assert len(said) <= 1, said
+            continue
+        assert len(said) == 1, (request[:60], said)
+        assert "malformed request from 127.0.0.1" in said[0]

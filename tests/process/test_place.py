@@ -12,6 +12,7 @@ import pytest
 
 from netpolq.errors import ExitCode
 from tests.process.conftest import NODE, admit, assert_admitted
+from tests.process.test_standing_still import lowest_free_descriptor
 from tests.process.test_start import run_to_the_end
 from tests.support.agent import Agent
 from tests.support.box import Box
@@ -33,8 +34,8 @@ sys.stdin.read()
 def spoken_to(box: Box) -> socket.socket:
     """A conversation with the agent of the node, as user 0."""
     connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    connection.connect(NAME)  # waits while others do
     connection.settimeout(5.0)
-    connection.connect(NAME)
     return connection
 
 
@@ -126,3 +127,43 @@ def test_of_two_that_take_over_at_the_same_time_one_does_and_the_other_ends(box:
         for agent in agents:
             agent.stop()
         serving.cleanup()
+
+
+def test_connections_that_say_nothing_keep_no_agent_from_taking_over(box: Box, folder: Path, closed_agent: Agent) -> None:
+    """Eight idle ones were enough, and any process of user 0 on the node's network can open them."""
+    idle = [spoken_to(box) for _ in range(20)]
+    try:
+        with Agent(box, folder, CLOSED, "--workers=1", "--takeover", "--nfqueue-id=200") as successor:
+            assert ended([closed_agent]).stop() == ExitCode.OK
+            successor.wait_until("ready", successor.is_ready)
+            assert_admitted(box, "friend")
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agent: Agent) -> None:
+    """One that has shown it stays: the first sync of an agent that takes over may take minutes."""
+    with spoken_to(box) as idle, spoken_to(box) as successor:
+        successor.send(b"key " + (closed_agent.run_dir / "takeover.key").read_bytes())
+        for connection in (idle, successor):
+            connection.settimeout(20.0)
+            assert connection.recv(64) == b"queues 100:101"
+        assert idle.recv(64) == b""
+        successor.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            successor.recv(64)
+
+
+def test_a_pool_without_descriptors_does_not_spin_on_those_that_connect(box: Box, closed_agent: Agent) -> None:
+    """A connection that cannot be accepted goes on being announced; it is accepted when there is a descriptor again."""
+    pool = closed_agent.pool
+    limit = pool.rlimit(psutil.RLIMIT_NOFILE)
+    pool.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(pool.pid), limit[1]))
+    with spoken_to(box) as connection:
+        closed_agent.wait_until("it is told", lambda: "cannot be accepted" in closed_agent.log.read_text())
+        busy_s = sum(pool.cpu_times()[:2])
+        time.sleep(1.0)
+        assert sum(pool.cpu_times()[:2]) - busy_s < 0.5
+        pool.rlimit(psutil.RLIMIT_NOFILE, limit)
+        assert connection.recv(64) == b"queues 100:101"

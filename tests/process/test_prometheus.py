@@ -11,12 +11,15 @@ from typing import NamedTuple, cast
 
 import pytest
 
+from netpolq.supervisor.metric_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
 from tests.support import manifests, prometheus
 from tests.support.agent import Agent
 from tests.support.box import Box
+from tests.support.deployment import KUSTOMIZE, kustomized
 from tests.support.probe import Probe
 from tests.support.prometheus import Prometheus, StaticConfig
+from tests.support.scraping import operator_job, pod_target
 
 SELECTED = 'instance="this-host"'
 CARRIED_OVER = {
@@ -93,6 +96,9 @@ def monitored() -> Iterator[Monitored]:
         pod_with(node_name="has-ended", phase="Succeeded"),
     )
     jobs["netpolq-pods"] = prometheus.with_static_discovery(jobs["netpolq-pods"], *pods)
+    pod = pod_target(kustomized(KUSTOMIZE / "base"), node="monitored-node", address="127.0.0.1")
+    monitor = operator_job(kustomized(KUSTOMIZE / "podmonitor").one("PodMonitor"))
+    jobs["pod-monitor"] = prometheus.with_static_discovery(monitor, pod)
     with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
         folder = box.directory / "manifests"
         folder.mkdir()
@@ -152,8 +158,11 @@ def test_every_metric_arrives_with_its_type(monitored: Monitored) -> None:
         "packet_process_time_sum",
         "packet_process_duration_microseconds_count",
         "nfqueue_packet_id",
-        "netpolq_verdict_cache_hits_total",
-        "netpolq_verdict_cache_misses_total",
+        "netpolq_flow_cache_hits_total",
+        "netpolq_flow_cache_misses_total",
+        'netpolq_connections_total{verdict="accept",answered_by="worker"}',
+        'netpolq_connections_total{verdict="drop",answered_by="worker"}',
+        'netpolq_connections_total{verdict="drop",answered_by="kernel"}',
     ],
 )
 def test_rates_are_above_zero_while_packets_come_in(monitored: Monitored, series: str) -> None:
@@ -207,6 +216,7 @@ def test_rules_and_dashboard_use_only_metrics_that_exist(monitored: Monitored) -
     used = {name for rule in prometheus.rules() for name in prometheus.metric_names(rule["expr"])}
     used |= {name for _title, question in prometheus.panel_questions() for name in prometheus.metric_names(question)}
     assert len(used) > 20
+    assert not used & {name for former in FORMER_NAMES.values() for name in (former, f"{former}_total")}, "these are deprecated"
     assert used - names_in(monitored.server) == set()
 
 
@@ -224,6 +234,18 @@ def test_a_pod_is_scraped_at_its_annotated_port_under_the_name_of_its_node(monit
     assert pods[0]["labels"] == {"job": "netpolq", "instance": "node-of-the-pod", "namespace": "kube-system"}
     up = 'up{job="netpolq",instance="node-of-the-pod"}'
     monitored.server.wait_until("it is up", lambda: monitored.server.value(up) == 1)
+
+
+def test_the_pod_monitor_scrapes_the_agent_under_the_job_of_the_rules_and_the_name_of_the_node(monitored: Monitored) -> None:
+    """The operator's translation is made here; the rest is the shipped PodMonitor's. No alert says that the agent is down."""
+    found = cast("dict[str, list[dict[str, object]]]", monitored.server.get("/api/v1/targets?state=active"))["activeTargets"]
+    (target,) = [target for target in found if str(target["scrapePool"]).startswith("podMonitor/")]
+    assert target["scrapeUrl"] == "http://127.0.0.1:9080/metrics"
+    assert target["labels"] == {"job": "netpolq", "instance": "monitored-node", "namespace": "kube-system"}
+    up = 'up{job="netpolq",instance="monitored-node"}'
+    monitored.server.wait_until("it is up", lambda: monitored.server.value(up) == 1)
+    firing = monitored.server.query('ALERTS{alertname=~"Netpolq(Absent|Down)"}')
+    assert firing == []
 
 
 def test_the_optional_job_has_the_names_of_the_kube_network_policies_agent_and_no_others(monitored: Monitored) -> None:

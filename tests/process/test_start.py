@@ -63,6 +63,12 @@ def test_missing_privileges_are_said(box: Box, folder: Path) -> None:
     assert_one_line(done, ExitCode.PRIVILEGES, "CAP_NET_ADMIN")
 
 
+def test_a_limit_of_open_files_that_is_too_low_is_said_before_anything_is_bound(box: Box, folder: Path) -> None:
+    """A pool that runs out of descriptors later misses changes until it has some again."""
+    done = run_to_the_end(box, "--manifests", str(folder), "--workers=2", prefix=("prlimit", "--nofile=100:100"))
+    assert_one_line(done, ExitCode.BOOT, "2 workers need 144 open files", "100")
+
+
 def test_a_second_agent_in_the_namespace_is_refused_and_told_of_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
     pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
     assert pool is not None
@@ -125,10 +131,10 @@ def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
 
 
 def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
-    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the counters' file, the kernel's table of queues."""
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the memory of counters, the table of queues."""
     worker = closed_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
     table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"
-    own = ("socket:", table, "/memfd:netpolq-snapshot", str(closed_agent.run_dir / "metrics"), str(closed_agent.log), "/dev/null")
+    own = ("socket:", table, "/memfd:netpolq-snapshot", "/memfd:netpolq-counters", str(closed_agent.log), "/dev/null")
     assert [target for target in targets if not target.startswith(own)] == []
     assert len({target for target in targets if target.startswith("socket:")}) == 2

@@ -45,6 +45,7 @@ class Status(TypedDict):
     workers: list[WorkerStatus]
     source: dict[str, object]
     rejected: list[dict[str, object]]
+    dataplane: dict[str, object]
     verdict_cache: dict[str, int]
     strict_mode: dict[str, int]
     programming_latency_s: float | None

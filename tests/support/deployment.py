@@ -52,6 +52,9 @@ class PodSpec(TypedDict):
     initContainers: list[Container]
     containers: list[Container]
     volumes: list[dict[str, object]]
+    nodeSelector: dict[str, str]
+    affinity: NotRequired[dict[str, object]]
+    priorityClassName: NotRequired[str]
 
 
 class _PodMetadata(TypedDict, total=False):
@@ -69,17 +72,20 @@ class PodTemplate(TypedDict):
 
 
 class Spec(TypedDict):
-    """Fields of the specs looked at here: of a DaemonSet, and of a PodMonitor."""
+    """Fields of the specs looked at here: of a DaemonSet, a PodMonitor and a PrometheusRule."""
 
     selector: _Selector
     template: PodTemplate
     updateStrategy: dict[str, object]
     podMetricsEndpoints: list[dict[str, list[dict[str, str]]]]
+    groups: list[dict[str, object]]
 
 
 class Metadata(TypedDict, total=False):
     name: str
     namespace: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
 
 
 class Manifest(TypedDict):
@@ -91,10 +97,11 @@ class Manifest(TypedDict):
     spec: Spec
     rules: list[dict[str, list[str]]]
     roleRef: dict[str, str]
+    data: dict[str, str]
     subjects: list[dict[str, str]]
 
 
-Kind = Literal["DaemonSet", "ClusterRole", "ClusterRoleBinding", "ServiceAccount", "PodMonitor"]
+Kind = Literal["DaemonSet", "ClusterRole", "ClusterRoleBinding", "ServiceAccount", "PodMonitor", "PrometheusRule", "ConfigMap"]
 
 
 class Deployment(NamedTuple):
@@ -140,7 +147,7 @@ def tool(name: str, package: str, *places: Path) -> str:
 
 def kustomized(folder: Path) -> Deployment:
     """What `kubectl apply -k` of a folder would apply."""
-    kubectl = tool("kubectl", "Debian's package kubernetes-client")
+    kubectl = tool("kubectl", "make test-setup installs it", Path(sys.prefix) / "kubectl/kubectl")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     assert done.returncode == 0, done.stderr
     return Deployment(f"kustomize {folder.relative_to(CHECKOUT)}", tuple(yaml.safe_load_all(done.stdout)))

@@ -9,7 +9,7 @@ import socket
 import time
 import urllib.parse
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
@@ -55,6 +55,8 @@ class Job(TypedDict, total=False):
     """An entry of `scrape_configs`; only the fields used here."""
 
     job_name: str
+    metrics_path: str
+    relabel_configs: Sequence[Mapping[str, str | Sequence[str]]]
     static_configs: list[StaticConfig]
     kubernetes_sd_configs: list[object]
 

@@ -16,7 +16,9 @@ from netpolq.channel import (
     Alive,
     Alone,
     Channel,
+    Counters,
     Drain,
+    Failure,
     Hint,
     Hints,
     InPlace,
@@ -28,6 +30,7 @@ from netpolq.channel import (
     Serve,
     StandDown,
     StoodDown,
+    Taken,
     Welcome,
     decode,
     encode,
@@ -43,11 +46,14 @@ HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
     st.builds(Logging, st.integers(0, 255), st.booleans()),
-    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone(), Alive()]),
+    st.sampled_from([Drain(), StandDown(), StoodDown(), InPlace(), Alone(), Failure("cannot start: ä"), Failure("")]),
     st.builds(Serve, U32, U64, st.booleans()),
     st.builds(Report, U32, U32, U32, U64, U64, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),
     st.builds(Welcome, U64, U32),
+    st.builds(Alive, U64),
+    st.builds(Counters, U32),
+    st.builds(Taken, U64, st.text(max_size=200)),
     st.builds(pack_hints, U64, HINTS),
 )
 

@@ -19,6 +19,8 @@ from netpolq.settings.command_flags import CLEANUP_OPTIONS, STATUS_OPTIONS
 from netpolq.settings.options import from_words
 from netpolq.settings.table import OPTIONS
 
+FULL = Path("/dev/full")
+
 FAKE_POOL = """
 import json, os, sys
 print(json.dumps({"argv": sys.argv[1:], "environ": dict(os.environ), "path": sys.path}))
@@ -90,10 +92,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, loglevel, cleanup, explain, version, help" in line
+    assert "run, status, loglevel, cleanup, hold, explain, version, help" in line
 
 
-@pytest.mark.parametrize("command", ["run", "status", "loglevel", "cleanup", "explain", "version", "help"])
+@pytest.mark.parametrize("command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "version", "help"])
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
     page = capsys.readouterr().out
@@ -424,3 +426,79 @@ def test_an_interrupt_ends_quietly(manifests: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (128 + signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["version"], ["help"], ["help", "run"], ["explain", "--src=10.0.0.2", "--dst=shop/web", "--port=80"]],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_one_line_and_a_failure(arguments: list[str], manifests: Path) -> None:
+    """The disk is full. The command has done its work, and the result is lost."""
+    if arguments[0] == "explain":
+        arguments = [*arguments, f"--manifests={manifests}"]
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "netpolq", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+    assert done.stderr == "netpolq: error: standard output: No space left on device\n"
+    assert done.returncode == ExitCode.FAILED
+
+
+def test_many_verdicts_that_cannot_be_written_are_one_line(manifests: Path) -> None:
+    """More than a buffer holds, so that the error comes while the command still works."""
+    question = json.dumps({"src": "10.0.0.2", "dst": "10.0.0.1", "proto": "TCP", "dport": 80}) + "\n"
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "netpolq", "explain", f"--manifests={manifests}", "--packets=-"],
+            input=question * 2000,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.stderr == "netpolq: error: standard output: No space left on device\n"
+    assert done.returncode == ExitCode.FAILED
+
+
+def test_a_full_standard_error_changes_no_exit_code() -> None:
+    with FULL.open("w") as full:
+        done = subprocess.run([sys.executable, "-m", "netpolq", "start"], stderr=full, check=False, timeout=60)
+    assert done.returncode == ExitCode.USAGE
+
+
+def test_closed_output_is_no_crash() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m netpolq version >&-', sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_kubeconfig_comes_from_the_flag_then_from_the_environment_and_beside_a_folder_not_at_all(
+    fake_pool: dict[str, str], manifests: Path, tmp_path: Path
+) -> None:
+    def found(*flags: str, **environ: str) -> str:
+        result = netpolq("run", "--workers=1", *flags, environ={**fake_pool, "HOME": "/home/ann", **environ})
+        words: list[str] = json.loads(result.stdout)["argv"]
+        return next(word.removeprefix("--kubeconfig=") for word in words if word.startswith("--kubeconfig="))
+
+    assert found() == ""
+    assert found(KUBECONFIG="/a:~/b") == "/a:/home/ann/b"
+    assert found(KUBECONFIG=":") == ""
+    assert found("--kubeconfig=/c", KUBECONFIG="/a") == "/c"
+    assert found("--kubeconfig=~/c") == "/home/ann/c"
+    assert found(NETPOLQ_KUBECONFIG="~/d") == "/home/ann/d"
+    assert found("--manifests", str(manifests), KUBECONFIG="/a") == ""
+    assert found("--kubeconfig=~nobody-of-this-name/c") == "~nobody-of-this-name/c"
+
+
+def test_hold_is_reached_by_either_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that was installed for an older version calls `netpolq.cli`."""
+    words = ("hold", "--pod-cidrs=10.0.0.0/24", "--print")
+    assert cli.main(words) == ExitCode.OK
+    assert capsys.readouterr().out == netpolq(*words).stdout != ""

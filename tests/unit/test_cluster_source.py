@@ -3,20 +3,14 @@
 import asyncio
 import random
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from netpolq.errors import BootError
-from netpolq.model import Update
-from netpolq.policy.compile import Compiler, compile_snapshot
-from netpolq.sources.cluster.reflector import Timing
+from netpolq.policy.compile import compile_snapshot
 from netpolq.sources.cluster.source import ClusterSource
-from netpolq.sources.decode import Ignored, decode
-from netpolq.store import Store
 from tests.support.apiserver import (
     NAMESPACES,
     NETWORK_POLICIES,
@@ -24,7 +18,6 @@ from tests.support.apiserver import (
     RESOURCES,
     Answer,
     ApiServer,
-    Body,
     CloseAbruptly,
     CutBody,
     CutLine,
@@ -41,107 +34,8 @@ from tests.support.apiserver import (
     WatchFault,
     WatchListSupport,
 )
+from tests.support.cluster_reading import HURRIED, fill, namespace, pod, policy, reading, store_of, until
 from tests.support.snapshots import canonical
-
-HURRIED = Timing(
-    page_objects=3,
-    request_s=1.0,
-    watch_s=(2.0, 4.0),
-    idle_s=0.8,
-    initial_events_s=1.0,
-    first_delay_s=0.02,
-    most_delay_s=0.2,
-)
-"""Everything in less time, so that what takes minutes in a cluster takes a second here."""
-
-LIMIT_S = 30.0
-
-
-def namespace(name: str, **labels: str) -> Body:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-
-
-def pod(name: str, address: str, *, namespace: str = "shop", **labels: str) -> Body:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"namespace": namespace, "name": name, "labels": labels},
-        "spec": {"nodeName": "node-1", "containers": []},
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
-    }
-
-
-def policy(name: str, app: str, *, namespace: str = "shop") -> Body:
-    peer = {"podSelector": {"matchLabels": {"app": app}}}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"namespace": namespace, "name": name},
-        "spec": {"podSelector": {}, "ingress": [{"from": [peer]}], "policyTypes": ["Ingress"]},
-    }
-
-
-def store_of(server: ApiServer) -> Store:
-    """What somebody who reads the server's state at once would know."""
-    store = Store()
-    bodies = [
-        {**body, "kind": resource.kind, "apiVersion": resource.api_version}
-        for resource in RESOURCES
-        for body in server.objects(resource).values()
-    ]
-    decoded = [decode(body) for body in bodies]
-    store.apply(Update(upserted=tuple(item for item in decoded if not isinstance(item, Ignored)), ignored={}, observed_ns=0))
-    return store
-
-
-class Reader:
-    """Takes what a source delivers."""
-
-    def __init__(self, source: ClusterSource) -> None:
-        self.source = source
-        self.store = Store()
-        self.compiler = Compiler(self.store, is_local=lambda _pod: True)
-        self.updates: list[Update] = []
-
-    def deliver(self, update: Update) -> None:
-        self.updates.append(update)
-        self.store.apply(update)
-        self.compiler.update()
-
-    def agrees_with(self, server: ApiServer) -> bool:
-        expected = store_of(server)
-        return self.store.synced and (self.store.namespaces, self.store.pods, self.store.policies) == (
-            expected.namespaces,
-            expected.pods,
-            expected.policies,
-        )
-
-
-@asynccontextmanager
-async def reading(kubeconfig: Path, timing: Timing = HURRIED) -> AsyncIterator[Reader]:
-    reader = Reader(ClusterSource(str(kubeconfig), timing))
-    task = asyncio.create_task(reader.source.run(reader.deliver))
-    try:
-        yield reader
-    finally:
-        if task.done():
-            await task  # whatever ended it
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # about anything
-            await asyncio.sleep(0.01)
-
-
-def fill(server: ApiServer) -> None:
-    for name in ("shop", "ops"):
-        server.put(namespace(name, team=name))
-    for number in range(8):
-        server.put(pod(f"pod-{number}", f"10.0.0.{number + 1}", app=f"app-{number % 3}"))
-    server.put(policy("web", "app-1"))
 
 
 @pytest.mark.parametrize("support", WatchListSupport)

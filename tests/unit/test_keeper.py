@@ -2,11 +2,15 @@
 
 import asyncio
 import os
+import subprocess
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from netpolq.errors import SnapshotError
 from netpolq.snapshot import region
 from netpolq.snapshot.view import SnapshotView
 from netpolq.supervisor import keeper
@@ -15,6 +19,8 @@ from tests.support.images import Image, encode
 
 
 def give(kept: Keeper, version: int) -> None:
+    """As the publisher does: say that one is about to be sent, send it, have it kept."""
+    kept.outdate()
     descriptor = region.seal(encode(Image(), version=version, created_ns=0))
     kept.keep(descriptor)
     os.close(descriptor)
@@ -24,15 +30,134 @@ def version_in(path: Path) -> int:
     return SnapshotView(region.load(path)).version
 
 
+def is_kept(path: Path, version: int) -> bool:
+    """Whether the next start would judge by this version."""
+    try:
+        return version_in(path) == version
+    except (OSError, SnapshotError):
+        return False
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system with room for one snapshot and a little more, in place of a folder."""
+    blocks = len(encode(Image(), version=1, created_ns=0)) // 4096 + 4
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"nr_blocks={blocks}", "netpolq-test", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def remount(folder: Path, option: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
+
+
+async def test_no_start_judges_by_a_version_that_another_was_sent_after(tmp_path: Path) -> None:
+    """Whatever ends all processes between the sending of a version and its copy: the older file is refused.
+
+    It may be the version before a client was denied.
+    """
+    path = tmp_path / "snapshot.bin"
+    kept = Keeper(path)
+    kept.begin()
+    give(kept, 1)
+    await until(lambda: is_kept(path, 1))
+    kept.outdate()  # version 2 is about to be sent
+    with pytest.raises(SnapshotError, match="newer"):
+        region.load(path)
+    for version in range(2, 30):
+        give(kept, version)
+        await asyncio.sleep(0.02)
+        assert not any(is_kept(path, older) for older in range(version))
+    await until(lambda: is_kept(path, 29))
+    await kept.leave()
+    assert is_kept(path, 29)
+
+
+async def test_a_full_disk_outdates_the_older_file_and_is_told_until_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The older file has its block, so it can be marked; the newest is written as soon as there is room for it."""
+    with small_disk(tmp_path):
+        path, filler = tmp_path / "snapshot.bin", tmp_path / "filler"
+        kept = Keeper(path)
+        kept.begin()
+        give(kept, 1)
+        await until(lambda: is_kept(path, 1))
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        give(kept, 2)
+        await until(lambda: kept.problem is not None)
+        assert "No space left on device" in str(kept.problem)
+        assert not is_kept(path, 1)
+        filler.unlink()
+        await until(lambda: is_kept(path, 2))
+        await until(lambda: kept.problem is None)
+        assert caplog.text.count("No space left") == 1
+        await kept.leave()
+
+
+async def test_without_inodes_or_writable_file_system_no_older_file_is_used_and_that_is_told(tmp_path: Path) -> None:
+    """A file system that becomes read-only keeps the older file as it is: then all there is to do is to say so."""
+    with small_disk(tmp_path):
+        path = tmp_path / "snapshot.bin"
+        kept = Keeper(path)
+        kept.begin()
+        give(kept, 1)
+        await until(lambda: is_kept(path, 1))
+        remount(tmp_path, "nr_inodes=2")
+        give(kept, 2)
+        await until(lambda: kept.problem is not None)
+        assert not is_kept(path, 1)
+        remount(tmp_path, "nr_inodes=100")
+        await until(lambda: is_kept(path, 2))
+        await until(lambda: kept.problem is None)
+        remount(tmp_path, "ro")
+        kept.outdate()
+        assert kept.problem is not None
+        assert "remove it before the next start" in kept.problem
+        remount(tmp_path, "rw")
+        give(kept, 3)
+        await until(lambda: is_kept(path, 3))
+        await kept.leave()
+
+
+@pytest.mark.parametrize("what", ["removed", "folder removed", "cut", "replaced"])
+async def test_a_kept_file_that_another_program_spoils_comes_back(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "run" / "snapshot.bin"
+    path.parent.mkdir()
+    kept = Keeper(path)
+    kept.begin()
+    give(kept, 1)
+    await until(lambda: is_kept(path, 1))
+    match what:
+        case "cut":
+            os.truncate(path, 100)
+        case "replaced":
+            path.unlink()
+            path.write_bytes(b"something else")
+        case _:
+            path.unlink()
+    if what == "folder removed":
+        path.parent.rmdir()
+    await until(lambda: is_kept(path, 1))
+    await kept.leave()
+
+
 async def test_the_first_is_written_at_once_and_the_newest_when_the_supervisor_leaves(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     kept = Keeper(path)
     kept.begin()
     give(kept, 1)
-    async with asyncio.timeout(5):
-        while not path.exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    assert version_in(path) == 1
+    await until(lambda: is_kept(path, 1))
     for version in range(2, 40):
         give(kept, version)
         await asyncio.sleep(0)
@@ -62,6 +187,7 @@ async def test_a_burst_is_written_as_few_times_as_seconds_pass(tmp_path: Path, m
 
     def counting(path: Path, descriptor: int) -> None:
         save(path, descriptor)
+        region.mark(path, is_newest=True)
         written.append(version_in(path))
 
     monkeypatch.setattr(region, "save", counting)
@@ -80,9 +206,11 @@ async def test_a_burst_is_written_as_few_times_as_seconds_pass(tmp_path: Path, m
 async def test_a_folder_that_cannot_be_written_is_told_and_harms_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = Keeper(tmp_path / "gone" / "snapshot.bin")
+    (tmp_path / "file").touch()
+    kept = Keeper(tmp_path / "file" / "snapshot.bin")
     kept.begin()
     give(kept, 1)
     await kept.leave()
     assert "the next start will have no snapshot" in caplog.text
+    assert kept.problem is not None
     await Keeper(tmp_path / "never").leave()

@@ -1,11 +1,16 @@
 """How much is written, whoever makes us write."""
 
+import contextlib
+import io
+import json
 import logging
+
+from pathlib import Path
 
 import pytest
 
 from netpolq.enums import LoggingFormat
-from netpolq.logs import BURST_LINES, PACKET_LOG, Limit
+from netpolq.logs import BURST_LINES, PACKET_LOG, Limit, write_error
 from tests.support.logging_output import logging_output
 
 
@@ -59,3 +64,22 @@ def test_what_a_program_writes_is_limited(logging_format: LoggingFormat) -> None
             except ValueError:
                 logging.getLogger("worker").exception("packet %d could not be judged", 1)
     assert output.getvalue().count("packet 1 could not be judged") == BURST_LINES
+
+
+def test_the_error_that_ends_a_program_is_one_line_in_the_shape_of_the_log() -> None:
+    message = "first\nsecond \x1b[2J"
+    text, document = io.StringIO(), io.StringIO()
+    write_error(message, LoggingFormat.TEXT, text)
+    write_error(message, LoggingFormat.JSON, document)
+    assert text.getvalue() == "netpolq: error: first second \\x1b[2J\n"
+    (line,) = document.getvalue().splitlines()
+    entry = json.loads(line)
+    assert entry.keys() == {"ts", "level", "component", "pid", "msg"}
+    assert (entry["level"], entry["msg"]) == ("error", "first second \\x1b[2J")
+
+
+def test_an_error_that_cannot_be_written_raises_nothing() -> None:
+    with Path("/dev/full").open("w") as full:
+        write_error("no room", LoggingFormat.TEXT, full)
+        with contextlib.suppress(OSError):  # what it holds cannot be flushed at the end either
+            full.close()

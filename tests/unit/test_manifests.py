@@ -364,3 +364,13 @@ async def test_the_same_content_written_again_is_no_update(tmp_path: Path) -> No
         (tmp_path / "other.txt").write_text("x")
         await seen.proof(tmp_path)
         assert len(seen.updates) == 2
+
+
+async def test_a_policy_in_a_small_file_is_delivered_before_a_large_file_is_parsed(tmp_path: Path) -> None:
+    """A large file takes seconds, and a deny must not wait for it."""
+    async with watching(tmp_path) as seen:
+        (tmp_path / "a.yaml").write_text("---\n".join(namespace(f"n{number}") for number in range(10_000)))
+        (tmp_path / "b.yaml").write_text(policy("web"))
+        await seen.until(lambda store: bool(store.policies))
+        assert not seen.store.namespaces
+        await seen.until(lambda store: len(store.namespaces) == 10_000)

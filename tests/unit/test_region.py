@@ -105,10 +105,47 @@ def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
     path.write_bytes(b"something older, and longer" * 1000)
     descriptor = region.seal(image)
     region.save(path, descriptor)
+    region.mark(path, is_newest=True)
     os.close(descriptor)
     assert region.load(path) == image
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_kept_snapshot_that_may_not_be_the_newest_is_refused(tmp_path: Path) -> None:
+    """As it is written, and after it is marked as outdated: a start that judged by it could admit what is denied since."""
+    path = tmp_path / "snapshot.bin"
+    descriptor = region.seal(encode(small_image(), version=3, created_ns=1))
+    region.save(path, descriptor)
+    with pytest.raises(SnapshotError, match="newer"):
+        region.load(path)
+    region.mark(path, is_newest=True)
+    region.load(path)
+    region.mark(path, is_newest=False)
+    with pytest.raises(SnapshotError, match="newer"):
+        region.load(path)
+    region.mark(path, is_newest=True)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(SnapshotError):
+        region.load(path)
+    os.close(descriptor)
+
+
+def test_a_link_or_another_users_file_is_no_kept_snapshot(tmp_path: Path) -> None:
+    path, target = tmp_path / "snapshot.bin", tmp_path / "elsewhere"
+    descriptor = region.seal(encode(small_image(), version=3, created_ns=1))
+    region.save(target, descriptor)
+    region.mark(target, is_newest=True)
+    path.symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        region.load(path)
+    before = target.read_bytes()
+    region.save(path, descriptor)
+    assert target.read_bytes() == before
+    os.chown(path, 65534, 65534)
+    with pytest.raises(SnapshotError, match="no file of user"):
+        region.load(path)
+    os.close(descriptor)
 
 
 @given(st.data())

@@ -10,8 +10,9 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.dataplane import kernel, queuestats
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
-from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render, render_changes
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
 from netpolq.enums import Dataplane, NodeEgress
+from netpolq.errors import KernelError
 
 CONFIG = RulesetConfig(
     queue_first=100,
@@ -19,7 +20,7 @@ CONFIG = RulesetConfig(
     fanout=True,
     fail_open=False,
     mark_mask=0x00070000,
-    ct_mark_bit=0x00080000,
+    ct_label=40,
     node_egress=NodeEgress.JUDGE,
     dns_in_prerouting=True,
     form=Dataplane.COMPAT,
@@ -77,21 +78,31 @@ def test_each_address_goes_into_the_set_of_its_direction_and_family() -> None:
 
 
 def test_marks_are_moved_to_where_the_mask_is() -> None:
-    config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_mark_bit=0x80000000)
+    config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_label=100)
     script = render(config, NOBODY)
-    assert 'iifname != "lo" meta mark set meta mark & 0xfffffff1 | 0x00000002' in script
-    assert "meta mark & 0x0000000e == 0x0000000a ct mark set ct mark | 0x80000000" in script
+    assert "meta mark set meta mark & 0xfffffff1 | 0x00000006" in script
+    assert "meta mark & 0x0000000e == 0x0000000a ct label set 100" in script
+    assert "meta mark & 0x00000008 == 0x00000008 ct label set 103" in script
     assert "0x00070000" not in script
 
 
 def test_no_statement_writes_a_mark_without_keeping_the_other_bits() -> None:
     for statement in re.findall(r"mark set [^\n]*", render(CONFIG, NOBODY)):
-        assert re.match(r"mark set (meta mark & 0xfff8ffff|ct mark \| 0x00080000)", statement)
+        assert re.fullmatch(r"mark set meta mark (& 0xfff8ffff( \| 0x000[1-7]0000)?|\| 0x000[124]0000)", statement)
+
+
+def test_the_connection_mark_is_neither_read_nor_written() -> None:
+    assert "ct mark" not in render(dataclasses.replace(CONFIG, verdict_cache=True), NOBODY)
+
+
+def test_the_mark_is_written_only_on_the_way_into_the_queue_and_behind_it() -> None:
+    writing = {chain.name for chain in chains(CONFIG) if any("mark set" in rule for rule in chain.rules)}
+    assert writing == {"pending_original", "pending_reply", "returned", "restore_field"}
 
 
 def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() -> None:
-    closed = [rule for rule in rules(CONFIG, "record") if "unjudged" in rule]
-    opened = [rule for rule in rules(dataclasses.replace(CONFIG, fail_open=True), "record") if "unjudged" in rule]
+    closed = [rule for rule in rules(CONFIG, "returned") if "unjudged" in rule]
+    opened = [rule for rule in rules(dataclasses.replace(CONFIG, fail_open=True), "returned") if "unjudged" in rule]
     assert [rule.endswith("counter name unjudged drop") for rule in closed] == [True]
     assert [rule.endswith("counter name unjudged") for rule in opened] == [True]
 
@@ -99,7 +110,7 @@ def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() 
 def test_only_what_the_verdict_cache_accepts_comes_back_from_a_question() -> None:
     """Behind the jump stands the rule that remembers an acceptance: a chain that ended without a verdict would lead anybody there."""
     found = {chain.name: chain.rules for chain in chains(dataclasses.replace(CONFIG, verdict_cache=True))}
-    asking = [name for name, its_rules in found.items() if any("accepts ct mark set" in rule for rule in its_rules)]
+    asking = [name for name, its_rules in found.items() if any("accepts ct label set" in rule for rule in its_rules)]
     assert asking == ["judge_postrouting", "judge_input", "dns"]
     waiting = {found[name][-2].removeprefix("jump ") for name in asking}
     seen: set[str] = set()
@@ -115,31 +126,21 @@ def test_egress_to_the_own_node_is_not_looked_at_when_it_is_allowed() -> None:
     allowed = dataclasses.replace(CONFIG, node_egress=NodeEgress.ALLOW)
     assert not any("to_node" in rule for rule in rules(allowed, "judge_input"))
     assert not rules(allowed, "to_node")
-    assert any("fib daddr type local accept" in rule for rule in rules(allowed, "dns"))
     assert rules(CONFIG, "judge_input")[-1] == "goto to_node"
     assert any("ip6 saddr @isolated_egress_v6" in rule for rule in rules(CONFIG, "to_node"))
-    assert not any("fib" in rule for rule in rules(CONFIG, "dns"))
 
 
-def test_the_field_is_cleared_on_the_way_to_the_node_in_every_configuration() -> None:
-    """A socket may copy the mark of what it receives to what it sends, which then would not count as the node's own."""
-    for node_egress in NodeEgress:
-        assert rules(dataclasses.replace(CONFIG, node_egress=node_egress), "judge_input")[0].endswith("& 0xfff8ffff")
+def test_dns_to_an_address_of_the_node_is_left_to_the_later_hooks() -> None:
+    """It may be that of a service that is translated later."""
+    assert "fib daddr type local accept" in rules(CONFIG, "dns")
 
 
-def test_nothing_is_hooked_before_routing_unless_dns_is_judged_there() -> None:
-    assert any("hook prerouting" in chain.hook for chain in chains(CONFIG))
-    assert not any("hook prerouting" in chain.hook for chain in chains(dataclasses.replace(CONFIG, dns_in_prerouting=False)))
+def test_only_sources_are_checked_before_routing_unless_dns_is_judged_there() -> None:
+    def before_routing(config: RulesetConfig) -> list[str]:
+        return [chain.name for chain in chains(config) if "hook prerouting" in chain.hook]
 
-
-def test_changes_name_only_what_differs() -> None:
-    before = isolated(ingress=("10.0.0.1", "10.0.0.2"), egress=("fd00::1",))
-    after = isolated(ingress=("10.0.0.2", "10.0.0.3"), egress=("fd00::1",))
-    assert render_changes(before, after).splitlines() == [
-        "add element inet netpolq isolated_ingress_v4 { 10.0.0.3 }",
-        "delete element inet netpolq isolated_ingress_v4 { 10.0.0.1 }",
-    ]
-    assert render_changes(after, after) == ""
+    assert before_routing(CONFIG) == ["check_source", "judge_dns", "record_dns"]
+    assert before_routing(dataclasses.replace(CONFIG, dns_in_prerouting=False)) == ["check_source"]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +201,17 @@ def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -
 )
 def test_dns_is_judged_early_on_kernels_before_6_12_unless_set_otherwise(setting: bool | None, release: str, early: bool) -> None:
     assert kernel.dns_in_prerouting(setting, release) is early
+
+
+@pytest.mark.parametrize("release", ["5.10.0", "5.10.0-30-amd64", "6.18.5", "10.0.1", "unknown"])
+def test_a_kernel_that_tells_where_forwarded_packets_came_in_is_taken(release: str) -> None:
+    kernel.require_supported_kernel(release)
+
+
+@pytest.mark.parametrize("release", ["5.9.16", "4.18.0-553.el8_10.x86_64", "5.4.0-200-generic"])
+def test_an_older_kernel_is_refused(release: str) -> None:
+    with pytest.raises(KernelError, match=r"5\.10 or newer"):
+        kernel.require_supported_kernel(release)
 
 
 class Bridges:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
+from netpolq.hold.ranges import parse_ranges
 from netpolq.settings import Settings, resolve
 from netpolq.settings.options import Group
 from netpolq.settings.table import FILE_OPTIONS, OPTIONS
@@ -35,6 +36,8 @@ def settings(draw: st.DrawFn) -> Settings:
         kubeconfig=draw(words),
         manifests=draw(st.none() | paths),
         fail_open=draw(st.booleans()),
+        pod_cidrs=draw(st.sampled_from([(), parse_ranges("10.0.0.0/8,fd00::/64")])),
+        cni_conf_dir=draw(st.none() | paths),
         queue_first=queue_first,
         queue_count=draw(st.integers(1, min(256, 65536 - queue_first))),
         metrics_host=draw(st.just("") | names | st.ip_addresses().map(str)),
@@ -49,7 +52,7 @@ def settings(draw: st.DrawFn) -> Settings:
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),
         mark_mask=0b111 << draw(st.integers(0, 29)),
-        ct_mark_bit=1 << draw(st.integers(0, 31)),
+        ct_label=draw(st.integers(0, 124)),
         node_egress=draw(st.sampled_from(NodeEgress)),
         verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
         verdict_cache_ttl_s=draw(st.integers(1, 86400)),
@@ -87,7 +90,7 @@ def test_defaults_of_our_own_flags() -> None:
     found = resolve([], {})
     assert found.manifests is None
     assert found.netfilter_bug_1766_fix is None
-    assert (found.mark_mask, found.ct_mark_bit) == (0x70, 0x1000)
+    assert (found.mark_mask, found.ct_label) == (0x70, 124)
     assert (found.dataplane, found.node_egress, found.logging_format) == ("auto", "judge", "text")
     assert found.run_dir == Path("/run/netpolq")
     assert found.fanout
@@ -163,7 +166,7 @@ def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> 
         ("fail-open", ["maybe", "", "2"]),
         ("netfilter-bug-1766-fix", ["sometimes", "AUTO"]),
         ("mark-mask", ["0", "0x60", "0xf0", "0x150", "0x380000000", "0xc0000001", "seven"]),
-        ("ct-mark-bit", ["0", "3", "0x100000000"]),
+        ("ct-label", ["-1", "125", "0x100000000", "five"]),
         ("dataplane", ["iptables", "Native", ""]),
         ("node-egress", ["drop"]),
         ("logging-format", ["xml"]),
@@ -310,7 +313,7 @@ def test_the_host_name_is_trimmed_and_lower_case_as_the_kubelet_has_it() -> None
 @pytest.mark.parametrize("text", ["0x70", "112", "0X70"])
 def test_masks_are_hexadecimal_or_decimal(text: str) -> None:
     assert resolve(["--mark-mask", text], {}).mark_mask == 0x70
-    assert resolve(["--mark-mask", "0xe0000000", "--ct-mark-bit", "2147483648"], {}).mark_mask == 0xE0000000
+    assert resolve(["--mark-mask", "0xe0000000", "--ct-label", "7"], {}).mark_mask == 0xE0000000
 
 
 @given(settings())

@@ -12,6 +12,7 @@ import pytest
 
 from aiohttp import web
 
+from netpolq.dataplane import ruleset
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Rejection
 from netpolq.supervisor.status import (
@@ -27,9 +28,11 @@ from netpolq.supervisor.status import (
     render_json,
     render_text,
 )
+from netpolq_worker import leftover
 
 STATUS = Status(
     version="1.2.3",
+    node="node-1",
     snapshot_version=12,
     in_force_version=12,
     ready=False,
@@ -58,12 +61,13 @@ STATUS = Status(
         )
     ],
     dataplane=DataplaneStatus(
-        form="compat", queues="100:101", fail_open=False, isolated_ingress=3, isolated_egress=2, unjudged_packets=7
+        form="compat", queues="100:101", fail_open=False, isolated_ingress=3, isolated_egress=2, unjudged_packets=7, hold=None
     ),
     verdict_cache=VerdictCacheStatus(enabled=True, entries=1200, size=32768, ttl_s=60, hits=98765),
     strict_mode=StrictModeStatus(enabled=True, done_version=12, examined=4000, denied=3),
     programming_latency_s=0.0123,
     supervisor_restarts=1,
+    run_dir_problem=None,
 )
 
 
@@ -198,3 +202,30 @@ def test_a_manifest_cannot_steer_the_terminal() -> None:
 )
 def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
     assert f"heard {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
+
+
+def test_what_the_run_directory_lacks_is_shown() -> None:
+    """A full disk costs no packet; that the newest snapshot is not kept must be told, or nobody frees it before a restart."""
+    problem = "/run/netpolq/snapshot.bin: No space left on device"
+    assert any(problem in line for line in render_text(replace(STATUS, run_dir_problem=problem)).splitlines())
+    assert "run directory" not in render_text(STATUS)
+    assert decode(encode(replace(STATUS, run_dir_problem=problem))).run_dir_problem == problem
+
+
+def test_the_page_says_what_is_in_force_while_the_newest_snapshot_is_not() -> None:
+    def snapshot(status: Status) -> str:
+        return next(line for line in render_text(status).splitlines() if line.startswith("snapshot"))
+
+    assert snapshot(STATUS).endswith("version 12, in force everywhere after 12.3 ms")
+    late = replace(STATUS, in_force_version=11)
+    assert snapshot(late).endswith("version 12 is published and not yet in force; in force: version 11")
+    begun = replace(STATUS, in_force_version=0)
+    assert snapshot(begun).endswith("in force: what workers have of before, version 11 and 12")
+    none = replace(STATUS, snapshot_version=0, in_force_version=0)
+    kept = replace(none, workers=[replace(STATUS.workers[0], acked_version=7)])
+    assert snapshot(kept).endswith("none published yet; in force: what workers have of before, version 7")
+    assert "in force: nothing" in snapshot(replace(none, workers=[]))
+
+
+def test_the_pool_and_the_data_plane_mean_the_same_table() -> None:
+    assert leftover.TABLE == ruleset.TABLE

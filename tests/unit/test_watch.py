@@ -15,6 +15,7 @@ from netpolq.sources.cluster.watch import (
     Changes,
     LineDecoder,
     NoStreamedListsError,
+    NotResumableError,
     Replica,
     StatusError,
     StreamError,
@@ -136,11 +137,19 @@ def test_events_change_what_is_known_and_bookmarks_only_where_to_go_on() -> None
 
 def test_replayed_events_do_not_take_anything_back() -> None:
     replica = known("10", "a")
-    current = line("MODIFIED", body("a", 12, state="new"))
-    take(replica, line("ADDED", body("b", 11)), current, line("DELETED", body("b", 13)))
-    changes = take(replica, line("ADDED", body("b", 11)), line("MODIFIED", body("a", 9, state="old")), current)
+    take(replica, line("ADDED", body("b", 11)), line("MODIFIED", body("a", 12, state="new")), line("DELETED", body("b", 13)))
+    changes = take(replica, line("DELETED", body("b", 13)))
     assert not changes
     assert replica.resume_version == "13"
+
+
+@pytest.mark.parametrize("replayed", [("ADDED", "b", 11), ("MODIFIED", "a", 9), ("BOOKMARK", "", 12)])
+def test_an_event_of_an_older_version_means_that_everything_must_be_listed_again(replayed: tuple[str, str, int]) -> None:
+    """A watch gives versions in order, so the server has gone back to an older state."""
+    replica = known("10", "a")
+    take(replica, line("DELETED", body("b", 13)))
+    with pytest.raises(NotResumableError):
+        take(replica, line(replayed[0], body(*replayed[1:])))
 
 
 def test_versions_that_are_no_numbers_are_taken_as_they_come() -> None:

@@ -11,7 +11,7 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import NodeEgress, PacketMark
-from tests.netns.dataplane.lab import ADDRESS, CT_MARK_BIT, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
+from tests.netns.dataplane.lab import ADDRESS, CT_LABEL, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
 
 _SERVICE = "10.99.0.1"
 _PORT = 5300
@@ -48,7 +48,7 @@ async def ruleset(lab: Lab) -> Ruleset:
             fanout=True,
             fail_open=False,
             mark_mask=MARK_MASK,
-            ct_mark_bit=CT_MARK_BIT,
+            ct_label=CT_LABEL,
             node_egress=NodeEgress.JUDGE,
             dns_in_prerouting=True,
             form=form,

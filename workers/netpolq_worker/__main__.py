@@ -1,43 +1,67 @@
 """`python -m netpolq_worker`: the pool as a program. Started by `netpolq run` with settings that are already checked."""
 
 import os
-import shutil
+import resource
 import sys
 
+from pathlib import Path
+
 from netpolq.errors import BootError, NetpolqError
-from netpolq.logs import configure
-from netpolq.run_dir import metrics_dirs
+from netpolq.logs import configure, write_error
+from netpolq.run_dir import prepare
+from netpolq_worker.capabilities import give_up_unneeded
 from netpolq_worker.options import PoolOptions, parse_options
+
+_DESCRIPTORS = 128
+"""What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
+
+_DESCRIPTORS_PER_WORKER = 8
+"""Two for the queue, one for its statistics, channel, memory of counters, and what a successor takes before the dead one is let go."""
 
 
 def main() -> int:
-    """Prepare the run directory and run the pool. Returns the exit code."""
+    """Prepare the run directory and run the pool. Returns the exit code. The error of a failed start is the last line it writes."""
     options = parse_options(sys.argv[1:])
     configure(options.logging_format, options.logging.verbosity)
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.metrics_dir)
+    # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.counter_memory`): none is made in the folder.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.run_dir)
     # Only now, because prometheus_client looks at the variable when it is imported.
     from netpolq_worker.pool import Pool  # noqa: PLC0415
 
     try:
+        _raise_descriptor_limit(len(options.queues))
         pool = Pool(options)
-        _prepare_run_dir(options)
+        _prepare_run_dir(options.run_dir)
+        _give_up_capabilities(options)
         return pool.run()
     except NetpolqError as error:
-        sys.stderr.write(f"netpolq: error: {error}\n")
+        write_error(str(error), options.logging_format)
         return error.exit_code
 
 
-def _prepare_run_dir(options: PoolOptions) -> None:
-    """Only root may look into the run directory; the counters of an earlier pool would be added to ours."""
+def _raise_descriptor_limit(workers: int) -> None:
+    """Have as many descriptors as the queues need. Raises `BootError` if the hard limit is below that."""
+    wanted = _DESCRIPTORS + workers * _DESCRIPTORS_PER_WORKER
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise BootError(f"{workers} workers need {wanted} open files and the limit is {hard}: raise it (LimitNOFILE=, ulimit -n)")
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _prepare_run_dir(run_dir: Path) -> None:
     try:
-        options.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        options.run_dir.chmod(0o700)
-        # While an agent is taken over from, it still uses its own.
-        for stale in (options.metrics_dir,) if options.takeover else metrics_dirs(options.run_dir):
-            shutil.rmtree(stale, ignore_errors=True)
-        options.metrics_dir.mkdir(mode=0o700)
+        prepare(run_dir)
     except OSError as error:
-        raise BootError(f"--run-dir {options.run_dir}: {error.strerror}; it must be a folder that the agent may write") from error
+        path = error.filename or str(run_dir)
+        raise BootError(f"--run-dir {run_dir}: {path}: {error.strerror}; it must be a folder that the agent may write") from error
+
+
+def _give_up_capabilities(options: PoolOptions) -> None:
+    try:
+        give_up_unneeded(options.run_dir)
+    except OSError as error:
+        raise BootError(f"capabilities that are not needed cannot be given up: {error.strerror}") from error
 
 
 if __name__ == "__main__":

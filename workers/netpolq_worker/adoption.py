@@ -25,22 +25,30 @@ class Adoption:
         self._slot = slot
         self._tell()
 
-    def take_up(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int) -> bool:
-        """Judge by a snapshot from now on; False: it is refused. `changed` as in `Publish`. The descriptor is closed."""
+    def take_up(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int | None) -> bool:
+        """Judge by a snapshot from now on; False: it is refused. `changed` as in `Publish`. The descriptor is closed.
+
+        `descriptor` None: it was lost on the way, because this process has used up its descriptors.
+        """
+        before = self._decider.view
         try:
+            if descriptor is None:
+                raise SnapshotError("it came without its descriptor: this process has no room for another")
             view = open_validated(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
-            # After a refusal, what the refused version changed is not known here.
-            self._decider.adopt(view, None if self._refused else changed)
+            # What a version has changed that was never used here (refused, or lost) is not known here.
+            is_next = before is not None and version == before.version + 1
+            self._decider.adopt(view, changed if is_next and self._refused is None else None)
         except (SnapshotError, OSError) as error:
             self._refused = version, str(error)
             self._tell()
             return False
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
         self._refused = None
-        log.debug("%s judges by snapshot %d", "spare worker" if self._slot is None else f"worker {self._slot}", version)
+        log.debug("%s judges by snapshot %d", "standby worker" if self._slot is None else f"worker {self._slot}", version)
         return True
 
     def _tell(self) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from netpolq.channel import Alive, Drain, Hints, Logging, Message, Refusal, Report, Serve
+from netpolq.channel import Alive, Counters, Drain, Hints, Logging, Message, Refusal, Report, Serve
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Forks, Snapshot, WorkerProcess
-from netpolq_worker.lifecycle import Child, attempt, described
+from netpolq_worker.lifecycle import Child, attempt, described, is_killed_for_silence
 from netpolq_worker.nfqueue import Queue
 from netpolq_worker.options import PoolOptions
 
@@ -25,6 +25,9 @@ long hangs."""
 
 _PAUSE_S = 0.5
 """If the pool itself did not get to run for so long, nobody's silence means anything: the machine stood still, or was overloaded."""
+
+_RETRY_S = 1.0
+"""When a worker that has refused a snapshot is sent the newest one: it may have had no descriptor left, or no memory."""
 
 _SUSPECT_DEATHS = 2
 """So many successors in a row that died at once: what they read may be what killed them."""
@@ -86,6 +89,11 @@ class Crew:
         """What is known of each worker."""
         return [slot.report() for slot in self._slots]
 
+    @property
+    def counters(self) -> list[tuple[Counters, int]]:
+        """The memories in which workers count, with their descriptors. There may be more later, never fewer."""
+        return [(Counters(seat), descriptor) for seat, descriptor in enumerate(self._forks.memories)]
+
     def start_due(self, now: float) -> None:
         """Fill the places that are to be filled."""
         for slot in self._slots:
@@ -124,17 +132,19 @@ class Crew:
         """When each worker will have been silent for too long."""
         return [child.heard + _SILENCE_S for child in self.children if child.pid]
 
-    def kill_silent(self) -> None:
-        """Kill workers that hang. To be called at the first of `silence_dues` at the latest."""
+    def kill_silent(self) -> bool:
+        """Kill workers that hang. To be called at the first of `silence_dues` at the latest. Returns whether the pool stood still."""
         now = time.monotonic()
         # Waiting is bounded by the beats of the workers, so a longer pause was not of our choosing.
-        if now - self._last_look > _SILENCE_S + _PAUSE_S:
+        stood_still = now - self._last_look > _SILENCE_S + _PAUSE_S
+        if stood_still:
             for child in self.children:
                 child.heard = now
         self._last_look = now
         for slot in self._slots:
-            slot.suspect |= _is_killed_for_silence(f"worker {slot.number}", slot.child, now)
-        _is_killed_for_silence("spare worker", self._spare, now)
+            slot.suspect |= is_killed_for_silence(f"worker {slot.number}", slot.child, now, _SILENCE_S)
+        is_killed_for_silence("spare worker", self._spare, now, _SILENCE_S)
+        return stood_still
 
     def on_exit(self, pid: int, code: int, now: float) -> None:
         """A process has ended. If it was a worker it is succeeded, at once where it may be."""
@@ -172,18 +182,24 @@ class Crew:
                 slot.last_report = message
                 slot.child.heard = time.monotonic()
                 self._tell(slot.report())
-                if worker.behind:
-                    worker.publish(self.snapshot, None)
-            case Alive():
+                self._on_read(worker, message.acked_version)
+            case Alive(version):
                 if worker.pid == self._spare.pid:
                     self._spare.heard = time.monotonic()
+                self._on_read(worker, version)
             case Hints():
                 self._tell(message)  # a supervisor that is busy misses it, and the worker will hint again
             case Refusal():
                 log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
+                worker.refused(message.version, time.monotonic() + _RETRY_S)
                 self._tell(message)
             case _:
                 log.error("unexpected message %r", message)
+
+    def _on_read(self, worker: WorkerProcess, version: int) -> None:
+        worker.has_read(version)
+        if worker.behind and time.monotonic() >= worker.retry_due:
+            worker.publish(self.snapshot, None)
 
     @property
     def logging(self) -> Logging:
@@ -203,8 +219,6 @@ class Crew:
         self.snapshot = snapshot
         for worker in self._workers.values():
             worker.publish(snapshot, changed)
-            if worker.behind and worker.slot is None:
-                os.kill(worker.pid, signal.SIGKILL)  # a spare that does not read is none
 
     # --- the end ------------------------------------------------------------------------------------------------------------------
 
@@ -220,14 +234,3 @@ class Crew:
         """Let go of the queues. The workers have left."""
         for slot in self._slots:
             slot.queue.close()
-
-
-def _is_killed_for_silence(name: str, child: Child, now: float) -> bool:
-    """Kill a worker if it has been silent for too long. Returns whether it has."""
-    silence_s = now - child.heard
-    if not child.pid or silence_s <= _SILENCE_S:
-        return False
-    log.error("%s (pid %d) has been silent for %.0f s and is killed", name, child.pid, silence_s)
-    child.heard = now
-    os.kill(child.pid, signal.SIGKILL)
-    return True

@@ -6,10 +6,11 @@ import os
 import signal
 import socket
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
-from netpolq.channel import Channel, Publish
+from netpolq import counter_memory
+from netpolq.channel import MAX_UNREAD, Channel, Publish
 from netpolq_worker.confinement import Confinement
 from netpolq_worker.judge import judge_packets
 from netpolq_worker.loop import Worker
@@ -33,9 +34,10 @@ class Snapshot:
 
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
-    """A worker's process. `slot` None: it is the spare. `seat`: names its files of counters; free again when it is dead.
+    """A worker's process. `slot` None: it is the standby. `seat`: whose memory of counters it has; free again when it is dead.
 
-    `behind`: a publish did not reach it, so the next one must say "everything".
+    `behind`: a publish was not sent to it or was refused by it, so it is to be sent the newest one, as "everything", from `retry_due` on
+    (monotonic seconds). `unread`: versions that it has not said it has read.
     """
 
     pid: int
@@ -43,11 +45,24 @@ class WorkerProcess:
     channel: Channel
     slot: int | None = None
     behind: bool = False
+    retry_due: float = 0.0
+    unread: list[int] = field(default_factory=list)
 
     def publish(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None) -> None:
-        """Send it the newest snapshot. `changed` as in `Publish`."""
+        """Send it the newest snapshot, unless it has enough to read: then it gets the newest one later. `changed` as in `Publish`."""
         message = Publish(snapshot.version, None if self.behind else changed)
-        self.behind = not self.channel.send(message, [snapshot.descriptor])
+        self.behind = len(self.unread) >= MAX_UNREAD or not self.channel.send(message, [snapshot.descriptor])
+        if not self.behind:
+            self.unread.append(snapshot.version)
+
+    def refused(self, version: int, retry_due: float) -> None:
+        """It could not use a snapshot."""
+        self.has_read(version)
+        self.behind, self.retry_due = True, retry_due
+
+    def has_read(self, version: int) -> None:
+        """It has read all snapshots up to this version."""
+        self.unread = [sent for sent in self.unread if sent > version]
 
 
 class Forks:
@@ -61,8 +76,9 @@ class Forks:
         self.logging = options.logging
         self.queues = tuple(self._bind(num) for num in options.queues)
         self._confinement = Confinement()
-        # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: they are files.
-        self._seats = 0
+        # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: each takes memory.
+        self.memories: list[int] = []
+        """Descriptors of the memories of counters, by seat."""
         self._free_seats: list[int] = []
 
     def _bind(self, queue_num: int) -> Queue:
@@ -74,8 +90,11 @@ class Forks:
         return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
     def fork(self, snapshot: Snapshot) -> WorkerProcess:
-        """Another process. It is a spare until it is sent `Serve`. Raises `OSError` where none can be had."""
-        seat = self._free_seats[0] if self._free_seats else self._seats
+        """Another process. It is a standby until it is sent `Serve`. Raises `OSError` where none can be had."""
+        if not self._free_seats:
+            self.memories.append(counter_memory.make())
+            self._free_seats.append(len(self.memories) - 1)
+        seat = self._free_seats[0]
         ours, theirs = Channel.pair()
         with theirs:
             try:
@@ -85,10 +104,7 @@ class Forks:
                 raise
             if pid == 0:
                 self._be_worker(seat, theirs, snapshot)
-        if seat == self._seats:
-            self._seats += 1
-        else:
-            heapq.heappop(self._free_seats)
+        heapq.heappop(self._free_seats)
         return WorkerProcess(pid, seat, ours)
 
     def bury(self, worker: WorkerProcess) -> None:
@@ -104,9 +120,11 @@ class Forks:
             # note them, in a list that nobody reads here.
             signal.set_wakeup_fd(-1)
             queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
-            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor})
+            memory = self.memories[seat]
+            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory})
             settings = WorkerSettings(
                 seat=seat,
+                memory=memory,
                 fail_open=self._options.fail_open,
                 mark_mask=self._options.mark_mask,
                 hints=self._options.hints,

@@ -6,6 +6,7 @@ RUNNING ── release ──► WAITING (its process has moved to another place
 """
 
 import logging
+import os
 import signal
 import time
 
@@ -111,3 +112,14 @@ def attempt(child: Child, start: Callable[[], None]) -> None:
 def described(code: int) -> str:
     """How a process has ended, by its exit code; negative: the number of a signal."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def is_killed_for_silence(name: str, child: Child, now: float, limit_s: float) -> bool:
+    """Kill a child if it has been silent for longer than the limit. Returns whether it has."""
+    silence_s = now - child.heard
+    if not child.pid or silence_s <= limit_s:
+        return False
+    log.error("%s (pid %d) has been silent for %.0f s and is killed", name, child.pid, silence_s)
+    child.heard = now
+    os.kill(child.pid, signal.SIGKILL)
+    return True

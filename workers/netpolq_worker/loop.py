@@ -108,7 +108,7 @@ class Worker:
             while (received := self._channel.receive()) is not None:
                 message, descriptor = received
                 match message:
-                    case Publish(version, changed) if descriptor is not None:
+                    case Publish(version, changed):
                         if self._adoption.take_up(version, changed, descriptor):
                             self._report()
                     case Logging():

@@ -1,12 +1,12 @@
-"""What a worker counts. Plain integers on the packet path, written to the multiprocess directory a few times a second.
+"""What a worker counts. Plain integers on the packet path, written to its memory (`netpolq.counter_memory`) a few times a second.
 
 **What the times are.** Verdicts are sent in batches, so a packet's time is that of its batch: from the moment the worker was given the
 first packet of the batch until the message with the verdicts was sent. A packet that comes alone is a batch of one, and the time is just
 its own. Under load no packet of a batch waited longer than what is counted for it; the last ones less. Two readings of the clock serve a
 whole batch. The wait in the queue and in the socket, before the worker, is not in it.
 
-The files are keyed by slot, not by process id, so a successor goes on counting where its predecessor stopped. They must be opened after
-the fork, so `WorkerMetrics` is made in the worker.
+The memory belongs to a seat, not to a process, so a successor goes on counting where its predecessor stopped. It must be mapped after the
+fork, so `WorkerMetrics` is made in the worker.
 """
 
 from bisect import bisect_left
@@ -14,6 +14,7 @@ from bisect import bisect_left
 from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
+from netpolq.counter_memory import count_in
 from netpolq_worker.packet import PROTOCOL_NAMES, SERIES
 
 _OTHER = "other"
@@ -21,10 +22,16 @@ _VERDICTS = ("drop", "accept")
 
 
 class WorkerMetrics:
-    """Counters of one worker slot. `codes`: packets judged since the last flush by code (`netpolq_worker.decide`)."""
+    """Counters of one seat. `memory`: a descriptor of `netpolq.counter_memory`, which is taken over.
 
-    def __init__(self, slot: int) -> None:
-        values.ValueClass = values.MultiProcessValue(lambda: slot)
+    None: files of prometheus_client's multiprocess directory, for programs that are no worker.
+    """
+
+    def __init__(self, seat: int, memory: int | None = None) -> None:
+        if memory is None:
+            values.ValueClass = values.MultiProcessValue(lambda: seat)
+        else:
+            count_in(memory, seat)
         registry = CollectorRegistry()
         labels = ("protocol", "family")
         self._packet_count = Counter("packet_count", "Number of packets", (*labels, "verdict"), registry=registry)
@@ -39,8 +46,8 @@ class WorkerMetrics:
             ("cause",),
             registry=registry,
         )
-        self._hits = Counter("netpolq_verdict_cache_hits", "Verdicts found in a worker's cache", registry=registry)
-        self._misses = Counter("netpolq_verdict_cache_misses", "Verdicts made from the snapshot", registry=registry)
+        self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
+        self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
         self._codes = [0] * (2 * len(SERIES))
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from netpolq.channel import Logging
 from netpolq.enums import LoggingFormat
-from netpolq.run_dir import IMAGE, TAKEOVER_KEY, metrics_dir
+from netpolq.run_dir import IMAGE, TAKEOVER_KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +29,6 @@ class PoolOptions:
     logging: Logging
     supervisor: tuple[str, ...]
     words: tuple[str, ...]
-
-    @property
-    def metrics_dir(self) -> Path:
-        """The multiprocess directory of prometheus_client."""
-        return metrics_dir(self.run_dir, self.queues.start)
 
     @property
     def takeover_key_path(self) -> Path:

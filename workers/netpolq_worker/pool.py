@@ -13,13 +13,15 @@ import time
 
 from functools import partial
 
-from netpolq.channel import Alone, InPlace, Logging, Message, Publish, StandDown, StoodDown, Welcome
-from netpolq.errors import ExitCode, SnapshotError
+from netpolq.channel import Alive, Alone, Failure, InPlace, Logging, Message, Publish, StandDown, StoodDown, Taken, Welcome
+from netpolq.errors import ExitCode, NetpolqError, SnapshotError
 from netpolq.logs import logs_packets, set_verbosity
-from netpolq.snapshot.region import load, open_view, seal
+from netpolq.snapshot.region import load, mark, open_view, save, seal
+from netpolq.snapshot.view import SnapshotView
 from netpolq_worker.crew import Crew
 from netpolq_worker.ears import Ears
 from netpolq_worker.forks import Snapshot
+from netpolq_worker.leftover import has_ruleset
 from netpolq_worker.lifecycle import Child, Phase, attempt, described
 from netpolq_worker.options import PoolOptions
 from netpolq_worker.reload import Reload
@@ -47,14 +49,18 @@ class Pool:
         self._ears = Ears()
         self._place = Place(self, self._ears, options.queues, options.takeover_key_path, takeover=options.takeover)
         self._supervision = Supervision(options.supervisor, self._ears, self._on_supervisor_message)
-        self._crew = Crew(options, self._ears, tell=self._supervision.send)
+        self._crew = Crew(options, self._ears, tell=self._tell)
+        self._memories_told = 0
+        self._untold_refusal: Taken | None = None
         self._signals: list[int] = []
         self._exit_code: int | None = None
+        self._failure = ""  # why the last supervisor ended, in its own words
+        self._has_installed = False
         self._reload: Reload | None = None
         self._next_supervisor: tuple[str, ...] | None = None
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT, or until the supervisor says that it cannot start. Returns the exit code."""
+        """Serve until SIGTERM or SIGINT. Returns the exit code. Raises `NetpolqError` where the supervisor cannot start."""
         self._load_kept_snapshot()
         wakeup_read, wakeup_write = socket.socketpair()
         for end in (wakeup_read, wakeup_write):
@@ -73,7 +79,9 @@ class Pool:
                 self._replace_supervisor()
                 self._on_signals()
                 self._reap()
-                self._crew.kill_silent()
+                if self._crew.kill_silent():
+                    self._supervision.heard()
+                self._supervision.kill_silent()
         finally:
             self._shut_down()
         if self._place.is_given_up and os.getpid() == 1:
@@ -81,6 +89,8 @@ class Pool:
             log.info("waiting for SIGTERM")
             while _ENDING.isdisjoint(self._signals):
                 self._ears.listen()
+        if self._failure and self._exit_code in _HALTING:
+            raise NetpolqError(self._failure, exit_code=ExitCode(self._exit_code))
         return self._exit_code
 
     def _load_kept_snapshot(self) -> None:
@@ -99,18 +109,32 @@ class Pool:
         log.info("judging by snapshot %d of the last run until the first sync", view.version)
         view.close()
 
+    def _keep_snapshot(self) -> None:
+        """Leave the newest snapshot for the next pool, where the supervisor has not: it may have been killed."""
+        path, newest = self._options.image_path, self._crew.snapshot
+        if not newest.version:
+            return
+        with contextlib.suppress(OSError, SnapshotError), contextlib.closing(SnapshotView(load(path))) as kept:
+            if kept.version == newest.version:
+                return
+        try:
+            save(path, newest.descriptor)
+            mark(path, is_newest=True)
+        except OSError as error:
+            log.warning("%s: %s; the next start will have no snapshot before its first sync", path, error.strerror)
+
     # --- children -----------------------------------------------------------------------------------------------------------------
 
     @property
     def _children(self) -> list[Child]:
         return [self._supervision.child, *self._crew.children]
 
-    def _wait_s(self) -> float | None:
+    def _wait_s(self) -> float:
         dues = [child.due for child in self._children if child.phase is Phase.WAITING]
         dues += self._crew.silence_dues
-        if self._supervision.due is not None:
-            dues.append(self._supervision.due)
-        return max(min(dues) - time.monotonic(), 0.0) if dues else None
+        dues.append(self._place.due)
+        dues += [due for due in (self._supervision.due, self._supervision.silence_due) if due is not None]
+        return max(min(dues) - time.monotonic(), 0.0)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -118,12 +142,27 @@ class Pool:
         if self._supervision.child.is_due(now):
             attempt(self._supervision.child, self._start_supervisor)
         self._supervision.kill_if_due(now)
+        self._place.look_after(now)
+        self._tell_what_must_arrive()
 
     def _start_supervisor(self) -> None:
         self._supervision.start()
+        self._memories_told, self._untold_refusal = 0, None
         self._supervision.send(Welcome(self._crew.snapshot.version, self._supervision.child.restarts))
         for report in self._crew.reports():
             self._supervision.send(report)
+
+    def _tell(self, message: Message) -> None:
+        self._supervision.send(message)
+
+    def _tell_what_must_arrive(self) -> None:
+        """Workers beat four times a second, so what a busy supervisor has no room for is said again soon."""
+        for message, descriptor in self._crew.counters[self._memories_told :]:
+            if not self._supervision.send(message, [descriptor]):
+                return
+            self._memories_told += 1
+        if self._untold_refusal is not None and self._supervision.send(self._untold_refusal):
+            self._untold_refusal = None
 
     def _reap(self) -> None:
         while True:
@@ -148,7 +187,12 @@ class Pool:
         elif code in _HALTING and self._supervision.child.starts == 1:
             self._exit_code = code  # it has said why; trying again would not help
         elif self._exit_code is None and not was_let_go:
-            log.error("supervisor %d %s; workers go on with snapshot %d", pid, described(code), self._crew.snapshot.version)
+            reason = f" ({self._failure})" if self._failure else ""
+            log.error(
+                "supervisor %d %s%s; workers go on with snapshot %d", pid, described(code), reason, self._crew.snapshot.version
+            )
+        if self._exit_code is None:
+            self._failure = ""
 
     def _on_reload(self, reload: Reload, code: int) -> None:
         self._reload = None
@@ -214,19 +258,28 @@ class Pool:
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
     def _on_supervisor_message(self, message: Message, descriptor: int | None) -> None:
+        self._supervision.heard()
         match message:
-            case Publish() if descriptor is not None:
+            case Publish():
                 self._publish(message, descriptor)
+            case Alive():
+                pass
             case StandDown():
                 self._place.ask_to_stand_down()
+            case Failure(reason):
+                self._failure = reason
             case Logging():
                 self._on_logging(message)
             case InPlace():
+                self._has_installed = True
                 self._place.ask_to_leave()
             case _:
                 log.error("unexpected message %r", message)
 
-    def _publish(self, message: Publish, descriptor: int) -> None:
+    def _publish(self, message: Publish, descriptor: int | None) -> None:
+        if descriptor is None:
+            self._refuse(message, "it came without its descriptor: the pool has no room for another (RLIMIT_NOFILE)")
+            return
         if message.version <= self._crew.snapshot.version:
             log.error("snapshot %d is not newer than %d and ignored", message.version, self._crew.snapshot.version)
             os.close(descriptor)
@@ -235,10 +288,17 @@ class Pool:
             # A snapshot that cannot be read must not become what successors start with.
             open_view(descriptor).close()
         except (SnapshotError, OSError) as error:
-            log.error("snapshot %d is refused: %s", message.version, error)
             os.close(descriptor)
+            self._refuse(message, str(error))
             return
-        self._crew.take_up(Snapshot(message.version, descriptor), message.changed)
+        # What a version has changed that never came, or was refused, is not known here.
+        changed = message.changed if message.version == self._crew.snapshot.version + 1 else None
+        self._crew.take_up(Snapshot(message.version, descriptor), changed)
+        self._supervision.send(Taken(message.version, ""))
+
+    def _refuse(self, message: Publish, problem: str) -> None:
+        log.error("snapshot %d is refused: %s", message.version, problem)
+        self._untold_refusal = Taken(message.version, problem)
 
     # --- the end ------------------------------------------------------------------------------------------------------------------
 
@@ -266,10 +326,16 @@ class Pool:
                 log.error("process %d did not leave in %.0f s and is killed", child.pid, _DRAIN_S)
                 os.kill(child.pid, signal.SIGKILL)
         self._wait_for_children(_DRAIN_S)
+        if not self._place.is_anothers:
+            self._keep_snapshot()
         self._crew.close()
         self._place.close()
         if self._place.is_anothers:
             log.info("stopped; the other agent goes on")
+            return
+        is_left = has_ruleset()
+        if is_left is False or (is_left is None and not self._has_installed):
+            log.info("stopped. There is no ruleset of netpolq in this network namespace: nothing is enforced.")
             return
         if self._options.fail_open:
             consequence = "new connections of isolated pods pass unjudged until an agent runs again"

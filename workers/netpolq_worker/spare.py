@@ -25,13 +25,14 @@ log = logging.getLogger("worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What every worker is told when it is forked. `seat`: names its files of counters.
+    """What every worker is told when it is forked. `seat`: whose counters it goes on with, in `memory` (a descriptor).
 
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
     `logging`: what is logged at first. `hints`: tell which decisions are asked for again.
     """
 
     seat: int
+    memory: int
     fail_open: bool
     mark_mask: int
     hints: bool
@@ -49,7 +50,7 @@ class Spare:
         self._channel = channel
         self._logging = settings.logging
         self._decider = Decider(with_hints=settings.hints)
-        self._metrics = WorkerMetrics(settings.seat)
+        self._metrics = WorkerMetrics(settings.seat, settings.memory)
         self._adoption = Adoption(self._decider, channel)
         for queue in queues:
             queue.open_statistics()
@@ -64,10 +65,11 @@ class Spare:
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
         beat_due = 0.0
+        read_version = self._settings.snapshot_version
         while True:
             now = time.monotonic()
             if now >= beat_due:  # by the clock, because snapshots may come without a pause
-                self._channel.send(Alive())
+                self._channel.send(Alive(read_version))
                 beat_due = now + _BEAT_S
             try:
                 received = self._channel.receive()
@@ -79,8 +81,11 @@ class Spare:
             match received:
                 case None:
                     poller.poll((beat_due - now) * 1000)
-                case Publish(version, changed), int(descriptor):
-                    self._adoption.take_up(version, changed, descriptor)
+                case Publish(version, changed), descriptor:
+                    if not self._adoption.take_up(version, changed, descriptor):
+                        log.error("standby worker: snapshot %d cannot be used; another process takes its place", version)
+                        return None  # it must not serve by an older one
+                    read_version, beat_due = version, 0.0  # the pool sends no more than a few that are not read
                 case Logging() as wanted, _:
                     self._logging = wanted
                     set_verbosity(wanted.verbosity)

@@ -5,13 +5,17 @@ import signal
 import subprocess
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from netpolq.channel import Channel, Message
 from netpolq_worker.ears import Ears
-from netpolq_worker.lifecycle import Child
+from netpolq_worker.lifecycle import Child, is_killed_for_silence
 
 _STAND_DOWN_S = 3.0
+
+_SILENCE_S = 15.0
+"""The supervisor beats once a second from the loop that does all of its work. The longest step of that loop, and the imports at its start,
+take some seconds in a large cluster on a busy machine; workers go on meanwhile."""
 
 
 class Supervision:
@@ -28,7 +32,7 @@ class Supervision:
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stand_down_due = 0.0
-        # Its own counters live and die with it; the directory is the workers'.
+        # Its own counters live and die with it; the multiprocess mode is the workers'.
         self._environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
 
     def start(self) -> None:
@@ -45,10 +49,22 @@ class Supervision:
         if self._channel is not None:
             self._ears.read(self._channel, self._on_message)
 
-    def send(self, message: Message) -> None:
-        """Say something, if there is a supervisor; one that is too busy to read misses it."""
-        if self._channel is not None:
-            self._channel.send(message)
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
+        """Say something, if there is a supervisor; one that is too busy to read misses it. Returns False then."""
+        return self._channel is not None and self._channel.send(message, descriptors)
+
+    def heard(self) -> None:
+        """It has given a sign of life, or cannot have."""
+        self.child.heard = time.monotonic()
+
+    @property
+    def silence_due(self) -> float | None:
+        """When it will have been silent for too long; None: there is none."""
+        return self.child.heard + _SILENCE_S if self.child.pid else None
+
+    def kill_silent(self) -> None:
+        """Kill a supervisor that hangs, also one that was to leave. To be called at `silence_due` at the latest."""
+        is_killed_for_silence("supervisor", self.child, time.monotonic(), _SILENCE_S)
 
     def let_go(self) -> None:
         """Have it leave, which it does when it sees the end of the channel."""
@@ -66,6 +82,7 @@ class Supervision:
     def on_exit(self, code: int, now: float) -> bool:
         """It has ended, with this exit code. Returns whether it was let go."""
         was_let_go = self._channel is None
+        self._on_readable()  # what it said last
         self.child.on_exit(now)
         self.let_go()
         if self._process is not None:

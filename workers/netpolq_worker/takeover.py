@@ -9,6 +9,7 @@ from typing import Protocol
 
 from netpolq.errors import AlreadyRunningError
 from netpolq.instance import (
+    KEY,
     LEAVE,
     LEFT,
     REFUSED,
@@ -20,11 +21,17 @@ from netpolq.instance import (
     make_key,
     read_key,
     running_agent,
+    write_key,
 )
 from netpolq_worker.ears import Ears
 
 _MAX_OTHERS = 8
-"""Who is spoken to at the same time, so that nobody can use up our descriptors."""
+"""Connections at the same time, so that they cannot use up our descriptors: so many that have shown the key, and so many that have not."""
+
+_KEY_LIMIT_S = 5.0
+"""Until a connection must have shown the key. An agent that takes over shows it at once."""
+
+_CHECK_S = 1.0
 
 _PATIENCE_S = 0.5
 _POLL_S = 0.05
@@ -71,6 +78,11 @@ class Place:
         self._key_path = key_path
         self._key = ""
         self._others: list[Conversation] = []
+        self._strangers: dict[Conversation, float] = {}
+        """Connections that have not shown the key, the oldest first, and until when they must have (monotonic seconds)."""
+        self._is_deaf = False
+        self._key_is_missing = False
+        self._check_due = 0.0
         self._successor: Conversation | None = None
         self._is_lost = False
         self._claim, self._holder = _claim_or_holder()
@@ -93,15 +105,19 @@ class Place:
             raise AlreadyRunningError(
                 f"the agent to take over from (pid {holder.pid}) serves queues {numbers}; other ones are needed"
             )
+        holder.say(KEY, read_key(self._key_path))
         log.info("taking over from pid %d, which serves queues %s", holder.pid, numbers)
 
     def open(self) -> None:
         """Begin to listen."""
         if self._claim is not None:
+            self._key = make_key()
+            self._check_due = 0.0
             try:
-                self._key = make_key(self._key_path)
+                write_key(self._key_path, self._key)
             except OSError as error:
-                log.error("%s: %s; nobody can take over from this agent", self._key_path, error.strerror)
+                log.error("%s: %s; no agent can take over from this one", self._key_path, error.strerror)
+                self._key_is_missing = True
             self._ears.watch(self._claim, self._accept)
         if self._holder is not None:
             self._ears.watch(self._holder, self._on_holder)
@@ -160,34 +176,87 @@ class Place:
             return
         try:
             end, _address = self._claim.accept()
-        except OSError:  # gone again already
+        except (BlockingIOError, ConnectionError):  # gone again already
+            return
+        except OSError as error:
+            # It goes on being readable: without a pause the pool would do nothing but ask for a descriptor that it does not get.
+            log.error("a connection of another agent cannot be accepted: %s; trying again in a second", error.strerror)
+            self._ears.unwatch(self._claim)
+            self._is_deaf = True
             return
         end.setblocking(False)
         other = Conversation(end)
-        if not other.is_trusted or len(self._others) >= _MAX_OTHERS:
-            log.warning("pid %d is not listened to: it is run by another user, or there are too many", other.pid)
+        if not other.is_trusted:
+            log.warning("pid %d is not listened to: it is run by another user", other.pid)
             other.close()
             return
+        if len(self._strangers) >= _MAX_OTHERS:
+            self._drop(next(iter(self._strangers)), "there are too many")
         other.say_queues(self._queues)
         self._others.append(other)
+        self._strangers[other] = time.monotonic() + _KEY_LIMIT_S
         self._ears.watch(other, lambda: self._on_other(other))
+
+    def _drop(self, other: Conversation, reason: str) -> None:
+        log.warning("the connection of pid %d is closed: %s", other.pid, reason)
+        self._forget(other)
+
+    def _forget(self, other: Conversation) -> None:
+        self._ears.unwatch(other)
+        other.close()
+        self._others.remove(other)
+        self._strangers.pop(other, None)
+
+    @property
+    def due(self) -> float:
+        """When `look_after` is to be called, in monotonic seconds."""
+        return min(self._check_due, *self._strangers.values()) if self._strangers else self._check_due
+
+    def look_after(self, now: float) -> None:
+        """Close connections that do not show the key; listen again after a pause; bring the key back if another program removed it."""
+        for other in [other for other, due in self._strangers.items() if now >= due]:
+            self._drop(other, f"it has not shown the key within {_KEY_LIMIT_S:.0f} s")
+        if now < self._check_due:
+            return
+        self._check_due = now + _CHECK_S
+        if self._is_deaf and self._claim is not None:
+            self._is_deaf = False
+            self._ears.watch(self._claim, self._accept)
+        if self._key and self._claim is not None and self._successor is None and read_key(self._key_path) != self._key:
+            self._restore_key()
+
+    def _restore_key(self) -> None:
+        try:
+            self._key_path.parent.mkdir(mode=0o700, exist_ok=True)
+            write_key(self._key_path, self._key)
+        except OSError as error:
+            if not self._key_is_missing:
+                log.error("%s: %s; no agent can take over from this one", self._key_path, error.strerror)
+            self._key_is_missing = True
+            return
+        self._key_is_missing = False
+        log.warning("%s was missing and is there again", self._key_path)
 
     def _on_other(self, other: Conversation) -> None:
         try:
             word, more = other.hear()
         except EOFError:
-            self._ears.unwatch(other)
-            other.close()
-            self._others.remove(other)
+            self._forget(other)
             if other is self._successor:
                 log.warning("pid %d has ended before it could take over; going on", other.pid)
                 self._successor = None
                 self._tenant.resume()
             return
-        if word == STAND_DOWN and not is_key(self._key, more):
+        if word == KEY and is_key(self._key, more):
+            if len(self._others) - len(self._strangers) >= _MAX_OTHERS:
+                self._drop(other, "there are too many")
+            else:
+                self._strangers.pop(other, None)
+        elif word in {KEY, STAND_DOWN} and not is_key(self._key, more):
             log.warning("pid %d is not let take over: it cannot have read %s", other.pid, self._key_path)
             other.say(REFUSED)
         elif word == STAND_DOWN and self._successor in {None, other}:
+            self._strangers.pop(other, None)
             if self._successor is None:
                 log.info("pid %d takes over: the ruleset is left to it", other.pid)
             self._successor = other
@@ -224,6 +293,7 @@ class Place:
             self._ears.unwatch(other)
             other.close()
         self._others.clear()
+        self._strangers.clear()
 
 
 def _claim_or_holder() -> tuple[socket.socket | None, Conversation | None]:

@@ -1,8 +1,8 @@
 """Keeps a replica of one resource up to date: list or streamed list, then watch, for ever and whatever happens.
 
-    NOTHING ── streamed list, or pages ──► KNOWN ── watch ──► KNOWN
+    NOTHING ── streamed list, or pages ──► KNOWN ── version of the server ── watch ──► KNOWN
         ▲                                    │
-        └──── 410, or a watch that keeps failing
+        └──── 410, a server with an older state, a silent watch, or a watch that keeps failing
 
 What is known stays in force until a complete newer state has arrived.
 """
@@ -13,14 +13,23 @@ import random
 import time
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import aiohttp
-import orjson
 
-from netpolq.sources.cluster.connection import Connection
+from netpolq.sources.cluster.attempts import Attempts
+from netpolq.sources.cluster.connection import Connection, is_about_certificates
 from netpolq.sources.cluster.resources import Resource
-from netpolq.sources.cluster.watch import Changes, LineDecoder, NoStreamedListsError, Replica, StatusError, StreamError
+from netpolq.sources.cluster.timing import Timing
+from netpolq.sources.cluster.watch import (
+    Changes,
+    LineDecoder,
+    NoStreamedListsError,
+    NotResumableError,
+    Replica,
+    StatusError,
+    StreamError,
+    read_list,
+)
 
 _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 """Codes by which servers refuse streamed lists: Invalid where the feature is off, others from what stands between."""
@@ -28,28 +37,15 @@ _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 _SHORTEST_WATCH_S = 1.0
 """A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
 
+_NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
+"""Refusals that say nothing about the version that a watch goes on from. A server that starts answers 403 until it knows the roles."""
+
+_PAUSE_S = 0.5
+"""At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
+
 log = logging.getLogger("reflector")
 
 Deliver = Callable[[Changes], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """How long things may take, in seconds.
-
-    `watch_s`: a watch is asked to end after a random time between these two. `idle_s`: without a byte, bookmarks included, a connection
-    counts as dead; the server sends a bookmark about every minute. `first_delay_s`, `most_delay_s`: back-off between attempts that fail.
-    `failures_before_relist`: after so many in a row, what is known is not trusted to be resumable.
-    """
-
-    page_objects: int = 500
-    request_s: float = 60.0
-    watch_s: tuple[float, float] = (300.0, 600.0)
-    idle_s: float = 150.0
-    initial_events_s: float = 120.0
-    first_delay_s: float = 0.5
-    most_delay_s: float = 30.0
-    failures_before_relist: int = 3
 
 
 class Reflector:
@@ -72,61 +68,88 @@ class Reflector:
         self._replica = Replica(resource)
         self._streams_lists = True
         self._pages_lists = True
-        self._failures = 0
+        self._attempts = Attempts(resource.kind, timing, noise)
+        self._is_version_checked = False
         self.is_synced = False
         self.relists = 0
-        self.problem: str | None = None
         self.contact_ns: int | None = None
 
     async def run(self) -> None:
         """Reflect until cancelled."""
         while True:
-            generation = self._connection.generation
+            generation, reached = self._connection.generation, self._connection.reached
             delay_s = 0.0
             try:
                 if self._replica.resume_version is None:
                     await self._synchronise()
                 else:
+                    await self._check_version()
                     await self._watch()
+            except NotResumableError as error:
+                delay_s = self._list_again(str(error))
             except StatusError as error:
                 delay_s = await self._on_status(error, generation)
-            except (aiohttp.ClientError, OSError, StreamError, TimeoutError) as error:
-                delay_s = self._on_failure(str(error) or type(error).__name__)
+            except StreamError as error:
+                delay_s = self._on_failure(str(error), is_doubtful=True)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                await self._on_unreachable(error, generation, reached)
+                continue
             await asyncio.sleep(delay_s)
+
+    def _list_again(self, why: str) -> float:
+        """Give up the version that is known. Returns how long to wait."""
+        log.info("%s: %s; listing again", self._resource.kind, why)
+        self._replica.abandon()
+        self._replica.resume_version = None
+        return self._noise() * self._timing.first_delay_s
 
     async def _on_status(self, error: StatusError, generation: int) -> float:
         if error.is_expired and self._replica.resume_version is not None:
-            log.info("%s: what is known is too old to go on from; listing again", self._resource.kind)
-            self._replica.resume_version = None
-            return self._noise() * self._timing.first_delay_s
+            return self._list_again("what is known is too old to go on from")
+        problem = str(error)
         if error.code == 401:
-            try:
-                await self._connection.renew(generation)
-            except Exception as failure:  # noqa: BLE001  # whatever a plugin or parser raises, the old credentials are still there
-                return self._on_failure(f"{error}; credentials cannot be read again: {failure}")
-        delay_s = self._on_failure(str(error))
+            problem += await self._renew(generation)
+        is_doubtful = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
+        delay_s = self._on_failure(problem, is_doubtful=is_doubtful)
         return max(delay_s, min(error.retry_after_s or 0.0, self._timing.most_delay_s))
 
-    def _on_failure(self, problem: str) -> float:
-        """Note a failure. Returns how long to wait: growing, and never the same for two agents."""
+    async def _on_unreachable(self, error: Exception, generation: int, reached: int) -> None:
+        """Wait until the next attempt: until the back-off has passed, or another reflector has reached the server."""
+        problem = str(error) or type(error).__name__
+        if is_about_certificates(error):
+            problem += await self._renew(generation)
+        delay_s = self._on_failure(problem)
+        await self._connection.wait_until_reached(reached, delay_s)
+        # Also after a wait that was cut short: an attempt that fails at once is never repeated without a pause.
+        await asyncio.sleep(self._noise() * min(delay_s, _PAUSE_S))
+
+    async def _renew(self, generation: int) -> str:
+        """Read credentials and authorities again. Returns what is to be added to the problem."""
+        try:
+            await self._connection.renew(generation)
+        except Exception as failure:  # noqa: BLE001  # whatever a plugin or parser raises, the old credentials are still there
+            return f"; credentials cannot be read again: {failure}"
+        return ""
+
+    def _on_failure(self, problem: str, *, is_doubtful: bool = False) -> float:
+        """Note a failure. Returns how long to wait; see `Attempts.fail`."""
         self._replica.abandon()
-        self._failures += 1
-        if self.problem != problem:
-            log.warning("%s: %s; trying again", self._resource.kind, problem)
-        self.problem = problem
-        if self._failures % self._timing.failures_before_relist == 0:
+        delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
+        if self._attempts.take_doubt():
             self._replica.resume_version = None
-        most_s: float = min(self._timing.first_delay_s * 2.0 ** min(self._failures - 1, 10), self._timing.most_delay_s)
-        return most_s * (0.5 + self._noise() / 2)
+        return delay_s
 
     def _on_contact(self) -> None:
         self.contact_ns = time.monotonic_ns()
 
     def _on_success(self) -> None:
-        if self.problem is not None:
-            log.info("%s: the API server answers again", self._resource.kind)
-        self._failures = 0
-        self.problem = None
+        if self._attempts.succeed():
+            self._connection.note_reached()
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps this from reading at the moment."""
+        return self._attempts.problem
 
     # --- complete states ----------------------------------------------------------------------------------------------------------
 
@@ -172,7 +195,7 @@ class Reflector:
                     self._pages_lists = False
                 raise
             self._on_contact()
-            items, metadata = _read_list(body)
+            items, metadata = read_list(body)
             self._replica.add_page(items)
             following = metadata.get("continue")
             if not following:
@@ -184,9 +207,24 @@ class Reflector:
             raise StreamError("a list without resourceVersion")
         self._pages_lists = True
         self._hand_on(self._replica.complete(resume_version), is_complete=True)
+        self._is_version_checked = True
         self._on_success()
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
+
+    async def _check_version(self) -> None:
+        """Ask which version the server has. Raises `NotResumableError` if it is behind the one that is known.
+
+        A server whose etcd was restored from a backup answers a watch from a version that it does not have yet with 200, and says nothing
+        until it gets there; what it then says belongs to another history. The version of a list, of one object at most, is the present
+        one: without resourceVersion it is read consistently (API concepts, "Resource versions").
+        """
+        if self._is_version_checked:  # by a list a moment ago
+            self._is_version_checked = False
+            return
+        body = await self._connection.get(self._resource.path, {"limit": "1"}, timeout_s=self._timing.request_s)
+        _items, metadata = read_list(body)
+        self._replica.compare(metadata.get("resourceVersion"))
 
     async def _watch(self) -> None:
         await self._consume({"resourceVersion": self._replica.resume_version or ""})
@@ -203,48 +241,47 @@ class Reflector:
         }
         lines = LineDecoder()
         opened = time.monotonic()
-        lasted = False
+        said = False
         async with self._connection.stream(
             self._resource.path, query, total_s=asked_s + timing.request_s, idle_s=timing.idle_s
         ) as content:
-            self._on_contact()
             deadline = opened + timing.initial_events_s
-            async for data, _end_of_chunk in content.iter_chunks():
-                self._on_contact()
-                lasted = True
-                changes = Changes()
-                try:
-                    for line in lines.feed(data):
-                        if self._replica.on_line(line, changes):
-                            self._hand_on(changes, is_complete=True)
-                            changes = Changes()
-                        if not self._replica.is_arriving:
-                            self._on_success()
-                finally:
-                    # What came before a bad line is good.
-                    self._hand_on(changes)
-                if self._replica.is_arriving and time.monotonic() > deadline:
-                    raise NoStreamedListsError("initial events without an end")
+            try:
+                async for data, _end_of_chunk in content.iter_chunks():
+                    said = True
+                    self._take(lines.feed(data))
+                    if self._replica.is_arriving and time.monotonic() > deadline:
+                        raise NoStreamedListsError("initial events without an end")
+            except aiohttp.ServerTimeoutError:
+                if not said:
+                    self._replica.resume_version = None
+                raise
 
         if self._replica.is_arriving:
             raise StreamError("the stream ended before the initial events did")
-        if not lasted and time.monotonic() - opened < _SHORTEST_WATCH_S:
+        lasted_s = time.monotonic() - opened
+        if not said and lasted_s < _SHORTEST_WATCH_S:
             raise StreamError("the watch ended as soon as it had begun")
+        if not said and lasted_s >= timing.silent_s:
+            raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
         self._on_success()
+
+    def _take(self, lines: list[bytes]) -> None:
+        """Take what a watch says. It counts as contact: the answer 200 alone does not, a server that has lost its state gives it, too."""
+        self._on_contact()
+        changes = Changes()
+        try:
+            for line in lines:
+                if self._replica.on_line(line, changes):
+                    self._hand_on(changes, is_complete=True)
+                    changes = Changes()
+                if not self._replica.is_arriving:
+                    self._on_success()
+        finally:
+            # What came before a bad line is good.
+            self._hand_on(changes)
 
     def _hand_on(self, changes: Changes, *, is_complete: bool = False) -> None:
         self.is_synced |= is_complete
         if changes or is_complete:
             self._deliver(changes)
-
-
-def _read_list(body: bytes) -> tuple[list[object], dict[str, object]]:
-    """Items and metadata of a list. Raises `StreamError` for anything else."""
-    try:
-        document = orjson.loads(body)
-        items, metadata = document.get("items") or [], document["metadata"]
-    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise StreamError(f"not a list: {body[:80]!r}") from error
-    if not isinstance(items, list) or not isinstance(metadata, dict):
-        raise StreamError(f"not a list: {body[:80]!r}")
-    return items, metadata

@@ -9,18 +9,23 @@ import time
 from netpolq.model import ObjectKey, Rejection, Update
 from netpolq.sources.base import Deliver
 from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.reflector import Reflector, Timing
+from netpolq.sources.cluster.node import NodeName
+from netpolq.sources.cluster.reflector import Reflector
 from netpolq.sources.cluster.resources import RESOURCES
+from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.cluster.watch import Changes
 
 
 class ClusterSource:
-    """A `Source`. `kubeconfig`: path, or empty for the service account of the pod this runs in."""
+    """A `Source`. `kubeconfig`: path, or empty for the service account of the pod this runs in. `node_name`: of this agent's node;
+    empty: not asked for.
+    """
 
     kind = "cluster"
 
-    def __init__(self, kubeconfig: str, timing: Timing | None = None) -> None:
+    def __init__(self, kubeconfig: str, timing: Timing | None = None, *, node_name: str = "") -> None:
         self._connection = Connection(kubeconfig)
+        self._node = NodeName(node_name, self._connection) if node_name else None
         self._timing = timing if timing is not None else Timing()
         self._reflectors: list[Reflector] = []
         self._held: Changes | None = Changes()
@@ -45,6 +50,11 @@ class ClusterSource:
         return sorted({reflector.problem for reflector in self._reflectors if reflector.problem is not None})
 
     @property
+    def node_exists(self) -> bool | None:
+        """Whether the server has a Node of this agent's name; None if that is not known."""
+        return None if self._node is None else self._node.exists
+
+    @property
     def relists(self) -> int:
         """Complete states asked for so far, over all kinds."""
         return sum(reflector.relists for reflector in self._reflectors)
@@ -59,6 +69,8 @@ class ClusterSource:
         ]
         try:
             async with asyncio.TaskGroup() as tasks:
+                if self._node is not None:
+                    tasks.create_task(self._node.run())
                 for reflector in self._reflectors:
                     tasks.create_task(reflector.run())
         finally:

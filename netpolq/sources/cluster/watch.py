@@ -25,12 +25,20 @@ class NoStreamedListsError(StreamError):
     """The server does not know streamed lists: it took the request for a plain watch."""
 
 
-class StatusError(Exception):
-    """The API server answered with a failure. `code`: HTTP status. `retry_after_s`: how long it wants to be left alone, or None."""
+class NotResumableError(StreamError):
+    """The server cannot go on from the version that is known: its state is older, or it says nothing. Everything must be listed."""
 
-    def __init__(self, code: int, message: str, retry_after_s: float | None = None) -> None:
+
+class StatusError(Exception):
+    """The API server answered with a failure. `code`: HTTP status. `retry_after_s`: how long it wants to be left alone, or None.
+
+    `is_event`: said within a watch.
+    """
+
+    def __init__(self, code: int, message: str, retry_after_s: float | None = None, *, is_event: bool = False) -> None:
         super().__init__(f"{code} {message}" if message else str(code))
         self.code = code
+        self.is_event = is_event
         self.retry_after_s = retry_after_s
 
     @property
@@ -156,7 +164,8 @@ class Replica:
     def on_line(self, line: bytes, changes: Changes) -> bool:
         """Take one event, adding to `changes`. True if it completed a state that arrived.
 
-        Raises `StatusError` for an ERROR event and `StreamError` for what is no event.
+        Raises `StatusError` for an ERROR event, `NotResumableError` for an event or bookmark of a version before the known one, and
+        `StreamError` for what is no event.
         """
         try:
             event = orjson.loads(line)
@@ -168,7 +177,7 @@ class Replica:
             case EventType.ERROR:
                 status = body if isinstance(body, dict) else {}
                 code = status.get("code")
-                raise StatusError(code if isinstance(code, int) else 500, str(status.get("message", ""))[:200])
+                raise StatusError(code if isinstance(code, int) else 500, str(status.get("message", ""))[:200], is_event=True)
             case EventType.BOOKMARK:
                 return self._on_bookmark(body.get("metadata") if isinstance(body, dict) else None, changes)
             case EventType.ADDED | EventType.MODIFIED | EventType.DELETED:
@@ -187,6 +196,7 @@ class Replica:
                 changes.merge(self.complete(version))
                 return True
             raise NoStreamedListsError("a bookmark before the end of the initial events")
+        self.compare(version)
         self.resume_version = version
         return False
 
@@ -200,8 +210,10 @@ class Replica:
             else:
                 self._incoming[item.key] = item
             return
-        if 0 < item.version <= self._resume_number():
-            return  # a replay: a watch sends what came after the version it was opened with, in order
+        if item.version:
+            self.compare(str(item.version))
+            if item.version == self._resume_number():
+                return  # what is known already
         if kind is EventType.DELETED:
             self._known.discard(item.key)
             changes.remove(item.key)
@@ -211,5 +223,25 @@ class Replica:
         if item.version:
             self.resume_version = str(item.version)
 
+    def compare(self, version: object) -> None:
+        """Hold a version of the server against the known one. Raises `NotResumableError` if it is lower: versions only rise, and a watch
+        says them in order, so the server has gone back to an older state. What is no number is not compared.
+        """
+        number = version_number(version)
+        if 0 < number < self._resume_number():
+            raise NotResumableError(f"the API server is at version {number}, which is before {self.resume_version}")
+
     def _resume_number(self) -> int:
         return version_number(self.resume_version)
+
+
+def read_list(body: bytes) -> tuple[list[object], dict[str, object]]:
+    """Items and metadata of a list. Raises `StreamError` for anything else."""
+    try:
+        document = orjson.loads(body)
+        items, metadata = document.get("items") or [], document["metadata"]
+    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise StreamError(f"not a list: {body[:80]!r}") from error
+    if not isinstance(items, list) or not isinstance(metadata, dict):
+        raise StreamError(f"not a list: {body[:80]!r}")
+    return items, metadata

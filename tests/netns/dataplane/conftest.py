@@ -11,7 +11,7 @@ from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress
 from tests.netns.dataplane.lab import (
-    CT_MARK_BIT,
+    CT_LABEL,
     MARK_MASK,
     NODE,
     Judge,
@@ -55,7 +55,7 @@ def config(form: Dataplane, node: Lab) -> RulesetConfig:
         fanout=True,
         fail_open=False,
         mark_mask=MARK_MASK,
-        ct_mark_bit=CT_MARK_BIT,
+        ct_label=CT_LABEL,
         node_egress=NodeEgress.JUDGE,
         dns_in_prerouting=False,
         form=form,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -28,21 +29,25 @@ SILENCE_S = 0.2
 
 MARK_MASK = 0x00070000
 MARK_SHIFT = 16
-CT_MARK_BIT = 0x00080000
+CT_LABEL = 40
 
-NODE, A, B = "node", "a", "b"
+NODE, A, B, OUTSIDE = "node", "a", "b", "outside"
+_PLACES = (NODE, A, B, OUTSIDE)
 ADDRESS = {
     (A, 4): "10.77.1.2",
     (B, 4): "10.77.2.2",
+    (OUTSIDE, 4): "10.77.3.2",
     (NODE, 4): "10.77.1.1",
     (A, 6): "fd77:1::2",
     (B, 6): "fd77:2::2",
+    (OUTSIDE, 6): "fd77:3::2",
     (NODE, 6): "fd77:1::1",
 }
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 NOBODY = IsolatedSets(ingress=frozenset(), egress=frozenset())
 A_EGRESS = IsolatedSets(ingress=frozenset(), egress=frozenset(parse_address(ADDRESS[A, family]) for family in (4, 6)))
+LOCAL = frozenset(parse_address(ADDRESS[pod, family]) for pod in (A, B) for family in (4, 6))
 B_INGRESS = IsolatedSets(ingress=frozenset(parse_address(ADDRESS[B, family]) for family in (4, 6)), egress=frozenset())
 
 _CLONE_NEWNET = 0x40000000
@@ -55,38 +60,89 @@ def run(*command: str, given: str | None = None) -> str:
     return finished.stdout
 
 
-class Lab:
-    """Pods a and b, each on its own veth pair to the node, both families. `node` routes between them."""
+Layout = Literal["veth", "ptp", "bridge"]
+"""How pods hang on a node: each on its own pair with a subnet, each on its own pair with routes to single addresses, all on one bridge."""
 
-    def __init__(self) -> None:
+_BITS = {4: 32, 6: 128}
+
+
+class Lab:
+    """Pods a and b and a neighbour outside, each on its own veth pair to the node, both families. `node` routes between them."""
+
+    def __init__(self, layout: Layout = "veth") -> None:
+        self.layout = layout
         self._prefix = f"npqd-{os.getpid()}-"
 
     def build(self) -> None:
-        for place in (NODE, A, B):
+        for place in _PLACES:
             run("ip", "netns", "add", self._prefix + place)
             self._in(place, "ip", "link", "set", "lo", "up")
-        for number, pod in enumerate((A, B), start=1):
+        self._in(NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        if self.layout == "bridge":
+            self._in(NODE, "ip", "link", "add", "pods", "type", "bridge")
+            self._in(NODE, "ip", "link", "set", "pods", "up")
+        for number, pod in enumerate((A, B, OUTSIDE), start=1):
             self._in(NODE, "ip", "link", "add", f"pod-{pod}", "type", "veth", "peer", "eth0", "netns", self._prefix + pod)
+            if self._is_bridged(pod):
+                self._in(NODE, "ip", "link", "set", f"pod-{pod}", "master", "pods")
             self._in(NODE, "ip", "link", "set", f"pod-{pod}", "up")
             self._in(pod, "ip", "link", "set", "eth0", "up")
-            for near, far, length in (
-                (f"10.77.{number}.1", f"10.77.{number}.2", 24),
-                (f"fd77:{number}::1", f"fd77:{number}::2", 64),
+            for family, near, far in (
+                (4, f"10.77.{number}.1", f"10.77.{number}.2"),
+                (6, f"fd77:{number}::1", f"fd77:{number}::2"),
             ):
-                self._in(
-                    NODE, "ip", "address", "add", f"{near}/{length}", "dev", f"pod-{pod}", *(["nodad"] if length == 64 else [])
-                )
-                self._in(pod, "ip", "address", "add", f"{far}/{length}", "dev", "eth0", *(["nodad"] if length == 64 else []))
-                self._in(pod, "ip", "route", "add", "default", "via", near)
-        self._in(NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+                self._address(pod, family, near, far)
+
+    def _is_bridged(self, pod: str) -> bool:
+        return self.layout == "bridge" and pod != OUTSIDE
+
+    def _address(self, pod: str, family: int, near: str, far: str) -> None:
+        nodad = ["nodad"] if family == 6 else []
+        if self._is_bridged(pod):
+            device, length = "pods", 16
+        else:
+            device, length = f"pod-{pod}", 24 if family == 4 else 64
+        if self.layout == "ptp":
+            length = _BITS[family]
+            self._in(pod, "ip", "route", "add", f"{near}/{length}", "dev", "eth0")
+        self._in(NODE, "ip", "address", "add", f"{near}/{length}", "dev", device, *nodad)
+        if self.layout == "ptp":
+            self._in(NODE, "ip", "route", "add", f"{far}/{length}", "dev", device)
+        self._in(pod, "ip", "address", "add", f"{far}/{length}", "dev", "eth0", *nodad)
+        self._in(pod, "ip", "route", "add", "default", "via", near)
+
+    def link_local(self, place: str, device: str = "eth0") -> str:
+        """The link-local address of an interface, once it may be used."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            shown = run("ip", "-n", self._prefix + place, "-6", "address", "show", "dev", device, "scope", "link")
+            found = re.search(r"inet6 (fe80::\S+)/64", shown)
+            if found and "tentative" not in shown:
+                return found[1]
+            time.sleep(0.05)
+        raise AssertionError(f"{place} {device} has no link-local address")
+
+    def hardware_address(self, place: str, device: str = "eth0") -> str:
+        with self.inside(place), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((device, 0))
+            return ":".join(f"{byte:02x}" for byte in wire.getsockname()[4])
+
+    def send_frame(self, place: str, frame: bytes) -> None:
+        """Put a frame on the wire of a pod."""
+        with self.inside(place), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("eth0", 0))
+            wire.send(frame)
+
+    def sysctl(self, place: str, *settings: str) -> None:
+        self._in(place, "sysctl", "-qw", *settings)
 
     def remove(self) -> None:
-        for place in (NODE, A, B):
+        for place in _PLACES:
             with suppress(AssertionError):
                 run("ip", "netns", "delete", self._prefix + place)
 
     def forget_neighbours(self) -> None:
-        for place in (NODE, A, B):
+        for place in _PLACES:
             self._in(place, "ip", "neighbour", "flush", "all")
 
     def _in(self, place: str, *command: str) -> None:
@@ -121,7 +177,7 @@ class Lab:
 class Conversation:
     """A UDP flow: what the client says to the server and back."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, target: tuple[str, int]) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, target: tuple[str, int] | tuple[str, int, int, int]) -> None:
         self._client, self._server, self._target = client, server, target
         self._peer: tuple[str, int] | None = None
 
@@ -222,9 +278,9 @@ def elements(name: str) -> set[str]:
     return {one.strip() for one in found[1].split(",")} if found else set()
 
 
-def counted(counter: str) -> int:
-    """Packets of a counter of the table `ip probe`."""
-    found = re.search(r"packets (\d+)", run("nft", "list", "counter", "ip", "probe", counter))
+def counted(counter: str, family: int = 4) -> int:
+    """Packets of a counter of the table `probe` of a family."""
+    found = re.search(r"packets (\d+)", run("nft", "list", "counter", "ip" if family == 4 else "ip6", "probe", counter))
     assert found is not None
     return int(found[1])
 

@@ -249,8 +249,8 @@ def _probe_marks() -> None:
     """)
 
 
-@pytest.mark.parametrize("state", [PacketMark.FROM_OUTSIDE, PacketMark.PENDING_ORIGINAL, PacketMark.ACCEPTED])
-async def test_a_state_that_others_put_into_the_field_is_not_believed(ruleset: Ruleset, node: Lab, state: PacketMark) -> None:
+@pytest.mark.parametrize("state", range(8))
+async def test_a_state_that_others_put_into_the_field_is_not_believed(ruleset: Ruleset, node: Lab, state: int) -> None:
     nft(f"""
         add table ip probe
         add chain ip probe early {{ type filter hook prerouting priority -300; }}
@@ -301,3 +301,53 @@ async def test_unjudged_dns_is_dropped_before_routing_in_fail_closed(config: Rul
         assert flow.server_hears_nothing()
     with node.conversation(B, A, port=53) as flow:
         assert both_ways(flow)
+
+
+# Connections that others belong to.
+
+
+async def test_a_connection_that_another_one_announces_is_evaluated_like_any_other(
+    ruleset: Ruleset, judge: Judge, node: Lab
+) -> None:
+    """A helper of connection tracking expects it (FTP, SIP); the kernel gives it the connection mark of its master, not the label."""
+    nft(f"""
+        table inet probe {{
+            counter announced {{
+            }}
+            ct expectation data {{
+                protocol udp
+                dport 50000
+                timeout 1m
+                size 8
+                l3proto ip
+            }}
+            chain announcing {{
+                type filter hook forward priority 0
+                ip saddr {ADDRESS[A, 4]} udp dport 2121 ct mark set 0x1000 ct expectation set "data"
+                udp dport 50000 ct state related ct mark 0x1000 counter name announced
+            }}
+        }}
+    """)
+    await ruleset.install(IsolatedSets(ingress=A_EGRESS.egress, egress=A_EGRESS.egress))
+    with node.conversation(A, B, port=2121) as master, node.conversation(B, A, port=50000) as data:
+        master.say()
+        judge.receive()
+        judge.accept()
+        master.heard()
+        data.say()
+        judge.receive()
+        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+        assert "packets 1 " in run("nft", "list", "counter", "inet", "probe", "announced")
+        judge.drop()
+        assert data.server_hears_nothing()
+
+
+async def test_errors_about_an_accepted_connection_pass(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+    await ruleset.install(A_EGRESS)
+    with node.udp(A, 4) as client:
+        client.connect((ADDRESS[B, 4], 9))  # no server there
+        client.send(b"hello")
+        judge.receive()
+        judge.accept()
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(1)

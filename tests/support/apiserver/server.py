@@ -32,6 +32,7 @@ VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "li
 _GZIP_FROM_BYTES = 128 * 1024  # defaultGzipThresholdBytes of the real server
 _LIMIT_S = 30.0
 _STEP_S = 0.003
+_NODES = "/api/v1/nodes/"
 
 
 class Request(NamedTuple):
@@ -80,6 +81,10 @@ class ApiServer:
         self._tokens = {token} if token is not None else set()
         self._anonymous = token is None and not client_certificates
         self._forbidden: set[Resource] = set()
+        self.nodes: set[str] | None = None
+        """The names of Nodes; None: every name is one."""
+        self.nodes_forbidden = False
+        """Whether a Node is refused with 403, as without a rule for nodes in the role."""
         self._plan = FaultPlan()
         self._streams: set[WatchStream] = set()
         self._listener = listener or socket.create_server(("127.0.0.1", 0))
@@ -241,6 +246,14 @@ class ApiServer:
         await asyncio.sleep(down_s)
         await self.accept_connections()
 
+    async def rotate_authority(self) -> None:
+        """Come back with a certificate of another authority, with all connections cut."""
+        await self.refuse_connections()
+        self.cut_connections()
+        self.authority = Authority()
+        self._context = self.authority.server_context(self.host, "localhost", "kubernetes.default.svc")
+        await self.accept_connections()
+
     def compact(self) -> None:
         """Forget history: watches from before and the remaining pages of lists are answered with 410."""
         self.store.compact()
@@ -290,6 +303,8 @@ class ApiServer:
                     raise ApiError(code, reason, message, retry_after_s=retry_after_s)
         if user is None:
             raise status.unauthorized()
+        if request.path.startswith(_NODES):
+            return self._node(user, request.path.removeprefix(_NODES))
         if resource is None or verb is None:
             return _about_itself(request.path)
         if request.method != "GET":
@@ -311,6 +326,16 @@ class ApiServer:
             names = {key: value for ((key, value),) in certificate["subject"]}
             return str(names["commonName"])
         return "system:anonymous" if self._anonymous else None
+
+    def _node(self, user: str, name: str) -> web.Response:
+        if self.nodes_forbidden:
+            message = (
+                f'nodes "{name}" is forbidden: User "{user}" cannot get resource "nodes" in API group "" at the cluster scope'
+            )
+            raise ApiError(HTTPStatus.FORBIDDEN, "Forbidden", message)
+        if self.nodes is not None and name not in self.nodes:
+            raise ApiError(HTTPStatus.NOT_FOUND, "NotFound", f'nodes "{name}" not found')
+        return web.json_response({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
 
     async def _list(self, request: web.Request, resource: Resource, faults: Sequence[Fault]) -> web.StreamResponse:
         page = list_page(self.store, resource, list_options(request.query))

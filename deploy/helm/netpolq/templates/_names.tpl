@@ -1,30 +1,53 @@
-{{- /* The name of everything: the release's, with the chart's where that does not contain it. 58 leaves room for the suffix of pods. */ -}}
+{{- /* The name of all objects: the release's, with the chart's where that does not contain it. 58 leaves room for the suffix of pods. */ -}}
 {{- define "netpolq.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 58 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 58 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 58 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 58 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
+{{- define "netpolq.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "netpolq.name" .) -}}
+{{- end -}}
+
+{{- /*
+The selector of a DaemonSet can never change. One of the name that kustomize gives has kustomize's selector, so that the chart can take it
+over. The label app.kubernetes.io/name does not follow nameOverride, because scrape jobs look for it.
+*/ -}}
 {{- define "netpolq.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+{{- if ne (include "netpolq.name" .) .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+{{- end -}}
+
+{{- define "netpolq.podLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- define "netpolq.cleanupSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-cleanup
+{{- if ne (include "netpolq.name" .) .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+{{- end -}}
+
 {{- define "netpolq.labels" -}}
-{{ include "netpolq.selector" . }}
+{{ include "netpolq.podLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "netpolq.image" -}}
-{{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
-{{- end -}}
+{{- with .Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- .Values.image.repository -}}
+{{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
 {{- /* HOST:PORT as --metrics-bind-address wants it: an IPv6 host in brackets, none for all addresses. */ -}}
@@ -33,22 +56,34 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if contains ":" $host }}[{{ $host }}]{{ else }}{{ $host }}{{ end }}:{{ .Values.metrics.port }}
 {{- end -}}
 
-{{- /* Settings of the agent that are not null, as environment variables. Helm reads numbers as floats. */ -}}
+{{- /* A value as a quoted text. Helm reads numbers as floats. */ -}}
+{{- define "netpolq.scalar" -}}
+{{ if kindIs "float64" . }}{{ . | int64 | quote }}{{ else }}{{ . | quote }}{{ end }}
+{{- end -}}
+
+{{- /* Settings of the agent that are not null, as environment variables. */ -}}
 {{- define "netpolq.optionalSettings" -}}
 {{- $variables := dict
   "nfqueueId" "NETPOLQ_NFQUEUE_ID"
   "fanout" "NETPOLQ_FANOUT"
   "dataplane" "NETPOLQ_DATAPLANE"
   "markMask" "NETPOLQ_MARK_MASK"
-  "ctMarkBit" "NETPOLQ_CT_MARK_BIT"
+  "ctLabel" "NETPOLQ_CT_LABEL"
+  "verdictCache" "NETPOLQ_VERDICT_CACHE"
+  "verdictCacheTtl" "NETPOLQ_VERDICT_CACHE_TTL"
+  "verdictCacheSize" "NETPOLQ_VERDICT_CACHE_SIZE"
   "nodeEgress" "NETPOLQ_NODE_EGRESS"
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
 {{- range $key, $variable := $variables }}
 {{- $value := index $.Values.agent $key }}
 {{- if not (kindIs "invalid" $value) }}
+{{- if and (eq $key "verdictCache") (kindIs "bool" $value) }}
+{{- /* YAML reads a plain on or off as a boolean. */}}
+{{- $value = ternary "on" "off" $value }}
+{{- end }}
 - name: {{ $variable }}
-  value: {{ if kindIs "float64" $value }}{{ $value | int64 | quote }}{{ else }}{{ $value | quote }}{{ end }}
+  value: {{ include "netpolq.scalar" $value }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -1,0 +1,164 @@
+"""Notifications about changes of our table that other processes make, from nfnetlink's nftables group.
+
+The kernel sends a message for every object that a transaction changes, and at its end one with the new generation and the process that
+made it. A filter in the kernel leaves out the objects of our own transactions, which are thousands when the verdict cache is busy.
+Source: linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c (nft_commit_notify, nf_tables_gen_notify), linux/filter.h.
+"""
+
+import ctypes
+import errno
+import socket
+import struct
+
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from netpolq.dataplane.nf_tables import (
+    NFNL_SUBSYS_NFTABLES,
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_NEWGEN,
+    NFT_MSG_NEWSETELEM,
+    name,
+    open_socket,
+)
+from netpolq.logs import one_line
+from netpolq.nfnetlink import Message, attributes_of, split
+
+_NFNLGRP_NFTABLES = 7
+_NFTA_GEN_ID = 1
+_NFTA_GEN_PROC_PID = 2
+_NFTA_GEN_PROC_NAME = 3
+_NFTA_TABLE = 1  # the name of the table has this number in the messages of all kinds of objects
+_NFTA_SET_ELEM_LIST_SET = 2
+_NEWGEN = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN
+_ELEMENT_KINDS = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM)}
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_SO_RCVBUFFORCE = 33
+_RECEIVE_BUFFER_BYTES = 4 << 20
+"""Room for what `nft flush ruleset` tells of tens of thousands of objects. More is not an error: see `ChangeMonitor.has_lost_some`."""
+
+_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
+_LOAD_HALF, _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
+_TYPE_OFFSET, _PORT_OFFSET = 4, 12  # in struct nlmsghdr
+
+_MAX_CHANGES = 64
+
+
+class Change(NamedTuple):
+    """A transaction that touched the table. `generation`: of the ruleset since. `pid`: as the initial PID namespace counts.
+
+    `sets`: names of the table's sets and maps whose elements it changed.
+    """
+
+    generation: int
+    pid: int
+    program: str
+    sets: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.program!r} (pid {self.pid})"
+
+
+def is_later(generation: int, than: int) -> bool:
+    """Whether one generation came after another: the kernel's 32-bit counter wraps."""
+    return 0 < (generation - than) & 0xFFFFFFFF < 1 << 31
+
+
+class ChangeMonitor:
+    """A socket in the group. Holds what was heard until it is taken.
+
+    `own_ports`: sockets of our own, whose transactions are not told. `generation`: the newest that was heard of, None before.
+    `has_lost_some`: the kernel had more to tell than the socket could hold, so the table must be looked at.
+    """
+
+    def __init__(self, table: str, own_ports: Collection[int]) -> None:
+        self._pattern = name(_NFTA_TABLE, table).rstrip(b"\x00") + b"\x00"
+        self._own_ports = frozenset(own_ports)
+        self._sets: set[str] = set()
+        self._is_touched = False
+        self.changes: list[Change] = []
+        self.has_lost_some = False
+        self.generation: int | None = None
+        self.socket = open_socket()
+        self.socket.setblocking(False)
+        with suppress(PermissionError):  # in a user namespace; the default is smaller, and no less right
+            self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        _attach_filter(self.socket, self._own_ports)
+        self.socket.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether the table may have been changed by others since `forget`."""
+        return bool(self.changes) or self.has_lost_some
+
+    def read(self) -> None:
+        """Take in what the kernel has told so far. Does not wait. Raises `OSError`."""
+        while True:
+            try:
+                data = self.socket.recv(1 << 17)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.has_lost_some = True
+                continue
+            # Other programs may change thousands of elements of tables of their own, a few dozen in a datagram.
+            if self._pattern in data:
+                self._note(split(data))
+            else:
+                self._note(message for message in split(data) if message.kind == _NEWGEN)
+
+    def forget(self, generation: int) -> None:
+        """Changes up to this generation are known in another way."""
+        self.changes = [change for change in self.changes if is_later(change.generation, generation)]
+
+    def _note(self, messages: Iterator[Message]) -> None:
+        for message in messages:
+            if message.kind == _NEWGEN:
+                self._end_transaction(message)
+            elif self._pattern in message.body:
+                self._is_touched = True
+                if message.kind in _ELEMENT_KINDS:
+                    self._sets.add(_text(attributes_of(message.body).get(_NFTA_SET_ELEM_LIST_SET, b"")))
+
+    def _end_transaction(self, message: Message) -> None:
+        attributes = attributes_of(message.body)
+        self.generation = _integer(attributes.get(_NFTA_GEN_ID))
+        if self._is_touched and message.port not in self._own_ports:
+            if len(self.changes) >= _MAX_CHANGES:
+                del self.changes[0]
+                self.has_lost_some = True
+            pid, program = attributes.get(_NFTA_GEN_PROC_PID), attributes.get(_NFTA_GEN_PROC_NAME, b"unknown")
+            self.changes.append(Change(self.generation, _integer(pid), one_line(_text(program)), frozenset(self._sets)))
+        self._is_touched = False
+        self._sets.clear()
+
+
+def _attach_filter(netlink: socket.socket, own_ports: Collection[int]) -> None:
+    """Let through the ends of all transactions, and of others' transactions all. The socket must not be in the group yet.
+
+    The program loads in network byte order what the header has in host order.
+    """
+    ports = sorted(own_ports)
+    program = [
+        (_LOAD_HALF, 0, 0, _TYPE_OFFSET),
+        (_JUMP_IF_EQUAL, len(ports) + 1, 0, socket.htons(_NEWGEN)),
+        (_LOAD_WORD, 0, 0, _PORT_OFFSET),
+        *((_JUMP_IF_EQUAL, len(ports) - index, 0, socket.htonl(port)) for index, port in enumerate(ports)),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+        (_RETURN, 0, 0, 0),
+    ]
+    code = b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    netlink.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\x00").decode(errors="replace")
+
+
+def _integer(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", "big")

@@ -1,0 +1,111 @@
+"""Interfaces of the node that lead to local pods, found from the routing table.
+
+Each call reads what the kernel has at that moment; nothing is kept.
+Source: fib_route_seq_show in net/ipv4/fib_trie.c, rt6_info_route in net/ipv6/route.c.
+"""
+
+import socket
+import struct
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from netpolq.addresses import AddressKey, address_key
+
+_UP = 0x1  # RTF_UP of linux/route.h
+_REJECT = 0x200  # RTF_REJECT
+_LOCAL = 0x80000000  # RTF_LOCAL of linux/ipv6_route.h
+_V4_PREFIX_BITS = 96
+_KEY_BITS = 128
+_GATEWAY = ""
+"""In the place of an interface: the route leads to a gateway, so a pod behind it is not at the interface."""
+
+
+class PodInterfaces(NamedTuple):
+    """Indexes of interfaces. `pods`: that lead to a local pod; the others: to one that is isolated in a direction."""
+
+    pods: frozenset[int] = frozenset()
+    isolated_ingress: frozenset[int] = frozenset()
+    isolated_egress: frozenset[int] = frozenset()
+
+
+NO_INTERFACES = PodInterfaces()
+
+
+class Routes:
+    """The routes of the main table (IPv6: of all tables)."""
+
+    def __init__(self, routes: Iterable[tuple[AddressKey, int, str]]) -> None:
+        """`routes`: destination, bits of its prefix as an address key, name of the interface, or "" where a gateway stands before it."""
+        self._by_length: dict[int, dict[int, str]] = {}
+        self._uplinks: set[str] = set()
+        for destination, length, interface in routes:
+            if length in (0, _V4_PREFIX_BITS):
+                self._uplinks.add(interface)
+                continue
+            prefix = int.from_bytes(destination, "big") >> _KEY_BITS - length
+            self._by_length.setdefault(length, {})[prefix] = interface
+        self._lengths = sorted(self._by_length, reverse=True)
+
+    def interfaces_of_pods(self, addresses: Iterable[bytes]) -> set[str]:
+        """The interfaces that lead to these addresses.
+
+        One that also has a default route is left out: the rest of the world is behind it as well, and what comes from there would be
+        taken for traffic of a pod.
+        """
+        found = set()
+        for address in addresses:
+            number = int.from_bytes(address, "big")
+            for length in self._lengths:
+                if (interface := self._by_length[length].get(number >> _KEY_BITS - length)) is not None:
+                    found.add(interface)
+                    break
+        return found - self._uplinks - {_GATEWAY}
+
+
+def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
+    """Where the local pods are, and those of them that are isolated, all given by their address keys."""
+    routes = Routes(read_routes())
+    return PodInterfaces(*(_indexes(routes.interfaces_of_pods(addresses)) for addresses in (local, ingress, egress)))
+
+
+def _indexes(names: Iterable[str]) -> frozenset[int]:
+    found = set()
+    for name in names:
+        try:
+            found.add(socket.if_nametoindex(name))
+        except OSError:
+            continue  # it has gone since the routes were read
+    return frozenset(found)
+
+
+def read_routes(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[AddressKey, int, str]]:
+    """Destination, prefix length of the address key, and interface of each unicast route. What cannot be read yields nothing.
+
+    The interface of a default route is always named, that of another one only if there is no gateway.
+    """
+    for line in _lines(proc / "route")[1:]:
+        columns = line.split()
+        if len(columns) < 8:  # up to the mask
+            continue
+        interface, flags = columns[0], int(columns[3], 16)
+        if flags & _UP and not flags & _REJECT:
+            # Printed as numbers in host order of what is in network order in memory.
+            destination, gateway, mask = (struct.pack("=I", int(columns[number], 16)) for number in (1, 2, 7))
+            bits = int.from_bytes(mask, "big").bit_count()
+            yield address_key(destination), _V4_PREFIX_BITS + bits, _GATEWAY if bits and any(gateway) else interface
+    for line in _lines(proc / "ipv6_route"):
+        columns = line.split()
+        if len(columns) < 10:  # up to the interface
+            continue
+        destination, length, flags, interface = bytes.fromhex(columns[0]), int(columns[1], 16), int(columns[8], 16), columns[9]
+        if flags & _UP and not flags & (_REJECT | _LOCAL) and destination[0] != 0xFF:  # ff00::/8 is multicast
+            yield AddressKey(destination), length, _GATEWAY if length and any(bytes.fromhex(columns[4])) else interface
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("ascii").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,29 @@
+"""Refusals of the kernel as errors for the operator."""
+
+import errno
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from netpolq.errors import NetpolqError, PrivilegeError
+
+
+class RulesetError(NetpolqError):
+    """The kernel did not take a change of the ruleset; what was in force still is."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an `OSError` into a `PrivilegeError` or a `RulesetError`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise missing_privilege() from error
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, "no answer")
+        raise RulesetError(f"the kernel refused a netfilter request: {reason}: {error.strerror or error}") from error
+
+
+def missing_privilege() -> PrivilegeError:
+    """The error for a process without CAP_NET_ADMIN."""
+    return PrivilegeError("changing the ruleset needs CAP_NET_ADMIN in this network namespace: run as root or add the capability")

@@ -1,0 +1,66 @@
+"""Requests that change the sets of isolated addresses by netlink; pure encoding. No program is started to isolate a pod.
+
+Source: linux/netfilter/nf_tables.h (set elements).
+"""
+
+import struct
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+from netpolq.addresses import packed_address, parse_address
+from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
+from netpolq.dataplane.ruleset import TABLE, IsolatedSets, set_type
+from netpolq.nfnetlink import attribute, nested
+
+_NFTA_SET_ELEM_LIST_TABLE = 1
+_NFTA_SET_ELEM_LIST_SET = 2
+_NFTA_SET_ELEM_LIST_ELEMENTS = 3
+_NFTA_LIST_ELEM = 1
+_NFTA_SET_ELEM_KEY = 1
+_NFTA_DATA_VALUE = 1
+
+_ELEMENTS_PER_REQUEST = 1000
+"""An attribute holds 64 KiB at most, and an IPv6 address takes 28 bytes."""
+
+Elements = Mapping[str, frozenset[bytes]]
+"""The elements of each set, by its name: addresses as packets have them, indexes of interfaces in host order."""
+
+
+def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
+    """The elements that the kernel's sets hold when these are in force."""
+    return {
+        set_name: frozenset(_packed(set_type(set_name), text) for text in elements)
+        for set_name, elements in sets.by_set_name().items()
+    }
+
+
+def _packed(kind: str, text: str) -> bytes:
+    return struct.pack("=I", int(text)) if kind == "iface_index" else packed_address(parse_address(text))
+
+
+def change_elements(before: Elements, after: Elements) -> tuple[Request, ...]:
+    """Requests that turn the sets from one state into another; none if they are equal. Both name the same sets.
+
+    The kernel refuses to remove what is not there, with ENOENT. To add what is there is no error.
+    """
+    return tuple(
+        request
+        for set_name in after
+        for kind, addresses, flags in (
+            (NFT_MSG_NEWSETELEM, after[set_name] - before[set_name], NLM_F_CREATE),
+            (NFT_MSG_DELSETELEM, before[set_name] - after[set_name], 0),
+        )
+        for request in _requests(kind, set_name, addresses, flags)
+    )
+
+
+def _requests(kind: int, set_name: str, addresses: Iterable[bytes], flags: int) -> Iterator[Request]:
+    remaining = iter(addresses)
+    while portion := [_element(address) for address in islice(remaining, _ELEMENTS_PER_REQUEST)]:
+        where = name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, set_name)
+        yield Request(kind, (*where, nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags)
+
+
+def _element(address: bytes) -> bytes:
+    return nested(_NFTA_LIST_ELEM, nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, address)))

@@ -1,0 +1,240 @@
+"""What the kernel holds of our table, object by object: read after an installation, and compared with that later.
+
+Handles are compared too. The kernel never gives one out twice, so an object that was removed and made again is not the same object. Only
+a rule that is replaced keeps its handle; its bytes differ, or the handle of its list of values does.
+Left out is what changes by itself: counters, and the elements of sets with time-outs (the verdict maps).
+Reads only. Source: linux/netfilter/nf_tables.h.
+"""
+
+import socket
+import struct
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from netpolq.dataplane.nf_tables import (
+    NFNL_SUBSYS_NFTABLES,
+    NFPROTO_INET,
+    NFT_MSG_GETCHAIN,
+    NFT_MSG_GETGEN,
+    NFT_MSG_GETOBJ,
+    NFT_MSG_GETRULE,
+    NFT_MSG_GETSET,
+    NFT_MSG_GETSETELEM,
+    NFT_MSG_GETTABLE,
+    name,
+    open_socket,
+)
+from netpolq.dataplane.ruleset import TABLE
+from netpolq.nfnetlink import Entry, attribute, dump, parse_attributes, query
+
+_NFTA_TABLE = 1  # the name of the table has this number in all kinds of objects
+_NFTA_TABLE_FLAGS = 2
+_NFTA_TABLE_HANDLE = 4
+_NFTA_TABLE_OWNER = 7
+_NFTA_CHAIN_HANDLE = 2
+_NFTA_CHAIN_NAME = 3
+_NFTA_CHAIN_USE = 6
+_NFTA_CHAIN_HOOK = 4
+_NFTA_CHAIN_POLICY = 5
+_NFTA_CHAIN_TYPE = 7
+_NFTA_CHAIN_FLAGS = 10
+_NFTA_RULE_CHAIN = 2
+_NFTA_RULE_HANDLE = 3
+_NFTA_RULE_EXPRESSIONS = 4
+_NFTA_SET_NAME = 2
+_NFTA_SET_FLAGS = 3
+_NFTA_SET_HANDLE = 16
+_NFTA_SET_ELEM_LIST_SET = 2
+_NFTA_SET_ELEM_LIST_ELEMENTS = 3
+_NFTA_SET_ELEM_KEY = 1
+_NFTA_SET_ELEM_DATA = 2
+_NFTA_DATA_VALUE = 1
+_NFTA_OBJ_NAME = 2
+_NFTA_OBJ_TYPE = 3
+_NFTA_OBJ_DATA = 4
+_NFTA_OBJ_HANDLE = 6
+_NFTA_EXPR_NAME = 1
+_NFTA_COUNTER_PACKETS = 2
+_NFTA_GEN_ID = 1
+_NFT_OBJECT_COUNTER = 1
+_NF_DROP = bytes(4)
+
+_NFT_SET_ANONYMOUS, _NFT_SET_TIMEOUT, _NFT_SET_EVAL = 0x1, 0x10, 0x20
+_TABLE_PARTS = (_NFTA_TABLE_FLAGS, _NFTA_TABLE_HANDLE, _NFTA_TABLE_OWNER)
+_CHAIN_PARTS = (_NFTA_CHAIN_HANDLE, _NFTA_CHAIN_HOOK, _NFTA_CHAIN_POLICY, _NFTA_CHAIN_TYPE, _NFTA_CHAIN_FLAGS)
+_SET_PARTS = (*range(_NFTA_SET_FLAGS, 10), 11, 12, 13, 15, _NFTA_SET_HANDLE)
+"""NFTA_SET_*: flags to description, time-outs, garbage collection, user data, type of objects, and the handle."""
+
+_COUNTING = (b"counter", b"quota", b"last")
+"""Expressions whose data changes with each packet."""
+
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+class TableState(NamedTuple):
+    """Objects of the table, as bytes that are equal as long as the object is the same one, by a name for the log.
+
+    `generation`: of the whole ruleset before it was read: what was changed up to it is in here. `elements`: of each set that has no
+    time-outs, by its name. Nothing of a table that is not there.
+    """
+
+    generation: int
+    objects: Mapping[str, tuple[bytes, ...]]
+    elements: Mapping[str, frozenset[bytes]]
+
+    def differences(self, expected: "TableState") -> list[str]:
+        """Names of the objects in which this differs from what is expected; `elements of` sets included. Empty when all is the same."""
+        if expected.objects and not self.objects:
+            return [f"table inet {TABLE} is missing"]
+        found = []
+        for mine, theirs, prefix in (
+            (self.objects, expected.objects, ""),
+            (self.elements, expected.elements, ELEMENTS_PREFIX),
+        ):
+            for key in sorted(mine.keys() | theirs.keys()):
+                if mine.get(key) != theirs.get(key):
+                    what = "is missing" if key not in mine else "was added" if key not in theirs else "differs"
+                    found.append(f"{prefix}{key} {what}")
+        return found
+
+
+ELEMENTS_PREFIX = "elements of set "
+
+
+KnownElements = dict[str, tuple[bytes, frozenset[bytes]]]
+"""The elements of each set as the kernel wrote them last time, and what they are: most sets are the same the next time."""
+
+
+def read_state(known: KnownElements) -> TableState:
+    """The table as it is now. Updates `known`, which the caller keeps for the next time. Raises `OSError`."""
+    with open_socket() as netlink:
+        generation = read_generation(netlink)
+        chains = _dump(netlink, NFT_MSG_GETCHAIN)
+        sets = {_text(entry.attributes[_NFTA_SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET)}
+        objects = {
+            **{f"table inet {TABLE}": _parts(entry, _TABLE_PARTS) for entry in _dump(netlink, NFT_MSG_GETTABLE)},
+            **{f"chain {_text(entry.attributes[_NFTA_CHAIN_NAME])}": _parts(entry, _CHAIN_PARTS) for entry in chains},
+            **_rules(netlink, [_text(entry.attributes[_NFTA_CHAIN_NAME]) for entry in chains]),
+            **{f"set {set_name}": _parts(entry, _SET_PARTS) for set_name, entry in sets.items()},
+            **{
+                f"object {_text(entry.attributes[_NFTA_OBJ_NAME])}": _parts(entry, (_NFTA_OBJ_TYPE, _NFTA_OBJ_HANDLE))
+                for entry in _dump(netlink, NFT_MSG_GETOBJ)
+            },
+        }
+        changing = _NFT_SET_ANONYMOUS | _NFT_SET_TIMEOUT | _NFT_SET_EVAL
+        elements = {
+            set_name: _elements(netlink, set_name, known)
+            for set_name, entry in sets.items()
+            if not _integer(entry.attributes.get(_NFTA_SET_FLAGS, b"")) & changing
+        }
+    return TableState(generation, objects, elements)
+
+
+def read_generation(netlink: socket.socket) -> int:
+    """The number of the last transaction of this network namespace. Raises `OSError`."""
+    return _integer(query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes[_NFTA_GEN_ID])
+
+
+def read_chains() -> dict[str, bool]:
+    """The table's chains, and of each whether it drops what comes to its end. Raises `OSError`."""
+    with open_socket() as netlink:
+        return {
+            _text(entry.attributes[_NFTA_CHAIN_NAME]): entry.attributes.get(_NFTA_CHAIN_POLICY) == _NF_DROP
+            for entry in _dump(netlink, NFT_MSG_GETCHAIN)
+        }
+
+
+def read_chain_uses(table: str) -> dict[str, int]:
+    """The chains of an inet table with their use: rules in them and jumps to them. Empty if there is no such table. Raises `OSError`."""
+    with open_socket() as netlink:
+        chains = _dump(netlink, NFT_MSG_GETCHAIN, table=table)
+        return {_text(entry.attributes[_NFTA_CHAIN_NAME]): _integer(entry.attributes[_NFTA_CHAIN_USE]) for entry in chains}
+
+
+def read_set_names() -> frozenset[str]:
+    """The names of the table's sets and maps, without those that nft makes for lists of values in rules. Raises `OSError`."""
+    with open_socket() as netlink:
+        names = (_text(entry.attributes[_NFTA_SET_NAME]) for entry in _dump(netlink, NFT_MSG_GETSET))
+        return frozenset(name for name in names if not name.startswith("__"))
+
+
+def read_counters() -> dict[str, int]:
+    """Packets counted by each named counter of the table. Raises `OSError`."""
+    with open_socket() as netlink:
+        return {
+            _text(entry.attributes[_NFTA_OBJ_NAME]): _integer(
+                parse_attributes(entry.attributes[_NFTA_OBJ_DATA])[_NFTA_COUNTER_PACKETS]
+            )
+            for entry in _dump(netlink, NFT_MSG_GETOBJ)
+            if _integer(entry.attributes[_NFTA_OBJ_TYPE]) == _NFT_OBJECT_COUNTER
+        }
+
+
+def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE) -> list[Entry]:
+    entries: list[Entry] = []
+    with suppress(FileNotFoundError):
+        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, table), *more, family=NFPROTO_INET)
+    # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
+    return [entry for entry in entries if _text(entry.attributes[_NFTA_TABLE]) == table]
+
+
+def _parts(entry: Entry, kinds: tuple[int, ...]) -> tuple[bytes, ...]:
+    return tuple(entry.attributes.get(kind, b"") for kind in kinds)
+
+
+def _rules(netlink: socket.socket, chains: list[str]) -> dict[str, tuple[bytes, ...]]:
+    """Handle and expressions of each rule, in order, by chain."""
+    found: dict[str, list[bytes]] = {chain: [] for chain in chains}
+    for entry in _dump(netlink, NFT_MSG_GETRULE):
+        rule = entry.attributes
+        expressions = _without_counts(rule.get(_NFTA_RULE_EXPRESSIONS, b""))
+        found.setdefault(_text(rule[_NFTA_RULE_CHAIN]), []).append(rule[_NFTA_RULE_HANDLE] + expressions)
+    return {f"rules of chain {chain}": tuple(rules) for chain, rules in found.items()}
+
+
+def _without_counts(expressions: bytes) -> bytes:
+    """The list of expressions, but of those that count only the name."""
+    if not any(attribute(_NFTA_EXPR_NAME, counting + b"\x00") in expressions for counting in _COUNTING):
+        return expressions
+    kept = []
+    for expression in _list(expressions):
+        kind = parse_attributes(expression).get(_NFTA_EXPR_NAME, b"").rstrip(b"\x00")
+        kept.append(kind if kind in _COUNTING else expression)
+    return b"|".join(kept)
+
+
+def _elements(netlink: socket.socket, set_name: str, known: KnownElements) -> frozenset[bytes]:
+    """Key, and of a map the data, of each element."""
+    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name))
+    written = b"".join(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
+    if set_name not in known or known[set_name][0] != written:
+        known[set_name] = written, frozenset(map(_key_and_data, _list(written)))
+    return known[set_name][1]
+
+
+def _key_and_data(element: bytes) -> bytes:
+    parts = parse_attributes(element)
+    return parse_attributes(parts[_NFTA_SET_ELEM_KEY])[_NFTA_DATA_VALUE] + parts.get(_NFTA_SET_ELEM_DATA, b"")
+
+
+def _list(data: bytes) -> list[bytes]:
+    """The contents of a list of attributes of one kind, which `parse_attributes` would keep the last of."""
+    found = []
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, _kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found.append(data[offset + _ATTRIBUTE.size : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\x00").decode()
+
+
+def _integer(value: bytes) -> int:
+    return int.from_bytes(value, "big")

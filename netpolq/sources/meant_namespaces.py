@@ -1,0 +1,93 @@
+"""Namespaces that an object or a text may have been meant for, where it cannot be read as the API reads it.
+
+What cannot be understood isolates. These functions say where: they look for what an author would have written, and find too much rather
+than too little.
+"""
+
+import re
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+DEFAULT_NAMESPACE = "default"
+
+_NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_IS_NAME = re.compile(_NAME)
+_COMMENT = re.compile(r"^[^\S\r\n]*#.*$", re.MULTILINE)
+_KEY = r"(?<![\w.-])[\"']?(?i:{})[\"']?\s*[:=]\s*"
+_END = r"(?![-\w.{$<%])"
+_NAMED = re.compile(_KEY.format("namespace") + rf"[\"']?({_NAME})" + _END)
+_ANY_NAMESPACE = re.compile(_KEY.format("namespace"))
+_NAMES = re.compile(_KEY.format("name") + rf"[\"']?({_NAME})" + _END)
+_KIND = re.compile(_KEY.format("kind") + r"[\"']?([A-Za-z]+)")
+_MAX_VALUES = 10_000
+"""Values of one body that are looked at."""
+_MAX_NAMESPACES = 100
+_FREE_MAPS = frozenset({"labels", "annotations", "matchLabels"})
+
+
+class Meant(NamedTuple):
+    """`namespaces`: those that a text names. `is_complete`: whether nothing in it may concern another one, or a pod that is not known."""
+
+    namespaces: tuple[str, ...]
+    is_complete: bool
+
+
+def named_namespaces(value: object) -> tuple[str, ...]:
+    """Every namespace that a body names in a field `namespace`, however that is spelt and wherever it stands."""
+    found: dict[str, None] = {}
+    pending, looked_at = [value], 0
+    while pending and looked_at < _MAX_VALUES and len(found) < _MAX_NAMESPACES:
+        item = pending.pop()
+        looked_at += 1
+        if isinstance(item, list):
+            pending.extend(item[: _MAX_VALUES - looked_at])
+        elif isinstance(item, dict):
+            for key, inner in item.items():
+                if isinstance(inner, dict | list) and key not in _FREE_MAPS:
+                    pending.append(inner)
+                elif isinstance(inner, str) and _plain(key) == "namespace" and _IS_NAME.fullmatch(inner):
+                    found[inner] = None
+    return tuple(found)
+
+
+def namespaces_of(body: object) -> tuple[str, ...]:
+    """The namespaces of an object of unclear kind; `default` where it has metadata that names none. None if that cannot be told."""
+    if not isinstance(body, dict):
+        return named_namespaces(body)
+    metadata = body.get("metadata")
+    kind = body.get("kind")
+    if isinstance(kind, str) and _plain(kind) in {"namespace", "namespaces"}:
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        return (name,) if isinstance(name, str) and _IS_NAME.fullmatch(name) else ()
+    named = named_namespaces(body)
+    if named or not isinstance(metadata, dict):
+        return named
+    return () if any(_plain(key) == "namespace" and value for key, value in metadata.items()) else (DEFAULT_NAMESPACE,)
+
+
+def namespaces_in(text: str) -> Meant:
+    """What a text names that is no YAML and no JSON, or several objects in one: a template, a manifest with a slip in it."""
+    text = _COMMENT.sub("", text)
+    namespaces = dict.fromkeys(_some(_NAMED, text))
+    mentions = len(_ANY_NAMESPACE.findall(text))
+    is_complete = mentions == len(_NAMED.findall(text))
+    kinds = [_plain(kind) for kind in _KIND.findall(text)]
+    if kinds.count("namespace"):
+        namespaces.update(dict.fromkeys(_some(_NAMES, text)))
+    if sum(1 for kind in kinds if "polic" in kind) > mentions:
+        namespaces[DEFAULT_NAMESPACE] = None
+    return Meant(tuple(namespaces), bool(namespaces) and is_complete and not any(kind.startswith("pod") for kind in kinds))
+
+
+def _some(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    found: dict[str, None] = {}
+    for match in pattern.finditer(text):
+        found[match[1]] = None
+        if len(found) >= _MAX_NAMESPACES:
+            break
+    return iter(found)
+
+
+def _plain(key: object) -> str:
+    return "".join(character for character in key.casefold() if character.isalnum()) if isinstance(key, str) else ""

@@ -1,0 +1,159 @@
+"""The time between the start of the agent and its first policies in force: the kept snapshot, the hold, and the end of the hold.
+
+In fail-closed mode, and where no rules of an earlier agent are in place, a start enforces by the kept snapshot if it is one of this
+boot, and else drops the traffic of the node's pods (`netpolq.hold`). In either mode a hold, whichever program installed it, is removed
+when the agent's rules are in force: sets in the kernel, workers that judge by the same version, no older verdict remembered.
+"""
+
+import asyncio
+import logging
+import time
+
+from pathlib import Path
+from typing import NamedTuple
+
+from netpolq.dataplane.apply import HoldTable, Ruleset
+from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.errors import NetpolqError, SnapshotError
+from netpolq.hold import cni
+from netpolq.hold.ranges import PodRange, listed
+from netpolq.hold.ruleset import TABLE
+from netpolq.run_dir import IMAGE
+from netpolq.settings import Settings
+from netpolq.snapshot import region
+from netpolq.snapshot.view import SnapshotView
+from netpolq.supervisor.enforcer import Enforcer
+
+_CHECK_INTERVAL_S = 1.0
+
+log = logging.getLogger("hold")
+
+
+class _Kept(NamedTuple):
+    """What the kept snapshot says. `is_of_this_boot`: else its pods have other addresses by now."""
+
+    version: int
+    sets: IsolatedSets
+    is_of_this_boot: bool
+
+
+class Hold:
+    """Holds the node's pods until policies are in force, then removes the hold.
+
+    `problem`: why the agent is not ready, as far as it concerns the hold, in one sentence; None when no pod is held and none has to be.
+    """
+
+    def __init__(self, *, settings: Settings, ruleset: Ruleset, enforcer: Enforcer) -> None:
+        self._settings = settings
+        self._ruleset = ruleset
+        self._enforcer = enforcer
+        self._table = HoldTable()
+        self._enough_version = 1
+        self._must_hold = False
+        self._held: tuple[PodRange, ...] = ()
+        self.problem: str | None = None
+
+    async def begin(self, pool_version: int) -> None:
+        """Close the time until the first sync, as far as the mode asks for it and the node lets us know its pods.
+
+        `pool_version`: of the snapshot by which workers judge already, 0 without one.
+        """
+        self._enough_version = pool_version + 1
+        try:
+            if await self._table.is_present():
+                self._tell(logging.INFO, f"traffic of pods is dropped by the table inet {TABLE} until policies are in force")
+            if self._settings.fail_open or await self._ruleset.has_rules():
+                return
+            self._must_hold = True
+            kept = await asyncio.to_thread(_read_kept, self._settings.run_dir / IMAGE) if pool_version else None
+            if kept is not None:
+                log.info("enforcing by the kept snapshot %d until the first sync", kept.version)
+                self._enforcer.begin_with(kept.version, kept.sets)
+            if kept is not None and kept.is_of_this_boot:
+                self._enough_version = kept.version
+                self._must_hold = False
+        except NetpolqError as error:
+            self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
+        await self._keep_held()
+
+    async def _keep_held(self) -> None:
+        """Hold what has to be held and is not: at first, when another program removes the table, and when ranges become known."""
+        if not self._must_hold:
+            return
+        try:
+            is_present = await self._table.is_present()
+            if not is_present or self._held:
+                await self._hold(is_present=is_present)
+        except NetpolqError as error:
+            self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
+
+    async def _hold(self, *, is_present: bool) -> None:
+        ranges, problems = await asyncio.to_thread(self._find_ranges)
+        if is_present and set(ranges) <= set(self._held):
+            return
+        if not ranges:
+            reason = f" ({'; '.join(problems)})" if problems else ""
+            self._tell(
+                logging.ERROR,
+                f"nothing is held before the first sync, and pods are open: no pod range is known{reason}; set --pod-cidrs",
+            )
+            return
+        for problem in problems:
+            log.warning("%s; not part of the hold", problem)
+        await self._table.install(ranges, ct_label=self._settings.ct_label)
+        self._held = ranges
+        self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
+
+    def _find_ranges(self) -> tuple[tuple[PodRange, ...], list[str]]:
+        settings = self._settings
+        if settings.pod_cidrs or settings.cni_conf_dir is None:
+            return settings.pod_cidrs, []
+        found = cni.read(settings.cni_conf_dir)
+        return tuple(found.ranges), found.problems
+
+    def _tell(self, level: int, problem: str) -> None:
+        if problem != self.problem:
+            log.log(level, "%s", problem)
+        self.problem = problem
+
+    async def run(self) -> None:
+        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await self._enforcer.wait_in_force(self._enough_version)
+                    break
+            except TimeoutError:
+                await self._keep_held()
+        while True:
+            try:
+                if await self._table.is_present() and await self._table.remove():
+                    log.info("policies are in force: the table inet %s is removed", TABLE)
+                self.problem = None
+            except NetpolqError as error:
+                self._tell(logging.ERROR, f"the hold cannot be removed: {error}")
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+
+
+def _read_kept(path: Path) -> _Kept | None:
+    """The kept snapshot; None, with a line in the log, if it cannot be used."""
+    try:
+        view = SnapshotView(region.load(path))
+    except (OSError, SnapshotError) as error:
+        log.warning("the kept snapshot cannot be used before the first sync: %s", error)
+        return None
+    endpoints = list(view.endpoints())
+    sets = IsolatedSets(
+        ingress=frozenset(address for address, _egress, ingress in endpoints if ingress),
+        egress=frozenset(address for address, egress, _ingress in endpoints if egress),
+    )
+    return _Kept(view.version, sets, _boot_time_s() < view.created_ns / 1e9 <= time.time())
+
+
+def _boot_time_s() -> float:
+    """When this machine was booted, in seconds of the epoch. Source: proc_stat(5), `btime`; without it, as if it were now."""
+    try:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith("btime ")))
+    except (OSError, StopIteration, ValueError):
+        return time.time()

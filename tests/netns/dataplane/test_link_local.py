@@ -1,0 +1,159 @@
+"""Link-local addresses of pods, in a real kernel and in each layout of a node: the isolation of a pod holds for them, too."""
+
+import dataclasses
+import socket
+
+from collections.abc import Iterator
+
+import pytest
+
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.enums import NodeEgress
+from netpolq.supervisor.enforcer import with_interfaces
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    LOCAL,
+    NOBODY,
+    NODE,
+    A,
+    B,
+    Conversation,
+    Lab,
+    Layout,
+    both_ways,
+)
+
+
+@pytest.fixture(scope="module", params=["veth", "ptp", "bridge"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    layout: Layout = request.param
+    made = Lab(layout)
+    try:
+        made.build()
+        yield made
+    finally:
+        made.remove()
+
+
+async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
+    await ruleset.install(await with_interfaces(dataclasses.replace(sets, local=LOCAL)))
+
+
+def interface(node: Lab, place: str, to: str) -> str:
+    if place != NODE:
+        return "eth0"
+    return "pods" if node.layout == "bridge" else f"pod-{to}"
+
+
+class LinkLocal:
+    """A UDP flow between link-local addresses. Must be closed."""
+
+    def __init__(self, node: Lab, client: str, server: str) -> None:
+        target = node.link_local(server, interface(node, server, client))
+        self._near, self._far = node.udp(client, 6), node.udp(server, 6)
+        with node.inside(client):
+            scope = socket.if_nametoindex(interface(node, client, server))
+        self.flow = Conversation(self._near, self._far, (target, self._far.getsockname()[1], 0, scope))
+
+    def __enter__(self) -> Conversation:
+        return self.flow
+
+    def __exit__(self, *_: object) -> None:
+        self.flow.close()
+
+
+def only_on_a_bridge(node: Lab) -> None:
+    if node.layout != "bridge":
+        pytest.skip("pods on pairs of their own have no link in common")
+
+
+async def test_pods_that_are_not_isolated_use_them_freely(ruleset: Ruleset, node: Lab) -> None:
+    await install(ruleset, NOBODY)
+    with LinkLocal(node, A, NODE) as flow:
+        assert both_ways(flow)
+    with LinkLocal(node, NODE, A) as flow:
+        assert both_ways(flow)
+
+
+async def test_a_bridge_without_isolated_pods_carries_them(ruleset: Ruleset, node: Lab) -> None:
+    only_on_a_bridge(node)
+    await install(ruleset, NOBODY)
+    with LinkLocal(node, A, B) as flow:
+        assert both_ways(flow)
+
+
+async def test_a_pod_isolated_for_egress_does_not_reach_its_node_by_them(ruleset: Ruleset, node: Lab) -> None:
+    await install(ruleset, A_EGRESS)
+    with LinkLocal(node, A, NODE) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+async def test_it_does_when_egress_to_the_node_is_allowed(config: RulesetConfig, node: Lab) -> None:
+    await install(Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW)), A_EGRESS)
+    with LinkLocal(node, A, NODE) as flow:
+        assert both_ways(flow)
+
+
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
+async def test_the_node_reaches_isolated_pods_by_them(ruleset: Ruleset, node: Lab, sets: IsolatedSets) -> None:
+    await install(ruleset, sets)
+    for pod in (A, B):
+        with LinkLocal(node, NODE, pod) as flow:
+            assert both_ways(flow)
+
+
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
+async def test_pods_of_a_bridge_do_not_reach_each_other_past_an_isolation(
+    ruleset: Ruleset, node: Lab, sets: IsolatedSets
+) -> None:
+    only_on_a_bridge(node)
+    await install(ruleset, sets)
+    with LinkLocal(node, A, B) as flow:
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+async def test_nor_by_a_link_local_source_to_the_address_of_a_pod(ruleset: Ruleset, node: Lab) -> None:
+    only_on_a_bridge(node)
+    await install(ruleset, A_EGRESS)
+    own = node.link_local(A)
+    with node.udp(B, 6) as far, node.inside(A), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
+        bound.bind((own, 0, 0, socket.if_nametoindex("eth0")))
+        flow = Conversation(bound, far, (ADDRESS[B, 6], far.getsockname()[1]))
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+async def test_an_established_flow_ends_with_the_isolation(ruleset: Ruleset, node: Lab) -> None:
+    only_on_a_bridge(node)
+    await install(ruleset, NOBODY)
+    with LinkLocal(node, A, B) as flow:
+        assert both_ways(flow)
+        await install(ruleset, B_INGRESS)
+        flow.say()
+        assert flow.server_hears_nothing()
+
+
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
+async def test_neighbours_are_found_all_the_same(ruleset: Ruleset, node: Lab, sets: IsolatedSets) -> None:
+    """Neighbour discovery from and to link-local addresses; without it the node would not reach its pods."""
+    await install(ruleset, sets)
+    node.forget_neighbours()
+    for pod in (A, B):
+        with node.conversation(NODE, pod, 6) as flow:
+            assert both_ways(flow)
+
+
+async def test_bridged_packets_are_not_taken_for_those_of_the_node(ruleset: Ruleset, node: Lab) -> None:
+    """Both have no input interface where they are evaluated."""
+    await install(ruleset, B_INGRESS)
+    for family in (4, 6):
+        with node.conversation(A, B, family) as flow:
+            flow.say()
+            assert flow.server_hears_nothing()
+        with node.conversation(B, A, family) as flow:
+            assert both_ways(flow)

@@ -1,0 +1,186 @@
+"""Opening packets with a false source, in a real kernel: no connection that begins with one can be used in the reply direction."""
+
+import dataclasses
+import select
+import socket
+
+from collections.abc import Iterator
+
+import pytest
+
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet as Frame
+
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.ruleset import SPOOFED, IsolatedSets
+from netpolq.enums import PacketMark
+from netpolq.supervisor.enforcer import with_interfaces
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    FAMILIES,
+    LOCAL,
+    NOBODY,
+    NODE,
+    OUTSIDE,
+    SILENCE_S,
+    A,
+    B,
+    Judge,
+    Lab,
+    Layout,
+    both_ways,
+    nft,
+    run,
+)
+
+_NEAR, _FAR = 4001, 4002
+_TRANSPORTS = pytest.mark.parametrize("transport", [UDP, TCP], ids=["udp", "tcp"])
+_RP_FILTER = pytest.mark.parametrize("rp_filter", [0, 1, 2])
+BOTH = IsolatedSets(ingress=A_EGRESS.egress | B_INGRESS.ingress, egress=A_EGRESS.egress | B_INGRESS.ingress)
+
+
+@pytest.fixture(scope="module", params=["veth", "ptp"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    layout: Layout = request.param
+    made = Lab(layout)
+    try:
+        made.build()
+        for pod in (A, B, OUTSIDE):
+            with made.inside(pod):
+                # An attacker's pod does not reset the connections that it opens in the name of others.
+                nft("add table inet mute; add chain inet mute out { type filter hook output priority 0; }")
+                nft("add rule inet mute out tcp flags rst drop")
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(autouse=True)
+def fresh(node: Lab) -> None:
+    """No connection is left from an earlier test."""
+    run("conntrack", "-F")
+
+
+async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
+    """As the supervisor does it: with all local pods, and the interfaces that lead to them."""
+    await ruleset.install(await with_interfaces(dataclasses.replace(sets, local=LOCAL)))
+
+
+def send(lab: Lab, place: str, frame: Frame) -> None:
+    """Put a packet on the wire of a pod, addressed to the node."""
+    lab.send_frame(place, bytes(Ether(dst=lab.hardware_address(NODE, f"pod-{place}"), src=lab.hardware_address(place)) / frame))
+
+
+def packet(family: int, source: str, destination: str, *, hops: int = 64) -> Frame:
+    if family == 4:
+        return IP(src=source, dst=destination, ttl=hops)
+    return IPv6(src=source, dst=destination, hlim=hops)
+
+
+def opening(transport: type[Frame], sport: int, dport: int) -> Frame:
+    return TCP(sport=sport, dport=dport, flags="S") if transport is TCP else UDP(sport=sport, dport=dport)
+
+
+async def spoof(
+    lab: Lab, family: int, transport: type[Frame], *, by: str, as_: str, to: str, then_from: str, then_to: str
+) -> None:
+    """Open a connection with a false source, and send what would be its reply."""
+    send(lab, by, packet(family, ADDRESS[as_, family], ADDRESS[to, family]) / opening(transport, _FAR, _NEAR))
+    send(lab, then_from, packet(family, ADDRESS[then_from, family], ADDRESS[then_to, family]) / opening(transport, _NEAR, _FAR))
+
+
+@FAMILIES
+@_TRANSPORTS
+@_RP_FILTER
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS, BOTH], ids=["egress", "ingress", "both"])
+async def test_a_pod_does_not_answer_a_connection_that_it_opened_itself_in_the_name_of_another(
+    ruleset: Ruleset, judge: Judge, node: Lab, sets: IsolatedSets, rp_filter: int, transport: type[Frame], family: int
+) -> None:
+    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    await install(ruleset, sets)
+    await spoof(node, family, transport, by=A, as_=B, to=A, then_from=A, then_to=B)
+    judge.receive()
+    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+
+
+@FAMILIES
+@_TRANSPORTS
+@_RP_FILTER
+async def test_nor_in_the_name_of_an_address_outside(
+    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+) -> None:
+    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    await install(ruleset, A_EGRESS)
+    await spoof(node, family, transport, by=A, as_=OUTSIDE, to=A, then_from=A, then_to=OUTSIDE)
+    judge.receive()
+    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+
+
+@FAMILIES
+@_TRANSPORTS
+@_RP_FILTER
+async def test_nor_in_the_name_of_the_node(
+    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+) -> None:
+    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    await install(ruleset, A_EGRESS)
+    await spoof(node, family, transport, by=A, as_=NODE, to=A, then_from=A, then_to=NODE)
+    judge.receive()
+    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+
+
+@FAMILIES
+@_TRANSPORTS
+@_RP_FILTER
+async def test_a_neighbour_outside_does_not_open_a_connection_in_the_name_of_a_pod(
+    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+) -> None:
+    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-outside")))
+    await install(ruleset, B_INGRESS)
+    await spoof(node, family, transport, by=OUTSIDE, as_=B, to=OUTSIDE, then_from=OUTSIDE, then_to=B)
+    judge.receive()
+    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+
+
+@FAMILIES
+async def test_the_node_sends_no_error_to_a_pod_in_whose_name_another_sent(ruleset: Ruleset, node: Lab, family: int) -> None:
+    """Such an error would carry what the sender wrote past the isolation of the receiver."""
+    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter=0" for name in ("all", "pod-a", "pod-b")))
+    await install(ruleset, B_INGRESS)
+    with node.inside(B):
+        protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
+        listener = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW, protocol)
+    with listener:
+        send(node, A, packet(family, ADDRESS[B, family], ADDRESS[OUTSIDE, family], hops=1) / opening(UDP, _FAR, _NEAR))
+        expired = 11 if family == 4 else 3
+        while select.select([listener], [], [], SILENCE_S)[0]:
+            data = listener.recv(2000)
+            assert data[20 if family == 4 else 0] != expired
+    assert (await ruleset.counters())[SPOOFED] == 1
+
+
+@FAMILIES
+async def test_honest_connections_are_not_touched(ruleset: Ruleset, node: Lab, family: int) -> None:
+    await install(ruleset, NOBODY)
+    for client, server in ((A, B), (B, A), (A, NODE), (NODE, A), (A, OUTSIDE), (OUTSIDE, A)):
+        with node.conversation(client, server, family) as flow:
+            assert both_ways(flow)
+    assert (await ruleset.counters())[SPOOFED] == 0
+
+
+@FAMILIES
+async def test_the_node_reports_an_expired_packet_to_the_pod_that_sent_it(ruleset: Ruleset, node: Lab, family: int) -> None:
+    await install(ruleset, B_INGRESS)
+    with node.inside(B):
+        protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
+        listener = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_RAW, protocol)
+    with listener:
+        send(node, B, packet(family, ADDRESS[B, family], ADDRESS[OUTSIDE, family], hops=1) / opening(UDP, _FAR, _NEAR))
+        found = set()
+        while select.select([listener], [], [], SILENCE_S)[0]:
+            found.add(listener.recv(2000)[20 if family == 4 else 0])
+    assert (11 if family == 4 else 3) in found

@@ -1,0 +1,263 @@
+"""From the start of an agent until its first policies are in force, with real packets: what is held, and that nothing slips through."""
+
+import http.client
+import json
+import socket
+import sys
+import threading
+import time
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from netpolq.errors import ExitCode
+from netpolq.snapshot.draft import Draft
+from netpolq.supervisor.hold import _read_kept
+from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, assert_admitted
+from tests.support.agent import Agent
+from tests.support.box import Box, Host
+from tests.support.probe import Probe
+
+RANGES = "10.71.1.0/24,fd71:1::/64"
+PORT = 99
+FLOWS = 400
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: nowhere
+clusters: [{name: nowhere, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: nobody, user: {token: none}}]
+contexts: [{name: nowhere, context: {cluster: nowhere, user: nobody}}]
+"""
+
+
+def hold(box: Box, *words: str) -> None:
+    done = box.run(NODE.name, [sys.executable, "-m", "netpolq", "hold", *words])
+    assert done.returncode == ExitCode.OK, done.stderr
+
+
+def is_held(box: Box) -> bool:
+    return "netpolq_hold" in box.run(NODE.name, ["nft", "list", "tables"]).stdout
+
+
+def reached(box: Box, clients: Sequence[Host]) -> set[str]:
+    """The clients that reach the server, by TCP and over both families."""
+    probes = [Probe(client.name, SERVER.address(family), "TCP", 80) for client in clients for family in (4, 6)]
+    return {probe.source for probe, result in zip(probes, box.probe(probes), strict=True) if result.reached}
+
+
+class Stream:
+    """Datagrams that a client sends to the server without a pause, each flow in turn, and what arrives of them."""
+
+    def __init__(self, box: Box, client: Host) -> None:
+        self._target = (SERVER.address(4), PORT)
+        self._flows = box.inside(client.name, lambda: [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(FLOWS)])
+        self._server = box.inside(SERVER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self._server.bind(self._target)
+        self._server.setblocking(False)
+        self._ending = threading.Event()
+        self._sender = threading.Thread(target=self._send)
+        self.sent = 0
+
+    def _send(self) -> None:
+        while not self._ending.is_set():
+            self._flows[self.sent % FLOWS].sendto(b"x", self._target)
+            self.sent += 1
+            self._ending.wait(0.0005)
+
+    def __enter__(self) -> "Stream":
+        self._sender.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._ending.set()
+        self._sender.join()
+        for flow in (*self._flows, self._server):
+            flow.close()
+
+    def arrived(self) -> int:
+        """How many have arrived since this was last asked."""
+        count = 0
+        try:
+            while self._server.recv(16):
+                count += 1
+        except BlockingIOError:
+            return count
+        return count
+
+
+@MODES
+def test_from_the_hold_to_the_rules_no_denied_packet_passes(box: Box, folder: Path, mode: str) -> None:
+    """New flows arrive at the node some two thousand times a second, through the whole start of an agent. In fail-open mode, too."""
+    hold(box, "--pod-cidrs", RANGES)
+    agent = Agent(box, folder, f"--fail-open={mode}", "--workers=2")
+    try:
+        with Stream(box, STRANGER) as stream:
+            agent.start()
+            agent.wait_until("released", lambda: not is_held(box))
+            enough = stream.sent + FLOWS
+            agent.wait_until("more is sent", lambda: stream.sent > enough)
+            assert stream.arrived() == 0
+        assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
+    finally:
+        agent.stop()
+        agent.cleanup()
+
+
+def test_a_hold_that_is_installed_while_an_agent_enforces_does_not_stay(box: Box, closed_agent: Agent) -> None:
+    """As a unit of the service manager does that is started again."""
+    hold(box, "--pod-cidrs", RANGES, "--force")
+    closed_agent.wait_until("released", lambda: not is_held(box))
+    assert_admitted(box, "friend")
+
+
+@contextmanager
+def without_a_source(box: Box, *flags: str) -> Iterator[Agent]:
+    """An agent whose API server does not answer, so that it never syncs; with its HTTP server up."""
+    kubeconfig = box.directory / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    agent = Agent(box, None, "--kubeconfig", str(kubeconfig), "--workers=1", *flags)
+    agent.launch()
+    try:
+        agent.wait_until("serving", lambda: is_serving(agent))
+        yield agent
+    finally:
+        agent.stop()
+        agent.cleanup()
+
+
+def is_serving(agent: Agent) -> bool:
+    """Whether its status and its HTTP server answer."""
+    with suppress(OSError, http.client.HTTPException):
+        return agent.http("/healthz").code == http.HTTPStatus.OK and agent.status() is not None
+    return False
+
+
+def why_not_ready(agent: Agent) -> str:
+    assert not agent.is_ready()
+    return agent.http("/readyz").body
+
+
+def wait_until_said(agent: Agent, text: str) -> None:
+    agent.wait_until(f"said: {text}", lambda: text in why_not_ready(agent))
+
+
+def test_a_first_start_that_never_syncs_fails_closed(box: Box, folder: Path) -> None:
+    """The ranges that the setting names are held, and log, status and readiness say so. The first agent that syncs ends it."""
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        sentence = f"traffic of pods in {RANGES} is dropped until the first policies are in force"
+        assert sentence in agent.log.read_text()
+        assert sentence in why_not_ready(agent)
+        assert agent.status()["dataplane"]["hold"] == sentence
+        agent.stop()
+        assert is_held(box)
+        with Agent(box, folder, "--fail-open=false", "--workers=1") as synced:
+            synced.wait_until("released", lambda: not is_held(box))
+            assert_admitted(box, "friend", families=(4, 6))
+            synced.wait_until("told", lambda: synced.status()["dataplane"]["hold"] is None)
+
+
+def test_the_cni_configuration_names_what_is_held(box: Box) -> None:
+    conf = box.directory / "net.d"
+    conf.mkdir()
+    ranges = [[{"subnet": one}] for one in RANGES.split(",")]
+    (conf / "10-net.conflist").write_text(json.dumps({"plugins": [{"type": "ptp", "ipam": {"ranges": ranges}}]}))
+    with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        assert RANGES in why_not_ready(agent)
+
+
+def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None:
+    missing = box.directory / "none"
+    with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(missing)) as agent:
+        assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
+        for text in (why_not_ready(agent), agent.log.read_text()):
+            assert "nothing is held before the first sync" in text
+            assert str(missing) in text
+            assert "--pod-cidrs" in text
+
+
+def test_ranges_that_become_known_later_are_held(box: Box) -> None:
+    """On the first boot of a node the CNI plugin writes its configuration after the agent has started, and may write more of it later."""
+    conf = box.directory / "net.d"
+    with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
+        assert "nothing is held" in why_not_ready(agent)
+        conf.mkdir()
+        for name, family in (("10-a.conf", 4), ("20-b.conf", 6)):
+            subnet = RANGES.split(",")[family == 6]
+            (conf / "new").write_text(json.dumps({"ipam": {"subnet": subnet}}))
+            (conf / "new").rename(conf / name)
+            wait_until_said(agent, f"{subnet} is dropped")
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        box.nft("flush ruleset")
+        agent.wait_until("held", lambda: is_held(box))
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
+    with without_a_source(box, "--fail-open=true", "--pod-cidrs", RANGES) as agent:
+        assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
+        assert "hold" not in why_not_ready(agent)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["open", "held"])
+def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: Path, held: bool) -> None:
+    """Another program has removed the rules meanwhile. What the kept policies admit goes on; a hold ends, and none is needed."""
+    with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
+        agent.stop()
+        box.nft("delete table inet netpolq")
+        if held:
+            hold(box, "--pod-cidrs", RANGES)
+        with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as again:
+            again.wait_until("in force", lambda: again.status()["in_force_version"] > 0)
+            again.wait_until("released", lambda: not is_held(box))
+            assert_admitted(box, "friend", families=(4, 6))
+            assert "first sync" in why_not_ready(again)
+
+
+def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> None:
+    """Its pods have other addresses by now: the agent enforces it, and holds the node's pods all the same."""
+    run_dir = box.directory / "run"
+    run_dir.mkdir(mode=0o700)
+    (run_dir / "snapshot.bin").write_bytes(Draft().encoded(version=3, created_ns=1))
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        agent.wait_until("in force", lambda: agent.status()["in_force_version"] == 3)
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> None:
+    """They stay, and workers without a snapshot drop what they are asked about. Pods that are not isolated go on."""
+    with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
+        agent.stop()
+        (agent.run_dir / "snapshot.bin").unlink()
+        with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES):
+            assert not is_held(box)
+            assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
+    hold(box, "--pod-cidrs", RANGES)
+    with without_a_source(box, "--fail-open=true") as agent:
+        agent.stop()
+        assert "nftables table inet netpolq_hold" in agent.cleanup()
+    assert not is_held(box)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_of_this_boot"), [(0.0, True), (1e9, False), (-3600.0, False)], ids=["now", "before", "future"]
+)
+def test_a_kept_snapshot_of_an_earlier_boot_is_told_apart(tmp_path: Path, age_s: float, is_of_this_boot: bool) -> None:
+    """After a boot the same pods have other addresses. A clock that is behind the snapshot's proves nothing."""
+    path = tmp_path / "snapshot.bin"
+    path.write_bytes(Draft().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)))
+    kept = _read_kept(path)
+    assert kept is not None
+    assert (kept.version, kept.is_of_this_boot) == (3, is_of_this_boot)

@@ -1,0 +1,58 @@
+"""Readiness of an agent whose manifests may enforce less than their author wants."""
+
+import http
+
+from pathlib import Path
+
+from tests.process.conftest import FRIEND, NODE, SERVER
+from tests.support import manifests
+from tests.support.agent import Agent
+from tests.support.box import Box, Host
+
+ELSEWHERE = Host(name="node-a.example.org", addresses=NODE.addresses)
+
+
+def test_a_folder_without_a_pod_of_this_node_is_not_ready_until_there_is_one(box: Box) -> None:
+    """The node may be called otherwise in the manifests than on the host; then the agent enforces nothing."""
+    folder = box.directory / "manifests"
+    folder.mkdir()
+    manifests.write(folder / "pods.json", [manifests.pod(SERVER, ELSEWHERE), manifests.pod(FRIEND, ELSEWHERE)])
+    agent = Agent(box, folder, "--workers=1")
+    agent.launch()
+    try:
+        agent.wait_until("in force", lambda: _reasons_of(agent) != "" and _is_enforcing(agent))
+        assert ELSEWHERE.name in _reasons_of(agent)
+        assert repr(NODE.name) in _reasons_of(agent)
+        manifests.write(folder / "pods.json", [manifests.pod(SERVER, NODE), manifests.pod(FRIEND, ELSEWHERE)])
+        agent.wait_until("ready", agent.is_ready)
+    finally:
+        agent.stop()
+        agent.cleanup()
+
+
+def test_a_file_that_does_not_tell_which_pods_it_isolates_keeps_the_agent_from_being_ready(box: Box, folder: Path) -> None:
+    template = folder / "template.yaml"
+    template.write_text("kind: NetworkPolicy\nmetadata: {namespace: {{ .Values.namespace }}}\n")
+    agent = Agent(box, folder, "--workers=1")
+    agent.launch()
+    try:
+        agent.wait_until("in force", lambda: _reasons_of(agent) != "" and _is_enforcing(agent))
+        assert "template.yaml" in _reasons_of(agent)
+        template.unlink()
+        agent.wait_until("ready", agent.is_ready)
+    finally:
+        agent.stop()
+        agent.cleanup()
+
+
+def _reasons_of(agent: Agent) -> str:
+    try:
+        answer = agent.http("/readyz")
+    except OSError:
+        return ""
+    return "" if answer.code == http.HTTPStatus.OK else answer.body
+
+
+def _is_enforcing(agent: Agent) -> bool:
+    reasons = _reasons_of(agent)
+    return "manifests" in reasons and not any(word in reasons for word in ("snapshot", "workers"))

@@ -1,0 +1,80 @@
+"""Processes that stand still or have no descriptor left: nothing is taken for enforced that is not, and nothing piles up."""
+
+import signal
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
+from tests.support.agent import Agent
+from tests.support.box import Box
+from tests.support.probe import Probe
+
+SILENCE_LIMIT_S = 60.0
+"""The pool waits 15 s for a sign of life; the rest is for a busy machine."""
+
+
+def lowest_free_descriptor(pid: int) -> int:
+    """The number that the next descriptor of a process would have: with that as its limit it gets none."""
+    taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+@pytest.mark.timeout(180)
+def test_a_supervisor_that_hangs_is_succeeded(box: Box, folder: Path) -> None:
+    """A stopped process keeps its channel open and its ports bound, so only its silence tells."""
+    flags = ("--fail-open=false", "--workers=1", "--strict-mode=false", "--verdict-cache=off")
+    with Agent(box, folder, *flags, limit_s=SILENCE_LIMIT_S) as agent:
+        hanging = agent.supervisor()
+        assert hanging is not None
+        hanging.send_signal(signal.SIGSTOP)
+        admit(folder, "stranger")
+        agent.wait_until("it is gone", lambda: not hanging.is_running())
+        agent.wait_until("ready", agent.is_ready)
+        assert_admitted(box, "stranger")
+        assert "supervisor (pid" in agent.log.read_text()
+        assert agent.supervisor() != hanging
+
+
+def test_a_change_whose_descriptor_is_lost_on_the_way_is_published_again(box: Box, folder: Path, closed_agent: Agent) -> None:
+    """A process out of descriptors gets a message without the one that came along (MSG_CTRUNC).
+
+    The change is not reported as in force while workers judge without it, and comes into force when there is room again.
+    """
+    assert_admitted(box, "friend")
+    pool = closed_agent.pool
+    limit = pool.rlimit(psutil.RLIMIT_NOFILE)
+    before = closed_agent.status()
+    pool.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(pool.pid), limit[1]))
+    busy_s = sum(pool.cpu_times()[:2])
+    admit(folder, "stranger")
+    closed_agent.wait_until("it is refused", lambda: "came without its descriptor" in closed_agent.log.read_text())
+    assert closed_agent.status()["in_force_version"] == before["in_force_version"]
+    assert sum(pool.cpu_times()[:2]) - busy_s < 1.0, "a pool without descriptors does not spin"
+    assert_admitted(box, "friend")
+    pool.rlimit(psutil.RLIMIT_NOFILE, limit)
+    closed_agent.wait_until_enforced(before)
+    assert_admitted(box, "stranger")
+
+
+@pytest.mark.parametrize("free", [0, 1], ids=["none to receive it", "none to map it"])
+def test_a_worker_without_descriptors_is_sent_the_change_again(box: Box, folder: Path, closed_agent: Agent, free: int) -> None:
+    """What it remembers is of the version it has, and none of it outlives the version that it missed."""
+    probes = [Probe(client.name, box.address("app/server", 4), "TCP", 80) for client in (FRIEND, STRANGER)] * 4
+    box.probe(probes)
+    before = closed_agent.status()
+    workers = [psutil.Process(worker["pid"]) for worker in before["workers"]]
+    limits = [worker.rlimit(psutil.RLIMIT_NOFILE) for worker in workers]
+    for worker in workers:
+        worker.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(worker.pid) + free, limits[0][1]))
+    admit(folder, "stranger")
+    closed_agent.wait_until("it is refused", lambda: "refuses snapshot" in closed_agent.log.read_text())
+    assert closed_agent.status()["in_force_version"] == before["in_force_version"]
+    for worker, limit in zip(workers, limits, strict=True):
+        worker.rlimit(psutil.RLIMIT_NOFILE, limit)
+    closed_agent.wait_until_enforced(before)
+    for _ in range(4):
+        assert_admitted(box, "stranger")
+    assert [worker["pid"] for worker in closed_agent.status()["workers"]] == [worker.pid for worker in workers]

@@ -1,0 +1,72 @@
+"""A node's name that the source does not know: not ready, with what to set; never silently nothing enforced."""
+
+import asyncio
+
+from pathlib import Path
+
+import pytest
+
+from netpolq.sources.cluster.connection import Connection
+from netpolq.sources.cluster.node import NodeName
+from netpolq.sources.cluster.source import ClusterSource
+from netpolq.supervisor.node_name import node_name_problem
+from tests.support.apiserver import ApiServer
+from tests.support.cluster_reading import HURRIED, Reader, fill, until
+
+
+async def problem_of(server: ApiServer, node_name: str, directory: Path) -> str | None:
+    """What an agent of this node would say as soon as it has read everything and asked for its Node."""
+    source = ClusterSource(str(server.kubeconfig(directory / "config")), HURRIED, node_name=node_name)
+    reader = Reader(source)
+    task = asyncio.create_task(source.run(reader.deliver))
+    path = f"/api/v1/nodes/{node_name}"
+    await until(lambda: reader.store.synced and any(request.path == path for request in server.requests))
+    if not server.nodes_forbidden:
+        await until(lambda: source.node_exists is not None)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return node_name_problem(source, reader.store, node_name)
+
+
+@pytest.mark.parametrize("name", ["node-1.example.org", "node-2"])
+async def test_a_node_that_the_server_does_not_have_is_a_problem_that_names_the_flag(name: str, tmp_path: Path) -> None:
+    """The agent would enforce nothing: no pod is on a node of this name."""
+    async with ApiServer() as server:
+        fill(server)
+        server.nodes = {"node-1"}
+        assert await problem_of(server, name, tmp_path) == (
+            f'the API server has no Node "{name}"; set --hostname-override to spec.nodeName of this node\'s pods'
+        )
+
+
+async def test_a_node_without_pods_is_good(tmp_path: Path) -> None:
+    """A new node has no pods yet."""
+    async with ApiServer() as server:
+        fill(server)
+        server.nodes = {"node-1", "node-2"}
+        assert await problem_of(server, "node-2", tmp_path) is None
+
+
+@pytest.mark.parametrize(("name", "is_good"), [("node-1", True), ("node-2", False)])
+async def test_with_a_role_that_does_not_permit_nodes_the_pods_decide(name: str, is_good: bool, tmp_path: Path) -> None:
+    """An agent whose role was not updated works as before, and still finds a wrong name."""
+    async with ApiServer() as server:
+        fill(server)
+        server.nodes_forbidden = True
+        advice = f'no pod of the source is on node "{name}"; set --hostname-override to spec.nodeName of this node\'s pods'
+        assert await problem_of(server, name, tmp_path) == (None if is_good else advice)
+
+
+async def test_a_node_that_is_registered_later_is_found(tmp_path: Path) -> None:
+    """The agent may start before the kubelet has registered the Node."""
+    async with ApiServer() as server:
+        server.nodes = set()
+        connection = Connection(str(server.kubeconfig(tmp_path / "config")))
+        await connection.open()
+        node = NodeName("node-1", connection, ask_s=0.02)
+        task = asyncio.create_task(node.run())
+        await until(lambda: node.exists is False)
+        server.nodes.add("node-1")
+        await task
+        assert node.exists
+        await connection.close()

@@ -1,0 +1,118 @@
+"""How often the ruleset is repaired, by a clock of the test's own."""
+
+import pytest
+
+from netpolq.dataplane.refusals import RulesetError
+from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.supervisor.ruleset_upkeep import CALM_S, CHECK_INTERVAL_S, REPAIR_BURST, RulesetUpkeep
+
+SETS = IsolatedSets(ingress=frozenset(), egress=frozenset())
+
+
+class Table:
+    """A ruleset whose table others change as the test says. `calls`: what was done to it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.may_have_changed = False
+        self.damage: str | None = None
+        self.refusal: RulesetError | None = None
+
+    async def install(self, _sets: IsolatedSets) -> None:
+        self._do("install")
+
+    async def update(self, _sets: IsolatedSets) -> None:
+        self._do("update")
+
+    async def restore(self, _sets: IsolatedSets) -> None:
+        self._do("restore")
+
+    async def difference(self) -> str | None:
+        self.calls.append("look")
+        return self.damage
+
+    def _do(self, what: str) -> None:
+        self.calls.append(what)
+        if self.refusal is not None:
+            raise self.refusal
+
+
+class Upkeep(RulesetUpkeep):
+    """With a table and a clock of the test's own."""
+
+    def __init__(self) -> None:
+        self.table = Table()
+        self.now_s = 100.0
+        self.told = 0
+        super().__init__(self.table, on_installed=self._tell, clock=lambda: self.now_s)  # type: ignore[arg-type]
+
+    def _tell(self) -> None:
+        self.told += 1
+
+
+async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of_a_change() -> None:
+    upkeep = Upkeep()
+    await upkeep.bring_about(SETS)
+    await upkeep.bring_about(SETS)
+    assert upkeep.table.calls == ["install", "update"]
+    upkeep.table.may_have_changed = True
+    await upkeep.bring_about(SETS)
+    assert upkeep.table.calls[2:] == ["look", "update"]
+    upkeep.table.may_have_changed = False
+    upkeep.now_s += CHECK_INTERVAL_S
+    await upkeep.bring_about(SETS)
+    assert upkeep.table.calls[4:] == ["look", "update"]
+    assert upkeep.due_in_s == CHECK_INTERVAL_S
+    assert (upkeep.repairs, upkeep.told) == (0, 1)
+
+
+async def test_a_refused_update_is_repaired_at_once_if_the_table_differs() -> None:
+    """Another process has removed an element that the update was to remove, and the kernel's notification has not been read yet."""
+    upkeep = Upkeep()
+    await upkeep.bring_about(SETS)
+    upkeep.table.refusal, upkeep.table.damage = RulesetError("ENOENT"), "a set differs"
+    with pytest.raises(RulesetError):
+        await upkeep.bring_about(SETS)
+    assert upkeep.table.calls == ["install", "update", "look", "restore"]
+    assert upkeep.repairs == 1
+
+
+async def test_after_a_refusal_everything_is_installed() -> None:
+    """If the table is as it was left, the refusal has another cause."""
+    upkeep = Upkeep()
+    await upkeep.bring_about(SETS)
+    upkeep.table.refusal = RulesetError("refused")
+    with pytest.raises(RulesetError):
+        await upkeep.bring_about(SETS)
+    upkeep.table.refusal = None
+    await upkeep.bring_about(SETS)
+    assert upkeep.table.calls == ["install", "update", "look", "install"]
+    assert upkeep.told == 2
+
+
+async def test_repairs_are_limited_and_contention_ends_with_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    upkeep = Upkeep()
+    await upkeep.bring_about(SETS)
+
+    async def sleep(delay_s: float) -> None:
+        upkeep.now_s += delay_s
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    upkeep.table.damage, upkeep.table.may_have_changed = "a set differs", True
+    started_s = upkeep.now_s
+    while upkeep.contention is None:
+        await upkeep.bring_about(SETS)
+    assert REPAIR_BURST < upkeep.repairs <= REPAIR_BURST + 2
+    assert upkeep.told == upkeep.repairs + 1
+    repaired, since_s = upkeep.repairs, upkeep.now_s
+    assert since_s - started_s < 2
+    while upkeep.now_s < since_s + 10:
+        await upkeep.bring_about(SETS)
+    assert upkeep.repairs - repaired <= 11
+    upkeep.table.damage = None
+    upkeep.now_s += 1
+    await upkeep.bring_about(SETS)
+    assert upkeep.contention is not None
+    upkeep.now_s += CALM_S
+    await upkeep.bring_about(SETS)
+    assert upkeep.contention is None

@@ -1,0 +1,136 @@
+"""Snapshots on their way to a process that does not read: few, and what it missed is made up for."""
+
+import asyncio
+import os
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netpolq.channel import MAX_UNREAD, Alive, Channel, Message, Publish, Taken
+from netpolq.policy.compile import Compiler
+from netpolq.snapshot import region
+from netpolq.store import Store
+from netpolq.supervisor.publisher import Publisher
+from netpolq_worker.adoption import Adoption
+from netpolq_worker.decide import Decider
+from netpolq_worker.forks import Snapshot, WorkerProcess
+from tests.support.images import Image, encode
+
+KEY = bytes(16)
+
+
+def sealed(version: int) -> int:
+    return region.seal(encode(Image(), version=version, created_ns=0))
+
+
+def received(channel: Channel) -> list[Message]:
+    """All that waits in a channel. What came along is closed."""
+    found = []
+    while (one := channel.receive()) is not None:
+        message, descriptor = one
+        found.append(message)
+        if descriptor is not None:
+            os.close(descriptor)
+    return found
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    ours, theirs = Channel.pair()
+    other = Channel(theirs)
+    yield ours, other
+    ours.close()
+    other.close()
+
+
+def test_a_worker_that_stands_still_is_sent_a_few_and_then_the_newest_as_a_whole(ends: tuple[Channel, Channel]) -> None:
+    """Each one that waits keeps all of its memory: a hundred of a large cluster were more than half a gigabyte."""
+    worker = WorkerProcess(pid=1, seat=0, channel=ends[0])
+    for version in range(1, 101):
+        descriptor = sealed(version)
+        worker.publish(Snapshot(version, descriptor), (KEY,))
+        os.close(descriptor)
+    assert received(ends[1]) == [Publish(version, (KEY,)) for version in range(1, MAX_UNREAD + 1)]
+    assert worker.behind
+    worker.has_read(MAX_UNREAD)
+    descriptor = sealed(100)
+    worker.publish(Snapshot(100, descriptor), None)
+    os.close(descriptor)
+    assert received(ends[1]) == [Publish(100, None)]
+    assert not worker.behind
+
+
+async def test_a_supervisor_waits_for_a_pool_that_stands_still(ends: tuple[Channel, Channel]) -> None:
+    publisher = publisher_on(ends[0])
+    publisher.attach(asyncio.get_running_loop())
+    compiler = Compiler(Store(), is_local=lambda _pod: True)
+    for _ in compiler.steps():
+        pass
+    for _ in range(MAX_UNREAD):
+        await publisher.room()
+        publisher._is_complete = False  # the store is the same each time, and would need no snapshot
+        publisher.publish(compiler.draft, [])
+    assert [type(message) for message in received(ends[1])] == [Publish] * MAX_UNREAD
+    waiting = asyncio.create_task(publisher.room())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    ends[1].send(Taken(1, ""))
+    async with asyncio.timeout(5):
+        await waiting
+    await publisher.leave()
+    asyncio.get_running_loop().remove_reader(ends[0].fileno())
+
+
+async def test_what_the_pool_refuses_is_published_again_as_a_whole(ends: tuple[Channel, Channel]) -> None:
+    """Otherwise the next change would come into force on top of one that no worker ever had."""
+    again = asyncio.Event()
+    publisher = publisher_on(ends[0], again)
+    publisher.attach(asyncio.get_running_loop())
+    compiler = Compiler(Store(), is_local=lambda _pod: True)
+    for _ in compiler.steps():
+        pass
+    publisher.publish(compiler.draft, [])
+    assert publisher.publish(compiler.draft, []) == 1, "nothing has changed"
+    ends[1].send(Taken(1, "it came without its descriptor"))
+    async with asyncio.timeout(10):
+        await again.wait()
+    assert publisher.publish(compiler.draft, []) == 2
+    assert received(ends[1])[-1] == Publish(2, None)
+    await publisher.leave()
+    asyncio.get_running_loop().remove_reader(ends[0].fileno())
+
+
+def publisher_on(channel: Channel, again: asyncio.Event | None = None) -> Publisher:
+    return Publisher(
+        channel,
+        image_path=Path("/nonexistent/snapshot.bin"),
+        on_progress=lambda: None,
+        on_hints=lambda _hints: None,
+        on_publish=lambda _version, _changed, _descriptor: None,
+        on_alone=lambda: None,
+        on_refusal=lambda: None if again is None else again.set(),
+        on_end=lambda: None,
+    )
+
+
+@pytest.mark.parametrize("missed", ["without its descriptor", "not at all"])
+def test_a_worker_forgets_everything_when_it_missed_a_version(ends: tuple[Channel, Channel], missed: str) -> None:
+    """The next version says what it changes, not what the missed one did: a verdict from before must not outlive both."""
+    decider = Decider(with_hints=False)
+    adoption = Adoption(decider, ends[0])
+    assert adoption.take_up(1, None, sealed(1))
+    decider.cache[b"remembered"] = 1  # type: ignore[index]
+    assert adoption.take_up(2, (KEY,), sealed(2))
+    assert decider.cache, "what a change does not concern stays"
+    if missed == "without its descriptor":
+        assert not adoption.take_up(3, (KEY,), None)
+        assert decider.cache
+    assert adoption.take_up(4, (KEY,), sealed(4))
+    assert not decider.cache
+
+
+def test_signs_of_life_say_what_was_read(ends: tuple[Channel, Channel]) -> None:
+    ends[0].send(Alive(7))
+    assert received(ends[1]) == [Alive(7)]
