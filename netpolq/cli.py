@@ -435,7 +435,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "# after the agent has been stopped for good",
         "netpolq cleanup",
         "# an agent that had other settings",
-        "netpolq cleanup --run-dir /run/other --ct-mark-bit 0x2000",
+        "netpolq cleanup --run-dir /run/other --ct-label 40",
     ),
     "explain": (
         "# does the frontend reach the database, and if not, what is missing",
