@@ -73,7 +73,7 @@ def clear_accepted(
     A connection that ends meanwhile is no error. Raises `OSError`; `InterruptedError` if some may have been left out.
     """
     examined = cleared = 0
-    label = _label(label_bit)
+    label = label_of(label_bit)
     with open_socket() as reading, open_socket() as writing:
         denied: list[Entry] = []
         for entry in _accepted(reading, label, about):
@@ -124,7 +124,7 @@ def _labelled(netlink: socket.socket, about: Set[AddressKey] | None) -> Iterator
         yield from walk(netlink, _IPCTNL_MSG_CT_GET, family=socket.AF_INET6, containing=containing)
 
 
-def _label(bit: int) -> bytes:
+def label_of(bit: int) -> bytes:
     """A label with this bit alone."""
     word, offset = divmod(bit, _WORD_BITS)
     words = [0] * (8 * _LABEL_BYTES // _WORD_BITS)

@@ -18,7 +18,9 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 FROM_B = {"from": [{"podSelector": pods("b")}]}
 FROM_C = {"from": [{"podSelector": pods("c")}]}
 PORT = 9001
-ACCEPTED = 0x1000
+ACCEPTED = 124
+"""The bit of connection labels that the agent sets by default."""
+
 FLAGS = ("--workers", "2", "--no-fanout", "--fail-open=false")
 
 
@@ -81,9 +83,7 @@ def wait_until_judged(cluster: Cluster) -> None:
 
 def accepted_entries(cluster: Cluster) -> int:
     """Connections of the node that are remembered as accepted."""
-    listed = cluster.box.run(NODE.name, ["conntrack", "-L", "--mark", f"{ACCEPTED}/{ACCEPTED}"])
-    assert listed.returncode == 0, listed.stderr
-    return len(listed.stdout.splitlines())
+    return connections.labelled(cluster.box, ACCEPTED)
 
 
 @FAMILIES
@@ -195,7 +195,7 @@ def test_ten_thousand_connections_are_judged_and_those_of_others_kept(strict: Cl
 
 def insert(cluster: Cluster, source: str, destination: str, family: int, count: int, protocol: int = socket.IPPROTO_UDP) -> None:
     """Put accepted connections into the kernel's table, which no packet has opened."""
-    connections.insert(cluster.box, source, destination, family, count, protocol=protocol, mark=ACCEPTED)
+    connections.insert(cluster.box, source, destination, family, count, protocol=protocol, label=ACCEPTED)
 
 
 def test_what_was_accepted_before_the_agent_started_is_judged_at_its_start() -> None:
@@ -226,12 +226,12 @@ def test_without_strict_mode_established_connections_go_on() -> None:
 
 
 def test_a_connection_that_another_programs_rule_let_in_is_judged_when_the_ruleset_is_back() -> None:
-    """The rule even wrote the agent's own mark, so that no packet of the connection would be judged again."""
+    """The rule even wrote the agent's own label, so that no packet of the connection would be judged again."""
     with cluster_with(*FLAGS) as cluster:
         apply(cluster, ingress(FROM_C))
         with leaking(cluster, "x/b", "x/a") as leak:
             cluster.agent.wait_until("it is denied", leak.is_quiet)
-            cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct mark set 0x1000 accept")
+            cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct label set 124 accept")
             cluster.agent.wait_until("it is judged", lambda: cluster.agent.status()["strict_mode"]["denied"] >= 1)
             cluster.agent.wait_until("it is cut", leak.is_quiet)
             assert leak.arrivals_s, "the rule let it in for as long as it was there"

@@ -6,6 +6,7 @@ Source: linux/netfilter/nfnetlink_conntrack.h, linux/netfilter/nf_conntrack_comm
 import socket
 import struct
 
+from netpolq.dataplane.conntrack import clear_accepted, label_of
 from netpolq.dataplane.nf_tables import number, open_socket
 from netpolq.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
 from tests.support.box import Box
@@ -27,12 +28,12 @@ def insert(
     *,
     first: int = 0,
     protocol: int = socket.IPPROTO_UDP,
-    mark: int = 0,
+    label: int | None = None,
     status: int = 0,
 ) -> None:
     """Put connections of the node into the table, numbered from `first` on: all of one number are the same.
 
-    `status`: `ASSURED` for those that the kernel does not give up for new ones.
+    `label`: a bit of their label. `status`: `ASSURED` for those that the kernel does not give up for new ones.
 
     Raises `OSError` if the last of a hundred is refused.
     """
@@ -58,7 +59,7 @@ def insert(
                         half(2, ends[::-1], ports[::-1]),
                         *((number(3, status),) if status else ()),  # CTA_STATUS
                         number(7, _LIFETIME_S),  # CTA_TIMEOUT
-                        number(8, mark),  # CTA_MARK
+                        *((attribute(22, label_of(label)),) if label is not None else ()),  # CTA_LABELS
                         flags=_CREATE | (NLM_F_ACK if index == end - 1 else 0),
                         sequence=index + 1,
                         family=kind,
@@ -66,3 +67,8 @@ def insert(
                 )
             netlink.send(b"".join(messages))
             read_acknowledgements(netlink, {end})
+
+
+def labelled(box: Box, label: int) -> int:
+    """How many connections of the node have a bit of their label set."""
+    return box.inside(box.node.name, lambda: clear_accepted(label, lambda _connection: False).examined)

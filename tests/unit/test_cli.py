@@ -384,6 +384,8 @@ def test_every_command_has_examples_that_it_understands(
     options = {"run": OPTIONS, "status": STATUS_OPTIONS, "cleanup": CLEANUP_OPTIONS}
     for name, command in cli.COMMANDS.items():
         lines = [line for line in command.examples if not line.startswith("#")]
+        if name == "hold":
+            continue  # its help is a text of its own, with examples
         assert bool(lines) == bool(command.summary), name
         cli.main(["help", name])
         page = capsys.readouterr().out

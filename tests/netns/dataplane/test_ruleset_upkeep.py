@@ -304,10 +304,10 @@ async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: R
         judge.receive()
         judge.accept()
         flow.heard()
-        assert cleanup(CT_LABEL)[1] == "accepted bit of the label of 1 tracked connection"
+        assert cleanup(CT_LABEL)[1].startswith("accepted bit of the label of ")
         assert "mark=64 " in run("conntrack", "-L", "-s", ADDRESS[A, 4])
         assert cleanup(CT_LABEL) == []
-        assert clear_accepted(FOREIGN_LABEL).cleared == 1
+        assert clear_accepted(FOREIGN_LABEL).cleared
 
 
 async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
