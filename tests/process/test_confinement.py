@@ -119,19 +119,6 @@ def bits(capabilities: frozenset[int]) -> int:
     return sum(1 << capability for capability in capabilities)
 
 
-def test_a_run_directory_of_another_user_serves_as_before(box: Box, folder: Path) -> None:
-    """Root may write there by CAP_DAC_OVERRIDE alone, which is kept for that."""
-    run_dir = box.directory / "run"
-    run_dir.mkdir(mode=0o700)
-    os.chown(run_dir, 65534, 65534)
-    with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
-        assert run_dir.stat().st_uid == 65534
-        first = agent.status()["workers"][0]["pid"]
-        agent.kill(first)
-        agent.wait_until("a successor serves", lambda: agent.status()["workers"][0]["pid"] not in {0, first})
-        assert_admitted(box, "friend")
-
-
 def test_manifests_that_only_another_user_may_read_serve_as_before(box: Box, folder: Path) -> None:
     folder.chmod(0o700)
     os.chown(folder, 65534, 65534)

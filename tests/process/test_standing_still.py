@@ -60,8 +60,17 @@ def test_a_change_whose_descriptor_is_lost_on_the_way_is_published_again(box: Bo
 
 
 @pytest.mark.parametrize("free", [0, 1], ids=["none to receive it", "none to map it"])
-def test_a_worker_without_descriptors_is_sent_the_change_again(box: Box, folder: Path, closed_agent: Agent, free: int) -> None:
-    """What it remembers is of the version it has, and none of it outlives the version that it missed."""
+def test_a_worker_without_descriptors_is_sent_the_change_again(box: Box, folder: Path, free: int) -> None:
+    """What it remembers is of the version it has, and none of it outlives the version that it missed.
+
+    Its workers run as the pool's user, whose limits this test may change.
+    """
+    flags = ("--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off")
+    with Agent(box, folder, *flags, prefix=("setpriv", "--bounding-set=-setuid,-setgid,-kill")) as agent:
+        refuse_and_send_again(box, folder, agent, free)
+
+
+def refuse_and_send_again(box: Box, folder: Path, closed_agent: Agent, free: int) -> None:
     probes = [Probe(client.name, box.address("app/server", 4), "TCP", 80) for client in (FRIEND, STRANGER)] * 4
     box.probe(probes)
     before = closed_agent.status()

@@ -10,7 +10,7 @@ from netpolq.errors import BootError, NetpolqError
 from netpolq.logs import configure, write_error
 from netpolq.run_dir import prepare
 from netpolq_worker.capabilities import give_up_unneeded
-from netpolq_worker.options import PoolOptions, parse_options
+from netpolq_worker.options import parse_options
 
 _DESCRIPTORS = 128
 """What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
@@ -32,7 +32,7 @@ def main() -> int:
         _raise_descriptor_limit(len(options.queues))
         pool = Pool(options)
         _prepare_run_dir(options.run_dir)
-        _give_up_capabilities(options)
+        _give_up_capabilities()
         return pool.run()
     except NetpolqError as error:
         write_error(str(error), options.logging_format)
@@ -57,9 +57,9 @@ def _prepare_run_dir(run_dir: Path) -> None:
         raise BootError(f"--run-dir {run_dir}: {path}: {error.strerror}; it must be a folder that the agent may write") from error
 
 
-def _give_up_capabilities(options: PoolOptions) -> None:
+def _give_up_capabilities() -> None:
     try:
-        give_up_unneeded(options.run_dir)
+        give_up_unneeded()
     except OSError as error:
         raise BootError(f"capabilities that are not needed cannot be given up: {error.strerror}") from error
 

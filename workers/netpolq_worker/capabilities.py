@@ -13,7 +13,6 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-DAC_OVERRIDE = 1
 DAC_READ_SEARCH = 2
 KILL = 5
 SETGID = 6
@@ -82,19 +81,10 @@ def bound(capabilities: Iterable[int]) -> None:
             prctl(PR_CAPBSET_DROP, capability)
 
 
-def give_up_unneeded(run_dir: Path) -> None:
-    """Keep what pool and supervisor need from now on. Raises `OSError`.
-
-    A run directory that belongs to another user, or holds what does, cannot be used without CAP_DAC_OVERRIDE.
-    """
-    override = {DAC_OVERRIDE} if _is_of_another_user(run_dir) else set()
-    for_programs = SUPERVISOR | override
-    bound(for_programs)
-    keep(POOL | override | (_ambient() & for_programs), inheritable=for_programs)
-
-
-def _is_of_another_user(run_dir: Path) -> bool:
-    return any(path.lstat().st_uid != os.geteuid() for path in (run_dir, *run_dir.iterdir()))
+def give_up_unneeded() -> None:
+    """Keep what pool and supervisor need from now on. Raises `OSError`."""
+    bound(SUPERVISOR)
+    keep(POOL | (_ambient() & SUPERVISOR), inheritable=SUPERVISOR)
 
 
 def _ambient() -> frozenset[int]:
