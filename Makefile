@@ -52,10 +52,13 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Tests of processes that do not look at the clock, so that others may run beside them.
+UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_user readiness_of_manifests confinement start run_dir)
+
 test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging tests/netns
-	$(BIN)/pytest tests/process tests/loadtest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging tests/netns $(UNTIMED)
+	$(BIN)/pytest $(addprefix --ignore=,$(UNTIMED)) tests/process tests/loadtest
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging

@@ -19,8 +19,9 @@ _SILENT = f"table inet silent {{ chain incoming {{ type filter hook prerouting p
 
 
 def unjudged(agent: Agent) -> int:
-    line = next(line for line in agent.metrics().splitlines() if line.startswith("netpolq_unjudged_packets_total"))
-    return int(float(line.split()[-1]))
+    """-1 before the ruleset's counters were read."""
+    lines = [line for line in agent.metrics().splitlines() if line.startswith("netpolq_unjudged_packets_total")]
+    return int(float(lines[0].split()[-1])) if lines else -1
 
 
 @pytest.mark.parametrize(("mode", "dropped", "passed"), [("true", 0, MORE), ("false", MORE, 0)], ids=["fail-open", "fail-closed"])

@@ -22,6 +22,8 @@ from tests.support.box import Box, Host
 from tests.support.probe import Probe
 
 RANGES = "10.71.1.0/24,fd71:1::/64"
+NEWEST = b"\x01"
+"""What ends a kept snapshot after which none was published (`netpolq.snapshot.region`)."""
 PORT = 99
 FLOWS = 400
 KUBECONFIG = """
@@ -227,7 +229,7 @@ def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> N
     """Its pods have other addresses by now: the agent enforces it, and holds the node's pods all the same."""
     run_dir = box.directory / "run"
     run_dir.mkdir(mode=0o700)
-    (run_dir / "snapshot.bin").write_bytes(Draft().encoded(version=3, created_ns=1))
+    (run_dir / "snapshot.bin").write_bytes(Draft().encoded(version=3, created_ns=1) + NEWEST)
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
         agent.wait_until("in force", lambda: agent.status()["in_force_version"] == 3)
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
@@ -257,7 +259,7 @@ def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
 def test_a_kept_snapshot_of_an_earlier_boot_is_told_apart(tmp_path: Path, age_s: float, is_of_this_boot: bool) -> None:
     """After a boot the same pods have other addresses. A clock that is behind the snapshot's proves nothing."""
     path = tmp_path / "snapshot.bin"
-    path.write_bytes(Draft().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)))
+    path.write_bytes(Draft().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)) + NEWEST)
     kept = _read_kept(path)
     assert kept is not None
     assert (kept.version, kept.is_of_this_boot) == (3, is_of_this_boot)
