@@ -13,8 +13,8 @@ from tests.vm.machine import Outcome, run_in_machine
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(5400)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
-# Thousands of decisions in the maps, and matrices of marks and sources, take the machine many minutes, and have nothing to do with the queue
-# rule. Of the marks those of the node's own packets stay, since kernels differ in what tells these.
+# Thousands of decisions in the maps, and matrices of marks and sources, take the machine many minutes, and have nothing to do with the
+# queue rule. Of the marks those of the node's own packets stay, since kernels differ in what tells these.
 _MATRICES = "test_sources or test_link_local or (test_foreign_marks and not reaches)"
 _ALL, _SOME = f"not decisions_are_forgotten and not ({_MATRICES})", f"(once or survive) and not decisions and not ({_MATRICES})"
 _JOBS = {
