@@ -85,6 +85,11 @@ def opening(transport: type[Frame], sport: int, dport: int) -> Frame:
     return TCP(sport=sport, dport=dport, flags="S") if transport is TCP else UDP(sport=sport, dport=dport)
 
 
+def set_rp_filter(lab: Lab, value: int) -> None:
+    """Let the kernel check sources of IPv4 packets by routes itself (1, 2) or not (0)."""
+    lab.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={value}" for name in ("all", "pod-a", "pod-b", "pod-outside")))
+
+
 async def spoof(
     lab: Lab, family: int, transport: type[Frame], *, by: str, as_: str, to: str, then_from: str, then_to: str
 ) -> None:
@@ -100,7 +105,7 @@ async def spoof(
 async def test_a_pod_does_not_answer_a_connection_that_it_opened_itself_in_the_name_of_another(
     ruleset: Ruleset, judge: Judge, node: Lab, sets: IsolatedSets, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
-    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    set_rp_filter(node, rp_filter)
     await install(ruleset, sets)
     await spoof(node, family, transport, by=A, as_=B, to=A, then_from=A, then_to=B)
     judge.receive()
@@ -113,7 +118,7 @@ async def test_a_pod_does_not_answer_a_connection_that_it_opened_itself_in_the_n
 async def test_nor_in_the_name_of_an_address_outside(
     ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
-    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    set_rp_filter(node, rp_filter)
     await install(ruleset, A_EGRESS)
     await spoof(node, family, transport, by=A, as_=OUTSIDE, to=A, then_from=A, then_to=OUTSIDE)
     judge.receive()
@@ -126,7 +131,7 @@ async def test_nor_in_the_name_of_an_address_outside(
 async def test_nor_in_the_name_of_the_node(
     ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
-    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-a", "pod-b")))
+    set_rp_filter(node, rp_filter)
     await install(ruleset, A_EGRESS)
     await spoof(node, family, transport, by=A, as_=NODE, to=A, then_from=A, then_to=NODE)
     judge.receive()
@@ -139,7 +144,7 @@ async def test_nor_in_the_name_of_the_node(
 async def test_a_neighbour_outside_does_not_open_a_connection_in_the_name_of_a_pod(
     ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
-    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter={rp_filter}" for name in ("all", "pod-outside")))
+    set_rp_filter(node, rp_filter)
     await install(ruleset, B_INGRESS)
     await spoof(node, family, transport, by=OUTSIDE, as_=B, to=OUTSIDE, then_from=OUTSIDE, then_to=B)
     judge.receive()
@@ -149,7 +154,7 @@ async def test_a_neighbour_outside_does_not_open_a_connection_in_the_name_of_a_p
 @FAMILIES
 async def test_the_node_sends_no_error_to_a_pod_in_whose_name_another_sent(ruleset: Ruleset, node: Lab, family: int) -> None:
     """Such an error would carry what the sender wrote past the isolation of the receiver."""
-    node.sysctl(NODE, *(f"net.ipv4.conf.{name}.rp_filter=0" for name in ("all", "pod-a", "pod-b")))
+    set_rp_filter(node, 0)
     await install(ruleset, B_INGRESS)
     with node.inside(B):
         protocol = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
