@@ -115,10 +115,15 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
 
 def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
     """All objects of a kind, read again as long as a change came in between. Raises `OSError` with the kernel's errno."""
+    return [Entry(body[0], attributes_of(body)) for body in dump_bodies(netlink, kind, *attributes, family=family)]
+
+
+def dump_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[bytes]:
+    """The same as messages without their netlink headers, for other families of netlink too."""
     for _ in range(_DUMP_ATTEMPTS - 1):
         with contextlib.suppress(InterruptedError):
-            return list(walk(netlink, kind, *attributes, family=family))
-    return list(walk(netlink, kind, *attributes, family=family))
+            return list(walk_bodies(netlink, kind, *attributes, family=family))
+    return list(walk_bodies(netlink, kind, *attributes, family=family))
 
 
 def walk(
@@ -127,6 +132,16 @@ def walk(
     """The objects of a kind, one after the other. The socket must be of no other use until the last has come.
 
     `containing`: leave out objects that contain none of these bytes, if there are any; that costs less than reading them.
+    Raises like `walk_bodies`.
+    """
+    for body in walk_bodies(netlink, kind, *attributes, family=family):
+        if not containing or any(some in body for some in containing):
+            yield Entry(body[0], attributes_of(body))
+
+
+def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> Iterator[bytes]:
+    """The messages of a dump without their netlink headers, one after the other.
+
     Raises `InterruptedError` at the end if a change came in between, by which some may have been left out, and `OSError` with the
     kernel's errno.
     """
@@ -153,8 +168,7 @@ def walk(
                 if interrupted:
                     raise InterruptedError("the kernel's objects changed while they were read")
                 return
-            if not containing or any(some in body for some in containing):
-                yield Entry(body[0], attributes_of(body))
+            yield body
 
 
 def query(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> Entry:

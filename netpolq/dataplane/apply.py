@@ -1,4 +1,4 @@
-"""Puts the ruleset into the kernel and keeps it there. The only module that changes nf_tables.
+"""Puts the ruleset into the kernel and keeps it there. The only module that changes the table `inet netpolq`.
 
 Nothing here deletes or flushes a table or a base chain while packets may be waiting for a verdict, save `cleanup`.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from netpolq.channel import Hint
+from netpolq.dataplane import bridge_guard
 from netpolq.dataplane.change_monitor import Change, ChangeMonitor, is_later
 from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.kernel import require_supported_kernel
@@ -80,7 +81,8 @@ class Ruleset:
         self._turn = asyncio.Lock()
         self._sockets: _Sockets | None = None
         self._on_change: Callable[[], None] | None = None
-        self._nft_deadline_s = DEADLINE_S
+        # The first time the kernel may have to load modules, and no change in force waits for it.
+        self._nft_deadline_s = MAX_DEADLINE_S
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call this, from now on, when another process has changed the table. Needs a running loop."""
@@ -333,9 +335,11 @@ async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
     candidates = (Dataplane.NATIVE, Dataplane.COMPAT) if wanted is Dataplane.AUTO else (wanted,)
     require_supported_kernel()
     form = await asyncio.to_thread(_first_accepted, candidates)
-    await run_nft("")
     try:
-        await run_nft(_NEEDED, check_only=True)
+        await run_nft("", MAX_DEADLINE_S)
+        await run_nft(_NEEDED, MAX_DEADLINE_S, check_only=True)
+    except NftTimeoutError as error:
+        raise KernelError(str(error)) from error
     except RulesetError as error:
         raise KernelError(
             f"this kernel lacks connection labels (CONFIG_NF_CONNTRACK_LABELS) or the nftables module nft_ct or nft_fib_inet: {error}"
@@ -358,6 +362,7 @@ def cleanup(ct_label: int | None = None) -> list[str]:
     """
     removed = []
     removed += [f"nftables table inet {table}" for table in (TABLE, hold_ruleset.TABLE) if _remove_table(table)]
+    removed += [f"nftables table bridge {TABLE}"] if bridge_guard.remove() else []
     if ct_label is not None:
         with explained():
             forgotten = clear_accepted(ct_label + ConnectionLabel.ACCEPTED).cleared

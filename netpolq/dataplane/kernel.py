@@ -60,6 +60,11 @@ def unfiltered_bridges(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> 
     return tuple(found)
 
 
+def are_vlans_filtered(proc: Path = Path("/proc")) -> bool:
+    """Whether bridged packets with one VLAN tag pass the IP hooks as those without do."""
+    return _is_on(proc / "sys/net/bridge/bridge-nf-filter-vlan-tagged")
+
+
 class ConntrackUsage(NamedTuple):
     """Connection tracking of this network namespace. `entries` of at most `limit`; `dropped`: packets dropped for lack of room so far."""
 

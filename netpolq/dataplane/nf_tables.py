@@ -1,6 +1,7 @@
 """Transactions with nf_tables over netlink, for the little that `nft` cannot do or would do too slowly.
 
-Only `netpolq.dataplane.apply` may commit one. Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+Only `netpolq.dataplane.apply` and `netpolq.dataplane.bridge_guard` may commit one.
+Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
 import socket
@@ -15,6 +16,7 @@ from netpolq.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, 
 
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
+NFPROTO_BRIDGE = 7
 NFNL_SUBSYS_NFTABLES = 10
 
 NFT_MSG_NEWTABLE = 0

@@ -1,4 +1,4 @@
-"""Interfaces of the node that lead to local pods, found from the routing table.
+"""Interfaces of the node that lead to local pods, found from the routing table, and the bridges below them.
 
 Each call reads what the kernel has at that moment; nothing is kept.
 Source: fib_route_seq_show in net/ipv4/fib_trie.c, rt6_info_route in net/ipv6/route.c.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key
+from netpolq.dataplane.links import bridge_below, ports_of, read_links
 
 _UP = 0x1  # RTF_UP of linux/route.h
 _REJECT = 0x200  # RTF_REJECT
@@ -23,11 +24,20 @@ _GATEWAY = ""
 
 
 class PodInterfaces(NamedTuple):
-    """Indexes of interfaces. `pods`: that lead to a local pod; the others: to one that is isolated in a direction."""
+    """Indexes of interfaces. `pods`: that lead to a local pod; the next two: to one that is isolated in a direction.
+
+    An interface with the routes to pods may be stacked on a bridge, to which these pods are connected: packets that the bridge forwards
+    from one to the other have the bridge as their interface. Then both are named, and the pair stands in `stacked`, the bridge first.
+    `bridge_ports`: all ports of these bridges, and of those that have the routes themselves; `vlan_aware`: which of them filter VLANs,
+    by name.
+    """
 
     pods: frozenset[int] = frozenset()
     isolated_ingress: frozenset[int] = frozenset()
     isolated_egress: frozenset[int] = frozenset()
+    stacked: frozenset[tuple[int, int]] = frozenset()
+    bridge_ports: frozenset[int] = frozenset()
+    vlan_aware: tuple[str, ...] = ()
 
 
 NO_INTERFACES = PodInterfaces()
@@ -67,7 +77,24 @@ class Routes:
 def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     """Where the local pods are, and those of them that are isolated, all given by their address keys."""
     routes = Routes(read_routes())
-    return PodInterfaces(*(_indexes(routes.interfaces_of_pods(addresses)) for addresses in (local, ingress, egress)))
+    pods, isolated_ingress, isolated_egress = (
+        _indexes(routes.interfaces_of_pods(addresses)) for addresses in (local, ingress, egress)
+    )
+    links = read_links() if pods else {}
+    below = {index: bridge for index in pods if (bridge := bridge_below(links, index)) is not None}
+    bridges = {bridge.index: bridge for bridge in below.values()}
+
+    def with_bridges(indexes: frozenset[int]) -> frozenset[int]:
+        return indexes | {below[index].index for index in indexes & below.keys()}
+
+    return PodInterfaces(
+        pods=with_bridges(pods),
+        isolated_ingress=with_bridges(isolated_ingress),
+        isolated_egress=with_bridges(isolated_egress),
+        stacked=frozenset((bridge.index, index) for index, bridge in below.items() if bridge.index != index),
+        bridge_ports=ports_of(links, bridges),
+        vlan_aware=tuple(sorted(bridge.name for bridge in bridges.values() if bridge.is_vlan_aware)),
+    )
 
 
 def _indexes(names: Iterable[str]) -> frozenset[int]:

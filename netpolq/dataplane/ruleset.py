@@ -121,17 +121,24 @@ class IsolatedSets:
             for name, keys in addresses.items()
             for family in ("v4", "v6")
         }
-        for name, indexes in zip(_INTERFACE_SETS, self.interfaces, strict=True):
-            found[name] = frozenset(map(str, indexes))
+        interfaces = self.interfaces
+        indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress)
+        found |= {name: frozenset(map(str, ones)) for name, ones in zip(_INTERFACE_SETS, indexes, strict=True)}
+        found[_STACKED] = frozenset(f"{bridge} . {upper}" for bridge, upper in interfaces.stacked)
         return found
 
 
 _INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_egress_interfaces")
-"""Sets of interface indexes, in the order of the fields of `PodInterfaces`."""
+"""Sets of interface indexes."""
+
+_STACKED = "stacked_interfaces"
+"""A set of pairs of interface indexes."""
 
 
 def set_type(name: str) -> str:
     """The nftables type of the elements of a set."""
+    if name == _STACKED:
+        return "iface_index . iface_index"
     if name in _INTERFACE_SETS:
         return "iface_index"
     return "ipv4_addr" if name.endswith("v4") else "ipv6_addr"
@@ -278,7 +285,9 @@ def _source_chains() -> Iterator[Chain]:
     packet whose time to live ends, and after connection tracking (-200), which tells the new ones.
     Source: nft_fib_ipv4.c and nft_fib_ipv6.c; `fib … oif` is 0 also for an address of the node.
     """
-    is_elsewhere = f"fib saddr . iif oif 0 counter name {SPOOFED} drop"
+    is_elsewhere = "fib saddr . iif oif 0 goto elsewhere"
+    # A bridge has no routes of its own where they are those of an interface that is stacked on it.
+    yield Chain("elsewhere", "", (f"iif . fib saddr oif @{_STACKED} accept", f"counter name {SPOOFED} drop"))
     yield Chain(
         "source_of_pod",
         "",

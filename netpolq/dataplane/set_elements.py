@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from netpolq.addresses import packed_address, parse_address
-from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
+from netpolq.dataplane.nf_tables import NFPROTO_INET, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 from netpolq.dataplane.ruleset import TABLE, IsolatedSets, set_type
 from netpolq.nfnetlink import attribute, nested
 
@@ -24,7 +24,8 @@ _ELEMENTS_PER_REQUEST = 1000
 """An attribute holds 64 KiB at most, and an IPv6 address takes 28 bytes."""
 
 Elements = Mapping[str, frozenset[bytes]]
-"""The elements of each set, by its name: addresses as packets have them, indexes of interfaces in host order."""
+"""The elements of each set, by its name: addresses as packets have them, indexes of interfaces in host order,
+pairs of these one after the other."""
 
 
 def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
@@ -36,11 +37,13 @@ def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
 
 
 def _packed(kind: str, text: str) -> bytes:
-    return struct.pack("=I", int(text)) if kind == "iface_index" else packed_address(parse_address(text))
+    if kind.startswith("iface_index"):
+        return b"".join(struct.pack("=I", int(index)) for index in text.split(" . "))
+    return packed_address(parse_address(text))
 
 
-def change_elements(before: Elements, after: Elements) -> tuple[Request, ...]:
-    """Requests that turn the sets from one state into another; none if they are equal. Both name the same sets.
+def change_elements(before: Elements, after: Elements, family: int = NFPROTO_INET) -> tuple[Request, ...]:
+    """Requests that turn the sets of a family's table from one state into another; none if they are equal. Both name the same sets.
 
     The kernel refuses to remove what is not there, with ENOENT. To add what is there is no error.
     """
@@ -51,15 +54,15 @@ def change_elements(before: Elements, after: Elements) -> tuple[Request, ...]:
             (NFT_MSG_NEWSETELEM, after[set_name] - before[set_name], NLM_F_CREATE),
             (NFT_MSG_DELSETELEM, before[set_name] - after[set_name], 0),
         )
-        for request in _requests(kind, set_name, addresses, flags)
+        for request in _requests(kind, set_name, addresses, flags, family)
     )
 
 
-def _requests(kind: int, set_name: str, addresses: Iterable[bytes], flags: int) -> Iterator[Request]:
+def _requests(kind: int, set_name: str, addresses: Iterable[bytes], flags: int, family: int) -> Iterator[Request]:
     remaining = iter(addresses)
     while portion := [_element(address) for address in islice(remaining, _ELEMENTS_PER_REQUEST)]:
         where = name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, set_name)
-        yield Request(kind, (*where, nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags)
+        yield Request(kind, (*where, nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags, family)
 
 
 def _element(address: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What the kernel holds of our table, object by object: read after an installation, and compared with that later.
+"""What the kernel holds of our tables, object by object: read after an installation, and compared with that later.
 
 Handles are compared too. The kernel never gives one out twice, so an object that was removed and made again is not the same object. Only
 a rule that is replaced keeps its handle; its bytes differ, or the handle of its list of values does.
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from netpolq.dataplane.nf_tables import (
     NFNL_SUBSYS_NFTABLES,
+    NFPROTO_BRIDGE,
     NFPROTO_INET,
     NFT_MSG_GETCHAIN,
     NFT_MSG_GETGEN,
@@ -71,6 +72,7 @@ _COUNTING = (b"counter", b"quota", b"last")
 """Expressions whose data changes with each packet."""
 
 _ATTRIBUTE = struct.Struct("=HH")
+_FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
 
 
 class TableState(NamedTuple):
@@ -87,7 +89,7 @@ class TableState(NamedTuple):
     def differences(self, expected: "TableState") -> list[str]:
         """Names of the objects in which this differs from what is expected; `elements of` sets included. Empty when all is the same."""
         if expected.objects and not self.objects:
-            return [f"table inet {TABLE} is missing"]
+            return [f"{next(key for key in expected.objects if key.startswith('table '))} is missing"]
         found = []
         for mine, theirs, prefix in (
             (self.objects, expected.objects, ""),
@@ -107,25 +109,28 @@ KnownElements = dict[str, tuple[bytes, frozenset[bytes]]]
 """The elements of each set as the kernel wrote them last time, and what they are: most sets are the same the next time."""
 
 
-def read_state(known: KnownElements) -> TableState:
-    """The table as it is now. Updates `known`, which the caller keeps for the next time. Raises `OSError`."""
+def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
+    """The table of a family as it is now. Updates `known`, which the caller keeps for the next time. Raises `OSError`."""
     with open_socket() as netlink:
         generation = read_generation(netlink)
-        chains = _dump(netlink, NFT_MSG_GETCHAIN)
-        sets = {_text(entry.attributes[_NFTA_SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET)}
+        chains = _dump(netlink, NFT_MSG_GETCHAIN, family=family)
+        sets = {_text(entry.attributes[_NFTA_SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET, family=family)}
         objects = {
-            **{f"table inet {TABLE}": _parts(entry, _TABLE_PARTS) for entry in _dump(netlink, NFT_MSG_GETTABLE)},
+            **{
+                f"table {_FAMILY_NAMES[family]} {TABLE}": _parts(entry, _TABLE_PARTS)
+                for entry in _dump(netlink, NFT_MSG_GETTABLE, family=family)
+            },
             **{f"chain {_text(entry.attributes[_NFTA_CHAIN_NAME])}": _parts(entry, _CHAIN_PARTS) for entry in chains},
-            **_rules(netlink, [_text(entry.attributes[_NFTA_CHAIN_NAME]) for entry in chains]),
+            **_rules(netlink, [_text(entry.attributes[_NFTA_CHAIN_NAME]) for entry in chains], family),
             **{f"set {set_name}": _parts(entry, _SET_PARTS) for set_name, entry in sets.items()},
             **{
                 f"object {_text(entry.attributes[_NFTA_OBJ_NAME])}": _parts(entry, (_NFTA_OBJ_TYPE, _NFTA_OBJ_HANDLE))
-                for entry in _dump(netlink, NFT_MSG_GETOBJ)
+                for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
             },
         }
         changing = _NFT_SET_ANONYMOUS | _NFT_SET_TIMEOUT | _NFT_SET_EVAL
         elements = {
-            set_name: _elements(netlink, set_name, known)
+            set_name: _elements(netlink, set_name, known, family)
             for set_name, entry in sets.items()
             if not _integer(entry.attributes.get(_NFTA_SET_FLAGS, b"")) & changing
         }
@@ -160,22 +165,22 @@ def read_set_names() -> frozenset[str]:
         return frozenset(name for name in names if not name.startswith("__"))
 
 
-def read_counters() -> dict[str, int]:
-    """Packets counted by each named counter of the table. Raises `OSError`."""
+def read_counters(family: int = NFPROTO_INET) -> dict[str, int]:
+    """Packets counted by each named counter of the table of a family. Raises `OSError`."""
     with open_socket() as netlink:
         return {
             _text(entry.attributes[_NFTA_OBJ_NAME]): _integer(
                 parse_attributes(entry.attributes[_NFTA_OBJ_DATA])[_NFTA_COUNTER_PACKETS]
             )
-            for entry in _dump(netlink, NFT_MSG_GETOBJ)
+            for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
             if _integer(entry.attributes[_NFTA_OBJ_TYPE]) == _NFT_OBJECT_COUNTER
         }
 
 
-def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE) -> list[Entry]:
+def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE, family: int = NFPROTO_INET) -> list[Entry]:
     entries: list[Entry] = []
     with suppress(FileNotFoundError):
-        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, table), *more, family=NFPROTO_INET)
+        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, table), *more, family=family)
     # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
     return [entry for entry in entries if _text(entry.attributes[_NFTA_TABLE]) == table]
 
@@ -184,10 +189,10 @@ def _parts(entry: Entry, kinds: tuple[int, ...]) -> tuple[bytes, ...]:
     return tuple(entry.attributes.get(kind, b"") for kind in kinds)
 
 
-def _rules(netlink: socket.socket, chains: list[str]) -> dict[str, tuple[bytes, ...]]:
+def _rules(netlink: socket.socket, chains: list[str], family: int) -> dict[str, tuple[bytes, ...]]:
     """Handle and expressions of each rule, in order, by chain."""
     found: dict[str, list[bytes]] = {chain: [] for chain in chains}
-    for entry in _dump(netlink, NFT_MSG_GETRULE):
+    for entry in _dump(netlink, NFT_MSG_GETRULE, family=family):
         rule = entry.attributes
         expressions = _without_counts(rule.get(_NFTA_RULE_EXPRESSIONS, b""))
         found.setdefault(_text(rule[_NFTA_RULE_CHAIN]), []).append(rule[_NFTA_RULE_HANDLE] + expressions)
@@ -205,9 +210,9 @@ def _without_counts(expressions: bytes) -> bytes:
     return b"|".join(kept)
 
 
-def _elements(netlink: socket.socket, set_name: str, known: KnownElements) -> frozenset[bytes]:
+def _elements(netlink: socket.socket, set_name: str, known: KnownElements, family: int) -> frozenset[bytes]:
     """Key, and of a map the data, of each element."""
-    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name))
+    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name), family=family)
     written = b"".join(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
     if set_name not in known or known[set_name][0] != written:
         known[set_name] = written, frozenset(map(_key_and_data, _list(written)))

@@ -189,7 +189,7 @@ class Supervisor:
                     tasks.create_task(enforcer.run()),
                     tasks.create_task(hold.run()),
                     tasks.create_task(source.run(self._deliver)),
-                    tasks.create_task(surroundings.watch(ruleset)),
+                    tasks.create_task(surroundings.watch(ruleset, enforcer.bridge_guard)),
                     tasks.create_task(status_socket.look_after()),
                     tasks.create_task(ReadyLog(condition.not_ready).watch()),
                 ]

@@ -80,6 +80,8 @@ class Condition:
             reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
             reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
+        if self.enforcer.bridge_guard.problem is not None:
+            reasons.append(self.enforcer.bridge_guard.problem)
         if self.surroundings.problem is not None:
             reasons.append(self.surroundings.problem)
         node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
@@ -78,6 +79,7 @@ class Enforcer:
         self._pending: deque[tuple[int, int, str]] = deque()
         self._sets_version = 0
         self.upkeep = RulesetUpkeep(ruleset, on_installed=self._on_installed)
+        self.bridge_guard = BridgeGuard()
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
         self.ruleset_problem: str | None = "the ruleset is not in place yet"
@@ -178,6 +180,7 @@ class Enforcer:
         while True:
             self._sets_changed.clear()
             version, sets = self._sets_version, await with_interfaces(self.sets)
+            await self.bridge_guard.keep(sets.interfaces)
             try:
                 await self.upkeep.bring_about(sets)
             except NetpolqError as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.supervisor.condition import Condition, rss_bytes
 from netpolq.supervisor.metric_names import with_former_names
@@ -118,7 +119,7 @@ def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
     """
     if UNJUDGED not in counters:
         return []
-    return [
+    found = [
         Reading.single("netpolq_unjudged_packets_total", "Packets that no worker evaluated", counters[UNJUDGED]),
         Reading.single(
             "netpolq_spoofed_packets_total",
@@ -126,6 +127,15 @@ def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
             counters.get(SPOOFED, 0),
         ),
     ]
+    if TAGGED in counters:
+        found.append(
+            Reading.single(
+                "netpolq_tagged_frames_total",
+                "Frames between ports of a bridge that were dropped because of a VLAN tag that hides them from evaluation",
+                counters[TAGGED],
+            )
+        )
+    return found
 
 
 def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> list[Reading]:

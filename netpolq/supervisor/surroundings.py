@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.kernel import ConntrackUsage, conntrack_usage, unfiltered_bridges
 from netpolq.dataplane.ruleset import CACHE_LOOKUPS, CacheCounts
 from netpolq.errors import NetpolqError
@@ -45,11 +46,11 @@ class Surroundings:
             counts, earlier = CacheCounts.of(counters), self.cache_counts
             self.cache_counts = counts if earlier is None else counts.not_below(earlier)
 
-    async def watch(self, ruleset: Ruleset) -> None:
+    async def watch(self, ruleset: Ruleset, bridge_guard: BridgeGuard) -> None:
         """Look once a second until cancelled, and log what gets bad."""
         while True:
             try:
-                self.count(await ruleset.counters())
+                self.count({**await ruleset.counters(), **await bridge_guard.counters()})
             except NetpolqError as error:
                 log.warning("%s", error)
             known_problem, self._bridges = self.problem, await asyncio.to_thread(unfiltered_bridges)

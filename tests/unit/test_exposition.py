@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.queuestats import QueueStats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES, UNJUDGED, CacheCounts
 from netpolq.supervisor.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
@@ -228,6 +229,9 @@ def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> No
     unjudged, spoofed = ruleset_readings(surroundings.counters)
     assert [value for _labels, value in unjudged.values] == [7]
     assert spoofed.name == "netpolq_spoofed_packets_total"
+    surroundings.count({**surroundings.counters, TAGGED: 3})
+    (tagged,) = ruleset_readings(surroundings.counters)[2:]
+    assert (tagged.name, [value for _labels, value in tagged.values]) == ("netpolq_tagged_frames_total", [3])
     assert surroundings.cache_counts == CacheCounts(accepts=1, drops=3, misses=2)
 
 

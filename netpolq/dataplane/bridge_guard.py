@@ -1,0 +1,122 @@
+"""The table `bridge netpolq`: drops the frames that a bridge would carry between pods past the evaluation.
+
+br_netfilter passes IP packets to the IP hooks, but none behind a VLAN tag (or, with `bridge-nf-filter-vlan-tagged`, none behind two). A
+frame whose tag has the VLAN id 0 is taken for an untagged one by the kernel of its receiver, and so on for the tags behind it: pods would
+reach each other past every policy. Such frames are dropped here. Those with another id reach no address that a policy knows, unless the
+bridge takes the tag off; a bridge that does filters VLANs, and then br_netfilter must look at tagged packets, which the agent asks for.
+Source: br_nf_pre_routing in net/bridge/br_netfilter_hooks.c, skb_vlan_untag and __netif_receive_skb_core in net/core.
+
+The table is there only while local pods are on a bridge.
+"""
+
+import asyncio
+import logging
+import struct
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from netpolq.dataplane.kernel import are_vlans_filtered
+from netpolq.dataplane.nf_tables import NFPROTO_BRIDGE, NFT_MSG_DELTABLE, Request, commit, name
+from netpolq.dataplane.nft_program import run_nft
+from netpolq.dataplane.pod_interfaces import PodInterfaces
+from netpolq.dataplane.refusals import explained
+from netpolq.dataplane.ruleset import TABLE
+from netpolq.dataplane.set_elements import Elements, change_elements
+from netpolq.dataplane.table_state import KnownElements, TableState, read_counters, read_state
+from netpolq.errors import NetpolqError
+
+TAGGED = "tagged"
+"""Counter of the frames that were dropped."""
+
+_PORTS = "pod_bridge_ports"
+_NFTA_TABLE_NAME = 1
+
+log = logging.getLogger("enforcer")
+
+
+class BridgeGuard:
+    """Keeps the table. `problem`: why frames may pass between pods unseen, in one sentence, or None."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._is_removed = False
+        self._expected: TableState | None = None
+        self._known: KnownElements = {}
+
+    async def keep(self, interfaces: PodInterfaces) -> None:
+        """Have the table fit these bridges, whatever others have made of it. What fails becomes the problem, until another call."""
+        try:
+            await self._keep(interfaces.bridge_ports)
+        except NetpolqError as error:
+            self._expected = None
+            self.problem = f"VLAN-tagged frames between pods on a bridge are not dropped: {error}"
+            return
+        self.problem = None
+        if interfaces.vlan_aware and not are_vlans_filtered():
+            self.problem = (
+                f"bridge {', '.join(interfaces.vlan_aware)} filters VLANs, and what comes with a tag of them is not evaluated: "
+                "set net.bridge.bridge-nf-filter-vlan-tagged to 1"
+            )
+
+    async def counters(self) -> Mapping[str, int]:
+        """Packets by named counter; empty while there is no table. Raises `PrivilegeError` or `RulesetError`."""
+        return {} if self._expected is None else await asyncio.to_thread(_read_counters)
+
+    async def _keep(self, ports: frozenset[int]) -> None:
+        if not ports:
+            if not self._is_removed:
+                await asyncio.to_thread(remove)
+            self._is_removed, self._expected = True, None
+            return
+        self._is_removed = False
+        state = await asyncio.to_thread(_read_state, self._known)
+        wanted = {_PORTS: frozenset(struct.pack("=I", port) for port in ports)}
+        if self._expected is not None and (found := state.differences(self._expected)):
+            log.warning("table bridge %s is put back, since another process changed it: %s", TABLE, "; ".join(found[:3]))
+        if self._expected is None or state.objects != self._expected.objects:
+            await run_nft(render(ports))
+            self._expected = await asyncio.to_thread(_read_state, self._known)
+        elif state.elements != wanted:
+            await asyncio.to_thread(_change, state.elements, wanted)
+            self._expected = self._expected._replace(elements=wanted)
+
+
+def render(ports: Iterable[int]) -> str:
+    """The script for nft that installs the table over nothing or over whatever is there. `ports`: indexes; there must be one."""
+    table = f"bridge {TABLE}"
+    # The tag is read from the frame as it was on the wire, wherever the kernel keeps it: type at byte 12, id in the last 12 bits after it.
+    is_priority_tag = "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 0"
+    return f"""\
+add table {table}
+delete table {table}
+add table {table}
+add counter {table} {TAGGED}
+add set {table} {_PORTS} {{ type iface_index; }}
+add element {table} {_PORTS} {{ {", ".join(map(str, sorted(ports)))} }}
+add chain {table} drop_tagged {{ type filter hook forward priority 0; policy accept; }}
+add rule {table} drop_tagged {is_priority_tag} oif @{_PORTS} counter name {TAGGED} drop
+"""
+
+
+def remove() -> bool:
+    """Remove the table. Returns whether it was there. Raises `PrivilegeError` or `RulesetError`."""
+    with explained(), suppress(FileNotFoundError):
+        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, TABLE),), family=NFPROTO_BRIDGE)])
+        return True
+    return False
+
+
+def _change(present: Elements, wanted: Elements) -> None:
+    with explained():
+        commit(change_elements(present, wanted, NFPROTO_BRIDGE))
+
+
+def _read_state(known: KnownElements) -> TableState:
+    with explained():
+        return read_state(known, NFPROTO_BRIDGE)
+
+
+def _read_counters() -> dict[str, int]:
+    with explained():
+        return read_counters(NFPROTO_BRIDGE)

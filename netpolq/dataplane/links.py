@@ -1,0 +1,115 @@
+"""Interfaces of this network namespace, and which of them are bridges, ports of bridges, or stacked on bridges, from rtnetlink.
+
+Each call reads what the kernel has at that moment; nothing is kept.
+Source: linux/rtnetlink.h, linux/if_link.h. Unlike nfnetlink's, the contents of attributes are in host order.
+"""
+
+import socket
+import struct
+import sys
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netpolq.nfnetlink import attribute, dump_bodies, nested, parse_attributes
+
+_RTM_GETLINK = 18
+_IFLA_IFNAME = 3
+_IFLA_LINK = 5
+_IFLA_MASTER = 10
+_IFLA_LINKINFO = 18
+_IFLA_EXT_MASK = 29
+_IFLA_LINK_NETNSID = 37
+_IFLA_INFO_KIND = 1
+_IFLA_INFO_DATA = 2
+_IFLA_BR_VLAN_FILTERING = 7
+_RTEXT_FILTER_SKIP_STATS = 8
+_INTERFACE = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+_REST_OF_INTERFACE = bytes(_INTERFACE.size - 4)
+"""What of a request comes behind the bytes that ifinfomsg and nfgenmsg have in common."""
+
+_DEADLINE_S = 5
+_MAX_STACKED = 4
+"""Interfaces on top of each other, down to the bridge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. `kind`: of a virtual one ("bridge", "veth", "vlan"), "" of others.
+
+    `master`: index of the bridge whose port it is, or 0. `lower`: index of the interface that it is stacked on, or of the other end of a
+    pair; 0 if that is in another namespace. `is_vlan_aware`: a bridge that filters VLANs.
+    """
+
+    index: int
+    name: str
+    kind: str
+    master: int
+    lower: int
+    is_vlan_aware: bool
+
+
+Links = Mapping[int, Link]
+"""All interfaces, by index."""
+
+
+def read_links() -> Links:
+    """The interfaces at this moment. None at all without a bridge, and where the kernel does not tell them."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+            netlink.settimeout(_DEADLINE_S)
+            # A node without a bridge may have hundreds of interfaces: the kernel leaves out those of other kinds.
+            if not _dump(netlink, nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))):
+                return {}
+            return {link.index: link for link in _dump(netlink)}
+    except (OSError, struct.error):
+        return {}
+
+
+def _dump(netlink: socket.socket, *filters: bytes) -> list[Link]:
+    wanted = attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+    return [_parse(entry) for entry in dump_bodies(netlink, _RTM_GETLINK, _REST_OF_INTERFACE, wanted, *filters)]
+
+
+def bridge_below(links: Links, index: int) -> Link | None:
+    """The bridge that an interface is, or leads to: of a VLAN on a bridge, or of a pair whose other end is a port."""
+    for _ in range(_MAX_STACKED):
+        link = links.get(index)
+        if link is None:
+            return None
+        if link.kind == "bridge":
+            return link
+        index = link.lower
+        if link.kind == "veth" and index in links:
+            index = links[index].master
+    return None
+
+
+def ports_of(links: Links, bridges: Iterable[int]) -> frozenset[int]:
+    """Indexes of the ports of bridges, given by their indexes."""
+    masters = frozenset(bridges)
+    return frozenset(link.index for link in links.values() if link.master in masters)
+
+
+def _parse(body: bytes) -> Link:
+    _family, _type, index, _flags, _change = _INTERFACE.unpack_from(body)
+    attributes = parse_attributes(body[_INTERFACE.size :])
+    information = parse_attributes(attributes.get(_IFLA_LINKINFO, b""))
+    kind = _text(information.get(_IFLA_INFO_KIND, b""))
+    details = parse_attributes(information.get(_IFLA_INFO_DATA, b"")) if kind == "bridge" else {}
+    return Link(
+        index,
+        _text(attributes.get(_IFLA_IFNAME, b"")),
+        kind,
+        _number(attributes.get(_IFLA_MASTER, b"")),
+        0 if _IFLA_LINK_NETNSID in attributes else _number(attributes.get(_IFLA_LINK, b"")),
+        bool(details.get(_IFLA_BR_VLAN_FILTERING, b"\x00")[0]),
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\x00").decode(errors="replace")
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)
