@@ -85,14 +85,16 @@ class ConnectionLabel(IntEnum):
     """Bits of the label of a connection, counted from the first of those that netpolq uses.
 
     ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had put into the bits of the packet mark
-    that carry a `PacketMark` while its packet waits for a verdict.
+    that carry a `PacketMark` while its packet waits for a verdict. OWN: the node opened the connection, through an interface stacked on a
+    bridge, which passes the hooks once more.
     """
 
     ACCEPTED = 0
     KEPT_MARK = 1
+    OWN = 4
 
 
-CONNECTION_LABEL_BITS = 4
+CONNECTION_LABEL_BITS = 5
 """Adjacent bits of a label that netpolq uses."""
 
 

@@ -27,7 +27,8 @@ class PodInterfaces(NamedTuple):
     """Indexes of interfaces. `pods`: that lead to a local pod; the next two: to one that is isolated in a direction.
 
     An interface with the routes to pods may be stacked on a bridge, to which these pods are connected: packets that the bridge forwards
-    from one to the other have the bridge as their interface. Then both are named, and the pair stands in `stacked`, the bridge first.
+    from one to the other have the bridge as their interface. Then the pair stands in `stacked`, the bridge first, and an isolated pod names
+    both. In `pods` there is no bridge without routes, for whatever the interface sends to the pods comes from the bridge a second time.
     `bridge_ports`: all ports of these bridges, and of those that have the routes themselves; `vlan_aware`: which of them filter VLANs,
     by name.
     """
@@ -88,7 +89,7 @@ def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Ite
         return indexes | {below[index].index for index in indexes & below.keys()}
 
     return PodInterfaces(
-        pods=with_bridges(pods),
+        pods=pods,
         isolated_ingress=with_bridges(isolated_ingress),
         isolated_egress=with_bridges(isolated_egress),
         stacked=frozenset((bridge.index, index) for index, bridge in below.items() if bridge.index != index),

@@ -3,7 +3,7 @@
 The table holds no policy: it finds the packets that concern an isolated local pod, has them judged, and remembers the acceptance.
 With the verdict cache it also holds decisions that were made more than once lately, in two maps that somebody else fills
 (`netpolq.dataplane.verdict_maps`), and asks these before the workers.
-What a connection remembers stands in its conntrack label, of which this table has four adjacent bits (`ConnectionLabel`); the connection
+What a connection remembers stands in its conntrack label, of which this table has five adjacent bits (`ConnectionLabel`); the connection
 mark is neither read nor written. The packet mark belongs to other software: three of its bits (`PacketMark`) carry the state of a packet
 from the rule that queues it to the chain behind the queue, which puts back what stood in them. No other packet has its mark changed, and
 no value of a mark that other software sets is ever taken for a state: the chain behind the queue looks only at packets that must have been
@@ -83,7 +83,7 @@ class CacheCounts(NamedTuple):
 class RulesetConfig:
     """All that the ruleset depends on besides the addresses.
 
-    `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of four adjacent bits of the connection's label.
+    `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
     `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.kernel`). `form`: NATIVE or COMPAT, never AUTO.
     `verdict_cache`: ask the verdict maps before the workers.
     """
@@ -124,10 +124,12 @@ class IsolatedSets:
         interfaces = self.interfaces
         indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress)
         found |= {name: frozenset(map(str, ones)) for name, ones in zip(_INTERFACE_SETS, indexes, strict=True)}
+        found[_UPPER] = frozenset(str(upper) for _bridge, upper in interfaces.stacked)
         found[_STACKED] = frozenset(f"{bridge} . {upper}" for bridge, upper in interfaces.stacked)
         return found
 
 
+_UPPER = "upper_interfaces"
 _INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_egress_interfaces")
 """Sets of interface indexes."""
 
@@ -139,7 +141,7 @@ def set_type(name: str) -> str:
     """The nftables type of the elements of a set."""
     if name == _STACKED:
         return "iface_index . iface_index"
-    if name in _INTERFACE_SETS:
+    if name in {*_INTERFACE_SETS, _UPPER}:
         return "iface_index"
     return "ipv4_addr" if name.endswith("v4") else "ipv6_addr"
 
@@ -163,6 +165,8 @@ class _Marks:
         self.clear = f"meta mark set meta mark & {_hexadecimal(~self._mask & 0xFFFFFFFF)}"
         self.connection_is_accepted = f"ct label {accepted}"
         self.accept_connection = f"ct label set {accepted}"
+        self.own_connection = f"ct label {config.ct_label + ConnectionLabel.OWN}"
+        self.own_the_connection = f"ct label set {config.ct_label + ConnectionLabel.OWN}"
         # What other software keeps in the field, bit by bit, and the bits of the label that keep it while ours is there.
         self.kept = [
             (_hexadecimal(1 << self._shift + offset), config.ct_label + ConnectionLabel.KEPT_MARK + offset)
@@ -202,7 +206,7 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
         ]
     found = [
         *_link_local_chains(),
-        *_own_or_bridged(),
+        *_own_or_bridged(marks),
         *_question_chains(config, marks),
         *_record_chains(config, marks),
         *_source_chains(),
@@ -239,18 +243,24 @@ def _ask(config: RulesetConfig, marks: _Marks, question: str) -> tuple[str, ...]
     return f"jump {question}", f"counter name {CACHE_ACCEPTS} {marks.accept_connection}"
 
 
-def _own_or_bridged() -> Iterator[Chain]:
+def _own_or_bridged(marks: _Marks) -> Iterator[Chain]:
     """Accepts the node's own packets. Reached without an input interface in the postrouting hook; bridged packets come back.
 
     What the node sends has no input interface there. What it forwards has one, from Linux 5.7 on, also when IPVS sends it through the
     output hook. A bridged packet has none, but the link-layer header that it came with, which a packet of the node has not got yet.
     Neither the socket's user nor the source address would tell: sockets of the kernel and late ACKs have no user, and some
-    CNIs give pods addresses of the node. Source: ip_output in net/ipv4/ip_output.c, br_nf_post_routing in
+    CNIs give pods addresses of the node. Where the node's interface is stacked on the bridge by a pair, the bridge forwards the node's
+    own packets once more, as if a pod had sent them: connections that begin so are told by their label.
+    Source: ip_output in net/ipv4/ip_output.c, br_nf_post_routing in
     net/bridge/br_netfilter_hooks.c, nft_payload_eval in net/netfilter/nft_payload.c.
     """
     is_link_local = "fe80::/10 goto link_local_bridged"
-    yield Chain("bridged", "", (f"ip6 daddr {is_link_local}", f"ip6 saddr {is_link_local}"))
-    yield Chain("own_or_bridged", "", ("@ll,0,8 >= 0 goto bridged", "accept"))
+    yield Chain("bridged", "", (f"{marks.own_connection} accept", f"ip6 daddr {is_link_local}", f"ip6 saddr {is_link_local}"))
+    yield Chain(
+        "own_or_bridged",
+        "",
+        ("@ll,0,8 >= 0 goto bridged", f"oif @{_UPPER} ct direction original {marks.own_the_connection}", "accept"),
+    )
 
 
 def _link_local_chains() -> Iterator[Chain]:

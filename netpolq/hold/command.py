@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from netpolq.hold.ranges import ALLOWED, PodRange, listed, parse_ranges
-from netpolq.hold.ruleset import DEFAULT_CT_LABEL, TABLE, render, render_release
+from netpolq.hold.ruleset import DEFAULT_CT_LABEL, MAX_CT_LABEL, TABLE, render, render_release
 
 # Values of netpolq.errors.ExitCode, which is not imported: `enum` alone takes longer than the rest of this command.
 OK = 0
@@ -138,8 +138,8 @@ def _label_bit(given: Mapping[str, list[str]], environ: Mapping[str, str]) -> in
         bit = int(values[-1], 0)
     except ValueError:
         bit = -1
-    if not 0 <= bit <= DEFAULT_CT_LABEL:
-        raise HoldError(f"{origin}: {values[-1]!r} is refused; allowed: 0 to {DEFAULT_CT_LABEL}", USAGE)
+    if not 0 <= bit <= MAX_CT_LABEL:
+        raise HoldError(f"{origin}: {values[-1]!r} is refused; allowed: 0 to {MAX_CT_LABEL}", USAGE)
     return bit
 
 

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from netpolq.hold.ranges import PodRange, collapse
 
 TABLE = "netpolq_hold"
-DEFAULT_CT_LABEL = 124
+DEFAULT_CT_LABEL = 120
+MAX_CT_LABEL = 123
 """Default of the agent's `--ct-label`."""
 
 _PRIORITY = 10

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
-from netpolq.hold import cni, ranges
+from netpolq.hold import cni, ranges, ruleset
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
     MAX_CACHED_VERDICTS,
@@ -145,7 +145,7 @@ MARK_MASK: Option[int] = Option(
 CT_LABEL: Option[int] = Option(
     name="ct-label",
     parse=integer(0, MAX_CT_LABEL),
-    default=f"{MAX_CT_LABEL}",
+    default=f"{ruleset.DEFAULT_CT_LABEL}",
     metavar="N",
     allowed=f"0 to {MAX_CT_LABEL}",
     help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "

@@ -97,7 +97,7 @@ def test_a_connection_goes_on_if_the_agent_accepted_it_before(box: Box) -> None:
     with connected(box, CLIENT) as unknown:
         box.nft(
             "add table inet mark_all; add chain inet mark_all c { type filter hook forward priority 0; }; "
-            "add rule inet mark_all c ct label set 124"
+            "add rule inet mark_all c ct label set 120"
         )
         with connected(box, CLIENT) as accepted:
             box.nft("delete table inet mark_all")

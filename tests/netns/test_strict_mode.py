@@ -18,7 +18,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 FROM_B = {"from": [{"podSelector": pods("b")}]}
 FROM_C = {"from": [{"podSelector": pods("c")}]}
 PORT = 9001
-ACCEPTED = 124
+ACCEPTED = 120
 """The bit of connection labels that the agent sets by default."""
 
 FLAGS = ("--workers", "2", "--no-fanout", "--fail-open=false")
@@ -231,7 +231,7 @@ def test_a_connection_that_another_programs_rule_let_in_is_judged_when_the_rules
         apply(cluster, ingress(FROM_C))
         with leaking(cluster, "x/b", "x/a") as leak:
             cluster.agent.wait_until("it is denied", leak.is_quiet)
-            cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct label set 124 accept")
+            cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct label set 120 accept")
             cluster.agent.wait_until("it is judged", lambda: cluster.agent.status()["strict_mode"]["denied"] >= 1)
             cluster.agent.wait_until("it is cut", leak.is_quiet)
             assert leak.arrivals_s, "the rule let it in for as long as it was there"

@@ -52,7 +52,7 @@ def settings(draw: st.DrawFn) -> Settings:
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),
         mark_mask=0b111 << draw(st.integers(0, 29)),
-        ct_label=draw(st.integers(0, 124)),
+        ct_label=draw(st.integers(0, 123)),
         node_egress=draw(st.sampled_from(NodeEgress)),
         verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
         verdict_cache_ttl_s=draw(st.integers(1, 86400)),
@@ -90,7 +90,7 @@ def test_defaults_of_our_own_flags() -> None:
     found = resolve([], {})
     assert found.manifests is None
     assert found.netfilter_bug_1766_fix is None
-    assert (found.mark_mask, found.ct_label) == (0x70, 124)
+    assert (found.mark_mask, found.ct_label) == (0x70, 120)
     assert (found.dataplane, found.node_egress, found.logging_format) == ("auto", "judge", "text")
     assert found.run_dir == Path("/run/netpolq")
     assert found.fanout

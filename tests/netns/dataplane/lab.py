@@ -60,8 +60,11 @@ def run(*command: str, given: str | None = None) -> str:
     return finished.stdout
 
 
-Layout = Literal["veth", "ptp", "bridge"]
-"""How pods hang on a node: each on its own pair with a subnet, each on its own pair with routes to single addresses, all on one bridge."""
+Layout = Literal["veth", "ptp", "bridge", "stacked"]
+"""How pods hang on a node: each on its own pair with a subnet, each on its own pair with routes to single addresses, all on one bridge.
+
+"stacked": on a bridge without addresses, which the node reaches by a pair whose other end is a port.
+"""
 
 _BITS = {4: 32, 6: 128}
 
@@ -78,9 +81,13 @@ class Lab:
             run("ip", "netns", "add", self._prefix + place)
             self._in(place, "ip", "link", "set", "lo", "up")
         self._in(NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
-        if self.layout == "bridge":
+        if self.layout in {"bridge", "stacked"}:
             self._in(NODE, "ip", "link", "add", "pods", "type", "bridge")
             self._in(NODE, "ip", "link", "set", "pods", "up")
+        if self.layout == "stacked":
+            self._in(NODE, "ip", "link", "add", "gateway", "type", "veth", "peer", "pods-port")
+            self._in(NODE, "ip", "link", "set", "pods-port", "master", "pods", "up")
+            self._in(NODE, "ip", "link", "set", "gateway", "up")
         for number, pod in enumerate((A, B, OUTSIDE), start=1):
             self._in(NODE, "ip", "link", "add", f"pod-{pod}", "type", "veth", "peer", "eth0", "netns", self._prefix + pod)
             if self._is_bridged(pod):
@@ -94,12 +101,12 @@ class Lab:
                 self._address(pod, family, near, far)
 
     def _is_bridged(self, pod: str) -> bool:
-        return self.layout == "bridge" and pod != OUTSIDE
+        return self.layout in {"bridge", "stacked"} and pod != OUTSIDE
 
     def _address(self, pod: str, family: int, near: str, far: str) -> None:
         nodad = ["nodad"] if family == 6 else []
         if self._is_bridged(pod):
-            device, length = "pods", 16
+            device, length = "gateway" if self.layout == "stacked" else "pods", 16
         else:
             device, length = f"pod-{pod}", 24 if family == 4 else 64
         if self.layout == "ptp":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from netpolq.dataplane.apply import Ruleset
-from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.dataplane.ruleset import SPOOFED, IsolatedSets, RulesetConfig
 from netpolq.enums import NodeEgress
 from netpolq.supervisor.enforcer import with_interfaces
 from tests.netns.dataplane.lab import (
@@ -27,7 +27,7 @@ from tests.netns.dataplane.lab import (
 )
 
 
-@pytest.fixture(scope="module", params=["veth", "ptp", "bridge"])
+@pytest.fixture(scope="module", params=["veth", "ptp", "bridge", "stacked"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     layout: Layout = request.param
     made = Lab(layout)
@@ -45,7 +45,7 @@ async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
 def interface(node: Lab, place: str, to: str) -> str:
     if place != NODE:
         return "eth0"
-    return "pods" if node.layout == "bridge" else f"pod-{to}"
+    return {"bridge": "pods", "stacked": "gateway"}.get(node.layout, f"pod-{to}")
 
 
 class LinkLocal:
@@ -66,7 +66,7 @@ class LinkLocal:
 
 
 def only_on_a_bridge(node: Lab) -> None:
-    if node.layout != "bridge":
+    if node.layout not in {"bridge", "stacked"}:
         pytest.skip("pods on pairs of their own have no link in common")
 
 
@@ -93,9 +93,14 @@ async def test_a_pod_isolated_for_egress_does_not_reach_its_node_by_them(ruleset
 
 
 async def test_it_does_when_egress_to_the_node_is_allowed(config: RulesetConfig, node: Lab) -> None:
+    """But not where a bridge cannot tell the node from another pod."""
     await install(Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW)), A_EGRESS)
     with LinkLocal(node, A, NODE) as flow:
-        assert both_ways(flow)
+        if node.layout == "stacked":
+            flow.say()
+            assert flow.server_hears_nothing()
+        else:
+            assert both_ways(flow)
 
 
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
@@ -146,6 +151,24 @@ async def test_neighbours_are_found_all_the_same(ruleset: Ruleset, node: Lab, se
     for pod in (A, B):
         with node.conversation(NODE, pod, 6) as flow:
             assert both_ways(flow)
+
+
+@pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
+@pytest.mark.parametrize("family", [4, 6])
+async def test_the_node_reaches_isolated_pods_in_each_layout(
+    ruleset: Ruleset, node: Lab, sets: IsolatedSets, family: int
+) -> None:
+    """And what comes from it is never taken for spoofed."""
+    await install(ruleset, sets)
+    for pod in (A, B):
+        with node.conversation(NODE, pod, family) as flow:
+            assert both_ways(flow)
+            assert both_ways(flow)
+    with node.conversation(B, A, family) as flow:
+        assert both_ways(flow)
+    with node.conversation(B, NODE, family) as flow:
+        assert both_ways(flow)
+    assert (await ruleset.counters())[SPOOFED] == 0
 
 
 async def test_bridged_packets_are_not_taken_for_those_of_the_node(ruleset: Ruleset, node: Lab) -> None:
