@@ -113,6 +113,19 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def attribute_list(data: bytes) -> list[bytes]:
+    """The contents of a list of attributes of one kind, which `parse_attributes` would keep the last of."""
+    found = []
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, _kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            break
+        found.append(data[offset + _ATTRIBUTE.size : offset + length])
+        offset += (length + 3) & ~3
+    return found
+
+
 def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
     """All objects of a kind, read again as long as a change came in between. Raises `OSError` with the kernel's errno."""
     return [Entry(body[0], attributes_of(body)) for body in dump_bodies(netlink, kind, *attributes, family=family)]

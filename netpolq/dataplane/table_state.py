@@ -7,7 +7,6 @@ Reads only. Source: linux/netfilter/nf_tables.h.
 """
 
 import socket
-import struct
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +27,7 @@ from netpolq.dataplane.nf_tables import (
     open_socket,
 )
 from netpolq.dataplane.ruleset import TABLE
-from netpolq.nfnetlink import Entry, attribute, dump, parse_attributes, query
+from netpolq.nfnetlink import Entry, attribute, attribute_list, dump, parse_attributes, query
 
 _NFTA_TABLE = 1  # the name of the table has this number in all kinds of objects
 _NFTA_TABLE_FLAGS = 2
@@ -71,7 +70,6 @@ _SET_PARTS = (*range(_NFTA_SET_FLAGS, 10), 11, 12, 13, 15, _NFTA_SET_HANDLE)
 _COUNTING = (b"counter", b"quota", b"last")
 """Expressions whose data changes with each packet."""
 
-_ATTRIBUTE = struct.Struct("=HH")
 _FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
 
 
@@ -204,7 +202,7 @@ def _without_counts(expressions: bytes) -> bytes:
     if not any(attribute(_NFTA_EXPR_NAME, counting + b"\x00") in expressions for counting in _COUNTING):
         return expressions
     kept = []
-    for expression in _list(expressions):
+    for expression in attribute_list(expressions):
         kind = parse_attributes(expression).get(_NFTA_EXPR_NAME, b"").rstrip(b"\x00")
         kept.append(kind if kind in _COUNTING else expression)
     return b"|".join(kept)
@@ -215,26 +213,13 @@ def _elements(netlink: socket.socket, set_name: str, known: KnownElements, famil
     dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name), family=family)
     written = b"".join(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
     if set_name not in known or known[set_name][0] != written:
-        known[set_name] = written, frozenset(map(_key_and_data, _list(written)))
+        known[set_name] = written, frozenset(map(_key_and_data, attribute_list(written)))
     return known[set_name][1]
 
 
 def _key_and_data(element: bytes) -> bytes:
     parts = parse_attributes(element)
     return parse_attributes(parts[_NFTA_SET_ELEM_KEY])[_NFTA_DATA_VALUE] + parts.get(_NFTA_SET_ELEM_DATA, b"")
-
-
-def _list(data: bytes) -> list[bytes]:
-    """The contents of a list of attributes of one kind, which `parse_attributes` would keep the last of."""
-    found = []
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, _kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found.append(data[offset + _ATTRIBUTE.size : offset + length])
-        offset += (length + 3) & ~3
-    return found
 
 
 def _text(value: bytes) -> str:

@@ -148,7 +148,7 @@ class Supervisor:
         hold = Hold(settings=settings, ruleset=ruleset, enforcer=enforcer)
         await hold.begin(self._publisher.version)
         source = make_source(settings)
-        surroundings = Surroundings()
+        surroundings = Surroundings(settings.ct_label)
         condition = Condition(
             settings=settings,
             form=form,

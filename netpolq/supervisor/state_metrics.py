@@ -79,6 +79,13 @@ def readings(condition: Condition) -> list[Reading]:
         ),
     ]
     found += ruleset_readings(counters)
+    found.append(
+        single(
+            "netpolq_label_clashes",
+            "Chains of other software that set the agent's bits of connection labels",
+            len(condition.surroundings.clashing_chains),
+        )
+    )
     if (age_s := condition.source_age_s) is not None:
         found.append(
             single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)

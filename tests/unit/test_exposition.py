@@ -222,9 +222,9 @@ def connections(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
 
 def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> None:
     """The table outlives agents: back from 0, the counter of unjudged packets would raise a false alert."""
-    assert ruleset_readings(Surroundings().counters) == []
-    assert Surroundings().cache_counts is None
-    surroundings = Surroundings()
+    assert ruleset_readings(Surroundings(120).counters) == []
+    assert Surroundings(120).cache_counts is None
+    surroundings = Surroundings(120)
     surroundings.count({UNJUDGED: 7, CACHE_LOOKUPS: 6, CACHE_ACCEPTS: 1, CACHE_MISSES: 2})
     unjudged, spoofed = ruleset_readings(surroundings.counters)
     assert [value for _labels, value in unjudged.values] == [7]
@@ -237,7 +237,7 @@ def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> No
 
 def test_drops_in_the_kernel_never_seem_to_become_fewer() -> None:
     """They are a difference of counters that are read one after the other; a counter that falls seems to have begun again."""
-    surroundings = Surroundings()
+    surroundings = Surroundings(120)
     seen = []
     for lookups, accepts, misses in ((100, 40, 10), (180, 125, 15), (220, 140, 20)):
         surroundings.count({CACHE_LOOKUPS: lookups, CACHE_ACCEPTS: accepts, CACHE_MISSES: misses})
@@ -247,7 +247,7 @@ def test_drops_in_the_kernel_never_seem_to_become_fewer() -> None:
 
 
 def test_drops_in_the_kernel_begin_again_with_a_new_table() -> None:
-    surroundings = Surroundings()
+    surroundings = Surroundings(120)
     surroundings.count({CACHE_LOOKUPS: 100, CACHE_ACCEPTS: 40, CACHE_MISSES: 10})
     surroundings.count({CACHE_LOOKUPS: 3, CACHE_ACCEPTS: 1, CACHE_MISSES: 1})
     assert surroundings.cache_counts == CacheCounts(accepts=1, drops=1, misses=1)

@@ -1,0 +1,108 @@
+"""Rules of other software that set the bits of connection labels by which this agent remembers acceptances.
+
+Such a rule would open isolated pods. Rules that only read labels do no harm. Not seen are what programs write into the connection table
+directly, and tables of the legacy iptables.
+Source: linux/netfilter/nf_tables.h, linux/netfilter/xt_connlabel.h.
+"""
+
+import struct
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from netpolq.dataplane.nf_tables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETRULE, number, open_socket
+from netpolq.dataplane.ruleset import TABLE
+from netpolq.enums import CONNECTION_LABEL_BITS
+from netpolq.hold import ruleset as hold_ruleset
+from netpolq.nfnetlink import attribute_list, parse_attributes, walk
+
+_NFTA_RULE_TABLE = 1
+_NFTA_RULE_CHAIN = 2
+_NFTA_RULE_EXPRESSIONS = 4
+_NFTA_EXPR_NAME = 1
+_NFTA_EXPR_DATA = 2
+_NFTA_DATA_VALUE = 1
+_NFTA_IMMEDIATE_DREG = 1
+_NFTA_IMMEDIATE_DATA = 2
+_NFTA_CT_KEY = 2
+_NFTA_CT_SREG = 4
+_NFT_CT_LABELS = 13
+_NFTA_MATCH_NAME = 1
+_NFTA_MATCH_INFO = 3
+_CONNLABEL = b"connlabel\x00"
+_CONNLABEL_INFO = struct.Struct("=HH")  # struct xt_connlabel_mtinfo: bit, options
+_XT_CONNLABEL_OP_SET = 2
+
+LABEL_BITS = 128
+_ALL_BITS = frozenset(range(LABEL_BITS))
+_FAMILIES = {1: "inet", 2: "ip", 5: "netdev", 7: "bridge", 10: "ip6"}
+_OWN = {(NFPROTO_INET, TABLE), (NFPROTO_INET, hold_ruleset.TABLE)}
+
+
+class Setter(NamedTuple):
+    """A chain with a rule that sets bits of labels. `bits`: all of them where the rule takes the value from elsewhere."""
+
+    chain: str
+    bits: frozenset[int]
+
+
+def read_setters() -> list[Setter]:
+    """Chains of other tables that set labels. Raises `OSError`, `InterruptedError` if the ruleset changed meanwhile."""
+    found = []
+    # A node may have tens of thousands of rules: those without such an expression are not looked into.
+    wanted = (number(_NFTA_CT_KEY, _NFT_CT_LABELS), _CONNLABEL)
+    with open_socket() as netlink:
+        for entry in walk(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, containing=wanted):
+            table, chain = (entry.attributes[kind].rstrip(b"\x00").decode() for kind in (_NFTA_RULE_TABLE, _NFTA_RULE_CHAIN))
+            if (entry.family, table) in _OWN:
+                continue
+            bits = frozenset(_bits_set(attribute_list(entry.attributes.get(_NFTA_RULE_EXPRESSIONS, b""))))
+            if bits:
+                found.append(Setter(f"{_FAMILIES.get(entry.family, 'other')} {table} {chain}", bits))
+    return found
+
+
+def clashes(setters: Iterable[Setter], ct_label: int) -> list[str]:
+    """The chains that set one of the agent's bits, which begin with `ct_label`."""
+    own = set(range(ct_label, ct_label + CONNECTION_LABEL_BITS))
+    return sorted({setter.chain for setter in setters if setter.bits & own})
+
+
+def free_bits(setters: Iterable[Setter]) -> int | None:
+    """The highest first bit of enough adjacent ones that no rule sets."""
+    used = {bit for setter in setters for bit in setter.bits}
+    starts = range(LABEL_BITS - CONNECTION_LABEL_BITS, -1, -1)
+    return next((start for start in starts if used.isdisjoint(range(start, start + CONNECTION_LABEL_BITS))), None)
+
+
+def _bits_set(expressions: Iterable[bytes]) -> Iterator[int]:
+    """Of one rule. A value that no expression of the rule loads as it is may have any bit."""
+    loaded: dict[bytes, bytes] = {}
+    for expression in map(parse_attributes, expressions):
+        kind = expression.get(_NFTA_EXPR_NAME, b"").rstrip(b"\x00")
+        data = parse_attributes(expression.get(_NFTA_EXPR_DATA, b""))
+        if kind == b"immediate" and _NFTA_IMMEDIATE_DATA in data:
+            value = parse_attributes(data[_NFTA_IMMEDIATE_DATA]).get(_NFTA_DATA_VALUE, b"")
+            loaded[data.get(_NFTA_IMMEDIATE_DREG, b"")] = value
+        elif kind == b"ct" and _NFTA_CT_SREG in data and _integer(data.get(_NFTA_CT_KEY, b"")) == _NFT_CT_LABELS:
+            value = loaded.get(data[_NFTA_CT_SREG], b"")
+            yield from _bits_of(value) if len(value) == LABEL_BITS // 8 else _ALL_BITS
+        elif kind == b"match":
+            yield from _bits_of_match(data)
+
+
+def _bits_of_match(data: Mapping[int, bytes]) -> Iterator[int]:
+    if data.get(_NFTA_MATCH_NAME) == _CONNLABEL and len(information := data.get(_NFTA_MATCH_INFO, b"")) >= _CONNLABEL_INFO.size:
+        bit, options = _CONNLABEL_INFO.unpack_from(information)
+        if options & _XT_CONNLABEL_OP_SET:
+            yield bit
+
+
+def _bits_of(value: bytes) -> frozenset[int]:
+    """Of a bitmap as the kernel keeps it, in words of the machine."""
+    words = struct.unpack(f"={len(value) // 4}I", value)
+    return frozenset(32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1)
+
+
+def _integer(value: bytes) -> int:
+    return int.from_bytes(value, "big")
