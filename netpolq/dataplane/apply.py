@@ -72,8 +72,10 @@ class Ruleset:
     Every method may raise `PrivilegeError` or `RulesetError`.
     """
 
-    def __init__(self, config: RulesetConfig) -> None:
+    def __init__(self, config: RulesetConfig, *, nft_deadline_s: float = DEADLINE_S) -> None:
+        """`nft_deadline_s`: for installations after the first one."""
         self._config = config
+        self._usual_nft_deadline_s = nft_deadline_s
         self._in_force: IsolatedSets | None = None  # None: unknown, so that the next change puts everything in place again
         self._expected: TableState | None = None
         self._found: TableState | None = None  # what differed from it at the last look
@@ -260,7 +262,7 @@ class Ruleset:
         except NftTimeoutError:
             self._nft_deadline_s = min(2 * self._nft_deadline_s, MAX_DEADLINE_S)  # it may be the machine that is slow
             raise
-        self._nft_deadline_s = DEADLINE_S
+        self._nft_deadline_s = self._usual_nft_deadline_s
 
     async def _hear_up_to(self, monitor: ChangeMonitor, generation: int) -> None:
         """Wait for the notification of a generation: the kernel sends it just after the change has taken effect."""

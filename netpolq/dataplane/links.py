@@ -54,16 +54,13 @@ Links = Mapping[int, Link]
 
 
 def read_links() -> Links:
-    """The interfaces at this moment. None at all without a bridge, and where the kernel does not tell them."""
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-            netlink.settimeout(_DEADLINE_S)
-            # A node without a bridge may have hundreds of interfaces: the kernel leaves out those of other kinds.
-            if not _dump(netlink, nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))):
-                return {}
-            return {link.index: link for link in _dump(netlink)}
-    except (OSError, struct.error):
-        return {}
+    """The interfaces at this moment. None at all without a bridge. Raises `OSError`."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(_DEADLINE_S)
+        # A node without a bridge may have hundreds of interfaces: the kernel leaves out those of other kinds.
+        if not _dump(netlink, nested(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, b"bridge"))):
+            return {}
+        return {link.index: link for link in _dump(netlink)}
 
 
 def _dump(netlink: socket.socket, *filters: bytes) -> list[Link]:

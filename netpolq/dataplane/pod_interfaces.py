@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key
 from netpolq.dataplane.links import bridge_below, ports_of, read_links
+from netpolq.dataplane.refusals import explained
 
 _UP = 0x1  # RTF_UP of linux/route.h
 _REJECT = 0x200  # RTF_REJECT
@@ -76,7 +77,15 @@ class Routes:
 
 
 def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
-    """Where the local pods are, and those of them that are isolated, all given by their address keys."""
+    """Where the local pods are, and those of them that are isolated, all given by their address keys.
+
+    Raises `PrivilegeError` or `RulesetError` where the kernel does not tell.
+    """
+    with explained():
+        return _find(local, ingress, egress)
+
+
+def _find(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     routes = Routes(read_routes())
     pods, isolated_ingress, isolated_egress = (
         _indexes(routes.interfaces_of_pods(addresses)) for addresses in (local, ingress, egress)
@@ -135,5 +144,5 @@ def read_routes(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[Ad
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text("ascii").splitlines()
-    except OSError:
+    except FileNotFoundError:  # a kernel without the family
         return []

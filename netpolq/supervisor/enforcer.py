@@ -179,9 +179,10 @@ class Enforcer:
         self._ruleset.watch(self._sets_changed.set)
         while True:
             self._sets_changed.clear()
-            version, sets = self._sets_version, await with_interfaces(self.sets)
-            await self.bridge_guard.keep(sets.interfaces)
+            version = self._sets_version
             try:
+                sets = await with_interfaces(self.sets)
+                await self.bridge_guard.keep(sets.interfaces)
                 await self.upkeep.bring_about(sets)
             except NetpolqError as error:
                 if self.ruleset_problem is None:

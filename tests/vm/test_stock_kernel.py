@@ -8,20 +8,26 @@ import sys
 
 import pytest
 
+from netpolq.dataplane.nft_program import MAX_DEADLINE_S
 from tests.vm.machine import Outcome, run_in_machine
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(5400)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
-# Thousands of decisions in the maps, and matrices of marks and sources, take the machine many minutes, and have nothing to do with the
-# queue rule. Of the marks those of the node's own packets stay, since kernels differ in what tells these.
-_MATRICES = "test_sources or test_link_local or (test_foreign_marks and not reaches)"
+# Thousands of decisions in the maps, and matrices of marks, sources and damages, take the machine many minutes, and have nothing to do with
+# the queue rule. Of the marks those of the node's own packets stay, since kernels differ in what tells these.
+_MATRICES = (
+    "test_sources or test_link_local or test_label_clash or (test_foreign_marks and not reaches) or (test_tagged_frames and egress) "
+    "or (test_damage_by_others and (element or chain or insert))"
+)
 _ALL, _SOME = f"not decisions_are_forgotten and not ({_MATRICES})", f"(once or survive) and not decisions and not ({_MATRICES})"
+_ENVIRONMENT = ["env", f"NETPOLQ_TEST_NFT_DEADLINE_S={MAX_DEADLINE_S}"]
 _JOBS = {
-    "native": ["env", "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/dataplane", "-k", _ALL],
-    "compat": ["env", "NETPOLQ_TEST_DATAPLANE=compat", *_PYTEST, "tests/netns/dataplane", "-k", _SOME],
+    "native": [*_ENVIRONMENT, "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/dataplane", "-k", _ALL],
+    "compat": [*_ENVIRONMENT, "NETPOLQ_TEST_DATAPLANE=compat", *_PYTEST, "tests/netns/dataplane", "-k", _SOME],
     "auto": [*_PYTEST, "tests/vm/guest_probe.py"],
     "ipvs": [*_PYTEST, "tests/vm/guest_ipvs.py"],
+    "vlans": [*_PYTEST, "tests/vm/guest_vlans.py"],
 }
 
 
@@ -49,3 +55,7 @@ def test_the_native_queue_rule_is_preferred(outcomes: dict[str, Outcome]) -> Non
 
 def test_services_by_ipvs_do_not_escape_policy(outcomes: dict[str, Outcome]) -> None:
     assert _passed_whole(outcomes["ipvs"]), outcomes["ipvs"].output
+
+
+def test_no_tag_leads_past_policy_on_a_bridge_that_filters_vlans(outcomes: dict[str, Outcome]) -> None:
+    assert _passed_whole(outcomes["vlans"]), outcomes["vlans"].output

@@ -13,6 +13,7 @@ from netpolq.enums import Dataplane, NodeEgress
 from tests.netns.dataplane.lab import (
     CT_LABEL,
     MARK_MASK,
+    NFT_DEADLINE_S,
     NODE,
     Judge,
     Lab,
@@ -64,7 +65,7 @@ def config(form: Dataplane, node: Lab) -> RulesetConfig:
 
 @pytest.fixture
 async def ruleset(config: RulesetConfig) -> AsyncIterator[Ruleset]:
-    yield Ruleset(config)
+    yield Ruleset(config, nft_deadline_s=NFT_DEADLINE_S)
     cleanup()
 
 

@@ -20,10 +20,14 @@ from netfilterqueue import COPY_PACKET, NetfilterQueue, Packet
 from netpolq.addresses import parse_address
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.nft_program import DEADLINE_S as DEFAULT_NFT_DEADLINE_S
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import PacketMark
 
 DEADLINE_S = 20.0
+NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT_DEADLINE_S))
+"""A machine under emulation needs longer than the agent gives nft."""
+
 SILENCE_S = 0.2
 """How long a packet is waited for that must not come; one that does crosses the lab within the call that sends it."""
 

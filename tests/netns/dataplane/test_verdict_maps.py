@@ -24,6 +24,7 @@ from tests.netns.dataplane.lab import (
     B_INGRESS,
     DEADLINE_S,
     FAMILIES,
+    NFT_DEADLINE_S,
     A,
     B,
     Judge,
@@ -41,7 +42,7 @@ PORT = 7777
 
 @pytest.fixture
 async def caching(config: RulesetConfig) -> AsyncIterator[Ruleset]:
-    yield Ruleset(dataclasses.replace(config, verdict_cache=True))
+    yield Ruleset(dataclasses.replace(config, verdict_cache=True), nft_deadline_s=NFT_DEADLINE_S)
     cleanup()
 
 
