@@ -16,12 +16,13 @@ from netpolq.dataplane.apply import HoldTable, Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.errors import NetpolqError, SnapshotError
 from netpolq.hold import cni
-from netpolq.hold.ranges import PodRange, listed
+from netpolq.hold.ranges import PodRange, collapse, listed
 from netpolq.hold.ruleset import TABLE
 from netpolq.run_dir import IMAGE
 from netpolq.settings import Settings
 from netpolq.snapshot import region
 from netpolq.snapshot.view import SnapshotView
+from netpolq.sources.base import Source
 from netpolq.supervisor.enforcer import Enforcer
 
 _CHECK_INTERVAL_S = 1.0
@@ -47,6 +48,7 @@ class Hold:
         self._settings = settings
         self._ruleset = ruleset
         self._enforcer = enforcer
+        self._source: Source | None = None
         self._table = HoldTable()
         self._enough_version = 1
         self._must_hold = False
@@ -88,8 +90,10 @@ class Hold:
             self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
 
     async def _hold(self, *, is_present: bool) -> None:
-        ranges, problems = await asyncio.to_thread(self._find_ranges)
-        if is_present and set(ranges) <= set(self._held):
+        found, problems = await asyncio.to_thread(self._find_ranges)
+        # What is held stays held: the pods of a range that is named no longer may still be there.
+        ranges = collapse((*self._held, *found))
+        if is_present and ranges == self._held:
             return
         if not ranges:
             reason = f" ({'; '.join(problems)})" if problems else ""
@@ -105,10 +109,18 @@ class Hold:
         self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
 
     def _find_ranges(self) -> tuple[tuple[PodRange, ...], list[str]]:
+        """The pod ranges that are known at present, and what could not be used, each a sentence.
+
+        The setting alone where it names any; else what the CNI configuration names, and the Node.
+        """
         settings = self._settings
-        if settings.pod_cidrs or settings.cni_conf_dir is None:
+        if settings.pod_cidrs:
             return settings.pod_cidrs, []
-        found = cni.read(settings.cni_conf_dir)
+        found = cni.Found() if settings.cni_conf_dir is None else cni.read(settings.cni_conf_dir)
+        if self._source is not None and self._source.kind == "cluster":
+            found.ranges += self._source.pod_ranges
+            if not found.ranges:
+                found.problems.append(_no_range_of_the_node(self._source.node_exists, settings.hostname))
         return tuple(found.ranges), found.problems
 
     def _tell(self, level: int, problem: str) -> None:
@@ -116,8 +128,12 @@ class Hold:
             log.log(level, "%s", problem)
         self.problem = problem
 
-    async def run(self) -> None:
-        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled."""
+    async def run(self, source: Source) -> None:
+        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled.
+
+        `source`: may know ranges before its first sync.
+        """
+        self._source = source
         while True:
             try:
                 async with asyncio.timeout(_CHECK_INTERVAL_S):
@@ -133,6 +149,10 @@ class Hold:
             except NetpolqError as error:
                 self._tell(logging.ERROR, f"the hold cannot be removed: {error}")
             await asyncio.sleep(_CHECK_INTERVAL_S)
+
+
+def _no_range_of_the_node(exists: bool | None, name: str) -> str:
+    return f'the Node "{name}" {"names no podCIDRs" if exists else "is not known yet"}'
 
 
 def _read_kept(path: Path) -> _Kept | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.node import NodeName
+from netpolq.sources.cluster.node import NodeReader
 from netpolq.sources.cluster.source import ClusterSource
 from netpolq.supervisor.node_name import node_name_problem
 from tests.support.apiserver import ApiServer
@@ -63,7 +63,7 @@ async def test_a_node_that_is_registered_later_is_found(tmp_path: Path) -> None:
         server.nodes = set()
         connection = Connection(str(server.kubeconfig(tmp_path / "config")))
         await connection.open()
-        node = NodeName("node-1", connection, ask_s=0.02)
+        node = NodeReader("node-1", connection, lambda: True, ask_s=0.02)
         task = asyncio.create_task(node.run())
         await until(lambda: node.exists is False)
         server.nodes.add("node-1")
