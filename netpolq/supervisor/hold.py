@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq.dataplane.apply import HoldTable, Ruleset
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.hold_table import HoldTable
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.errors import NetpolqError, SnapshotError
 from netpolq.hold import cni
@@ -79,21 +80,26 @@ class Hold:
         await self._keep_held()
 
     async def _keep_held(self) -> None:
-        """Hold what has to be held and is not: at first, when another program removes the table, and when ranges become known."""
+        """Hold what has to be held and is not: at first, when another program changes the table, and when ranges become known."""
         if not self._must_hold:
             return
         try:
-            is_present = await self._table.is_present()
-            if not is_present or self._held:
-                await self._hold(is_present=is_present)
+            in_kernel = await self._table.ranges() if await self._table.is_present() else None
+            # A table without ranges is of another form than ours, unless it was ours: left as it is.
+            if in_kernel or in_kernel is None or self._held:
+                await self._hold(in_kernel)
         except NetpolqError as error:
             self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
 
-    async def _hold(self, *, is_present: bool) -> None:
+    async def _hold(self, in_kernel: tuple[PodRange, ...] | None) -> None:
+        """Hold all ranges that are known, beside those that the table in the kernel holds; None: there is no table.
+
+        What is held stays held, whichever program has begun it: the pods of a range that is named no longer may still be there.
+        """
         found, problems = await asyncio.to_thread(self._find_ranges)
-        # What is held stays held: the pods of a range that is named no longer may still be there.
-        ranges = collapse((*self._held, *found))
-        if is_present and ranges == self._held:
+        ranges = collapse((*self._held, *(in_kernel or ()), *found))
+        if ranges and ranges == in_kernel:
+            self._held = ranges
             return
         if not ranges:
             reason = f" ({'; '.join(problems)})" if problems else ""
@@ -104,7 +110,10 @@ class Hold:
             return
         for problem in problems:
             log.warning("%s; not part of the hold", problem)
-        await self._table.install(ranges, ct_label=self._settings.ct_label)
+        if in_kernel is None:
+            await self._table.install(ranges, ct_label=self._settings.ct_label)
+        else:
+            await self._table.change_ranges(ranges)
         self._held = ranges
         self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
 

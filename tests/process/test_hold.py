@@ -234,7 +234,7 @@ def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> 
             api.until(lambda server: any(request.path.startswith("/api/v1/nodes/") for request in server.requests))
             box.nft("flush ruleset")
             agent.wait_until("held again", lambda: is_held(box))
-            assert v6 not in box.nft("list table inet netpolq_hold")
+            assert held_by_kernel(box) == {v4}
             assert v4 in why_not_ready(agent)
 
 
@@ -268,11 +268,46 @@ def test_ranges_that_become_known_later_are_held(box: Box) -> None:
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
-def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
-    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
-        box.nft("flush ruleset")
-        agent.wait_until("held", lambda: is_held(box))
+def test_the_hold_of_another_program_grows_by_what_the_agent_knows(box: Box) -> None:
+    """An init container held what was known to it. Its table keeps its ranges, and the rules that an operator added."""
+    v4, v6 = RANGES.split(",")
+    hold(box, "--pod-cidrs", f"10.98.0.0/16,{v4}")
+    box.nft('add rule inet netpolq_hold forward accept comment "of an operator"')
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", v6) as agent:
+        wait_until_said(agent, f"traffic of pods in {v4},10.98.0.0/16,{v6} is dropped")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        table = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout
+        assert "10.98.0.0/16" in table
+        assert "of an operator" in table
+
+
+def test_a_hold_that_names_all_ranges_already_is_left_as_it_is(box: Box) -> None:
+    """That of the unit of the service manager has the range of the whole cluster."""
+    hold(box, "--pod-cidrs", "10.71.0.0/16,fd71::/16")
+    before = held_by_kernel(box)
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        assert "dropped by the table inet netpolq_hold" in why_not_ready(agent)
+        assert held_by_kernel(box) == before
+
+
+def held_by_kernel(box: Box) -> set[str]:
+    """The ranges in the sets of the hold, one element each."""
+    words = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout.replace(",", " ").split()
+    return {word for word in words if "/" in word}
+
+
+def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
+    """The table, all of a set, or one range of it."""
+    v6 = RANGES.split(",")[1]
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        for script in (
+            "flush ruleset",
+            "flush set inet netpolq_hold pods_v4; flush set inet netpolq_hold pods_v6",
+            f"delete element inet netpolq_hold pods_v6 {{ {v6} }}",
+        ):
+            box.nft(script)
+            agent.wait_until("held", lambda: held_by_kernel(box) == set(RANGES.split(",")))
+            assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
 def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
