@@ -7,7 +7,7 @@ import asyncio
 import time
 import weakref
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from netpolq.channel import Hint
@@ -35,9 +35,8 @@ from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all, re
 from netpolq.enums import ConnectionLabel, Dataplane
 from netpolq.errors import KernelError
 from netpolq.hold import ruleset as hold_ruleset
-from netpolq.hold.ranges import PodRange
 
-__all__ = ["HoldTable", "Ruleset", "RulesetError", "cleanup", "probe"]
+__all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
 
 _NFTA_TABLE_NAME = 1
 _MAX_READ_BACKS = 3
@@ -313,22 +312,6 @@ def _read_notifications(monitor: ChangeMonitor, on_change: Callable[[], None]) -
         on_change()
 
 
-class HoldTable:
-    """The table `inet netpolq_hold` of this network namespace. Every method may raise `PrivilegeError` or `RulesetError`."""
-
-    async def is_present(self) -> bool:
-        """Whether the table is there with chains in it."""
-        return bool(await asyncio.to_thread(_read_chain_uses, hold_ruleset.TABLE))
-
-    async def install(self, ranges: Iterable[PodRange], *, ct_label: int) -> None:
-        """Drop the traffic of pods in these ranges from now on."""
-        await run_nft(hold_ruleset.render(ranges, ct_label=ct_label))
-
-    async def remove(self) -> bool:
-        """Remove the table in one transaction. Returns whether it was there."""
-        return await asyncio.to_thread(_remove_table, hold_ruleset.TABLE)
-
-
 async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
     """The form of the queue rule to use: the wanted one, or with AUTO the first that this kernel takes. Changes nothing.
 
@@ -363,7 +346,7 @@ def cleanup(ct_label: int | None = None) -> list[str]:
     Blocks. Raises `PrivilegeError` or `RulesetError`.
     """
     removed = []
-    removed += [f"nftables table inet {table}" for table in (TABLE, hold_ruleset.TABLE) if _remove_table(table)]
+    removed += [f"nftables table inet {table}" for table in (TABLE, hold_ruleset.TABLE) if remove_table(table)]
     removed += [f"nftables table bridge {TABLE}"] if bridge_guard.remove() else []
     if ct_label is not None:
         with explained():
@@ -373,7 +356,8 @@ def cleanup(ct_label: int | None = None) -> list[str]:
     return removed
 
 
-def _remove_table(table: str) -> bool:
+def remove_table(table: str) -> bool:
+    """Remove an inet table in one transaction. Returns whether it was there. Blocks. Raises `PrivilegeError` or `RulesetError`."""
     with explained(), suppress(FileNotFoundError):
         commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),))])
         return True
@@ -407,9 +391,9 @@ def _read_generation() -> int:
         return read_generation(netlink)
 
 
-def _read_chain_uses(table: str = TABLE) -> dict[str, int]:
+def _read_chain_uses() -> dict[str, int]:
     with explained():
-        return read_chain_uses(table)
+        return read_chain_uses(TABLE)
 
 
 def _read_counters() -> dict[str, int]:

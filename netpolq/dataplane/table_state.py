@@ -50,6 +50,7 @@ _NFTA_SET_ELEM_LIST_SET = 2
 _NFTA_SET_ELEM_LIST_ELEMENTS = 3
 _NFTA_SET_ELEM_KEY = 1
 _NFTA_SET_ELEM_DATA = 2
+_NFTA_SET_ELEM_FLAGS = 3
 _NFTA_DATA_VALUE = 1
 _NFTA_OBJ_NAME = 2
 _NFTA_OBJ_TYPE = 3
@@ -59,6 +60,7 @@ _NFTA_EXPR_NAME = 1
 _NFTA_COUNTER_PACKETS = 2
 _NFTA_GEN_ID = 1
 _NFT_OBJECT_COUNTER = 1
+_NFT_SET_ELEM_INTERVAL_END = 0x1
 _NF_DROP = bytes(4)
 
 _NFT_SET_ANONYMOUS, _NFT_SET_TIMEOUT, _NFT_SET_EVAL = 0x1, 0x10, 0x20
@@ -161,6 +163,24 @@ def read_set_names() -> frozenset[str]:
     with open_socket() as netlink:
         names = (_text(entry.attributes[_NFTA_SET_NAME]) for entry in _dump(netlink, NFT_MSG_GETSET))
         return frozenset(name for name in names if not name.startswith("__"))
+
+
+def read_interval_bounds(table: str, set_name: str) -> list[tuple[bytes, bool]]:
+    """The bounds of the intervals of a set, in order: a key, and whether an interval ends before it; else one begins with it.
+
+    The last interval may have no end. Empty if there is no such set. Raises `OSError`.
+    """
+    with open_socket() as netlink:
+        dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name), table=table)
+    written = [one for entry in dumped for one in attribute_list(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b""))]
+    bounds = [
+        (
+            _key_and_data(element),
+            bool(_integer(parse_attributes(element).get(_NFTA_SET_ELEM_FLAGS, b"")) & _NFT_SET_ELEM_INTERVAL_END),
+        )
+        for element in written
+    ]
+    return sorted(bounds, key=lambda bound: (bound[0], not bound[1]))
 
 
 def read_counters(family: int = NFPROTO_INET) -> dict[str, int]:

@@ -10,6 +10,10 @@ ALLOWED = "blocks such as 10.244.1.0/24,fd00:1::/64, none of them with prefix le
 """Completes "allowed: " in messages."""
 
 
+_MAPPED_BITS = 96
+"""Length of the prefix ::ffff:0:0/96, RFC 4291 section 2.5.5.2."""
+
+
 def parse_ranges(text: str) -> tuple[PodRange, ...]:
     """The blocks of a comma-separated list; none for an empty text. Raises `ValueError` for anything else."""
     return tuple(parse_range(part.strip()) for part in text.split(",")) if text.strip() else ()
@@ -23,10 +27,20 @@ def parse_range(text: str) -> PodRange:
     address, slash, _length = text.partition("/")
     if not slash or "%" in address:
         raise ValueError(f"{text!r} is no block of addresses")
-    found = ipaddress.ip_network(text, strict=False)
+    found: PodRange = ipaddress.ip_network(text, strict=False)
+    if isinstance(found, ipaddress.IPv6Network):
+        found = _unmapped(found)
     if found.prefixlen == 0 or found.is_loopback or found.is_link_local or found.is_multicast:
         raise ValueError(f"{text!r} is not a range that pods have")
     return found
+
+
+def _unmapped(block: ipaddress.IPv6Network) -> PodRange:
+    """The IPv4 block that an IPv4-mapped block stands for, as the API server understands it: no packet has a mapped address."""
+    mapped = block.network_address.ipv4_mapped
+    if mapped is None or block.prefixlen < _MAPPED_BITS:
+        return block
+    return ipaddress.IPv4Network((mapped, block.prefixlen - _MAPPED_BITS))
 
 
 def collapse(ranges: Iterable[PodRange]) -> tuple[PodRange, ...]:

@@ -20,6 +20,9 @@ DEFAULT_CT_LABEL = 120
 MAX_CT_LABEL = 123
 """Default of the agent's `--ct-label`."""
 
+SETS = {4: "pods_v4", 6: "pods_v6"}
+"""The sets of ranges, by version of IP."""
+
 _PRIORITY = 10
 """After destination NAT (-100), so that the addresses are those of pods; before the agent's chain in the input hook (101)."""
 
@@ -38,6 +41,12 @@ def render(ranges: Iterable[PodRange], *, ct_label: int = DEFAULT_CT_LABEL) -> s
     `ct_label`: the bit of the connection label by which the agent remembers an acceptance.
     """
     return "".join(f"{line}\n" for line in _lines(collapse(ranges), ct_label))
+
+
+def render_ranges(ranges: Iterable[PodRange]) -> str:
+    """The script that has the table in place hold these ranges and no others; its rules stay as they are."""
+    collapsed = collapse(ranges)
+    return "".join(f"{line}\n" for version in SETS for line in _element_lines(version, collapsed))
 
 
 def render_release() -> str:
@@ -65,14 +74,18 @@ def _lines(ranges: tuple[PodRange, ...], ct_label: int) -> Iterator[str]:
     }
     yield f"add table inet {TABLE}"
     yield f"add counter inet {TABLE} held"
-    for family, kind, version in (("v4", "ipv4_addr", 4), ("v6", "ipv6_addr", 6)):
-        yield f"add set inet {TABLE} pods_{family} {{ type {kind}; flags interval; }}"
-        yield f"flush set inet {TABLE} pods_{family}"
-        elements = ", ".join(str(one) for one in ranges if one.version == version)
-        if elements:
-            yield f"add element inet {TABLE} pods_{family} {{ {elements} }}"
+    for version, set_name in SETS.items():
+        yield f"add set inet {TABLE} {set_name} {{ type ipv{version}_addr; flags interval; }}"
+        yield from _element_lines(version, ranges)
     for hook, rules in chains.items():
         yield f"add chain inet {TABLE} {hook} {{ type filter hook {hook} priority {_PRIORITY}; policy accept; }}"
         yield f"flush chain inet {TABLE} {hook}"
         for rule in rules:
             yield f"add rule inet {TABLE} {hook} {rule}"
+
+
+def _element_lines(version: int, ranges: tuple[PodRange, ...]) -> Iterator[str]:
+    yield f"flush set inet {TABLE} {SETS[version]}"
+    elements = ", ".join(str(one) for one in ranges if one.version == version)
+    if elements:
+        yield f"add element inet {TABLE} {SETS[version]} {{ {elements} }}"

@@ -210,7 +210,8 @@ POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
     metavar="CIDRS",
     allowed=f"a comma-separated list of {ranges.ALLOWED}",
     help="Ranges of this node's pods, for the hold: in fail-closed mode, and where no rules of an earlier agent are in place, traffic of "
-    "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration names them.",
+    "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration "
+    "names them, and in a cluster spec.podCIDRs of the Node.",
     group=Group.POLICY,
 )
 CNI_CONF_DIR: Option[Path | None] = Option(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
+from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
 from netpolq.sources.base import Deliver
 from netpolq.sources.folder_contents import FolderContents, Look
@@ -49,6 +50,7 @@ class ManifestFolder:
         self._path = path
         self.contact_ns: int | None = None
         self.node_exists: bool | None = None
+        self.pod_ranges: tuple[PodRange, ...] = ()
         self.problems: list[str] = []
 
     @property

@@ -187,7 +187,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as tasks:
                 working = [
                     tasks.create_task(enforcer.run()),
-                    tasks.create_task(hold.run()),
+                    tasks.create_task(hold.run(source)),
                     tasks.create_task(source.run(self._deliver)),
                     tasks.create_task(surroundings.watch(ruleset, enforcer.bridge_guard)),
                     tasks.create_task(status_socket.look_after()),

@@ -98,15 +98,6 @@ class Condition:
             reasons.append(
                 f"manifests from which it is not clear which pods they isolate: {', '.join(unclear[:_MAX_NAMED])}{more}"
             )
-        hostname = self.settings.hostname
-        if self.settings.manifests is not None and self.store.pods:
-            pods = self.store.pods.values()
-            if not any(pod.node_name in {"", hostname} for pod in pods):
-                named = next(pod.node_name for pod in pods)
-                reasons.append(
-                    f"no pod of the manifests has spec.nodeName {hostname!r}, the name of this node (--hostname-override), "
-                    f"or none; one has {named!r}: no pod is enforced"
-                )
         return reasons
 
     def status(self) -> Status:

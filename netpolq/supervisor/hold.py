@@ -12,16 +12,18 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq.dataplane.apply import HoldTable, Ruleset
+from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.hold_table import HoldTable
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.errors import NetpolqError, SnapshotError
 from netpolq.hold import cni
-from netpolq.hold.ranges import PodRange, listed
+from netpolq.hold.ranges import PodRange, collapse, listed
 from netpolq.hold.ruleset import TABLE
 from netpolq.run_dir import IMAGE
 from netpolq.settings import Settings
 from netpolq.snapshot import region
 from netpolq.snapshot.view import SnapshotView
+from netpolq.sources.base import Source
 from netpolq.supervisor.enforcer import Enforcer
 
 _CHECK_INTERVAL_S = 1.0
@@ -47,6 +49,7 @@ class Hold:
         self._settings = settings
         self._ruleset = ruleset
         self._enforcer = enforcer
+        self._source: Source | None = None
         self._table = HoldTable()
         self._enough_version = 1
         self._must_hold = False
@@ -77,19 +80,26 @@ class Hold:
         await self._keep_held()
 
     async def _keep_held(self) -> None:
-        """Hold what has to be held and is not: at first, when another program removes the table, and when ranges become known."""
+        """Hold what has to be held and is not: at first, when another program changes the table, and when ranges become known."""
         if not self._must_hold:
             return
         try:
-            is_present = await self._table.is_present()
-            if not is_present or self._held:
-                await self._hold(is_present=is_present)
+            in_kernel = await self._table.ranges() if await self._table.is_present() else None
+            # A table without ranges is of another form than ours, unless it was ours: left as it is.
+            if in_kernel or in_kernel is None or self._held:
+                await self._hold(in_kernel)
         except NetpolqError as error:
             self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
 
-    async def _hold(self, *, is_present: bool) -> None:
-        ranges, problems = await asyncio.to_thread(self._find_ranges)
-        if is_present and set(ranges) <= set(self._held):
+    async def _hold(self, in_kernel: tuple[PodRange, ...] | None) -> None:
+        """Hold all ranges that are known, beside those that the table in the kernel holds; None: there is no table.
+
+        What is held stays held, whichever program has begun it: the pods of a range that is named no longer may still be there.
+        """
+        found, problems = await asyncio.to_thread(self._find_ranges)
+        ranges = collapse((*self._held, *(in_kernel or ()), *found))
+        if ranges and ranges == in_kernel:
+            self._held = ranges
             return
         if not ranges:
             reason = f" ({'; '.join(problems)})" if problems else ""
@@ -100,15 +110,26 @@ class Hold:
             return
         for problem in problems:
             log.warning("%s; not part of the hold", problem)
-        await self._table.install(ranges, ct_label=self._settings.ct_label)
+        if in_kernel is None:
+            await self._table.install(ranges, ct_label=self._settings.ct_label)
+        else:
+            await self._table.change_ranges(ranges)
         self._held = ranges
         self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
 
     def _find_ranges(self) -> tuple[tuple[PodRange, ...], list[str]]:
+        """The pod ranges that are known at present, and what could not be used, each a sentence.
+
+        The setting alone where it names any; else what the CNI configuration names, and the Node.
+        """
         settings = self._settings
-        if settings.pod_cidrs or settings.cni_conf_dir is None:
+        if settings.pod_cidrs:
             return settings.pod_cidrs, []
-        found = cni.read(settings.cni_conf_dir)
+        found = cni.Found() if settings.cni_conf_dir is None else cni.read(settings.cni_conf_dir)
+        if self._source is not None and self._source.kind == "cluster":
+            found.ranges += self._source.pod_ranges
+            if not found.ranges:
+                found.problems.append(_no_range_of_the_node(self._source.node_exists, settings.hostname))
         return tuple(found.ranges), found.problems
 
     def _tell(self, level: int, problem: str) -> None:
@@ -116,8 +137,12 @@ class Hold:
             log.log(level, "%s", problem)
         self.problem = problem
 
-    async def run(self) -> None:
-        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled."""
+    async def run(self, source: Source) -> None:
+        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled.
+
+        `source`: may know ranges before its first sync.
+        """
+        self._source = source
         while True:
             try:
                 async with asyncio.timeout(_CHECK_INTERVAL_S):
@@ -133,6 +158,10 @@ class Hold:
             except NetpolqError as error:
                 self._tell(logging.ERROR, f"the hold cannot be removed: {error}")
             await asyncio.sleep(_CHECK_INTERVAL_S)
+
+
+def _no_range_of_the_node(exists: bool | None, name: str) -> str:
+    return f'the Node "{name}" {"names no podCIDRs" if exists else "is not known yet"}'
 
 
 def _read_kept(path: Path) -> _Kept | None:

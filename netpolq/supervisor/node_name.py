@@ -7,15 +7,33 @@ _ADVICE = "set --hostname-override to spec.nodeName of this node's pods"
 
 
 def node_name_problem(source: Source, store: Store, node_name: str) -> str | None:
-    """What is wrong with the node's name, and what to set; None if nothing is.
+    """What is wrong with the node's name, and what to set; None if nothing is. Of a source that is synced."""
+    if source.kind == "cluster":
+        return _problem_in_cluster(source.node_exists, store, node_name)
+    return _problem_in_manifests(store, node_name)
 
-    In a cluster the Node must exist. Where the role does not permit to ask for it, some pod must be on a node of this name: the agent's
-    own pod is one.
+
+def _problem_in_cluster(node_exists: bool | None, store: Store, node_name: str) -> str | None:
+    """The Node must exist.
+
+    Where the role does not permit to ask for it, some pod must be on a node of this name: the agent's own pod is one.
     """
-    if source.kind != "cluster" or source.node_exists:
+    if node_exists:
         return None
-    if source.node_exists is False:
+    if node_exists is False:
         return f'the API server has no Node "{node_name}"; {_ADVICE}'
     if any(pod.node_name == node_name for pod in store.pods.values()):
         return None
     return f'no pod of the source is on node "{node_name}"; {_ADVICE}'
+
+
+def _problem_in_manifests(store: Store, node_name: str) -> str | None:
+    """If there are pods, one must be on this node, or name no node."""
+    pods = store.pods.values()
+    if not pods or any(pod.node_name in {"", node_name} for pod in pods):
+        return None
+    named = next(pod.node_name for pod in pods)
+    return (
+        f"no pod of the manifests has spec.nodeName {node_name!r}, the name of this node (--hostname-override), "
+        f"or none; one has {named!r}: no pod is enforced"
+    )

@@ -1,5 +1,6 @@
 """`netpolq hold` on real packets: what it drops, what passes, and that it comes and goes as it says."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from netpolq.dataplane.hold_table import HoldTable
 from netpolq.errors import ExitCode
+from netpolq.hold.ranges import listed, parse_ranges
 from tests.support.box import Box, Host
 from tests.support.probe import Probe
 
@@ -74,6 +77,44 @@ def test_the_last_hold_counts_and_a_release_may_be_repeated(box: Box) -> None:
     for _ in range(2):
         assert hold(box, "--release").returncode == ExitCode.OK
     assert "netpolq_hold" not in box.run(NODE.name, ["nft", "list", "tables"]).stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.74.1.0/24",
+        "10.74.0.0/24,10.74.1.0/24,10.74.3.0/24,fd74::/64,fd74:0:0:1::/64",
+        "10.74.1.7/32,10.74.1.9/32,fd74::1/128",
+        "0.0.0.0/8,128.0.0.0/1,fe00::/8",
+        "0.0.0.0/1,128.0.0.0/2,::/1",
+    ],
+    ids=["one", "adjacent", "single addresses", "to the end of a family", "from the beginning of a family"],
+)
+def test_the_agent_reads_back_what_a_hold_drops(box: Box, text: str) -> None:
+    """So that it adds to the hold of another program what that does not know, and loses nothing of it."""
+    ranges = parse_ranges(text)
+
+    async def written_and_read(*later: str) -> list[str]:
+        table = HoldTable()
+        await table.install(ranges, ct_label=124)
+        found = [listed(await table.ranges())]
+        for more in later:
+            await table.change_ranges(parse_ranges(more))
+            found.append(listed(await table.ranges()))
+        assert await table.remove()
+        return [*found, listed(await table.ranges())]
+
+    more = f"{text},10.200.0.0/16"
+    found = box.inside(NODE.name, lambda: asyncio.run(written_and_read(more, text)))
+    assert found == [listed(ranges), listed(parse_ranges(more)), listed(ranges), ""]
+
+
+def test_a_range_that_is_no_block_is_read_as_blocks(box: Box) -> None:
+    """An operator's script may name a range of addresses."""
+    assert hold(box, "--pod-cidrs", "10.74.1.0/24").returncode == ExitCode.OK
+    box.nft("add element inet netpolq_hold pods_v4 { 10.74.2.2-10.74.2.5 }")
+    found = box.inside(NODE.name, lambda: asyncio.run(HoldTable().ranges()))
+    assert listed(found) == "10.74.1.0/24,10.74.2.2/31,10.74.2.4/31"
 
 
 def connected(box: Box, client: Host) -> socket.socket:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import cast
 
 import helm_python
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from netpolq.cli import COMMANDS
+from netpolq.hold.ranges import listed
 from netpolq.settings import resolve
 from netpolq.settings.resolve import Settings
 from netpolq.settings.table import OPTIONS
@@ -40,6 +42,7 @@ VALUE_SETS: dict[str, Values] = {
             "nodeEgress": "allow",
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
+            "podCidrs": ["10.244.0.0/16", "fd00:10:244::/56"],
             "verdictCache": "off",
             "verdictCacheTtl": 30,
             "verdictCacheSize": 1048576,
@@ -54,6 +57,7 @@ VALUE_SETS: dict[str, Values] = {
             "dashboard": {"enabled": True, "annotations": {"grafana_folder": "network"}},
         },
         "runDir": "/var/run/netpolq",
+        "cniConfDir": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
         "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
         "updateStrategy": {"maxSurge": "10%"},
         "tolerations": [],
@@ -77,6 +81,7 @@ VALUE_SETS: dict[str, Values] = {
         },
         "priorityClassName": "",
     },
+    "without the CNI configuration": {"cniConfDir": "", "agent": {"podCidrs": ["10.244.0.0/16"]}},
     "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
 }
 REFUSED: dict[str, Values] = {
@@ -93,6 +98,11 @@ REFUSED: dict[str, Values] = {
     "a host name to bind to": {"metrics": {"bindHost": "node"}},
     "a digest that is none": {"image": {"digest": "sha256:0"}},
     "a relative run directory": {"runDir": "run/netpolq"},
+    "a relative folder of the CNI configuration": {"cniConfDir": "cni/net.d"},
+    "a text for a list of pod ranges": {"agent": {"podCidrs": "10.244.0.0/16,fd00::/56"}},
+    "an address for a pod range": {"agent": {"podCidrs": ["10.244.0.1"]}},
+    "every address as a pod range": {"agent": {"podCidrs": ["0.0.0.0/0"]}},
+    "two pod ranges in one text": {"agent": {"podCidrs": ["10.244.0.0/16,10.245.0.0/16"]}},
     "an update that never proceeds": {"updateStrategy": {"maxSurge": 0}},
     "an update that stops agents first": {"updateStrategy": {"maxUnavailable": 1}},
     "a registry with a digest": {"image": {"registry": "registry.example@sha256"}},
@@ -222,9 +232,37 @@ def test_the_charts_settings_reach_the_agent() -> None:
     assert (settings.verbosity, settings.logging_format.value, settings.strict_mode) == (2, "text", False)
     assert (settings.dataplane.value, settings.node_egress.value, settings.netfilter_bug_1766_fix) == ("native", "allow", None)
     assert deployment.container["image"] == f"registry.example:5000/mirror/network/netpolq@sha256:{'0' * 64}"
-    assert deployment.pod["spec"]["volumes"] == [
-        {"name": "run", "hostPath": {"path": "/var/run/netpolq", "type": "DirectoryOrCreate"}}
-    ]
+    assert listed(settings.pod_cidrs) == "10.244.0.0/16,fd00:10:244::/56"
+    assert host_paths(deployment) == {
+        "/run/netpolq": "/var/run/netpolq",
+        "/etc/cni/net.d": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    }
+
+
+def host_paths(deployment: Deployment) -> dict[str, str]:
+    """The folders of the node that the agent's container has, by where it has them. None may keep a pod from starting."""
+    folders = {volume["name"]: cast("dict[str, str]", volume["hostPath"]) for volume in deployment.pod["spec"]["volumes"]}
+    assert {folder["type"] for folder in folders.values()} == {"DirectoryOrCreate"}
+    mounts = deployment.container["volumeMounts"]
+    assert sorted(str(mount["name"]) for mount in mounts) == sorted(map(str, folders))
+    return {str(mount["mountPath"]): folders[mount["name"]]["path"] for mount in mounts}
+
+
+def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run_directory_alone(deployment: Deployment) -> None:
+    """Without the mount the folder that it looks into for pod ranges is the image's, and there is none."""
+    settings, paths = settings_of(deployment), host_paths(deployment)
+    assert settings.cni_conf_dir is not None
+    assert paths.keys() - {str(settings.cni_conf_dir)} == {str(settings.run_dir)}
+    assert str(settings.cni_conf_dir) in paths or settings.pod_cidrs
+    writable = [mount["mountPath"] for mount in deployment.container["volumeMounts"] if not mount.get("readOnly")]
+    assert writable == [str(settings.run_dir)]
+
+
+def test_a_chart_without_the_folder_of_the_cni_configuration_mounts_none_of_it() -> None:
+    """There may be credentials of the network plugin beside its configuration."""
+    deployment = rendered("chart, without the CNI configuration")
+    assert host_paths(deployment).keys() == {"/run/netpolq"}
+    assert listed(settings_of(deployment).pod_cidrs) == "10.244.0.0/16"
 
 
 @pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED)

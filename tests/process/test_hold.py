@@ -18,6 +18,7 @@ from netpolq.snapshot.draft import Draft
 from netpolq.supervisor.hold import _read_kept
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
+from tests.support.apiserver import PODS, ApiServer, NeverAnswer, ThreadedApiServer
 from tests.support.box import Box, Host
 from tests.support.probe import Probe
 
@@ -121,6 +122,23 @@ def without_a_source(box: Box, *flags: str) -> Iterator[Agent]:
     """An agent whose API server does not answer, so that it never syncs; with its HTTP server up."""
     kubeconfig = box.directory / "kubeconfig"
     kubeconfig.write_text(KUBECONFIG)
+    with never_synced(box, kubeconfig, *flags) as agent:
+        yield agent
+
+
+@contextmanager
+def without_pods(box: Box) -> Iterator[ThreadedApiServer]:
+    """An API server that answers but for the list of pods, so that an agent never syncs; its kubeconfig is in the box's folder."""
+    listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
+    with ThreadedApiServer(ApiServer(listener=listener)) as api:
+        api.inject(NeverAnswer(resource=PODS, times=None))
+        api.kubeconfig(box.directory / "kubeconfig")
+        yield api
+
+
+@contextmanager
+def never_synced(box: Box, kubeconfig: Path, *flags: str) -> Iterator[Agent]:
+    """An agent of a server that does not give it all that it asks for; with its HTTP server up."""
     agent = Agent(box, None, "--kubeconfig", str(kubeconfig), "--workers=1", *flags)
     agent.launch()
     try:
@@ -173,6 +191,53 @@ def test_the_cni_configuration_names_what_is_held(box: Box) -> None:
         assert RANGES in why_not_ready(agent)
 
 
+def test_the_node_object_names_what_is_held(box: Box) -> None:
+    """The list of pods never arrives, and neither setting nor CNI configuration names a range: the Node's `spec.podCIDRs` do.
+
+    A controller writes them after the kubelet has registered the Node, so the agent asks again. What is no range is told, and not held.
+    """
+    flags = ("--fail-open=false", "--cni-conf-dir", str(box.directory / "none"))
+    with without_pods(box) as api, never_synced(box, box.directory / "kubeconfig", *flags) as agent:
+        wait_until_said(agent, "names no podCIDRs")
+        assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
+        v4, v6 = RANGES.split(",")
+        api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDR": v4, "podCIDRs": [v4, v6, "0.0.0.0/0"]}}))
+        wait_until_said(agent, f"traffic of pods in {RANGES} is dropped until the first policies are in force")
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        assert "spec.podCIDRs[2] '0.0.0.0/0'" in agent.log.read_text()
+        api.do(lambda server: server.clear())
+        api.do(lambda server: server.cut_connections())
+        agent.wait_until("released", lambda: not is_held(box))
+        assert agent.is_ready() or "no pod of the source" in why_not_ready(agent)
+
+
+def test_the_node_object_adds_to_the_cni_configuration(box: Box) -> None:
+    """The CNI configuration names a range of one family, the Node one of the other: pods have addresses in both."""
+    v4, v6 = RANGES.split(",")
+    conf = box.directory / "net.d"
+    conf.mkdir()
+    (conf / "10-net.conf").write_text(json.dumps({"ipam": {"subnet": v4}}))
+    with without_pods(box) as api:
+        api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDRs": [v6]}}))
+        kubeconfig = box.directory / "kubeconfig"
+        with never_synced(box, kubeconfig, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
+            wait_until_said(agent, f"{RANGES} is dropped")
+            assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> None:
+    """What the operator names is all that is held."""
+    v4, v6 = RANGES.split(",")
+    with without_pods(box) as api:
+        api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDRs": [v6]}}))
+        with never_synced(box, box.directory / "kubeconfig", "--fail-open=false", "--pod-cidrs", v4) as agent:
+            api.until(lambda server: any(request.path.startswith("/api/v1/nodes/") for request in server.requests))
+            box.nft("flush ruleset")
+            agent.wait_until("held again", lambda: is_held(box))
+            assert held_by_kernel(box) == {v4}
+            assert v4 in why_not_ready(agent)
+
+
 def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None:
     missing = box.directory / "none"
     with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(missing)) as agent:
@@ -184,7 +249,10 @@ def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None
 
 
 def test_ranges_that_become_known_later_are_held(box: Box) -> None:
-    """On the first boot of a node the CNI plugin writes its configuration after the agent has started, and may write more of it later."""
+    """On the first boot of a node the CNI plugin writes its configuration after the agent has started, and may write more of it later.
+
+    What is held stays held: pods that started before may have addresses of a range that is named no longer.
+    """
     conf = box.directory / "net.d"
     with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
         assert "nothing is held" in why_not_ready(agent)
@@ -195,13 +263,51 @@ def test_ranges_that_become_known_later_are_held(box: Box) -> None:
             (conf / "new").rename(conf / name)
             wait_until_said(agent, f"{subnet} is dropped")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        (conf / "10-a.conf").write_text(json.dumps({"ipam": {"subnet": "10.99.1.0/24"}}))
+        wait_until_said(agent, "10.99.1.0/24")
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+
+
+def test_the_hold_of_another_program_grows_by_what_the_agent_knows(box: Box) -> None:
+    """An init container held what was known to it. Its table keeps its ranges, and the rules that an operator added."""
+    v4, v6 = RANGES.split(",")
+    hold(box, "--pod-cidrs", f"10.98.0.0/16,{v4}")
+    box.nft('add rule inet netpolq_hold forward accept comment "of an operator"')
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", v6) as agent:
+        wait_until_said(agent, f"traffic of pods in {v4},10.98.0.0/16,{v6} is dropped")
+        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        table = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout
+        assert "10.98.0.0/16" in table
+        assert "of an operator" in table
+
+
+def test_a_hold_that_names_all_ranges_already_is_left_as_it_is(box: Box) -> None:
+    """That of the unit of the service manager has the range of the whole cluster."""
+    hold(box, "--pod-cidrs", "10.71.0.0/16,fd71::/16")
+    before = held_by_kernel(box)
+    with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
+        assert "dropped by the table inet netpolq_hold" in why_not_ready(agent)
+        assert held_by_kernel(box) == before
+
+
+def held_by_kernel(box: Box) -> set[str]:
+    """The ranges in the sets of the hold, one element each."""
+    words = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout.replace(",", " ").split()
+    return {word for word in words if "/" in word}
 
 
 def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
+    """The table, all of a set, or one range of it."""
+    v6 = RANGES.split(",")[1]
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
-        box.nft("flush ruleset")
-        agent.wait_until("held", lambda: is_held(box))
-        assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
+        for script in (
+            "flush ruleset",
+            "flush set inet netpolq_hold pods_v4; flush set inet netpolq_hold pods_v6",
+            f"delete element inet netpolq_hold pods_v6 {{ {v6} }}",
+        ):
+            box.nft(script)
+            agent.wait_until("held", lambda: held_by_kernel(box) == set(RANGES.split(",")))
+            assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
 def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:

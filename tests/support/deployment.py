@@ -45,6 +45,7 @@ class Container(TypedDict):
     startupProbe: Probe
     resources: dict[str, dict[str, str]]
     securityContext: dict[str, object]
+    volumeMounts: list[dict[str, object]]
 
 
 class PodSpec(TypedDict):

@@ -41,10 +41,17 @@ def test_no_range_is_none() -> None:
     assert parse_ranges(" ") == ()
 
 
+def test_a_range_in_mapped_form_is_the_range_of_ipv4_that_packets_have() -> None:
+    """The API server reads it so. A set of mapped addresses would match no packet, and the pods would be open."""
+    assert listed(parse_ranges("::ffff:10.0.1.0/120,fd00::/64")) == "10.0.1.0/24,fd00::/64"
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "10.0.0.1",
+        "::ffff:0.0.0.0/96",
+        "::ffff:127.0.0.0/104",
         "10.0.0.0/33",
         "0.0.0.0/0",
         "::/0",

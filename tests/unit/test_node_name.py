@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from netpolq.model import Pod, Update
 from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.node import NodeName
+from netpolq.sources.cluster.node import NodeReader
 from netpolq.sources.cluster.source import ClusterSource
+from netpolq.sources.manifests import ManifestFolder
+from netpolq.store import Store
 from netpolq.supervisor.node_name import node_name_problem
 from tests.support.apiserver import ApiServer
 from tests.support.cluster_reading import HURRIED, Reader, fill, until
@@ -63,10 +66,28 @@ async def test_a_node_that_is_registered_later_is_found(tmp_path: Path) -> None:
         server.nodes = set()
         connection = Connection(str(server.kubeconfig(tmp_path / "config")))
         await connection.open()
-        node = NodeName("node-1", connection, ask_s=0.02)
+        node = NodeReader("node-1", connection, lambda: True, ask_s=0.02)
         task = asyncio.create_task(node.run())
         await until(lambda: node.exists is False)
         server.nodes.add("node-1")
         await task
         assert node.exists
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("named", "is_good"),
+    [([], True), ([""], True), (["node-2", "node-1"], True), (["node-2"], False), (["node-2", "node-3"], False)],
+)
+def test_of_a_folder_some_pod_is_on_this_node_or_on_none(named: list[str], is_good: bool, tmp_path: Path) -> None:
+    """A folder has no Nodes. Pods of other nodes alone leave nothing to enforce; a pod without a node is local."""
+    store = Store()
+    pods = tuple(Pod(namespace="shop", name=f"p{index}", labels={}, ips=(), node_name=name) for index, name in enumerate(named))
+    store.apply(Update(upserted=pods, ignored={}, observed_ns=0))
+    problem = node_name_problem(ManifestFolder(tmp_path), store, "node-1")
+    if is_good:
+        assert problem is None
+    else:
+        assert problem is not None
+        assert "'node-1', the name of this node (--hostname-override)" in problem
+        assert "'node-2'" in problem

@@ -6,10 +6,11 @@ The first update is delivered when all kinds are complete; before that nothing i
 import asyncio
 import time
 
+from netpolq.hold.ranges import PodRange
 from netpolq.model import ObjectKey, Rejection, Update
 from netpolq.sources.base import Deliver
 from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.node import NodeName
+from netpolq.sources.cluster.node import NodeReader
 from netpolq.sources.cluster.reflector import Reflector
 from netpolq.sources.cluster.resources import RESOURCES
 from netpolq.sources.cluster.timing import Timing
@@ -25,7 +26,7 @@ class ClusterSource:
 
     def __init__(self, kubeconfig: str, timing: Timing | None = None, *, node_name: str = "") -> None:
         self._connection = Connection(kubeconfig)
-        self._node = NodeName(node_name, self._connection) if node_name else None
+        self._node = NodeReader(node_name, self._connection, lambda: self._held is None) if node_name else None
         self._timing = timing if timing is not None else Timing()
         self._reflectors: list[Reflector] = []
         self._held: Changes | None = Changes()
@@ -53,6 +54,11 @@ class ClusterSource:
     def node_exists(self) -> bool | None:
         """Whether the server has a Node of this agent's name; None if that is not known."""
         return None if self._node is None else self._node.exists
+
+    @property
+    def pod_ranges(self) -> tuple[PodRange, ...]:
+        """What the Node of this agent names as the ranges of its pods; none before that is known, and where it names none."""
+        return () if self._node is None else self._node.pod_ranges
 
     @property
     def relists(self) -> int:

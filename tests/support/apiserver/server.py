@@ -83,6 +83,8 @@ class ApiServer:
         self._forbidden: set[Resource] = set()
         self.nodes: set[str] | None = None
         """The names of Nodes; None: every name is one."""
+        self.node_specs: dict[str, object] = {}
+        """The `spec` of Nodes that have one, by name."""
         self.nodes_forbidden = False
         """Whether a Node is refused with 403, as without a rule for nodes in the role."""
         self._plan = FaultPlan()
@@ -335,7 +337,8 @@ class ApiServer:
             raise ApiError(HTTPStatus.FORBIDDEN, "Forbidden", message)
         if self.nodes is not None and name not in self.nodes:
             raise ApiError(HTTPStatus.NOT_FOUND, "NotFound", f'nodes "{name}" not found')
-        return web.json_response({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
+        spec = {"spec": self.node_specs[name]} if name in self.node_specs else {}
+        return web.json_response({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, **spec})
 
     async def _list(self, request: web.Request, resource: Resource, faults: Sequence[Fault]) -> web.StreamResponse:
         page = list_page(self.store, resource, list_options(request.query))

@@ -86,6 +86,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   value: {{ include "netpolq.scalar" $value }}
 {{- end }}
 {{- end }}
+{{- with .Values.agent.podCidrs }}
+- name: NETPOLQ_POD_CIDRS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- end -}}
 
 {{- /* The kubelet asks the pod's address, which is the node's, unless the metrics are served on another one alone. */ -}}
