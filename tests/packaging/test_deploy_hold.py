@@ -5,8 +5,6 @@ import re
 import shlex
 import subprocess
 
-from pathlib import Path
-
 import pytest
 import yaml
 
@@ -76,8 +74,11 @@ def test_the_init_container_runs_the_command_with_what_the_agent_has(capsys: pyt
     assert name == "hold"
     assert command.main([*words, "--print"], environ) == ExitCode.OK
     assert capsys.readouterr().out == render(parse_ranges(RANGES))
-    base = yaml.safe_load(Path(DEPLOY / "kustomize/base/daemonset.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
-    (agents,) = base["containers"]
-    granted = agents["securityContext"]
-    assert container["securityContext"].items() <= granted.items()
-    assert all(mount in agents["volumeMounts"] for mount in container["volumeMounts"]), "the volume is the agent's"
+    (base,), (closed,) = (
+        yaml.safe_load((DEPLOY / "kustomize" / path / "daemonset.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"][
+            "containers"
+        ]
+        for path in ("base", "overlays/fail-closed")
+    )
+    assert container["securityContext"].items() <= base["securityContext"].items()
+    assert all(mount in closed["volumeMounts"] for mount in container["volumeMounts"]), "the volume is the agent's"

@@ -34,6 +34,7 @@ VALUE_SETS: dict[str, Values] = {
         },
         "agent": {
             "workers": 8,
+            "failOpen": False,
             "nfqueueId": 200,
             "fanout": False,
             "dataplane": "native",
@@ -249,11 +250,14 @@ def host_paths(deployment: Deployment) -> dict[str, str]:
 
 
 def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run_directory_alone(deployment: Deployment) -> None:
-    """Without the mount the folder that it looks into for pod ranges is the image's, and there is none."""
+    """Without the mount the folder that it looks into for pod ranges is the image's, and there is none. Failing open, it does not look."""
     settings, paths = settings_of(deployment), host_paths(deployment)
     assert settings.cni_conf_dir is not None
     assert paths.keys() - {str(settings.cni_conf_dir)} == {str(settings.run_dir)}
-    assert str(settings.cni_conf_dir) in paths or settings.pod_cidrs
+    if settings.fail_open:
+        assert str(settings.cni_conf_dir) not in paths
+    else:
+        assert str(settings.cni_conf_dir) in paths or settings.pod_cidrs
     writable = [mount["mountPath"] for mount in deployment.container["volumeMounts"] if not mount.get("readOnly")]
     assert writable == [str(settings.run_dir)]
 
