@@ -18,8 +18,8 @@ from contextlib import suppress
 
 from netpolq.dataplane.kernel import are_vlans_filtered
 from netpolq.dataplane.nf_tables import NFPROTO_BRIDGE, NFT_MSG_DELTABLE, Request, commit, name
-from netpolq.dataplane.nft_program import run_nft
-from netpolq.dataplane.pod_interfaces import PodInterfaces
+from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
+from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
 from netpolq.dataplane.refusals import explained
 from netpolq.dataplane.ruleset import TABLE
 from netpolq.dataplane.set_elements import Elements, change_elements
@@ -31,21 +31,45 @@ TAGGED = "tagged"
 
 _PORTS = "pod_bridge_ports"
 _NFTA_TABLE_NAME = 1
+_CHECK_INTERVAL_S = 1.0
 
 log = logging.getLogger("enforcer")
 
 
 class BridgeGuard:
-    """Keeps the table. `problem`: why frames may pass between pods unseen, in one sentence, or None."""
+    """Keeps the table. `problem`: why frames may pass between pods unseen, in one sentence, or None.
+
+    It has a task of its own, because an `nft` that is slow must not hold up changes of policies.
+    """
 
     def __init__(self) -> None:
         self.problem: str | None = None
+        self._wanted = NO_INTERFACES
+        self._is_wanted = asyncio.Event()
         self._is_removed = False
         self._expected: TableState | None = None
         self._known: KnownElements = {}
 
+    def want(self, interfaces: PodInterfaces) -> None:
+        """Have the table fit these bridges soon."""
+        if interfaces == self._wanted:
+            return
+        self._wanted = interfaces
+        if interfaces.bridge_ports and self._expected is None:
+            self.problem = "VLAN-tagged frames between pods on a bridge are not dropped yet"
+        self._is_wanted.set()
+
+    async def run(self) -> None:
+        """Keep the table until cancelled: when bridges change, and once a second, whatever others have made of it."""
+        while True:
+            self._is_wanted.clear()
+            await self.keep(self._wanted)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_INTERVAL_S):
+                    await self._is_wanted.wait()
+
     async def keep(self, interfaces: PodInterfaces) -> None:
-        """Have the table fit these bridges, whatever others have made of it. What fails becomes the problem, until another call."""
+        """Have the table fit these bridges now. What fails becomes the problem, until another call."""
         try:
             await self._keep(interfaces.bridge_ports)
         except NetpolqError as error:
@@ -75,7 +99,7 @@ class BridgeGuard:
         if self._expected is not None and (found := state.differences(self._expected)):
             log.warning("table bridge %s is put back, since another process changed it: %s", TABLE, "; ".join(found[:3]))
         if self._expected is None or state.objects != self._expected.objects:
-            await run_nft(render(ports))
+            await run_nft(render(ports), MAX_DEADLINE_S)
             self._expected = await asyncio.to_thread(_read_state, self._known)
         elif state.elements != wanted:
             await asyncio.to_thread(_change, state.elements, wanted)

@@ -117,6 +117,7 @@ class Enforcer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_changes())
             tasks.create_task(self._keep_ruleset())
+            tasks.create_task(self.bridge_guard.run())
             if self._verdict_cache is not None:
                 tasks.create_task(self._verdict_cache.run())
             if self._strict_mode is not None:
@@ -182,7 +183,7 @@ class Enforcer:
             version = self._sets_version
             try:
                 sets = await with_interfaces(self.sets)
-                await self.bridge_guard.keep(sets.interfaces)
+                self.bridge_guard.want(sets.interfaces)
                 await self.upkeep.bring_about(sets)
             except NetpolqError as error:
                 if self.ruleset_problem is None:

@@ -64,6 +64,7 @@ async def guard(lab: Lab) -> AsyncIterator[BridgeGuard]:
         assert sets.interfaces.bridge_ports
         made = BridgeGuard()
         await made.keep(sets.interfaces)
+        assert made.problem is None
         await Ruleset(config, nft_deadline_s=MAX_DEADLINE_S).install(sets)
         yield made
         cleanup()

@@ -1,5 +1,6 @@
 """Frames with VLAN tags between pods of one bridge, in a real kernel: none reaches its receiver past the evaluation."""
 
+import asyncio
 import dataclasses
 import select
 
@@ -22,6 +23,7 @@ from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,
     B_INGRESS,
+    DEADLINE_S,
     FAMILIES,
     LOCAL,
     NOBODY,
@@ -156,6 +158,26 @@ async def test_what_others_change_is_put_back_and_logged(
     await guard.keep(interfaces)
     assert not arrives(node, 4, TAGS["8021q"])
     assert "changed it" in caplog.text
+
+
+async def test_it_is_a_problem_until_the_table_is_in_place(guard: BridgeGuard, node: Lab) -> None:
+    del node
+    interfaces = (await with_interfaces(dataclasses.replace(NOBODY, local=LOCAL))).interfaces
+    running = asyncio.create_task(guard.run())
+    try:
+        guard.want(interfaces)
+        problems = [guard.problem]
+        async with asyncio.timeout(DEADLINE_S):
+            while guard.problem is not None:  # noqa: ASYNC110  # what is told is for people, not for tasks
+                await asyncio.sleep(0.01)
+        assert problems == ["VLAN-tagged frames between pods on a bridge are not dropped yet"]
+        assert TAGGED in await guard.counters()
+        guard.want(PodInterfaces())
+        async with asyncio.timeout(DEADLINE_S):
+            while "table bridge" in listing():  # noqa: ASYNC110  # another process changes it
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
 
 
 async def test_without_pods_on_a_bridge_there_is_no_table(ruleset: Ruleset, guard: BridgeGuard, node: Lab) -> None:
