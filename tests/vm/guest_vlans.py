@@ -92,7 +92,7 @@ async def test_without_that_a_tag_of_the_vlan_leads_past_the_isolation(guard: Br
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("tags", [Dot1Q(vlan=_VLAN), *TAGS.values()], ids=["vlan", *TAGS])
+@pytest.mark.parametrize("tags", [Dot1Q(vlan=_VLAN), TAGS["8021q"], TAGS["doubled"]], ids=["vlan", "8021q", "doubled"])
 async def test_with_it_no_tag_does(guard: BridgeGuard, lab: Lab, tags: Dot1Q, family: int) -> None:
     del guard
     assert not arrives(lab, family, tags), run("nft", "list", "ruleset")
