@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.model import Namespace, ObjectKey
+from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import RESOURCES
 from netpolq.sources.cluster.watch import (
     INITIAL_EVENTS_END,
@@ -16,7 +17,6 @@ from netpolq.sources.cluster.watch import (
     LineDecoder,
     NoStreamedListsError,
     NotResumableError,
-    Replica,
     StatusError,
     StreamError,
 )

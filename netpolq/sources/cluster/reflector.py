@@ -2,7 +2,8 @@
 
     NOTHING ── streamed list, or pages ──► KNOWN ── version of the server ── watch ──► KNOWN
         ▲                                    │
-        └──── 410, a server with an older state, a silent watch, or a watch that keeps failing
+        ├──── 410, a server with another history, a silent watch, or a watch that keeps failing
+        └──── some time after a lost contact, if the server could not prove that its history is the same (`replica.py`)
 
 What is known stays in force until a complete newer state has arrived.
 """
@@ -18,6 +19,8 @@ import aiohttp
 
 from netpolq.sources.cluster.attempts import Attempts
 from netpolq.sources.cluster.connection import Connection, is_about_certificates
+from netpolq.sources.cluster.delayed_list import DelayedList
+from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import Resource
 from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.cluster.watch import (
@@ -25,7 +28,7 @@ from netpolq.sources.cluster.watch import (
     LineDecoder,
     NoStreamedListsError,
     NotResumableError,
-    Replica,
+    RestoredError,
     StatusError,
     StreamError,
     read_list,
@@ -39,6 +42,12 @@ _SHORTEST_WATCH_S = 1.0
 
 _NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
 """Refusals that say nothing about the version that a watch goes on from. A server that starts answers 403 until it knows the roles."""
+
+_EARLY_S = 1.0
+"""A watch that ends so much sooner than was asked for did not end in the ordinary way: the server stops, or a proxy has cut it."""
+
+_MIN_WATCH_S = 2.0
+"""No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
 
 _PAUSE_S = 0.5
 """At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
@@ -70,6 +79,8 @@ class Reflector:
         self._pages_lists = True
         self._attempts = Attempts(resource.kind, timing, noise)
         self._is_version_checked = False
+        self._is_contact_lost = False
+        self._delayed_list = DelayedList(timing, noise)
         self.is_synced = False
         self.relists = 0
         self.contact_ns: int | None = None
@@ -83,8 +94,11 @@ class Reflector:
                 if self._replica.resume_version is None:
                     await self._synchronise()
                 else:
+                    await self._wait_for_due_list()
                     await self._check_version()
                     await self._watch()
+            except RestoredError as error:
+                delay_s = self._list_again(str(error), level=logging.WARNING)
             except NotResumableError as error:
                 delay_s = self._list_again(str(error))
             except StatusError as error:
@@ -96,14 +110,17 @@ class Reflector:
                 continue
             await asyncio.sleep(delay_s)
 
-    def _list_again(self, why: str) -> float:
+    def _list_again(self, why: str, *, level: int = logging.INFO) -> float:
         """Give up the version that is known. Returns how long to wait."""
-        log.info("%s: %s; listing again", self._resource.kind, why)
+        log.log(level, "%s: %s; listing again", self._resource.kind, why)
         self._replica.abandon()
         self._replica.resume_version = None
         return self._noise() * self._timing.first_delay_s
 
     async def _on_status(self, error: StatusError, generation: int) -> float:
+        if error.is_expired and self._replica.is_awaiting_proof:
+            self._replica.drop_evidence()
+            return 0.0
         if error.is_expired and self._replica.resume_version is not None:
             return self._list_again("what is known is too old to go on from")
         problem = str(error)
@@ -134,6 +151,7 @@ class Reflector:
     def _on_failure(self, problem: str, *, is_doubtful: bool = False) -> float:
         """Note a failure. Returns how long to wait; see `Attempts.fail`."""
         self._replica.abandon()
+        self._is_contact_lost = True
         delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
         if self._attempts.take_doubt():
             self._replica.resume_version = None
@@ -206,9 +224,15 @@ class Reflector:
         if not isinstance(resume_version, str) or not resume_version:
             raise StreamError("a list without resourceVersion")
         self._pages_lists = True
+        self._on_complete()
         self._hand_on(self._replica.complete(resume_version), is_complete=True)
         self._is_version_checked = True
         self._on_success()
+
+    def _on_complete(self) -> None:
+        """A complete state has arrived: what was in doubt before is settled."""
+        self._is_contact_lost = False
+        self._delayed_list.cancel()
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
 
@@ -226,21 +250,37 @@ class Reflector:
         _items, metadata = read_list(body)
         self._replica.compare(metadata.get("resourceVersion"))
 
+    async def _wait_for_due_list(self) -> None:
+        """Raises `NotResumableError` when the list that was scheduled is due, or nearly so."""
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and remaining_s < _MIN_WATCH_S:
+            await asyncio.sleep(remaining_s)
+            raise NotResumableError("the API server could not prove after a lost contact that its history is the same")
+
     async def _watch(self) -> None:
-        await self._consume({"resourceVersion": self._replica.resume_version or ""})
+        version = self._replica.begin_watch()
+        if self._is_contact_lost and not self._replica.is_awaiting_proof:
+            self._is_contact_lost = False
+            self._delayed_list.schedule(self._replica.size)
+            await self._wait_for_due_list()
+        await self._consume({"resourceVersion": version})
 
     async def _consume(self, query: dict[str, str]) -> None:
         timing = self._timing
         shortest_s, longest_s = timing.watch_s
         asked_s = shortest_s + (longest_s - shortest_s) * self._noise()
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and not self._replica.is_arriving:
+            asked_s = min(asked_s, remaining_s)
+        timeout_s = max(int(asked_s), 1)
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(max(int(asked_s), 1)),
+            "timeoutSeconds": str(timeout_s),
             **query,
         }
         lines = LineDecoder()
-        opened = time.monotonic()
+        opened = heard = time.monotonic()
         said = False
         async with self._connection.stream(
             self._resource.path, query, total_s=asked_s + timing.request_s, idle_s=timing.idle_s
@@ -248,7 +288,7 @@ class Reflector:
             deadline = opened + timing.initial_events_s
             try:
                 async for data, _end_of_chunk in content.iter_chunks():
-                    said = True
+                    said, heard = True, time.monotonic()
                     self._take(lines.feed(data))
                     if self._replica.is_arriving and time.monotonic() > deadline:
                         raise NoStreamedListsError("initial events without an end")
@@ -259,11 +299,14 @@ class Reflector:
 
         if self._replica.is_arriving:
             raise StreamError("the stream ended before the initial events did")
-        lasted_s = time.monotonic() - opened
+        now = time.monotonic()
+        lasted_s = now - opened
         if not said and lasted_s < _SHORTEST_WATCH_S:
             raise StreamError("the watch ended as soon as it had begun")
         if not said and lasted_s >= timing.silent_s:
             raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
+        if lasted_s < timeout_s - _EARLY_S or now - heard >= timing.silent_s:
+            self._is_contact_lost = True
         self._on_success()
 
     def _take(self, lines: list[bytes]) -> None:
@@ -273,9 +316,11 @@ class Reflector:
         try:
             for line in lines:
                 if self._replica.on_line(line, changes):
+                    self._on_complete()
                     self._hand_on(changes, is_complete=True)
                     changes = Changes()
                 if not self._replica.is_arriving:
+                    self._is_contact_lost &= self._replica.is_awaiting_proof
                     self._on_success()
         finally:
             # What came before a bad line is good.
