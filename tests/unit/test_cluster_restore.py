@@ -251,12 +251,12 @@ async def test_a_watch_that_ends_in_the_ordinary_way_leads_to_no_list(tmp_path: 
             await _until_known(reader, server)
             server.compact()
             relists, watches = reader.source.relists, len(server.asked(PODS, Verb.WATCH))
-            await server.until(lambda: len(server.asked(PODS, Verb.WATCH)) >= watches + 4)
+            await server.until(lambda: len(server.asked(PODS, Verb.WATCH)) >= watches + 2)
             assert reader.source.relists == relists
             assert not reader.source.problems
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 async def test_whatever_was_written_before_and_after_a_backup_the_restored_state_is_known_in_the_end(
     seed: int, tmp_path: Path
 ) -> None:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import aiohttp
 
-from netpolq.sources.cluster.attempts import Attempts
-from netpolq.sources.cluster.connection import Connection, is_about_certificates
+from netpolq.sources.cluster.connection import Connection
 from netpolq.sources.cluster.delayed_list import DelayedList
+from netpolq.sources.cluster.recovery import Recovery
 from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import Resource
 from netpolq.sources.cluster.timing import Timing
@@ -40,17 +40,11 @@ _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 _SHORTEST_WATCH_S = 1.0
 """A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
 
-_NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
-"""Refusals that say nothing about the version that a watch goes on from. A server that starts answers 403 until it knows the roles."""
-
 _EARLY_S = 1.0
 """A watch that ends so much sooner than was asked for did not end in the ordinary way: the server stops, or a proxy has cut it."""
 
 _MIN_WATCH_S = 2.0
 """No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
-
-_PAUSE_S = 0.5
-"""At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
 
 log = logging.getLogger("reflector")
 
@@ -77,7 +71,7 @@ class Reflector:
         self._replica = Replica(resource)
         self._streams_lists = True
         self._pages_lists = True
-        self._attempts = Attempts(resource.kind, timing, noise)
+        self._recovery = Recovery(resource.kind, connection, timing, noise)
         self._is_version_checked = False
         self._is_contact_lost = False
         self._delayed_list = DelayedList(timing, noise)
@@ -104,9 +98,11 @@ class Reflector:
             except StatusError as error:
                 delay_s = await self._on_status(error, generation)
             except StreamError as error:
-                delay_s = self._on_failure(str(error), is_doubtful=True)
+                self._lose_contact()
+                delay_s = self._give_up_in_doubt(self._recovery.on_nonsense(error))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                await self._on_unreachable(error, generation, reached)
+                self._lose_contact()
+                await self._recovery.wait_until_reachable(error, generation, reached)
                 continue
             await asyncio.sleep(delay_s)
 
@@ -123,51 +119,26 @@ class Reflector:
             return 0.0
         if error.is_expired and self._replica.resume_version is not None:
             return self._list_again("what is known is too old to go on from")
-        problem = str(error)
-        if error.code == 401:
-            problem += await self._renew(generation)
-        is_doubtful = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
-        delay_s = self._on_failure(problem, is_doubtful=is_doubtful)
-        return max(delay_s, min(error.retry_after_s or 0.0, self._timing.most_delay_s))
+        self._lose_contact()
+        return self._give_up_in_doubt(await self._recovery.on_refusal(error, generation))
 
-    async def _on_unreachable(self, error: Exception, generation: int, reached: int) -> None:
-        """Wait until the next attempt: until the back-off has passed, or another reflector has reached the server."""
-        problem = str(error) or type(error).__name__
-        if is_about_certificates(error):
-            problem += await self._renew(generation)
-        delay_s = self._on_failure(problem)
-        await self._connection.wait_until_reached(reached, delay_s)
-        # Also after a wait that was cut short: an attempt that fails at once is never repeated without a pause.
-        await asyncio.sleep(self._noise() * min(delay_s, _PAUSE_S))
-
-    async def _renew(self, generation: int) -> str:
-        """Read credentials and authorities again. Returns what is to be added to the problem."""
-        try:
-            await self._connection.renew(generation)
-        except Exception as failure:  # noqa: BLE001  # whatever a plugin or parser raises, the old credentials are still there
-            return f"; credentials cannot be read again: {failure}"
-        return ""
-
-    def _on_failure(self, problem: str, *, is_doubtful: bool = False) -> float:
-        """Note a failure. Returns how long to wait; see `Attempts.fail`."""
+    def _lose_contact(self) -> None:
         self._replica.abandon()
         self._is_contact_lost = True
-        delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
-        if self._attempts.take_doubt():
+
+    def _give_up_in_doubt(self, delay_s: float) -> float:
+        """After too many doubtful failures give up the version that is known. Returns `delay_s`."""
+        if self._recovery.take_doubt():
             self._replica.resume_version = None
         return delay_s
 
     def _on_contact(self) -> None:
         self.contact_ns = time.monotonic_ns()
 
-    def _on_success(self) -> None:
-        if self._attempts.succeed():
-            self._connection.note_reached()
-
     @property
     def problem(self) -> str | None:
         """What keeps this from reading at the moment."""
-        return self._attempts.problem
+        return self._recovery.problem
 
     # --- complete states ----------------------------------------------------------------------------------------------------------
 
@@ -227,7 +198,7 @@ class Reflector:
         self._on_complete()
         self._hand_on(self._replica.complete(resume_version), is_complete=True)
         self._is_version_checked = True
-        self._on_success()
+        self._recovery.succeed()
 
     def _on_complete(self) -> None:
         """A complete state has arrived: what was in doubt before is settled."""
@@ -307,7 +278,7 @@ class Reflector:
             raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
         if lasted_s < timeout_s - _EARLY_S or now - heard >= timing.silent_s:
             self._is_contact_lost = True
-        self._on_success()
+        self._recovery.succeed()
 
     def _take(self, lines: list[bytes]) -> None:
         """Take what a watch says. It counts as contact: the answer 200 alone does not, a server that has lost its state gives it, too."""
@@ -321,7 +292,7 @@ class Reflector:
                     changes = Changes()
                 if not self._replica.is_arriving:
                     self._is_contact_lost &= self._replica.is_awaiting_proof
-                    self._on_success()
+                    self._recovery.succeed()
         finally:
             # What came before a bad line is good.
             self._hand_on(changes)

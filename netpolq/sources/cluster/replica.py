@@ -103,8 +103,8 @@ class Replica:
         return changes
 
     def abandon(self) -> None:
-        """What arrived so far is not the whole state; what was known stays known."""
-        self._incoming = None
+        """The request has ended. What arrived so far is not the whole state; what was known stays known."""
+        self._incoming = self._awaited = None
 
     @property
     def is_arriving(self) -> bool:
