@@ -240,6 +240,26 @@ async def test_without_a_proof_the_watch_goes_on_and_everything_is_listed_later_
         await connection.close()
 
 
+async def test_where_connections_are_cut_all_the_time_such_lists_do_not_follow_each_other(tmp_path: Path) -> None:
+    """A proxy that cuts silent connections does not make each cut a list: after one of them the next comes `most_relist_s` later."""
+    timing = replace(PATIENT, relist_s_per_object=0.0, most_relist_s=600.0)
+    async with ApiServer(bookmark_interval_s=0.1) as server:
+        fill(server)
+        async with reading(server.kubeconfig(tmp_path / "config"), timing) as reader:
+            await _until_known(reader, server)
+            relists = reader.source.relists
+            for _ in range(3):
+                await server.until(lambda: server.open_watches() == len(RESOURCES))
+                await until(
+                    lambda: not any(each._is_contact_lost or each._replica.is_arriving for each in reader.source._reflectors)
+                )
+                server.cut_connections()
+                await server.until(lambda: server.open_watches() == 0)
+            server.put(pod("after", "10.0.0.98"))
+            await until(lambda: reader.agrees_with(server))
+            assert reader.source.relists == relists + len(RESOURCES)
+
+
 async def test_a_watch_that_ends_in_the_ordinary_way_leads_to_no_list(tmp_path: Path) -> None:
     """Watches end every few minutes; a server that forgot the last event of a quiet kind is then asked to go on from the bookmark."""
     async with ApiServer(bookmark_interval_s=0.1) as server:

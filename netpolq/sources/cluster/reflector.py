@@ -203,7 +203,7 @@ class Reflector:
     def _on_complete(self) -> None:
         """A complete state has arrived: what was in doubt before is settled."""
         self._is_contact_lost = False
-        self._delayed_list.cancel()
+        self._delayed_list.finish()
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
 
