@@ -24,8 +24,9 @@ from netpolq.enums import Direction, Protocol
 from netpolq.model import LabelSelector, NetworkPolicy, Object, ObjectKey, Pod, PodPeer, PolicyPort, PolicyRule, Update
 from netpolq.policy.compile import Compiler
 from netpolq.snapshot import region
+from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import RESOURCES
-from netpolq.sources.cluster.watch import Changes, Replica
+from netpolq.sources.cluster.watch import Changes
 from netpolq.store import Store
 
 LOCAL_PODS = 110

@@ -22,6 +22,8 @@ HURRIED = Timing(
     initial_events_s=1.0,
     first_delay_s=0.02,
     most_delay_s=0.2,
+    relist_s_per_object=0.01,
+    most_relist_s=0.5,
 )
 """Everything in less time, so that what takes minutes in a cluster takes a second here."""
 
@@ -113,3 +115,10 @@ def fill(server: ApiServer) -> None:
     for number in range(8):
         server.put(pod(f"pod-{number}", f"10.0.0.{number + 1}", app=f"app-{number % 3}"))
     server.put(policy("web", "app-1"))
+
+
+def touch_every_kind(server: ApiServer) -> None:
+    """One change of each kind: what is received of it is the evidence of the server's history."""
+    server.put(namespace("ops", team="touched"))
+    server.put(pod("touched", "10.0.0.90"))
+    server.put(policy("touched", "app-2", namespace="ops"))

@@ -31,7 +31,7 @@ from tests.support.apiserver import (
     SendLine,
     Verb,
 )
-from tests.support.cluster_reading import HURRIED, fill, pod, policy, reading, until
+from tests.support.cluster_reading import HURRIED, fill, pod, policy, reading, touch_every_kind, until
 
 PATIENT = replace(HURRIED, watch_s=(60.0, 60.0), idle_s=60.0, failures_before_relist=1000)
 """Neither the end of a watch nor its silence helps within the time of a test."""
@@ -125,6 +125,8 @@ async def test_refusals_of_a_server_that_starts_do_not_lead_to_lists(tmp_path: P
         async with reading(server.kubeconfig(tmp_path / "config")) as reader:
             await until(lambda: reader.agrees_with(server))
             await server.until(lambda: server.open_watches() == 3)
+            touch_every_kind(server)
+            await until(lambda: reader.agrees_with(server))
             relists = reader.source.relists
             for resource in RESOURCES:
                 for code in (403, 503, 429):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.model import Namespace, ObjectKey
+from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import RESOURCES
 from netpolq.sources.cluster.watch import (
     INITIAL_EVENTS_END,
@@ -16,7 +17,7 @@ from netpolq.sources.cluster.watch import (
     LineDecoder,
     NoStreamedListsError,
     NotResumableError,
-    Replica,
+    RestoredError,
     StatusError,
     StreamError,
 )
@@ -150,6 +151,70 @@ def test_an_event_of_an_older_version_means_that_everything_must_be_listed_again
     take(replica, line("DELETED", body("b", 13)))
     with pytest.raises(NotResumableError):
         take(replica, line(replayed[0], body(*replayed[1:])))
+
+
+OTHER_UID = {"metadata": {"name": "a", "uid": "other", "resourceVersion": "12"}}
+OTHER_TIME = {"metadata": {"name": "a", "resourceVersion": "12", "managedFields": [7, {}, {"time": "2024-05-01T10:00:00Z"}]}}
+
+
+def resumed() -> Replica:
+    """A replica at version 20 whose last event was a change of `a` in version 12; a watch begins."""
+    replica = known("10", "a", "b")
+    take(replica, line("MODIFIED", body("a", 12)), bookmark("20"))
+    assert replica.begin_watch() == "11"
+    return replica
+
+
+def test_a_watch_begins_with_the_last_event_again_and_then_delivers_what_a_bookmark_had_passed() -> None:
+    """The event that proves the history is no change. What follows it is one, also if its version is below that of the bookmark."""
+    replica = resumed()
+    assert not take(replica, bookmark("11"))
+    assert replica.resume_version == "20"
+    assert not take(replica, line("MODIFIED", body("a", 12)))
+    assert not replica.is_awaiting_proof
+    assert take(replica, line("DELETED", body("b", 15))).deleted == {key("b")}
+    assert replica.resume_version == "15"
+    assert replica.begin_watch() == "14"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        line("MODIFIED", body("a", 13)),
+        line("MODIFIED", body("b", 12)),
+        line("DELETED", body("a", 12)),
+        line("MODIFIED", OTHER_UID),
+        line("MODIFIED", OTHER_TIME),
+        line("ADDED", {"metadata": {"name": "a"}}),
+        bookmark("10"),
+        bookmark("12"),
+        bookmark("25"),
+        bookmark("x"),
+    ],
+    ids=["version", "name", "deletion", "uid", "time", "no version", "older", "without the event", "far", "no number"],
+)
+def test_anything_else_than_the_last_event_means_another_history(sent: bytes) -> None:
+    with pytest.raises(RestoredError, match="received before"):
+        take(resumed(), sent)
+
+
+def test_a_watch_that_ends_before_the_proof_needs_it_again() -> None:
+    replica = resumed()
+    replica.abandon()
+    assert replica.resume_version == "20"
+    assert replica.begin_watch() == "11"
+
+
+def test_without_evidence_a_watch_goes_on_from_the_known_version() -> None:
+    """A list is none, since it does not show what was deleted before; nor are versions that are no numbers."""
+    replica = resumed()
+    replica.drop_evidence()
+    assert replica.begin_watch() == "20"
+    assert known("10", "a").begin_watch() == "10"
+    replica = known("abc", "a")
+    take(replica, line("MODIFIED", {"metadata": {"name": "a", "resourceVersion": "xyz"}}))
+    assert replica.begin_watch() == "abc"
+    assert not replica.is_awaiting_proof
 
 
 def test_versions_that_are_no_numbers_are_taken_as_they_come() -> None:

@@ -2,7 +2,8 @@
 
     NOTHING ── streamed list, or pages ──► KNOWN ── version of the server ── watch ──► KNOWN
         ▲                                    │
-        └──── 410, a server with an older state, a silent watch, or a watch that keeps failing
+        ├──── 410, a server with another history, a silent watch, or a watch that keeps failing
+        └──── some time after a lost contact, if the server could not prove that its history is the same (`replica.py`)
 
 What is known stays in force until a complete newer state has arrived.
 """
@@ -16,8 +17,10 @@ from collections.abc import Callable
 
 import aiohttp
 
-from netpolq.sources.cluster.attempts import Attempts
-from netpolq.sources.cluster.connection import Connection, is_about_certificates
+from netpolq.sources.cluster.connection import Connection
+from netpolq.sources.cluster.delayed_list import DelayedList
+from netpolq.sources.cluster.recovery import Recovery
+from netpolq.sources.cluster.replica import Replica
 from netpolq.sources.cluster.resources import Resource
 from netpolq.sources.cluster.timing import Timing
 from netpolq.sources.cluster.watch import (
@@ -25,7 +28,7 @@ from netpolq.sources.cluster.watch import (
     LineDecoder,
     NoStreamedListsError,
     NotResumableError,
-    Replica,
+    RestoredError,
     StatusError,
     StreamError,
     read_list,
@@ -37,11 +40,11 @@ _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 _SHORTEST_WATCH_S = 1.0
 """A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
 
-_NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
-"""Refusals that say nothing about the version that a watch goes on from. A server that starts answers 403 until it knows the roles."""
+_EARLY_S = 1.0
+"""A watch that ends so much sooner than was asked for did not end in the ordinary way: the server stops, or a proxy has cut it."""
 
-_PAUSE_S = 0.5
-"""At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
+_MIN_WATCH_S = 2.0
+"""No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
 
 log = logging.getLogger("reflector")
 
@@ -68,8 +71,10 @@ class Reflector:
         self._replica = Replica(resource)
         self._streams_lists = True
         self._pages_lists = True
-        self._attempts = Attempts(resource.kind, timing, noise)
+        self._recovery = Recovery(resource.kind, connection, timing, noise)
         self._is_version_checked = False
+        self._is_contact_lost = False
+        self._delayed_list = DelayedList(timing, noise)
         self.is_synced = False
         self.relists = 0
         self.contact_ns: int | None = None
@@ -83,73 +88,57 @@ class Reflector:
                 if self._replica.resume_version is None:
                     await self._synchronise()
                 else:
+                    await self._wait_for_due_list()
                     await self._check_version()
                     await self._watch()
+            except RestoredError as error:
+                delay_s = self._list_again(str(error), level=logging.WARNING)
             except NotResumableError as error:
                 delay_s = self._list_again(str(error))
             except StatusError as error:
                 delay_s = await self._on_status(error, generation)
             except StreamError as error:
-                delay_s = self._on_failure(str(error), is_doubtful=True)
+                self._lose_contact()
+                delay_s = self._give_up_in_doubt(self._recovery.on_nonsense(error))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                await self._on_unreachable(error, generation, reached)
+                self._lose_contact()
+                await self._recovery.wait_until_reachable(error, generation, reached)
                 continue
             await asyncio.sleep(delay_s)
 
-    def _list_again(self, why: str) -> float:
+    def _list_again(self, why: str, *, level: int = logging.INFO) -> float:
         """Give up the version that is known. Returns how long to wait."""
-        log.info("%s: %s; listing again", self._resource.kind, why)
+        log.log(level, "%s: %s; listing again", self._resource.kind, why)
         self._replica.abandon()
         self._replica.resume_version = None
         return self._noise() * self._timing.first_delay_s
 
     async def _on_status(self, error: StatusError, generation: int) -> float:
+        if error.is_expired and self._replica.is_awaiting_proof:
+            self._replica.drop_evidence()
+            return 0.0
         if error.is_expired and self._replica.resume_version is not None:
             return self._list_again("what is known is too old to go on from")
-        problem = str(error)
-        if error.code == 401:
-            problem += await self._renew(generation)
-        is_doubtful = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
-        delay_s = self._on_failure(problem, is_doubtful=is_doubtful)
-        return max(delay_s, min(error.retry_after_s or 0.0, self._timing.most_delay_s))
+        self._lose_contact()
+        return self._give_up_in_doubt(await self._recovery.on_refusal(error, generation))
 
-    async def _on_unreachable(self, error: Exception, generation: int, reached: int) -> None:
-        """Wait until the next attempt: until the back-off has passed, or another reflector has reached the server."""
-        problem = str(error) or type(error).__name__
-        if is_about_certificates(error):
-            problem += await self._renew(generation)
-        delay_s = self._on_failure(problem)
-        await self._connection.wait_until_reached(reached, delay_s)
-        # Also after a wait that was cut short: an attempt that fails at once is never repeated without a pause.
-        await asyncio.sleep(self._noise() * min(delay_s, _PAUSE_S))
-
-    async def _renew(self, generation: int) -> str:
-        """Read credentials and authorities again. Returns what is to be added to the problem."""
-        try:
-            await self._connection.renew(generation)
-        except Exception as failure:  # noqa: BLE001  # whatever a plugin or parser raises, the old credentials are still there
-            return f"; credentials cannot be read again: {failure}"
-        return ""
-
-    def _on_failure(self, problem: str, *, is_doubtful: bool = False) -> float:
-        """Note a failure. Returns how long to wait; see `Attempts.fail`."""
+    def _lose_contact(self) -> None:
         self._replica.abandon()
-        delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
-        if self._attempts.take_doubt():
+        self._is_contact_lost = True
+
+    def _give_up_in_doubt(self, delay_s: float) -> float:
+        """After too many doubtful failures give up the version that is known. Returns `delay_s`."""
+        if self._recovery.take_doubt():
             self._replica.resume_version = None
         return delay_s
 
     def _on_contact(self) -> None:
         self.contact_ns = time.monotonic_ns()
 
-    def _on_success(self) -> None:
-        if self._attempts.succeed():
-            self._connection.note_reached()
-
     @property
     def problem(self) -> str | None:
         """What keeps this from reading at the moment."""
-        return self._attempts.problem
+        return self._recovery.problem
 
     # --- complete states ----------------------------------------------------------------------------------------------------------
 
@@ -206,9 +195,15 @@ class Reflector:
         if not isinstance(resume_version, str) or not resume_version:
             raise StreamError("a list without resourceVersion")
         self._pages_lists = True
+        self._on_complete()
         self._hand_on(self._replica.complete(resume_version), is_complete=True)
         self._is_version_checked = True
-        self._on_success()
+        self._recovery.succeed()
+
+    def _on_complete(self) -> None:
+        """A complete state has arrived: what was in doubt before is settled."""
+        self._is_contact_lost = False
+        self._delayed_list.finish()
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
 
@@ -226,21 +221,37 @@ class Reflector:
         _items, metadata = read_list(body)
         self._replica.compare(metadata.get("resourceVersion"))
 
+    async def _wait_for_due_list(self) -> None:
+        """Raises `NotResumableError` when the list that was scheduled is due, or nearly so."""
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and remaining_s < _MIN_WATCH_S:
+            await asyncio.sleep(remaining_s)
+            raise NotResumableError("the API server could not prove after a lost contact that its history is the same")
+
     async def _watch(self) -> None:
-        await self._consume({"resourceVersion": self._replica.resume_version or ""})
+        version = self._replica.begin_watch()
+        if self._is_contact_lost and not self._replica.is_awaiting_proof:
+            self._is_contact_lost = False
+            self._delayed_list.schedule(self._replica.size)
+            await self._wait_for_due_list()
+        await self._consume({"resourceVersion": version})
 
     async def _consume(self, query: dict[str, str]) -> None:
         timing = self._timing
         shortest_s, longest_s = timing.watch_s
         asked_s = shortest_s + (longest_s - shortest_s) * self._noise()
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and not self._replica.is_arriving:
+            asked_s = min(asked_s, remaining_s)
+        timeout_s = max(int(asked_s), 1)
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(max(int(asked_s), 1)),
+            "timeoutSeconds": str(timeout_s),
             **query,
         }
         lines = LineDecoder()
-        opened = time.monotonic()
+        opened = heard = time.monotonic()
         said = False
         async with self._connection.stream(
             self._resource.path, query, total_s=asked_s + timing.request_s, idle_s=timing.idle_s
@@ -248,7 +259,7 @@ class Reflector:
             deadline = opened + timing.initial_events_s
             try:
                 async for data, _end_of_chunk in content.iter_chunks():
-                    said = True
+                    said, heard = True, time.monotonic()
                     self._take(lines.feed(data))
                     if self._replica.is_arriving and time.monotonic() > deadline:
                         raise NoStreamedListsError("initial events without an end")
@@ -259,12 +270,15 @@ class Reflector:
 
         if self._replica.is_arriving:
             raise StreamError("the stream ended before the initial events did")
-        lasted_s = time.monotonic() - opened
+        now = time.monotonic()
+        lasted_s = now - opened
         if not said and lasted_s < _SHORTEST_WATCH_S:
             raise StreamError("the watch ended as soon as it had begun")
         if not said and lasted_s >= timing.silent_s:
             raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
-        self._on_success()
+        if lasted_s < timeout_s - _EARLY_S or now - heard >= timing.silent_s:
+            self._is_contact_lost = True
+        self._recovery.succeed()
 
     def _take(self, lines: list[bytes]) -> None:
         """Take what a watch says. It counts as contact: the answer 200 alone does not, a server that has lost its state gives it, too."""
@@ -273,10 +287,12 @@ class Reflector:
         try:
             for line in lines:
                 if self._replica.on_line(line, changes):
+                    self._on_complete()
                     self._hand_on(changes, is_complete=True)
                     changes = Changes()
                 if not self._replica.is_arriving:
-                    self._on_success()
+                    self._is_contact_lost &= self._replica.is_awaiting_proof
+                    self._recovery.succeed()
         finally:
             # What came before a bad line is good.
             self._hand_on(changes)

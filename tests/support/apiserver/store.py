@@ -7,7 +7,7 @@ behind the server's back.
 import uuid
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple, cast
@@ -56,10 +56,13 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A state to go back to, as from a backup of etcd."""
+    """A state to go back to, as from a backup of etcd, with the history that the backup holds."""
 
     resource_version: int
     objects: Mapping[Resource, Mapping[str, Stored]]
+    compacted_at: int
+    forgotten: Mapping[Resource, int]
+    events: Mapping[Resource, Sequence[Event]]
 
 
 class CompactedError(Exception):
@@ -166,16 +169,30 @@ class Store:
 
     def checkpoint(self) -> Checkpoint:
         """The present state, to be restored later."""
-        return Checkpoint(self.resource_version, {resource: dict(objects) for resource, objects in self._objects.items()})
+        return Checkpoint(
+            self.resource_version,
+            {resource: dict(objects) for resource, objects in self._objects.items()},
+            self.compacted_at,
+            dict(self._forgotten),
+            {resource: list(events) for resource, events in self._events.items()},
+        )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to an earlier state: versions go back with it, and nothing is known of what happened."""
+    def restore(self, checkpoint: Checkpoint, *, keeps_history: bool = False) -> None:
+        """Go back to an earlier state: versions go back with it.
+
+        The changes before it are forgotten, as by a server that fills its watch cache when it starts, or (`keeps_history`) can be watched,
+        as from etcd itself.
+        """
         self.resource_version = checkpoint.resource_version
         self._objects = {resource: dict(objects) for resource, objects in checkpoint.objects.items()}
-        self._forgotten = dict.fromkeys(RESOURCES, checkpoint.resource_version)
-        for events in self._events.values():
-            events.clear()
-        self.compact()
+        self._events = {resource: list(events) for resource, events in checkpoint.events.items()}
+        self.compacted_at, self._forgotten = checkpoint.compacted_at, dict(checkpoint.forgotten)
+        self._snapshots.clear()
+        if not keeps_history:
+            self._forgotten = dict.fromkeys(RESOURCES, checkpoint.resource_version)
+            for events in self._events.values():
+                events.clear()
+            self.compact()
 
     def load(self, bodies: Iterable[Body]) -> None:
         """Put many objects and forget how they came about."""
