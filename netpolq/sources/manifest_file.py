@@ -211,6 +211,13 @@ class _Reading:
         consequence = _of_namespaces(namespaces)
         for duplicate in document.duplicates:
             self._reject(document.number, duplicate.message, consequence, leaves_open=not namespaces)
+        for item in items:
+            if isinstance(item, DecodeError):
+                self._rejections.append(
+                    item.rejection(
+                        origin=self._origin, document=document.number, consequence=consequence, leaves_open=not namespaces
+                    )
+                )
 
     def _refuse(self, document: int, error: DecodeError) -> None:
         partial, isolates = error.partial, bool(error.namespaces)
@@ -228,7 +235,7 @@ class _Reading:
             self._objects.append(Located(document, stand_in))
             consequence += ", and the pod is isolated"
             # Without an address there is nothing to isolate; one of the host network shares its node's.
-            isolates = bool(partial.ips) or error.field.partition(".")[0] in {"metadata", "spec"}
+            isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}
         if error.namespaces:
             consequence += f"; {_of_namespaces(error.namespaces)}"
         if not isolates:
@@ -237,15 +244,7 @@ class _Reading:
         if partial is not None:
             self._objects.append(Located(document, partial))
         self._rejections.append(
-            Rejection(
-                origin=self._origin,
-                document=document,
-                key=error.key,
-                field=error.field,
-                message=error.message,
-                consequence=consequence,
-                leaves_open=not isolates,
-            )
+            error.rejection(origin=self._origin, document=document, consequence=consequence, leaves_open=not isolates)
         )
 
     def _isolate(self, document: int, namespaces: Iterable[str]) -> None:
