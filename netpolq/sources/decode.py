@@ -70,15 +70,15 @@ def _is_list(field: Field) -> bool:
 
 def _problems_of_list(field: Field) -> Iterator[DecodeError]:
     kind = field.get("kind").text()
-    namespaces = namespaces_of(field.value)
     strange = Problems(field.path)
     strange.add_all(unknown_fields(field, kind))
     if strange.heard:
-        yield DecodeError(field, strange, key=kind, namespaces=namespaces)
+        yield DecodeError(field, strange, key=kind, namespaces=namespaces_of(field.value))
     version = Problems(field.path)
     version.add_all(_version_problems(field.get("apiVersion"), LIST_VERSIONS[kind]))
     if version.heard:
-        yield DecodeError(field, version, key=kind, consequence="its items are read all the same", namespaces=namespaces)
+        consequence = "its items are read all the same"
+        yield DecodeError(field, version, key=kind, consequence=consequence, namespaces=namespaces_of(field.value))
 
 
 def _items(field: Field) -> list[Field]:
