@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from netpolq.enums import Direction
 from netpolq.model import LabelSelector, Namespace, NetworkPolicy, Pod
 from netpolq.sources.decode import DecodeError, Ignored, decode, decode_all
-from netpolq.sources.manifest_file import UnreadableError, parse
+from netpolq.sources.manifest_file import parse
+from netpolq.sources.open_file import UnreadableError
 from netpolq.sources.problems import MAX_CHARACTERS, MAX_TOLD
 from netpolq.sources.yaml_values import documents
 
