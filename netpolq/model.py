@@ -184,7 +184,8 @@ class Rejection:
 
     `origin`: file path relative to the folder, or empty. `document`: 1-based number in the file, or 0. `key`: the object, as far as known.
     `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead. `leaves_open`: whether it
-    may concern pods that nothing isolates for it, because it says too little; then the agent is not ready.
+    may concern pods that nothing isolates for it, because it says too little; then the agent is not ready. `further`: what else is wrong
+    with the same object, each with its field in front; bounded, the last may count the rest.
     """
 
     origin: str
@@ -194,11 +195,24 @@ class Rejection:
     message: str
     consequence: str
     leaves_open: bool = False
+    further: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        return f"{'; '.join([': '.join([*self._where, *self._first]), *self.further])} ({self.consequence})"
+
+    def lines(self) -> list[str]:
+        """The same with a line for each thing that is wrong; all say where, the last says what is in force instead."""
+        *before, last = [": ".join([*self._where, *self._first]), *(": ".join([*self._where, text]) for text in self.further)]
+        return [*before, f"{last} ({self.consequence})"]
+
+    @property
+    def _where(self) -> list[str]:
         where = self.origin + (f" document {self.document}" if self.document else "")
-        parts = [part for part in (where, self.key, self.field) if part]
-        return f"{': '.join(parts)}: {self.message} ({self.consequence})"
+        return [part for part in (where, self.key) if part]
+
+    @property
+    def _first(self) -> list[str]:
+        return [self.field, self.message] if self.field else [self.message]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

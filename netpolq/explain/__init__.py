@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from netpolq.errors import ExitCode, SettingsError
+from netpolq.addresses import AddressKey
+from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import answer_all
 from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
 from netpolq.explain.expect import Expected
@@ -71,7 +72,8 @@ def run(
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets: each line names both ends, so --src and --dst must be left out")
-        return answer_all(_engine(_load(manifests), engine_name), packets, expected)
+        store = _load(manifests)
+        return answer_all(_engine(store, engine_name)[0], store, packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: needed unless --packets is given")
@@ -83,11 +85,12 @@ def run(
     given_port = _port(number, second_end.port if port is None else port)
     store = _load(manifests)
     first, second = choose_addresses(store, first_end.end, second_end.end)
-    flow = first, second, number, given_port if isinstance(given_port, int) else resolve_port(store, second, number, given_port)
-    explanation = _engine(store, engine_name).explain(*flow)
+    flow = first, second, number, _number_of(store, second, number, given_port)
+    engine_in_use, rejections = _engine(store, engine_name)
+    explanation = engine_in_use.explain(*flow)
     misses = NearMissFinder(store).find(explanation, *flow)
-    render = as_json if shape is Output.JSON else as_text
-    sys.stdout.write(render(explanation, misses, describe(store, first), describe(store, second), *flow[2:]))
+    answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
+    sys.stdout.write(as_json(*answer, [*store.rejections, *rejections]) if shape is Output.JSON else as_text(*answer))
     return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
 
 
@@ -98,6 +101,15 @@ def _port(protocol: int, text: str | None) -> int | str:
     if _NUMBER.fullmatch(text):
         return _checked("--port", lambda value: parse_port(protocol, value), int(text))
     return text
+
+
+def _number_of(store: Store, destination: AddressKey, protocol: int, port: int | str) -> int:
+    if isinstance(port, int):
+        return port
+    try:
+        return resolve_port(store.address_owners(), destination, protocol, port)
+    except NetpolqError as error:
+        raise NetpolqError(f"--port: {error}") from error
 
 
 def _load(manifests: Path) -> Store:
@@ -117,15 +129,17 @@ def _load(manifests: Path) -> Store:
 
 def _report(rejections: Iterable[Rejection]) -> None:
     for rejection in rejections:
-        sys.stderr.write(f"{one_line(str(rejection))}\n")
+        for line in rejection.lines():
+            sys.stderr.write(f"{one_line(line)}\n")
 
 
-def _engine(store: Store, name: EngineName) -> Engine:
+def _engine(store: Store, name: EngineName) -> tuple[Engine, list[Rejection]]:
+    """An evaluator, and what of the store is not in it, which has been reported."""
     if name is EngineName.REFERENCE:
-        return ReferenceEngine(store)
+        return ReferenceEngine(store), []
     engine = SnapshotEngine(store)
     _report(engine.rejections)
-    return engine
+    return engine, engine.rejections
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

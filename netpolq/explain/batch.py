@@ -2,8 +2,9 @@
 
     {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "sport": 1234, "dport": 80}
 
-`proto`: a name in any case or an IANA number; `dport`: needed for TCP, UDP and SCTP, ignored otherwise; `sport` and all else: ignored.
-An answer repeats `src`, `dst`, `proto` and `dport`. A line that is no such question is answered by `{"error": …, "line": N}`.
+`proto`: a name in any case or an IANA number; `dport`: needed for TCP, UDP and SCTP, ignored otherwise: a number, or the name of a port of
+the destination pod; `sport` and all else: ignored. An answer repeats `src`, `dst`, `proto` and `dport` as a number, and has the name of a
+port, where one was given, as `dport_name`. A line that is no such question is answered by `{"error": …, "line": N}`.
 """
 
 import functools
@@ -19,10 +20,13 @@ import orjson
 
 from netpolq.addresses import AddressKey, is_ipv4, parse_address
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.explain.endpoints import resolve_port
 from netpolq.explain.expect import Expected
-from netpolq.explain.flow import parse_port, parse_protocol
+from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json_line, echo
+from netpolq.model import Pod
 from netpolq.policy.engine import Engine
+from netpolq.store import Store
 
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
@@ -30,17 +34,18 @@ _REMEMBERED_FLOWS = 16 * 1024
 _REMEMBERED_ANSWERS = 1024
 
 _Value = TypeVar("_Value")
+_Owners = Callable[[], Mapping[bytes, Pod]]
 
 
 class _OutputError(NetpolqError):
     """Answers cannot be written, which is not an error of the file that is read."""
 
 
-def answer_all(engine: Engine, packets: str, expected: Expected | None = None) -> ExitCode:
+def answer_all(engine: Engine, store: Store, packets: str, expected: Expected | None = None) -> ExitCode:
     """Answer a file (`-`: standard input) on standard output. See `answer_stream`."""
     try:
         with _opened(packets) as stream:
-            return answer_stream(engine, stream, sys.stdout.buffer, expected)
+            return answer_stream(engine, store, stream, sys.stdout.buffer, expected)
     except BrokenPipeError:
         # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,8 +57,10 @@ def answer_all(engine: Engine, packets: str, expected: Expected | None = None) -
         raise NetpolqError(f"--packets: {packets}: {error.strerror}") from error
 
 
-def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None) -> ExitCode:
-    """Answer every line as soon as it has arrived.
+def answer_stream(
+    engine: Engine, store: Store, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None
+) -> ExitCode:
+    """Answer every line as soon as it has arrived. `store`: what the engine answers from; it has the names of ports.
 
     Returns FAILED if a line was bad, UNEXPECTED if a verdict was not the expected one, otherwise OK.
     """
@@ -62,11 +69,15 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO, expe
 
     # The engine never changes, so neither does the answer to a flow.
     @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
-    def answer(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> tuple[bytes, bool]:
+    def answer(
+        source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None
+    ) -> tuple[bytes, bool]:
         explanation = engine.explain(source, destination, protocol, port)
         is_expected = expected is None or expected.is_met_by(explanation)
-        return echo(source, destination, protocol, port) + render(explanation)[1:], is_expected
+        return echo(source, destination, protocol, port, port_name) + render(explanation)[1:], is_expected
 
+    # Asked for with the first name of a port: it takes as long as there are pods.
+    owners = functools.cache(store.address_owners)
     is_bad = is_unexpected = False
     number = 0
     for lines in _lines(stream):
@@ -74,7 +85,7 @@ def answer_stream(engine: Engine, stream: BufferedIOBase, output: BinaryIO, expe
         for line in lines:
             number += 1
             try:
-                flow = _parse(line)
+                flow = _parse(line, owners)
             except ValueError as error:
                 is_bad = True
                 answers.append(orjson.dumps({"error": str(error), "line": number}, option=orjson.OPT_APPEND_NEWLINE))
@@ -119,8 +130,8 @@ def _lines(stream: BufferedIOBase) -> Iterator[list[bytes | None]]:
         yield [rest]
 
 
-def _parse(line: bytes | None) -> tuple[AddressKey, AddressKey, int, int]:
-    """The flow a line asks about. Raises `ValueError` saying what is wrong."""
+def _parse(line: bytes | None, owners: _Owners) -> tuple[AddressKey, AddressKey, int, int, str | None]:
+    """The flow a line asks about, and the name that it has for the port, if any. Raises `ValueError` saying what is wrong."""
     if line is None:
         raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -134,8 +145,31 @@ def _parse(line: bytes | None) -> tuple[AddressKey, AddressKey, int, int]:
     if is_ipv4(source) != is_ipv4(destination):
         raise ValueError("src and dst are of different address families")
     protocol = _field(question, "proto", parse_protocol)
-    port = _field(question, "dport", lambda value: parse_port(protocol, value))
-    return source, destination, protocol, port
+    name = question.get("dport")
+    if isinstance(name, str) and name and not name.isdigit() and has_ports(protocol):
+        return (
+            source,
+            destination,
+            protocol,
+            _field(question, "dport", lambda _: _named(owners, destination, protocol, name)),
+            name,
+        )
+    return source, destination, protocol, _field(question, "dport", lambda value: _number(protocol, value)), None
+
+
+def _named(owners: _Owners, destination: AddressKey, protocol: int, name: str) -> int:
+    try:
+        return resolve_port(owners(), destination, protocol, name)
+    except NetpolqError as error:
+        raise ValueError(str(error)) from error
+
+
+def _number(protocol: int, value: object) -> int:
+    try:
+        return parse_port(protocol, value)
+    except ValueError as error:
+        hint = " without quotes, or the name of a port of the destination pod" if isinstance(value, str) else ""
+        raise ValueError(f"{error}{hint}") from error
 
 
 def _field(question: Mapping[object, object], name: str, read: Callable[[object], _Value]) -> _Value:

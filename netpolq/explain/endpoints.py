@@ -2,6 +2,7 @@
 
 import re
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, format_address, is_ipv4, parse_address
@@ -106,19 +107,20 @@ def describe(store: Store, address: AddressKey) -> Endpoint:
     return Endpoint(address, None if pod is None else f"{pod.namespace}/{pod.name}", tuple(nodes))
 
 
-def resolve_port(store: Store, destination: AddressKey, protocol: int, name: str) -> int:
-    """The number of a named port of the pod that owns an address, as a policy would look it up. Raises `NetpolqError`."""
-    pod = store.address_owners().get(destination)
+def resolve_port(owners: Mapping[bytes, Pod], destination: AddressKey, protocol: int, name: str) -> int:
+    """The number of a named port of the pod that owns an address, as a policy would look it up. `owners`: see `Store.address_owners`.
+
+    Raises `NetpolqError`, which says which named ports there are.
+    """
+    pod = owners.get(destination)
     if pod is None:
-        raise NetpolqError(f"--port: {name!r} is a name, and no pod owns {format_address(destination)}; give a number")
+        raise NetpolqError(f"{name!r} is a name, and no pod owns {format_address(destination)}; give a number")
     numbers = sorted({port.port for port in pod.named_ports if port.name == name and port.protocol == protocol})
     if len(numbers) == 1:
         return numbers[0]
     if numbers:
-        raise NetpolqError(
-            f"--port: {name!r} stands for {', '.join(map(str, numbers))} at pod {pod.namespace}/{pod.name}; give a number"
-        )
+        raise NetpolqError(f"{name!r} stands for {', '.join(map(str, numbers))} at pod {pod.namespace}/{pod.name}; give a number")
     known = ", ".join(f"{port.name} ({port.protocol.name} {port.port})" for port in pod.named_ports) or "none"
     raise NetpolqError(
-        f"--port: pod {pod.namespace}/{pod.name} has no {protocol_name(protocol)} port named {name!r}; its named ports: {known}"
+        f"pod {pod.namespace}/{pod.name} has no {protocol_name(protocol)} port named {name!r}; its named ports: {known}"
     )

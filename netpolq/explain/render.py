@@ -1,5 +1,7 @@
 """An explanation as text for people and as one JSON object for programs."""
 
+from collections.abc import Sequence
+
 import orjson
 
 from netpolq.addresses import AddressKey, format_address
@@ -8,6 +10,7 @@ from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
 from netpolq.logs import one_line
+from netpolq.model import Rejection
 from netpolq.policy.engine import Explanation, Side
 from netpolq.policy.near_miss import NearMiss, NearMisses
 
@@ -46,9 +49,17 @@ def _miss_lines(misses: tuple[NearMiss, ...], direction: Direction) -> list[str]
 
 
 def as_json(
-    explanation: Explanation, misses: NearMisses, source: Endpoint, destination: Endpoint, protocol: int, port: int
+    explanation: Explanation,
+    misses: NearMisses,
+    source: Endpoint,
+    destination: Endpoint,
+    protocol: int,
+    port: int,
+    rejections: Sequence[Rejection] = (),
 ) -> str:
-    """The same as one JSON object on one line."""
+    """The same as one JSON object on one line. `rejections`: what cannot be used as written; `rejected` has them, if there are any, with
+    the fields that the status document gives them.
+    """
     answer = {
         **summary(explanation),
         "source": _endpoint(source),
@@ -57,6 +68,7 @@ def as_json(
         "port": port if has_ports(protocol) else None,
         "egress": {**_side(explanation.egress), "near_misses": as_fields(misses.egress, Direction.EGRESS)},
         "ingress": {**_side(explanation.ingress), "near_misses": as_fields(misses.ingress, Direction.INGRESS)},
+        **({"rejected": rejections} if rejections else {}),
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode()
 
@@ -73,13 +85,17 @@ def as_json_line(explanation: Explanation) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int) -> bytes:
-    """The question of a batch as its answer repeats it, under the names of the question: `{…`, to be continued by an answer's fields."""
+def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None = None) -> bytes:
+    """The question of a batch as its answer repeats it, under the names of the question: `{…`, to be continued by an answer's fields.
+
+    `port_name`: what stood in the question, if it was a name; it comes behind the number as `dport_name`.
+    """
     question = {
         "src": format_address(source),
         "dst": format_address(destination),
         "proto": protocol_name(protocol),
         "dport": port if has_ports(protocol) else None,
+        **({} if port_name is None else {"dport_name": port_name}),
     }
     return orjson.dumps(question)[:-1] + b","
 

@@ -76,7 +76,8 @@ PACKETS: Option[str] = Option(
     metavar="FILE",
     allowed="a file, or - for standard input",
     help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
-    "One JSON line answers each, in order, and repeats these four fields.",
+    "dport may be the name of a port of the destination pod. One JSON line answers each, in order, and repeats these four fields; "
+    "beside the number of a named port, dport_name has the name.",
     group=Group.COMMAND,
 )
 ENGINE: Option[str] = Option(

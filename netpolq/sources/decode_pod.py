@@ -3,62 +3,45 @@
 Source: `v1.Pod` (PodSpec, PodStatus, ContainerPort).
 """
 
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from netpolq.addresses import AddressKey, is_of_one_host, parse_address
 from netpolq.model import Labels, NamedPort, Pod
-from netpolq.sources.fields import Field, FieldError, shown
+from netpolq.sources.fields import Complain, Field, read_or, shown
 from netpolq.sources.shapes import labels_where_valid, object_name, port_name, protocol, timestamp
 from netpolq.sources.sharing import SHARED
-
-T = TypeVar("T")
-
-Complain = Callable[[FieldError], None]
 
 _PHASES = frozenset({"Pending", "Running", "Succeeded", "Failed", "Unknown"})
 
 
 def pod(body: Field, namespace: str, name: str, complain: Complain) -> Pod:
     """The pod as far as it can be read; never raises."""
-    metadata = _or(Field.record, body.get("metadata"), complain, Field("metadata", None))
-    spec = _or(Field.record, body.get("spec"), complain, Field("spec", None))
-    status = _or(Field.record, body.get("status"), complain, Field("status", None))
-    label_map = _or(Field.record, metadata.get("labels"), complain, Field("metadata.labels", None))
-    phase = _or(_phase, status.get("phase"), complain, "")
+    metadata = read_or(Field.record, body.get("metadata"), complain, Field("metadata", None))
+    spec = read_or(Field.record, body.get("spec"), complain, Field("spec", None))
+    status = read_or(Field.record, body.get("status"), complain, Field("status", None))
+    label_map = read_or(Field.record, metadata.get("labels"), complain, Field("metadata.labels", None))
+    phase = read_or(_phase, status.get("phase"), complain, "")
     return Pod(
         namespace=SHARED.one(namespace),
         name=name,
         labels=SHARED.one(Labels(labels_where_valid(label_map, complain))),
         ips=tuple(_addresses(status, "podIP", complain)),
         host_ips=SHARED.one(tuple(_addresses(status, "hostIP", complain))),
-        node_name=SHARED.one(_or(_node_name, spec.get("nodeName"), complain, "")),
-        host_network=_or(Field.flag, spec.get("hostNetwork"), complain, False),
+        node_name=SHARED.one(read_or(_node_name, spec.get("nodeName"), complain, "")),
+        host_network=read_or(Field.flag, spec.get("hostNetwork"), complain, False),
         completed=phase in {"Succeeded", "Failed"},
         # The API server always sets a phase; a manifest that lists addresses and leaves it out means a pod that runs.
         running=phase in {"Running", ""},
-        terminating=bool(_or(timestamp, metadata.get("deletionTimestamp"), complain, "")),
-        created=_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
+        terminating=bool(read_or(timestamp, metadata.get("deletionTimestamp"), complain, "")),
+        created=read_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
         named_ports=SHARED.one(tuple(_named_ports(spec, complain))),
     )
 
 
-def _or(read: Callable[[Field], T], field: Field, complain: Complain, otherwise: T) -> T:
-    try:
-        return read(field)
-    except FieldError as error:
-        complain(error)
-        return otherwise
-
-
 def _records(holder: Field, name: str, complain: Complain) -> Iterator[Field]:
     """The elements of a list that are objects."""
-    nothing: list[Field] = []
-    for element in _or(Field.items, holder.get(name), complain, nothing):
-        if element.absent:
-            complain(element.error("must not be null"))
-        else:
-            yield _or(Field.record, element, complain, Field(element.path, None))
+    for element in holder.get(name).elements(complain):
+        yield read_or(Field.record, element, complain, Field(element.path, None))
 
 
 def _phase(field: Field) -> str:
@@ -89,7 +72,7 @@ def _address(field: Field) -> AddressKey | None:
 def _addresses(status: Field, name: str, complain: Complain) -> Iterator[AddressKey]:
     """The addresses of `podIP` and `podIPs`, or `hostIP` and `hostIPs`: in order, each once."""
     fields = [status.get(name), *(element.get("ip") for element in _records(status, f"{name}s", complain))]
-    yield from dict.fromkeys(address for field in fields if (address := _or(_address, field, complain, None)) is not None)
+    yield from dict.fromkeys(address for field in fields if (address := read_or(_address, field, complain, None)) is not None)
 
 
 def _named_ports(spec: Field, complain: Complain) -> Iterator[NamedPort]:
@@ -99,13 +82,14 @@ def _named_ports(spec: Field, complain: Complain) -> Iterator[NamedPort]:
     ]
     for container in [*_records(spec, "containers", complain), *sidecars]:
         for port in _records(container, "ports", complain):
-            named = _or(_named_port, port, complain, None)
-            if named is not None:
-                yield named
+            if port.get("name").value not in (None, ""):
+                yield from _named_port(port, complain)
 
 
-def _named_port(field: Field) -> NamedPort | None:
-    name = field.get("name")
-    if name.absent or name.value == "":
-        return None
-    return NamedPort(port_name(name), protocol(field.get("protocol")), field.get("containerPort").port_number())
+def _named_port(field: Field, complain: Complain) -> Iterator[NamedPort]:
+    """The port, if all three fields of it can be read."""
+    name = read_or(port_name, field.get("name"), complain, None)
+    of_protocol = read_or(protocol, field.get("protocol"), complain, None)
+    number = read_or(Field.port_number, field.get("containerPort"), complain, None)
+    if name is not None and of_protocol is not None and number is not None:
+        yield NamedPort(name, of_protocol, number)

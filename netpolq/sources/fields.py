@@ -4,20 +4,33 @@ A body is anything a JSON or YAML parser may return. Nothing here recurses into 
 `null` is the same as absent, as in the API server's decoder.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 SHOWN_CHARACTERS = 60
 """A message quotes no more than this of what was written."""
 
 
 class FieldError(Exception):
-    """A field is not what the API allows. `path` is such as `spec.ingress[0].ports[1].endPort`."""
+    """A field is not what the API allows. `path` is such as `spec.ingress[0].ports[1].endPort`.
 
-    def __init__(self, path: str, message: str) -> None:
+    `is_missing`: whether it says that a field is absent. `unknown_in`: of a field that the API does not know, the path of the object
+    that has it.
+    """
+
+    def __init__(self, path: str, message: str, *, is_missing: bool = False, unknown_in: str | None = None) -> None:
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
         self.message = message
+        self.is_missing = is_missing
+        self.unknown_in = unknown_in
+
+
+Complain = Callable[[FieldError], None]
+"""Takes an error of one field, so that reading goes on with the next."""
+
+_Value = TypeVar("_Value")
+_Otherwise = TypeVar("_Otherwise")
 
 
 def shown(value: object) -> str:
@@ -49,7 +62,7 @@ class Field(NamedTuple):
 
     def error(self, message: str) -> FieldError:
         """The complaint about this field; `raise` it."""
-        return FieldError(self.path, message)
+        return FieldError(self.path, message, is_missing=self.value is None)
 
     @property
     def absent(self) -> bool:
@@ -83,12 +96,23 @@ class Field(NamedTuple):
             raise self.error(f"must be a list, not {shown(self.value)}")
         return [Field(f"{self.path}[{index}]", value) for index, value in enumerate(self.value)]
 
-    def elements(self) -> "list[Field]":
-        """The elements; none if absent. `null` as an element is refused: it is a dash without content, never an intention."""
-        fields = self.items()
-        for field in fields:
-            if field.absent:
-                raise field.error("must not be null")
+    def elements(self, complain: Complain) -> "list[Field]":
+        """The elements; none if absent. Complains of what is no list, and of `null` as an element: it is a dash without content,
+        never an intention.
+        """
+        value = self.value
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            complain(self.error(f"must be a list, not {shown(value)}"))
+            return []
+        path = self.path
+        fields = [Field(f"{path}[{index}]", element) for index, element in enumerate(value)]
+        if None in value:
+            for field in fields:
+                if field.absent:
+                    complain(FieldError(field.path, "must not be null"))
+            return [field for field in fields if not field.absent]
         return fields
 
     def text(self) -> str:
@@ -115,3 +139,23 @@ class Field(NamedTuple):
         if not 1 <= self.value <= 65535:
             raise self.error(f"must be between 1 and 65535, not {shown(self.value)}")
         return self.value
+
+
+def read_or(read: Callable[[Field], _Value], field: Field, complain: Complain, otherwise: _Otherwise) -> _Value | _Otherwise:
+    """What `read` returns, or `otherwise` after a complaint."""
+    try:
+        return read(field)
+    except FieldError as error:
+        complain(error)
+        return otherwise
+
+
+def each(read: Callable[[Field], _Value], fields: Iterable[Field], complain: Complain) -> list[_Value]:
+    """What `read` returns for each field; those that it refuses are complained of and left out."""
+    found = []
+    for field in fields:
+        try:
+            found.append(read(field))
+        except FieldError as error:
+            complain(error)
+    return found

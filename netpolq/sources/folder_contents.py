@@ -17,7 +17,8 @@ from netpolq.model import Rejection, Update
 from netpolq.sources.broken_file import Held
 from netpolq.sources.folder_objects import FolderObjects, HeldFile
 from netpolq.sources.folder_scan import Fingerprint, FoundFile, Scan, scan
-from netpolq.sources.manifest_file import Content, OpenFile, UnreadableError, Writers, open_file, parse, unreadable
+from netpolq.sources.manifest_file import Content, parse, unreadable
+from netpolq.sources.open_file import OpenFile, UnreadableError, Writers, open_file
 
 SETTLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
 """How long a file must stay as it is before it is read."""

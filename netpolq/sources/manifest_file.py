@@ -1,28 +1,21 @@
-"""One manifest file: whether a process still writes to it, its bytes, and the objects they describe.
+"""One manifest file: the objects that its bytes describe.
 
 What the API server would refuse is reported and isolates: the pods that a policy selects, a pod, a namespace (`stand_ins.py`).
 """
 
-import fcntl
-import os
-import signal
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import NamedTuple
 
 from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
 from netpolq.sources import stand_ins
 from netpolq.sources.decode import UNNAMED, DecodeError, Ignored, decode_all
-from netpolq.sources.folder_scan import Fingerprint
 from netpolq.sources.json_values import JSONTextError, json_documents
 from netpolq.sources.meant_namespaces import namespaces_in, namespaces_of
+from netpolq.sources.open_file import UnreadableError
 from netpolq.sources.yaml_values import Document, YAMLTextError, documents
 
-MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_REJECTIONS = 50
 """Complaints about one file that are listed; the rest is counted."""
 
@@ -32,67 +25,6 @@ _WIDE_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe"
 ISOLATES_NOTHING = "it is not known which pods it concerns: nothing is isolated for it, and the agent is not ready"
 _STRUCTURE = frozenset({"apiVersion", "kind", "metadata", "spec", "items", "<<"})
 """Keys that, if an object has them twice, may be two objects in one document."""
-
-
-class UnreadableError(Exception):
-    """A file has no content that could be looked at; its text says why."""
-
-
-class Writers(Enum):
-    """Whether a process has a file open for writing."""
-
-    NONE = "none"
-    SOME = "some"
-    UNKNOWN = "unknown"
-
-
-class OpenFile(NamedTuple):
-    """A file opened for reading."""
-
-    descriptor: int
-    fingerprint: Fingerprint
-
-    def writers(self) -> Writers:
-        """Asks the kernel: a read lease is only granted on a file that nobody has open for writing. It is given back at once.
-
-        A process that opens the file for writing in that instant waits for it, and the kernel tells the holder by a signal: made one
-        that is ignored by default, for the usual one would end the process. Source: fcntl(2), F_SETLEASE; it wants the file's owner or
-        CAP_LEASE, and a file system that has leases.
-        """
-        try:
-            fcntl.fcntl(self.descriptor, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(self.descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except BlockingIOError:
-            return Writers.SOME
-        except OSError:
-            return Writers.UNKNOWN
-        return Writers.NONE
-
-    def is_unchanged(self, writers: Writers) -> bool:
-        """Whether the file is still as it was opened, and nobody has begun to write to it."""
-        return Fingerprint.of(os.fstat(self.descriptor)) == self.fingerprint and self.writers() is writers
-
-    def read(self) -> bytes:
-        """The bytes. Raises `UnreadableError` where there are too many, OSError where reading fails."""
-        if self.fingerprint.size > MAX_FILE_BYTES:
-            raise UnreadableError(f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
-        data = bytearray()
-        while len(data) <= MAX_FILE_BYTES and (chunk := os.read(self.descriptor, 1 << 20)):
-            data += chunk
-        if len(data) > MAX_FILE_BYTES:
-            raise UnreadableError(f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
-        return bytes(data)
-
-
-@contextmanager
-def open_file(path: str) -> Iterator[OpenFile]:
-    """Open a file for reading. Raises OSError. Never waits, whatever the path has become meanwhile."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
-        yield OpenFile(descriptor, Fingerprint.of(os.fstat(descriptor)))
-    finally:
-        os.close(descriptor)
 
 
 class Located(NamedTuple):
@@ -211,6 +143,13 @@ class _Reading:
         consequence = _of_namespaces(namespaces)
         for duplicate in document.duplicates:
             self._reject(document.number, duplicate.message, consequence, leaves_open=not namespaces)
+        for item in items:
+            if isinstance(item, DecodeError):
+                self._rejections.append(
+                    item.rejection(
+                        origin=self._origin, document=document.number, consequence=consequence, leaves_open=not namespaces
+                    )
+                )
 
     def _refuse(self, document: int, error: DecodeError) -> None:
         partial, isolates = error.partial, bool(error.namespaces)
@@ -228,7 +167,7 @@ class _Reading:
             self._objects.append(Located(document, stand_in))
             consequence += ", and the pod is isolated"
             # Without an address there is nothing to isolate; one of the host network shares its node's.
-            isolates = bool(partial.ips) or error.field.partition(".")[0] in {"metadata", "spec"}
+            isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}
         if error.namespaces:
             consequence += f"; {_of_namespaces(error.namespaces)}"
         if not isolates:
@@ -237,15 +176,7 @@ class _Reading:
         if partial is not None:
             self._objects.append(Located(document, partial))
         self._rejections.append(
-            Rejection(
-                origin=self._origin,
-                document=document,
-                key=error.key,
-                field=error.field,
-                message=error.message,
-                consequence=consequence,
-                leaves_open=not isolates,
-            )
+            error.rejection(origin=self._origin, document=document, consequence=consequence, leaves_open=not isolates)
         )
 
     def _isolate(self, document: int, namespaces: Iterable[str]) -> None:

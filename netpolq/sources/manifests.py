@@ -14,7 +14,7 @@ from netpolq.model import Update
 from netpolq.sources.base import Deliver
 from netpolq.sources.folder_contents import FolderContents, Look
 from netpolq.sources.folder_watch import FolderWatch
-from netpolq.sources.manifest_file import Writers
+from netpolq.sources.open_file import Writers
 
 log = logging.getLogger("source")
 

@@ -6,12 +6,11 @@ and the API server's validation of `IPBlock`.
 
 import re
 
-from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 
 from netpolq.addresses import is_ipv4, parse_address
 from netpolq.enums import Protocol
-from netpolq.sources.fields import Field, FieldError, shown
+from netpolq.sources.fields import Complain, Field, FieldError, shown
 
 NAME_LENGTH = 253
 LABEL_LENGTH = 63
@@ -70,24 +69,28 @@ def label_value(field: Field) -> str:
     return text
 
 
-def labels(field: Field) -> dict[str, str]:
-    """A map of labels, `metadata.labels` or `matchLabels`. Complains of the first entry that is none."""
-    return labels_where_valid(field, _raise)
-
-
-def labels_where_valid(field: Field, complain: Callable[[FieldError], None]) -> dict[str, str]:
-    """The valid entries of a map of labels; the others are complained of."""
+def labels_where_valid(field: Field, complain: Complain) -> dict[str, str]:
+    """The valid entries of a map of labels, `metadata.labels` or `matchLabels`; the others are complained of, and so is what is no map."""
     found: dict[str, str] = {}
-    for key, value in field.mapping().items():
+    try:
+        entries = field.mapping()
+    except FieldError as error:
+        complain(error)
+        return found
+    for key, value in entries.items():
         try:
-            found[label_key(Field(field.path, key))] = label_value(Field(f"{field.path}[{shown(key)}]", value))
+            valid_key = label_key(Field(field.path, key))
         except FieldError as error:
             complain(error)
+            valid_key = None
+        try:
+            valid_value = label_value(Field(f"{field.path}[{shown(key)}]", value))
+        except FieldError as error:
+            complain(error)
+            continue
+        if valid_key is not None:
+            found[valid_key] = valid_value
     return found
-
-
-def _raise(error: FieldError) -> None:
-    raise error
 
 
 def protocol(field: Field) -> Protocol:

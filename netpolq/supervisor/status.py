@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -129,7 +130,7 @@ def decode(data: bytes) -> Status:
                 **document,
                 "workers": [WorkerStatus(**worker) for worker in document["workers"]],
                 "source": SourceStatus(**document["source"]),
-                "rejected": [Rejection(**rejection) for rejection in document["rejected"]],
+                "rejected": [_rejection(rejection) for rejection in document["rejected"]],
                 "dataplane": DataplaneStatus(**document["dataplane"]),
                 "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),
                 "strict_mode": StrictModeStatus(**document["strict_mode"]),
@@ -137,6 +138,11 @@ def decode(data: bytes) -> Status:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a status document: {error}") from error
+
+
+def _rejection(fields: dict[str, Any]) -> Rejection:
+    # JSON has lists only; an agent of before has none here.
+    return Rejection(**{**fields, "further": tuple(fields.get("further", ()))})
 
 
 class NoAgentError(NetpolqError):
@@ -246,7 +252,9 @@ def _lines(status: Status) -> Iterator[str]:
         for rejection in status.rejected:
             document = f"document {rejection.document}" if rejection.document else ""
             yield "  " + "  ".join(part for part in (rejection.origin, document, rejection.key, rejection.field) if part)
-            yield f"      {rejection.message}; {rejection.consequence}"
+            *before, last = rejection.message, *rejection.further
+            yield from (f"      {text}" for text in before)
+            yield f"      {last}; {rejection.consequence}"
 
 
 def _snapshot(status: Status) -> str:

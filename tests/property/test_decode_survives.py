@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from netpolq.enums import Direction
 from netpolq.model import LabelSelector, Namespace, NetworkPolicy, Pod
 from netpolq.sources.decode import DecodeError, Ignored, decode, decode_all
-from netpolq.sources.manifest_file import UnreadableError, parse
+from netpolq.sources.manifest_file import parse
+from netpolq.sources.open_file import UnreadableError
+from netpolq.sources.problems import MAX_CHARACTERS, MAX_TOLD
 from netpolq.sources.yaml_values import documents
 
 WORDS = [
@@ -91,7 +93,8 @@ def check(body: object) -> None:
         decoded = item.partial if isinstance(item, DecodeError) else item
         if isinstance(item, DecodeError):
             assert str(item).isprintable()
-            assert len(str(item)) < 2000
+            assert len(str(item)) < 1000 + 2 * MAX_CHARACTERS * MAX_TOLD
+            assert len(item.further) <= MAX_TOLD
         assert isinstance(decoded, Namespace | Pod | NetworkPolicy | Ignored | None)
         if not isinstance(decoded, Ignored | None):
             hash(decoded.key)

@@ -169,7 +169,9 @@ def test_whatever_a_rejection_says_is_one_line_of_the_log(text: str, control: st
     forged = f"{text}{control}2026-01-01T00:00:00.000Z INFO pool[1]: all is well"
     for logging_format in LoggingFormat:
         with logging_output(logging_format) as output:
-            fields = Rejection(origin=forged, document=1, key=forged, field=forged, message=forged, consequence=forged)
+            fields = Rejection(
+                origin=forged, document=1, key=forged, field=forged, message=forged, further=(forged,), consequence=forged
+            )
             logging.getLogger("app").error("rejected: %s", fields)
         written = output.getvalue()
         assert written.endswith("\n")

@@ -170,6 +170,37 @@ def test_what_cannot_be_used_is_reported_and_the_question_answered(manifests: Pa
     assert "x/d-web" in written.out
 
 
+def test_everything_that_is_wrong_with_an_object_has_a_line_and_is_in_the_json_answer(
+    manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each line says file, document, object and field; the last one what is in force instead."""
+    broken = POLICIES.replace("c-web", "d-web").replace("192.0.2.0/24", "192.0.2.0/99").replace("ports:", "Ports:")
+    (manifests / "broken.yaml").write_text(broken)
+    cidr = "must be a CIDR such as 10.0.0.0/8 or 2001:db8::/64, not '192.0.2.0/99'"
+    ports = "spec.ingress[1].Ports: unknown field; did you mean ports?"
+    consequence = "isolates the pods it selects (Ingress) and admits nothing"
+    written = capsys.readouterr()
+    for output in ("text", "json"):
+        assert run(manifests, source="y/b", destination="x/a", port=80, output=output) == 0
+        written = capsys.readouterr()
+        lines = [line for line in written.err.splitlines() if "x/d-web" in line]
+        assert lines == [
+            f"broken.yaml document 2: NetworkPolicy x/d-web: spec.ingress[0].from[0].ipBlock.cidr: {cidr}",
+            f"broken.yaml document 2: NetworkPolicy x/d-web: {ports} ({consequence})",
+        ]
+    (rejected,) = (one for one in json.loads(written.out)["rejected"] if one["key"] == "NetworkPolicy x/d-web")
+    assert rejected == {
+        "origin": "broken.yaml",
+        "document": 2,
+        "key": "NetworkPolicy x/d-web",
+        "field": "spec.ingress[0].from[0].ipBlock.cidr",
+        "message": cidr,
+        "consequence": consequence,
+        "leaves_open": False,
+        "further": [ports],
+    }
+
+
 def test_rules_that_have_no_room_in_a_program_are_reported(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = policy("x/greedy", podSelector={"matchLabels": {"pod": "a"}}, ingress=rules_without_room("from"))
     (manifests / "greedy.json").write_text(json.dumps(body))
@@ -349,7 +380,7 @@ def ask(lines: bytes, *, chunk_bytes: int = 1 << 16) -> tuple[ExitCode, list[dic
 
     store = store_of([*EVERYTHING_OPEN.manifests, *yaml.safe_load_all(POLICIES)])
     output = io.BytesIO()
-    code = answer_stream(ReferenceEngine(store), Trickle(lines), output)
+    code = answer_stream(ReferenceEngine(store), store, Trickle(lines), output)
     return code, [json.loads(line) for line in output.getvalue().splitlines()]
 
 
@@ -435,6 +466,56 @@ def test_a_bad_line_is_answered_in_its_place_and_the_others_too(bad: bytes, erro
     assert str(answers[1]["error"]).startswith(error)
     assert answers[1]["line"] == 2
     assert len(answers) == 3
+
+
+def test_a_line_may_name_a_port_of_the_destination_pod() -> None:
+    """The answer is that to its number, and repeats both."""
+    code, (named, plain) = ask(line(dport="serve-80-tcp") + line())
+    assert code is ExitCode.OK
+    assert (named["dport"], named.pop("dport_name")) == (80, "serve-80-tcp")
+    assert named == plain
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"dport": "web"}, "dport: pod x/a has no TCP port named 'web'; its named ports: serve-80-tcp (TCP 80), "),
+        ({"dport": "serve-80-tcp", "proto": "UDP"}, "dport: pod x/a has no UDP port named 'serve-80-tcp'; its named ports: "),
+        ({"dport": "http", "dst": "192.0.2.1"}, "dport: 'http' is a name, and no pod owns 192.0.2.1; give a number"),
+        ({"dport": " 80"}, "dport: pod x/a has no TCP port named ' 80'"),
+        ({"dport": "80"}, "dport: must be a number from 0 to 65535 without quotes, or the name of a port of the destination pod"),
+        ({"dport": ""}, "dport: must be a number from 0 to 65535 without quotes, or the name of a port of the destination pod"),
+        ({"dport": ["http"]}, "dport: must be a number from 0 to 65535"),
+    ],
+)
+def test_a_port_name_of_a_line_must_stand_for_one_port_as_that_of_a_single_question(fields: Body, error: str) -> None:
+    code, (answer, good) = ask(line(**fields) + line(dport="serve-80-tcp"))
+    assert code is ExitCode.FAILED
+    assert str(answer["error"]).startswith(error.removesuffix(", "))
+    assert (answer["line"], good["verdict"]) == (1, "accept")
+
+
+def test_a_port_name_is_ignored_where_the_protocol_has_none() -> None:
+    assert ask(line(proto="ICMP", dport="web")) == ask(line(proto="ICMP", dport=None))
+
+
+def test_the_same_name_may_be_another_number_at_another_pod() -> None:
+    """The answer of one pod is not given for the other."""
+    bodies: list[dict[str, object]] = [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "x", "name": f"p{number}"},
+            "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8000 + number}]}]},
+            "status": {"phase": "Running", "podIP": f"10.0.0.{number}"},
+        }
+        for number in (1, 2)
+    ]
+    store = store_of(bodies)
+    output = io.BytesIO()
+    questions = b"".join(line(dst=f"10.0.0.{number}", dport="web") for number in (1, 2, 1))
+    answer_stream(ReferenceEngine(store), store, io.BytesIO(questions), output)
+    assert [json.loads(text)["dport"] for text in output.getvalue().splitlines()] == [8001, 8002, 8001]
 
 
 def test_the_last_line_needs_no_newline() -> None:

@@ -12,8 +12,8 @@ from netpolq.errors import BootError
 from netpolq.model import Object, Update
 from netpolq.sources import folder_contents
 from netpolq.sources.folder_scan import Scan, scan
-from netpolq.sources.manifest_file import OpenFile, open_file
 from netpolq.sources.manifests import ManifestFolder
+from netpolq.sources.open_file import OpenFile, open_file
 from netpolq.store import Store
 from tests.support.manifest_texts import BAD_RULE, complaints, namespace, policy
 

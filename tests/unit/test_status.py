@@ -148,6 +148,26 @@ def test_the_document_has_the_keys_that_programs_rely_on() -> None:
     assert json.loads(render_json(STATUS)) == document
 
 
+def test_all_errors_of_a_rejected_object_are_shown_under_it() -> None:
+    """One rejection, and its consequence once, behind the last error."""
+    several = replace(STATUS, rejected=[replace(STATUS.rejected[0], further=("spec.egress[0].To: unknown field", "and 3 more"))])
+    assert decode(encode(several)) == several
+    lines = render_text(several).splitlines()
+    start = lines.index("rejected (1)")
+    assert lines[start + 1 : start + 5] == [
+        "  team/web.yaml  document 2  NetworkPolicy shop/web  spec.ingress[0].ports[0].endPort",
+        "      must not be below port",
+        "      spec.egress[0].To: unknown field",
+        "      and 3 more; admits nothing",
+    ]
+
+
+def test_a_rejection_of_an_agent_that_has_no_further_errors_is_read() -> None:
+    document = json.loads(encode(STATUS))
+    del document["rejected"][0]["further"]
+    assert decode(json.dumps(document).encode()) == STATUS
+
+
 def test_numbers_that_are_not_known_yet_are_null() -> None:
     early = replace(STATUS, programming_latency_s=None, source=replace(STATUS.source, age_s=None))
     document = json.loads(encode(early))

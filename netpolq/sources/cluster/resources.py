@@ -52,14 +52,7 @@ def read_item(resource: Resource, body: object) -> Item | None:
         content = decode({**body, "kind": resource.kind, "apiVersion": resource.api_version})
     except DecodeError as error:
         content = error.partial
-        rejection = Rejection(
-            origin="",
-            document=0,
-            key=str(key),
-            field=error.field,
-            message=error.message,
-            consequence=error.consequence,
-        )
+        rejection = error.rejection(key=str(key))
     return Item(
         key=key,
         version=version_number(metadata.get("resourceVersion")),
