@@ -4,9 +4,14 @@ import os
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 TESTS = Path(__file__).parent
+# A machine that is busy elsewhere makes an example slow, which says nothing of the code.
+hypothesis.settings.register_profile("without deadlines", deadline=None)
+hypothesis.settings.load_profile("without deadlines")
+
 _NEED_ROOT = ("netns", "process", "loadtest", "vm")
 
 

@@ -47,7 +47,7 @@ def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     assert reasons == set(Reason), "clusters that never lead to some answer say nothing about it"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(clusters())
 def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, tuple[Flow, ...]]) -> None:
     explain_both(*cluster_and_flows)

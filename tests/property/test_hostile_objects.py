@@ -164,7 +164,7 @@ def test_names_and_labels_at_their_limits_are_used_and_beyond_them_refused() -> 
 
 
 @given(st.text(max_size=30), st.sampled_from(["\n", "\r", "\x1b[2J", "\x00", "\u2028", "\x85", "\u202e", "\ud800"]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_whatever_a_rejection_says_is_one_line_of_the_log(text: str, control: str) -> None:
     forged = f"{text}{control}2026-01-01T00:00:00.000Z INFO pool[1]: all is well"
     for logging_format in LoggingFormat:

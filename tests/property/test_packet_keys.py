@@ -46,7 +46,7 @@ def asked(packet: bytes) -> Question | None:
     return None if flow is None else (flow[0], flow[1], flow[2], flow[4])
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.lists(PACKETS, max_size=30))
 # A hop-by-hop header whose first option looks like port 0, after a later fragment that says it is followed by protocol 0.
 @example(

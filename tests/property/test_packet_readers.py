@@ -84,7 +84,7 @@ def read_by_scapy(data: bytes) -> Flow:
     return *addresses, protocol, 0, 0
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(ipv4 | ipv6())
 def test_another_reader_sees_the_same_flow(packet: Packet) -> None:
     data = bytes(packet)
@@ -94,14 +94,14 @@ def test_another_reader_sees_the_same_flow(packet: Packet) -> None:
     assert copied == flow or (copied is None and len(data) > COPY_BYTES)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(ipv4 | ipv6(), st.integers(0, 200))
 def test_a_packet_that_ends_early_is_malformed_or_still_of_its_flow(packet: Packet, length: int) -> None:
     data = bytes(packet)
     assert parse(data[:length]) in {None, parse(data)}
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(ipv4 | ipv6(), min_size=1, max_size=8), st.data())
 def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Packet], data: st.DataObject) -> None:
     """Whatever came before, and with a byte that somebody has changed."""
