@@ -27,9 +27,10 @@ _GATEWAY = ""
 class PodInterfaces(NamedTuple):
     """Indexes of interfaces. `pods`: that lead to a local pod; the next two: to one that is isolated in a direction.
 
-    An interface with the routes to pods may be stacked on a bridge, to which these pods are connected: packets that the bridge forwards
-    from one to the other have the bridge as their interface. Then the pair stands in `stacked`, the bridge first, and an isolated pod names
-    both. In `pods` there is no bridge without routes, for whatever the interface sends to the pods comes from the bridge a second time.
+    `sources`: from which interface packets of a local pod come, with its address key. An interface with the routes to pods may be stacked
+    on a bridge, to which these pods are connected: packets that the bridge forwards from one to the other have the bridge as their
+    interface, so there are two pairs, and an isolated pod names both. In `pods` there is no bridge without routes, for whatever the
+    interface sends to the pods comes from the bridge a second time. `upper`: interfaces that are stacked on such a bridge.
     `bridge_ports`: all ports of these bridges, and of those that have the routes themselves; `vlan_aware`: which of them filter VLANs,
     by name.
     """
@@ -37,7 +38,8 @@ class PodInterfaces(NamedTuple):
     pods: frozenset[int] = frozenset()
     isolated_ingress: frozenset[int] = frozenset()
     isolated_egress: frozenset[int] = frozenset()
-    stacked: frozenset[tuple[int, int]] = frozenset()
+    sources: frozenset[tuple[int, bytes]] = frozenset()
+    upper: frozenset[int] = frozenset()
     bridge_ports: frozenset[int] = frozenset()
     vlan_aware: tuple[str, ...] = ()
 
@@ -60,20 +62,16 @@ class Routes:
             self._by_length.setdefault(length, {})[prefix] = interface
         self._lengths = sorted(self._by_length, reverse=True)
 
-    def interfaces_of_pods(self, addresses: Iterable[bytes]) -> set[str]:
-        """The interfaces that lead to these addresses.
+    def interface_of(self, address: bytes) -> str | None:
+        """The interface that leads to an address; None if there is none, or one that also has a default route.
 
-        One that also has a default route is left out: the rest of the world is behind it as well, and what comes from there would be
-        taken for traffic of a pod.
+        The rest of the world is behind that one as well, and what comes from there would be taken for traffic of a pod.
         """
-        found = set()
-        for address in addresses:
-            number = int.from_bytes(address, "big")
-            for length in self._lengths:
-                if (interface := self._by_length[length].get(number >> _KEY_BITS - length)) is not None:
-                    found.add(interface)
-                    break
-        return found - self._uplinks - {_GATEWAY}
+        number = int.from_bytes(address, "big")
+        for length in self._lengths:
+            if (interface := self._by_length[length].get(number >> _KEY_BITS - length)) is not None:
+                return None if interface == _GATEWAY or interface in self._uplinks else interface
+        return None
 
 
 def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
@@ -87,34 +85,47 @@ def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Ite
 
 def _find(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     routes = Routes(read_routes())
-    pods, isolated_ingress, isolated_egress = (
-        _indexes(routes.interfaces_of_pods(addresses)) for addresses in (local, ingress, egress)
-    )
-    links = read_links() if pods else {}
-    below = {index: bridge for index in pods if (bridge := bridge_below(links, index)) is not None}
+    indexes = _Indexes()
+    places = {address: index for address in local if (index := indexes.of(routes.interface_of(address)))}
+    links = read_links() if places else {}
+    below = {index: bridge for index in set(places.values()) if (bridge := bridge_below(links, index)) is not None}
     bridges = {bridge.index: bridge for bridge in below.values()}
 
-    def with_bridges(indexes: frozenset[int]) -> frozenset[int]:
-        return indexes | {below[index].index for index in indexes & below.keys()}
+    def with_bridges(addresses: Iterable[bytes]) -> frozenset[int]:
+        found = {places[address] for address in addresses if address in places}
+        return frozenset(found | {below[index].index for index in found & below.keys()})
 
     return PodInterfaces(
-        pods=pods,
-        isolated_ingress=with_bridges(isolated_ingress),
-        isolated_egress=with_bridges(isolated_egress),
-        stacked=frozenset((bridge.index, index) for index, bridge in below.items() if bridge.index != index),
+        pods=frozenset(places.values()),
+        isolated_ingress=with_bridges(ingress),
+        isolated_egress=with_bridges(egress),
+        sources=frozenset(
+            (source, address)
+            for address, index in places.items()
+            for source in ((index, below[index].index) if index in below else (index,))
+        ),
+        upper=frozenset(index for index, bridge in below.items() if bridge.index != index),
         bridge_ports=ports_of(links, bridges),
         vlan_aware=tuple(sorted(bridge.name for bridge in bridges.values() if bridge.is_vlan_aware)),
     )
 
 
-def _indexes(names: Iterable[str]) -> frozenset[int]:
-    found = set()
-    for name in names:
-        try:
-            found.add(socket.if_nametoindex(name))
-        except OSError:
-            continue  # it has gone since the routes were read
-    return frozenset(found)
+class _Indexes:
+    """Indexes of interfaces by name, each asked for once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, name: str | None) -> int:
+        """0 without a name, and for an interface that has gone since the routes were read."""
+        if name is None:
+            return 0
+        if name not in self._known:
+            try:
+                self._known[name] = socket.if_nametoindex(name)
+            except OSError:
+                self._known[name] = 0
+        return self._known[name]
 
 
 def read_routes(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[AddressKey, int, str]]:

@@ -122,28 +122,30 @@ class IsolatedSets:
             for family in ("v4", "v6")
         }
         interfaces = self.interfaces
-        indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress)
+        indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress, interfaces.upper)
         found |= {name: frozenset(map(str, ones)) for name, ones in zip(_INTERFACE_SETS, indexes, strict=True)}
-        found[_UPPER] = frozenset(str(upper) for _bridge, upper in interfaces.stacked)
-        found[_STACKED] = frozenset(f"{bridge} . {upper}" for bridge, upper in interfaces.stacked)
+        for family, name in (("v4", _SOURCES_V4), ("v6", _SOURCES_V6)):
+            pairs = interfaces.sources
+            found[name] = frozenset(
+                f"{index} . {format_address(key)}" for index, key in pairs if is_ipv4(key) is (family == "v4")
+            )
         return found
 
 
 _UPPER = "upper_interfaces"
-_INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_egress_interfaces")
+_INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_egress_interfaces", _UPPER)
 """Sets of interface indexes."""
 
-_STACKED = "stacked_interfaces"
-"""A set of pairs of interface indexes."""
+_SOURCES_V4, _SOURCES_V6 = "pod_sources_v4", "pod_sources_v6"
+"""Sets of an interface index and an address."""
 
 
 def set_type(name: str) -> str:
     """The nftables type of the elements of a set."""
-    if name == _STACKED:
-        return "iface_index . iface_index"
-    if name in {*_INTERFACE_SETS, _UPPER}:
+    if name in _INTERFACE_SETS:
         return "iface_index"
-    return "ipv4_addr" if name.endswith("v4") else "ipv6_addr"
+    address = "ipv4_addr" if name.endswith("v4") else "ipv6_addr"
+    return f"iface_index . {address}" if name in {_SOURCES_V4, _SOURCES_V6} else address
 
 
 class Chain(NamedTuple):
@@ -291,13 +293,13 @@ def _source_chains() -> Iterator[Chain]:
 
     Otherwise a pod could send a packet with the address of another one as its source, and then talk to that one in replies, which
     are not evaluated. Two kinds of packets are looked at: those that claim to come from a local pod, and those that come from one.
-    Packets of established connections are not, since their first packet was. Before routing, since the node answers to a
-    packet whose time to live ends, and after connection tracking (-200), which tells the new ones.
+    Packets of established connections are not, since their first packet was. What is known of the routes to local pods stands in sets,
+    which are asked first: the routing table takes longer, and a bridge has no routes where an interface stacked on it has them.
+    Before routing, since the node answers to a packet whose time to live ends, and after connection tracking (-200), which tells the
+    new ones.
     Source: nft_fib_ipv4.c and nft_fib_ipv6.c; `fib … oif` is 0 also for an address of the node.
     """
-    is_elsewhere = "fib saddr . iif oif 0 goto elsewhere"
-    # A bridge has no routes of its own where they are those of an interface that is stacked on it.
-    yield Chain("elsewhere", "", (f"iif . fib saddr oif @{_STACKED} accept", f"counter name {SPOOFED} drop"))
+    is_elsewhere = f"fib saddr . iif oif 0 counter name {SPOOFED} drop"
     yield Chain(
         "source_of_pod",
         "",
@@ -307,7 +309,13 @@ def _source_chains() -> Iterator[Chain]:
     yield Chain(
         "source",
         "",
-        ("iif @pod_interfaces goto source_of_pod", f"ip saddr @local_v4 {is_elsewhere}", f"ip6 saddr @local_v6 {is_elsewhere}"),
+        (
+            f"iif . ip saddr @{_SOURCES_V4} accept",
+            f"iif . ip6 saddr @{_SOURCES_V6} accept",
+            "iif @pod_interfaces goto source_of_pod",
+            f"ip saddr @local_v4 {is_elsewhere}",
+            f"ip6 saddr @local_v6 {is_elsewhere}",
+        ),
     )
     yield Chain("check_source", _hook("prerouting", -199), ("ct state invalid,new,related,untracked jump source",))
 

@@ -24,8 +24,7 @@ _ELEMENTS_PER_REQUEST = 1000
 """An attribute holds 64 KiB at most, and an IPv6 address takes 28 bytes."""
 
 Elements = Mapping[str, frozenset[bytes]]
-"""The elements of each set, by its name: addresses as packets have them, indexes of interfaces in host order,
-pairs of these one after the other."""
+"""The elements of each set, by its name: addresses as packets have them, behind an index of an interface in host order or not."""
 
 
 def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
@@ -37,9 +36,10 @@ def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
 
 
 def _packed(kind: str, text: str) -> bytes:
-    if kind.startswith("iface_index"):
-        return b"".join(struct.pack("=I", int(index)) for index in text.split(" . "))
-    return packed_address(parse_address(text))
+    if not kind.startswith("iface_index"):
+        return packed_address(parse_address(text))
+    index, *addresses = text.split(" . ")
+    return struct.pack("=I", int(index)) + b"".join(packed_address(parse_address(address)) for address in addresses)
 
 
 def change_elements(before: Elements, after: Elements, family: int = NFPROTO_INET) -> tuple[Request, ...]:

@@ -30,28 +30,28 @@ def routes(tmp_path: Path) -> Routes:
     return Routes(read_routes(tmp_path))
 
 
-def interfaces(found: Routes, *addresses: str) -> set[str]:
-    return found.interfaces_of_pods(parse_address(address) for address in addresses)
+def interfaces(found: Routes, *addresses: str) -> list[str | None]:
+    return [found.interface_of(parse_address(address)) for address in addresses]
 
 
 def test_the_longest_prefix_decides(tmp_path: Path) -> None:
     found = routes(tmp_path)
-    assert interfaces(found, "10.77.1.2") == {"cali1"}
-    assert interfaces(found, "10.77.2.9", "fd77:1::2") == {"cni0", "cali1"}
+    assert interfaces(found, "10.77.1.2") == ["cali1"]
+    assert interfaces(found, "10.77.2.9", "fd77:1::2") == ["cni0", "cali1"]
 
 
 def test_an_interface_with_a_default_route_is_no_pods(tmp_path: Path) -> None:
     found = routes(tmp_path)
-    assert interfaces(found, "192.168.2.7", "8.8.8.8", "2001:db8::1") == set()
+    assert interfaces(found, "192.168.2.7", "8.8.8.8", "2001:db8::1") == [None, None, None]
 
 
 def test_a_pod_behind_a_gateway_is_at_no_interface(tmp_path: Path) -> None:
-    assert interfaces(routes(tmp_path), "10.77.9.9") == set()
+    assert interfaces(routes(tmp_path), "10.77.9.9") == [None]
 
 
 def test_addresses_of_the_node_and_multicast_are_no_routes_to_pods(tmp_path: Path) -> None:
-    assert interfaces(routes(tmp_path), "fd77:1::1", "ff02::1") == set()
+    assert interfaces(routes(tmp_path), "fd77:1::1", "ff02::1") == [None, None]
 
 
 def test_without_a_table_nothing_is_known(tmp_path: Path) -> None:
-    assert interfaces(Routes(read_routes(tmp_path)), "10.77.1.2", "fd77:1::2") == set()
+    assert interfaces(Routes(read_routes(tmp_path)), "10.77.1.2", "fd77:1::2") == [None, None]
