@@ -300,23 +300,12 @@ def _source_chains() -> Iterator[Chain]:
     Source: nft_fib_ipv4.c and nft_fib_ipv6.c; `fib … oif` is 0 also for an address of the node.
     """
     is_elsewhere = f"fib saddr . iif oif 0 counter name {SPOOFED} drop"
-    yield Chain(
-        "source_of_pod",
-        "",
-        # An address that is not assigned yet: DHCP, and duplicate address detection (RFC 4862 section 5.4).
-        ("ip saddr 0.0.0.0 accept", "ip6 saddr :: accept", is_elsewhere),
-    )
-    yield Chain(
-        "source",
-        "",
-        (
-            f"iif . ip saddr @{_SOURCES_V4} accept",
-            f"iif . ip6 saddr @{_SOURCES_V6} accept",
-            "iif @pod_interfaces goto source_of_pod",
-            f"ip saddr @local_v4 {is_elsewhere}",
-            f"ip6 saddr @local_v6 {is_elsewhere}",
-        ),
-    )
+    not_assigned_yet = ("ip saddr 0.0.0.0 accept", "ip6 saddr :: accept")  # DHCP, and RFC 4862 section 5.4
+    known = (f"iif . ip saddr @{_SOURCES_V4} accept", f"iif . ip6 saddr @{_SOURCES_V6} accept")
+    yield Chain("source_of_pod", "", (*known, *not_assigned_yet, is_elsewhere))
+    yield Chain("source_elsewhere", "", (*known, is_elsewhere))
+    in_the_name_of_a_pod = ("ip saddr @local_v4 goto source_elsewhere", "ip6 saddr @local_v6 goto source_elsewhere")
+    yield Chain("source", "", ("iif @pod_interfaces goto source_of_pod", *in_the_name_of_a_pod))
     yield Chain("check_source", _hook("prerouting", -199), ("ct state invalid,new,related,untracked jump source",))
 
 
@@ -372,15 +361,16 @@ def _record_chains(config: RulesetConfig, marks: _Marks) -> Iterator[Chain]:
     own, of an isolated pod. All others pass as they are: what stands in the field is other software's.
     """
     yield Chain("restore_field", "", tuple(f"ct label {label} meta mark set meta mark | {bit}" for bit, label in marks.kept))
+    put_back = (marks.clear, f"ct label {','.join(str(label) for _bit, label in marks.kept)} goto restore_field")
+    yield Chain("returned_accepted", "", (marks.accept_connection, *put_back))
     yield Chain(
         "returned",
         "",
         (
-            f"{marks.equals(PacketMark.ACCEPTED)} {marks.accept_connection}",
+            f"{marks.equals(PacketMark.ACCEPTED)} goto returned_accepted",
             f"{marks.equals(PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY)} counter name {UNJUDGED}"
             + ("" if config.fail_open else " drop"),
-            marks.clear,
-            f"ct label {','.join(str(label) for _bit, label in marks.kept)} goto restore_field",
+            *put_back,
         ),
     )
     for direction in ("original", "reply", *(["to_node"] if config.node_egress is NodeEgress.JUDGE else [])):
