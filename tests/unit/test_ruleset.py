@@ -81,7 +81,8 @@ def test_marks_are_moved_to_where_the_mask_is() -> None:
     config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_label=100)
     script = render(config, NOBODY)
     assert "meta mark set meta mark & 0xfffffff1 | 0x00000006" in script
-    assert "meta mark & 0x0000000e == 0x0000000a ct label set 100" in script
+    assert "meta mark & 0x0000000e == 0x0000000a goto returned_accepted" in script
+    assert rules(config, "returned_accepted")[0] == "ct label set 100"
     assert "meta mark & 0x00000008 == 0x00000008 ct label set 103" in script
     assert "0x00070000" not in script
 
@@ -97,7 +98,7 @@ def test_the_connection_mark_is_neither_read_nor_written() -> None:
 
 def test_the_mark_is_written_only_on_the_way_into_the_queue_and_behind_it() -> None:
     writing = {chain.name for chain in chains(CONFIG) if any("mark set" in rule for rule in chain.rules)}
-    assert writing == {"pending_original", "pending_reply", "returned", "restore_field"}
+    assert writing == {"pending_original", "pending_reply", "returned", "returned_accepted", "restore_field"}
 
 
 def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() -> None:
