@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import manifests
 from tests.support.agent import Agent
-from tests.support.box import Box, Host
+from tests.support.box import CHECKOUT, Box, Host
 from tests.support.probe import Probe
 
 NODE = Host(name="node", addresses=("10.71.0.1", "fd71::1"))
@@ -25,6 +25,12 @@ MODES = pytest.mark.parametrize("mode", ["true", "false"], ids=["fail-open", "fa
 def box() -> Iterator[Box]:
     with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
         yield box
+
+
+@pytest.fixture
+def for_other_users() -> None:
+    """Other users may read the checkout, whose program they run. A clone in a folder of `mktemp` is closed to them."""
+    CHECKOUT.chmod(CHECKOUT.stat().st_mode | 0o005)
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_status_of_an_agent_with_another_run_directory_names_it(box: Box, closed
     assert f"pid {closed_agent.pid}" in done.stderr
 
 
+@pytest.mark.usefixtures("for_other_users")
 def test_status_of_another_user_says_run_as_root(box: Box, closed_agent: Agent) -> None:
     """Of the folders, or of the agent itself where permissions were loosened."""
     interpreter = "/usr/bin/python3"

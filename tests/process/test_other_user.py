@@ -30,7 +30,8 @@ class OtherUsersAgent(Agent):
 
 
 @pytest.fixture
-def agent(box: Box, folder: Path) -> Iterator[Agent]:
+def agent(box: Box, folder: Path, for_other_users: None) -> Iterator[Agent]:
+    del for_other_users
     box.directory.chmod(0o755)
     (box.directory / "run").mkdir()
     os.chown(box.directory / "run", USER, USER)

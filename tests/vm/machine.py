@@ -75,7 +75,7 @@ def _boot(vng: Path, script: Path, *, deadline_s: float) -> str:
     # The checkout is mounted by name, since it may lie below the machine's own /tmp. A session of its own: no terminal, and one group
     # to end the emulator with.
     machine = subprocess.Popen(
-        [vng, "--run", stock_kernel(), "--disable-kvm", "--rw", "--rwdir", ROOT, "--cpus", "2", "--memory", "1G", "--", script],
+        [vng, "--run", stock_kernel(), "--disable-kvm", "--rw", "--rwdir", ROOT, "--cpus", "1", "--memory", "1G", "--", script],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
