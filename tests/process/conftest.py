@@ -30,7 +30,7 @@ def box() -> Iterator[Box]:
 @pytest.fixture
 def for_other_users() -> None:
     """Other users may read the checkout, whose program they run. A clone in a folder of `mktemp` is closed to them."""
-    CHECKOUT.chmod(CHECKOUT.stat().st_mode | 0o005)
+    CHECKOUT.chmod(CHECKOUT.stat().st_mode | 0o055)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_status_of_another_user_says_run_as_root(box: Box, closed_agent: Agent) 
         for path, mode in modes:
             path.chmod(mode)
         done = box.run(NODE.name, argv)
-        assert (done.returncode, done.stdout) == (ExitCode.PRIVILEGES, "")
+        assert (done.returncode, done.stdout) == (ExitCode.PRIVILEGES, ""), done.stderr
         (line,) = done.stderr.splitlines()
         assert line.endswith("run as root")
 
