@@ -54,11 +54,15 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 
 # Tests of processes that do not look at the clock, so that others may run beside them.
 UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_user readiness_of_manifests confinement start run_dir)
+# Those that put a node under load and count each packet: alone.
+TIMED := $(patsubst %,tests/process/test_%.py,takeover kills overload rapid_changes soak succession full_table full_queue)
+TIMED += tests/loadtest/test_quick.py
 
 test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging tests/netns $(UNTIMED)
-	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(UNTIMED)) tests/process tests/loadtest
+	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(UNTIMED) $(TIMED)) tests/process tests/loadtest
+	$(BIN)/pytest $(TIMED)
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
