@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from netpolq.channel import Hint
-from netpolq.dataplane import bridge_guard
+from netpolq.dataplane import bridge_guard, nf_tables
 from netpolq.dataplane.change_monitor import Change, ChangeMonitor, is_later
 from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.kernel import require_supported_kernel
-from netpolq.dataplane.nf_tables import NFT_MSG_DELTABLE, Connection, Request, commit, name, open_socket, rehearse
+from netpolq.dataplane.nf_tables import Connection, Request, commit, open_socket, rehearse
 from netpolq.dataplane.nft_program import DEADLINE_S, MAX_DEADLINE_S, NftTimeoutError, run_nft
 from netpolq.dataplane.queue_rule import replace_queue_rule, try_queue_rule
 from netpolq.dataplane.refusals import RulesetError, explained, missing_privilege
@@ -38,7 +38,6 @@ from netpolq.hold import ruleset as hold_ruleset
 
 __all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
 
-_NFTA_TABLE_NAME = 1
 _MAX_READ_BACKS = 3
 _NOTIFICATION_LIMIT_S = 1.0
 _NEEDED = f"""
@@ -358,10 +357,8 @@ def cleanup(ct_label: int | None = None) -> list[str]:
 
 def remove_table(table: str) -> bool:
     """Remove an inet table in one transaction. Returns whether it was there. Blocks. Raises `PrivilegeError` or `RulesetError`."""
-    with explained(), suppress(FileNotFoundError):
-        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),))])
-        return True
-    return False
+    with explained():
+        return nf_tables.remove_table(table)
 
 
 def _first_accepted(candidates: tuple[Dataplane, ...]) -> Dataplane | None:

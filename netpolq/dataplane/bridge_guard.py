@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from netpolq.dataplane.kernel import are_vlans_filtered
-from netpolq.dataplane.nf_tables import NFPROTO_BRIDGE, NFT_MSG_DELTABLE, Request, commit, name
+from netpolq.dataplane.nf_tables import NFPROTO_BRIDGE, commit, remove_table
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
 from netpolq.dataplane.refusals import explained
@@ -30,7 +30,6 @@ TAGGED = "tagged"
 """Counter of the frames that were dropped."""
 
 _PORTS = "pod_bridge_ports"
-_NFTA_TABLE_NAME = 1
 _CHECK_INTERVAL_S = 1.0
 
 log = logging.getLogger("enforcer")
@@ -125,10 +124,8 @@ add rule {table} drop_tagged {is_priority_tag} oif @{_PORTS} counter name {TAGGE
 
 def remove() -> bool:
     """Remove the table. Returns whether it was there. Raises `PrivilegeError` or `RulesetError`."""
-    with explained(), suppress(FileNotFoundError):
-        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, TABLE),), family=NFPROTO_BRIDGE)])
-        return True
-    return False
+    with explained():
+        return remove_table(TABLE, NFPROTO_BRIDGE)
 
 
 def _change(present: Elements, wanted: Elements) -> None:

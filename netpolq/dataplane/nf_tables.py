@@ -38,6 +38,7 @@ NFT_MSG_GETOBJ = 19
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
 
+_NFTA_TABLE_NAME = 1
 _NFNL_MSG_BATCH_BEGIN = 0x10
 _NFNL_MSG_BATCH_END = 0x11
 _DEFAULT_SEND_BUFFER_BYTES = 128 * 1024  # less than net.core.wmem_default, 208 KiB
@@ -93,6 +94,14 @@ def commit(requests: Sequence[Request]) -> None:
     """Have all requests take effect at once, or none, by a socket of its own. Raises like `Connection.commit`."""
     with open_socket() as netlink:
         _commit(netlink, requests)
+
+
+def remove_table(table: str, family: int = NFPROTO_INET) -> bool:
+    """Remove a table of a family in one transaction. Returns whether it was there. Raises like `commit`."""
+    with suppress(FileNotFoundError):
+        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),), family=family)])
+        return True
+    return False
 
 
 def rehearse(requests: Sequence[Request]) -> None:

@@ -17,8 +17,10 @@ from netpolq.hold.ranges import PodRange, collapse
 
 TABLE = "netpolq_hold"
 DEFAULT_CT_LABEL = 120
-MAX_CT_LABEL = 123
 """Default of the agent's `--ct-label`."""
+
+MAX_CT_LABEL = 123
+"""Behind it there is room for the agent's bits in a label of 128, `netpolq.enums.CONNECTION_LABEL_BITS`."""
 
 SETS = {4: "pods_v4", 6: "pods_v6"}
 """The sets of ranges, by version of IP."""
