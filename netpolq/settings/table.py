@@ -7,7 +7,6 @@ from netpolq.hold import cni, ranges, ruleset
 from netpolq.settings.options import Group, Option
 from netpolq.settings.values import (
     MAX_CACHED_VERDICTS,
-    MAX_CT_LABEL,
     MAX_QUEUE,
     MAX_VERDICT_TTL_S,
     MAX_WORKERS,
@@ -144,10 +143,10 @@ MARK_MASK: Option[int] = Option(
 )
 CT_LABEL: Option[int] = Option(
     name="ct-label",
-    parse=integer(0, MAX_CT_LABEL),
+    parse=integer(0, ruleset.MAX_CT_LABEL),
     default=f"{ruleset.DEFAULT_CT_LABEL}",
     metavar="N",
-    allowed=f"0 to {MAX_CT_LABEL}",
+    allowed=f"0 to {ruleset.MAX_CT_LABEL}",
     help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "
     "use them.",
     group=Group.DATA_PLANE,

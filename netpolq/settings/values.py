@@ -8,13 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.run_dir import STATUS_SOCKET
 
 MAX_WORKERS = 256
 MAX_QUEUE = 0xFFFF
-MAX_CT_LABEL = 128 - CONNECTION_LABEL_BITS
-"""A label has 128 bits (linux/netfilter/nf_conntrack_labels.h, NF_CT_LABELS_MAX_SIZE)."""
 MAX_VERDICT_TTL_S = 86400
 MAX_CACHED_VERDICTS = 1 << 20
 

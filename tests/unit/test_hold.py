@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.errors import ExitCode
 from netpolq.hold import cni, command, ruleset
 from netpolq.hold.ranges import collapse, listed, parse_ranges
@@ -273,3 +274,8 @@ def test_help_shows_flags_examples_and_exit_codes(flag: str, capsys: pytest.Capt
     assert page.startswith("usage: netpolq hold")
     for word in ("--pod-cidrs", "--release", "Examples:", "Exit codes:"):
         assert word in page
+
+
+def test_the_agents_bits_fit_behind_the_highest_first_one() -> None:
+    """A label has 128 bits (NF_CT_LABELS_MAX_SIZE of linux/netfilter/nf_conntrack_labels.h)."""
+    assert ruleset.DEFAULT_CT_LABEL <= ruleset.MAX_CT_LABEL == 128 - CONNECTION_LABEL_BITS
