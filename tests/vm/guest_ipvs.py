@@ -9,9 +9,9 @@ import pytest
 
 from netpolq.addresses import parse_address
 from netpolq.dataplane.apply import Ruleset, cleanup, probe
-from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
-from netpolq.enums import NodeEgress, PacketMark
-from tests.netns.dataplane.lab import ADDRESS, CT_LABEL, MARK_MASK, NODE, A, B, Conversation, Judge, Lab, run
+from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.enums import PacketMark
+from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Conversation, Judge, Lab, fail_closed, run
 
 _SERVICE = "10.99.0.1"
 _PORT = 5300
@@ -41,19 +41,7 @@ async def ruleset(lab: Lab) -> Ruleset:
     with lab.inside(NODE):
         cleanup()
         form = await probe()
-    return Ruleset(
-        RulesetConfig(
-            queue_first=100,
-            queue_count=1,
-            fanout=True,
-            fail_open=False,
-            mark_mask=MARK_MASK,
-            ct_label=CT_LABEL,
-            node_egress=NodeEgress.JUDGE,
-            dns_in_prerouting=True,
-            form=form,
-        )
-    )
+    return Ruleset(fail_closed(form, dns_in_prerouting=True))
 
 
 def _service(lab: Lab, client: str) -> Conversation:

@@ -14,10 +14,8 @@ from scapy.layers.l2 import Dot1Q
 from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.bridge_guard import TAGGED, BridgeGuard
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S
-from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import NodeEgress
 from netpolq.supervisor.enforcer import with_interfaces
-from tests.netns.dataplane.lab import B_INGRESS, CT_LABEL, LOCAL, MARK_MASK, NODE, A, B, Lab, both_ways, run
+from tests.netns.dataplane.lab import B_INGRESS, LOCAL, NODE, A, B, Lab, both_ways, fail_closed, run
 from tests.netns.dataplane.test_tagged_frames import TAGS, arrives
 
 _VLAN = 100
@@ -49,17 +47,7 @@ async def guard(lab: Lab) -> AsyncIterator[BridgeGuard]:
         run("modprobe", "br_netfilter")
         filter_tagged(True)
         cleanup()
-        config = RulesetConfig(
-            queue_first=100,
-            queue_count=1,
-            fanout=True,
-            fail_open=False,
-            mark_mask=MARK_MASK,
-            ct_label=CT_LABEL,
-            node_egress=NodeEgress.JUDGE,
-            dns_in_prerouting=True,
-            form=await probe(),
-        )
+        config = fail_closed(await probe(), dns_in_prerouting=True)
         sets = await with_interfaces(dataclasses.replace(B_INGRESS, local=LOCAL))
         assert sets.interfaces.bridge_ports
         made = BridgeGuard()

@@ -9,14 +9,13 @@ import pytest
 
 from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane, NodeEgress
+from netpolq.enums import Dataplane
 from tests.netns.dataplane.lab import (
-    CT_LABEL,
-    MARK_MASK,
     NFT_DEADLINE_S,
     NODE,
     Judge,
     Lab,
+    fail_closed,
     run,
 )
 
@@ -50,17 +49,7 @@ def form(lab: Lab) -> Dataplane:
 def config(form: Dataplane, node: Lab) -> RulesetConfig:
     """Fail-closed, and everything else as it is by default."""
     del node  # the test runs on the node, whose rules are cleared first
-    return RulesetConfig(
-        queue_first=100,
-        queue_count=1,
-        fanout=True,
-        fail_open=False,
-        mark_mask=MARK_MASK,
-        ct_label=CT_LABEL,
-        node_egress=NodeEgress.JUDGE,
-        dns_in_prerouting=False,
-        form=form,
-    )
+    return fail_closed(form, dns_in_prerouting=False)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane import queuestats
 from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.nft_program import DEADLINE_S as DEFAULT_NFT_DEADLINE_S
-from netpolq.dataplane.ruleset import IsolatedSets
-from netpolq.enums import PacketMark
+from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
+from netpolq.enums import Dataplane, NodeEgress, PacketMark
 
 DEADLINE_S = 20.0
 NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT_DEADLINE_S))
@@ -270,6 +270,21 @@ class Judge:
     def close(self) -> None:
         self.drop()
         self._queue.unbind()
+
+
+def fail_closed(form: Dataplane, *, dns_in_prerouting: bool) -> RulesetConfig:
+    """A fail-closed agent with queue 100, and everything else as it is by default."""
+    return RulesetConfig(
+        queue_first=100,
+        queue_count=1,
+        fanout=True,
+        fail_open=False,
+        mark_mask=MARK_MASK,
+        ct_label=CT_LABEL,
+        node_egress=NodeEgress.JUDGE,
+        dns_in_prerouting=dns_in_prerouting,
+        form=form,
+    )
 
 
 def nft(script: str) -> None:
