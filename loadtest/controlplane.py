@@ -22,11 +22,11 @@ import psutil
 from loadtest import scale
 from netpolq.enums import Direction, Protocol
 from netpolq.model import LabelSelector, NetworkPolicy, Object, ObjectKey, Pod, PodPeer, PolicyPort, PolicyRule, Update
-from netpolq.policy.compile import Compiler
-from netpolq.snapshot import region
-from netpolq.sources.cluster.replica import Replica
-from netpolq.sources.cluster.resources import RESOURCES
-from netpolq.sources.cluster.watch import Changes
+from netpolq.policy.compiler import Compiler
+from netpolq.snapshot import memfd
+from netpolq.sources.kubernetes.replica import Replica
+from netpolq.sources.kubernetes.resources import RESOURCES
+from netpolq.sources.kubernetes.watch import Changes
 from netpolq.store import Store
 
 LOCAL_PODS = 110
@@ -132,7 +132,7 @@ class _ControlPlane:
     def publish(self) -> int:
         """Seal the draft. Returns its size in bytes."""
         self._version += 1
-        descriptor = region.seal(*self.compiler.draft.pieces(version=self._version, created_ns=time.time_ns()))
+        descriptor = memfd.seal(*self.compiler.draft.pieces(version=self._version, created_ns=time.time_ns()))
         size = os.fstat(descriptor).st_size
         os.close(descriptor)
         return size

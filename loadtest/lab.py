@@ -17,7 +17,7 @@ from loadtest import clusters, processes
 from loadtest.processes import Usage, Watch
 from loadtest.subjects import Started, Subject, counter, queues, run
 from loadtest.traffic import Traffic
-from netpolq.dataplane.queuestats import QueueStats
+from netpolq.dataplane.queue_stats import QueueStats
 from tests.support.box import Box, Host
 from tests.support.manifests import Body
 

@@ -10,7 +10,7 @@ from loadtest.processes import others_notes
 from loadtest.subjects import Subject
 from loadtest.traffic import Traffic
 from loadtest.verdict import OTHERS_SHARE
-from netpolq_worker.nfqueue import QUEUE_PACKETS
+from netpolq_worker.worker.nfqueue import QUEUE_PACKETS
 from tests.support.manifests import Body
 
 _WARM_UP_PACKETS = 20_000

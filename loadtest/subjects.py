@@ -19,11 +19,11 @@ from typing import Protocol
 from loadtest import processes
 from loadtest.native.build import program
 from loadtest.parameters import External
-from netpolq.dataplane import queuestats
+from netpolq.dataplane import queue_stats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, TABLE, UNJUDGED
-from netpolq_worker.judge import BATCH_PACKETS
-from netpolq_worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
-from netpolq_worker.packet import COPY_BYTES
+from netpolq_worker.worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
+from netpolq_worker.worker.packet import COPY_BYTES
+from netpolq_worker.worker.packet_loop import BATCH_PACKETS
 from tests.support.agent import Agent
 from tests.support.box import Box
 
@@ -145,9 +145,9 @@ class ExternalAgent:
             )
 
 
-def queues(box: Box) -> tuple[queuestats.QueueStats, ...]:
+def queues(box: Box) -> tuple[queue_stats.QueueStats, ...]:
     """What the kernel says of the queues in the node of a box."""
-    return box.inside(box.node.name, lambda: queuestats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+    return box.inside(box.node.name, lambda: queue_stats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
 
 def queue_new_flows(box: Box) -> None:

@@ -17,12 +17,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq import instance
 from netpolq.enums import LoggingFormat, VerdictCacheMode
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError, SettingsError
 from netpolq.hold import command as hold_command
+from netpolq.ipc import takeover
+from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.logs import write_error
-from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings import Settings, resolve
 from netpolq.settings.command_flags import (
     CLEANUP_OPTIONS,
@@ -39,6 +39,7 @@ from netpolq.settings.command_flags import (
     SOURCE,
     STATUS_OPTIONS,
 )
+from netpolq.settings.definitions import CONFIG, CT_LABEL, FILE_OPTIONS, LOGGING_FORMAT, OPTIONS, RUN_DIR, VERBOSITY
 from netpolq.settings.options import (
     ENVIRONMENT_PREFIX,
     Given,
@@ -49,7 +50,6 @@ from netpolq.settings.options import (
     from_words,
     parse_given,
 )
-from netpolq.settings.table import CONFIG, CT_LABEL, FILE_OPTIONS, LOGGING_FORMAT, OPTIONS, RUN_DIR, VERBOSITY
 from netpolq.settings.usage import flag_list, grouped_flags, paragraph
 
 _INTERRUPTED = 130
@@ -239,7 +239,7 @@ def _run(words: Sequence[str]) -> int:
             raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot stand beside --manifests: there is one source")
     settings = _with_kubeconfig(settings, os.environ)
     if settings.takeover:
-        settings = settings.with_queues(instance.queues_beside(settings.queues.numbers))
+        settings = settings.with_queues(takeover.queues_beside(settings.queues.numbers))
     environment = {**pool_environment(os.environ), _ORIGIN: _origin(words, os.environ)}
     os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
 
@@ -276,45 +276,45 @@ def _status(words: Sequence[str]) -> int:
 
 def _without_agent(error: NetpolqError, *, is_json: bool) -> NetpolqError:
     """Show the ruleset that an agent has left, if there is one. Returns the error with what else is known."""
-    from netpolq.supervisor import leftover  # noqa: PLC0415  # see the module's docstring
+    from netpolq.supervisor import orphaned_ruleset  # noqa: PLC0415  # see the module's docstring
 
-    pid = instance.running_agent()
+    pid = takeover.running_agent()
     if pid is not None:
         return NetpolqError(f"{error} The agent of this network namespace (pid {pid}) has another one.")
     try:
-        found = leftover.find()
+        found = orphaned_ruleset.find()
     except PermissionError:
         return NetpolqError(f"{error} Run as root to see whether a ruleset is left.")
     except OSError as failure:
         return NetpolqError(f"{error} Whether a ruleset is left cannot be read: {failure.strerror}.")
     if found is None:
         return NetpolqError(f"{error} No ruleset is left.")
-    print((leftover.render_json if is_json else leftover.render_text)(found), flush=True)
+    print((orphaned_ruleset.render_json if is_json else orphaned_ruleset.render_text)(found), flush=True)
     return error
 
 
 def _loglevel(words: Sequence[str]) -> int:
-    from netpolq.supervisor import verbosity  # noqa: PLC0415  # see the module's docstring
+    from netpolq.supervisor import log_level  # noqa: PLC0415  # see the module's docstring
 
     number, rest = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     values = Values(from_words((RUN_DIR,), rest), from_environment((RUN_DIR,), os.environ))
     if number is None:
-        print(f"log verbosity is {verbosity.fetch(values[RUN_DIR])}")
+        print(f"log verbosity is {log_level.fetch(values[RUN_DIR])}")
     else:
         wanted = parse_given(VERBOSITY, Given("argument N", number))
-        print(f"log verbosity is {wanted}, it was {verbosity.change(values[RUN_DIR], wanted)}")
+        print(f"log verbosity is {wanted}, it was {log_level.change(values[RUN_DIR], wanted)}")
     return ExitCode.OK
 
 
 def _cleanup(words: Sequence[str]) -> int:
-    from netpolq.dataplane import apply  # noqa: PLC0415  # see the module's docstring
+    from netpolq.dataplane import install  # noqa: PLC0415  # see the module's docstring
 
     values = Values(from_words(CLEANUP_OPTIONS, words), from_environment(CLEANUP_OPTIONS, os.environ))
     run_dir, ct_label = values[RUN_DIR], values[CT_LABEL]
-    pid = instance.running_agent()
+    pid = takeover.running_agent()
     if pid is not None:
         raise AlreadyRunningError(f"an agent serves this network namespace (pid {pid}); stop it first, then clean up")
-    removed = [*apply.cleanup(ct_label), *_clear_run_dir(run_dir)]
+    removed = [*install.cleanup(ct_label), *_clear_run_dir(run_dir)]
     print("\n".join(f"removed {line}" for line in removed) or "nothing to remove")
     return ExitCode.OK
 

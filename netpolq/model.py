@@ -1,7 +1,7 @@
 """The objects the agent knows, reduced to the fields it uses and with API defaults already applied.
 
 Everything here is immutable by contract (a `Mapping` is never written after construction). Untyped API bodies stop at
-`netpolq.sources.decode`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod` and
+`netpolq.sources.decode.decoder`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod` and
 `networking.k8s.io/v1 NetworkPolicy`.
 """
 

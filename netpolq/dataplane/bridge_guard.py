@@ -16,15 +16,15 @@ import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from netpolq.dataplane.kernel import are_vlans_filtered
-from netpolq.dataplane.nf_tables import NFPROTO_BRIDGE, commit, remove_table
+from netpolq.dataplane.host_checks import are_vlans_filtered
+from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
-from netpolq.dataplane.refusals import explained
 from netpolq.dataplane.ruleset import TABLE
 from netpolq.dataplane.set_elements import Elements, change_elements
 from netpolq.dataplane.table_state import KnownElements, TableState, read_counters, read_state
 from netpolq.errors import NetpolqError
+from netpolq.netlink.nftables import NFPROTO_BRIDGE, commit, remove_table
 
 TAGGED = "tagged"
 """Counter of the frames that were dropped."""

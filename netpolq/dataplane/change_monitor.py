@@ -14,7 +14,9 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from netpolq.dataplane.nf_tables import (
+from netpolq.logs import one_line
+from netpolq.netlink.nfnetlink import Message, attributes_of, split
+from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
     NFT_MSG_DELSETELEM,
     NFT_MSG_NEWGEN,
@@ -22,8 +24,6 @@ from netpolq.dataplane.nf_tables import (
     name,
     open_socket,
 )
-from netpolq.logs import one_line
-from netpolq.nfnetlink import Message, attributes_of, split
 
 _NFNLGRP_NFTABLES = 7
 _NFTA_GEN_ID = 1

@@ -16,8 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key, is_ipv4, packed_address
-from netpolq.dataplane.nf_tables import open_socket
-from netpolq.nfnetlink import NLM_F_ACK, Entry, attribute, message, nested, parse_attributes, read_acknowledgements, walk
+from netpolq.netlink.nfnetlink import NLM_F_ACK, Entry, attribute, message, nested, parse_attributes, read_acknowledgements, walk
+from netpolq.netlink.nftables import open_socket
 
 _NFNL_SUBSYS_CTNETLINK = 1
 _IPCTNL_MSG_CT_NEW = _NFNL_SUBSYS_CTNETLINK << 8 | 0

@@ -5,9 +5,9 @@ import ipaddress
 
 from collections.abc import Iterable, Iterator
 
-from netpolq.dataplane.apply import remove_table
+from netpolq.dataplane.install import remove_table
+from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.nft_program import run_nft
-from netpolq.dataplane.refusals import explained
 from netpolq.dataplane.table_state import read_chain_uses, read_interval_bounds
 from netpolq.hold import ruleset
 from netpolq.hold.ranges import PodRange, collapse

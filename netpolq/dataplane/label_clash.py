@@ -10,11 +10,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from netpolq.dataplane.nf_tables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETRULE, number, open_socket
 from netpolq.dataplane.ruleset import TABLE
 from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.hold import ruleset as hold_ruleset
-from netpolq.nfnetlink import attribute_list, parse_attributes, walk
+from netpolq.netlink.nfnetlink import attribute_list, parse_attributes, walk
+from netpolq.netlink.nftables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETRULE, number, open_socket
 
 _NFTA_RULE_TABLE = 1
 _NFTA_RULE_CHAIN = 2

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netpolq.nfnetlink import attribute, dump_bodies, nested, parse_attributes
+from netpolq.netlink.nfnetlink import attribute, dump_bodies, nested, parse_attributes
 
 _RTM_GETLINK = 18
 _IFLA_IFNAME = 3

@@ -6,7 +6,7 @@ import signal
 
 from contextlib import suppress
 
-from netpolq.dataplane.refusals import RulesetError
+from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.errors import KernelError
 
 DEADLINE_S = 3.0

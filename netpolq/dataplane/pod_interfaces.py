@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key
+from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.links import bridge_below, ports_of, read_links
-from netpolq.dataplane.refusals import explained
 
 _UP = 0x1  # RTF_UP of linux/route.h
 _REJECT = 0x200  # RTF_REJECT

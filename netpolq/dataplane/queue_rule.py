@@ -9,7 +9,10 @@ Replacing the rule leaves packets that are waiting in a queue where they are, an
 
 import struct
 
-from netpolq.dataplane.nf_tables import (
+from netpolq.dataplane.ruleset import ENQUEUE, TABLE, RulesetConfig
+from netpolq.enums import Dataplane
+from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.nftables import (
     NFPROTO_IPV4,
     NFT_MSG_DELRULE,
     NFT_MSG_NEWCHAIN,
@@ -21,9 +24,6 @@ from netpolq.dataplane.nf_tables import (
     name,
     number,
 )
-from netpolq.dataplane.ruleset import ENQUEUE, TABLE, RulesetConfig
-from netpolq.enums import Dataplane
-from netpolq.nfnetlink import attribute, nested
 
 _NFTA_TABLE_NAME = 1
 _NFTA_CHAIN_TABLE = 1

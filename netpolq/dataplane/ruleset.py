@@ -84,7 +84,7 @@ class RulesetConfig:
     """All that the ruleset depends on besides the addresses.
 
     `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
-    `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.kernel`). `form`: NATIVE or COMPAT, never AUTO.
+    `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
     `verdict_cache`: ask the verdict maps before the workers.
     """
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from netpolq.addresses import packed_address, parse_address
-from netpolq.dataplane.nf_tables import NFPROTO_INET, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 from netpolq.dataplane.ruleset import TABLE, IsolatedSets, set_type
-from netpolq.nfnetlink import attribute, nested
+from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.nftables import NFPROTO_INET, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 
 _NFTA_SET_ELEM_LIST_TABLE = 1
 _NFTA_SET_ELEM_LIST_SET = 2

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from netpolq.dataplane.nf_tables import (
+from netpolq.dataplane.ruleset import TABLE
+from netpolq.netlink.nfnetlink import Entry, attribute, attribute_list, dump, parse_attributes, query
+from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_BRIDGE,
     NFPROTO_INET,
@@ -26,8 +28,6 @@ from netpolq.dataplane.nf_tables import (
     name,
     open_socket,
 )
-from netpolq.dataplane.ruleset import TABLE
-from netpolq.nfnetlink import Entry, attribute, attribute_list, dump, parse_attributes, query
 
 _NFTA_TABLE = 1  # the name of the table has this number in all kinds of objects
 _NFTA_TABLE_FLAGS = 2

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from netpolq.addresses import is_ipv4, packed_address
-from netpolq.channel import EVERY_PORT, Hint
-from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 from netpolq.dataplane.ruleset import CLOSED_V4, CLOSED_V6, TABLE, VERDICTS_V4, VERDICTS_V6
 from netpolq.enums import Verdict
-from netpolq.nfnetlink import attribute, nested
+from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 
 _NFTA_SET_ELEM_LIST_TABLE = 1
 _NFTA_SET_ELEM_LIST_SET = 2

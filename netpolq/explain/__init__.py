@@ -18,12 +18,12 @@ from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection
-from netpolq.policy.compiled import SnapshotEngine
-from netpolq.policy.engine import Engine
+from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.evaluator import Engine
 from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEngine
-from netpolq.sources.folder_scan import SUFFIXES
-from netpolq.sources.manifests import load
+from netpolq.sources.folder.scan import SUFFIXES
+from netpolq.sources.folder.source import load
 from netpolq.store import Store
 
 

@@ -25,7 +25,7 @@ from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json_line, echo
 from netpolq.model import Pod
-from netpolq.policy.engine import Engine
+from netpolq.policy.evaluator import Engine
 from netpolq.store import Store
 
 MAX_LINE_BYTES = 64 * 1024

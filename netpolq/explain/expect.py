@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from netpolq.enums import Verdict
-from netpolq.policy.engine import Explanation
+from netpolq.policy.evaluator import Explanation
 
 
 class Expected(StrEnum):

@@ -11,7 +11,7 @@ from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
 from netpolq.logs import one_line
 from netpolq.model import Rejection
-from netpolq.policy.engine import Explanation, Side
+from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.near_miss import NearMiss, NearMisses
 
 _BECAUSE = {

@@ -23,7 +23,7 @@ from netpolq.model import (
     PolicyRule,
     Requirement,
 )
-from netpolq.policy.engine import Explanation, Side
+from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.misses import PeerMiss, peer_miss, port_miss
 from netpolq.policy.reference import ReferenceEngine
 from netpolq.store import Store

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from netpolq.enums import Protocol
 from netpolq.model import PolicyPort
-from netpolq.snapshot.image import PortName, PortRange, PortTable
+from netpolq.snapshot.ir import PortName, PortRange, PortTable
 
 MAX_PORT = 65535
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from netpolq.addresses import AddressKey, is_ipv4
 from netpolq.enums import Direction, Reason, Verdict
 from netpolq.model import IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule
-from netpolq.policy.engine import Explanation, Side
+from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
 

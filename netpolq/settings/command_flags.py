@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from netpolq.settings.definitions import CT_LABEL, MANIFESTS, RUN_DIR
 from netpolq.settings.options import Group, Option
-from netpolq.settings.table import CT_LABEL, MANIFESTS, RUN_DIR
-from netpolq.settings.values import one_of, plain_text
+from netpolq.settings.parsers import one_of, plain_text
 
 OUTPUT: Option[str] = Option(
     name="output",

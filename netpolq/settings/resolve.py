@@ -10,10 +10,10 @@ from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import SettingsError
 from netpolq.hold.ranges import PodRange, listed
 from netpolq.logs import PACKET_LOG_VERBOSITY
-from netpolq.settings import table
+from netpolq.settings import definitions
+from netpolq.settings.cpu_limit import usable_cpus
 from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
-from netpolq.settings.usable_cpus import usable_cpus
-from netpolq.settings.values import MAX_QUEUE, BindAddress, QueueRange
+from netpolq.settings.parsers import MAX_QUEUE, BindAddress, QueueRange
 
 _MAX_AUTO_WORKERS = 16
 """Sixteen workers judge more first packets than any node opens connections, and what each costs comes without load: 3 MiB of its own, a
@@ -88,31 +88,31 @@ class Settings:
         return [
             f"--{option.name}={text}"
             for option, text in (
-                (table.CONFIG, ""),
-                (table.MANIFESTS, "" if self.manifests is None else str(self.manifests)),
-                (table.KUBECONFIG, self.kubeconfig),
-                (table.HOSTNAME_OVERRIDE, self.hostname),
-                (table.QUEUE_BALANCE, str(self.queues)),
-                (table.FANOUT, _boolean(self.fanout)),
-                (table.DATAPLANE, self.dataplane.value),
-                (table.MARK_MASK, hex(self.mark_mask)),
-                (table.CT_LABEL, str(self.ct_label)),
-                (table.VERDICT_CACHE, self.verdict_cache_mode.value),
-                (table.VERDICT_CACHE_TTL, str(self.verdict_cache_ttl_s)),
-                (table.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
-                (table.RUN_DIR, str(self.run_dir)),
-                (table.FAIL_OPEN, _boolean(self.fail_open)),
-                (table.POD_CIDRS, listed(self.pod_cidrs)),
-                (table.CNI_CONF_DIR, "" if self.cni_conf_dir is None else str(self.cni_conf_dir)),
-                (table.STRICT_MODE, _boolean(self.strict_mode)),
-                (table.NODE_EGRESS, self.node_egress.value),
-                (table.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
-                (table.VERBOSITY, str(self.verbosity)),
-                (table.LOG_DENIED, _boolean(self.log_denied)),
-                (table.LOGGING_FORMAT, self.logging_format.value),
-                (table.NETFILTER_BUG_1766_FIX, fix),
-                (table.DISABLE_NRI, _boolean(self.disable_nri)),
-                (table.TAKEOVER, _boolean(self.takeover)),
+                (definitions.CONFIG, ""),
+                (definitions.MANIFESTS, "" if self.manifests is None else str(self.manifests)),
+                (definitions.KUBECONFIG, self.kubeconfig),
+                (definitions.HOSTNAME_OVERRIDE, self.hostname),
+                (definitions.QUEUE_BALANCE, str(self.queues)),
+                (definitions.FANOUT, _boolean(self.fanout)),
+                (definitions.DATAPLANE, self.dataplane.value),
+                (definitions.MARK_MASK, hex(self.mark_mask)),
+                (definitions.CT_LABEL, str(self.ct_label)),
+                (definitions.VERDICT_CACHE, self.verdict_cache_mode.value),
+                (definitions.VERDICT_CACHE_TTL, str(self.verdict_cache_ttl_s)),
+                (definitions.VERDICT_CACHE_SIZE, str(self.verdict_cache_size)),
+                (definitions.RUN_DIR, str(self.run_dir)),
+                (definitions.FAIL_OPEN, _boolean(self.fail_open)),
+                (definitions.POD_CIDRS, listed(self.pod_cidrs)),
+                (definitions.CNI_CONF_DIR, "" if self.cni_conf_dir is None else str(self.cni_conf_dir)),
+                (definitions.STRICT_MODE, _boolean(self.strict_mode)),
+                (definitions.NODE_EGRESS, self.node_egress.value),
+                (definitions.METRICS_BIND_ADDRESS, str(BindAddress(self.metrics_host, self.metrics_port))),
+                (definitions.VERBOSITY, str(self.verbosity)),
+                (definitions.LOG_DENIED, _boolean(self.log_denied)),
+                (definitions.LOGGING_FORMAT, self.logging_format.value),
+                (definitions.NETFILTER_BUG_1766_FIX, fix),
+                (definitions.DISABLE_NRI, _boolean(self.disable_nri)),
+                (definitions.TAKEOVER, _boolean(self.takeover)),
             )
         ]
 
@@ -123,48 +123,48 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
     Precedence: flag, environment, file, default. Raises `SettingsError`. Looks at nothing else of the machine than the host name and
     the usable CPUs, each only where needed; whether folders exist is not asked here.
     """
-    flags = from_words(table.OPTIONS, words)
-    environment = from_environment(table.OPTIONS, environ)
-    config = Values(flags, environment)[table.CONFIG]
-    values = Values(flags, environment, from_file(table.FILE_OPTIONS, config) if config else {})
+    flags = from_words(definitions.OPTIONS, words)
+    environment = from_environment(definitions.OPTIONS, environ)
+    config = Values(flags, environment)[definitions.CONFIG]
+    values = Values(flags, environment, from_file(definitions.FILE_OPTIONS, config) if config else {})
     queues = _queues(values)
-    metrics = values[table.METRICS_BIND_ADDRESS]
+    metrics = values[definitions.METRICS_BIND_ADDRESS]
     return Settings(
-        kubeconfig=values[table.KUBECONFIG],
-        manifests=values[table.MANIFESTS],
-        fail_open=values[table.FAIL_OPEN],
-        pod_cidrs=values[table.POD_CIDRS],
-        cni_conf_dir=values[table.CNI_CONF_DIR],
+        kubeconfig=values[definitions.KUBECONFIG],
+        manifests=values[definitions.MANIFESTS],
+        fail_open=values[definitions.FAIL_OPEN],
+        pod_cidrs=values[definitions.POD_CIDRS],
+        cni_conf_dir=values[definitions.CNI_CONF_DIR],
         queue_first=queues.first,
         queue_count=queues.last - queues.first + 1,
         metrics_host=metrics.host,
         metrics_port=metrics.port,
-        hostname=values[table.HOSTNAME_OVERRIDE] or _own_host_name(),
-        netfilter_bug_1766_fix=values[table.NETFILTER_BUG_1766_FIX],
-        disable_nri=values[table.DISABLE_NRI],
-        strict_mode=values[table.STRICT_MODE],
-        verbosity=values[table.VERBOSITY],
-        fanout=values[table.FANOUT],
-        dataplane=values[table.DATAPLANE],
-        mark_mask=values[table.MARK_MASK],
-        ct_label=values[table.CT_LABEL],
-        node_egress=values[table.NODE_EGRESS],
-        verdict_cache_mode=values[table.VERDICT_CACHE],
-        verdict_cache_ttl_s=values[table.VERDICT_CACHE_TTL],
-        verdict_cache_size=values[table.VERDICT_CACHE_SIZE],
-        run_dir=values[table.RUN_DIR],
-        log_denied=values[table.LOG_DENIED],
-        logging_format=values[table.LOGGING_FORMAT],
-        takeover=values[table.TAKEOVER],
+        hostname=values[definitions.HOSTNAME_OVERRIDE] or _own_host_name(),
+        netfilter_bug_1766_fix=values[definitions.NETFILTER_BUG_1766_FIX],
+        disable_nri=values[definitions.DISABLE_NRI],
+        strict_mode=values[definitions.STRICT_MODE],
+        verbosity=values[definitions.VERBOSITY],
+        fanout=values[definitions.FANOUT],
+        dataplane=values[definitions.DATAPLANE],
+        mark_mask=values[definitions.MARK_MASK],
+        ct_label=values[definitions.CT_LABEL],
+        node_egress=values[definitions.NODE_EGRESS],
+        verdict_cache_mode=values[definitions.VERDICT_CACHE],
+        verdict_cache_ttl_s=values[definitions.VERDICT_CACHE_TTL],
+        verdict_cache_size=values[definitions.VERDICT_CACHE_SIZE],
+        run_dir=values[definitions.RUN_DIR],
+        log_denied=values[definitions.LOG_DENIED],
+        logging_format=values[definitions.LOGGING_FORMAT],
+        takeover=values[definitions.TAKEOVER],
     )
 
 
 def _queues(values: Values) -> QueueRange:
     """The queues, as the highest layer that says anything about them has it: in one of the two forms, never in both."""
     for layer in values.layers:
-        balance = layer.get(table.QUEUE_BALANCE.name)
-        count_form = [layer[option.name] for option in (table.NFQUEUE_ID, table.WORKERS) if option.name in layer]
-        exact = None if balance is None else parse_given(table.QUEUE_BALANCE, balance)
+        balance = layer.get(definitions.QUEUE_BALANCE.name)
+        count_form = [layer[option.name] for option in (definitions.NFQUEUE_ID, definitions.WORKERS) if option.name in layer]
+        exact = None if balance is None else parse_given(definitions.QUEUE_BALANCE, balance)
         if balance is not None and exact is not None:
             if count_form:
                 raise SettingsError(
@@ -174,15 +174,15 @@ def _queues(values: Values) -> QueueRange:
             return exact
         if count_form:
             break
-    first = values[table.NFQUEUE_ID]
-    count = values[table.WORKERS]
+    first = values[definitions.NFQUEUE_ID]
+    count = values[definitions.WORKERS]
     if count is None:
         count = min(usable_cpus(), _MAX_AUTO_WORKERS)
     last = first + count - 1
     if last > MAX_QUEUE:
         raise SettingsError(
-            f"{_named(values, table.NFQUEUE_ID)} with {_named(values, table.WORKERS)}: the queues {first} to {last} are refused; "
-            f"allowed: queue numbers up to {MAX_QUEUE}"
+            f"{_named(values, definitions.NFQUEUE_ID)} with {_named(values, definitions.WORKERS)}: "
+            f"the queues {first} to {last} are refused; allowed: queue numbers up to {MAX_QUEUE}"
         )
     return QueueRange(first, last)
 
@@ -195,7 +195,7 @@ def _named(values: Values, option: Option[object]) -> str:
 def _own_host_name() -> str:
     name = socket.gethostname()
     try:
-        found = table.HOSTNAME_OVERRIDE.parse(name)
+        found = definitions.HOSTNAME_OVERRIDE.parse(name)
     except ValueError:
         found = ""
     if not found:

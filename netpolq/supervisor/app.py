@@ -16,34 +16,34 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.channel import Channel, Failure, Hints, Logging
-from netpolq.dataplane import queuestats
-from netpolq.dataplane.apply import Ruleset, probe
-from netpolq.dataplane.kernel import dns_in_prerouting
+from netpolq.dataplane import queue_stats
+from netpolq.dataplane.host_checks import dns_in_prerouting
+from netpolq.dataplane.install import Ruleset, probe
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.ipc.channel import Channel, Failure, Hints, Logging
+from netpolq.ipc.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.model import Update
-from netpolq.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.settings import Settings
-from netpolq.sources.base import Source
-from netpolq.sources.manifests import ManifestFolder
+from netpolq.sources.folder.source import ManifestFolder
+from netpolq.sources.source import Source
 from netpolq.store import Store
-from netpolq.supervisor.changes import Changes
-from netpolq.supervisor.condition import Condition
+from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer, log_rejections
-from netpolq.supervisor.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.hold import Hold
+from netpolq.supervisor.host_monitor import Surroundings
 from netpolq.supervisor.http import StatusSocket, serve_metrics
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.log_level import Verbosity
+from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.metrics.state import StateCollector, readings
+from netpolq.supervisor.metrics.timings import Timings
 from netpolq.supervisor.publisher import Publisher
-from netpolq.supervisor.ready_log import ReadyLog
-from netpolq.supervisor.state_metrics import StateCollector, readings
+from netpolq.supervisor.readiness import Condition
+from netpolq.supervisor.readiness_log import ReadyLog
 from netpolq.supervisor.status import encode
-from netpolq.supervisor.strict import StrictMode
-from netpolq.supervisor.surroundings import Surroundings
-from netpolq.supervisor.timings import Timings
-from netpolq.supervisor.verbosity import Verbosity
-from netpolq.supervisor.verdict_cache import VerdictCache
 
 log = logging.getLogger("supervisor")
 
@@ -75,7 +75,7 @@ def make_source(settings: Settings) -> Source:
     if settings.manifests is not None:
         return ManifestFolder(settings.manifests)
     # Only now, because the kubernetes package takes a second and tens of megabytes that a folder does not need.
-    from netpolq.sources.cluster.source import ClusterSource  # noqa: PLC0415
+    from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
 
     return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
 
@@ -167,7 +167,7 @@ class Supervisor:
                 kernel_counts=lambda: surroundings.cache_counts if settings.verdict_cache else None,
             )
         )
-        self._registry.register(QueueCollector(queuestats.read, settings.queues.numbers))
+        self._registry.register(QueueCollector(queue_stats.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(condition)))
         self._status_socket = status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,

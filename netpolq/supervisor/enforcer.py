@@ -14,21 +14,21 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
-from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.bridge_guard import BridgeGuard
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
 from netpolq.logs import DETAIL
 from netpolq.model import Pod, Rejection
-from netpolq.policy.compile import Compiler
+from netpolq.policy.compiler import Compiler
 from netpolq.store import Store
-from netpolq.supervisor.changes import Changes
+from netpolq.supervisor.change_summary import Changes
+from netpolq.supervisor.established import StrictMode
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
-from netpolq.supervisor.strict import StrictMode
-from netpolq.supervisor.verdict_cache import VerdictCache
 
 PUBLISH_INTERVAL_S = 0.02
 """At least this long between two snapshots: changes that come in a burst become one."""

@@ -12,18 +12,18 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.hold_table import HoldTable
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.errors import NetpolqError, SnapshotError
 from netpolq.hold import cni
 from netpolq.hold.ranges import PodRange, collapse, listed
 from netpolq.hold.ruleset import TABLE
-from netpolq.run_dir import IMAGE
+from netpolq.ipc.run_dir import IMAGE
 from netpolq.settings import Settings
-from netpolq.snapshot import region
-from netpolq.snapshot.view import SnapshotView
-from netpolq.sources.base import Source
+from netpolq.snapshot import memfd
+from netpolq.snapshot.reader import SnapshotView
+from netpolq.sources.source import Source
 from netpolq.supervisor.enforcer import Enforcer
 
 _CHECK_INTERVAL_S = 1.0
@@ -167,7 +167,7 @@ def _no_range_of_the_node(exists: bool | None, name: str) -> str:
 def _read_kept(path: Path) -> _Kept | None:
     """The kept snapshot; None, with a line in the log, if it cannot be used."""
     try:
-        view = SnapshotView(region.load(path))
+        view = SnapshotView(memfd.load(path))
     except (OSError, SnapshotError) as error:
         log.warning("the kept snapshot cannot be used before the first sync: %s", error)
         return None

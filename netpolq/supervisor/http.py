@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from netpolq.errors import BootError
-from netpolq.supervisor.verbosity import LOGLEVEL_PATH, Verbosity
+from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 
 MOST_CONNECTIONS = 64
 """To the metrics, at the same time. Prometheus and the kubelet have one or two each."""

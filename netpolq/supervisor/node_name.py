@@ -1,6 +1,6 @@
 """Whether the name of this agent's node is one that the source knows: under a wrong name no pod is local, and nothing is enforced."""
 
-from netpolq.sources.base import Source
+from netpolq.sources.source import Source
 from netpolq.store import Store
 
 _ADVICE = "set --hostname-override to spec.nodeName of this node's pods"

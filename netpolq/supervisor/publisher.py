@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
-from netpolq.channel import (
+from netpolq.ipc.channel import (
     MAX_CHANGED,
     MAX_UNREAD,
     Alive,
@@ -27,9 +27,9 @@ from netpolq.channel import (
     Taken,
     Welcome,
 )
-from netpolq.snapshot import region
-from netpolq.snapshot.draft import Draft
-from netpolq.supervisor.keeper import Keeper
+from netpolq.snapshot import memfd
+from netpolq.snapshot.builder import Draft
+from netpolq.supervisor.snapshot_file import Keeper
 
 _RETRY_S = 1.0
 _BEAT_S = 1.0
@@ -156,7 +156,7 @@ class Publisher:
         told = tuple(sorted(changed)) if self._is_complete and len(changed) <= MAX_CHANGED else None
         # Whatever fails from here on: what changed is forgotten, so the next publish, whenever it comes, must be a complete one.
         self._is_complete = False
-        descriptor = region.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
+        descriptor = memfd.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
             self._keeper.outdate()
             if not self._channel.send(Publish(self.version + 1, told), [descriptor]):

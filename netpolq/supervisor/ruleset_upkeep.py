@@ -10,8 +10,8 @@ import time
 
 from collections.abc import Callable
 
-from netpolq.dataplane.apply import Ruleset
-from netpolq.dataplane.refusals import RulesetError
+from netpolq.dataplane.install import Ruleset
+from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.logs import TokenBucket
 

@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 
 from netpolq.errors import NetpolqError, PrivilegeError
+from netpolq.ipc.run_dir import STATUS_SOCKET
 from netpolq.logs import one_line
 from netpolq.model import Rejection
-from netpolq.run_dir import STATUS_SOCKET
 
 _TIMEOUT_S = 5.0
 

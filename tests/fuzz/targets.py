@@ -7,12 +7,12 @@ import tempfile
 
 from collections.abc import Callable
 
-from netpolq.channel import Failure, Hints, Refusal, Taken, decode, encode, unpack_hints
 from netpolq.errors import SnapshotError
+from netpolq.ipc.channel import Failure, Hints, Refusal, Taken, decode, encode, unpack_hints
 from netpolq.snapshot.layout import PREFIX_BYTES
-from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.packet import COPY_BYTES, parse
+from netpolq.snapshot.reader import SnapshotView
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.packet import COPY_BYTES, parse
 from tests.property.test_hostile_snapshots import with_right_checksums
 from tests.support.images import encode as encode_image
 from tests.unit.test_decide import FRIEND, FRIEND6, POD, view_that_admits

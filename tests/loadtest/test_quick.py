@@ -17,7 +17,7 @@ from loadtest.document import Document
 from loadtest.native.build import program
 from loadtest.parameters import Parameters
 from loadtest.shapes import SHAPES
-from netpolq_worker.nfqueue import RECEIVE_BUFFER_BYTES
+from netpolq_worker.worker.nfqueue import RECEIVE_BUFFER_BYTES
 from tests.support import netns
 from tests.support.box import CHECKOUT
 

@@ -121,7 +121,7 @@ def test_the_steps_of_the_recipe_leave_a_program_that_runs(image: Image) -> None
 
 
 def test_what_is_installed_is_all_that_pool_and_supervisor_import(image: Image) -> None:
-    code = "import netpolq.supervisor.app, netpolq.explain, netpolq_worker.__main__, netpolq_worker.pool; print(netpolq.__file__)"
+    code = "import netpolq.supervisor.app, netpolq.explain, netpolq_worker.__main__, netpolq_worker.pool.main; print(netpolq.__file__)"
     done = subprocess.run([image.python, "-P", "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(image.root)), "a copy in the image, not the checkout"

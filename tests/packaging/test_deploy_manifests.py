@@ -15,8 +15,8 @@ import pytest
 from netpolq.cli import COMMANDS
 from netpolq.hold.ranges import listed
 from netpolq.settings import resolve
+from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.resolve import Settings
-from netpolq.settings.table import OPTIONS
 from tests.support.deployment import CHART, KUSTOMIZE, OVERLAYS, Deployment, Kind, PodSpec, charted, kustomized
 
 Values = Mapping[str, object]

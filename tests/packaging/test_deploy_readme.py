@@ -9,7 +9,7 @@ from typing import TypedDict
 import pytest
 import yaml
 
-from netpolq.settings.table import OPTIONS
+from netpolq.settings.definitions import OPTIONS
 from tests.support.deployment import CHART, DEPLOY, tool
 
 TEXT = (DEPLOY / "README.md").read_text(encoding="utf-8")

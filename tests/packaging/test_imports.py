@@ -12,7 +12,7 @@ FORBIDDEN = ("kubernetes", "uvloop", "asyncio", "aiohttp", "yaml", "orjson", "as
 
 def test_the_pool_and_so_its_workers_are_lean() -> None:
     """Workers are forks of the pool: what it has not imported they do not have."""
-    code = "import sys, netpolq_worker.__main__, netpolq_worker.pool; print(*sys.modules)"
+    code = "import sys, netpolq_worker.__main__, netpolq_worker.pool.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     assert "netfilterqueue" in modules
@@ -32,7 +32,7 @@ def test_the_wheel_has_exactly_the_two_packages(tmp_path: Path) -> None:
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"netpolq", "netpolq_worker"}
     assert "netpolq/py.typed" in names
-    assert "netpolq_worker/loop.py" in names
+    assert "netpolq_worker/worker/loop.py" in names
     assert not [name for name in names if "test" in name]
 
 

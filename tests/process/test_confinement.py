@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from netpolq_worker.capabilities import POOL, SUPERVISOR
-from netpolq_worker.confinement import WORKER_UID
+from netpolq_worker.worker.sandbox import WORKER_UID
 from tests.process.conftest import admit, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import CHECKOUT, Box
@@ -54,7 +54,7 @@ def test_a_confined_process_keeps_one_capability_and_is_another_user_where_it_ma
 
 ASYNC_KILL = """
 import fcntl, os, signal, socket, sys
-from netpolq_worker.confinement import Confinement
+from netpolq_worker.worker.sandbox import Confinement
 victim, (ours, theirs) = int(sys.argv[1]), socket.socketpair()
 Confinement().apply()
 refused = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netpolq_worker.nfqueue import QUEUE_PACKETS
+from netpolq_worker.worker.nfqueue import QUEUE_PACKETS
 from tests.process.conftest import FRIEND, SERVER
 from tests.support.agent import Agent
 from tests.support.box import Box

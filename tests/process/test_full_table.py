@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.dataplane.kernel import conntrack_usage
+from netpolq.dataplane.host_checks import conntrack_usage
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.errors import ExitCode
-from netpolq.snapshot.draft import Draft
+from netpolq.snapshot.builder import Draft
 from netpolq.supervisor.hold import _read_kept
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
@@ -24,7 +24,7 @@ from tests.support.probe import Probe
 
 RANGES = "10.71.1.0/24,fd71:1::/64"
 NEWEST = b"\x01"
-"""What ends a kept snapshot after which none was published (`netpolq.snapshot.region`)."""
+"""What ends a kept snapshot after which none was published (`netpolq.snapshot.memfd`)."""
 PORT = 99
 FLOWS = 400
 KUBECONFIG = """

@@ -5,7 +5,7 @@ import socket
 
 from pathlib import Path
 
-from netpolq_worker.denied_log import PAIR_BURST_LINES
+from netpolq_worker.worker.denied_log import PAIR_BURST_LINES
 from tests.process.conftest import SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box

@@ -6,7 +6,7 @@ import socket
 
 from pathlib import Path
 
-from netpolq_worker.packet_log import BURST_LINES
+from netpolq_worker.worker.packet_log import BURST_LINES
 from tests.process.conftest import SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
 from tests.support.box import Box

@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 import pytest
 
-from netpolq.supervisor.metric_names import FORMER_NAMES
+from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
 from tests.support import manifests, prometheus
 from tests.support.agent import Agent

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from netpolq.errors import ExitCode, SnapshotError
-from netpolq.snapshot.region import load
-from netpolq.snapshot.view import SnapshotView
+from netpolq.snapshot.memfd import load
+from netpolq.snapshot.reader import SnapshotView
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_start import assert_one_line, run_to_the_end
 from tests.support.agent import Agent

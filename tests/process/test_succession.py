@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from netpolq.errors import SnapshotError
-from netpolq.run_dir import IMAGE
+from netpolq.ipc.run_dir import IMAGE
 from netpolq.snapshot.layout import PREFIX_BYTES
-from netpolq.snapshot.region import load
-from netpolq.snapshot.view import SnapshotView
+from netpolq.snapshot.memfd import load
+from netpolq.snapshot.reader import SnapshotView
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, admit, hears_nothing, listening, send, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box, Host

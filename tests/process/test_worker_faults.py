@@ -20,7 +20,7 @@ STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
 GREEDY_BYTES = 1 << 26
 FAULTY = f"""
 import os
-from netpolq_worker.decide import Decider
+from netpolq_worker.worker.flow_cache import Decider
 
 judge = Decider._judge
 

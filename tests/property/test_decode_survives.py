@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Direction
 from netpolq.model import LabelSelector, Namespace, NetworkPolicy, Pod
-from netpolq.sources.decode import DecodeError, Ignored, decode, decode_all
-from netpolq.sources.manifest_file import parse
-from netpolq.sources.open_file import UnreadableError
-from netpolq.sources.problems import MAX_CHARACTERS, MAX_TOLD
-from netpolq.sources.yaml_values import documents
+from netpolq.sources.decode.decoder import DecodeError, Ignored, decode, decode_all
+from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_TOLD
+from netpolq.sources.decode.yaml_values import documents
+from netpolq.sources.folder.manifest_file import parse
+from netpolq.sources.folder.open_file import UnreadableError
 
 WORDS = [
     "v1", "networking.k8s.io/v1", "Pod", "Namespace", "NetworkPolicy", "List", "PodList", "TCP", "In", "NotIn", "Exists", "Ingress",

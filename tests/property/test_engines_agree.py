@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 
 from netpolq.addresses import format_address
 from netpolq.enums import Reason, Verdict
-from netpolq.policy.compiled import SnapshotEngine
-from netpolq.policy.engine import Explanation
+from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.resolver import DROP_ON_EVERY_PORT, Resolver
+from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, Resolver
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows, store_of
 
 CLUSTERS_PER_SEED = 50

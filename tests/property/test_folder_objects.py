@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.model import Namespace, Object, ObjectKey
-from netpolq.sources.folder_objects import FolderObjects, HeldFile
-from netpolq.sources.manifest_file import Content, Located
+from netpolq.sources.folder.manifest_file import Content, Located
+from netpolq.sources.folder.objects import FolderObjects, HeldFile
 
 NAMES = st.sampled_from("abcde")
 OBJECTS = st.builds(lambda name, stage: Namespace(name=name, labels={"stage": stage}), NAMES, st.sampled_from("xy"))

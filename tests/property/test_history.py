@@ -10,12 +10,12 @@ import pytest
 from netpolq.addresses import IPV4_MAPPED_PREFIX, AddressKey, is_ipv4
 from netpolq.enums import Protocol, Reason, Verdict
 from netpolq.model import Object, Pod, Update
-from netpolq.policy.compile import Compiler, compile_snapshot
+from netpolq.policy.compiler import Compiler, compile_snapshot
 from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.view import SnapshotView
+from netpolq.snapshot.reader import SnapshotView
 from netpolq.store import Store
-from netpolq_worker.decide import Decider
-from netpolq_worker.packet import Question
+from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.packet import Question
 from tests.support.clusters import Flow, random_cluster, random_flows, store_of
 from tests.support.snapshots import canonical
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import LoggingFormat, Verdict
 from netpolq.model import Object, Rejection, Update
-from netpolq.policy.compile import Compiler
-from netpolq.snapshot.resolver import Resolver
-from netpolq.snapshot.view import SnapshotView
-from netpolq.sources.decode import DecodeError, Ignored, decode_all
+from netpolq.policy.compiler import Compiler
+from netpolq.snapshot.cached_evaluator import Resolver
+from netpolq.snapshot.reader import SnapshotView
+from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
 from tests.support.logging_output import logging_output
 from tests.support.manifests import Body, policy

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
-from netpolq.policy.compile import compile_snapshot
+from netpolq.policy.compiler import compile_snapshot
 from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
-from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.metrics import WorkerMetrics
+from netpolq.snapshot.reader import SnapshotView
+from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster, store_of
 from tests.unit.test_judge import Given, Serving, tcp, tcp6
 

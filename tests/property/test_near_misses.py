@@ -8,7 +8,7 @@ import pytest
 
 from netpolq.enums import Direction
 from netpolq.model import NetworkPolicy, Object, PolicyRule, Update
-from netpolq.policy.engine import Explanation
+from netpolq.policy.evaluator import Explanation
 from netpolq.policy.near_miss import Addition, Failed, NearMissFinder, smallest
 from netpolq.policy.reference import ReferenceEngine
 from netpolq.store import Store

@@ -5,7 +5,17 @@ import socket
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from netpolq_worker.packet import IPV4_KEY, IPV6_KEY, UNKEYED_PROTOCOLS, Key, Question, key_of, parse, plain_question, question_of
+from netpolq_worker.worker.packet import (
+    IPV4_KEY,
+    IPV6_KEY,
+    UNKEYED_PROTOCOLS,
+    Key,
+    Question,
+    key_of,
+    parse,
+    plain_question,
+    question_of,
+)
 
 V4 = [socket.inet_aton(text) for text in ("10.0.0.1", "10.0.0.2")]
 V6 = [socket.inet_pton(socket.AF_INET6, text) for text in ("fd00::1", "fd00::2", "::ffff:10.0.0.1")]

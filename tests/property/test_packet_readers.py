@@ -20,8 +20,8 @@ from scapy.layers.ipsec import AH
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from netpolq_worker.decide import ABSENT, Decider
-from netpolq_worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
+from netpolq_worker.worker.flow_cache import ABSENT, Decider
+from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
 from tests.unit.test_decide import FRIEND, FRIEND6, view_that_admits
 
 NUMBERS: dict[type[Packet], int] = {
@@ -123,7 +123,7 @@ def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Pack
 
 
 def _answer_by_key(decider: Decider, packet: bytes) -> int | None:
-    """What the packet path answers without reading the packet; None: it has to. See `netpolq_worker.judge`."""
+    """What the packet path answers without reading the packet; None: it has to. See `netpolq_worker.worker.packet_loop`."""
     layout = IPV4_KEY if packet[0] == 0x45 else IPV6_KEY if packet[0] >> 4 == 6 else None
     if layout is None or len(packet) < layout.size:
         return None

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict, cast
 
 import psutil
 
-from netpolq.dataplane.queuestats import QueueStats, read
+from netpolq.dataplane.queue_stats import QueueStats, read
 from tests.support.box import Box
 
 METRICS_PORT = 9080

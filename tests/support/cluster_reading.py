@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from netpolq.model import Update
-from netpolq.policy.compile import Compiler
-from netpolq.sources.cluster.source import ClusterSource
-from netpolq.sources.cluster.timing import Timing
-from netpolq.sources.decode import Ignored, decode
+from netpolq.policy.compiler import Compiler
+from netpolq.sources.decode.decoder import Ignored, decode
+from netpolq.sources.kubernetes.source import ClusterSource
+from netpolq.sources.kubernetes.timing import Timing
 from netpolq.store import Store
 from tests.support.apiserver import RESOURCES, ApiServer, Body
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.model import Update
-from netpolq.sources.decode import Ignored, decode
+from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
 
 Body = dict[str, object]

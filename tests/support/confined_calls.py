@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pyseccomp
 
-from netpolq_worker import confinement
-from netpolq_worker.confinement import Confinement
+from netpolq_worker.worker import sandbox
+from netpolq_worker.worker.sandbox import Confinement
 
 REFUSAL = 3333
 """Beyond the errno of any call, below the 4,095 that are errors."""
@@ -83,7 +83,7 @@ def _int_80() -> tuple[mmap.mmap, Callable[[int], int]] | None:
 
 
 def main() -> None:
-    names = (*confinement._ALLOWED, *_FILTERED)  # the rest of the table is what is tried
+    names = (*sandbox._ALLOWED, *_FILTERED)  # the rest of the table is what is tried
     number = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in names}
     known = {found for found in number.values() if found >= 0}  # below 0: a call that this machine has not
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -7,8 +7,8 @@ import socket
 import struct
 
 from netpolq.dataplane.conntrack import clear_accepted, label_of
-from netpolq.dataplane.nf_tables import number, open_socket
-from netpolq.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
+from netpolq.netlink.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
+from netpolq.netlink.nftables import number, open_socket
 from tests.support.box import Box
 
 ASSURED = 0x4 | 0x2 | 0x8  # IPS_ASSURED, with IPS_SEEN_REPLY and IPS_CONFIRMED, without which there is none

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from netpolq.snapshot.code import Code, encode_addresses, encode_program, tables_of
-from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.image import Identity, Program, Rule
+from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.ir import Identity, Program, Rule
+from netpolq.snapshot.program_encoder import Code, encode_addresses, encode_program, tables_of
 
 
 class Endpoint(NamedTuple):

@@ -12,8 +12,8 @@ import time
 
 from pathlib import Path
 
-from netpolq.channel import Channel, Publish, Refusal, Report, Welcome
-from netpolq.snapshot import region
+from netpolq.ipc.channel import Channel, Publish, Refusal, Report, Welcome
+from netpolq.snapshot import memfd
 from netpolq.snapshot.layout import PREFIX_BYTES
 from tests.support.images import Image, encode
 
@@ -33,7 +33,7 @@ def main() -> None:
             data[PREFIX_BYTES] ^= 1
         else:
             wanted = version
-        descriptor = region.seal(data)
+        descriptor = memfd.seal(data)
         channel.send(Publish(version, None), [descriptor])
         os.close(descriptor)
     started = time.monotonic()

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from netpolq.enums import Protocol, Tier
-from netpolq.policy.compile import Compiler
-from netpolq.policy.programs import PeerSelector
-from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.image import AddressTable, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
+from netpolq.policy.compiler import Compiler
+from netpolq.policy.program_compiler import PeerSelector
+from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.ir import AddressTable, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
 from netpolq.snapshot.layout import RULE_WORDS, Section
+from netpolq.snapshot.reader import SnapshotView
 from netpolq.snapshot.sections import CELLS
-from netpolq.snapshot.view import SnapshotView
 from tests.support.images import Endpoint, Image, encode
 
 

@@ -12,11 +12,11 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Verdict
 from netpolq.model import Object, Update
-from netpolq.policy.compile import Compiler
-from netpolq.policy.compiled import SnapshotEngine
+from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.compiler import Compiler
 from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.view import SnapshotView
-from netpolq.sources.decode import Ignored, decode
+from netpolq.snapshot.reader import SnapshotView
+from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
 from tests.support.manifests import Body, policy
 

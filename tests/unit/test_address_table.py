@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Protocol
 from netpolq.model import PolicyPort
-from netpolq.policy.address_table import MAX_ENTRIES, AddressRange, Block, build_address_table
+from netpolq.policy.cidr_table import MAX_ENTRIES, AddressRange, Block, build_address_table
 from netpolq.policy.port_table import Candidate, PortTables
-from netpolq.snapshot.image import AddressTable
+from netpolq.snapshot.ir import AddressTable
 
 BITS = {4: 32, 6: 128}
 # Blocks and exceptions lie in 64 addresses at either end of the address space, so that they meet.

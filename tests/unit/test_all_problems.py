@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from netpolq.model import NetworkPolicy, ObjectKey, Pod, Rejection
-from netpolq.sources.cluster.resources import RESOURCES, read_item
-from netpolq.sources.decode import DecodeError, decode, decode_all
-from netpolq.sources.known_fields import MAX_UNKNOWN
-from netpolq.sources.manifest_file import parse
-from netpolq.sources.manifests import load
-from netpolq.sources.problems import MAX_CHARACTERS, MAX_TOLD
+from netpolq.sources.decode.decoder import DecodeError, decode, decode_all
+from netpolq.sources.decode.known_fields import MAX_UNKNOWN
+from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_TOLD
+from netpolq.sources.folder.manifest_file import parse
+from netpolq.sources.folder.source import load
+from netpolq.sources.kubernetes.resources import RESOURCES, read_item
 from tests.property.test_decode_survives import POLICY
 from tests.support.manifests import Body, policy
 

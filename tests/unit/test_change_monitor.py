@@ -6,10 +6,10 @@ import pytest
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.dataplane.change_monitor import is_later
-from netpolq.dataplane.nf_tables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.dataplane.set_elements import change_elements, elements_of
-from netpolq.nfnetlink import message, split
+from netpolq.netlink.nfnetlink import message, split
+from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM
 
 
 def keys(*addresses: str) -> frozenset[bytes]:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.channel import (
+from netpolq.enums import Verdict
+from netpolq.ipc.channel import (
     MAX_CHANGED,
     MAX_HINTS,
     Alive,
@@ -37,7 +38,6 @@ from netpolq.channel import (
     pack_hints,
     unpack_hints,
 )
-from netpolq.enums import Verdict
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)

@@ -16,8 +16,8 @@ from netpolq import cli
 from netpolq.errors import ExitCode
 from netpolq.settings import resolve
 from netpolq.settings.command_flags import CLEANUP_OPTIONS, STATUS_OPTIONS
+from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_words
-from netpolq.settings.table import OPTIONS
 
 FULL = Path("/dev/full")
 
@@ -259,8 +259,8 @@ def test_cleanup_may_be_repeated_and_says_when_there_was_nothing(tmp_path: Path)
 def test_cleanup_is_refused_while_an_agent_serves_the_namespace(tmp_path: Path) -> None:
     (tmp_path / "snapshot.bin").touch()
     agent_and_cleanup = (
-        "import os, sys; from netpolq import cli, instance; "
-        "claim = instance.claim(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
+        "import os, sys; from netpolq import cli; from netpolq.ipc import takeover; "
+        "claim = takeover.claim(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
     )
     result = subprocess.run(
         ["unshare", "--net", sys.executable, "-P", "-c", agent_and_cleanup, "cleanup", "--run-dir", str(tmp_path)],

@@ -12,12 +12,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from netpolq.sources.cluster import connection as connections
-from netpolq.sources.cluster.attempts import Attempts
-from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.reflector import Reflector
-from netpolq.sources.cluster.resources import RESOURCES as READ
-from netpolq.sources.cluster.watch import Changes
+from netpolq.sources.kubernetes import connection as connections
+from netpolq.sources.kubernetes.attempts import Attempts
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.reflector import Reflector
+from netpolq.sources.kubernetes.resources import RESOURCES as READ
+from netpolq.sources.kubernetes.watch import Changes
 from tests.support.apiserver import (
     NAMESPACES,
     NETWORK_POLICIES,

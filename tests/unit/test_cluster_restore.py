@@ -13,9 +13,9 @@ from typing import cast
 
 import pytest
 
-from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.reflector import Reflector
-from netpolq.sources.cluster.resources import RESOURCES as READ
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.reflector import Reflector
+from netpolq.sources.kubernetes.resources import RESOURCES as READ
 from tests.support.apiserver import NAMESPACES, NETWORK_POLICIES, PODS, RESOURCES, ApiServer, Body, GoSilent, Verb
 from tests.support.apiserver.store import Checkpoint
 from tests.support.cluster_reading import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from netpolq.errors import BootError
-from netpolq.policy.compile import compile_snapshot
-from netpolq.sources.cluster.source import ClusterSource
+from netpolq.policy.compiler import compile_snapshot
+from netpolq.sources.kubernetes.source import ClusterSource
 from tests.support.apiserver import (
     NAMESPACES,
     NETWORK_POLICIES,

@@ -23,8 +23,8 @@ from netpolq.model import (
     Requirement,
     Update,
 )
-from netpolq.policy import groups
-from netpolq.policy.compile import Compiler
+from netpolq.policy import peer_classes
+from netpolq.policy.compiler import Compiler
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
 
@@ -254,7 +254,7 @@ def _counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         count += 1
         return matches(selector, labels)
 
-    monkeypatch.setattr(groups, "matches", counted)
+    monkeypatch.setattr(peer_classes, "matches", counted)
 
     def since_last() -> int:
         nonlocal count

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from netpolq import counter_memory
+from netpolq.ipc import counter_memory
 
 COUNT_ALL = """
 import sys
 from netpolq.buckets import BOUNDS_NS
-from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.packet import SERIES
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.packet import SERIES
 memory, seat, times = map(int, sys.argv[1:])
 metrics = WorkerMetrics(seat, memory)
 for _ in range(times):

@@ -4,13 +4,13 @@ import psutil
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.errors import SnapshotError
-from netpolq.snapshot.image import Identity, PortRange, PortTable, Rule, TierProgram
-from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.decide import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
-from netpolq_worker.packet import Question
+from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.snapshot.ir import Identity, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot.reader import SnapshotView
+from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
+from netpolq_worker.worker.packet import Question
 from tests.support.images import Endpoint, Image, draft_of, encode
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))

@@ -11,7 +11,7 @@ from netpolq.model import (
     Namespace,
     Pod,
 )
-from netpolq.sources.decode import DecodeError, Ignored, decode, decode_all
+from netpolq.sources.decode.decoder import DecodeError, Ignored, decode, decode_all
 
 
 def policy_body(spec: object, **metadata: object) -> dict[str, object]:

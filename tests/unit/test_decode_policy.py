@@ -14,7 +14,7 @@ from netpolq.model import (
     PolicyRule,
     Requirement,
 )
-from netpolq.sources.decode import DecodeError, decode
+from netpolq.sources.decode.decoder import DecodeError, decode
 
 INGRESS, EGRESS = frozenset({Direction.INGRESS}), frozenset({Direction.EGRESS})
 BOTH = INGRESS | EGRESS

@@ -12,10 +12,10 @@ from scapy.packet import Packet
 
 from netpolq.addresses import parse_address
 from netpolq.enums import LoggingFormat, Tier, Verdict
-from netpolq.snapshot.image import TierProgram
-from netpolq.snapshot.view import SnapshotView
-from netpolq_worker import denied_log
-from netpolq_worker.denied_log import (
+from netpolq.snapshot.ir import TierProgram
+from netpolq.snapshot.reader import SnapshotView
+from netpolq_worker.worker import denied_log
+from netpolq_worker.worker.denied_log import (
     BURST_LINES,
     LINES_PER_S,
     MAX_PAIRS,

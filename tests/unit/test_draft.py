@@ -3,12 +3,12 @@
 import random
 
 from netpolq.enums import Protocol
-from netpolq.snapshot.draft import Draft
-from netpolq.snapshot.identities import Identities
-from netpolq.snapshot.image import Identity
-from netpolq.snapshot.names import PodNames
-from netpolq.snapshot.strings import Strings
-from netpolq.snapshot.view import SnapshotView
+from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.identity_table import Identities
+from netpolq.snapshot.ir import Identity
+from netpolq.snapshot.pod_names import PodNames
+from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.string_table import Strings
 
 
 def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:

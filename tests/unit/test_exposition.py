@@ -12,24 +12,24 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from netpolq import counter_memory
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
-from netpolq.dataplane.apply import Ruleset
 from netpolq.dataplane.bridge_guard import TAGGED
-from netpolq.dataplane.queuestats import QueueStats
+from netpolq.dataplane.install import Ruleset
+from netpolq.dataplane.queue_stats import QueueStats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES, UNJUDGED, CacheCounts
-from netpolq.supervisor.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
-from netpolq.supervisor.metric_names import FORMER_NAMES
-from netpolq.supervisor.state_metrics import Reading, StateCollector, ruleset_readings, verdict_cache_readings
-from netpolq.supervisor.surroundings import Surroundings
-from netpolq.supervisor.verdict_cache import VerdictCache
+from netpolq.ipc import counter_memory
+from netpolq.supervisor.host_monitor import Surroundings
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
+from netpolq.supervisor.metrics.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
+from netpolq.supervisor.metrics.state import Reading, StateCollector, ruleset_readings, verdict_cache_readings
 from tests.unit.test_ruleset import CONFIG
 
 WORKER = """
 import sys
 from netpolq.enums import Verdict
-from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.packet import series_of
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.packet import series_of
 memory, seat, accepted, dropped, duration_ns = map(int, sys.argv[1:])
 metrics = WorkerMetrics(seat, memory)
 metrics.judged(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)

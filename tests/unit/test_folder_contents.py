@@ -12,9 +12,9 @@ import pytest
 
 from netpolq.model import NetworkPolicy, Update
 from netpolq.policy.selectors import matches
-from netpolq.sources.folder_contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, Look
-from netpolq.sources.folder_scan import Scan
-from netpolq.sources.open_file import Writers
+from netpolq.sources.folder.contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, Look
+from netpolq.sources.folder.open_file import Writers
+from netpolq.sources.folder.scan import Scan
 from netpolq.store import Store
 from tests.support.manifest_texts import BAD_RULE, names, namespace, policy
 

@@ -13,7 +13,7 @@ DEADLINE_S = 30
 
 _WATCHER = """
 import asyncio, logging, pathlib, sys
-from netpolq.sources.manifests import ManifestFolder
+from netpolq.sources.folder.source import ManifestFolder
 
 logging.basicConfig(format="%(message)s")
 folder = pathlib.Path(sys.argv[1])

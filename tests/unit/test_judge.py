@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.decide import Decider
-from netpolq_worker.judge import BATCH_PACKETS, Bench, judge_packets
-from netpolq_worker.metrics import WorkerMetrics
-from netpolq_worker.nfqueue import Packet, Queue
+from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.nfqueue import Packet, Queue
+from netpolq_worker.worker.packet_loop import BATCH_PACKETS, Bench, judge_packets
 from tests.unit.test_decide import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70

@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from netpolq.errors import SnapshotError
-from netpolq.snapshot import region
-from netpolq.snapshot.view import SnapshotView
-from netpolq.supervisor import keeper
-from netpolq.supervisor.keeper import Keeper
+from netpolq.snapshot import memfd
+from netpolq.snapshot.reader import SnapshotView
+from netpolq.supervisor import snapshot_file
+from netpolq.supervisor.snapshot_file import Keeper
 from tests.support.images import Image, encode
 
 
 def give(kept: Keeper, version: int) -> None:
     """As the publisher does: say that one is about to be sent, send it, have it kept."""
     kept.outdate()
-    descriptor = region.seal(encode(Image(), version=version, created_ns=0))
+    descriptor = memfd.seal(encode(Image(), version=version, created_ns=0))
     kept.keep(descriptor)
     os.close(descriptor)
 
 
 def version_in(path: Path) -> int:
-    return SnapshotView(region.load(path)).version
+    return SnapshotView(memfd.load(path)).version
 
 
 def is_kept(path: Path, version: int) -> bool:
@@ -71,7 +71,7 @@ async def test_no_start_judges_by_a_version_that_another_was_sent_after(tmp_path
     await until(lambda: is_kept(path, 1))
     kept.outdate()  # version 2 is about to be sent
     with pytest.raises(SnapshotError, match="newer"):
-        region.load(path)
+        memfd.load(path)
     for version in range(2, 30):
         give(kept, version)
         await asyncio.sleep(0.02)
@@ -183,15 +183,15 @@ async def test_nothing_is_written_while_somebody_else_may_write(tmp_path: Path) 
 
 async def test_a_burst_is_written_as_few_times_as_seconds_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    save = region.save
+    save = memfd.save
 
     def counting(path: Path, descriptor: int) -> None:
         save(path, descriptor)
-        region.mark(path, is_newest=True)
+        memfd.mark(path, is_newest=True)
         written.append(version_in(path))
 
-    monkeypatch.setattr(region, "save", counting)
-    monkeypatch.setattr(keeper, "SAVE_INTERVAL_S", 0.2)
+    monkeypatch.setattr(memfd, "save", counting)
+    monkeypatch.setattr(snapshot_file, "SAVE_INTERVAL_S", 0.2)
     kept = Keeper(tmp_path / "snapshot.bin")
     kept.begin()
     for version in range(1, 61):

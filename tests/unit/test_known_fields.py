@@ -7,8 +7,8 @@ from pathlib import Path
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from netpolq.sources.fields import Field
-from netpolq.sources.known_fields import SCHEMAS, Schema, unknown_fields
+from netpolq.sources.decode.fields import Field
+from netpolq.sources.decode.known_fields import SCHEMAS, Schema, unknown_fields
 
 SCHEMA_FOLDERS = sorted((Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema").glob("v*-local"))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from netpolq_worker.lifecycle import Child, Phase, restart_delay
+from netpolq_worker.pool.restart_policy import Child, Phase, restart_delay
 
 YOUNG_S = 2.0
 

@@ -10,8 +10,8 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.errors import NetpolqError
 from netpolq.model import NetworkPolicy, Pod
-from netpolq.sources.manifest_file import MAX_REJECTIONS
-from netpolq.sources.manifests import load
+from netpolq.sources.folder.manifest_file import MAX_REJECTIONS
+from netpolq.sources.folder.source import load
 from tests.support.manifest_texts import BAD_RULE, complaints, names, namespace, policy
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from netpolq.errors import BootError
 from netpolq.model import Object, Update
-from netpolq.sources import folder_contents
-from netpolq.sources.folder_scan import Scan, scan
-from netpolq.sources.manifests import ManifestFolder
-from netpolq.sources.open_file import OpenFile, open_file
+from netpolq.sources.folder import contents
+from netpolq.sources.folder.open_file import OpenFile, open_file
+from netpolq.sources.folder.scan import Scan, scan
+from netpolq.sources.folder.source import ManifestFolder
 from netpolq.store import Store
 from tests.support.manifest_texts import BAD_RULE, complaints, namespace, policy
 
@@ -262,7 +262,7 @@ async def test_a_swap_in_the_middle_of_looking_is_never_delivered_in_halves(
 
     async with watching(tmp_path) as seen:
         await seen.proof(tmp_path)
-        monkeypatch.setattr(folder_contents, "open_file", swapping_open)
+        monkeypatch.setattr(contents, "open_file", swapping_open)
         swap("1")
         await seen.until(has_label("b", "2"))
         assert swaps == []
@@ -282,7 +282,7 @@ async def test_a_file_that_comes_before_its_new_folder_is_watched_is_not_missed(
         return found
 
     async with watching(tmp_path) as seen:
-        monkeypatch.setattr(folder_contents, "scan", scan_then_write)
+        monkeypatch.setattr(contents, "scan", scan_then_write)
         late.parent.mkdir()
         await seen.until(has("a"))
 

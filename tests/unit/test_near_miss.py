@@ -8,7 +8,7 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Direction
 from netpolq.explain.additions import advice_for
 from netpolq.explain.flow import parse_protocol
-from netpolq.policy.compiled import SnapshotEngine
+from netpolq.policy.compiled_evaluator import SnapshotEngine
 from netpolq.policy.near_miss import Failed, NearMiss, NearMissFinder
 from netpolq.policy.reference import ReferenceEngine
 from netpolq.store import Store

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from netpolq.model import Pod, Update
-from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.node import NodeReader
-from netpolq.sources.cluster.source import ClusterSource
-from netpolq.sources.manifests import ManifestFolder
+from netpolq.sources.folder.source import ManifestFolder
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.node import NodeReader
+from netpolq.sources.kubernetes.source import ClusterSource
 from netpolq.store import Store
 from netpolq.supervisor.node_name import node_name_problem
 from tests.support.apiserver import ApiServer

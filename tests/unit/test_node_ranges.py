@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from netpolq.hold.ranges import listed
-from netpolq.sources.cluster.connection import Connection
-from netpolq.sources.cluster.node import NodeReader
-from netpolq.sources.cluster.source import ClusterSource
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.node import NodeReader
+from netpolq.sources.kubernetes.source import ClusterSource
 from tests.support.apiserver import PODS, ApiServer, NeverAnswer
 from tests.support.cluster_reading import HURRIED, Reader, fill, until
 

@@ -19,7 +19,7 @@ from scapy.layers.ipsec import AH
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from netpolq_worker.packet import COPY_BYTES, parse
+from netpolq_worker.worker.packet import COPY_BYTES, parse
 
 V4 = socket.inet_aton("10.1.2.3"), socket.inet_aton("10.4.5.6")
 V6 = socket.inet_pton(socket.AF_INET6, "fd00::1"), socket.inet_pton(socket.AF_INET6, "fd00::2")

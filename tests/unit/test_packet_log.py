@@ -15,9 +15,9 @@ from scapy.packet import Packet
 from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, LoggingFormat, Tier, Verdict
 from netpolq.logs import PACKET_LOG_VERBOSITY
-from netpolq.snapshot.image import Identity, PortTable, Rule, TierProgram
-from netpolq.snapshot.view import SnapshotView
-from netpolq_worker.packet_log import BURST_LINES, LINES_PER_S, PacketLog
+from netpolq.snapshot.ir import Identity, PortTable, Rule, TierProgram
+from netpolq.snapshot.reader import SnapshotView
+from netpolq_worker.worker.packet_log import BURST_LINES, LINES_PER_S, PacketLog
 from tests.support.images import Endpoint, Image, encode
 from tests.support.logging_output import logging_output
 

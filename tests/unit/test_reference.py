@@ -4,7 +4,7 @@ import pytest
 
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Reason, Verdict
-from netpolq.policy.engine import Explanation
+from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEngine
 from tests.support.clusters import Body, store_of
 

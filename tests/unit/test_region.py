@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, Protocol, Reason, Tier, Verdict
 from netpolq.errors import SnapshotError
-from netpolq.snapshot import region
-from netpolq.snapshot.image import AddressTable, Identity, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot import memfd
+from netpolq.snapshot.ir import AddressTable, Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
-from netpolq.snapshot.view import SnapshotView
+from netpolq.snapshot.reader import SnapshotView
 from tests.support.images import Endpoint, Image, draft_of, encode
 
 POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
@@ -42,8 +42,8 @@ def small_image() -> Image:
 
 
 def test_a_sealed_snapshot_is_judged_by_and_cannot_be_written() -> None:
-    descriptor = region.seal(encode(small_image(), version=7, created_ns=1))
-    view = region.open_view(descriptor)
+    descriptor = memfd.seal(encode(small_image(), version=7, created_ns=1))
+    view = memfd.open_view(descriptor)
     assert view.version == 7
     assert view.judge(PEER, POD, Protocol.TCP, 80).verdict is Verdict.ACCEPT
     assert view.judge(PEER, POD, Protocol.TCP, 81).verdict is Verdict.DROP
@@ -66,7 +66,7 @@ def test_memory_that_could_still_change_is_refused() -> None:
     os.write(descriptor, encode(small_image(), version=1, created_ns=1))
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
     with pytest.raises(SnapshotError, match="not sealed"):
-        region.open_view(descriptor)
+        memfd.open_view(descriptor)
     os.close(descriptor)
 
 
@@ -74,9 +74,9 @@ def test_memory_that_could_still_change_is_refused() -> None:
 def test_header_and_section_table_are_checked_by_whoever_opens_what_another_validated(place: int) -> None:
     image = bytearray(encode(small_image(), version=1, created_ns=1))
     image[place] ^= 1
-    descriptor = region.seal(image)
+    descriptor = memfd.seal(image)
     with pytest.raises(SnapshotError):
-        region.open_validated(descriptor)
+        memfd.open_validated(descriptor)
     os.close(descriptor)
 
 
@@ -84,7 +84,7 @@ def test_memory_that_could_still_change_cannot_count_as_validated() -> None:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.write(descriptor, encode(small_image(), version=1, created_ns=1))
     with pytest.raises(SnapshotError, match="not sealed"):
-        region.open_validated(descriptor)
+        memfd.open_validated(descriptor)
     os.close(descriptor)
 
 
@@ -92,8 +92,8 @@ def test_a_table_in_which_a_search_might_not_end_is_refused() -> None:
     draft = draft_of(small_image())
     cells = draft.addresses.cells
     cells[-ADDRESS_CELL.size :] = ADDRESS_CELL.pack(STRANGER, 1)
-    for opened in (region.open_view, region.open_validated):
-        descriptor = region.seal(*draft.pieces(version=1, created_ns=1))
+    for opened in (memfd.open_view, memfd.open_validated):
+        descriptor = memfd.seal(*draft.pieces(version=1, created_ns=1))
         with pytest.raises(SnapshotError, match="no empty cell"):
             opened(descriptor)
         os.close(descriptor)
@@ -103,11 +103,11 @@ def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     image = encode(small_image(), version=3, created_ns=1)
     path.write_bytes(b"something older, and longer" * 1000)
-    descriptor = region.seal(image)
-    region.save(path, descriptor)
-    region.mark(path, is_newest=True)
+    descriptor = memfd.seal(image)
+    memfd.save(path, descriptor)
+    memfd.mark(path, is_newest=True)
     os.close(descriptor)
-    assert region.load(path) == image
+    assert memfd.load(path) == image
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
 
@@ -115,36 +115,36 @@ def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
 def test_a_kept_snapshot_that_may_not_be_the_newest_is_refused(tmp_path: Path) -> None:
     """As it is written, and after it is marked as outdated: a start that judged by it could admit what is denied since."""
     path = tmp_path / "snapshot.bin"
-    descriptor = region.seal(encode(small_image(), version=3, created_ns=1))
-    region.save(path, descriptor)
+    descriptor = memfd.seal(encode(small_image(), version=3, created_ns=1))
+    memfd.save(path, descriptor)
     with pytest.raises(SnapshotError, match="newer"):
-        region.load(path)
-    region.mark(path, is_newest=True)
-    region.load(path)
-    region.mark(path, is_newest=False)
+        memfd.load(path)
+    memfd.mark(path, is_newest=True)
+    memfd.load(path)
+    memfd.mark(path, is_newest=False)
     with pytest.raises(SnapshotError, match="newer"):
-        region.load(path)
-    region.mark(path, is_newest=True)
+        memfd.load(path)
+    memfd.mark(path, is_newest=True)
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(SnapshotError):
-        region.load(path)
+        memfd.load(path)
     os.close(descriptor)
 
 
 def test_a_link_or_another_users_file_is_no_kept_snapshot(tmp_path: Path) -> None:
     path, target = tmp_path / "snapshot.bin", tmp_path / "elsewhere"
-    descriptor = region.seal(encode(small_image(), version=3, created_ns=1))
-    region.save(target, descriptor)
-    region.mark(target, is_newest=True)
+    descriptor = memfd.seal(encode(small_image(), version=3, created_ns=1))
+    memfd.save(target, descriptor)
+    memfd.mark(target, is_newest=True)
     path.symlink_to(target)
     with pytest.raises(OSError, match="symbolic links"):
-        region.load(path)
+        memfd.load(path)
     before = target.read_bytes()
-    region.save(path, descriptor)
+    memfd.save(path, descriptor)
     assert target.read_bytes() == before
     os.chown(path, 65534, 65534)
     with pytest.raises(SnapshotError, match="no file of user"):
-        region.load(path)
+        memfd.load(path)
     os.close(descriptor)
 
 

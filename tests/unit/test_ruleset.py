@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane import kernel, queuestats
+from netpolq.dataplane import host_checks, queue_stats
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
 from netpolq.enums import Dataplane, NodeEgress
@@ -177,13 +177,13 @@ def test_queue_statistics_ignore_columns_of_newer_kernels_and_broken_lines(tmp_p
     table.write_text(
         "  101  28422     3 2   128     4     5       77  1\n  100  28421     0 2   128     0     0        0  1  9 9\n  102  28\n"
     )
-    first, second = queuestats.read(table)
+    first, second = queue_stats.read(table)
     assert (first.queue_num, first.id_sequence) == (100, 0)
     assert second == (101, 28422, 3, 2, 128, 4, 5, 77)
 
 
 def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -> None:
-    assert queuestats.read(tmp_path / "absent") == ()
+    assert queue_stats.read(tmp_path / "absent") == ()
 
 
 @pytest.mark.parametrize(
@@ -201,18 +201,18 @@ def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -
     ],
 )
 def test_dns_is_judged_early_on_kernels_before_6_12_unless_set_otherwise(setting: bool | None, release: str, early: bool) -> None:
-    assert kernel.dns_in_prerouting(setting, release) is early
+    assert host_checks.dns_in_prerouting(setting, release) is early
 
 
 @pytest.mark.parametrize("release", ["5.10.0", "5.10.0-30-amd64", "6.18.5", "10.0.1", "unknown"])
 def test_a_kernel_that_tells_where_forwarded_packets_came_in_is_taken(release: str) -> None:
-    kernel.require_supported_kernel(release)
+    host_checks.require_supported_kernel(release)
 
 
 @pytest.mark.parametrize("release", ["5.9.16", "4.18.0-553.el8_10.x86_64", "5.4.0-200-generic"])
 def test_an_older_kernel_is_refused(release: str) -> None:
     with pytest.raises(KernelError, match=r"5\.10 or newer"):
-        kernel.require_supported_kernel(release)
+        host_checks.require_supported_kernel(release)
 
 
 class Bridges:
@@ -235,7 +235,7 @@ class Bridges:
         (self.proc / "sys/net/bridge" / name).write_text(f"{value}\n")
 
     def unfiltered(self) -> tuple[str, ...]:
-        return kernel.unfiltered_bridges(self.sys, self.proc)
+        return host_checks.unfiltered_bridges(self.sys, self.proc)
 
 
 @pytest.fixture
@@ -278,13 +278,13 @@ def conntrack_files(root: Path, table: str) -> Path:
 
 def test_the_use_of_the_connection_table_adds_up_what_each_cpu_dropped(tmp_path: Path) -> None:
     table = "entries  insert drop early_drop\n000000fa 00000000 00000010 00000001\n000000fa 00000000 00000002 00000000\n"
-    assert kernel.conntrack_usage(conntrack_files(tmp_path, table)) == (250, 262144, 0x12)
+    assert host_checks.conntrack_usage(conntrack_files(tmp_path, table)) == (250, 262144, 0x12)
 
 
 @pytest.mark.parametrize("table", ["", "entries insert\n0 0\n", "entries drop\n0\n", "entries drop\n0 many\n"])
 def test_a_connection_table_that_cannot_be_read_is_no_figure(tmp_path: Path, table: str) -> None:
-    assert kernel.conntrack_usage(conntrack_files(tmp_path, table)) is None
+    assert host_checks.conntrack_usage(conntrack_files(tmp_path, table)) is None
 
 
 def test_a_kernel_without_connection_tracking_has_no_figure(tmp_path: Path) -> None:
-    assert kernel.conntrack_usage(tmp_path) is None
+    assert host_checks.conntrack_usage(tmp_path) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from netpolq.dataplane.refusals import RulesetError
+from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.supervisor.ruleset_upkeep import CALM_S, CHECK_INTERVAL_S, REPAIR_BURST, RulesetUpkeep
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, prepare
+from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, prepare
 
 NOBODY = 65534
 NAMES = pytest.mark.parametrize("name", [IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY])

@@ -18,8 +18,8 @@ from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.hold.ranges import parse_ranges
 from netpolq.settings import Settings, resolve
+from netpolq.settings.definitions import FILE_OPTIONS, OPTIONS
 from netpolq.settings.options import Group
-from netpolq.settings.table import FILE_OPTIONS, OPTIONS
 from netpolq.settings.usage import grouped_flags
 
 SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"

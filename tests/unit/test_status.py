@@ -28,7 +28,7 @@ from netpolq.supervisor.status import (
     render_json,
     render_text,
 )
-from netpolq_worker import leftover
+from netpolq_worker.pool import orphaned_ruleset
 
 STATUS = Status(
     version="1.2.3",
@@ -248,4 +248,4 @@ def test_the_page_says_what_is_in_force_while_the_newest_snapshot_is_not() -> No
 
 
 def test_the_pool_and_the_data_plane_mean_the_same_table() -> None:
-    assert leftover.TABLE == ruleset.TABLE
+    assert orphaned_ruleset.TABLE == ruleset.TABLE

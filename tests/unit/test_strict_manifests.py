@@ -8,8 +8,8 @@ import pytest
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import Verdict
-from netpolq.policy.compiled import SnapshotEngine
-from netpolq.sources.manifests import load
+from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.sources.folder.source import load
 from netpolq.store import Store
 
 POD = """apiVersion: v1

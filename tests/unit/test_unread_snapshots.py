@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.channel import MAX_UNREAD, Alive, Channel, Message, Publish, Taken
-from netpolq.policy.compile import Compiler
-from netpolq.snapshot import region
+from netpolq.ipc.channel import MAX_UNREAD, Alive, Channel, Message, Publish, Taken
+from netpolq.policy.compiler import Compiler
+from netpolq.snapshot import memfd
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
-from netpolq_worker.adoption import Adoption
-from netpolq_worker.decide import Decider
-from netpolq_worker.forks import Snapshot, WorkerProcess
+from netpolq_worker.pool.spawn import Snapshot, WorkerProcess
+from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.snapshot_loader import Adoption
 from tests.support.images import Image, encode
 
 KEY = bytes(16)
 
 
 def sealed(version: int) -> int:
-    return region.seal(encode(Image(), version=version, created_ns=0))
+    return memfd.seal(encode(Image(), version=version, created_ns=0))
 
 
 def received(channel: Channel) -> list[Message]:

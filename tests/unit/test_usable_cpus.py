@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.settings import resolve
-from netpolq.settings.usable_cpus import usable_cpus
+from netpolq.settings.cpu_limit import usable_cpus
 
 _SCHEDULABLE = 8
 _VERSION_1 = "9:name=systemd:/\n3:cpuset:/other\n2:cpu,cpuacct:{}\n0::/\n"

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.channel import Hint, pack_hints
-from netpolq.dataplane.apply import Ruleset, RulesetError
+from netpolq.dataplane.install import Ruleset, RulesetError
 from netpolq.enums import Protocol, Verdict
-from netpolq.supervisor.verdict_cache import VerdictCache
+from netpolq.ipc.channel import Hint, pack_hints
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 
 A, B, C = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 
@@ -221,7 +221,7 @@ async def test_an_install_by_which_the_maps_were_emptied_is_noticed(scene: Scene
 async def test_while_the_kernel_refuses_no_version_becomes_clean_and_the_reason_is_told(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netpolq.supervisor.verdict_cache._RETRY_S", 0)
+    monkeypatch.setattr("netpolq.supervisor.kernel_verdict_cache._RETRY_S", 0)
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.settle()

@@ -3,9 +3,9 @@
 import itertools
 
 from netpolq.addresses import parse_address
-from netpolq.channel import EVERY_PORT, Hint
 from netpolq.enums import Protocol, Verdict
-from netpolq.supervisor.verdict_ledger import VerdictLedger
+from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.supervisor.verdict_cache_ledger import VerdictLedger
 
 TTL_NS = 1_000_000_000
 A, B, C = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "fd00::1"))

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.model import Namespace, ObjectKey
-from netpolq.sources.cluster.replica import Replica
-from netpolq.sources.cluster.resources import RESOURCES
-from netpolq.sources.cluster.watch import (
+from netpolq.sources.kubernetes.replica import Replica
+from netpolq.sources.kubernetes.resources import RESOURCES
+from netpolq.sources.kubernetes.watch import (
     INITIAL_EVENTS_END,
     MAX_LINE_BYTES,
     Changes,

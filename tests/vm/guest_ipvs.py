@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane.apply import Ruleset, cleanup, probe
+from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import PacketMark
 from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Conversation, Judge, Lab, fail_closed, run

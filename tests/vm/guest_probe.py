@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset, cleanup, probe
-from netpolq.dataplane.kernel import dns_in_prerouting
+from netpolq.dataplane.host_checks import dns_in_prerouting
+from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress
 from tests.netns.dataplane.lab import run

@@ -11,8 +11,8 @@ import pytest
 
 from scapy.layers.l2 import Dot1Q
 
-from netpolq.dataplane.apply import Ruleset, cleanup, probe
 from netpolq.dataplane.bridge_guard import TAGGED, BridgeGuard
+from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S
 from netpolq.supervisor.enforcer import with_interfaces
 from tests.netns.dataplane.lab import B_INGRESS, LOCAL, NODE, A, B, Lab, both_ways, fail_closed, run

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
+from netpolq.ipc.run_dir import prepare
 from netpolq.logs import configure, write_error
-from netpolq.run_dir import prepare
 from netpolq_worker.capabilities import give_up_unneeded
-from netpolq_worker.options import parse_options
+from netpolq_worker.pool.args import parse_options
 
 _DESCRIPTORS = 128
 """What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
@@ -23,10 +23,10 @@ def main() -> int:
     """Prepare the run directory and run the pool. Returns the exit code. The error of a failed start is the last line it writes."""
     options = parse_options(sys.argv[1:])
     configure(options.logging_format, options.logging.verbosity)
-    # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.counter_memory`): none is made in the folder.
+    # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.ipc.counter_memory`): none is made in the folder.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.run_dir)
     # Only now, because prometheus_client looks at the variable when it is imported.
-    from netpolq_worker.pool import Pool  # noqa: PLC0415
+    from netpolq_worker.pool.main import Pool  # noqa: PLC0415
 
     try:
         _raise_descriptor_limit(len(options.queues))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset, cleanup, probe
+from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane
 from tests.netns.dataplane.lab import (

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from tests.netns.dataplane.lab import A_EGRESS, ADDRESS, B_INGRESS, FAMILIES, NODE, A, B, Conversation, Judge, Lab, counted, nft
 

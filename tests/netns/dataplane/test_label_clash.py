@@ -2,7 +2,7 @@
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.label_clash import Setter, clashes, free_bits, read_setters
 from netpolq.enums import CONNECTION_LABEL_BITS
 from tests.netns.dataplane.lab import CT_LABEL, NOBODY, Lab, nft, run

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import SPOOFED, IsolatedSets, RulesetConfig
 from netpolq.enums import NodeEgress
 from netpolq.supervisor.enforcer import with_interfaces

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import NodeEgress, PacketMark
 from tests.netns.dataplane.lab import (

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane import queuestats
-from netpolq.dataplane.apply import Ruleset, RulesetError, cleanup, probe
+from netpolq.dataplane import queue_stats
 from netpolq.dataplane.conntrack import clear_accepted
+from netpolq.dataplane.install import Ruleset, RulesetError, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
@@ -324,7 +324,7 @@ async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
         judge.accept()
         assert first.heard() == b"first"
         assert second.heard() == b"second"
-    (statistics,) = queuestats.read()
+    (statistics,) = queue_stats.read()
     assert (statistics.queue_num, statistics.queue_dropped, statistics.user_dropped) == (100, 0, 0)
 
 
@@ -358,7 +358,7 @@ async def test_a_form_that_the_kernel_lacks_is_refused_by_name(config: RulesetCo
 
 
 def test_without_the_privilege_the_error_says_so(node: Lab) -> None:
-    program = "import asyncio; from netpolq.dataplane.apply import probe; asyncio.run(probe())"
+    program = "import asyncio; from netpolq.dataplane.install import probe; asyncio.run(probe())"
     finished = subprocess.run(
         ["setpriv", "--bounding-set=-net_admin", sys.executable, "-c", program],
         capture_output=True,

@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet as Frame
 
-from netpolq.dataplane.apply import Ruleset
+from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import SPOOFED, IsolatedSets
 from netpolq.enums import PacketMark
 from netpolq.supervisor.enforcer import with_interfaces

@@ -14,8 +14,8 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet as Frame
 
 from netpolq.dataplane import bridge_guard
-from netpolq.dataplane.apply import Ruleset, cleanup
 from netpolq.dataplane.bridge_guard import TAGGED, BridgeGuard
+from netpolq.dataplane.install import Ruleset, cleanup
 from netpolq.dataplane.pod_interfaces import PodInterfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.supervisor.enforcer import with_interfaces

@@ -13,11 +13,11 @@ from scapy.layers.inet import ICMP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 
 from netpolq.addresses import parse_address
-from netpolq.channel import EVERY_PORT, Hint
-from netpolq.dataplane.apply import Ruleset, cleanup
+from netpolq.dataplane.install import Ruleset, cleanup
 from netpolq.dataplane.ruleset import CacheCounts, IsolatedSets, RulesetConfig
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.enums import Protocol, Verdict
+from netpolq.ipc.channel import EVERY_PORT, Hint
 from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,

@@ -1,0 +1,1 @@
+"""Communication between the processes of the agent: message channel, takeover protocol, run directory, shared counters."""

@@ -1,0 +1,1 @@
+"""Netlink: the nfnetlink message format, and transactions with nf_tables."""

@@ -1,0 +1,147 @@
+"""Transactions with nf_tables over netlink, for the little that `nft` cannot do or would do too slowly.
+
+Only `netpolq.dataplane.install` and `netpolq.dataplane.bridge_guard` may commit one.
+Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
+"""
+
+import socket
+import struct
+import threading
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, next_sequence, read_acknowledgements
+
+NFPROTO_INET = 1
+NFPROTO_IPV4 = 2
+NFPROTO_BRIDGE = 7
+NFNL_SUBSYS_NFTABLES = 10
+
+NFT_MSG_NEWTABLE = 0
+NFT_MSG_GETTABLE = 1
+NFT_MSG_DELTABLE = 2
+NFT_MSG_NEWCHAIN = 3
+NFT_MSG_GETCHAIN = 4
+NFT_MSG_NEWRULE = 6
+NFT_MSG_GETRULE = 7
+NFT_MSG_DELRULE = 8
+NFT_MSG_GETSET = 10
+NFT_MSG_NEWSETELEM = 12
+NFT_MSG_GETSETELEM = 13
+NFT_MSG_DELSETELEM = 14
+NFT_MSG_NEWGEN = 15
+NFT_MSG_GETGEN = 16
+NFT_MSG_GETOBJ = 19
+
+NLM_F_CREATE = 0x400
+NLM_F_APPEND = 0x800
+
+_NFTA_TABLE_NAME = 1
+_NFNL_MSG_BATCH_BEGIN = 0x10
+_NFNL_MSG_BATCH_END = 0x11
+_DEFAULT_SEND_BUFFER_BYTES = 128 * 1024  # less than net.core.wmem_default, 208 KiB
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_DEADLINE_S = 30  # the kernel answers within the call; only a ruleset that something else keeps locked makes it wait
+
+
+class Request(NamedTuple):
+    """One message of a transaction. `kind`: NFT_MSG_*; `flags`: besides NLM_F_REQUEST and NLM_F_ACK."""
+
+    kind: int
+    attributes: tuple[bytes, ...]
+    flags: int = 0
+    family: int = NFPROTO_INET
+
+
+def name(kind: int, text: str) -> bytes:
+    """A string attribute."""
+    return attribute(kind, text.encode() + b"\x00")
+
+
+def number(kind: int, value: int) -> bytes:
+    """A 32-bit attribute."""
+    return attribute(kind, struct.pack("!I", value))
+
+
+def open_socket() -> socket.socket:
+    """A socket for nfnetlink, with a deadline on every wait. Raises `OSError` where the kernel has no netfilter."""
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    netlink.settimeout(_DEADLINE_S)
+    return netlink
+
+
+class Connection:
+    """A socket for one transaction after the other. `port` is its own as long as it is open, and stands in the notifications of them.
+
+    Calls from several threads take turns.
+    """
+
+    def __init__(self) -> None:
+        self.socket = open_socket()
+        self.socket.bind((0, 0))
+        self.port = int(self.socket.getsockname()[0])
+        self._turn = threading.Lock()
+
+    def commit(self, requests: Sequence[Request]) -> None:
+        """Have all requests take effect at once, or none. Raises `OSError` with the errno of the first refusal."""
+        with self._turn:
+            _commit(self.socket, requests)
+
+
+def commit(requests: Sequence[Request]) -> None:
+    """Have all requests take effect at once, or none, by a socket of its own. Raises like `Connection.commit`."""
+    with open_socket() as netlink:
+        _commit(netlink, requests)
+
+
+def remove_table(table: str, family: int = NFPROTO_INET) -> bool:
+    """Remove a table of a family in one transaction. Returns whether it was there. Raises like `commit`."""
+    with suppress(FileNotFoundError):
+        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),), family=family)])
+        return True
+    return False
+
+
+def rehearse(requests: Sequence[Request]) -> None:
+    """Have the kernel check the requests, loading the modules they need, without changing the ruleset. Raises like `commit`.
+
+    A batch without an end is validated and rolled back.
+    """
+    with open_socket() as netlink:
+        _transact(netlink, requests, is_complete=False)
+
+
+def _commit(netlink: socket.socket, requests: Sequence[Request]) -> None:
+    _transact(netlink, requests, is_complete=True)
+
+
+def _transact(netlink: socket.socket, requests: Sequence[Request], *, is_complete: bool) -> None:
+    if not requests:
+        return
+    # Numbers are never used again: answers that were left behind after a refusal belong to nothing that is sent later.
+    sequences = [next_sequence() for _ in requests]
+    batch = _encode(requests, sequences)
+    if is_complete:
+        batch += _boundary(_NFNL_MSG_BATCH_END, sequence=next_sequence())
+    if len(batch) > _DEFAULT_SEND_BUFFER_BYTES:
+        with suppress(PermissionError):  # the send is then refused with EMSGSIZE
+            netlink.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(batch))
+    netlink.send(batch)
+    read_acknowledgements(netlink, set(sequences))
+
+
+def _encode(requests: Sequence[Request], sequences: Sequence[int]) -> bytes:
+    # The beginning is refused as a whole (missing privilege, no nf_tables) and has the first request's number to be heard then.
+    parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=sequences[0])]
+    for sequence, request in zip(sequences, requests, strict=True):
+        kind = NFNL_SUBSYS_NFTABLES << 8 | request.kind
+        parts.append(
+            message(kind, *request.attributes, flags=NLM_F_ACK | request.flags, sequence=sequence, family=request.family)
+        )
+    return b"".join(parts)
+
+
+def _boundary(kind: int, *, sequence: int) -> bytes:
+    return message(kind, sequence=sequence, resource_id=NFNL_SUBSYS_NFTABLES)

@@ -1,0 +1,49 @@
+"""The compiled engine: judges flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
+
+import time
+
+from netpolq.addresses import AddressKey
+from netpolq.enums import Direction, Reason, Verdict
+from netpolq.policy.compiler import compile_snapshot
+from netpolq.policy.evaluator import Explanation, Side
+from netpolq.snapshot.reader import NO_RULE, SnapshotView
+from netpolq.store import Store
+
+
+class SnapshotEngine:
+    """An `Engine` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint.
+
+    `rejections`: what of the store is not in these bytes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        compiler = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True)
+        self.rejections = compiler.rejections
+        self.view = SnapshotView(compiler.draft.encoded(version=1, created_ns=time.time_ns()))
+
+    def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
+        """Judge a flow; see `netpolq.policy.evaluator.Engine`."""
+        view = self.view
+        egress = view.programs(source)[Direction.EGRESS]
+        ingress = view.programs(destination)[Direction.INGRESS]
+        sides = (
+            self._side(egress, destination, destination, protocol, port),
+            self._side(ingress, source, destination, protocol, port),
+        )
+        if source != destination and source in view.own_node_addresses(destination):
+            verdict, reason = Verdict.ACCEPT, Reason.OWN_NODE
+        else:
+            decision = view.judge(source, destination, protocol, port)
+            verdict, reason = decision.verdict, decision.reason
+        return Explanation(verdict=verdict, reason=reason, egress=sides[Direction.EGRESS], ingress=sides[Direction.INGRESS])
+
+    def _side(self, program: int, peer: bytes, destination: bytes, protocol: int, port: int) -> Side:
+        if not program:
+            return Side()
+        view = self.view
+        allowed, number = view.run(program, peer, view.identity(peer), view.identity(destination), protocol, port)
+        isolated_by = tuple(view.isolated_by(program))
+        if not allowed or number == NO_RULE:
+            return Side(isolated_by=isolated_by)
+        rule = view.rule(number)
+        return Side(isolated_by=isolated_by, allowed_by=rule.policy, rule=rule.position)

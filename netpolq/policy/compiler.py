@@ -1,0 +1,158 @@
+"""Store → snapshot: which rule decides for whom. Incremental: an event costs what it affects, whatever the size of the cluster.
+
+Each peer selector of a policy in use gets a number; a pod's identity is the list of numbers that match it, so a rule names selectors,
+never pods, and a pod that comes or goes changes one address and no program. What the snapshot says depends only on the objects in the
+store; which numbers it says it with, on what was there before.
+"""
+
+from collections.abc import Callable, Iterator
+
+from netpolq.addresses import AddressKey
+from netpolq.enums import Direction
+from netpolq.model import Pod, Rejection
+from netpolq.policy.cidr_table import MAX_ENTRIES
+from netpolq.policy.endpoint_policies import Isolation
+from netpolq.policy.peer_classes import NOBODY, Group, Groups
+from netpolq.policy.program_compiler import PeerSelector
+from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.program_encoder import encode_addresses
+from netpolq.store import Store, Touched
+
+_ADDRESSES_A_STEP = 1000
+
+
+class Compiler:
+    """Keeps a draft of the snapshot of a store.
+
+    `is_local`: the pods to compile programs for. `with_pod_names`: also store who owns each address, which the log of packets tells.
+    """
+
+    def __init__(self, store: Store, *, is_local: Callable[[Pod], bool], with_pod_names: bool = False) -> None:
+        self._store = store
+        self._is_local = is_local
+        self._with_pod_names = with_pod_names
+        self.draft = Draft()
+        self._groups = Groups(self.draft)
+        self._isolation = Isolation(self.draft, self._groups)
+        self._group_of: dict[AddressKey, Group] = {}
+        self._changed: set[AddressKey] = set()
+
+    def update(self) -> None:
+        """Take over all that has changed in the store."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[None]:
+        """The same in steps of some milliseconds. The store may change between them: the draft is good again at the end.
+
+        The last step ends with everything taken over, so that whoever goes on without a pause has a whole state of the store. What the
+        store has noted as touched is taken away from it, so only one compiler can keep up with a store.
+        """
+        yield from self.take_over(self._store.take_touched())
+        # What came during the pauses is taken over without any: a store that always changes would keep this from ever ending.
+        for _ in self.take_over(self._store.take_touched()):
+            pass
+
+    def take_over(self, touched: Touched) -> Iterator[None]:
+        """Take over what may have changed, in steps."""
+        if not touched:
+            return
+        # In this order a change is held against selectors that were in use before, so numbers mean the same on both sides. One that
+        # comes into use or goes out of it comes or goes with a program, whose endpoints are told as changed.
+        for name in sorted(touched.namespaces):
+            self._changed |= self._groups.label(name, self._store.namespace_labels(name))
+            yield
+        for done, address in enumerate(touched.addresses):
+            self._move(address)
+            if done % _ADDRESSES_A_STEP == _ADDRESSES_A_STEP - 1:
+                yield
+        for key in sorted(touched.policies):
+            self._isolation.put_policy(key, self._store.policies.get(key))
+        yield from self._isolation.compile()
+        yield from self._groups.settle()
+        self._changed |= self._isolation.place()
+        self.draft.sweep()
+
+    def _move(self, address: AddressKey) -> None:
+        pod = self._store.owner(address)
+        before = self._group_of.get(address)
+        after = None if pod is None else self._groups.group_of(pod)
+        if before is not after:
+            if after is None:
+                del self._group_of[address]
+            else:
+                self._group_of[address] = after
+            if (NOBODY if before is None else before.identity) != (NOBODY if after is None else after.identity):
+                self._changed.add(address)
+            self._groups.move(address, before, after)
+        # A pod of another node that claims an address of one of ours, rightly or not, does not take its isolation away.
+        self._isolation.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
+        if self._with_pod_names:
+            self.draft.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
+
+    def take_changed(self) -> frozenset[AddressKey]:
+        """The addresses whose flows may be judged differently from when this was last asked."""
+        changed, self._changed = frozenset(self._changed), set()
+        return changed
+
+    @property
+    def isolated(self) -> tuple[frozenset[AddressKey], ...]:
+        """The local addresses that some policy isolates, by direction (in the order of `Direction`)."""
+        return self._isolation.isolated
+
+    @property
+    def local(self) -> frozenset[AddressKey]:
+        """The addresses of all local pods."""
+        return self._isolation.local
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """What could be understood, and takes too much room: the IP blocks of some rules. One for each policy and direction, sorted."""
+        by_policy: dict[tuple[str, Direction], list[int]] = {}
+        for rule in sorted(self._isolation.left_out):
+            by_policy.setdefault((rule.policy, rule.direction), []).append(rule.position)
+        return [
+            Rejection(
+                origin="",
+                document=0,
+                key=f"NetworkPolicy {policy}",
+                field=f"spec.{direction.api_name.lower()}[{positions[0]}]",
+                message="with the other policies of a pod, its IP blocks and ports make more than "
+                f"{MAX_ENTRIES:,} entries" + (f"; so do those of {len(positions) - 1} rules more" if positions[1:] else ""),
+                consequence="these blocks admit nothing",
+            )
+            for (policy, direction), positions in by_policy.items()
+        ]
+
+    @property
+    def selectors(self) -> dict[int, PeerSelector]:
+        """What the numbers of selectors in the snapshot stand for."""
+        return self._groups.selectors
+
+
+def compile_snapshot(
+    store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False
+) -> Compiler:
+    """Compile a whole store, whatever it has noted as touched.
+
+    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs.
+    """
+    compiler = Compiler(store, is_local=is_local, with_pod_names=with_pod_names)
+    for _ in compiler.take_over(store.everything()):
+        pass
+    if with_nodes:
+        _add_nodes(compiler.draft, store)
+    return compiler
+
+
+def _add_nodes(draft: Draft, store: Store) -> None:
+    of_node = store.addresses_of_nodes()
+    owners = store.address_owners()
+    sets = {address: tuple(sorted({*pod.host_ips, *of_node.get(pod.node_name, ())})) for address, pod in owners.items()}
+    nodes = sorted({addresses for addresses in sets.values() if addresses})
+    numbers = {addresses: number for number, addresses in enumerate(nodes)}
+    draft.set_nodes(
+        [encode_addresses(addresses) for addresses in nodes],
+        {address: numbers[addresses] for address, addresses in sets.items() if addresses},
+    )
+    draft.sweep()

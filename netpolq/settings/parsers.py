@@ -1,0 +1,160 @@
+"""From the text of an option to its value. Every function raises `ValueError` for a text that is not allowed."""
+
+import ipaddress
+import os
+import re
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from netpolq.ipc.run_dir import STATUS_SOCKET
+
+MAX_WORKERS = 256
+MAX_QUEUE = 0xFFFF
+MAX_VERDICT_TTL_S = 86400
+MAX_CACHED_VERDICTS = 1 << 20
+
+_MAX_SOCKET_PATH_BYTES = 107
+"""Source: unix(7): `sun_path` has 108 bytes, the last of them NUL."""
+
+_TRUE = frozenset({"1", "t", "true", "yes"})
+_FALSE = frozenset({"0", "f", "false", "no"})
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
+
+
+class QueueRange(NamedTuple):
+    """Queue numbers `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}:{self.last}"
+
+    @property
+    def numbers(self) -> range:
+        """All of them."""
+        return range(self.first, self.last + 1)
+
+
+class BindAddress(NamedTuple):
+    """Where to listen. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def boolean(text: str) -> bool:
+    """Source: Go's strconv.ParseBool, in any case, and yes and no."""
+    folded = text.lower()
+    if folded in _TRUE:
+        return True
+    if folded in _FALSE:
+        return False
+    raise ValueError
+
+
+def boolean_or_auto(text: str) -> bool | None:
+    """None: auto."""
+    return None if text == "auto" else boolean(text)
+
+
+def integer(lowest: int, highest: int) -> Callable[[str], int]:
+    """A parser of decimal or hexadecimal numbers within bounds, both included."""
+
+    def parse(text: str) -> int:
+        number = _number(text)
+        if not lowest <= number <= highest:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError  # a leading zero too: Go reads such numbers as octal
+    return int(text, 0)
+
+
+def worker_count(text: str) -> int | None:
+    """None: auto."""
+    return None if text == "auto" else integer(1, MAX_WORKERS)(text)
+
+
+def queue_range(text: str) -> QueueRange | None:
+    """`A:B`; None for the empty text, which stands for not given."""
+    if not text:
+        return None
+    first, _colon, last = text.partition(":")
+    found = QueueRange(_number(first), _number(last))
+    if not found.first <= found.last <= MAX_QUEUE or found.last - found.first >= MAX_WORKERS:
+        raise ValueError
+    return found
+
+
+def mark_mask(text: str) -> int:
+    """Three adjacent bits of a 32-bit mark."""
+    mask = integer(1, 0xFFFFFFFF)(text)
+    if mask != 0b111 * (mask & -mask):
+        raise ValueError
+    return mask
+
+
+def bind_address(text: str) -> BindAddress:
+    """`host:port` as Go's net.Listen takes it, with a numeric port; 0 lets the kernel choose one."""
+    match = _BIND_ADDRESS.fullmatch(text)
+    if not match or int(match["port"]) > 0xFFFF:
+        raise ValueError
+    if match["ipv6"] is not None:
+        return BindAddress(str(ipaddress.IPv6Address(match["ipv6"])), int(match["port"]))
+    return BindAddress(match["host"], int(match["port"]))
+
+
+def host_name(text: str) -> str:
+    """A node name without surrounding space and in lower case; empty for the empty text, which stands for not given.
+
+    Source: kubelet's `nodeutil.GetHostname`. The letters are checked, so that a `$(NODE_NAME)` that nobody expanded is noticed.
+    """
+    name = text.strip().lower()
+    if text and not _HOST_NAME.fullmatch(name):
+        raise ValueError
+    return name
+
+
+def plain_text(text: str) -> str:
+    """A text that can be passed to another program."""
+    if "\0" in text:
+        raise ValueError
+    os.fsencode(text)
+    return text
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A parser that takes nothing but these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def path_or_none(text: str) -> Path | None:
+    """None for the empty text."""
+    return Path(plain_text(text)) if text else None
+
+
+def run_directory(text: str) -> Path:
+    """An absolute path that leaves room for the name of the status socket."""
+    path = Path(plain_text(text))
+    if not path.is_absolute() or len(os.fsencode(path / STATUS_SOCKET)) > _MAX_SOCKET_PATH_BYTES:
+        raise ValueError
+    return path

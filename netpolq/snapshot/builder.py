@@ -1,0 +1,161 @@
+"""A snapshot that is still being written, in sections that are patched in place and copied when it is published.
+
+What changes one address costs that address, whatever the size of the cluster. Numbers of identities and names are given out as they are
+asked for, so the bytes may depend on what was there before; what they say does not.
+"""
+
+import zlib
+
+from array import array
+from collections.abc import Mapping, Sequence
+
+from netpolq.snapshot.hash_table import HashTable
+from netpolq.snapshot.identity_table import Identities
+from netpolq.snapshot.layout import (
+    ADDRESS_CELL,
+    BYTE_ORDER_MARK,
+    ENDPOINT_CELL,
+    HEADER,
+    LAYOUT_VERSION,
+    MAGIC,
+    NODE_OF_CELL,
+    PREFIX_BYTES,
+    SECTION,
+    Section,
+)
+from netpolq.snapshot.memfd import Piece
+from netpolq.snapshot.pod_names import PodNames
+from netpolq.snapshot.program_encoder import Code
+from netpolq.snapshot.string_table import Strings
+
+
+class Draft:
+    """All that a snapshot holds. Whoever changes it calls `sweep` when done; then `pieces` gives the bytes.
+
+    `addresses`: address key → identity number. `is_touched`: whether anything differs from what `pieces` gave last.
+    """
+
+    def __init__(self) -> None:
+        self.addresses = HashTable(ADDRESS_CELL)
+        self.pod_names = PodNames()
+        self.strings = Strings()
+        self.identities = Identities(self.strings.number)
+        self._endpoints = HashTable(ENDPOINT_CELL)
+        self._node_of = HashTable(NODE_OF_CELL)
+        self._programs: Sequence[Code] = ()
+        self._nodes: Sequence[Code] = ()
+        self._programs_at: Mapping[bytes, tuple[int, int]] = {}
+        self._node_at: Mapping[bytes, int] = {}
+        self._words = array("I")
+        self._words_base = 0
+        self._words_touched = True
+        self._checksums: dict[Section, int] = {}
+        self._names = b""
+
+    def set_programs(self, programs: Sequence[Code], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
+        """The programs from now on. `endpoints`: address key → places in `programs` of egress and ingress, -1: not isolated."""
+        self._programs, self._programs_at = programs, endpoints
+        self._words_base = 0
+
+    def set_nodes(self, nodes: Sequence[Code], node_of: Mapping[bytes, int]) -> None:
+        """The addresses of nodes from now on. `node_of`: address key of a pod → place in `nodes`."""
+        self._nodes, self._node_at = nodes, node_of
+        self._words_base = 0
+
+    @property
+    def is_touched(self) -> bool:
+        return any(touched for _section, touched in self._touched())
+
+    def sweep(self) -> None:
+        """Take back what is no longer used, and bring programs to their place. Numbers must not be reused before this."""
+        self.strings.sweep()
+        self.identities.sweep()
+        self.pod_names.sweep()
+        if self._words_base != len(self.identities.cells):
+            self._assemble(len(self.identities.cells))
+
+    def _assemble(self, base: int) -> None:
+        """Put programs behind the identities, and let endpoints point to them."""
+        self._words_base = base
+        words = array("I")
+        entries = []
+        for code in (*self._programs, *self._nodes):
+            entries.append(base + len(words) + code.entry)
+            words.extend(code.moved(base + len(words)))
+        if words.tobytes() != self._words.tobytes():
+            self._words, self._words_touched = words, True
+        none = [0]
+        programs, nodes = entries[: len(self._programs)] + none, entries[len(self._programs) :]
+        endpoints = {key: programs[egress] | programs[ingress] << 32 for key, (egress, ingress) in self._programs_at.items()}
+        self._endpoints = _rewritten(self._endpoints, HashTable(ENDPOINT_CELL), endpoints)
+        node_of = {key: nodes[place] for key, place in self._node_at.items()}
+        self._node_of = _rewritten(self._node_of, HashTable(NODE_OF_CELL), node_of)
+
+    def pieces(self, *, version: int, created_ns: int) -> list[Piece]:
+        """The bytes of the snapshot, in pieces that are good until the next change. `version`: rising; `created_ns`: Unix time."""
+        if self.strings.is_touched:
+            self._names = self.strings.encoded()
+        sections: dict[Section, tuple[list[Piece], int]] = {
+            Section.ADDRESSES: ([self.addresses.cells], self.addresses.slots),
+            Section.ENDPOINTS: ([self._endpoints.cells], self._endpoints.slots),
+            Section.NODE_OF: ([self._node_of.cells], self._node_of.slots),
+            Section.POD_NAMES: ([self.pod_names.table.cells], self.pod_names.table.slots),
+            Section.IDENTITIES: ([self.identities.offsets], len(self.identities.offsets)),
+            Section.WORDS: ([self.identities.cells, self._words], len(self.identities.cells) + len(self._words)),
+            Section.STRINGS: ([self._names], len(self.strings)),
+            Section.NAMES: ([self.pod_names.texts], len(self.pod_names.texts)),
+        }
+        for section, touched in self._touched():
+            if touched or section not in self._checksums:
+                checksum = 0
+                for piece in sections[section][0]:
+                    checksum = zlib.crc32(piece, checksum)
+                self._checksums[section] = checksum
+        self._settle()
+        table = b""
+        body: list[Piece] = []
+        end = PREFIX_BYTES
+        for section in Section:
+            pieces, entries = sections[section]
+            length = sum(memoryview(piece).nbytes for piece in pieces)
+            table += SECTION.pack(end, length, self._checksums[section], entries)
+            padding = bytes(-length % 8)
+            body += [*pieces, padding] if padding else pieces
+            end += length + len(padding)
+
+        def header(checksum: int) -> bytes:
+            return HEADER.pack(MAGIC, LAYOUT_VERSION, BYTE_ORDER_MARK, version, end, created_ns, len(Section), checksum)
+
+        return [header(zlib.crc32(header(0) + table)) + table, *body]
+
+    def encoded(self, *, version: int, created_ns: int) -> bytes:
+        """The bytes of the snapshot in one piece, for whoever does not publish it."""
+        return b"".join(bytes(piece) for piece in self.pieces(version=version, created_ns=created_ns))
+
+    def _touched(self) -> list[tuple[Section, bool]]:
+        names = self.pod_names
+        return [
+            (Section.ADDRESSES, self.addresses.is_touched),
+            (Section.ENDPOINTS, self._endpoints.is_touched),
+            (Section.NODE_OF, self._node_of.is_touched),
+            (Section.POD_NAMES, names.table.is_touched),
+            (Section.IDENTITIES, self.identities.is_touched),
+            (Section.WORDS, self._words_touched or self.identities.is_touched),
+            (Section.STRINGS, self.strings.is_touched),
+            (Section.NAMES, names.table.is_touched),
+        ]
+
+    def _settle(self) -> None:
+        for part in (self.addresses, self._endpoints, self._node_of, self.pod_names.table, self.identities, self.strings):
+            part.is_touched = False
+        self._words_touched = False
+
+
+def _rewritten(before: HashTable, after: HashTable, entries: Mapping[bytes, int]) -> HashTable:
+    """The table with these entries: the one before if it already says just that."""
+    if len(before) == len(entries) and all(before.get(key) == value for key, value in entries.items()):
+        return before
+    after.reserve(len(entries))
+    for key in sorted(entries):
+        after.set(key, entries[key])
+    return after

@@ -1,0 +1,138 @@
+"""Verdicts from a snapshot, fast for connections that were never seen before.
+
+A verdict depends on the two programs, the identities of both ends, the IP blocks that the peer lies in, the protocol, and the port. All
+but the port are known to be few: they are a **pair**. For a pair that comes more than once, the ports are divided into classes within
+which nothing changes, and every class is judged once. A new address with a random port then costs its look-ups and one binary search,
+however many policies there are.
+"""
+
+from bisect import bisect_right
+
+from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.enums import Direction, Verdict
+from netpolq.snapshot.reader import SnapshotView
+
+MAX_PAIRS = 4096
+"""Pairs kept at most; then all are let go. With the largest classes that is about 7 MB, with usual ones 2."""
+
+MAX_CLASSES = 64
+"""A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
+
+MAX_UNPACKED_PIECES = 512
+"""A program that divides the addresses of a family into more pieces than this is asked in the snapshot itself, in some microseconds:
+many pieces would have to be unpacked anew for every snapshot, while packets wait."""
+
+DROP_ON_EVERY_PORT = 2
+"""Answer of a resolver whose lowest bit is that of `Verdict.DROP`."""
+
+_ACCEPT = Verdict.ACCEPT.value
+
+_Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
+
+
+class _Classes:
+    """`starts`: first port of each class, rising, the first 0. `answers`: one byte for each."""
+
+    __slots__ = ("answers", "starts")
+
+    def __init__(self, starts: tuple[int, ...], verdicts: bytes) -> None:
+        self.starts = starts
+        self.answers = verdicts if any(verdicts) else bytes([DROP_ON_EVERY_PORT]) * len(verdicts)
+
+
+_UNDIVIDED = _Classes((), b"")
+"""In place of the classes of a pair that has too many: without any."""
+
+
+class _Pieces:
+    """`starts`: first address of each piece within which nothing changes, rising. `tables`: what holds in those that were asked for."""
+
+    __slots__ = ("starts", "tables")
+
+    def __init__(self, starts: list[int]) -> None:
+        self.starts = starts
+        self.tables: dict[int, tuple[int, ...]] = {}
+
+
+class Resolver:
+    """Judges by one view, and must not outlive it. The verdicts are those of `SnapshotView.judge`."""
+
+    def __init__(self, view: SnapshotView) -> None:
+        self._view = view
+        # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
+        self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
+        self._pairs: dict[_Pair, _Classes | None] = {}
+        self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
+
+    def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
+        """Judge a flow; see `SnapshotView.judge`. The lowest bit is the verdict.
+
+        `DROP_ON_EVERY_PORT`: so would every other port of the protocol be judged. That is told only of pairs that came before.
+        """
+        local_source, local_destination = self._local.get(source), self._local.get(destination)
+        egress = local_source[0] if local_source is not None else 0
+        ingress = local_destination[1] if local_destination is not None else 0
+        if source == destination or not (egress or ingress):
+            return _ACCEPT
+        destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
+        source_identity = 0
+        if ingress:  # egress rules do not ask who the source is
+            source_identity = local_source[2] if local_source is not None else self._view.identity(source)
+        pair = (
+            egress,
+            ingress,
+            source_identity,
+            destination_identity,
+            protocol,
+            self._blocks(egress, destination) if egress else (),
+            self._blocks(ingress, source) if ingress else (),
+        )
+        classes = self._pairs.get(pair)
+        if classes is None:
+            if pair in self._pairs:
+                classes = self._pairs[pair] = self._classes(pair, source, destination)
+            else:
+                # Dividing the ports takes longer than judging one connection: it waits for the second.
+                if len(self._pairs) >= MAX_PAIRS:
+                    self._pairs = {}
+                self._pairs[pair] = None
+        if classes is not None and (starts := classes.starts):
+            return classes.answers[bisect_right(starts, port) - 1]
+        return self._view.judge(source, destination, protocol, port).verdict.value
+
+    def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
+        """What of a program depends on the peer's address."""
+        is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
+        of_family = self._pieces[is_ipv4]
+        if program not in of_family:
+            starts = self._view.starts(program, ipv4=is_ipv4, most=MAX_UNPACKED_PIECES)
+            of_family[program] = None if starts is None else _Pieces(starts)
+        pieces = of_family[program]
+        if pieces is None:
+            return self._view.tables_of_address(program, peer)
+        if not pieces.starts:
+            return ()
+        piece = bisect_right(pieces.starts, int.from_bytes(peer[12:] if is_ipv4 else peer))
+        tables = pieces.tables.get(piece)
+        if tables is None:
+            tables = pieces.tables[piece] = self._view.tables_of_address(program, peer)
+        return tables
+
+    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes:
+        view = self._view
+        egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
+        sides = {
+            Direction.EGRESS: (egress, destination, destination_identity),
+            Direction.INGRESS: (ingress, source, source_identity),
+        }
+        starts = {0}
+        for program, peer, peer_identity in sides.values():
+            if program:
+                for table in view.tables(program, peer, peer_identity):
+                    for start in view.port_bounds(table, destination_identity, protocol):
+                        starts.add(start)
+                        if len(starts) > MAX_CLASSES:
+                            return _UNDIVIDED
+        starts.discard(1 << 16)
+        ordered = tuple(sorted(starts))
+        return _Classes(ordered, bytes(view.judge(source, destination, protocol, port).verdict for port in ordered))

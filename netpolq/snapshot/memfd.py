@@ -1,0 +1,123 @@
+"""A snapshot in shared memory: one sealed memfd per version, handed on by file descriptor.
+
+Sealed means that nobody, not even the publisher, can change it any more (memfd_create(2), F_ADD_SEALS in fcntl(2)), so readers need no
+lock and cannot see half a version. Mapped private, because older kernels refuse a shared mapping of a write-sealed memfd.
+"""
+
+import fcntl
+import mmap
+import os
+import stat
+
+from array import array
+from pathlib import Path
+from typing import Union
+
+from netpolq.errors import SnapshotError
+from netpolq.snapshot.layout import MAX_IMAGE_BYTES
+from netpolq.snapshot.reader import SnapshotView
+
+Piece = Union[bytes, bytearray, "array[int]"]
+"""A part of an encoded snapshot."""
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+_STALE = b"\x00"
+_NEWEST = b"\x01"
+
+
+def seal(*pieces: Piece) -> int:
+    """Put an encoded snapshot, in one piece or several, into a new sealed memfd. The caller owns the descriptor."""
+    descriptor = os.memfd_create("netpolq-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        remaining = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        while remaining:
+            written = os.writev(descriptor, remaining)
+            while remaining and written >= len(remaining[0]):
+                written -= len(remaining.pop(0))
+            if written:
+                remaining[0] = remaining[0][written:]
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_view(descriptor: int) -> SnapshotView:
+    """Map a sealed memfd and validate all of what it holds. Does not take over the descriptor. Raises `SnapshotError`."""
+    return SnapshotView(_map(descriptor))
+
+
+def open_validated(descriptor: int) -> SnapshotView:
+    """Map a sealed memfd that `open_view` has accepted in another process: check header, layout and bounds, not the sums of sections.
+
+    That is safe because what a sealed memfd holds cannot change: the descriptor that the pool hands on leads to the very pages that it
+    validated, and the pool hands on no other. A pass over every byte would keep packets waiting for milliseconds in a large cluster.
+    Raises `SnapshotError`.
+    """
+    return SnapshotView(_map(descriptor), is_validated=True)
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise SnapshotError("the memory region is not sealed")
+    size = os.lseek(descriptor, 0, os.SEEK_END)  # fstat(2) is a call with a path in some C libraries, which workers may not make
+    if not 0 < size <= MAX_IMAGE_BYTES:
+        raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
+    return mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
+
+
+def save(path: Path, descriptor: int) -> None:
+    """Keep a sealed snapshot in a file (mode 0600), replacing an older one in one step. Does not take over the descriptor.
+
+    Behind the snapshot is one byte that says whether it is the newest, and at first it says that it is not: see `mark`. Raises `OSError`,
+    and leaves the older file then.
+    """
+    draft = path.with_suffix(".new")
+    size = os.fstat(descriptor).st_size
+    draft.unlink(missing_ok=True)
+    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        offset = 0
+        while offset < size:
+            offset += os.sendfile(file, descriptor, offset, size - offset)
+        os.pwrite(file, _STALE, size)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)  # the blocks that it takes may be what somebody else lacks
+        raise
+    finally:
+        os.close(file)
+
+
+def mark(path: Path, *, is_newest: bool) -> os.stat_result:
+    """Say of a kept snapshot whether it is the newest, and have that on the disk before returning. Returns what file it was.
+
+    One byte of a block that the file has already, so a full disk does not matter. Raises `OSError`.
+    """
+    file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(file)
+        os.pwrite(file, _NEWEST if is_newest else _STALE, max(found.st_size - 1, 0))
+        os.fdatasync(file)
+        return found
+    finally:
+        os.close(file)
+
+
+def load(path: Path) -> bytes:
+    """Read a kept snapshot and validate it. Raises `OSError` if it cannot be read.
+
+    Raises `SnapshotError` if it is none, if it is not the newest there was, or if another user could have made it.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise SnapshotError(f"it is no file of user {os.geteuid()}")
+        kept = file.read(MAX_IMAGE_BYTES + 2)
+    image, freshness = kept[:-1], kept[-1:]
+    SnapshotView(image).close()
+    if freshness != _NEWEST:
+        raise SnapshotError("a newer one was published after it, and judging by this one could admit what is denied since")
+    return image

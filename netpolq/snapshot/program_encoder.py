@@ -1,0 +1,150 @@
+"""Programs → words. A program is encoded once, as if it stood alone, and moved to its place whenever programs are put together.
+
+So one that has not changed costs a copy and an addition for each offset in it.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from netpolq.enums import Protocol
+from netpolq.snapshot.ir import AddressTable, PortTable, Program, Rule, TierProgram
+
+_PROTOCOL_ORDER = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
+
+
+class Code(NamedTuple):
+    """Words that may be put anywhere. `pointers`: places of the words that are offsets, counted from the first word.
+
+    `entry`: where to begin to read.
+    """
+
+    words: "array[int]"
+    pointers: "array[int]"
+    entry: int
+
+    def moved(self, base: int) -> "array[int]":
+        """The words as they must be from an offset on."""
+        words = self.words[:]
+        for place in self.pointers:
+            words[place] += base
+        return words
+
+
+def encode_program(program: Program, rules: Sequence[Rule], number_of_name: Callable[[str], int]) -> Code:
+    """The words of a program. `rules`: what its rule numbers stand for; `number_of_name`: of policies and named ports in use."""
+    coder = _Coder(number_of_name)
+    tiers = [coder.tier(tier, rules) for tier in program]
+    entry = coder.place([len(tiers), *tiers], range(1, 1 + len(tiers)))
+    return Code(coder.words, coder.pointers, entry)
+
+
+def encode_addresses(addresses: Sequence[bytes]) -> Code:
+    """The words of a node's addresses."""
+    words = array("I", [len(addresses)])
+    for address in addresses:
+        words.frombytes(address)
+    return Code(words, array("I"), 0)
+
+
+class _Coder:
+    """Words while they grow. Equal structures are stored once."""
+
+    def __init__(self, number_of_name: Callable[[str], int]) -> None:
+        self.words = array("I")
+        self.pointers = array("I")
+        self._number_of_name = number_of_name
+        self._placed: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+        self._ranks: dict[int, int] = {}
+        self._port_tables: dict[PortTable, int] = {}
+
+    def place(self, cells: Sequence[int], pointers: Iterable[int] = ()) -> int:
+        """Store cells; `pointers`: which of them are offsets of what was stored before. Returns their offset."""
+        key = tuple(cells), tuple(pointers)
+        offset = self._placed.get(key)
+        if offset is None:
+            offset = self._placed[key] = len(self.words)
+            self.words.extend(cells)
+            self.pointers.extend(offset + place for place in key[1])
+        return offset
+
+    def tier(self, tier: TierProgram, rules: Sequence[Rule]) -> int:
+        used = sorted({number for table in tables_of(tier) for number in rules_of(table)})
+        self._ranks = {number: rank for rank, number in enumerate(used)}
+        self._port_tables = {}
+        any_peer = 0 if tier.any_peer is None else self._port_table(tier.any_peer)
+        addresses = [self._address_table(tier.ipv4, width=1), self._address_table(tier.ipv6, width=4)]
+        count = len(tier.selectors)
+        cells = [
+            tier.tier,
+            self.place([len(tier.isolated_by), *map(self._number_of_name, tier.isolated_by)]),
+            any_peer,
+            *addresses,
+            count,
+            self._rules([rules[number] for number in used]),
+            *(selector for selector, _table in tier.selectors),
+            *(self._port_table(table) for _selector, table in tier.selectors),
+        ]
+        present = [place for place, table in ((2, tier.any_peer), (3, tier.ipv4), (4, tier.ipv6)) if table is not None]
+        return self.place(cells, [1, *present, 6, *range(7 + count, 7 + 2 * count)])
+
+    def _rules(self, rules: Sequence[Rule]) -> int:
+        cells: list[int] = []
+        for rule in rules:
+            flags = rule.tier << 16 | rule.direction << 8 | rule.action
+            cells += (self._number_of_name(rule.policy), flags, rule.position)
+        return self.place(cells)
+
+    def _port_table(self, table: PortTable) -> int:
+        offset = self._port_tables.get(table)
+        if offset is not None:
+            return offset
+        ranges = dict(table.ranges)
+        ends: list[int] = []
+        bounds: list[int] = []
+        ranks: list[int] = []
+        for protocol in _PROTOCOL_ORDER:
+            for port_range in ranges.get(protocol, ()):
+                bounds.append(port_range.low << 16 | port_range.high)
+                ranks.append(self._ranks[port_range.rule])
+            ends.append(len(bounds))
+        cells = [0 if table.every is None else self._ranks[table.every] + 1, *ends, len(table.names), *bounds, *ranks]
+        for name in table.names:
+            cells += (self._number_of_name(name.name), name.protocol, self._ranks[name.rule])
+        offset = self._port_tables[table] = self.place(cells)
+        return offset
+
+    def _address_table(self, table: AddressTable | None, *, width: int) -> int:
+        if table is None:
+            return 0
+        offsets = [0, *map(self._port_table, table.tables)]
+        numbers = [word for start in table.starts for word in _number_words(start, width)]
+        first = 1 + len(numbers)
+        cells = [len(table.starts), *numbers, *(offsets[place] for place in table.nodes)]
+        return self.place(cells, [first + node for node, place in enumerate(table.nodes) if place])
+
+
+def _number_words(number: int, width: int) -> tuple[int, ...]:
+    return tuple(number >> 32 * place & 0xFFFFFFFF for place in reversed(range(width)))
+
+
+def tables_of(tier: TierProgram) -> Iterable[PortTable]:
+    """All port tables of a tier."""
+    if tier.any_peer is not None:
+        yield tier.any_peer
+    for _selector, table in tier.selectors:
+        yield table
+    for addresses in (tier.ipv4, tier.ipv6):
+        if addresses is not None:
+            yield from addresses.tables
+
+
+def rules_of(table: PortTable) -> Iterable[int]:
+    """All rules that a port table may answer with."""
+    if table.every is not None:
+        yield table.every
+    for _protocol, ranges in table.ranges:
+        for port_range in ranges:
+            yield port_range.rule
+    for name in table.names:
+        yield name.rule

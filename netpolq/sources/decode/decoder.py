@@ -1,0 +1,150 @@
+"""From untyped API bodies to objects: the only way in, whether a body came from YAML, from JSON or from the API server.
+
+API defaults are applied and every field that is used is checked. `decode` ignores unknown fields, as clients of the API server do, which
+may be newer. `decode_all` reads manifests, which no API server has checked: it refuses what strict field validation refuses, too.
+All errors of an object are found at once. For any value whatever, nothing but `DecodeError` is raised.
+Source: the Kubernetes API types named in `netpolq.model`.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from netpolq.model import Object
+from netpolq.sources.decode.error import DecodeError
+from netpolq.sources.decode.fields import Field, FieldError, shown
+from netpolq.sources.decode.kinds import LIST_VERSIONS, VERSIONS, is_of_another_group, meant_kind
+from netpolq.sources.decode.known_fields import unknown_fields
+from netpolq.sources.decode.objects import UNNAMED, namespace, network_policy, pod
+from netpolq.sources.decode.problems import Problems
+from netpolq.sources.folder.namespace_guess import namespaces_of
+
+__all__ = ["UNNAMED", "DecodeError", "Ignored", "Unknown", "decode", "decode_all"]
+
+_KIND_LENGTH = 63
+
+
+class Unknown(Enum):
+    """What is done about fields that the API does not know."""
+
+    IGNORED = "ignored"
+    REFUSED = "refused"
+
+
+class Ignored(NamedTuple):
+    """An object of a kind that the agent does not use."""
+
+    kind: str
+
+
+def decode_all(body: object) -> Iterator[Object | Ignored | DecodeError]:
+    """Every object of a manifest, in order, lists expanded. Errors are part of the answer: one bad item does not hide the others.
+
+    The items of a PodList, NamespaceList or NetworkPolicyList need not repeat apiVersion and kind, as in the API's own answers.
+    """
+    pending = [Field("", body)]
+    while pending:
+        field = pending.pop()
+        try:
+            if not _is_list(field):
+                yield _decode(field, Unknown.REFUSED)
+                continue
+            pending.extend(reversed(_items(field)))
+            yield from _problems_of_list(field)
+        except DecodeError as error:
+            yield error
+
+
+def decode(body: object) -> Object | Ignored:
+    """One object. Raises `DecodeError`. A list is not one object: it counts as ignored."""
+    return _decode(Field("", body), Unknown.IGNORED)
+
+
+def _is_list(field: Field) -> bool:
+    body = field.value
+    if not isinstance(body, dict):
+        return False
+    kind = body.get("kind")
+    return isinstance(kind, str) and kind in LIST_VERSIONS and not is_of_another_group(body.get("apiVersion"), kind)
+
+
+def _problems_of_list(field: Field) -> Iterator[DecodeError]:
+    kind = field.get("kind").text()
+    strange = Problems(field.path)
+    strange.add_all(unknown_fields(field, kind))
+    if strange.heard:
+        yield DecodeError(field, strange, key=kind, namespaces=namespaces_of(field.value))
+    version = Problems(field.path)
+    version.add_all(_version_problems(field.get("apiVersion"), LIST_VERSIONS[kind]))
+    if version.heard:
+        consequence = "its items are read all the same"
+        yield DecodeError(field, version, key=kind, consequence=consequence, namespaces=namespaces_of(field.value))
+
+
+def _items(field: Field) -> list[Field]:
+    """The items of a list. Raises `DecodeError` where there is something else."""
+    kind = field.get("kind").text()
+    try:
+        items = field.get("items").items()
+    except FieldError as error:
+        problems = Problems(field.path)
+        problems.add_all([error, *unknown_fields(field, kind), *_version_problems(field.get("apiVersion"), LIST_VERSIONS[kind])])
+        raise DecodeError(field, problems, namespaces=namespaces_of(field.value)) from error
+    if kind == "List":
+        return items
+    of_items = {"kind": kind.removesuffix("List"), "apiVersion": LIST_VERSIONS[kind]}
+    return [Field(item.path, of_items | item.value) if isinstance(item.value, dict) else item for item in items]
+
+
+def _version_problems(version: Field, expected: str) -> list[FieldError]:
+    return [] if version.value == expected else [version.error(f"must be {expected}, not {shown(version.value)}")]
+
+
+def _decode(body: Field, unknown: Unknown) -> Object | Ignored:
+    problems = Problems(body.path)
+    try:
+        kind = _kind(body)
+    except FieldError as error:
+        problems.add(error)
+        raise DecodeError(body, problems, namespaces=namespaces_of(body.value)) from error
+    if kind not in VERSIONS:
+        _refuse_misspelt(body, kind, unknown, problems)
+        return Ignored(kind)
+    version = body.get("apiVersion")
+    if is_of_another_group(version.value, kind):
+        return Ignored(f"{kind} of another API group")
+    problems.add_all(_version_problems(version, VERSIONS[kind]))
+    strange = unknown_fields(body, kind) if unknown is Unknown.REFUSED else []
+    problems.add_all(strange)
+    match kind:
+        case "NetworkPolicy":
+            # Even one of another version, or of none, may be meant for us: it must not be passed over in silence.
+            return network_policy(body, problems, strange)
+        case "Pod":
+            return pod(body, problems)
+        case _:
+            return namespace(body, problems)
+
+
+def _refuse_misspelt(body: Field, kind: str, unknown: Unknown, problems: Problems) -> None:
+    """Refuse what was probably meant to be of a kind that is used, with what is wrong with it as an object of that kind."""
+    meant = meant_kind(kind, body.mapping()) if unknown is Unknown.REFUSED else None
+    if meant is None:
+        return
+    version, expected = shown(body.get("apiVersion").value), (VERSIONS | LIST_VERSIONS)[meant]
+    message = f"there is no kind {shown(kind)} in apiVersion {version}; did you mean {meant} of {expected}?"
+    problems.add(body.get("kind").error(message))
+    if meant in VERSIONS:
+        try:
+            _decode(Field(body.path, {**body.mapping(), "kind": meant, "apiVersion": expected}), unknown)
+        except DecodeError as error:
+            problems.add_all(error.problems.kept())
+    raise DecodeError(body, problems, key=kind, namespaces=namespaces_of(body.value))
+
+
+def _kind(body: Field) -> str:
+    field = body.get("kind")
+    kind = field.text()
+    if not (kind.isascii() and kind.isalnum() and len(kind) <= _KIND_LENGTH):
+        raise field.error(f"must be a kind, not {shown(field.value)}")
+    return kind

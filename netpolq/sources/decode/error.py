@@ -1,0 +1,56 @@
+"""The refusal of an object: everything in it that is wrong, and what is used in its place."""
+
+from netpolq.model import Object, Rejection
+from netpolq.sources.decode.fields import Field
+from netpolq.sources.decode.problems import Problems
+
+
+class DecodeError(Exception):
+    """An object that cannot be used as written. `field` and `message`: the first error in the order of the document; `further`: the others.
+
+    `partial`: what to use in its place, or None. For a policy it isolates at least the pods that the policy would isolate and admits
+    nothing; for a pod or namespace it is the part that could be read. `consequence` says so in words. `key`: the object, as far as known.
+    `namespaces`: those that the object may have been meant for, besides that of `partial`.
+    """
+
+    def __init__(
+        self,
+        body: Field,
+        problems: Problems,
+        *,
+        key: str = "",
+        partial: Object | None = None,
+        consequence: str = "",
+        namespaces: tuple[str, ...] = (),
+    ) -> None:
+        first, *others = problems.told(body)
+        super().__init__("; ".join(map(str, (first, *others))) if not key else f"{key}: {'; '.join(map(str, (first, *others)))}")
+        self.problems = problems
+        self.field = first.path
+        self.message = first.message
+        self.further = tuple(map(str, others))
+        self.key = key
+        self.partial = partial
+        self.namespaces = namespaces
+        self.consequence = consequence or "it is not used"
+
+    def rejection(
+        self,
+        *,
+        origin: str = "",
+        document: int = 0,
+        key: str | None = None,
+        consequence: str | None = None,
+        leaves_open: bool = False,
+    ) -> Rejection:
+        """The same for log and status. `key`, `consequence`: where they are others than those of the error."""
+        return Rejection(
+            origin=origin,
+            document=document,
+            key=self.key if key is None else key,
+            field=self.field,
+            message=self.message,
+            further=self.further,
+            consequence=self.consequence if consequence is None else consequence,
+            leaves_open=leaves_open,
+        )

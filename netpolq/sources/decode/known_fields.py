@@ -1,0 +1,165 @@
+"""Fields that the API knows, and the unknown ones of a body: what the API server refuses with strict field validation.
+
+A field that is not known is never passed over in a manifest: `From` read as nothing leaves a rule that admits everything. NetworkPolicy
+and Namespace are known whole; of a Pod the levels that hold fields the agent reads, since nothing else in it concerns policies.
+
+Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/test_known_fields.py` compares.
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Final
+
+from netpolq.sources.decode.fields import SHOWN_CHARACTERS, Field, FieldError, shown
+
+Schema = Mapping[str, "Schema | None"]
+"""Known fields of an object. The value: the schema of the object, or of each object of the list; None for what is not looked into."""
+
+_SIMILAR = 0.7
+"""Likeness (0 to 1) from which a known field is named as what was meant. `egres` and `egress` have 0.91, `port` and `ports` 0.89."""
+MAX_UNKNOWN = 1000
+"""Unknown fields of one object that are looked for."""
+_MAX_HINTS = 20
+"""Of these, the first that come with a guess of what was meant: a guess takes some 0.1 ms."""
+
+
+def _plain(names: str) -> dict[str, "Schema | None"]:
+    return dict.fromkeys(names.split())
+
+
+_METADATA = _plain(
+    "annotations creationTimestamp deletionGracePeriodSeconds deletionTimestamp finalizers generateName generation labels managedFields "
+    "name namespace ownerReferences resourceVersion selfLink uid"
+)
+_OBJECT: dict[str, Schema | None] = {"apiVersion": None, "kind": None, "metadata": _METADATA}
+_SELECTOR: Schema = {"matchLabels": None, "matchExpressions": _plain("key operator values")}
+_PEERS: Schema = {"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR, "ipBlock": _plain("cidr except")}
+_PORTS: Schema = _plain("protocol port endPort")
+_POLICY: Schema = _OBJECT | {
+    "spec": {
+        "podSelector": _SELECTOR,
+        "policyTypes": None,
+        "ingress": {"from": _PEERS, "ports": _PORTS},
+        "egress": {"to": _PEERS, "ports": _PORTS},
+    },
+    "status": None,  # 1.24 to 1.27 print one
+}
+_NAMESPACE: Schema = _OBJECT | {"spec": _plain("finalizers"), "status": _plain("conditions phase")}
+_CONTAINERS: Schema = _plain(
+    "args command env envFrom image imagePullPolicy lifecycle livenessProbe name readinessProbe resizePolicy resources restartPolicy "
+    "restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath terminationMessagePolicy tty volumeDevices "
+    "volumeMounts workingDir"
+) | {"ports": _plain("containerPort hostIP hostPort name protocol")}
+_POD_SPEC: Schema = _plain(
+    "activeDeadlineSeconds affinity automountServiceAccountToken dnsConfig dnsPolicy enableServiceLinks ephemeralContainers "
+    "evictionResponders hostAliases hostIPC hostNetwork hostPID hostUsers hostname hostnameOverride imagePullSecrets nodeName nodeSelector "
+    "os overhead preemptionPolicy priority priorityClassName readinessGates resourceClaims resources restartPolicy runtimeClassName "
+    "schedulerName schedulingGates schedulingGroup securityContext serviceAccount serviceAccountName setHostnameAsFQDN "
+    "shareProcessNamespace subdomain terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes workloadRef"
+) | {"containers": _CONTAINERS, "initContainers": _CONTAINERS}
+_POD_STATUS: Schema = _plain(
+    "allocatedResources conditions containerStatuses ephemeralContainerStatuses extendedResourceClaimStatus hostIP "
+    "initContainerStatuses message nodeAllocatableResourceClaimStatuses nominatedNodeName observedGeneration phase podIP qosClass reason "
+    "resize resourceClaimStatuses resources startTime volumeHealth"
+) | {"podIPs": _plain("ip"), "hostIPs": _plain("ip")}
+_POD: Schema = _OBJECT | {"spec": _POD_SPEC, "status": _POD_STATUS}
+_LIST: Schema = {
+    "apiVersion": None,
+    "kind": None,
+    "metadata": _plain("continue remainingItemCount resourceVersion selfLink shardInfo"),
+    "items": None,
+}
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "NetworkPolicy": _POLICY,
+    "Namespace": _NAMESPACE,
+    "Pod": _POD,
+    "List": _LIST,
+    "NetworkPolicyList": _LIST,
+    "NamespaceList": _LIST,
+    "PodList": _LIST,
+}
+
+_UNKNOWN: Schema = {}
+_COUNTERPARTS = {"from": "to", "to": "from"}
+
+
+def unknown_fields(body: Field, kind: str) -> list[FieldError]:
+    """A complaint for each field that the API does not know, outermost first, at most `MAX_UNKNOWN`. What is no object is left to those
+    that read it.
+    """
+    root = SCHEMAS[kind]
+    if _all_known(body.value, root):
+        return []
+    found: list[FieldError] = []
+    pending: list[tuple[Field, Schema]] = [(body, root)]
+    for field, schema in pending:
+        value = field.value
+        if not isinstance(value, dict):
+            continue
+        if not value.keys() <= schema.keys():
+            for name in value:
+                if name not in schema:
+                    if len(found) >= MAX_UNKNOWN:
+                        return found
+                    found.append(_complaint(field, name, schema, root if len(found) < _MAX_HINTS else None))
+        for name, inner in schema.items():
+            if inner is not None and (held := value.get(name)):
+                inside = Field(f"{field.path}.{name}" if field.path else name, held)
+                if isinstance(held, list):
+                    pending += [(Field(f"{inside.path}[{index}]", element), inner) for index, element in enumerate(held)]
+                else:
+                    pending.append((inside, inner))
+    return found
+
+
+def _all_known(value: object, schema: Schema) -> bool:
+    """Whether no field is unknown: the usual case, in which no path is needed. Recurses as deep as schemas nest."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            inner = schema.get(name, _UNKNOWN)
+            if inner is None:
+                continue
+            if inner is _UNKNOWN:
+                return False
+            if isinstance(inside, list):
+                for element in inside:
+                    if not _all_known(element, inner):
+                        return False
+            elif not _all_known(inside, inner):
+                return False
+    return True
+
+
+def _complaint(field: Field, name: object, schema: Schema, root: Schema | None) -> FieldError:
+    """With a hint if a root schema is given."""
+    text = (
+        name if isinstance(name, str) and name.isascii() and name.isprintable() and len(name) <= SHOWN_CHARACTERS else shown(name)
+    )
+    path = f"{field.path}.{text}" if field.path else text
+    hint = "" if root is None else _hint(text, schema, root)
+    return FieldError(path, f"unknown field{hint}", unknown_in=field.path)
+
+
+def _hint(name: str, schema: Schema, root: Schema) -> str:
+    """What was probably meant: a field of the same object that looks alike, or the place where a field of this name belongs."""
+    other = _COUNTERPARTS.get(name)
+    if other in schema:
+        return f"; did you mean {other}?"
+    by_small = {known.casefold(): known for known in schema}
+    places = list(_places(name, root, ""))
+    close = get_close_matches(name.casefold(), by_small, n=1, cutoff=_SIMILAR)
+    if close and (not places or by_small[close[0]].casefold() == name.casefold()):
+        return f"; did you mean {by_small[close[0]]}?"
+    if places:
+        belongs = f"; it belongs to {' or '.join(places[:2])}"
+        return belongs + (f"; did you mean {by_small[close[0]]}?" if close else "")
+    return ""
+
+
+def _places(name: str, schema: Schema, path: str) -> Iterator[str]:
+    if name in schema:
+        yield path or "the top level"
+    for inner_name, inner in schema.items():
+        if inner is not None:
+            yield from _places(name, inner, f"{path}.{inner_name}" if path else inner_name)

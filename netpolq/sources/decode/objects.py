@@ -1,0 +1,133 @@
+"""Objects from bodies of a known kind, and what is used in place of one that cannot be used as written.
+
+Each function adds to the problems that are known already, and raises `DecodeError` if there are any in the end.
+"""
+
+from netpolq.enums import Direction
+from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Pod
+from netpolq.sources.decode.error import DecodeError
+from netpolq.sources.decode.fields import Field, FieldError, read_or
+from netpolq.sources.decode.known_fields import MAX_UNKNOWN
+from netpolq.sources.decode.pod import pod as read_pod
+from netpolq.sources.decode.policy import BOTH_DIRECTIONS, pod_selector, policy_types, rules
+from netpolq.sources.decode.problems import Problems
+from netpolq.sources.decode.validation import labels_where_valid, namespace_name, object_name
+from netpolq.sources.folder.namespace_guess import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
+
+UNNAMED = ""
+"""Name of the stand-in for a policy whose own name cannot be read; the caller that keeps it gives it a name."""
+
+_NOTHING = Field("", None)
+_SELECTING_WORDS = ("select", "match", "label", "pod")
+"""An unknown field of a policy with one of these in its name may have been meant to say which pods it selects."""
+
+
+def namespace(body: Field, problems: Problems) -> Namespace:
+    """A namespace."""
+    metadata = body.get("metadata")
+    name = read_or(lambda field: namespace_name(field.get("name")), metadata, problems.add, None)
+    labels = labels_where_valid(read_or(lambda field: field.get("labels"), metadata, problems.add, _NOTHING), problems.add)
+    if name is None:
+        raise DecodeError(body, problems, key="Namespace", namespaces=namespaces_of(body.value))
+    decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name})
+    if problems.heard:
+        raise DecodeError(
+            body,
+            problems,
+            key=str(decoded.key),
+            partial=decoded,
+            consequence="the rest of the namespace is used",
+            namespaces=(name,),
+        )
+    return decoded
+
+
+def pod(body: Field, problems: Problems) -> Pod:
+    """A pod."""
+    metadata = body.get("metadata")
+    name = read_or(_name_of, metadata, problems.add, None)
+    of_namespace = read_or(_namespace_of, metadata, problems.add, None)
+    decoded = read_pod(body, of_namespace or "", name or "", problems.add)
+    if name is None or of_namespace is None:
+        raise DecodeError(body, problems, key="Pod", namespaces=namespaces_of(body.value))
+    if problems.heard:
+        raise DecodeError(
+            body,
+            problems,
+            key=str(decoded.key),
+            partial=decoded,
+            consequence="the rest of the pod is used",
+            namespaces=_other_namespaces(body, of_namespace),
+        )
+    return decoded
+
+
+def network_policy(body: Field, problems: Problems, strange: list[FieldError]) -> NetworkPolicy:
+    """A policy. Reads part after part, so that what is wrong with one does not take away what the others say. `strange`: its unknown
+    fields, which are among the problems already.
+    """
+    metadata = body.get("metadata")
+    spec = read_or(Field.record, body.get("spec"), problems.add, None)
+    of_namespace = read_or(_namespace_of, metadata, problems.add, None)
+    name = read_or(_name_of, metadata, problems.add, UNNAMED)
+    before = problems.heard
+    selector = LabelSelector() if spec is None else pod_selector(spec, problems.add)
+    is_selector_clear = spec is not None and problems.heard == before and not _may_select(body, strange)
+    if not is_selector_clear:
+        selector = LabelSelector()
+    before = problems.heard
+    types = BOTH_DIRECTIONS if spec is None else policy_types(spec, problems.add)
+    if problems.heard != before or (_outer_names(body, strange) and spec is not None and not spec.get("policyTypes").value):
+        types = BOTH_DIRECTIONS  # an unknown field may have been meant as rules, or as policyTypes
+    ingress = () if spec is None else rules(spec, Direction.INGRESS, problems.add)
+    egress = () if spec is None else rules(spec, Direction.EGRESS, problems.add)
+    if not problems.heard and of_namespace is not None:
+        return NetworkPolicy(
+            namespace=of_namespace, name=name, pod_selector=selector, policy_types=types, ingress=ingress, egress=egress
+        )
+    if of_namespace is None:
+        raise DecodeError(body, problems, key="NetworkPolicy", namespaces=namespaces_of(body.value))
+    stand_in = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types)
+    reach = "isolates the pods it selects" if is_selector_clear else f"isolates every pod of namespace {of_namespace}"
+    raise DecodeError(
+        body,
+        problems,
+        key=str(stand_in.key) if name else f"NetworkPolicy of namespace {of_namespace}",
+        partial=stand_in,
+        consequence=f"{reach} ({_names(types)}) and admits nothing",
+        namespaces=_other_namespaces(body, of_namespace),
+    )
+
+
+def _outer_names(body: Field, strange: list[FieldError]) -> list[str]:
+    """Unknown fields of the object itself and of its specification, in small letters."""
+    holders = {body.path, body.get("spec").path}
+    return [error.path[len(error.unknown_in) :].casefold() for error in strange if error.unknown_in in holders]
+
+
+def _may_select(body: Field, strange: list[FieldError]) -> bool:
+    """Whether an unknown field may have been meant to say which pods a policy selects. With too many of them not all are known."""
+    selector = body.get("spec").get("podSelector").path
+    return (
+        len(strange) >= MAX_UNKNOWN
+        or any(error.path.startswith(selector) for error in strange)
+        or any(word in name for name in _outer_names(body, strange) for word in _SELECTING_WORDS)
+    )
+
+
+def _name_of(metadata: Field) -> str:
+    return object_name(metadata.get("name"))
+
+
+def _namespace_of(metadata: Field) -> str:
+    field = metadata.get("namespace")
+    return DEFAULT_NAMESPACE if field.absent or field.value == "" else namespace_name(field)
+
+
+def _other_namespaces(body: Field, of_namespace: str) -> tuple[str, ...]:
+    """Namespaces that an object names where the API does not look, as in a field `Namespace`."""
+    return tuple(name for name in named_namespaces(body.value) if name != of_namespace)
+
+
+def _names(types: frozenset[Direction]) -> str:
+    return ", ".join(sorted(direction.api_name for direction in types))

@@ -1,0 +1,1 @@
+"""The folder source: policies, pods and namespaces from a directory of manifests."""

@@ -1,0 +1,83 @@
+"""What of a file is in force while it has problems.
+
+Of a file that was good, the last good content stays in force, as the API server keeps an object whose update it refuses. But what its
+author wants now is not in force, and may deny more. So what the file now says isolates besides: the pods that its policies select, good
+ones too, the namespaces that its unreadable parts name, and all that it concerned before where not even that is known. New pods are used.
+
+Of a file that was never good, its good documents count, and the rest isolates.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from netpolq.model import Labels, NetworkPolicy, Object, Pod, Rejection
+from netpolq.sources.folder import placeholders
+from netpolq.sources.folder.manifest_file import Content, Located
+
+LAST_GOOD = "the file's last good content stays in force"
+BEST_SO_FAR = "what could be read of the file before stays in force"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What is in force of a file. `base`: the content that was last taken, good if `is_good`; `content`: with what isolates besides."""
+
+    base: Content = field(default_factory=Content)
+    content: Content = field(default_factory=Content)
+    rejections: tuple[Rejection, ...] = ()
+    is_good: bool = False
+
+    @classmethod
+    def good(cls, content: Content) -> "Held":
+        """Of a content without problems."""
+        return cls(base=content, content=content, is_good=True)
+
+    @property
+    def kept(self) -> str:
+        """What stays in force, in words."""
+        return LAST_GOOD if self.is_good else BEST_SO_FAR
+
+    def with_rejection(self, rejection: Rejection) -> "Held":
+        """The same, with another problem."""
+        return replace(self, rejections=(rejection,))
+
+    def with_broken(self, broken: Content) -> "Held":
+        """After the file was found with problems: `broken` is what it says now."""
+        if not self.base.objects or not (self.is_good or not broken.keys() >= self.base.keys()):
+            return Held(base=broken, content=broken, rejections=broken.rejections)
+        known = self.base.namespaces() if broken.is_unclear else ()
+        origin = broken.rejections[0].origin
+        added = [*_isolating(broken, self.base, origin), *placeholders.of_namespaces(known, origin)]
+        objects = {item.key: item for item in added}
+        marks = {item.key: item for _document, item in broken.objects if isinstance(item, Pod)}
+        kept = (Located(document, _marked_too(item, marks.get(item.key))) for document, item in self.base.objects)
+        content = replace(self.base, objects=(*kept, *(Located(0, item) for item in objects.values())))
+        return replace(self, content=content, rejections=tuple(self._explained(one, known) for one in broken.rejections))
+
+    def _explained(self, rejection: Rejection, known: tuple[str, ...]) -> Rejection:
+        if rejection.leaves_open:
+            isolated = f"every pod of the namespaces that it concerned is isolated: {', '.join(known[:5])}"
+            more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+            return replace(rejection, consequence=f"{self.kept}, and {isolated}{more}", leaves_open=False)
+        return replace(rejection, consequence=f"{self.kept}; besides, what it says now isolates and admits nothing")
+
+
+def _isolating(broken: Content, base: Content, origin: str) -> list[Object]:
+    """What isolates the pods that the present state of a file may concern, and its pods that were not known."""
+    known = {item.key: item for _document, item in base.objects}
+    added: list[Object] = list(broken.stand_ins)
+    for _document, item in broken.objects:
+        if isinstance(item, NetworkPolicy):
+            # Most policies are the same as before, and isolate already.
+            if known.get(item.key) != item and not item.name.startswith("("):
+                added.append(placeholders.of_policy(item, origin))
+        elif isinstance(item, Pod) and item.key not in known:
+            added.append(item)
+    return added
+
+
+def _marked_too(item: Object, now: Object | None) -> Object:
+    """The object; a pod that cannot be read whole now carries the label of such pods, by which it is isolated."""
+    mark = now.labels.get(placeholders.UNREADABLE_LABEL) if isinstance(now, Pod) else None
+    if mark is None or not isinstance(item, Pod):
+        return item
+    return replace(item, labels=Labels({**item.labels, placeholders.UNREADABLE_LABEL: mark}))

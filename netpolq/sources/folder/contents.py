@@ -1,0 +1,300 @@
+"""What of a manifest folder is in force, kept up to date by looking at it.
+
+The rules, in order of weight: nothing that was half written is ever taken for what was meant; nothing unreadable ever takes an object
+away, and what it may concern is isolated (`broken_file.py`); a file that is really gone takes its objects with it. Synchronous, and no
+wiser about time than what it is told.
+"""
+
+import hashlib
+import time
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+from netpolq.model import Rejection, Update
+from netpolq.sources.folder.broken_file import Held
+from netpolq.sources.folder.manifest_file import Content, parse, unreadable
+from netpolq.sources.folder.objects import FolderObjects, HeldFile
+from netpolq.sources.folder.open_file import OpenFile, UnreadableError, Writers, open_file
+from netpolq.sources.folder.scan import Fingerprint, FoundFile, Scan, scan
+
+SETTLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
+"""How long a file must stay as it is before it is read."""
+
+ABANDONED_NS = 30_000_000_000
+"""A file held open for writing this long without a change is taken as it is."""
+
+VANISHED_NS = 40_000_000
+"""How long a file must be missing: many a writer removes a file an instant before it writes the new one."""
+
+CLOCK_TICK_NS = 50_000_000
+"""A file changed less than this before it was read may change again without a new time stamp; it is read once more."""
+
+INLINE_BYTES = 512 * 1024
+"""Bytes of changed files that one look parses itself, the smallest files first; a parser of YAML takes about a second for them. The rest is
+parsed beside it, so that a policy in a small file need not wait for a large one.
+"""
+
+POLL_NS = 250_000_000
+"""How often a file that is being written is asked after, besides the events."""
+
+
+@dataclass(slots=True)
+class _File:
+    """A file and what it contributes. `held`: what of its contents is in force. `taken`: fingerprint of what was last read, None to have
+    it read again.
+    """
+
+    held: Held = field(default_factory=Held)
+    taken: Fingerprint | None = None
+    digest: bytes = b""
+    unsettled: Fingerprint | None = None
+    unsettled_ns: int = 0
+    refused: bool = False
+    missing_ns: int | None = None
+    parsing: "_Parsing | None" = None
+
+
+@dataclass(slots=True)
+class _Parsing:
+    """A content that is being parsed beside the looks, or waits for others that are; of which state of the file, and of which bytes."""
+
+    fingerprint: Fingerprint
+    digest: bytes
+    content: Future[Content]
+
+
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """Result of looking. `again_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
+    being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
+    files that this look has parsed itself.
+    """
+
+    scan: Scan
+    again_ns: int | None = None
+    unfinished: int = 0
+    parsing: int = 0
+    inline_bytes: int = 0
+
+    def look_again(self, after_ns: int) -> None:
+        """Ask for another look, if none earlier is asked for."""
+        self.again_ns = after_ns if self.again_ns is None else min(self.again_ns, after_ns)
+
+
+class FolderContents:
+    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS. `background`: parses what is too much for a look, or None."""
+
+    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS, background: Executor | None = None) -> None:
+        self._folder = folder
+        self._background = background
+        self._holds_back = False
+        self._settle_ns = settle_ns
+        self._files: dict[str, _File] = {}
+        self._scan = Scan()
+        self._root: tuple[int, int] | None = None
+        self._objects = FolderObjects()
+        self._has_delivered = False
+        self._delivered_rejections: tuple[Rejection, ...] = ()
+        self._delivered_ignored: Mapping[str, int] = {}
+
+    def look(self, now_ns: int) -> Look:
+        """Look at the folder and read what changed. `now_ns`: `time.monotonic_ns()`."""
+        found = scan(self._folder)
+        if found.root != self._root and not found.files and self._files:
+            # What an unmounted volume leaves in its place, or a folder that is about to be filled.
+            found.unreadable.setdefault("", "was replaced by an empty folder")
+        elif found.files:
+            self._root = found.root
+        self._scan = found
+        look = Look(scan=found)
+        changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
+        changed.sort(key=_size)
+        # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
+        self._holds_back = self._background is not None and self._will_parse_beside(changed)
+        for path, file in changed:
+            self._look_at(path, file, now_ns, look)
+        for path in [path for path in self._files if path not in found.files]:
+            self._miss(path, now_ns, look)
+        return look
+
+    def update(self, observed_ns: int) -> Update | None:
+        """What changed since the last call, or None. The first call always has an answer."""
+        upserted, deleted = self._objects.change(
+            {path: HeldFile(file.held.content, file.missing_ns is not None) for path, file in self._files.items()}
+        )
+        rejections = (*self._folder_rejections(), *self._file_rejections(), *self._duplicate_rejections())
+        ignored: Counter[str] = Counter()
+        for file in self._files.values():
+            ignored.update(file.held.content.ignored)
+        unchanged = (
+            not upserted and not deleted and rejections == self._delivered_rejections and ignored == self._delivered_ignored
+        )
+        if unchanged and self._has_delivered:
+            return None
+        self._has_delivered, self._delivered_rejections, self._delivered_ignored = True, rejections, ignored
+        return Update(upserted=upserted, deleted=deleted, rejections=rejections, ignored=ignored, observed_ns=observed_ns)
+
+    def _is_taken(self, path: str, found: FoundFile) -> bool:
+        file = self._files.setdefault(path, _File())
+        file.missing_ns = None
+        return found.fingerprint is not None and found.fingerprint == file.taken
+
+    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+        file = self._files[path]
+        if file.parsing is not None and not file.parsing.content.done():
+            _await_parsing(look)
+            return
+        try:
+            if found.problem:
+                raise UnreadableError(found.problem)
+            with open_file(found.path) as opened:
+                self._read(path, file, opened, now_ns, look)
+        except FileNotFoundError:
+            look.look_again(VANISHED_NS)
+        except (OSError, UnreadableError) as error:
+            # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
+            file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
+            file.digest = b""
+            file.held = file.held.with_broken(unreadable(_printable(path), _reason(error)))
+
+    def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: Look) -> None:
+        if file.unsettled != opened.fingerprint:
+            file.unsettled, file.unsettled_ns, file.refused = opened.fingerprint, now_ns, False
+        writers = opened.writers()
+        still_ns = now_ns - file.unsettled_ns
+        needed_ns = ABANDONED_NS if file.refused and writers is Writers.SOME else self._settle_ns[writers]
+        if still_ns < needed_ns:
+            _postpone(file, look, min(needed_ns - still_ns, POLL_NS))
+            return
+        data = opened.read()
+        if not opened.is_unchanged(writers):
+            _postpone(file, look, CLOCK_TICK_NS)
+            return
+        file.taken = opened.fingerprint
+        if 0 <= time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS:
+            look.look_again(CLOCK_TICK_NS)
+            file.taken = None
+        digest = hashlib.blake2b(data).digest()
+        if digest == file.digest:
+            return
+        content = self._parsed(path, opened.fingerprint, data, digest, look)
+        if content is None:
+            file.taken = None
+            _await_parsing(look)
+            return
+        if self._holds_back and not content.keys() >= file.held.base.keys():
+            parsed: Future[Content] = Future()
+            parsed.set_result(content)
+            file.parsing = _Parsing(opened.fingerprint, digest, parsed)
+            file.taken = None
+            _await_parsing(look)
+            return
+        if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
+            file.taken, file.digest, file.refused = None, b"", True
+            file.held = file.held.with_rejection(
+                _rejection(path, "still open for writing, and what it holds so far is not whole", file.held.kept)
+            )
+            look.look_again(POLL_NS)
+            return
+        file.digest = digest
+        file.held = file.held.with_broken(content) if content.rejections else Held.good(content)
+
+    def _will_parse_beside(self, changed: list[tuple[str, FoundFile]]) -> bool:
+        """Whether some of the changed files are being parsed beside the looks, or will be."""
+        new_bytes = 0
+        for path, found in changed:
+            parsing = self._files[path].parsing
+            if parsing is not None and not parsing.content.done():
+                return True
+            if parsing is None or parsing.fingerprint != found.fingerprint:
+                new_bytes += _size((path, found))
+        return new_bytes > INLINE_BYTES
+
+    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: Look) -> Content | None:
+        """The content, or None while it is being parsed beside the looks."""
+        file = self._files[path]
+        if file.parsing is not None and file.parsing.digest == digest:
+            content = file.parsing.content.result()
+            file.parsing = None
+            return content
+        file.parsing = None
+        look.inline_bytes += len(data)
+        if self._background is None or look.inline_bytes <= INLINE_BYTES:
+            return parse(_printable(path), data)
+        file.parsing = _Parsing(fingerprint, digest, self._background.submit(parse, _printable(path), data))
+        return None
+
+    def _miss(self, path: str, now_ns: int, look: Look) -> None:
+        file = self._files[path]
+        if any(path.startswith(directory) for directory in look.scan.unreadable):
+            file.missing_ns = None
+            return
+        if file.missing_ns is None:
+            file.missing_ns = now_ns
+        remaining_ns = VANISHED_NS - (now_ns - file.missing_ns)
+        if self._holds_back:
+            _await_parsing(look)
+        elif remaining_ns > 0:
+            look.look_again(remaining_ns)
+        else:
+            del self._files[path]
+
+    def _duplicate_rejections(self) -> tuple[Rejection, ...]:
+        return tuple(
+            _rejection(
+                path,
+                f"is also in {_printable(first_path)} document {first_document}",
+                "the one there is used",
+                document=document,
+                key=str(key),
+            )
+            for path, document, key, first_path, first_document in self._objects.duplicates()
+        )
+
+    def _folder_rejections(self) -> tuple[Rejection, ...]:
+        consequence = "what was last read from it stays in force"
+        return tuple(
+            _rejection(directory or ".", f"the folder cannot be read: {reason}", consequence)
+            for directory, reason in sorted(self._scan.unreadable.items())
+        )
+
+    def _file_rejections(self) -> tuple[Rejection, ...]:
+        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].held.rejections)
+
+
+def _size(found: tuple[str, FoundFile]) -> int:
+    fingerprint = found[1].fingerprint
+    return 0 if fingerprint is None else fingerprint.size
+
+
+def _await_parsing(look: Look) -> None:
+    look.parsing += 1
+    look.look_again(POLL_NS)
+
+
+def _postpone(file: _File, look: Look, by_ns: int) -> None:
+    look.look_again(by_ns)
+    if not file.held.content.objects:
+        look.unfinished += 1
+
+
+def _would_lose(file: _File, content: Content) -> bool:
+    """Whether taking the content would take objects away, or take unreadable ones for good ones."""
+    base = file.held.base
+    return bool(base.objects) and (bool(content.rejections) or not content.keys() >= base.keys())
+
+
+def _reason(error: OSError | UnreadableError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _rejection(origin: str, message: str, consequence: str, *, document: int = 0, key: str = "") -> Rejection:
+    return Rejection(origin=_printable(origin), document=document, key=key, field="", message=message, consequence=consequence)
+
+
+def _printable(path: str) -> str:
+    """A path as it may be shown: file names may hold any byte."""
+    return path if path.isprintable() else ascii(path)[1:-1]

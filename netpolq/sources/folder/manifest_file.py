@@ -1,0 +1,257 @@
+"""One manifest file: the objects that its bytes describe.
+
+What the API server would refuse is reported and isolates: the pods that a policy selects, a pod, a namespace (`placeholders.py`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
+from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode_all
+from netpolq.sources.decode.json_values import JSONTextError, json_documents
+from netpolq.sources.decode.yaml_values import Document, YAMLTextError, documents
+from netpolq.sources.folder import placeholders
+from netpolq.sources.folder.namespace_guess import namespaces_in, namespaces_of
+from netpolq.sources.folder.open_file import UnreadableError
+
+MAX_REJECTIONS = 50
+"""Complaints about one file that are listed; the rest is counted."""
+
+_WIDE_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""Byte order marks; those of UTF-32 first, since one of them begins like one of UTF-16."""
+
+ISOLATES_NOTHING = "it is not known which pods it concerns: nothing is isolated for it, and the agent is not ready"
+_STRUCTURE = frozenset({"apiVersion", "kind", "metadata", "spec", "items", "<<"})
+"""Keys that, if an object has them twice, may be two objects in one document."""
+
+
+class Located(NamedTuple):
+    """An object and the number of the document that it stands in."""
+
+    document: int
+    item: Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a file says. `rejections`: what in it cannot be used as written; what stands in for that is among the objects.
+
+    `stand_ins`: the same once more, under names that no object has. `is_unclear`: whether something in it may concern any pod.
+    """
+
+    objects: tuple[Located, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    stand_ins: tuple[NetworkPolicy, ...] = ()
+    is_unclear: bool = False
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """The objects it speaks of."""
+        return frozenset(located.item.key for located in self.objects)
+
+    def namespaces(self) -> tuple[str, ...]:
+        """The namespaces that it concerns, sorted."""
+        items = (located.item for located in self.objects)
+        return tuple(sorted({item.name if isinstance(item, Namespace) else item.namespace for item in items}))
+
+
+def parse(origin: str, data: bytes) -> Content:
+    """The content of a file. `origin`: its path relative to the folder. Never raises for what the bytes are."""
+    reading = _Reading(origin)
+    try:
+        for document in _documents(origin, _text(data)):
+            reading.take(document)
+    except UnreadableError as error:
+        # Without its NUL bytes, UTF-16 is ASCII enough for names of namespaces.
+        reading.refuse_text(0, str(error), data.replace(b"\0", b"").decode("utf-8", "replace"))
+    return reading.content()
+
+
+def unreadable(origin: str, message: str) -> Content:
+    """The content of a file of which not even bytes are known."""
+    reading = _Reading(origin)
+    reading.refuse_text(0, message, "")
+    return reading.content()
+
+
+class _Reading:
+    """What has been made of a file's documents so far."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._objects: list[Located] = []
+        self._rejections: list[Rejection] = []
+        self._ignored: Counter[str] = Counter()
+        self._stand_ins: list[NetworkPolicy] = []
+        self._isolated: dict[str, int] = {}
+        self._unnamed = 0
+        self._is_unclear = False
+
+    def content(self) -> Content:
+        """The file's content."""
+        whole = placeholders.of_namespaces(sorted(self._isolated), self._origin)
+        return Content(
+            objects=(*self._objects, *(Located(self._isolated[policy.namespace], policy) for policy in whole)),
+            rejections=_clipped(self._origin, self._rejections),
+            ignored=self._ignored,
+            stand_ins=(*self._stand_ins, *whole),
+            is_unclear=self._is_unclear,
+        )
+
+    def take(self, document: Document) -> None:
+        """Take what a document says."""
+        if isinstance(document.value, YAMLTextError):
+            self.refuse_text(document.number, str(document.value), document.text)
+            return
+        items = list(decode_all(document.value))
+        foreign = all(isinstance(item, Ignored) for item in items)
+        if document.duplicates and not (foreign and _STRUCTURE.isdisjoint(one.key for one in document.duplicates)):
+            self._refuse_duplicates(document, items)
+            return
+        for item in items:
+            if isinstance(item, Ignored):
+                self._ignored[item.kind] += 1
+            elif isinstance(item, DecodeError):
+                self._refuse(document.number, item)
+            else:
+                self._objects.append(Located(document.number, item))
+
+    def refuse_text(self, document: int, message: str, text: str) -> None:
+        """Refuse what cannot be parsed: isolates the namespaces that the text names."""
+        meant = namespaces_in(text)
+        self._isolate(document, meant.namespaces)
+        self._is_unclear |= not meant.is_complete
+        self._reject(document, message, _of_namespaces(meant.namespaces), leaves_open=not meant.is_complete)
+
+    def _refuse_duplicates(self, document: Document, items: list[Object | Ignored | DecodeError]) -> None:
+        """Refuse a document with equal keys: which of two is meant is not known, so its policies admit nothing and its namespaces are
+        isolated. Its pods and namespaces are used, as without them there would be nothing to isolate.
+        """
+        namespaces = dict.fromkeys([*namespaces_in(document.text).namespaces, *namespaces_of(document.value)])
+        for item in items:
+            held = item.partial if isinstance(item, DecodeError) else item
+            if isinstance(held, Pod | Namespace):
+                self._objects.append(Located(document.number, held))
+            if isinstance(held, Pod | NetworkPolicy):
+                namespaces[held.namespace] = None
+            if isinstance(item, DecodeError):
+                namespaces.update(dict.fromkeys(item.namespaces))
+        self._isolate(document.number, namespaces)
+        self._is_unclear |= not namespaces
+        consequence = _of_namespaces(namespaces)
+        for duplicate in document.duplicates:
+            self._reject(document.number, duplicate.message, consequence, leaves_open=not namespaces)
+        for item in items:
+            if isinstance(item, DecodeError):
+                self._rejections.append(
+                    item.rejection(
+                        origin=self._origin, document=document.number, consequence=consequence, leaves_open=not namespaces
+                    )
+                )
+
+    def _refuse(self, document: int, error: DecodeError) -> None:
+        partial, isolates = error.partial, bool(error.namespaces)
+        consequence = error.consequence
+        self._isolate(document, error.namespaces)
+        if isinstance(partial, NetworkPolicy):
+            if partial.name == UNNAMED:
+                self._unnamed += 1
+                partial = replace(partial, name=f"(unnamed {self._unnamed} of {self._origin})")
+            self._stand_ins.append(placeholders.of_policy(partial, self._origin))
+            isolates = True
+        elif isinstance(partial, Pod):
+            partial, stand_in = placeholders.marked(partial, self._origin)
+            self._stand_ins.append(stand_in)
+            self._objects.append(Located(document, stand_in))
+            consequence += ", and the pod is isolated"
+            # Without an address there is nothing to isolate; one of the host network shares its node's.
+            isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}
+        if error.namespaces:
+            consequence += f"; {_of_namespaces(error.namespaces)}"
+        if not isolates:
+            consequence += f"; {ISOLATES_NOTHING}"
+            self._is_unclear = True
+        if partial is not None:
+            self._objects.append(Located(document, partial))
+        self._rejections.append(
+            error.rejection(origin=self._origin, document=document, consequence=consequence, leaves_open=not isolates)
+        )
+
+    def _isolate(self, document: int, namespaces: Iterable[str]) -> None:
+        for namespace in namespaces:
+            self._isolated.setdefault(namespace, document)
+
+    def _reject(self, document: int, message: str, consequence: str, *, leaves_open: bool) -> None:
+        self._rejections.append(
+            Rejection(
+                origin=self._origin,
+                document=document,
+                key="",
+                field="",
+                message=message,
+                consequence=f"{consequence}; {ISOLATES_NOTHING}"
+                if leaves_open and consequence != ISOLATES_NOTHING
+                else consequence,
+                leaves_open=leaves_open,
+            )
+        )
+
+
+def _of_namespaces(namespaces: Iterable[str]) -> str:
+    names = sorted(namespaces)
+    if not names:
+        return ISOLATES_NOTHING
+    shown_names = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"isolates every pod of namespace{'s' if len(names) > 1 else ''} {shown_names}"
+
+
+def _documents(origin: str, text: str) -> Iterator[Document]:
+    """As kubectl does: what begins with a brace is tried as JSON, whatever the name of the file, and all else is YAML."""
+    is_json = origin.casefold().endswith(".json")
+    if is_json or text.lstrip().startswith("{"):
+        try:
+            yield from json_documents(text)
+        except JSONTextError as error:
+            if is_json and text.lstrip().startswith(("{", "[")) and "\n---" not in text:
+                raise UnreadableError(str(error)) from error
+        else:
+            return
+    # A document without content is none.
+    yield from (document for document in documents(text) if document.value is not None or document.duplicates)
+
+
+def _text(data: bytes) -> str:
+    """The text of a file: UTF-8, with or without a byte order mark."""
+    if not data.strip():
+        # Emptying is how many a writer begins, and what a crash leaves behind; to withdraw objects, the file is deleted.
+        raise UnreadableError("the file is empty")
+    for mark, name in _WIDE_MARKS.items():
+        if data.startswith(mark):
+            raise UnreadableError(f"the file is {name} and must be UTF-8")
+    if (position := data.find(b"\0")) >= 0:
+        raise UnreadableError(f"line {_line(data, position)}: a NUL byte")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"line {_line(data, error.start)}: not UTF-8 (byte {data[error.start]:#04x})") from error
+
+
+def _line(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1
+
+
+def _clipped(origin: str, rejections: list[Rejection]) -> tuple[Rejection, ...]:
+    if len(rejections) <= MAX_REJECTIONS:
+        return tuple(rejections)
+    more = Rejection(
+        origin=origin,
+        document=0,
+        key="",
+        field="",
+        message=f"{len(rejections) - MAX_REJECTIONS} more problems like these",
+        consequence="treated in the same way",
+        leaves_open=any(rejection.leaves_open for rejection in rejections[MAX_REJECTIONS:]),
+    )
+    return (*rejections[:MAX_REJECTIONS], more)

@@ -1,0 +1,126 @@
+"""The manifest folder as a source: namespaces, pods and policies as YAML or JSON files, watched for changes."""
+
+import asyncio
+import logging
+import os
+import time
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from netpolq.errors import BootError, NetpolqError
+from netpolq.hold.ranges import PodRange
+from netpolq.model import Update
+from netpolq.sources.folder.contents import FolderContents, Look
+from netpolq.sources.folder.open_file import Writers
+from netpolq.sources.folder.watch import FolderWatch
+from netpolq.sources.source import Deliver
+
+log = logging.getLogger("source")
+
+QUIET_S = 0.003
+"""Events closer together than this are looked at together: writing a file is several."""
+
+BURST_S = 0.05
+"""A burst of events is looked at after this time, whether it has ended or not."""
+
+SAFETY_S = 30.0
+"""The folder is looked at this often without any event: for file systems without inotify, and for links that lead through others."""
+
+UNWATCHED_S = 1.0
+"""The same, while the folder is not there or not all of it can be watched."""
+
+PATIENCE_S = 0.2
+"""A change is delivered after this time even if the folder has not come to rest."""
+
+FIRST_SYNC_S = 2.0
+"""The first sync waits this long for files that are being written while it starts."""
+
+
+class ManifestFolder:
+    """A `Source`. Every *.yaml, *.yml and *.json below the folder counts, unless hidden; the first by path wins where two say the same.
+
+    A broken file keeps its last good content in force; where there is none, what can be read of it is used and a policy that cannot be
+    read isolates. A folder that disappears changes nothing but the rejections.
+    """
+
+    kind = "folder"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.contact_ns: int | None = None
+        self.node_exists: bool | None = None
+        self.pod_ranges: tuple[PodRange, ...] = ()
+        self.problems: list[str] = []
+
+    @property
+    def location(self) -> str:
+        """The folder, as it was given."""
+        return str(self._path)
+
+    async def run(self, deliver: Deliver) -> None:
+        """See `Source.run`. Raises `BootError` if the folder cannot be read at the start: an empty one would withdraw every policy."""
+        folder = await asyncio.to_thread(_absolute, self._path)
+        background = ThreadPoolExecutor(1, "large-manifests")
+        try:
+            await self._run(FolderContents(folder, background=background), deliver)
+        finally:
+            background.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, contents: FolderContents, deliver: Deliver) -> None:
+        is_synced = False
+        told: str | None = None
+        noticed_ns = time.monotonic_ns()
+        with FolderWatch() as watch:
+            while True:
+                watch.take_events()
+                look = await asyncio.to_thread(contents.look, time.monotonic_ns())
+                self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(look.scan.unreadable.items())]
+                if not self.problems:
+                    self.contact_ns = time.monotonic_ns()
+                if not is_synced and "" in look.scan.unreadable:
+                    raise BootError(f"manifest folder {self._path}: {look.scan.unreadable['']}")
+                # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.
+                is_stirred = watch.follow(look.scan) | watch.take_events()
+                if watch.problem is not None:
+                    self.problems.append(watch.problem)
+                if watch.problem != told:
+                    told = watch.problem
+                    log.warning("manifest folder: %s", told or "it is watched by inotify again")
+                is_whole = not is_stirred and (is_synced or not look.unfinished)
+                patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
+                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not look.parsing)
+                if is_due:
+                    update = await asyncio.to_thread(contents.update, noticed_ns)
+                    if update is not None:
+                        deliver(update)
+                    is_synced = True
+                is_stirred = is_stirred or await watch.changed(_wait_s(look, watch))
+                if is_due:
+                    noticed_ns = time.monotonic_ns()
+                if is_stirred:
+                    await watch.quiet(QUIET_S, BURST_S)
+
+
+def _wait_s(look: Look, watch: FolderWatch) -> float:
+    """How long to wait for an event before looking all the same."""
+    is_blind = "" in look.scan.unreadable or not watch.complete
+    wait_s = UNWATCHED_S if is_blind else SAFETY_S
+    return wait_s if look.again_ns is None else min(wait_s, look.again_ns / 1e9)
+
+
+def load(path: Path) -> Update:
+    """The folder's present content, read once and without waiting for writers. Raises `NetpolqError` if it cannot be read."""
+    folder = _absolute(path)
+    contents = FolderContents(folder, settle_ns=dict.fromkeys(Writers, 0))
+    now_ns = time.monotonic_ns()
+    look = contents.look(now_ns)
+    if "" in look.scan.unreadable:
+        raise NetpolqError(f"manifest folder {folder}: {look.scan.unreadable['']}")
+    update = contents.update(now_ns)
+    assert update is not None  # noqa: S101  (the first call always answers)
+    return update
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100  (Path.absolute keeps "..")

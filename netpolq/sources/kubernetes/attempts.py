@@ -1,0 +1,56 @@
+"""How attempts of one reflector went: what is wrong at the moment, and how long to wait before the next one."""
+
+import logging
+import re
+
+from collections.abc import Callable
+
+from netpolq.sources.kubernetes.timing import Timing
+
+_QUERY = re.compile(r"\?[^\s'\"]*")
+"""The query of a URL in a message."""
+
+log = logging.getLogger("reflector")
+
+
+class Attempts:
+    """Failures in a row. `kind`: of the objects, for the log. `noise`: random numbers from 0 to 1. `problem`: None after a success."""
+
+    def __init__(self, kind: str, timing: Timing, noise: Callable[[], float]) -> None:
+        self._kind = kind
+        self._timing = timing
+        self._noise = noise
+        self._failures = 0
+        self._doubts = 0
+        self.problem: str | None = None
+
+    def fail(self, problem: str, *, is_doubtful: bool = False) -> float:
+        """Note a failure. Returns how long to wait: growing, and never the same for two agents.
+
+        `is_doubtful`: the version that is known may be the reason, so that after some of them everything is listed again.
+        """
+        self._failures += 1
+        self._doubts += is_doubtful
+        problem = _QUERY.sub("", problem)
+        if self.problem != problem:
+            log.warning("%s: %s; trying again", self._kind, problem)
+        self.problem = problem
+        most_s: float = min(self._timing.first_delay_s * 2.0 ** min(self._failures - 1, 10), self._timing.most_delay_s)
+        return most_s * (0.5 + self._noise() / 2)
+
+    def take_doubt(self) -> bool:
+        """Whether so many failures were doubtful that the known version is given up; they are then counted from the start."""
+        if self._doubts < self._timing.failures_before_relist:
+            return False
+        self._doubts = 0
+        return True
+
+    def succeed(self) -> bool:
+        """Note a success. Returns whether it is the first one after a failure."""
+        was_failing = self.problem is not None
+        if was_failing:
+            log.info("%s: the API server answers again", self._kind)
+        self._failures = 0
+        self._doubts = 0
+        self.problem = None
+        return was_failing

@@ -1,0 +1,220 @@
+"""HTTP to the API server, with whatever address and credentials the configuration names.
+
+The kubernetes package serves for configuration, authentication and TLS only: bodies are taken as bytes, because its typed models cost
+many times the work and memory of the few fields that are used.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+import orjson
+
+from kubernetes.aio import client, config
+
+from netpolq.errors import BootError
+from netpolq.sources.kubernetes import kubeconfig
+from netpolq.sources.kubernetes.watch import StatusError
+
+_MAX_ERROR_BYTES = 65536
+_CONNECT_TIMEOUT_S = 10.0
+_READ_BUFFER_BYTES = 2**21
+"""As the package sets it: an event of a watch may be larger than what aiohttp keeps otherwise."""
+
+_USER_AGENT = "netpolq"
+
+KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 10, 5, 3
+"""A connection that is silent for 10 s is probed by the kernel, and cut after three probes without an answer: 25 s, within the 30 s in
+which a silently cut connection must be noticed. The server's own bookmarks come a minute apart."""
+
+_UNACKNOWLEDGED_MS = 1000 * (KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES)
+"""The same for a request under way, which keepalive does not probe."""
+
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS),
+)
+"""Source: tcp(7)."""
+
+
+def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that notices a dead connection."""
+    family, kind, protocol, _name, _address = address
+    made = socket.socket(family, kind, protocol)
+    for level, option, value in _SOCKET_OPTIONS:
+        made.setsockopt(level, option, value)
+    return made
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A client and how many requests are under way on it. `retired`: no new ones; the last one closes it."""
+
+    client: client.ApiClient
+    requests: int = 0
+    retired: bool = False
+
+    async def close_if_done(self) -> None:
+        if self.retired and not self.requests:
+            await self.client.close()
+
+
+class Connection:
+    """Requests to one API server.
+
+    `kubeconfig_paths`: one path or several with colons between, or empty for the service account of the pod this runs in.
+    """
+
+    def __init__(self, kubeconfig_paths: str) -> None:
+        self._kubeconfig = kubeconfig_paths
+        self._lease: _Lease | None = None
+        self._renewal = asyncio.Lock()
+        self._generation = 0
+        self._reached = 0
+        self._is_reached = asyncio.Event()
+
+    async def open(self) -> None:
+        """Read the configuration. Raises `BootError` saying what is wrong with it."""
+        try:
+            self._lease = _Lease(await self._make_client())
+        except Exception as error:  # the package raises whatever its parsers and plugins do
+            origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BootError(
+                f"{origin} cannot be used: {reason}; give --kubeconfig FILE, KUBECONFIG or --manifests DIR"
+            ) from error
+
+    async def _make_client(self) -> client.ApiClient:
+        configuration = client.Configuration()
+        if self._kubeconfig:
+            kubeconfig.check(self._kubeconfig)
+            await config.load_kube_config(config_file=self._kubeconfig, client_configuration=configuration, persist_config=False)
+        else:
+            config.load_incluster_config(client_configuration=configuration)
+        files = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file
+        kubeconfig.check_certificates(files)
+        try:
+            made = client.ApiClient(configuration)
+        except ssl.SSLError as error:
+            raise kubeconfig.KubeconfigError(kubeconfig.described(error, files)) from error
+        rest = made.rest_client
+        if rest.pool_manager is not None:
+            raise RuntimeError("the package has made its connections before they could be configured")
+        # The connector belongs to the session below, which the package closes.
+        connector = aiohttp.TCPConnector(limit=rest.maxsize, ssl=rest.ssl_context, socket_factory=_make_socket)
+        rest.pool_manager = aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=_READ_BUFFER_BYTES)
+        made.user_agent = _USER_AGENT
+        return made
+
+    @property
+    def address(self) -> str:
+        """The server's URL."""
+        return str(self._current.client.configuration.host)
+
+    @property
+    def _current(self) -> _Lease:
+        if self._lease is None:
+            raise RuntimeError("the connection is not open")
+        return self._lease
+
+    @property
+    def generation(self) -> int:
+        """Rises with every renewal; hand the one a request was made with to `renew`."""
+        return self._generation
+
+    async def renew(self, generation: int) -> None:
+        """Read the configuration again, for credentials that are refused. Does nothing if somebody else has done so meanwhile.
+
+        Requests under way are not cut: they end with the old credentials.
+        """
+        async with self._renewal:
+            if generation != self._generation:
+                return
+            made = await self._make_client()
+            old, self._lease = self._current, _Lease(made)
+            self._generation += 1
+            old.retired = True
+            await old.close_if_done()
+
+    @property
+    def reached(self) -> int:
+        """How often the server was reached after a failure; hand the one from before an attempt to `wait_until_reached`."""
+        return self._reached
+
+    def note_reached(self) -> None:
+        """The server answers again, after a failure: the other reflectors need not wait any longer."""
+        self._reached += 1
+        self._is_reached.set()
+        self._is_reached = asyncio.Event()
+
+    async def wait_until_reached(self, reached: int, most_s: float) -> None:
+        """Wait until the server is reached by another request than before (`reached`), or so many seconds."""
+        if self._reached == reached:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s):
+                    await self._is_reached.wait()
+
+    async def close(self) -> None:
+        """Give up all connections, once no request is under way."""
+        if self._lease is not None:
+            self._lease.retired = True
+            await self._lease.close_if_done()
+
+    async def get(self, path: str, query: Mapping[str, str], *, timeout_s: float) -> bytes:
+        """A whole body. Raises `StatusError`, and `OSError`, `aiohttp.ClientError` or `TimeoutError` where there is no answer."""
+        async with self.stream(path, query, total_s=timeout_s, idle_s=timeout_s) as content:
+            return await content.read()
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, total_s: float, idle_s: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """A body as it arrives. `total_s`: for all of it; `idle_s`: without any byte. Errors as for `get`."""
+        lease = self._current
+        lease.requests += 1
+        try:
+            method, url, headers, _body, _post = await lease.client.param_serialize(
+                "GET",
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
+            timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=idle_s)
+            answer = await lease.client.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
+            response: aiohttp.ClientResponse = answer.response
+            try:
+                if response.status != 200:
+                    raise _status_error(response, await response.content.read(_MAX_ERROR_BYTES))
+                yield response.content
+            finally:
+                response.close()
+        finally:
+            lease.requests -= 1
+            await lease.close_if_done()
+
+
+def _status_error(response: aiohttp.ClientResponse, body: bytes) -> StatusError:
+    message = response.reason or ""
+    with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
+        message = str(orjson.loads(body).get("message", message))
+    retry_after = response.headers.get("Retry-After", "")
+    return StatusError(response.status, message[:200], float(retry_after) if retry_after.isdigit() else None)
+
+
+def is_about_certificates(error: BaseException) -> bool:
+    """Whether TLS failed: on this side for a certificate of an unknown authority, or on the server's for one of ours (an alert)."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError)):
+            return True
+        cause = cause.__cause__
+    return False

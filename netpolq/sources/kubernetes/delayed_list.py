@@ -1,0 +1,37 @@
+"""When everything is listed again because it could not be proved that the server still has the same history."""
+
+import time
+
+from collections.abc import Callable
+
+from netpolq.sources.kubernetes.timing import Timing
+
+
+class DelayedList:
+    """A list to come, at a random time, so that the agents of many nodes do not all list at once. `noise`: random numbers from 0 to 1.
+
+    Where contact is lost all the time, as behind a proxy that cuts silent connections every minute, such lists are `most_relist_s` apart.
+    """
+
+    def __init__(self, timing: Timing, noise: Callable[[], float]) -> None:
+        self._timing = timing
+        self._noise = noise
+        self._due: float | None = None
+        self._earliest = 0.0
+
+    def schedule(self, size: int) -> None:
+        """List later; the more objects (`size`), the later. What is scheduled already stays."""
+        if self._due is None:
+            most_s = min(size * self._timing.relist_s_per_object, self._timing.most_relist_s)
+            self._due = max(time.monotonic() + most_s * self._noise(), self._earliest)
+
+    def finish(self) -> None:
+        """Everything has been listed, for this reason or another."""
+        if self._due is not None:
+            self._earliest = time.monotonic() + self._timing.most_relist_s
+        self._due = None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """The time until the list, 0 if it is due; None if none is scheduled."""
+        return None if self._due is None else max(self._due - time.monotonic(), 0.0)

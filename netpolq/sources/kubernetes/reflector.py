@@ -1,0 +1,303 @@
+"""Keeps a replica of one resource up to date: list or streamed list, then watch, for ever and whatever happens.
+
+    NOTHING ── streamed list, or pages ──► KNOWN ── version of the server ── watch ──► KNOWN
+        ▲                                    │
+        ├──── 410, a server with another history, a silent watch, or a watch that keeps failing
+        └──── some time after a lost contact, if the server could not prove that its history is the same (`replica.py`)
+
+What is known stays in force until a complete newer state has arrived.
+"""
+
+import asyncio
+import logging
+import random
+import time
+
+from collections.abc import Callable
+
+import aiohttp
+
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.delayed_list import DelayedList
+from netpolq.sources.kubernetes.recovery import Recovery
+from netpolq.sources.kubernetes.replica import Replica
+from netpolq.sources.kubernetes.resources import Resource
+from netpolq.sources.kubernetes.timing import Timing
+from netpolq.sources.kubernetes.watch import (
+    Changes,
+    LineDecoder,
+    NoStreamedListsError,
+    NotResumableError,
+    RestoredError,
+    StatusError,
+    StreamError,
+    read_list,
+)
+
+_UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
+"""Codes by which servers refuse streamed lists: Invalid where the feature is off, others from what stands between."""
+
+_SHORTEST_WATCH_S = 1.0
+"""A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
+
+_EARLY_S = 1.0
+"""A watch that ends so much sooner than was asked for did not end in the ordinary way: the server stops, or a proxy has cut it."""
+
+_MIN_WATCH_S = 2.0
+"""No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
+
+log = logging.getLogger("reflector")
+
+Deliver = Callable[[Changes], None]
+
+
+class Reflector:
+    """One resource of the cluster. `deliver` gets the first complete state, then every change; it must not raise."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        connection: Connection,
+        deliver: Deliver,
+        timing: Timing,
+        *,
+        noise: Callable[[], float] = random.random,
+    ) -> None:
+        self._resource = resource
+        self._connection = connection
+        self._deliver = deliver
+        self._timing = timing
+        self._noise = noise
+        self._replica = Replica(resource)
+        self._streams_lists = True
+        self._pages_lists = True
+        self._recovery = Recovery(resource.kind, connection, timing, noise)
+        self._is_version_checked = False
+        self._is_contact_lost = False
+        self._delayed_list = DelayedList(timing, noise)
+        self.is_synced = False
+        self.relists = 0
+        self.contact_ns: int | None = None
+
+    async def run(self) -> None:
+        """Reflect until cancelled."""
+        while True:
+            generation, reached = self._connection.generation, self._connection.reached
+            delay_s = 0.0
+            try:
+                if self._replica.resume_version is None:
+                    await self._synchronise()
+                else:
+                    await self._wait_for_due_list()
+                    await self._check_version()
+                    await self._watch()
+            except RestoredError as error:
+                delay_s = self._list_again(str(error), level=logging.WARNING)
+            except NotResumableError as error:
+                delay_s = self._list_again(str(error))
+            except StatusError as error:
+                delay_s = await self._on_status(error, generation)
+            except StreamError as error:
+                self._lose_contact()
+                delay_s = self._give_up_in_doubt(self._recovery.on_nonsense(error))
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                self._lose_contact()
+                await self._recovery.wait_until_reachable(error, generation, reached)
+                continue
+            await asyncio.sleep(delay_s)
+
+    def _list_again(self, why: str, *, level: int = logging.INFO) -> float:
+        """Give up the version that is known. Returns how long to wait."""
+        log.log(level, "%s: %s; listing again", self._resource.kind, why)
+        self._replica.abandon()
+        self._replica.resume_version = None
+        return self._noise() * self._timing.first_delay_s
+
+    async def _on_status(self, error: StatusError, generation: int) -> float:
+        if error.is_expired and self._replica.is_awaiting_proof:
+            self._replica.drop_evidence()
+            return 0.0
+        if error.is_expired and self._replica.resume_version is not None:
+            return self._list_again("what is known is too old to go on from")
+        self._lose_contact()
+        return self._give_up_in_doubt(await self._recovery.on_refusal(error, generation))
+
+    def _lose_contact(self) -> None:
+        self._replica.abandon()
+        self._is_contact_lost = True
+
+    def _give_up_in_doubt(self, delay_s: float) -> float:
+        """After too many doubtful failures give up the version that is known. Returns `delay_s`."""
+        if self._recovery.take_doubt():
+            self._replica.resume_version = None
+        return delay_s
+
+    def _on_contact(self) -> None:
+        self.contact_ns = time.monotonic_ns()
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps this from reading at the moment."""
+        return self._recovery.problem
+
+    # --- complete states ----------------------------------------------------------------------------------------------------------
+
+    async def _synchronise(self) -> None:
+        self.relists += 1
+        if self._streams_lists:
+            try:
+                return await self._stream_list()
+            except StatusError as error:
+                if error.code not in _UNKNOWN_PARAMETER:
+                    raise
+                reason = str(error)
+            except NoStreamedListsError as error:
+                reason = str(error)
+            log.info("%s: the server does not stream lists (%s); asking for pages", self._resource.kind, reason)
+            self._streams_lists = False
+        return await self._list()
+
+    async def _stream_list(self) -> None:
+        """A watch that begins with the complete state and goes on as a watch (WatchList)."""
+        self._replica.begin()
+        await self._consume(
+            {
+                "sendInitialEvents": "true",
+                "resourceVersionMatch": "NotOlderThan",
+                "resourceVersion": "",
+            }
+        )
+
+    async def _list(self) -> None:
+        """The complete state in pages. If the pages expire on the way, everything at once.
+
+        No version is asked for: with "0" many a server answers from its cache and takes no notice of the limit, which for a hundred
+        thousand pods is a body of most of a gigabyte.
+        """
+        query = {"limit": str(self._timing.page_objects)} if self._pages_lists else {}
+        self._replica.begin()
+        while True:
+            try:
+                body = await self._connection.get(self._resource.path, query, timeout_s=self._timing.request_s)
+            except StatusError as error:
+                if error.is_expired and "continue" in query:
+                    self._pages_lists = False
+                raise
+            self._on_contact()
+            items, metadata = read_list(body)
+            self._replica.add_page(items)
+            following = metadata.get("continue")
+            if not following:
+                break
+            query = {**query, "continue": str(following)}
+            await asyncio.sleep(0)
+        resume_version = metadata.get("resourceVersion")
+        if not isinstance(resume_version, str) or not resume_version:
+            raise StreamError("a list without resourceVersion")
+        self._pages_lists = True
+        self._on_complete()
+        self._hand_on(self._replica.complete(resume_version), is_complete=True)
+        self._is_version_checked = True
+        self._recovery.succeed()
+
+    def _on_complete(self) -> None:
+        """A complete state has arrived: what was in doubt before is settled."""
+        self._is_contact_lost = False
+        self._delayed_list.finish()
+
+    # --- changes ------------------------------------------------------------------------------------------------------------------
+
+    async def _check_version(self) -> None:
+        """Ask which version the server has. Raises `NotResumableError` if it is behind the one that is known.
+
+        A server whose etcd was restored from a backup answers a watch from a version that it does not have yet with 200, and says nothing
+        until it gets there; what it then says belongs to another history. The version of a list, of one object at most, is the present
+        one: without resourceVersion it is read consistently (API concepts, "Resource versions").
+        """
+        if self._is_version_checked:  # by a list a moment ago
+            self._is_version_checked = False
+            return
+        body = await self._connection.get(self._resource.path, {"limit": "1"}, timeout_s=self._timing.request_s)
+        _items, metadata = read_list(body)
+        self._replica.compare(metadata.get("resourceVersion"))
+
+    async def _wait_for_due_list(self) -> None:
+        """Raises `NotResumableError` when the list that was scheduled is due, or nearly so."""
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and remaining_s < _MIN_WATCH_S:
+            await asyncio.sleep(remaining_s)
+            raise NotResumableError("the API server could not prove after a lost contact that its history is the same")
+
+    async def _watch(self) -> None:
+        version = self._replica.begin_watch()
+        if self._is_contact_lost and not self._replica.is_awaiting_proof:
+            self._is_contact_lost = False
+            self._delayed_list.schedule(self._replica.size)
+            await self._wait_for_due_list()
+        await self._consume({"resourceVersion": version})
+
+    async def _consume(self, query: dict[str, str]) -> None:
+        timing = self._timing
+        shortest_s, longest_s = timing.watch_s
+        asked_s = shortest_s + (longest_s - shortest_s) * self._noise()
+        remaining_s = self._delayed_list.remaining_s
+        if remaining_s is not None and not self._replica.is_arriving:
+            asked_s = min(asked_s, remaining_s)
+        timeout_s = max(int(asked_s), 1)
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(timeout_s),
+            **query,
+        }
+        lines = LineDecoder()
+        opened = heard = time.monotonic()
+        said = False
+        async with self._connection.stream(
+            self._resource.path, query, total_s=asked_s + timing.request_s, idle_s=timing.idle_s
+        ) as content:
+            deadline = opened + timing.initial_events_s
+            try:
+                async for data, _end_of_chunk in content.iter_chunks():
+                    said, heard = True, time.monotonic()
+                    self._take(lines.feed(data))
+                    if self._replica.is_arriving and time.monotonic() > deadline:
+                        raise NoStreamedListsError("initial events without an end")
+            except aiohttp.ServerTimeoutError:
+                if not said:
+                    self._replica.resume_version = None
+                raise
+
+        if self._replica.is_arriving:
+            raise StreamError("the stream ended before the initial events did")
+        now = time.monotonic()
+        lasted_s = now - opened
+        if not said and lasted_s < _SHORTEST_WATCH_S:
+            raise StreamError("the watch ended as soon as it had begun")
+        if not said and lasted_s >= timing.silent_s:
+            raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
+        if lasted_s < timeout_s - _EARLY_S or now - heard >= timing.silent_s:
+            self._is_contact_lost = True
+        self._recovery.succeed()
+
+    def _take(self, lines: list[bytes]) -> None:
+        """Take what a watch says. It counts as contact: the answer 200 alone does not, a server that has lost its state gives it, too."""
+        self._on_contact()
+        changes = Changes()
+        try:
+            for line in lines:
+                if self._replica.on_line(line, changes):
+                    self._on_complete()
+                    self._hand_on(changes, is_complete=True)
+                    changes = Changes()
+                if not self._replica.is_arriving:
+                    self._is_contact_lost &= self._replica.is_awaiting_proof
+                    self._recovery.succeed()
+        finally:
+            # What came before a bad line is good.
+            self._hand_on(changes)
+
+    def _hand_on(self, changes: Changes, *, is_complete: bool = False) -> None:
+        self.is_synced |= is_complete
+        if changes or is_complete:
+            self._deliver(changes)

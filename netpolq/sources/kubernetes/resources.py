@@ -1,0 +1,69 @@
+"""What is read from the API server, and how one object of it becomes ours."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from netpolq.model import Kind, Object, ObjectKey, Rejection
+from netpolq.sources.decode.decoder import DecodeError, Ignored, decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """A kind with the path under which it is listed and watched cluster-wide."""
+
+    kind: Kind
+    api_version: str
+    path: str
+
+
+RESOURCES = (
+    Resource(kind="Namespace", api_version="v1", path="/api/v1/namespaces"),
+    Resource(kind="Pod", api_version="v1", path="/api/v1/pods"),
+    Resource(kind="NetworkPolicy", api_version="networking.k8s.io/v1", path="/apis/networking.k8s.io/v1/networkpolicies"),
+)
+
+
+class Item(NamedTuple):
+    """An object as received. `version`: its resourceVersion as a number, 0 if it is none. `content` None: nothing of it can be used."""
+
+    key: ObjectKey
+    version: int
+    content: Object | None
+    rejection: Rejection | None
+
+
+def read_item(resource: Resource, body: object) -> Item | None:
+    """Reduce an object of the API to what is used of it. None for what does not even have a name.
+
+    The items of a list carry neither kind nor apiVersion, so both are those of the resource, whatever the body says.
+    """
+    if not isinstance(body, dict):
+        return None
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict):
+        return None
+    namespace, name = metadata.get("namespace", ""), metadata.get("name")
+    if not (isinstance(name, str) and name and isinstance(namespace, str)):
+        return None
+    key = ObjectKey(resource.kind, namespace, name)
+    content: Object | Ignored | None
+    rejection: Rejection | None = None
+    try:
+        content = decode({**body, "kind": resource.kind, "apiVersion": resource.api_version})
+    except DecodeError as error:
+        content = error.partial
+        rejection = error.rejection(key=str(key))
+    return Item(
+        key=key,
+        version=version_number(metadata.get("resourceVersion")),
+        content=None if content is None or isinstance(content, Ignored) or content.key != key else content,
+        rejection=rejection,
+    )
+
+
+def version_number(text: object) -> int:
+    """A resourceVersion as a number, by which objects of one kind are ordered; 0 for anything else.
+
+    Source: the API concepts page on resource versions: a decimal number since 1.35, and in practice ever before.
+    """
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20 else 0

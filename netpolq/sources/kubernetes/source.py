@@ -1,0 +1,103 @@
+"""The Kubernetes API as a source: three reflectors, one stream of updates.
+
+The first update is delivered when all kinds are complete; before that nothing is, since half a cluster may look like an open one.
+"""
+
+import asyncio
+import time
+
+from netpolq.hold.ranges import PodRange
+from netpolq.model import ObjectKey, Rejection, Update
+from netpolq.sources.kubernetes.connection import Connection
+from netpolq.sources.kubernetes.node import NodeReader
+from netpolq.sources.kubernetes.reflector import Reflector
+from netpolq.sources.kubernetes.resources import RESOURCES
+from netpolq.sources.kubernetes.timing import Timing
+from netpolq.sources.kubernetes.watch import Changes
+from netpolq.sources.source import Deliver
+
+
+class ClusterSource:
+    """A `Source`. `kubeconfig`: path, or empty for the service account of the pod this runs in. `node_name`: of this agent's node;
+    empty: not asked for.
+    """
+
+    kind = "cluster"
+
+    def __init__(self, kubeconfig: str, timing: Timing | None = None, *, node_name: str = "") -> None:
+        self._connection = Connection(kubeconfig)
+        self._node = NodeReader(node_name, self._connection, lambda: self._held is None) if node_name else None
+        self._timing = timing if timing is not None else Timing()
+        self._reflectors: list[Reflector] = []
+        self._held: Changes | None = Changes()
+        self._rejections: dict[ObjectKey, Rejection] = {}
+        self._address = ""
+
+    @property
+    def location(self) -> str:
+        """The API server's URL, as far as it is known."""
+        return self._address
+
+    @property
+    def contact_ns(self) -> int | None:
+        """When the server was last heard on the connection that has been silent longest (monotonic); None before all have."""
+        contacts = [reflector.contact_ns for reflector in self._reflectors]
+        known = [contact for contact in contacts if contact is not None]
+        return min(known) if known and len(known) == len(contacts) else None
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps reflectors from reading at the moment."""
+        return sorted({reflector.problem for reflector in self._reflectors if reflector.problem is not None})
+
+    @property
+    def node_exists(self) -> bool | None:
+        """Whether the server has a Node of this agent's name; None if that is not known."""
+        return None if self._node is None else self._node.exists
+
+    @property
+    def pod_ranges(self) -> tuple[PodRange, ...]:
+        """What the Node of this agent names as the ranges of its pods; none before that is known, and where it names none."""
+        return () if self._node is None else self._node.pod_ranges
+
+    @property
+    def relists(self) -> int:
+        """Complete states asked for so far, over all kinds."""
+        return sum(reflector.relists for reflector in self._reflectors)
+
+    async def run(self, deliver: Deliver) -> None:
+        """See `Source.run`."""
+        await self._connection.open()
+        self._address = self._connection.address
+        self._reflectors = [
+            Reflector(resource, self._connection, lambda changes: self._take(changes, deliver), self._timing)
+            for resource in RESOURCES
+        ]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._node is not None:
+                    tasks.create_task(self._node.run())
+                for reflector in self._reflectors:
+                    tasks.create_task(reflector.run())
+        finally:
+            await self._connection.close()
+
+    def _take(self, changes: Changes, deliver: Deliver) -> None:
+        observed_ns = time.monotonic_ns()
+        if self._held is not None:
+            self._held.merge(changes)
+            if not all(reflector.is_synced for reflector in self._reflectors):
+                return
+            changes, self._held = self._held, None
+        for key in (*changes.deleted, *changes.upserted):
+            self._rejections.pop(key, None)
+        self._rejections.update(changes.rejections)
+        deliver(
+            Update(
+                upserted=tuple(changes.upserted.values()),
+                deleted=tuple(changes.deleted),
+                rejections=tuple(self._rejections.values()),
+                ignored={},
+                observed_ns=observed_ns,
+            )
+        )

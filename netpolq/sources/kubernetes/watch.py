@@ -1,0 +1,129 @@
+"""The watch protocol without any I/O: bytes → lines → events → changes of what is known.
+
+Source: the API concepts page, "Efficient detection of changes", "Watch bookmarks", "Streaming lists"; `v1.WatchEvent`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import orjson
+
+from netpolq.model import Object, ObjectKey, Rejection
+from netpolq.sources.kubernetes.resources import Item
+
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""Longer events are no objects of these kinds: etcd refuses a tenth of it."""
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+
+
+class StreamError(Exception):
+    """The stream is not what a watch sends; it must be opened again."""
+
+
+class NoStreamedListsError(StreamError):
+    """The server does not know streamed lists: it took the request for a plain watch."""
+
+
+class NotResumableError(StreamError):
+    """The server cannot go on from the version that is known. Everything must be listed."""
+
+
+class RestoredError(NotResumableError):
+    """The server has another history than the one that was received: its state was restored from a backup."""
+
+
+class StatusError(Exception):
+    """The API server answered with a failure. `code`: HTTP status. `retry_after_s`: how long it wants to be left alone, or None.
+
+    `is_event`: said within a watch.
+    """
+
+    def __init__(self, code: int, message: str, retry_after_s: float | None = None, *, is_event: bool = False) -> None:
+        super().__init__(f"{code} {message}" if message else str(code))
+        self.code = code
+        self.is_event = is_event
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether what was asked for is too old, so that all must be listed again."""
+        return self.code == 410
+
+
+class EventType(StrEnum):
+    """Values of `WatchEvent.type`."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+    ERROR = "ERROR"
+
+
+class LineDecoder:
+    """Cuts a stream into lines. What follows the last line end is kept for the next bytes, or lost with the stream."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that are complete now, without their ends. Raises `StreamError` for one that never ends."""
+        self._rest += data
+        *lines, rest = self._rest.split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise StreamError(f"a line of more than {MAX_LINE_BYTES} bytes")
+        self._rest = rest
+        return [bytes(line) for line in lines if line.strip()]
+
+
+@dataclass(slots=True)
+class Changes:
+    """What some events changed. `rejections`: of every object named here that has one now; of the others there is none any more."""
+
+    upserted: dict[ObjectKey, Object] = field(default_factory=dict)
+    deleted: set[ObjectKey] = field(default_factory=set)
+    rejections: dict[ObjectKey, Rejection] = field(default_factory=dict)
+
+    def put(self, item: Item) -> None:
+        """Note an object that is there."""
+        self.deleted.discard(item.key)
+        self.rejections.pop(item.key, None)
+        if item.rejection is not None:
+            self.rejections[item.key] = item.rejection
+        if item.content is None:
+            self.remove(item.key, keep_rejection=True)
+        else:
+            self.upserted[item.key] = item.content
+
+    def remove(self, key: ObjectKey, *, keep_rejection: bool = False) -> None:
+        """Note an object that is gone, or of which nothing can be used."""
+        self.upserted.pop(key, None)
+        self.deleted.add(key)
+        if not keep_rejection:
+            self.rejections.pop(key, None)
+
+    def merge(self, later: "Changes") -> None:
+        """Add changes that came after these."""
+        for key in later.deleted:
+            self.remove(key)
+        for key, content in later.upserted.items():
+            self.deleted.discard(key)
+            self.rejections.pop(key, None)
+            self.upserted[key] = content
+        self.rejections.update(later.rejections)
+
+    def __bool__(self) -> bool:
+        return bool(self.upserted or self.deleted or self.rejections)
+
+
+def read_list(body: bytes) -> tuple[list[object], dict[str, object]]:
+    """Items and metadata of a list. Raises `StreamError` for anything else."""
+    try:
+        document = orjson.loads(body)
+        items, metadata = document.get("items") or [], document["metadata"]
+    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise StreamError(f"not a list: {body[:80]!r}") from error
+    if not isinstance(items, list) or not isinstance(metadata, dict):
+        raise StreamError(f"not a list: {body[:80]!r}")
+    return items, metadata

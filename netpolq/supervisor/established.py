@@ -1,0 +1,133 @@
+"""Strict mode: a change of policy also reaches connections that are established.
+
+Once a version is in force, the connections that were accepted and that it may judge differently are judged by it again, and those it
+denies lose their accepted bit. Their next packet, in either direction, then comes to a worker as that of a new connection would, which
+drops it. Nothing is cut or deleted, so a connection that is allowed again in time goes on.
+
+Only the bits of connections are looked at: one without it is judged at its next packet anyway.
+"""
+
+import asyncio
+import logging
+import os
+import time
+
+from collections.abc import Callable, Collection
+
+from netpolq.addresses import AddressKey
+from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
+from netpolq.enums import ConnectionLabel
+from netpolq.snapshot.cached_evaluator import Resolver
+from netpolq.snapshot.memfd import open_validated
+
+_MAX_ADDRESSES = 4096
+"""Changed addresses that are remembered; more of them mean that all connections are looked at."""
+
+_RETRY_S = 0.2
+
+log = logging.getLogger("strict")
+
+
+class StrictMode:
+    """Judges established connections. `on_pass` is told the seconds that it took to go through them.
+
+    `examined`: connections looked at so far; `denied`: those of them that lost the bit. `problem`: why the kernel's table of connections
+    could not be gone through at the last try, or None. `done_version`: a version by which all connections have been judged.
+    """
+
+    def __init__(self, *, ct_label: int, on_pass: Callable[[float], None]) -> None:
+        self._ct_label = ct_label
+        self._on_pass = on_pass
+        self._descriptor = -1
+        self._published: list[tuple[int, Collection[bytes] | None]] = []
+        self._about: set[AddressKey] | None = set()  # whose connections are due; None: all
+        self._in_force_version = 0
+        self._work = asyncio.Event()
+        self.done_version = 0
+        self.examined = 0
+        self.denied = 0
+        self.problem: str | None = None
+
+    def published(self, version: int, changed: Collection[bytes] | None, descriptor: int) -> None:
+        """A snapshot was published. `changed`: addresses whose connections it may judge differently; None: all.
+
+        Does not take over the descriptor.
+        """
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = os.dup(descriptor)
+        self._published.append((version, changed))
+
+    def in_force(self, version: int) -> None:
+        """Nobody decides by an older version any more."""
+        if version <= self._in_force_version:
+            return
+        self._in_force_version = version
+        while self._published and self._published[0][0] <= version:
+            _version, changed = self._published.pop(0)
+            self._add(None if changed is None else {AddressKey(key) for key in changed})
+        self._work.set()
+
+    def suspect_all(self) -> None:
+        """Connections may have been accepted that no policy accepts: all are due."""
+        self._add(None)
+        self._work.set()
+
+    def _add(self, about: set[AddressKey] | None) -> None:
+        if self._about is not None and about is not None and len(self._about) + len(about) <= _MAX_ADDRESSES:
+            self._about |= about
+        else:
+            self._about = None
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            if self._descriptor < 0 or not self._in_force_version:
+                continue
+            version, about, self._about = self._in_force_version, self._about, set()
+            if about is None or about:
+                try:
+                    await self._judge(about)
+                except InterruptedError:
+                    self._add(about)  # the table changed its size while it was read
+                    self._work.set()
+                    continue
+                except OSError as error:
+                    self._add(about)
+                    if self.problem is None:
+                        log.error("established connections cannot be judged: %s; trying again", error.strerror or error)
+                    self.problem = str(error.strerror or error)
+                    await asyncio.sleep(_RETRY_S)
+                    self._work.set()
+                    continue
+            self.problem = None
+            self.done_version = version
+
+    async def _judge(self, about: set[AddressKey] | None) -> None:
+        started = time.perf_counter()
+        # The newest snapshot may be newer than the one that is in force. What it denies is denied soon; what it allows and the other does
+        # not is judged at the next packet if it is judged at all.
+        cleared = await asyncio.to_thread(_judge, self._ct_label, os.dup(self._descriptor), about)
+        self._on_pass(time.perf_counter() - started)
+        self.examined += cleared.examined
+        self.denied += cleared.cleared
+        if cleared.cleared:
+            log.info("%d of %d established connections are denied from now on", cleared.cleared, cleared.examined)
+
+
+def _judge(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
+    try:
+        view = open_validated(descriptor)
+    finally:
+        os.close(descriptor)
+    resolver = Resolver(view)
+
+    def is_denied(connection: Connection) -> bool:
+        return not resolver.answer(*connection) & 1
+
+    try:
+        return clear_accepted(ct_label + ConnectionLabel.ACCEPTED, is_denied, about)
+    finally:
+        view.close()

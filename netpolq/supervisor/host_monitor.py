@@ -1,0 +1,124 @@
+"""What nobody tells and must be looked at.
+
+The ruleset's counters, bridges that bypass it, rules of other software that set the agent's bits of connection labels, and how full the
+connection table is.
+"""
+
+import asyncio
+import logging
+import time
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from netpolq.dataplane.bridge_guard import BridgeGuard
+from netpolq.dataplane.host_checks import ConntrackUsage, conntrack_usage, unfiltered_bridges
+from netpolq.dataplane.install import Ruleset
+from netpolq.dataplane.label_clash import Setter, clashes, free_bits, read_setters
+from netpolq.dataplane.ruleset import CACHE_LOOKUPS, CacheCounts
+from netpolq.dataplane.table_state import read_generation
+from netpolq.enums import CONNECTION_LABEL_BITS
+from netpolq.errors import NetpolqError
+from netpolq.netlink.nftables import open_socket
+
+_REFRESH_S = 1.0
+_MAX_RULES_SHARE = 0.01
+"""Of the time, to look at the rules of others."""
+
+_NEARLY_FULL = 0.95
+
+log = logging.getLogger("supervisor")
+
+
+class Surroundings:
+    """The state as it was when last looked at. `counters`: packets by name, empty while there is no table.
+
+    `clashing_chains`: of other tables, that set bits of labels which are the agent's. `cache_counts`: None until the table has counters of
+    the verdict cache. `conntrack`: None where the kernel does not tell.
+    """
+
+    def __init__(self, ct_label: int) -> None:
+        self._ct_label = ct_label
+        self._label_problem: str | None = None
+        self._rules_due_s = 0.0
+        self._rules_generation: int | None = None
+        self.clashing_chains: tuple[str, ...] = ()
+        self.counters: Mapping[str, int] = {}
+        self.cache_counts: CacheCounts | None = None
+        self.conntrack: ConntrackUsage | None = None
+        self._bridges: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why packets may pass that no policy admits, or None."""
+        if not self._bridges:
+            return self._label_problem
+        return (
+            f"traffic between ports of bridge {', '.join(self._bridges)} does not pass the IP hooks and is not judged: "
+            "load br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
+        )
+
+    def count(self, counters: Mapping[str, int]) -> None:
+        """Keep what the ruleset's counters say now."""
+        self.counters = counters
+        if CACHE_LOOKUPS in counters:
+            counts, earlier = CacheCounts.of(counters), self.cache_counts
+            self.cache_counts = counts if earlier is None else counts.not_below(earlier)
+
+    async def watch(self, ruleset: Ruleset, bridge_guard: BridgeGuard) -> None:
+        """Look once a second until cancelled, and log what gets bad."""
+        while True:
+            try:
+                self.count({**await ruleset.counters(), **await bridge_guard.counters()})
+            except NetpolqError as error:
+                log.warning("%s", error)
+            known_problem, self._bridges = self.problem, await asyncio.to_thread(unfiltered_bridges)
+            await self._look_at_rules()
+            if self.problem not in {None, known_problem}:
+                log.warning("%s", self.problem)
+            before, self.conntrack = self.conntrack, await asyncio.to_thread(conntrack_usage)
+            if self.conntrack is not None and _is_nearly_full(self.conntrack) and not _is_nearly_full(before):
+                log.warning(
+                    "the connection table holds %d of %d connections: once it is full, the kernel drops the first packets of new ones "
+                    "before they are judged; raise net.netfilter.nf_conntrack_max",
+                    self.conntrack.entries,
+                    self.conntrack.limit,
+                )
+            await asyncio.sleep(_REFRESH_S)
+
+    async def _look_at_rules(self) -> None:
+        """Not if none has changed, and not too often: a node may have tens of thousands of rules."""
+        started_s = time.monotonic()
+        if started_s < self._rules_due_s:
+            return
+        with suppress(OSError):  # also when the rules change meanwhile: then the next time
+            generation, setters = await asyncio.to_thread(_read_setters, self._rules_generation)
+            self._rules_generation = generation
+            if setters is not None:
+                self.take_up(setters)
+        finished_s = time.monotonic()
+        self._rules_due_s = finished_s + (finished_s - started_s) / _MAX_RULES_SHARE
+
+    def take_up(self, setters: Sequence[Setter]) -> None:
+        """Find out which of these chains set bits that are the agent's."""
+        self.clashing_chains = tuple(clashes(setters, self._ct_label))
+        self._label_problem = None
+        if self.clashing_chains:
+            more = f" and {len(self.clashing_chains) - 1} more" if len(self.clashing_chains) > 1 else ""
+            free = free_bits(setters)
+            advice = "no other bits are free" if free is None else f"set --ct-label to bits that no rule sets, such as {free}"
+            self._label_problem = (
+                f"rules of chain {self.clashing_chains[0]}{more} set bits of connection labels ({self._ct_label} and the next "
+                f"{CONNECTION_LABEL_BITS - 1}) by which accepted connections are told: {advice}"
+            )
+
+
+def _read_setters(known_generation: int | None) -> tuple[int, list[Setter] | None]:
+    """The generation of the ruleset, and what sets labels in it; None if it is that of the last time."""
+    with open_socket() as netlink:
+        generation = read_generation(netlink)
+    return generation, None if generation == known_generation else read_setters()
+
+
+def _is_nearly_full(usage: ConntrackUsage | None) -> bool:
+    return usage is not None and usage.entries >= _NEARLY_FULL * usage.limit

@@ -1,0 +1,1 @@
+"""Metrics: the state of the supervisor, and the exposition of all metrics to Prometheus."""

@@ -1,0 +1,202 @@
+"""Metrics of the supervisor's own state, read when they are asked for."""
+
+import os
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from netpolq.dataplane.bridge_guard import TAGGED
+from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.metrics.deprecated_names import with_former_names
+from netpolq.supervisor.readiness import Condition, rss_bytes
+
+
+class Reading(NamedTuple):
+    """Values of one metric: (labels, value) pairs, all with the same label names in the same order."""
+
+    name: str
+    documentation: str
+    label_names: tuple[str, ...]
+    values: tuple[tuple[tuple[str, ...], float], ...]
+
+    @classmethod
+    def single(cls, name: str, documentation: str, value: float) -> "Reading":
+        """A metric without labels."""
+        return cls(name, documentation, (), (((), value),))
+
+
+def readings(condition: Condition) -> list[Reading]:
+    """All of them, as they are now."""
+    publisher, enforcer, counters = condition.publisher, condition.enforcer, condition.surroundings.counters
+    workers = [report for _slot, report in sorted(publisher.workers.items())]
+    single = Reading.single
+    found = [
+        single("netpolq_snapshot_version", "Version of the newest snapshot", publisher.version),
+        single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.image_bytes),
+        single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
+        single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", publisher.refusals),
+        single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
+        single("netpolq_workers_wanted", "Workers that should be running", condition.settings.queue_count),
+        single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
+        single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
+        single(
+            "netpolq_ruleset_repairs_total",
+            "Times that what other processes changed in the table inet netpolq was put back",
+            enforcer.upkeep.repairs,
+        ),
+        single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
+        Reading(
+            "netpolq_worker_restarts_total",
+            "Successors of workers that ended",
+            ("slot",),
+            tuple(((str(report.slot),), report.restarts) for report in workers),
+        ),
+        Reading(
+            "netpolq_worker_snapshot_version",
+            "Snapshot that a worker judges by",
+            ("slot",),
+            tuple(((str(report.slot),), report.acked_version) for report in workers),
+        ),
+        Reading(
+            "netpolq_objects",
+            "Objects in the store",
+            ("kind",),
+            tuple(((kind,), count) for kind, count in sorted(condition.object_counts.items())),
+        ),
+        Reading(
+            "netpolq_resident_memory_bytes",
+            "Resident memory of a process",
+            ("process",),
+            (
+                (("supervisor",), rss_bytes(os.getpid())),
+                (("pool",), rss_bytes(os.getppid())),
+                *(((f"worker-{report.slot}",), rss_bytes(report.pid)) for report in workers),
+            ),
+        ),
+    ]
+    found += ruleset_readings(counters)
+    found.append(
+        single(
+            "netpolq_label_clashes",
+            "Chains of other software that set the agent's bits of connection labels",
+            len(condition.surroundings.clashing_chains),
+        )
+    )
+    if (age_s := condition.source_age_s) is not None:
+        found.append(
+            single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
+        )
+    counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
+    found.append(
+        Reading(
+            "netpolq_isolated_addresses",
+            "Addresses of local pods that some policy isolates",
+            ("direction",),
+            tuple(((direction,), len(addresses)) for direction, addresses in counts),
+        )
+    )
+    if (usage := condition.surroundings.conntrack) is not None:
+        found += [
+            single("netpolq_conntrack_entries", "Connections in the kernel's table", usage.entries),
+            single("netpolq_conntrack_limit", "Connections that fit into it", usage.limit),
+            single("netpolq_conntrack_dropped_total", "Packets the kernel dropped for lack of room in it", usage.dropped),
+        ]
+    if (strict := condition.strict_mode) is not None:
+        found += [
+            single(
+                "netpolq_established_examined_total",
+                "Established connections that were judged again after a change",
+                strict.examined,
+            ),
+            single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
+        ]
+    if condition.verdict_cache is not None:
+        found += verdict_cache_readings(condition.verdict_cache, condition.surroundings.cache_counts)
+    return found
+
+
+def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
+    """Of the ruleset's own counters, once they were read.
+
+    Not 0 before: the table outlives agents, and to Prometheus a counter that goes to 0 and back has counted everything once more.
+    """
+    if UNJUDGED not in counters:
+        return []
+    found = [
+        Reading.single("netpolq_unjudged_packets_total", "Packets that no worker evaluated", counters[UNJUDGED]),
+        Reading.single(
+            "netpolq_spoofed_packets_total",
+            "Packets of new connections that were dropped because they did not come from where their source address is",
+            counters.get(SPOOFED, 0),
+        ),
+    ]
+    if TAGGED in counters:
+        found.append(
+            Reading.single(
+                "netpolq_tagged_frames_total",
+                "Frames between ports of a bridge that were dropped because of a VLAN tag that hides them from evaluation",
+                counters[TAGGED],
+            )
+        )
+    return found
+
+
+def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> list[Reading]:
+    """`counts`: None before the kernel's counters were read."""
+    single = Reading.single
+    found = [
+        single("netpolq_kernel_verdict_cache_entries", "Decisions the kernel holds", cache.entries),
+        single("netpolq_kernel_verdict_cache_size", "Decisions the kernel may hold", cache.size),
+        single("netpolq_kernel_verdict_cache_remembered_total", "Decisions put into the kernel", cache.remembered),
+        single(
+            "netpolq_kernel_verdict_cache_forgotten_total", "Decisions taken out one by one because of a change", cache.forgotten
+        ),
+        single("netpolq_kernel_verdict_cache_flushes_total", "Times that all decisions were taken out", cache.flushes),
+        Reading(
+            "netpolq_kernel_verdict_cache_refused_hints_total",
+            "Decisions that workers wanted kept and that were not",
+            ("reason",),
+            tuple(((reason,), count) for reason, count in sorted(cache.refused.items())),
+        ),
+    ]
+    if counts is not None:
+        found += [
+            Reading(
+                "netpolq_kernel_verdict_cache_hits_total",
+                "First packets that were answered by a decision in the kernel",
+                ("verdict",),
+                ((("accept",), counts.accepts), (("drop",), counts.drops)),
+            ),
+            single(
+                "netpolq_kernel_verdict_cache_misses_total",
+                "First packets that the kernel had to ask a worker about",
+                counts.misses,
+            ),
+        ]
+    return found
+
+
+class StateCollector(Collector):
+    """Exposes readings; names that end in `_total` are counters, all others gauges."""
+
+    def __init__(self, read: Callable[[], list[Reading]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each reading, and one for each former name."""
+        return with_former_names(self._families())
+
+    def _families(self) -> Iterator[Metric]:
+        for name, documentation, label_names, values in self._read():
+            family: CounterMetricFamily | GaugeMetricFamily
+            if name.endswith("_total"):
+                family = CounterMetricFamily(name, documentation, labels=label_names)
+            else:
+                family = GaugeMetricFamily(name, documentation, labels=label_names)
+            for labels, value in values:
+                family.add_metric(labels, value)
+            yield family

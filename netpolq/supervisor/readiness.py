@@ -1,0 +1,191 @@
+"""What the supervisor tells of the agent: whether it is ready, and the status document."""
+
+import time
+
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import psutil
+
+from netpolq.dataplane.ruleset import UNJUDGED
+from netpolq.enums import Dataplane
+from netpolq.model import Rejection
+from netpolq.settings import Settings
+from netpolq.sources.source import Source
+from netpolq.store import Store
+from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.established import StrictMode
+from netpolq.supervisor.hold import Hold
+from netpolq.supervisor.host_monitor import Surroundings
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.node_name import node_name_problem
+from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.status import (
+    DataplaneStatus,
+    SourceStatus,
+    Status,
+    StrictModeStatus,
+    VerdictCacheStatus,
+    WorkerStatus,
+)
+
+_LATE_S = 1.0
+_MAX_NAMED = 5
+"""Files that one reason names; the status lists all of them."""
+_MAX_BEHIND_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """All that there is to be told about. `form`: of the queue rule. `verdict_cache`, `strict_mode`: None where they are switched off."""
+
+    settings: Settings
+    form: Dataplane
+    store: Store
+    source: Source
+    publisher: Publisher
+    enforcer: Enforcer
+    hold: Hold
+    surroundings: Surroundings
+    verdict_cache: VerdictCache | None
+    strict_mode: StrictMode | None
+
+    def not_ready(self) -> list[str]:
+        """Why the agent is not ready; empty when it is."""
+        reasons = []
+        if not self.store.synced or not self.publisher.published:
+            reasons.append("the first sync is not published yet")
+        elif not self.enforcer.in_force_version:
+            reasons.append("the first snapshot is not in force yet")
+        workers = self.publisher.workers
+        down = [slot for slot, report in sorted(workers.items()) if report.pid == 0]
+        if down or len(workers) < self.settings.queue_count:
+            reasons.append(f"workers are not running: {down or 'none has reported yet'}")
+        late = self.publisher.late_workers(_LATE_S)
+        if late:
+            reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self.publisher.version}")
+        if self.enforcer.ruleset_problem is not None:
+            reasons.append(self.enforcer.ruleset_problem)
+        if self.enforcer.upkeep.contention is not None:
+            reasons.append(f"the ruleset is changed again and again: {self.enforcer.upkeep.contention}")
+        behind_s = self.enforcer.behind_s
+        if behind_s > _MAX_BEHIND_S:
+            reasons.append(
+                f"version {self.publisher.version} is not in force {behind_s:.0f} s after the change; "
+                f"version {self.enforcer.in_force_version} is"
+            )
+        if self.hold.problem is not None:
+            reasons.append(self.hold.problem)
+        if self.verdict_cache is not None and self.verdict_cache.problem is not None:
+            reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
+        if self.strict_mode is not None and self.strict_mode.problem is not None:
+            reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
+        if self.enforcer.bridge_guard.problem is not None:
+            reasons.append(self.enforcer.bridge_guard.problem)
+        if self.surroundings.problem is not None:
+            reasons.append(self.surroundings.problem)
+        node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
+        if node_problem is not None:
+            reasons.append(node_problem)
+        return reasons + self._not_ready_for_manifests()
+
+    def _not_ready_for_manifests(self) -> list[str]:
+        """Why a folder of manifests may enforce less than its author wants."""
+        reasons = []
+        unclear = sorted({rejection.origin for rejection in self.store.rejections if rejection.leaves_open})
+        if unclear:
+            more = f" and {len(unclear) - _MAX_NAMED} more" if len(unclear) > _MAX_NAMED else ""
+            reasons.append(
+                f"manifests from which it is not clear which pods they isolate: {', '.join(unclear[:_MAX_NAMED])}{more}"
+            )
+        return reasons
+
+    def status(self) -> Status:
+        """The status document."""
+        publisher, enforcer = self.publisher, self.enforcer
+        reasons = self.not_ready()
+        return Status(
+            version=version("netpolq"),
+            node=self.settings.hostname,
+            snapshot_version=publisher.version,
+            in_force_version=enforcer.in_force_version,
+            ready=not reasons,
+            not_ready_reasons=reasons,
+            workers=[
+                WorkerStatus(
+                    slot=report.slot,
+                    pid=report.pid,
+                    queue_num=report.queue_num,
+                    acked_version=report.acked_version,
+                    packets=report.packets,
+                    restarts=report.restarts,
+                    rss_bytes=rss_bytes(report.pid),
+                )
+                for _slot, report in sorted(publisher.workers.items())
+            ],
+            source=SourceStatus(
+                kind=self.source.kind,
+                location=self.source.location,
+                synced=self.store.synced,
+                age_s=self.source_age_s,
+                problems=self.source.problems,
+                objects=self.object_counts,
+                ignored=dict(self.store.ignored),
+            ),
+            rejected=self.rejections,
+            dataplane=DataplaneStatus(
+                form=self.form.value,
+                queues=str(self.settings.queues),
+                fail_open=self.settings.fail_open,
+                isolated_ingress=len(enforcer.sets.ingress),
+                isolated_egress=len(enforcer.sets.egress),
+                unjudged_packets=self.surroundings.counters.get(UNJUDGED, 0),
+                hold=self.hold.problem,
+            ),
+            verdict_cache=self._verdict_cache_status(),
+            strict_mode=self._strict_mode_status(),
+            programming_latency_s=enforcer.last_latency_s,
+            supervisor_restarts=publisher.supervisor_restarts,
+            run_dir_problem=publisher.keeping_problem,
+        )
+
+    def _verdict_cache_status(self) -> VerdictCacheStatus:
+        cache, counts = self.verdict_cache, self.surroundings.cache_counts
+        return VerdictCacheStatus(
+            enabled=cache is not None,
+            entries=cache.entries if cache is not None else 0,
+            size=self.settings.verdict_cache_size,
+            ttl_s=self.settings.verdict_cache_ttl_s,
+            hits=counts.hits if counts is not None else 0,
+        )
+
+    def _strict_mode_status(self) -> StrictModeStatus:
+        strict = self.strict_mode
+        if strict is None:
+            return StrictModeStatus(enabled=False, done_version=0, examined=0, denied=0)
+        return StrictModeStatus(enabled=True, done_version=strict.done_version, examined=strict.examined, denied=strict.denied)
+
+    @property
+    def source_age_s(self) -> float | None:
+        """Seconds since what is known was last known to be the present state, or None before."""
+        contact_ns = self.source.contact_ns
+        return None if contact_ns is None else (time.monotonic_ns() - contact_ns) / 1e9
+
+    @property
+    def object_counts(self) -> dict[str, int]:
+        """Objects in the store by kind."""
+        store = self.store
+        return {"namespaces": len(store.namespaces), "pods": len(store.pods), "policies": len(store.policies)}
+
+    @property
+    def rejections(self) -> list[Rejection]:
+        """What of the source cannot be used as written, and what of the rest cannot be compiled."""
+        return [*self.store.rejections, *self.enforcer.rejections]
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 if there is none."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0

@@ -1,0 +1,137 @@
+"""The copy of the newest snapshot in the run directory, by which workers judge after a restart until the first sync.
+
+A copy of every version would be megabytes many times a second, so the file is written once a second, and may be older than what is in
+force. So that no start admits by an older one, the file carries a mark (`netpolq.snapshot.memfd.mark`): before a version is sent to the
+workers, the kept one is marked as not the newest, which is one byte; only when the newest is written and nothing newer was sent meanwhile
+is it marked as such. Whatever ends at any moment in between leaves a file that the next start refuses.
+"""
+
+import asyncio
+import logging
+import os
+
+from contextlib import suppress
+from pathlib import Path
+
+from netpolq.snapshot import memfd
+
+SAVE_INTERVAL_S = 1.0
+"""At least this long between two copies. Also how often the file is looked after: it may be gone, or there may be room for it again."""
+
+log = logging.getLogger("keeper")
+
+
+class Keeper:
+    """Writes the newest snapshot it was given, in another thread and not too often. A file is replaced whole or not at all.
+
+    Writes nothing before `begin`: until then the supervisor of another agent may be writing the same file. `problem`: why the newest one
+    is not kept, or None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._newest = -1
+        self._sent = 0  # versions so far, those included that were only about to be sent
+        self._saved = 0
+        self._file: tuple[int, int, int] | None = None  # device, inode and size of the one that is marked as the newest
+        self._is_marked_stale = False
+        self._given = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self.problem: str | None = None
+
+    def outdate(self) -> None:
+        """A newer version is about to be sent: what is kept is not the newest from now on."""
+        self._sent += 1
+        if self._task is not None and not self._is_marked_stale:
+            self._mark_stale()
+
+    def keep(self, descriptor: int) -> None:
+        """Have the sealed snapshot written that was sent, unless a newer one comes first. Does not take over the descriptor."""
+        self._forget()
+        self._newest = os.dup(descriptor)
+        self._given.set()
+
+    def begin(self) -> None:
+        """Nobody else writes the file from now on. May be told more than once."""
+        if self._task is None:
+            if self._sent:
+                self._mark_stale()
+            self._task = asyncio.create_task(self._run())
+
+    def _mark_stale(self) -> None:
+        self._file = None
+        try:
+            memfd.mark(self._path, is_newest=False)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError:
+                self._tell(f"{self._path} cannot be marked as outdated: {error.strerror}; remove it before the next start")
+                return
+        self._is_marked_stale = True
+
+    def _tell(self, problem: str | None) -> None:
+        if problem is not None and problem != self.problem:
+            log.warning("%s", problem)
+        self.problem = problem
+
+    def _forget(self) -> None:
+        if self._newest >= 0:
+            os.close(self._newest)
+            self._newest = -1
+
+    async def _run(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_INTERVAL_S):
+                    await self._given.wait()
+            if self._newest >= 0 and not self._is_kept():
+                self._given.clear()
+                self._saving = asyncio.create_task(self._save())
+                await asyncio.shield(self._saving)
+                await asyncio.sleep(SAVE_INTERVAL_S)
+
+    def _is_kept(self) -> bool:
+        """Whether the newest one is in the file, as it was written: the folder may have been emptied."""
+        if self._saved != self._sent or self._file is None:
+            return False
+        try:
+            return self._file == _identity(self._path.lstat())
+        except OSError:
+            return False
+
+    async def _save(self) -> None:
+        sent, descriptor = self._sent, os.dup(self._newest)
+        try:
+            await asyncio.to_thread(self._write, descriptor)
+            if sent == self._sent:
+                self._file = _identity(memfd.mark(self._path, is_newest=True))
+                self._is_marked_stale = False
+                self._saved = sent
+            self._tell(None)
+        except OSError as error:
+            self._tell(f"{self._path}: {error.strerror}; the next start will have no snapshot before its first sync")
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int) -> None:
+        self._path.parent.mkdir(mode=0o700, exist_ok=True)
+        memfd.save(self._path, descriptor)
+
+    async def leave(self) -> None:
+        """Write what is not written yet, and nothing after that."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            if self._saving is not None:
+                await self._saving  # the thread that writes cannot be called off, and two must not write at once
+            if self._newest >= 0 and not self._is_kept():
+                await self._save()
+        self._forget()
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size

@@ -1,0 +1,88 @@
+"""Which decisions the kernel may hold: bounded, and never fewer than it does hold. Pure."""
+
+from collections.abc import Collection, Iterable
+
+from netpolq.enums import Protocol, Verdict
+from netpolq.ipc.channel import EVERY_PORT, Hint
+
+_NEVER_NS = 1 << 63
+_SLACK_NS = 50_000_000
+"""The kernel's timeouts are as exact as its clock tick (10 ms at HZ=100): a decision counts as held for this much longer."""
+
+_PROTOCOLS = frozenset(Protocol)
+
+
+class VerdictLedger:
+    """Decisions that were given to the kernel and have not timed out there.
+
+    `size`: how many there may be, half of them drops, so that a scan cannot keep accepted connections out. `ttl_ns`: for how long the
+    kernel keeps each. The caller says what time it is, in nanoseconds of the monotonic clock.
+    """
+
+    def __init__(self, size: int, ttl_ns: int) -> None:
+        self._size = size
+        self._ttl_ns = ttl_ns
+        self._expiries: dict[Hint, int] = {}  # in order of expiry, since every decision lives equally long
+        self._by_address: dict[bytes, set[Hint]] = {}
+        self._drops = 0
+
+    def admit(self, hints: Iterable[Hint]) -> tuple[list[Hint], int]:
+        """Take up decisions about to be given to the kernel. Returns those that are new and fit, and how many did not fit."""
+        admitted = []
+        refused = 0
+        for hint in hints:
+            is_drop = hint.verdict is Verdict.DROP
+            if hint in self._expiries or hint.protocol not in _PROTOCOLS or (hint.port == EVERY_PORT and not is_drop):
+                continue
+            if len(self._expiries) >= self._size or (is_drop and self._drops >= self._size // 2):
+                refused += 1
+                continue
+            self._expiries[hint] = _NEVER_NS
+            for address in (hint.source, hint.destination):
+                self._by_address.setdefault(address, set()).add(hint)
+            self._drops += is_drop
+            admitted.append(hint)
+        return admitted, refused
+
+    def given(self, hints: Iterable[Hint], now_ns: int) -> None:
+        """The kernel has them, at the latest since now: their time runs."""
+        expiry_ns = now_ns + self._ttl_ns + _SLACK_NS
+        for hint in hints:
+            if hint in self._expiries:
+                self._expiries[hint] = expiry_ns
+
+    def expire(self, now_ns: int) -> None:
+        """Drop what the kernel has surely forgotten by now."""
+        gone = []
+        for hint, expiry_ns in self._expiries.items():
+            if expiry_ns > now_ns:
+                break
+            gone.append(hint)
+        self.remove(gone)
+
+    def about(self, addresses: Iterable[bytes]) -> list[Hint]:
+        """Decisions on connections from or to any of these addresses."""
+        found: set[Hint] = set()
+        for address in addresses:
+            found |= self._by_address.get(address, set())
+        return sorted(found)
+
+    def remove(self, hints: Collection[Hint]) -> None:
+        """The kernel holds them no more."""
+        for hint in hints:
+            del self._expiries[hint]
+            self._drops -= hint.verdict is Verdict.DROP
+            for address in {hint.source, hint.destination}:
+                others = self._by_address[address]
+                others.discard(hint)
+                if not others:
+                    del self._by_address[address]
+
+    def clear(self) -> None:
+        """The kernel holds nothing."""
+        self._expiries.clear()
+        self._by_address.clear()
+        self._drops = 0
+
+    def __len__(self) -> int:
+        return len(self._expiries)

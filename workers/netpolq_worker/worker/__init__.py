@@ -1,0 +1,1 @@
+"""The worker process: packets of one queue in, verdicts out."""

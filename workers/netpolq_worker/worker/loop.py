@@ -1,0 +1,161 @@
+"""The main loop of a worker: it waits for packets and messages, and does the work between packets.
+
+Packets are evaluated in `netpolq_worker.worker.packet_loop`.
+"""
+
+import logging
+import os
+import select
+
+from netpolq.enums import Verdict
+from netpolq.ipc.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
+from netpolq.logs import set_verbosity
+from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.nfqueue import Queue
+from netpolq_worker.worker.observer import Observer
+from netpolq_worker.worker.snapshot_loader import Adoption
+
+_FLUSH_INTERVAL_NS = 250_000_000
+"""How often counters are written and the pool is told; what a killed worker had counted since is lost."""
+
+_HINT_INTERVAL_NS = 20_000_000
+_HINT_WINDOW_NS = 1_000_000_000
+"""A decision is hinted at no more than once in this time."""
+
+log = logging.getLogger("worker")
+
+
+class Worker:
+    """Serves one queue until it is told to drain or the pool is gone.
+
+    Its public fields are those of `netpolq_worker.worker.packet_loop.Bench`.
+    """
+
+    def __init__(
+        self,
+        order: Serve,
+        queue: Queue,
+        channel: Channel,
+        adoption: Adoption,
+        decider: Decider,
+        metrics: WorkerMetrics,
+        *,
+        fail_open: bool,
+        mark_mask: int,
+        logging_settings: Logging,
+    ) -> None:
+        self._order = order
+        self._channel = channel
+        self._adoption = adoption
+        self.queue = queue
+        self.decider = decider
+        self.metrics = metrics
+        self.mark_mask = mark_mask
+        self.fail_verdict = Verdict.ACCEPT if fail_open else Verdict.DROP
+        self.message_waits = False
+        self._observer = Observer(queue.queue_num, decider, self.fail_verdict, logging_settings)
+        self.observe = self._observer.observe_if_needed
+        self._orphans_possible = True
+        self._stopping = False
+        self._next_flush_ns = 0
+        self._next_hints_ns = 0
+        self._next_window_ns = 0
+
+    def run(self) -> None:
+        """Work until drained, or until the pool has gone."""
+        self._dispose_of_silent_orphans()
+        poller = select.poll()
+        poller.register(self.queue.fileno(), select.POLLIN)
+        poller.register(self._channel.fileno(), select.POLLIN)
+        self._report()
+        while not self._stopping:
+            interval_ns = _HINT_INTERVAL_NS if self.decider.has_hints else _FLUSH_INTERVAL_NS
+            for descriptor, _events in poller.poll(interval_ns // 1_000_000):
+                self.message_waits |= descriptor == self._channel.fileno()
+            self.queue.receive()
+        self.queue.receive()
+        self.metrics.flush(self.decider.misses)
+
+    # --- what was read before and not answered: by a dead predecessor, or while the queue was bound -------------------------------
+
+    def _dispose_of_silent_orphans(self) -> None:
+        """Without a new packet, `dispose_of_orphans` would never run: if nothing waits to be read, all that was queued are orphans."""
+        last_id = self.queue.last_id()
+        if last_id and not self.queue.has_waiting():
+            self.dispose_of_orphans(last_id)
+
+    def dispose_of_orphans(self, last_id: int) -> None:
+        """Answer everything up to an id as the failure mode says: ids rise in order of delivery, so all of it was read by others.
+
+        If the predecessor may have died of it, it is dropped in either mode: a packet that kills workers must not pass because it does.
+        Nothing the second time.
+        """
+        if self._orphans_possible:
+            self._orphans_possible = False
+            if last_id > 0:
+                suspect = self._order.suspect_orphans
+                orphans = self.queue.dispose_up_to(last_id, Verdict.DROP if suspect else self.fail_verdict)
+                if orphans:
+                    self.metrics.failed_packets("suspect" if suspect else "orphaned", orphans)
+                    log.warning(
+                        "worker %d: %d packets that its predecessor had read were %s",
+                        self._order.slot,
+                        orphans,
+                        "dropped" if suspect or self.fail_verdict is Verdict.DROP else "let through",
+                    )
+
+    # --- messages -----------------------------------------------------------------------------------------------------------------
+
+    def housekeeping(self, now_ns: int) -> None:
+        """What is to be done between packets, when none is remembered. `now_ns`: monotonic."""
+        self.message_waits = False
+        try:
+            while (received := self._channel.receive()) is not None:
+                message, descriptor = received
+                match message:
+                    case Publish(version, changed):
+                        if self._adoption.take_up(version, changed, descriptor):
+                            self._report()
+                    case Logging():
+                        set_verbosity(message.verbosity)
+                        self._observer.configure(message)
+                        self.observe = self._observer.observe_if_needed
+                    case Drain():
+                        self._stopping = True
+                    case _:
+                        log.error("worker %d: unexpected message %r", self._order.slot, message)
+        except EOFError:
+            self._stopping = True
+        except ValueError as error:
+            log.error("worker %d: message ignored: %s", self._order.slot, error)
+        if now_ns >= self._next_hints_ns and self.decider.has_hints:
+            self._next_hints_ns = now_ns + _HINT_INTERVAL_NS
+            self._hint()
+        if now_ns >= self._next_flush_ns:
+            self._next_flush_ns = now_ns + _FLUSH_INTERVAL_NS
+            self.metrics.flush(self.decider.misses)
+            self._report()
+            if now_ns >= self._next_window_ns:
+                self._next_window_ns = now_ns + _HINT_WINDOW_NS
+                self.decider.begin_window()
+            self._observer.tell_suppressed()
+
+    def _hint(self) -> None:
+        view = self.decider.view
+        if view is not None:
+            # If it cannot be sent, these decisions are hinted at again in the next window.
+            self._channel.send(pack_hints(view.version, self.decider.take_hints(MAX_HINTS)))
+
+    def _report(self) -> None:
+        view = self.decider.view
+        self._channel.send(
+            Report(
+                slot=self._order.slot,
+                pid=os.getpid(),
+                queue_num=self.queue.queue_num,
+                acked_version=view.version if view is not None else 0,
+                packets=self._order.inherited_packets + self.metrics.packets,
+                restarts=0,
+            )
+        )

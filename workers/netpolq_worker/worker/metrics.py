@@ -1,0 +1,100 @@
+"""What a worker counts. Plain integers on the packet path, written to its memory (`netpolq.ipc.counter_memory`) a few times a second.
+
+**What the times are.** Verdicts are sent in batches, so a packet's time is that of its batch: from the moment the worker was given the
+first packet of the batch until the message with the verdicts was sent. A packet that comes alone is a batch of one, and the time is just
+its own. Under load no packet of a batch waited longer than what is counted for it; the last ones less. Two readings of the clock serve a
+whole batch. The wait in the queue and in the socket, before the worker, is not in it.
+
+The memory belongs to a seat, not to a process, so a successor goes on counting where its predecessor stopped. It must be mapped after the
+fork, so `WorkerMetrics` is made in the worker.
+"""
+
+from bisect import bisect_left
+
+from prometheus_client import CollectorRegistry, Counter, values
+
+from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
+from netpolq.ipc.counter_memory import count_in
+from netpolq_worker.worker.packet import PROTOCOL_NAMES, SERIES
+
+_OTHER = "other"
+_VERDICTS = ("drop", "accept")
+
+
+class WorkerMetrics:
+    """Counters of one seat. `memory`: a descriptor of `netpolq.ipc.counter_memory`, which is taken over.
+
+    None: files of prometheus_client's multiprocess directory, for programs that are no worker.
+    """
+
+    def __init__(self, seat: int, memory: int | None = None) -> None:
+        if memory is None:
+            values.ValueClass = values.MultiProcessValue(lambda: seat)
+        else:
+            count_in(memory, seat)
+        registry = CollectorRegistry()
+        labels = ("protocol", "family")
+        self._packet_count = Counter("packet_count", "Number of packets", (*labels, "verdict"), registry=registry)
+        self._time_count = Counter(PACKET_TIME_COUNT, "Packets by processing time", (*labels, "bucket"), registry=registry)
+        self._time_sum = Counter(PACKET_TIME_SUM, "Processing time", labels, registry=registry)
+        self._malformed = Counter(
+            "netpolq_malformed_packets", "Packets dropped because they could not be read", registry=registry
+        )
+        self._failed = Counter(
+            "netpolq_failed_packets",
+            "Packets answered as the failure mode says, without a decision",
+            ("cause",),
+            registry=registry,
+        )
+        self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
+        self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
+        self._codes = [0] * (2 * len(SERIES))
+        self._times: list[dict[int, int]] = [{} for _ in SERIES]
+        self._sums_ns = [0] * len(SERIES)
+        self.packets = 0
+        self.malformed = 0
+        self.failed: dict[str, int] = {}
+        self._flushed_packets = 0
+        self._flushed_misses = 0
+
+    def judged(self, code: int, packets: int, duration_ns: int) -> None:
+        """Count packets of one batch that got the same code. `duration_ns`: of the batch."""
+        self._codes[code] += packets
+        self.packets += packets
+        series = code >> 1
+        self._sums_ns[series] += packets * duration_ns
+        times = self._times[series]
+        bucket = bisect_left(BOUNDS_NS, duration_ns)
+        times[bucket] = times.get(bucket, 0) + packets
+
+    def failed_packets(self, cause: str, count: int = 1) -> None:
+        """Count packets that were answered without a decision. `cause` is one of few words."""
+        self.failed[cause] = self.failed.get(cause, 0) + count
+
+    def flush(self, misses: int) -> None:
+        """Write what came since the last time. `misses`: verdicts made from the snapshot since the worker started."""
+        for number, (protocol, address_bytes) in enumerate(SERIES):
+            times = self._times[number]
+            if not times:
+                continue
+            labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
+            for verdict, word in enumerate(_VERDICTS):
+                code = number << 1 | verdict
+                if self._codes[code]:
+                    self._packet_count.labels(*labels, word).inc(self._codes[code])
+                    self._codes[code] = 0
+            for bucket, count in times.items():
+                self._time_count.labels(*labels, str(bucket)).inc(count)
+            times.clear()
+            self._time_sum.labels(*labels).inc(self._sums_ns[number])
+            self._sums_ns[number] = 0
+        if self.malformed:
+            self._malformed.inc(self.malformed)
+            self.malformed = 0
+        for cause, count in self.failed.items():
+            self._failed.labels(cause).inc(count)
+        self.failed.clear()
+        made = misses - self._flushed_misses
+        self._misses.inc(made)
+        self._hits.inc(max(self.packets - self._flushed_packets - made, 0))
+        self._flushed_packets, self._flushed_misses = self.packets, misses

@@ -1,0 +1,230 @@
+"""One NFQUEUE: socket, binding, verdict messages. The only module that touches netfilterqueue.
+
+Source: linux/netfilter/nfnetlink_queue.h. A socket is bound once, in the pool, and inherited by every worker that serves it.
+"""
+
+import contextlib
+import os
+import socket
+import struct
+import warnings
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import netfilterqueue
+
+from netpolq.enums import Verdict
+from netpolq.errors import KernelError, PrivilegeError, QueueTakenError
+from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
+from netpolq_worker.worker.packet import COPY_BYTES
+
+_QUEUE_SUBSYSTEM = 3 << 8  # NFNL_SUBSYS_QUEUE
+_MSG_VERDICT = _QUEUE_SUBSYSTEM | 1
+_MSG_CONFIG = _QUEUE_SUBSYSTEM | 2
+_MSG_VERDICT_BATCH = _QUEUE_SUBSYSTEM | 3
+_NFQA_VERDICT_HDR = 2
+_NFQA_MARK = 3
+_NFQA_CFG_MASK = 4
+_NFQA_CFG_FLAGS = 5
+_CFG_F_FAIL_OPEN = 1
+_CFG_F_GSO = 4
+_SOL_NETLINK = 270
+_NETLINK_NO_ENOBUFS = 5
+
+QUEUE_PACKETS = 4096
+"""Packets that may wait for a verdict. More would take longer bursts, and none would be judged sooner: a packet that finds the queue full
+but for itself waits for all before it, some 20 ms of the work of one worker. DESIGN.md, section 2, has what was measured."""
+
+RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
+"""So that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
+`COPY_BYTES` of a packet (6.18; other kernels round differently): there is room for three times as much. It is a limit, not memory taken."""
+
+_QUEUES_FILE = Path("/proc/net/netfilter/nfnetlink_queue")
+_PACKED_MARK = struct.Struct("!I")
+_PACKED_VERDICT = struct.Struct("!II")
+_MARK_ATTRIBUTE_HEAD = attribute(_NFQA_MARK, bytes(4))[:-4]
+
+Packet = netfilterqueue.Packet
+Judging = Generator[int | None, netfilterqueue.Packet | None, None]
+"""Takes packets, and None when no packet waits any more. Yields the decision on each packet; None: there was none, or nothing was asked."""
+
+
+class Queue:
+    """A bound queue. `judging`, which has been started, is sent each packet in order of arrival, and must not end."""
+
+    def __init__(self, queue_num: int, judging: Judging, *, fail_open: bool) -> None:
+        """Bind. Raises `QueueTakenError`, `PrivilegeError` or `KernelError`."""
+        self.queue_num = queue_num
+        self._judging = judging
+        self._statistics: BinaryIO | None = None
+        try:
+            self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        except OSError as error:
+            raise KernelError(f"netfilter's netlink socket is not available: {error.strerror}; is nfnetlink built?") from error
+        self._bind()
+        self._accept_head = _accept_head(queue_num)
+        self._verdict_head = _verdict_head(queue_num)
+        self._configure(_CFG_F_GSO | (_CFG_F_FAIL_OPEN if fail_open else 0))
+
+    def _bind(self) -> None:
+        if _queue_is_taken(self.queue_num):
+            raise QueueTakenError(_taken(self.queue_num))
+        try:
+            # The library gets our socket, unbound, so that verdict batches can be sent beside it.
+            self._queue = netfilterqueue.NetfilterQueue(sockfd=self._netlink.fileno())
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a receive buffer smaller than asked for is said by a warning
+                self._queue.bind(
+                    self.queue_num,
+                    cast("Callable[[Packet], None]", self._judging.send),  # the library ignores what it returns
+                    max_len=QUEUE_PACKETS,
+                    range=COPY_BYTES,
+                    sock_len=RECEIVE_BUFFER_BYTES,
+                )
+        except RuntimeWarning as error:
+            raise PrivilegeError(f"queue {self.queue_num}: {error} Give the agent CAP_NET_ADMIN.") from error
+        except OSError as error:
+            if _queue_is_taken(self.queue_num):
+                raise QueueTakenError(_taken(self.queue_num)) from error
+            raise _bind_error(self.queue_num) from error
+        # What becomes of packets for which there is no room is decided and counted by the kernel; an error from recv would add nothing.
+        self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
+
+    def _configure(self, flags: int) -> None:
+        request = message(
+            _MSG_CONFIG,
+            attribute(_NFQA_CFG_MASK, _PACKED_MARK.pack(_CFG_F_GSO | _CFG_F_FAIL_OPEN)),
+            attribute(_NFQA_CFG_FLAGS, _PACKED_MARK.pack(flags)),
+            flags=NLM_F_ACK,
+            sequence=1,
+            resource_id=self.queue_num,
+        )
+        self._netlink.send(request)
+        try:
+            read_acknowledgements(self._netlink, {1})
+        except OSError as error:
+            raise KernelError(f"queue {self.queue_num}: the kernel refuses the GSO flag: {error.strerror}") from error
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Every descriptor that a worker serving this queue must keep."""
+        return self._netlink.fileno(), self._queue.get_fd()
+
+    def fileno(self) -> int:
+        """The descriptor, for polling."""
+        return self._netlink.fileno()
+
+    def receive(self) -> None:
+        """Have every packet that waits in the socket judged and answered; returns when there is none left."""
+        self._queue.run(block=False)
+        self._judging.send(None)
+
+    def has_waiting(self) -> bool:
+        """Whether a packet waits in the socket."""
+        try:
+            return bool(self._netlink.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return False
+
+    def last_id(self) -> int:
+        """Id of the packet that was queued last; 0 if there was none."""
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, int]:
+        """How many packets wait for a verdict, and how many have been queued so far."""
+        if self._statistics is None:
+            self.open_statistics()
+        rows = _rows_in(self._statistics) if self._statistics is not None else []
+        return next(((int(row[2]), int(row[7])) for row in rows if int(row[0]) == self.queue_num), (0, 0))
+
+    def open_statistics(self) -> None:
+        """Open the kernel's table of queues, for a process that will not be allowed to open anything later."""
+        with contextlib.suppress(OSError):
+            self._statistics = _QUEUES_FILE.open("rb", buffering=0)
+
+    def verdict(self, packet_id: int, verdict: Verdict) -> None:
+        """Answer one packet and leave its mark as it is."""
+        # On the packet path, since drops are not batched: put together anew, the message takes 1.7 µs, and so 0.2.
+        self._send(self._verdict_head + _PACKED_VERDICT.pack(verdict, packet_id))
+
+    def dispose_up_to(self, packet_id: int, verdict: Verdict) -> int:
+        """Answer every waiting packet with an id up to this one, and leave marks as they are. Returns how many there were.
+
+        What comes in meanwhile is told from them by the kernel's count of all packets so far.
+        """
+        waiting, queued = self._counts()
+        header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id))
+        self._send(message(_MSG_VERDICT_BATCH, header, resource_id=self.queue_num))
+        waiting_after, queued_after = self._counts()
+        return max(0, waiting + queued_after - queued - waiting_after)
+
+    def accept_up_to(self, packet_id: int, mark: int) -> None:
+        """Accept every waiting packet with an id up to this one. `mark`: their whole new mark."""
+        # On the packet path too; to put it together anew would take 2 µs.
+        self._send(self._accept_head + _PACKED_MARK.pack(packet_id) + _MARK_ATTRIBUTE_HEAD + _PACKED_MARK.pack(mark))
+
+    def _send(self, request: bytes) -> None:
+        # A refusal (the packet is gone already) comes back as a message that the library skips. ENOBUFS is about receiving.
+        try:
+            self._netlink.send(request)
+        except OSError:
+            return
+
+    def let_go(self) -> None:
+        """Close what this process holds of it, and leave it bound: others serve it."""
+        for descriptor in {self._netlink.detach(), self._queue.get_fd()}:  # the library has a copy of its own
+            os.close(descriptor)
+        if self._statistics is not None:
+            self._statistics.close()
+
+    def close(self) -> None:
+        """Unbind. Packets that still wait are dropped by the kernel, so drain first."""
+        self._queue.unbind()
+        self._netlink.close()
+
+
+def _accept_head(queue_num: int) -> bytes:
+    """A batch verdict with a mark, up to the id of its last packet."""
+    whole = message(
+        _MSG_VERDICT_BATCH,
+        attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(Verdict.ACCEPT, 0)),
+        attribute(_NFQA_MARK, bytes(4)),
+        resource_id=queue_num,
+    )
+    return whole[: -4 - len(_MARK_ATTRIBUTE_HEAD) - 4]
+
+
+def _verdict_head(queue_num: int) -> bytes:
+    """A verdict on one packet, up to the verdict itself."""
+    whole = message(_MSG_VERDICT, attribute(_NFQA_VERDICT_HDR, bytes(_PACKED_VERDICT.size)), resource_id=queue_num)
+    return whole[: -_PACKED_VERDICT.size]
+
+
+def _queue_rows() -> list[list[bytes]]:
+    try:
+        with _QUEUES_FILE.open("rb", buffering=0) as table:
+            return _rows_in(table)
+    except OSError:
+        return []
+
+
+def _rows_in(table: BinaryIO) -> list[list[bytes]]:
+    table.seek(0)  # which has the kernel write it anew
+    return [line.split() for line in table.read().splitlines()]
+
+
+def _queue_is_taken(queue_num: int) -> bool:
+    return any(int(row[0]) == queue_num for row in _queue_rows())
+
+
+def _taken(queue_num: int) -> str:
+    return f"queue {queue_num} is taken by another program; choose other numbers with --nfqueue-id or --queue-balance"
+
+
+def _bind_error(queue_num: int) -> PrivilegeError | KernelError:
+    status = Path("/proc/self/status").read_text("ascii").splitlines()
+    effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
+    if not effective >> 12 & 1:  # CAP_NET_ADMIN, linux/capability.h
+        return PrivilegeError(f"binding queue {queue_num} needs CAP_NET_ADMIN; start the agent as root or grant it")
+    return KernelError(f"binding queue {queue_num} failed: the kernel has no NFQUEUE; load or build nfnetlink_queue")

@@ -1,0 +1,170 @@
+"""A log line for each packet that a worker judged: the flow, the pods at both ends, the verdict, and the policy that decided.
+
+Lines are written at `--v=2` and above, up to a rate; those of `--log-denied` are in `netpolq_worker.worker.denied_log`. A verdict from
+the cache carries no rule, so the log evaluates the flow a second time; the verdict in the line is the one that was given.
+"""
+
+import logging
+import socket
+import time
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from netpolq.addresses import address_key
+from netpolq.enums import Direction, Verdict
+from netpolq.logs import PACKET_LOG, TokenBucket
+from netpolq.snapshot.reader import NO_RULE, SnapshotView
+from netpolq_worker.worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
+
+LINES_PER_S = 100
+BURST_LINES = 200
+
+log = logging.getLogger(PACKET_LOG)
+
+
+class Judgement(NamedTuple):
+    """Why a packet got its verdict. `reason`: a label of `netpolq.enums.Reason`, or `malformed`, `no-snapshot`, `error`.
+
+    `direction`, `policy`: of the rule that decided last, or of the first policy that isolates; None where no policy has a say.
+    """
+
+    reason: str
+    direction: str | None = None
+    policy: str | None = None
+
+
+class End(NamedTuple):
+    """One end of a flow. `pod`: ns/name, None for an outsider; `port`: None where the protocol has none."""
+
+    ip: str
+    port: int | None
+    pod: str | None
+
+    def __str__(self) -> str:
+        address = self.ip if self.port is None else f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+        return address if self.pod is None else f"{address} ({self.pod})"
+
+
+class Draft(NamedTuple):
+    """A line before the verdict is known. The ends are those of the connection in its original direction, None if unreadable.
+
+    `reply`: the packet itself goes the other way. `snapshot`: version that was asked, 0 for none.
+    """
+
+    judgement: Judgement
+    protocol: str | None
+    source: End | None
+    destination: End | None
+    reply: bool
+    snapshot: int
+
+
+class PacketLog:
+    """Lines about the packets of one queue. `clock`: seconds, monotonic."""
+
+    def __init__(self, queue_num: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue_num = queue_num
+        self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
+
+    def draft(self, payload: Callable[[], bytes], view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
+        """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits.
+
+        `payload` gives the packet, and may raise.
+        """
+        if not self._bucket.take():
+            return None
+        try:
+            return describe(payload(), view, is_reply=is_reply)
+        except Exception:  # a line in the log is not worth a packet
+            log.exception("a packet on queue %d could not be described", self._queue_num)
+            return None
+
+    def write(self, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+        """Write a line; see `write_line`."""
+        write_line(self._queue_num, draft, verdict, fail_verdict, duration_ns)
+
+    def tell_suppressed(self) -> None:
+        """Say how many packets got no line since the last time, if any. To be called a few times a second."""
+        if suppressed := self._bucket.refused:
+            fields = {"queue": self._queue_num, "suppressed": suppressed}
+            log.info(
+                "%d more packets, no line for each: the limit is %d a second",
+                suppressed,
+                LINES_PER_S,
+                extra={"fields": fields},
+            )
+            self._bucket.refused = 0
+
+
+def write_line(queue_num: int, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+    """Write a line about a packet. `verdict` None: there was no decision, the packet was answered by `fail_verdict`."""
+    judgement = draft.judgement
+    if verdict is None and draft.snapshot:
+        judgement = Judgement("error")
+    word = (fail_verdict if verdict is None else verdict).name.lower()
+    processing_us = round(duration_ns / 1000, 1)
+    flow = f" {draft.protocol} {draft.source} -> {draft.destination}" if draft.protocol else ""
+    policy = f" by {judgement.direction} policy {judgement.policy}" if judgement.policy else ""
+    reply = " (a reply)" if draft.reply else ""
+    fields = {
+        "queue": queue_num,
+        "verdict": word,
+        "reason": judgement.reason,
+        "direction": judgement.direction,
+        "policy": judgement.policy,
+        "protocol": draft.protocol,
+        **_end_fields("source", draft.source),
+        **_end_fields("destination", draft.destination),
+        "reply": draft.reply,
+        "snapshot": draft.snapshot,
+        "processing_us": processing_us,
+    }
+    log.info("%s%s%s: %s%s, %.1f us", word, flow, reply, judgement.reason, policy, processing_us, extra={"fields": fields})
+
+
+def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft:
+    """All that packet and snapshot tell. `payload`: from the IP header on."""
+    version = 0 if view is None else view.version
+    flow = parse(payload)
+    if flow is None:
+        return Draft(Judgement("malformed"), None, None, None, is_reply, version)
+    source, destination, protocol, source_port, destination_port = flow
+    if is_reply:
+        source, destination, source_port, destination_port = destination, source, destination_port, source_port
+    return Draft(
+        _judge(view, address_key(source), address_key(destination), protocol, destination_port),
+        PROTOCOL_NAMES.get(protocol, str(protocol)),
+        _end(view, source, protocol, source_port),
+        _end(view, destination, protocol, destination_port),
+        is_reply,
+        version,
+    )
+
+
+def _end(view: SnapshotView | None, address: bytes, protocol: int, port: int) -> End:
+    return End(
+        socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address),
+        port if protocol in WITH_PORTS else None,
+        None if view is None else view.pod_name(address_key(address)),
+    )
+
+
+def _judge(view: SnapshotView | None, source: bytes, destination: bytes, protocol: int, port: int) -> Judgement:
+    if view is None:
+        return Judgement("no-snapshot")
+    decision = view.judge(source, destination, protocol, port)
+    reason = decision.reason.label
+    if decision.rule != NO_RULE:
+        rule = view.rule(decision.rule)
+        return Judgement(reason, rule.direction.name.lower(), rule.policy)
+    if decision.direction is None:
+        return Judgement(reason)
+    isolated = source if decision.direction is Direction.EGRESS else destination
+    first, *_others = view.isolated_by(view.programs(isolated)[decision.direction])
+    return Judgement(reason, decision.direction.name.lower(), first)
+
+
+def _end_fields(name: str, end: End | None) -> dict[str, object]:
+    ip, port, pod = end if end is not None else (None, None, None)
+    return {f"{name}_ip": ip, f"{name}_port": port, f"{name}_pod": pod}
