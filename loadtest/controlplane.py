@@ -1,6 +1,6 @@
 """What the control plane costs at the size of a large cluster: from an event to a sealed snapshot, without kernel and without root.
 
-A generated cluster goes the way that one from an API server goes (JSON, replica, store, compiler, draft, memfd), in a process of its own,
+A generated cluster goes the way that one from an API server goes (JSON, replica, store, compiler, builder, memfd), in a process of its own,
 so that memory is that of nothing else.
 """
 
@@ -58,7 +58,7 @@ class Durations:
 class ControlPlaneCost:
     """What a cluster of some size costs.
 
-    `pod_event`, `policy_event`: from an object to a compiled draft. `pod_event_sealed`, `policy_event_sealed`: to the sealed memfd.
+    `pod_event`, `policy_event`: from an object to a compiled builder. `pod_event_sealed`, `policy_event_sealed`: to the sealed memfd.
     `publish`: the last step alone, checksums and copy. `first_image_s`: from a complete first sync to the first sealed memfd;
     `longest_step_s`: of its steps, between which others may run. `rss_bytes_per_pod`: growth of resident memory, all in.
     """
@@ -130,9 +130,9 @@ class _ControlPlane:
         self._version = 0
 
     def publish(self) -> int:
-        """Seal the draft. Returns its size in bytes."""
+        """Seal the builder. Returns its size in bytes."""
         self._version += 1
-        descriptor = memfd.seal(*self.compiler.draft.pieces(version=self._version, created_ns=time.time_ns()))
+        descriptor = memfd.seal(*self.compiler.builder.pieces(version=self._version, created_ns=time.time_ns()))
         size = os.fstat(descriptor).st_size
         os.close(descriptor)
         return size

@@ -12,7 +12,7 @@ from loadtest.verdict import ROUNDS_FOR_A_VERDICT
 
 _QUICK_PACKETS = 5_000
 _QUICK_DURATION_S = 0.3
-_MOST_FLOWS = 500_000
+_MAX_FLOWS = 500_000
 
 _DESCRIPTION = """\
 Measure netpolq under load, beside references, in network namespaces of its own on this machine.
@@ -130,9 +130,9 @@ def _at_least_one(word: str) -> int:
 
 def _packets(word: str) -> int:
     number = _at_least_one(word)
-    if not 1_000 <= number <= _MOST_FLOWS:
+    if not 1_000 <= number <= _MAX_FLOWS:
         # Each packet is a flow of its own, and a pod has only so many source ports.
-        raise argparse.ArgumentTypeError(f"{word} is not from 1000 to {_MOST_FLOWS}")
+        raise argparse.ArgumentTypeError(f"{word} is not from 1000 to {_MAX_FLOWS}")
     return number
 
 

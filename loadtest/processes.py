@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from loadtest.verdict import MOST_OTHERS_SHARE
+from loadtest.verdict import MAX_OTHERS_SHARE
 
 _TOLD_BY_TICKS_S = 0.3
 """What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
@@ -89,7 +89,7 @@ class Watch:
 
 def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
     """What a reader must know of other programs that ran meanwhile, if they took much."""
-    if others_share > MOST_OTHERS_SHARE and elapsed_s > _TOLD_BY_TICKS_S:
+    if others_share > MAX_OTHERS_SHARE and elapsed_s > _TOLD_BY_TICKS_S:
         yield f"other programs took {100 * others_share:.0f} % of the machine's CPU time meanwhile"
 
 

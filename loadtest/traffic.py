@@ -8,9 +8,9 @@ from loadtest.clusters import PORT, PolicyCluster
 from loadtest.native.build import program
 
 _USABLE = tuple(sorted(os.sched_getaffinity(0)))
-_MOST_GENERATORS = 3
+_MAX_GENERATORS = 3
 
-GENERATOR_CPUS = _USABLE[: max(1, min(_MOST_GENERATORS, len(_USABLE) // 2))]
+GENERATOR_CPUS = _USABLE[: max(1, min(_MAX_GENERATORS, len(_USABLE) // 2))]
 """A generator on each. What it sends is forwarded there too, up to the queue: as packets of a network card are, where they come in.
 
 With four CPUs or more there are several, which outrun any worker; a single one may not.

@@ -16,7 +16,7 @@ ROUNDS_FOR_A_VERDICT = 5
 OTHERS_SHARE = "others_cpu_share"
 """Name of the value that says what programs that do not belong to the load took of all CPUs."""
 
-MOST_OTHERS_SHARE = 0.1
+MAX_OTHERS_SHARE = 0.1
 """More than this, in most rounds, and there is no verdict: who was disturbed more is chance."""
 
 
@@ -66,7 +66,7 @@ def judge(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]
     if len(figures) < ROUNDS_FOR_A_VERDICT:
         outcome, reason = Outcome.UNDECIDED, f"{len(figures)} rounds are too few for a verdict, {ROUNDS_FOR_A_VERDICT} are needed"
     others_share = _others_share(subject, reference)
-    if others_share > MOST_OTHERS_SHARE:
+    if others_share > MAX_OTHERS_SHARE:
         outcome, reason = Outcome.UNDECIDED, f"other programs took {100 * others_share:.0f} % of the machine's CPU time"
     return Finding(target=target, outcome=outcome, figure=found, reason=reason)
 

@@ -356,7 +356,7 @@ def _explain(words: Sequence[str]) -> int:
         protocol=values[PROTOCOL],
         port=values[PORT] or None,
         packets=values[PACKETS] or None,
-        engine=values[ENGINE],
+        evaluator=values[ENGINE],
         output=values[OUTPUT],
         expect=values[EXPECT] or None,
     )

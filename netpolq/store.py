@@ -9,7 +9,7 @@ from netpolq.model import NAMESPACE_NAME_LABEL, Namespace, NetworkPolicy, Object
 
 
 @dataclass(slots=True)
-class Touched:
+class DirtySet:
     """What may differ from before: addresses that may have another owner, or one that changed; policies; names of namespaces."""
 
     addresses: set[AddressKey] = field(default_factory=set)
@@ -31,7 +31,7 @@ class Store:
         self.ignored: Mapping[str, int] = {}
         self.synced = False
         self._claims: dict[AddressKey, Pod | tuple[Pod, ...]] = {}
-        self._touched = Touched()
+        self._touched = DirtySet()
 
     def apply(self, update: Update) -> bool:
         """Take over an update. Returns whether any object differs from before."""
@@ -106,14 +106,14 @@ class Store:
         else:
             self._claims[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_claim_strength, reverse=True))
 
-    def take_touched(self) -> Touched:
+    def take_touched(self) -> DirtySet:
         """What may differ since this was last asked; at first, everything there is. For one reader."""
-        touched, self._touched = self._touched, Touched()
+        touched, self._touched = self._touched, DirtySet()
         return touched
 
-    def everything(self) -> Touched:
+    def everything(self) -> DirtySet:
         """All there is, for whoever begins with nothing."""
-        return Touched(set(self._claims), set(self.policies), set(self.namespaces))
+        return DirtySet(set(self._claims), set(self.policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Labels of a namespace; one that was never declared has only its name label."""

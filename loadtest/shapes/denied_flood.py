@@ -29,13 +29,13 @@ UNCACHED = "netpolq, cache off"
 _KINDS = (ONE_TUPLE, MANY_TUPLES)
 _CONNECTS_PER_S = 2_000.0
 _FLOOD_SHARE = 0.25
-_MOST_FLOOD_PER_S = 100_000.0
+_MAX_FLOOD_PER_S = 100_000.0
 """Connection tracking holds what is not denied, in the variant without an agent: there must be room for it."""
 
 _LEAD_S = 0.3
 _MARGIN_S = 5.0
 _WARM_UP_S = 0.3
-_MOST_GROWTH_BYTES = 16 * 2**20
+_MAX_GROWTH_BYTES = 16 * 2**20
 """A full cache of a worker takes 5 MB, the supervisor's book of 32,768 decisions 16 MB if all are there; a flood fills the half for
 drops. The rest is what Python's allocator keeps for itself."""
 
@@ -77,7 +77,7 @@ class DeniedFlood:
         return [
             *(Target(value=f"{kind.name}_kept_share", subject=CACHED, at_least=0.8) for kind in _KINDS),
             *(Target(value=f"{kind.name}_p99_ratio", subject=CACHED, at_most=3.0) for kind in _KINDS),
-            *(Target(value="memory_growth_bytes", subject=subject, at_most=_MOST_GROWTH_BYTES) for subject in (UNCACHED, CACHED)),
+            *(Target(value="memory_growth_bytes", subject=subject, at_most=_MAX_GROWTH_BYTES) for subject in (UNCACHED, CACHED)),
         ]
 
     def remarks(self, medians: Medians) -> Sequence[str]:
@@ -98,7 +98,7 @@ class _Pace:
 
     def of(self, opened: PodLab, kind: Kind) -> float:
         if kind.name not in self.per_s:
-            self.per_s[kind.name] = min(_MOST_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
+            self.per_s[kind.name] = min(_MAX_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
         return self.per_s[kind.name]
 
 

@@ -18,7 +18,7 @@ from tests.support.manifests import Body
 NONE = "no agent"
 NETPOLQ = "netpolq"
 _FAMILIES = (4, 6)
-_MOST_S = 3.0
+_MAX_S = 3.0
 _UDP_SHARE = 0.8
 
 
@@ -44,7 +44,7 @@ class Established:
             NETPOLQ: Netpolq(verdict_cache=True),
             **{external.name: ExternalAgent(external=external) for external in self._parameters.externals},
         }
-        seconds = min(_MOST_S, self._parameters.duration_s)
+        seconds = min(_MAX_S, self._parameters.duration_s)
         return [
             EstablishedVariant(name=name, subject=subject, bodies=cluster.bodies, seconds=seconds, pace=pace)
             for name, subject in subjects.items()

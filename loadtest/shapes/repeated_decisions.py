@@ -26,7 +26,7 @@ _WARM_UP_PACKETS = 1_000
 _WARM_UP_CONNECTS = 50
 _WARM_UP_LIMIT_S = 10.0
 _STEP_S = 0.05
-_MOST = 0.99
+_MAX = 0.99
 """Of the packets that arrive must have been answered in the kernel: fewer, and something else was measured."""
 
 
@@ -114,7 +114,7 @@ class RepeatedRun:
         remembered = self._lab.started.remembered() - remembered
         notes = []
         if self._lab.started.agent is not None:
-            if remembered < _MOST * flood.delivered:
+            if remembered < _MAX * flood.delivered:
                 raise RuntimeError(
                     f"of {flood.delivered:,} packets that arrived the kernel had accepted only {remembered:,} by its cache"
                 )

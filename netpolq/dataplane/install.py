@@ -35,7 +35,7 @@ from netpolq.errors import KernelError
 from netpolq.hold import ruleset as hold_ruleset
 from netpolq.ipc.channel import Hint
 from netpolq.netlink import nftables
-from netpolq.netlink.nftables import Connection, Request, commit, open_socket, rehearse
+from netpolq.netlink.nftables import Connection, Request, commit, dry_run, open_socket
 
 __all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
 
@@ -365,7 +365,7 @@ def remove_table(table: str) -> bool:
 def _first_accepted(candidates: tuple[Dataplane, ...]) -> Dataplane | None:
     for form in candidates:
         try:
-            rehearse(try_queue_rule(form))
+            dry_run(try_queue_rule(form))
         except PermissionError as error:
             raise missing_privilege() from error
         except OSError:

@@ -18,16 +18,16 @@ from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection
-from netpolq.policy.compiled_evaluator import SnapshotEngine
-from netpolq.policy.evaluator import Engine
+from netpolq.policy.compiled_evaluator import CompiledEvaluator
+from netpolq.policy.evaluator import Evaluator
 from netpolq.policy.near_miss import NearMissFinder
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.sources.folder.scan import SUFFIXES
 from netpolq.sources.folder.source import load
 from netpolq.store import Store
 
 
-class EngineName(StrEnum):
+class EvaluatorName(StrEnum):
     """Which evaluator answers: the bytes that workers read, or the slow walk over the objects."""
 
     SNAPSHOT = "snapshot"
@@ -54,7 +54,7 @@ def run(
     protocol: str,
     port: str | None,
     packets: str | None,
-    engine: str,
+    evaluator: str,
     output: str,
     expect: str | None = None,
 ) -> int:
@@ -66,14 +66,14 @@ def run(
     Returns the exit code: 0 whatever the verdict, unless `expect` names another one (8); 1 if a line of a batch was bad.
     Raises `SettingsError` for a malformed flag, `NetpolqError` for a pod or file that is not there.
     """
-    engine_name = _choice("--engine", EngineName, engine)
+    engine_name = _choice("--engine", EvaluatorName, evaluator)
     shape = _choice("--output", Output, output)
     expected = None if expect is None else _choice("--expect", Expected, expect)
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets: each line names both ends, so --src and --dst must be left out")
         store = _load(manifests)
-        return answer_all(_engine(store, engine_name)[0], store, packets, expected)
+        return answer_all(_evaluator(store, engine_name)[0], store, packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: needed unless --packets is given")
@@ -86,7 +86,7 @@ def run(
     store = _load(manifests)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
-    engine_in_use, rejections = _engine(store, engine_name)
+    engine_in_use, rejections = _evaluator(store, engine_name)
     explanation = engine_in_use.explain(*flow)
     misses = NearMissFinder(store).find(explanation, *flow)
     answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
@@ -133,13 +133,13 @@ def _report(rejections: Iterable[Rejection]) -> None:
             sys.stderr.write(f"{one_line(line)}\n")
 
 
-def _engine(store: Store, name: EngineName) -> tuple[Engine, list[Rejection]]:
+def _evaluator(store: Store, name: EvaluatorName) -> tuple[Evaluator, list[Rejection]]:
     """An evaluator, and what of the store is not in it, which has been reported."""
-    if name is EngineName.REFERENCE:
-        return ReferenceEngine(store), []
-    engine = SnapshotEngine(store)
-    _report(engine.rejections)
-    return engine, engine.rejections
+    if name is EvaluatorName.REFERENCE:
+        return ReferenceEvaluator(store), []
+    evaluator = CompiledEvaluator(store)
+    _report(evaluator.rejections)
+    return evaluator, evaluator.rejections
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

@@ -25,7 +25,7 @@ from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json_line, echo
 from netpolq.model import Pod
-from netpolq.policy.evaluator import Engine
+from netpolq.policy.evaluator import Evaluator
 from netpolq.store import Store
 
 MAX_LINE_BYTES = 64 * 1024
@@ -41,11 +41,11 @@ class _OutputError(NetpolqError):
     """Answers cannot be written, which is not an error of the file that is read."""
 
 
-def answer_all(engine: Engine, store: Store, packets: str, expected: Expected | None = None) -> ExitCode:
+def answer_all(evaluator: Evaluator, store: Store, packets: str, expected: Expected | None = None) -> ExitCode:
     """Answer a file (`-`: standard input) on standard output. See `answer_stream`."""
     try:
         with _opened(packets) as stream:
-            return answer_stream(engine, store, stream, sys.stdout.buffer, expected)
+            return answer_stream(evaluator, store, stream, sys.stdout.buffer, expected)
     except BrokenPipeError:
         # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -58,21 +58,21 @@ def answer_all(engine: Engine, store: Store, packets: str, expected: Expected | 
 
 
 def answer_stream(
-    engine: Engine, store: Store, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None
+    evaluator: Evaluator, store: Store, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None
 ) -> ExitCode:
-    """Answer every line as soon as it has arrived. `store`: what the engine answers from; it has the names of ports.
+    """Answer every line as soon as it has arrived. `store`: what the evaluator answers from; it has the names of ports.
 
     Returns FAILED if a line was bad, UNEXPECTED if a verdict was not the expected one, otherwise OK.
     """
     # Many flows share one answer, and what orjson returns occupies 4 KiB however short it is.
     render = functools.lru_cache(maxsize=_REMEMBERED_ANSWERS)(as_json_line)
 
-    # The engine never changes, so neither does the answer to a flow.
+    # The evaluator never changes, so neither does the answer to a flow.
     @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
     def answer(
         source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None
     ) -> tuple[bytes, bool]:
-        explanation = engine.explain(source, destination, protocol, port)
+        explanation = evaluator.explain(source, destination, protocol, port)
         is_expected = expected is None or expected.is_met_by(explanation)
         return echo(source, destination, protocol, port, port_name) + render(explanation)[1:], is_expected
 

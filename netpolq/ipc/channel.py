@@ -6,13 +6,13 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Serve, Drain
     worker → pool → supervisor   Report, Refusal, Hints
-    standby worker → pool        Alive
+    standby worker → pool        Heartbeat
     supervisor → pool → worker   Logging
-    supervisor → pool            Alive, StandDown, InPlace
-    pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, Alone
+    supervisor → pool            Heartbeat, StandDown, RulesetInstalled
+    pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, PeerGone
 
 A peer that stands still keeps what it has not read, and with each `Publish` a whole snapshot: so no process has more than `MAX_UNREAD` of
-them on their way. The supervisor waits for `Taken`, the pool for `Report` or `Alive`.
+them on their way. The supervisor waits for `Taken`, the pool for `Report` or `Heartbeat`.
 
 Encoding: one byte of kind, then fixed fields in host byte order.
 """
@@ -147,11 +147,11 @@ class StoodDown(NamedTuple):
     """Nobody else changes the ruleset."""
 
 
-class InPlace(NamedTuple):
+class RulesetInstalled(NamedTuple):
     """The ruleset is ours: an agent that serves beside us may leave."""
 
 
-class Alone(NamedTuple):
+class PeerGone(NamedTuple):
     """The agent that served beside us has left. It was judging until now."""
 
 
@@ -161,7 +161,7 @@ class Failure(NamedTuple):
     message: str
 
 
-class Alive(NamedTuple):
+class Heartbeat(NamedTuple):
     """A standby worker or the supervisor is there, and its loop runs. `version`: the last snapshot that it was sent or has sent."""
 
     version: int
@@ -187,15 +187,15 @@ class Taken(NamedTuple):
     problem: str
 
 
-_Bare = Drain | StandDown | StoodDown | InPlace | Alone
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | Alive | Counters | Taken | Failure | Logging | _Bare
+_Bare = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Heartbeat | Counters | Taken | Failure | Logging | _Bare
 
 _BARE: dict[int, _Bare] = {
     _Kind.DRAIN: Drain(),
     _Kind.STAND_DOWN: StandDown(),
     _Kind.STOOD_DOWN: StoodDown(),
-    _Kind.IN_PLACE: InPlace(),
-    _Kind.ALONE: Alone(),
+    _Kind.IN_PLACE: RulesetInstalled(),
+    _Kind.ALONE: PeerGone(),
 }
 """Messages that say nothing but their kind."""
 
@@ -229,7 +229,7 @@ def encode(message: Message) -> bytes:
             return _REFUSAL.pack(_Kind.REFUSAL, slot, version) + text.encode()[:_MAX_TEXT_BYTES]
         case Taken(version, text):
             return _TAKEN.pack(_Kind.TAKEN, version) + text.encode()[:_MAX_TEXT_BYTES]
-        case Alive():
+        case Heartbeat():
             return _ALIVE.pack(_Kind.ALIVE, *message)
         case Counters():
             return _COUNTERS.pack(_Kind.COUNTERS, *message)
@@ -267,7 +267,7 @@ def decode(data: bytes) -> Message:
                 _kind, version = _TAKEN.unpack_from(data)
                 return Taken(version, data[_TAKEN.size :].decode(errors="replace"))
             case _Kind.ALIVE:
-                return Alive(*_ALIVE.unpack(data)[1:])
+                return Heartbeat(*_ALIVE.unpack(data)[1:])
             case _Kind.COUNTERS:
                 return Counters(*_COUNTERS.unpack(data)[1:])
             case _Kind.FAILURE:

@@ -103,7 +103,7 @@ def is_key(wanted: str, given: str) -> bool:
     return bool(wanted) and hmac.compare_digest(wanted.encode(), given.encode())
 
 
-class Conversation:
+class TakeoverConnection:
     """One end of a takeover, or of what might become one. `pid`: the process at the other end. `handed_on`: the socket of the one agent."""
 
     def __init__(self, end: socket.socket, *, with_holder: bool = False) -> None:
@@ -115,7 +115,7 @@ class Conversation:
         self.pid, self._uid, _gid = _CREDENTIALS.unpack(credentials)
 
     @classmethod
-    def with_running_agent(cls) -> "Conversation | None":
+    def with_running_agent(cls) -> "TakeoverConnection | None":
         """Speak to the agent that serves this network namespace; None if there is none.
 
         Somebody else's process that holds the name is none: anybody may bind an abstract name.
@@ -193,7 +193,7 @@ class Conversation:
 
 def running_agent() -> int | None:
     """Process id of the agent that serves this network namespace, or None."""
-    conversation = Conversation.with_running_agent()
+    conversation = TakeoverConnection.with_running_agent()
     if conversation is None:
         return None
     conversation.close()
@@ -202,7 +202,7 @@ def running_agent() -> int | None:
 
 def queues_beside(wanted: range) -> range:
     """The queues for an agent that is to take over: the wanted ones, or if the running agent has some of them, as many others."""
-    conversation = Conversation.with_running_agent()
+    conversation = TakeoverConnection.with_running_agent()
     if conversation is None:
         return wanted
     try:

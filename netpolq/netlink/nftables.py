@@ -104,7 +104,7 @@ def remove_table(table: str, family: int = NFPROTO_INET) -> bool:
     return False
 
 
-def rehearse(requests: Sequence[Request]) -> None:
+def dry_run(requests: Sequence[Request]) -> None:
     """Have the kernel check the requests, loading the modules they need, without changing the ruleset. Raises like `commit`.
 
     A batch without an end is validated and rolled back.

@@ -1,4 +1,4 @@
-"""The compiled engine: judges flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
+"""The compiled evaluator: judges flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
 
 import time
 
@@ -6,12 +6,12 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import Direction, Reason, Verdict
 from netpolq.policy.compiler import compile_snapshot
 from netpolq.policy.evaluator import Explanation, Side
-from netpolq.snapshot.reader import NO_RULE, SnapshotView
+from netpolq.snapshot.reader import NO_RULE, SnapshotReader
 from netpolq.store import Store
 
 
-class SnapshotEngine:
-    """An `Engine` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint.
+class CompiledEvaluator:
+    """An `Evaluator` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint.
 
     `rejections`: what of the store is not in these bytes.
     """
@@ -19,10 +19,10 @@ class SnapshotEngine:
     def __init__(self, store: Store) -> None:
         compiler = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True)
         self.rejections = compiler.rejections
-        self.view = SnapshotView(compiler.draft.encoded(version=1, created_ns=time.time_ns()))
+        self.view = SnapshotReader(compiler.builder.encoded(version=1, created_ns=time.time_ns()))
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
-        """Judge a flow; see `netpolq.policy.evaluator.Engine`."""
+        """Judge a flow; see `netpolq.policy.evaluator.Evaluator`."""
         view = self.view
         egress = view.programs(source)[Direction.EGRESS]
         ingress = view.programs(destination)[Direction.INGRESS]

@@ -11,18 +11,18 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import Direction
 from netpolq.model import Pod, Rejection
 from netpolq.policy.cidr_table import MAX_ENTRIES
-from netpolq.policy.endpoint_policies import Isolation
-from netpolq.policy.peer_classes import NOBODY, Group, Groups
+from netpolq.policy.endpoint_policies import EndpointPolicies
+from netpolq.policy.peer_classes import NOBODY, PeerClass, PeerClasses
 from netpolq.policy.program_compiler import PeerSelector
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.program_encoder import encode_addresses
-from netpolq.store import Store, Touched
+from netpolq.store import DirtySet, Store
 
 _ADDRESSES_A_STEP = 1000
 
 
 class Compiler:
-    """Keeps a draft of the snapshot of a store.
+    """Keeps a builder of the snapshot of a store.
 
     `is_local`: the pods to compile programs for. `with_pod_names`: also store who owns each address, which the log of packets tells.
     """
@@ -31,10 +31,10 @@ class Compiler:
         self._store = store
         self._is_local = is_local
         self._with_pod_names = with_pod_names
-        self.draft = Draft()
-        self._groups = Groups(self.draft)
-        self._isolation = Isolation(self.draft, self._groups)
-        self._group_of: dict[AddressKey, Group] = {}
+        self.builder = SnapshotBuilder()
+        self._peer_classes = PeerClasses(self.builder)
+        self._endpoints = EndpointPolicies(self.builder, self._peer_classes)
+        self._group_of: dict[AddressKey, PeerClass] = {}
         self._changed: set[AddressKey] = set()
 
     def update(self) -> None:
@@ -43,7 +43,7 @@ class Compiler:
             pass
 
     def steps(self) -> Iterator[None]:
-        """The same in steps of some milliseconds. The store may change between them: the draft is good again at the end.
+        """The same in steps of some milliseconds. The store may change between them: the builder is good again at the end.
 
         The last step ends with everything taken over, so that whoever goes on without a pause has a whole state of the store. What the
         store has noted as touched is taken away from it, so only one compiler can keep up with a store.
@@ -53,30 +53,30 @@ class Compiler:
         for _ in self.take_over(self._store.take_touched()):
             pass
 
-    def take_over(self, touched: Touched) -> Iterator[None]:
+    def take_over(self, touched: DirtySet) -> Iterator[None]:
         """Take over what may have changed, in steps."""
         if not touched:
             return
         # In this order a change is held against selectors that were in use before, so numbers mean the same on both sides. One that
         # comes into use or goes out of it comes or goes with a program, whose endpoints are told as changed.
         for name in sorted(touched.namespaces):
-            self._changed |= self._groups.label(name, self._store.namespace_labels(name))
+            self._changed |= self._peer_classes.label(name, self._store.namespace_labels(name))
             yield
         for done, address in enumerate(touched.addresses):
             self._move(address)
             if done % _ADDRESSES_A_STEP == _ADDRESSES_A_STEP - 1:
                 yield
         for key in sorted(touched.policies):
-            self._isolation.put_policy(key, self._store.policies.get(key))
-        yield from self._isolation.compile()
-        yield from self._groups.settle()
-        self._changed |= self._isolation.place()
-        self.draft.sweep()
+            self._endpoints.put_policy(key, self._store.policies.get(key))
+        yield from self._endpoints.compile()
+        yield from self._peer_classes.settle()
+        self._changed |= self._endpoints.place()
+        self.builder.sweep()
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
         before = self._group_of.get(address)
-        after = None if pod is None else self._groups.group_of(pod)
+        after = None if pod is None else self._peer_classes.group_of(pod)
         if before is not after:
             if after is None:
                 del self._group_of[address]
@@ -84,11 +84,11 @@ class Compiler:
                 self._group_of[address] = after
             if (NOBODY if before is None else before.identity) != (NOBODY if after is None else after.identity):
                 self._changed.add(address)
-            self._groups.move(address, before, after)
+            self._peer_classes.move(address, before, after)
         # A pod of another node that claims an address of one of ours, rightly or not, does not take its isolation away.
-        self._isolation.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
+        self._endpoints.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
         if self._with_pod_names:
-            self.draft.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
+            self.builder.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
 
     def take_changed(self) -> frozenset[AddressKey]:
         """The addresses whose flows may be judged differently from when this was last asked."""
@@ -98,18 +98,18 @@ class Compiler:
     @property
     def isolated(self) -> tuple[frozenset[AddressKey], ...]:
         """The local addresses that some policy isolates, by direction (in the order of `Direction`)."""
-        return self._isolation.isolated
+        return self._endpoints.isolated
 
     @property
     def local(self) -> frozenset[AddressKey]:
         """The addresses of all local pods."""
-        return self._isolation.local
+        return self._endpoints.local
 
     @property
     def rejections(self) -> list[Rejection]:
         """What could be understood, and takes too much room: the IP blocks of some rules. One for each policy and direction, sorted."""
         by_policy: dict[tuple[str, Direction], list[int]] = {}
-        for rule in sorted(self._isolation.left_out):
+        for rule in sorted(self._endpoints.left_out):
             by_policy.setdefault((rule.policy, rule.direction), []).append(rule.position)
         return [
             Rejection(
@@ -127,7 +127,7 @@ class Compiler:
     @property
     def selectors(self) -> dict[int, PeerSelector]:
         """What the numbers of selectors in the snapshot stand for."""
-        return self._groups.selectors
+        return self._peer_classes.selectors
 
 
 def compile_snapshot(
@@ -141,18 +141,18 @@ def compile_snapshot(
     for _ in compiler.take_over(store.everything()):
         pass
     if with_nodes:
-        _add_nodes(compiler.draft, store)
+        _add_nodes(compiler.builder, store)
     return compiler
 
 
-def _add_nodes(draft: Draft, store: Store) -> None:
+def _add_nodes(builder: SnapshotBuilder, store: Store) -> None:
     of_node = store.addresses_of_nodes()
     owners = store.address_owners()
     sets = {address: tuple(sorted({*pod.host_ips, *of_node.get(pod.node_name, ())})) for address, pod in owners.items()}
     nodes = sorted({addresses for addresses in sets.values() if addresses})
     numbers = {addresses: number for number, addresses in enumerate(nodes)}
-    draft.set_nodes(
+    builder.set_nodes(
         [encode_addresses(addresses) for addresses in nodes],
         {address: numbers[addresses] for address, addresses in sets.items() if addresses},
     )
-    draft.sweep()
+    builder.sweep()

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from netpolq.addresses import AddressKey
 from netpolq.enums import Direction
 from netpolq.model import Labels, NetworkPolicy, Pod
-from netpolq.policy.peer_classes import Groups
+from netpolq.policy.peer_classes import PeerClasses
 from netpolq.policy.program_compiler import Compiled, Decisions, compile_policies
 from netpolq.policy.selectors import matches
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import Rule
-from netpolq.snapshot.program_encoder import Code, encode_program
+from netpolq.snapshot.program_encoder import RelocatableProgram, encode_program
 
 PolicyKey = tuple[str, str]
 """Namespace and name."""
@@ -33,7 +33,7 @@ class _Program:
 
     __slots__ = ("code", "compiled", "decisions", "place", "policies", "uses")
 
-    def __init__(self, compiled: Compiled, code: Code, policies: tuple[PolicyKey, ...]) -> None:
+    def __init__(self, compiled: Compiled, code: RelocatableProgram, policies: tuple[PolicyKey, ...]) -> None:
         self.compiled = compiled
         self.code = code
         self.policies = policies
@@ -55,16 +55,16 @@ class _Kind:
         self.programs: list[_Program | None] = [None for _ in Direction]
 
 
-class Isolation:
-    """Which programs judge which local addresses. Writes programs and endpoints of a draft.
+class EndpointPolicies:
+    """Which programs judge which local addresses. Writes programs and endpoints of a builder.
 
     `local`: the addresses of all local pods; `isolated`: those that some policy isolates, by direction (in the order of `Direction`).
     `left_out`: rules whose IP blocks take too much room in a program (`netpolq.policy.cidr_table`) and admit nothing.
     """
 
-    def __init__(self, draft: Draft, groups: Groups) -> None:
-        self._draft = draft
-        self._groups = groups
+    def __init__(self, builder: SnapshotBuilder, groups: PeerClasses) -> None:
+        self._builder = builder
+        self._peer_classes = groups
         self._policies: dict[str, dict[PolicyKey, NetworkPolicy]] = {}
         self._kinds: dict[str, dict[Labels, _Kind]] = {}
         self._kind_of: dict[AddressKey, _Kind] = {}
@@ -161,23 +161,23 @@ class Isolation:
         if program is None:
             compiled = compile_policies(direction, [policies[key] for key in names])
             for selector in compiled.selectors:
-                self._groups.acquire(selector)
+                self._peer_classes.acquire(selector)
             for name in sorted(compiled.port_names):
-                self._groups.acquire_port_name(name)
-            strings = self._draft.strings
+                self._peer_classes.acquire_port_name(name)
+            strings = self._builder.strings
             for text in compiled.isolated_by:
                 strings.acquire(text)
-            code = encode_program((compiled.tier(self._groups.number),), compiled.rules, strings.number)
+            code = encode_program((compiled.tier(self._peer_classes.number),), compiled.rules, strings.number)
             program = self._programs[direction, names] = _Program(compiled, code, names)
         return program
 
     def _release(self, direction: Direction, program: _Program) -> None:
         for selector in program.compiled.selectors:
-            self._groups.release(selector)
+            self._peer_classes.release(selector)
         for name in program.compiled.port_names:
-            self._groups.release_port_name(name)
+            self._peer_classes.release_port_name(name)
         for text in program.compiled.isolated_by:
-            self._draft.strings.release(text)
+            self._builder.strings.release(text)
         if self._programs.get((direction, program.policies)) is program:
             del self._programs[direction, program.policies]
 
@@ -198,7 +198,7 @@ class Isolation:
             if egress is not None or ingress is not None:
                 endpoints[address] = (-1 if egress is None else egress.place), (-1 if ingress is None else ingress.place)
                 sides[address] = Sides(_decisions(egress), _decisions(ingress))
-        self._draft.set_programs([program.code for program in programs], endpoints)
+        self._builder.set_programs([program.code for program in programs], endpoints)
         self.left_out = frozenset(rule for program in programs for rule in program.compiled.left_out)
         before, self._sides = self._sides, sides
         self.local = frozenset(self._kind_of)

@@ -48,7 +48,7 @@ class Explanation:
         return (self.egress if self.direction is Direction.EGRESS else self.ingress).isolated_by[0]
 
 
-class Engine(Protocol):
+class Evaluator(Protocol):
     """Judges flows between addresses."""
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:

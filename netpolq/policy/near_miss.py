@@ -1,7 +1,7 @@
 """Why the rules of an isolating policy do not allow a flow, and the smallest addition to the policy that would.
 
 For each policy the rule that comes closest is told: one that fails in one part (its peers, or its ports) before one that fails in both,
-then the one whose selectors miss by the fewest requirements, then the first. Read straight from the objects, like the reference engine.
+then the one whose selectors miss by the fewest requirements, then the first. Read straight from the objects, like the reference evaluator.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from netpolq.model import (
 )
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.misses import PeerMiss, peer_miss, port_miss
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
 
 
@@ -111,10 +111,10 @@ class NearMissFinder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._reference = ReferenceEngine(store)
+        self._reference = ReferenceEvaluator(store)
 
     def find(self, explanation: Explanation, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> NearMisses:
-        """Near misses of the directions that deny a flow, as an engine has explained it."""
+        """Near misses of the directions that deny a flow, as an evaluator has explained it."""
         egress = _Flow(Direction.EGRESS, destination, destination, protocol, port)
         ingress = _Flow(Direction.INGRESS, source, destination, protocol, port)
         return NearMisses(

@@ -10,7 +10,7 @@ from netpolq.addresses import AddressKey
 from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort, Pod
 from netpolq.policy.program_compiler import PeerSelector
 from netpolq.policy.selectors import matches
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import Identity
 
 NOBODY = Identity((), ())
@@ -20,7 +20,7 @@ _GROUPS_A_STEP = 2000
 _ADDRESSES_A_STEP = 2000
 
 
-class Group:
+class PeerClass:
     """Pods of one namespace with equal labels and named ports, by the addresses they own. `number`: of its identity, 0: none."""
 
     __slots__ = ("identity", "labels", "members", "named_ports", "namespace", "number")
@@ -44,17 +44,17 @@ class _Use:
         self.count = 0
 
 
-class Groups:
-    """All groups, and the selectors and port names in use. Writes identities and addresses of a draft.
+class PeerClasses:
+    """All groups, and the selectors and port names in use. Writes identities and addresses of a builder.
 
     What is acquired and released takes effect with `settle`; until then numbers of what was released are not given out again.
     """
 
-    def __init__(self, draft: Draft) -> None:
-        self._draft = draft
-        self._groups: dict[tuple[str, Labels, tuple[NamedPort, ...]], Group] = {}
-        self._in_namespace: dict[str, set[Group]] = {}
-        self._with_port_name: dict[str, set[Group]] = {}
+    def __init__(self, builder: SnapshotBuilder) -> None:
+        self._builder = builder
+        self._peer_classes: dict[tuple[str, Labels, tuple[NamedPort, ...]], PeerClass] = {}
+        self._in_namespace: dict[str, set[PeerClass]] = {}
+        self._with_port_name: dict[str, set[PeerClass]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._scopes: dict[str, dict[int, LabelSelector]] = {}
         self._selectors: dict[PeerSelector, _Use] = {}
@@ -100,7 +100,7 @@ class Groups:
         """Use a port name once more."""
         use = self._port_names.get(name)
         if use is None:
-            use = self._port_names[name] = _Use(self._draft.strings.acquire(name))
+            use = self._port_names[name] = _Use(self._builder.strings.acquire(name))
             self._unsettled_names[name] = True
         use.count += 1
 
@@ -114,7 +114,7 @@ class Groups:
     def settle(self) -> Iterator[None]:
         """Let the identities of all groups be what the selectors and names in use make of them. Pauses at times."""
         fresh, gone = self._take_unsettled()
-        changed: dict[Group, set[int]] = {}
+        changed: dict[PeerClass, set[int]] = {}
         seen = 0
         for selector, number in (*gone, *fresh):
             is_fresh = selector in self._selectors
@@ -132,7 +132,7 @@ class Groups:
             for group in self._with_port_name.get(name, ()):
                 changed.setdefault(group, set(group.identity.selectors))
         written = 0
-        self._draft.addresses.reserve(sum(len(group.members) for group in changed if not group.number))
+        self._builder.addresses.reserve(sum(len(group.members) for group in changed if not group.number))
         for group, numbers in changed.items():
             written += self._set_identity(group, Identity(tuple(sorted(numbers)), self._ports(group)))
             if written > _ADDRESSES_A_STEP:
@@ -160,11 +160,11 @@ class Groups:
         for name in self._unsettled_names:
             if not self._port_names[name].count:
                 del self._port_names[name]
-                self._draft.strings.release(name)
+                self._builder.strings.release(name)
         self._unsettled_names = {}
         return names
 
-    def _in_scope(self, selector: PeerSelector, number: int, *, joins: bool) -> Iterator[Group]:
+    def _in_scope(self, selector: PeerSelector, number: int, *, joins: bool) -> Iterator[PeerClass]:
         """The groups of the namespaces that a selector is about, which joins or leaves their scopes."""
         for namespace in (selector.namespace,) if selector.namespace else tuple(self._scopes):
             scope = self._scopes.get(namespace)
@@ -197,13 +197,13 @@ class Groups:
                 changed |= group.members
         return changed
 
-    def group_of(self, pod: Pod) -> Group:
+    def group_of(self, pod: Pod) -> PeerClass:
         """The group of a pod, which comes up if it is the first one of its kind."""
         labels = Labels.of(pod.labels)
         key = pod.namespace, labels, pod.named_ports
-        group = self._groups.get(key)
+        group = self._peer_classes.get(key)
         if group is None:
-            group = self._groups[key] = Group(*key)
+            group = self._peer_classes[key] = PeerClass(*key)
             if pod.namespace not in self._scopes:
                 self._scopes[pod.namespace] = self._scope(pod.namespace)
             self._in_namespace.setdefault(pod.namespace, set()).add(group)
@@ -212,18 +212,18 @@ class Groups:
             self._set_identity(group, self._identify(group))
         return group
 
-    def move(self, address: AddressKey, before: Group | None, after: Group | None) -> None:
+    def move(self, address: AddressKey, before: PeerClass | None, after: PeerClass | None) -> None:
         """Let an address belong to a pod of another group, or to none."""
         if before is not None:
             before.members.discard(address)
         if after is not None:
             after.members.add(address)
-        self._draft.addresses.set(address, 0 if after is None else after.number)
+        self._builder.addresses.set(address, 0 if after is None else after.number)
         if before is not None and not before.members:
             self._forget(before)
 
-    def _forget(self, group: Group) -> None:
-        del self._groups[group.namespace, group.labels, group.named_ports]
+    def _forget(self, group: PeerClass) -> None:
+        del self._peer_classes[group.namespace, group.labels, group.named_ports]
         self._in_namespace[group.namespace].discard(group)
         if not self._in_namespace[group.namespace]:
             del self._in_namespace[group.namespace], self._scopes[group.namespace]
@@ -245,32 +245,32 @@ class Groups:
         labels = self._labels.get(namespace)
         return matches(selector.namespace_selector, {NAMESPACE_NAME_LABEL: namespace} if labels is None else labels)
 
-    def _identify(self, group: Group) -> Identity:
+    def _identify(self, group: PeerClass) -> Identity:
         scope = self._scopes[group.namespace]
         return Identity(
             tuple(sorted(number for number, selector in scope.items() if matches(selector, group.labels))), self._ports(group)
         )
 
-    def _ports(self, group: Group) -> tuple[NamedPort, ...]:
+    def _ports(self, group: PeerClass) -> tuple[NamedPort, ...]:
         return tuple(sorted({port for port in group.named_ports if port.name in self._port_names}))
 
-    def _set_identity(self, group: Group, identity: Identity) -> int:
+    def _set_identity(self, group: PeerClass, identity: Identity) -> int:
         """Write a group's identity. Returns how many addresses that meant to write."""
         group.identity = identity
-        draft = self._draft
+        builder = self._builder
         if identity == NOBODY:
             if group.number:
-                draft.identities.discard(group.number)
+                builder.identities.discard(group.number)
                 group.number = 0
                 return self._point(group)
             return 0
         if group.number:
-            draft.identities.change(group.number, identity)
+            builder.identities.change(group.number, identity)
             return 1
-        group.number = draft.identities.add(identity)
+        group.number = builder.identities.add(identity)
         return self._point(group)
 
-    def _point(self, group: Group) -> int:
+    def _point(self, group: PeerClass) -> int:
         for address in group.members:
-            self._draft.addresses.set(address, group.number)
+            self._builder.addresses.set(address, group.number)
         return len(group.members)

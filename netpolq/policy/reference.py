@@ -1,6 +1,6 @@
 """The slow, obvious evaluator: walks every policy for each flow, straight from the objects.
 
-It is what the compiled engine is held against, so it shares nothing with it but the model and the selectors, and is written to be read
+It is what the compiled evaluator is held against, so it shares nothing with it but the model and the selectors, and is written to be read
 beside the API's own words (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
 """
 
@@ -15,8 +15,8 @@ from netpolq.policy.selectors import matches
 from netpolq.store import Store
 
 
-class ReferenceEngine:
-    """Judges flows cluster-wide. The store must not change while the engine is in use: build another one after an update."""
+class ReferenceEvaluator:
+    """Judges flows cluster-wide. The store must not change while the evaluator is in use: build another one after an update."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from netpolq.settings.definitions import CT_LABEL, MANIFESTS, RUN_DIR
-from netpolq.settings.options import Group, Option
+from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.parsers import one_of, plain_text
 
 OUTPUT: Option[str] = Option(
@@ -14,7 +14,7 @@ OUTPUT: Option[str] = Option(
     metavar="FORMAT",
     allowed="text or json",
     help="Shape of the answer.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
     letter="o",
 )
 SOURCE: Option[str] = Option(
@@ -24,7 +24,7 @@ SOURCE: Option[str] = Option(
     metavar="WHO",
     allowed="an IP address or NAMESPACE/POD; :PORT may follow and makes no difference",
     help="Client: the end that opens the connection.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 DESTINATION: Option[str] = Option(
     name="dst",
@@ -33,7 +33,7 @@ DESTINATION: Option[str] = Option(
     metavar="WHO",
     allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80",
     help="Server: the end that the connection is for.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 PROTOCOL: Option[str] = Option(
     name="protocol",
@@ -42,7 +42,7 @@ PROTOCOL: Option[str] = Option(
     metavar="NAME",
     allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255",
     help="Protocol of the packet.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 PORT: Option[str] = Option(
     name="port",
@@ -51,7 +51,7 @@ PORT: Option[str] = Option(
     metavar="PORT",
     allowed="0 to 65535, or the name of a port of the destination pod",
     help="Destination port; needed with TCP, UDP and SCTP, here or behind --dst.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 EXPECT: Option[str] = Option(
     name="expect",
@@ -60,14 +60,14 @@ EXPECT: Option[str] = Option(
     metavar="VERDICT",
     allowed="allow or deny",
     help="Exit code 8 unless this is the verdict (with --packets: on every line), for tests of policies.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 MANIFESTS_TO_READ: Option[Path | None] = replace(
     MANIFESTS,
     metavar="PATH",
     allowed="a folder or a file",
     help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file, whatever its name.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 PACKETS: Option[str] = Option(
     name="packets",
@@ -78,7 +78,7 @@ PACKETS: Option[str] = Option(
     help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
     "dport may be the name of a port of the destination pod. One JSON line answers each, in order, and repeats these four fields; "
     "beside the number of a named port, dport_name has the name.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 ENGINE: Option[str] = Option(
     name="engine",
@@ -87,7 +87,7 @@ ENGINE: Option[str] = Option(
     metavar="NAME",
     allowed="snapshot or reference",
     help="What judges: the encoded snapshot, as workers read it, or the slow evaluator that is its yardstick.",
-    group=Group.COMMAND,
+    group=OptionGroup.COMMAND,
 )
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)

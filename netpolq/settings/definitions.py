@@ -4,7 +4,7 @@ from pathlib import Path
 
 from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.hold import cni, ranges, ruleset
-from netpolq.settings.options import Group, Option
+from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.parsers import (
     MAX_CACHED_VERDICTS,
     MAX_QUEUE,
@@ -35,7 +35,7 @@ MANIFESTS: Option[Path | None] = Option(
     allowed="a folder",
     help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; changes are followed. Without "
     "it the cluster is watched.",
-    group=Group.SOURCE,
+    group=OptionGroup.SOURCE,
 )
 KUBECONFIG: Option[str] = Option(
     name="kubeconfig",
@@ -45,8 +45,8 @@ KUBECONFIG: Option[str] = Option(
     allowed="a path",
     help="Access to the Kubernetes API. Without it and without --manifests: the files in the variable KUBECONFIG, or else the service "
     "account of the pod the agent runs in. ~ is the home folder.",
-    group=Group.SOURCE,
-    carried_over=True,
+    group=OptionGroup.SOURCE,
+    upstream=True,
 )
 HOSTNAME_OVERRIDE: Option[str] = Option(
     name="hostname-override",
@@ -55,8 +55,8 @@ HOSTNAME_OVERRIDE: Option[str] = Option(
     metavar="NAME",
     allowed="a node name of letters, digits, '.', '-' and '_', or nothing",
     help="Name of this node as in spec.nodeName of its pods; empty: the host name. Either is put in lower case, as the kubelet does.",
-    group=Group.SOURCE,
-    carried_over=True,
+    group=OptionGroup.SOURCE,
+    upstream=True,
 )
 CONFIG: Option[Path | None] = Option(
     name="config",
@@ -65,7 +65,7 @@ CONFIG: Option[Path | None] = Option(
     metavar="FILE",
     allowed="a TOML file",
     help="TOML file with any of these settings, keyed by flag name without dashes in front.",
-    group=Group.SOURCE,
+    group=OptionGroup.SOURCE,
 )
 NFQUEUE_ID: Option[int] = Option(
     name="nfqueue-id",
@@ -74,9 +74,9 @@ NFQUEUE_ID: Option[int] = Option(
     metavar="N",
     allowed=f"0 to {MAX_QUEUE}",
     help="Number of the first queue; worker k serves queue N+k.",
-    group=Group.QUEUES,
+    group=OptionGroup.QUEUES,
     natural=int,
-    carried_over=True,
+    upstream=True,
 )
 WORKERS: Option[int | None] = Option(
     name="workers",
@@ -86,7 +86,7 @@ WORKERS: Option[int | None] = Option(
     allowed=f"auto or 1 to {MAX_WORKERS}",
     help="Number of workers, each a process with a queue of its own; auto: one for each CPU that the agent may be scheduled on and that "
     "its CPU limit pays for, at most 16.",
-    group=Group.QUEUES,
+    group=OptionGroup.QUEUES,
     natural=int,
 )
 QUEUE_BALANCE: Option[QueueRange | None] = Option(
@@ -97,7 +97,7 @@ QUEUE_BALANCE: Option[QueueRange | None] = Option(
     allowed=f"A:B with 0 <= A <= B <= {MAX_QUEUE} and at most {MAX_WORKERS} queues",
     help="The exact queues, one worker each, instead of --nfqueue-id and --workers. Given beside one of them it is refused; where one "
     "place of higher precedence gives either form, lower places have no say in the other.",
-    group=Group.QUEUES,
+    group=OptionGroup.QUEUES,
 )
 FANOUT: Option[bool] = Option(
     name="fanout",
@@ -106,7 +106,7 @@ FANOUT: Option[bool] = Option(
     metavar="BOOL",
     allowed=_BOOLEAN,
     help="Choose the queue by the CPU a packet is on; false: by a hash of its two addresses.",
-    group=Group.QUEUES,
+    group=OptionGroup.QUEUES,
     natural=bool,
 )
 TAKEOVER: Option[bool] = Option(
@@ -118,7 +118,7 @@ TAKEOVER: Option[bool] = Option(
     help="Take over from an agent that runs in this network namespace with the same --run-dir, if there is one: get ready beside it, "
     "on other queues if need be, put the own rules in place in one step, and have it drain its queues and leave. "
     "No connection is lost or passes unjudged.",
-    group=Group.QUEUES,
+    group=OptionGroup.QUEUES,
     natural=bool,
 )
 DATAPLANE: Option[Dataplane] = Option(
@@ -128,7 +128,7 @@ DATAPLANE: Option[Dataplane] = Option(
     metavar="FORM",
     allowed="auto, native or compat",
     help="Form of the queue rule: native is nftables' own statement, compat the NFQUEUE target; auto: the first that the kernel takes.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
 )
 MARK_MASK: Option[int] = Option(
     name="mark-mask",
@@ -138,7 +138,7 @@ MARK_MASK: Option[int] = Option(
     allowed="three adjacent bits of 32, such as 0x70",
     help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. What other software keeps in them is put "
     "back.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
     natural=int,
 )
 CT_LABEL: Option[int] = Option(
@@ -149,7 +149,7 @@ CT_LABEL: Option[int] = Option(
     allowed=f"0 to {ruleset.MAX_CT_LABEL}",
     help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "
     "use them.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
     natural=int,
 )
 VERDICT_CACHE: Option[VerdictCacheMode] = Option(
@@ -160,7 +160,7 @@ VERDICT_CACHE: Option[VerdictCacheMode] = Option(
     allowed="auto, on or off",
     help="Keep decisions that are asked for again in the kernel, so that further connections like these pass, or are dropped, without "
     "a worker. Such connections show in counters only, not in the log of packets; auto: on, unless --v is 2 or more.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
 )
 VERDICT_CACHE_TTL: Option[int] = Option(
     name="verdict-cache-ttl",
@@ -169,7 +169,7 @@ VERDICT_CACHE_TTL: Option[int] = Option(
     metavar="SECONDS",
     allowed=f"1 to {MAX_VERDICT_TTL_S}",
     help="Seconds after which a decision in the kernel is asked for anew. A change of policy does not wait for that.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
     natural=int,
 )
 VERDICT_CACHE_SIZE: Option[int] = Option(
@@ -179,7 +179,7 @@ VERDICT_CACHE_SIZE: Option[int] = Option(
     metavar="N",
     allowed=f"2 to {MAX_CACHED_VERDICTS}",
     help="Decisions kept in the kernel at most, half of them drops; each takes some 200 bytes there and 500 in the supervisor.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
     natural=int,
 )
 RUN_DIR: Option[Path] = Option(
@@ -189,7 +189,7 @@ RUN_DIR: Option[Path] = Option(
     metavar="DIR",
     allowed="an absolute path of at most 95 bytes",
     help="Folder for the status socket, the metrics of the workers and the image of the newest snapshot.",
-    group=Group.DATA_PLANE,
+    group=OptionGroup.DATA_PLANE,
 )
 FAIL_OPEN: Option[bool] = Option(
     name="fail-open",
@@ -198,9 +198,9 @@ FAIL_OPEN: Option[bool] = Option(
     metavar="BOOL",
     allowed=_BOOLEAN,
     help="What becomes of packets that nobody can judge (no agent, full queue): true lets them pass, false drops them.",
-    group=Group.POLICY,
+    group=OptionGroup.POLICY,
     natural=bool,
-    carried_over=True,
+    upstream=True,
 )
 POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
     name="pod-cidrs",
@@ -211,7 +211,7 @@ POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
     help="Ranges of this node's pods, for the hold: in fail-closed mode, and where no rules of an earlier agent are in place, traffic of "
     "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration "
     "names them, and in a cluster spec.podCIDRs of the Node.",
-    group=Group.POLICY,
+    group=OptionGroup.POLICY,
 )
 CNI_CONF_DIR: Option[Path | None] = Option(
     name="cni-conf-dir",
@@ -220,7 +220,7 @@ CNI_CONF_DIR: Option[Path | None] = Option(
     metavar="DIR",
     allowed="a folder",
     help="Folder of the CNI configuration, which is read for pod ranges where --pod-cidrs names none; empty: it is not read.",
-    group=Group.POLICY,
+    group=OptionGroup.POLICY,
 )
 STRICT_MODE: Option[bool] = Option(
     name="strict-mode",
@@ -230,9 +230,9 @@ STRICT_MODE: Option[bool] = Option(
     allowed=_BOOLEAN,
     help="Judge established connections again when a policy or a pod changes; those that are denied now get no further. false: what was "
     "accepted once goes on until it ends.",
-    group=Group.POLICY,
+    group=OptionGroup.POLICY,
     natural=bool,
-    carried_over=True,
+    upstream=True,
 )
 NODE_EGRESS: Option[NodeEgress] = Option(
     name="node-egress",
@@ -241,7 +241,7 @@ NODE_EGRESS: Option[NodeEgress] = Option(
     metavar="WHAT",
     allowed="judge or allow",
     help="Connections of a pod to its own node: judge applies the pod's egress policies, allow lets all of them pass.",
-    group=Group.POLICY,
+    group=OptionGroup.POLICY,
 )
 METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
     name="metrics-bind-address",
@@ -250,8 +250,8 @@ METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
     metavar="ADDRESS",
     allowed="HOST:PORT with a port from 0 to 65535, an IPv6 host in brackets, or :PORT for all addresses",
     help="Where /metrics, /healthz and /readyz are served.",
-    group=Group.OBSERVABILITY,
-    carried_over=True,
+    group=OptionGroup.OBSERVABILITY,
+    upstream=True,
 )
 VERBOSITY: Option[int] = Option(
     name="v",
@@ -261,9 +261,9 @@ VERBOSITY: Option[int] = Option(
     allowed="0 to 10",
     help="Verbosity of the log; from 1 on with a line for each version in force and what has changed, from 2 on for each first packet, "
     "from 4 on with debug lines.",
-    group=Group.OBSERVABILITY,
+    group=OptionGroup.OBSERVABILITY,
     natural=int,
-    carried_over=True,
+    upstream=True,
 )
 LOG_DENIED: Option[bool] = Option(
     name="log-denied",
@@ -273,7 +273,7 @@ LOG_DENIED: Option[bool] = Option(
     allowed=_BOOLEAN,
     help="Write a line for each denied first packet, few for each pair of source and destination, so that one pair cannot hide others. "
     "Denials are then not kept in the kernel (--verdict-cache), so that workers see all of them.",
-    group=Group.OBSERVABILITY,
+    group=OptionGroup.OBSERVABILITY,
     natural=bool,
 )
 LOGGING_FORMAT: Option[LoggingFormat] = Option(
@@ -283,7 +283,7 @@ LOGGING_FORMAT: Option[LoggingFormat] = Option(
     metavar="FORMAT",
     allowed="text or json",
     help="Shape of the log lines on standard error.",
-    group=Group.OBSERVABILITY,
+    group=OptionGroup.OBSERVABILITY,
 )
 NETFILTER_BUG_1766_FIX: Option[bool | None] = Option(
     name="netfilter-bug-1766-fix",
@@ -293,9 +293,9 @@ NETFILTER_BUG_1766_FIX: Option[bool | None] = Option(
     allowed=f"auto, {_BOOLEAN}",
     help="Judge DNS over UDP before routing, so that queries sent at the same time from one socket are not lost to netfilter bug 1766; "
     "auto: where the kernel has the bug.",
-    group=Group.COMPATIBILITY,
+    group=OptionGroup.COMPATIBILITY,
     natural=bool,
-    carried_over=True,
+    upstream=True,
 )
 DISABLE_NRI: Option[bool] = Option(
     name="disable-nri",
@@ -304,9 +304,9 @@ DISABLE_NRI: Option[bool] = Option(
     metavar="BOOL",
     allowed=_BOOLEAN,
     help="Do not ask the container runtime for pods. No effect yet, either way: the runtime is never asked.",
-    group=Group.COMPATIBILITY,
+    group=OptionGroup.COMPATIBILITY,
     natural=bool,
-    carried_over=True,
+    upstream=True,
 )
 
 OPTIONS: tuple[Option[object], ...] = (

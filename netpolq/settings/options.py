@@ -21,7 +21,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Group(StrEnum):
+class OptionGroup(StrEnum):
     """Headings of the flag list in `--help`, in this order."""
 
     SOURCE = "Source"
@@ -40,7 +40,7 @@ class Option(Generic[T_co]):
     `parse` raises `ValueError` for a text that is not allowed and must accept `default`. `allowed` completes "allowed: ".
     `natural`: the TOML type a file may use besides a string; `bool` also makes the flag one that needs no value.
     `letter`: a short form, `-o`; empty for none.
-    `carried_over`: the flag exists under this name in the kube-network-policies agent.
+    `upstream`: the flag exists under this name in the kube-network-policies agent.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Option(Generic[T_co]):
     metavar: str
     allowed: str
     help: str
-    group: Group
+    group: OptionGroup
     natural: type[str] | type[int] | type[bool] = str
-    carried_over: bool = False
+    upstream: bool = False
     letter: str = ""
 
     @property
-    def takes_no_word(self) -> bool:
+    def is_switch(self) -> bool:
         """Whether the flag stands alone (true) and never takes the following word for its value."""
         return self.natural is bool
 
@@ -128,12 +128,12 @@ def from_words(options: Sequence[Option[object]], words: Sequence[str]) -> Layer
         option = by_name.get(name)
         if option is None:
             option = by_name.get(name.removeprefix("no-"))
-            if option is None or not option.takes_no_word:
+            if option is None or not option.is_switch:
                 raise _unknown_flag(word.partition("=")[0], name, by_name)
             if equals:
                 raise SettingsError(f"flag --{name}: takes no value; write --{option.name}=true or --{option.name}=false")
             text = "false"
-        elif option.takes_no_word and not equals:
+        elif option.is_switch and not equals:
             text = "true"
             bare_boolean = f"--{name}"
         elif not equals:

@@ -4,7 +4,7 @@ import textwrap
 
 from collections.abc import Collection, Iterator, Sequence
 
-from netpolq.settings.options import Group, Option
+from netpolq.settings.options import Option, OptionGroup
 
 _WIDTH = 110
 
@@ -12,7 +12,7 @@ _WIDTH = 110
 def grouped_flags(options: Sequence[Option[object]]) -> str:
     """All options under the headings of their groups, each with its environment variable, `*` marking those carried over."""
     sections = []
-    for group in Group:
+    for group in OptionGroup:
         members = [option for option in options if option.group is group]
         if members:
             sections.append(f"{group}:\n{flag_list(members, environment=members)}")
@@ -32,10 +32,10 @@ def paragraph(text: str, *, indent: str = "") -> str:
 
 
 def _lines(option: Option[object], from_environment: bool) -> Iterator[str]:
-    form = f"--{option.name}[={option.metavar}]" if option.takes_no_word else f"--{option.name} {option.metavar}"
-    negated = f", --no-{option.name}" if option.takes_no_word else ""
+    form = f"--{option.name}[={option.metavar}]" if option.is_switch else f"--{option.name} {option.metavar}"
+    negated = f", --no-{option.name}" if option.is_switch else ""
     letter = f"-{option.letter}, " if option.letter else ""
-    yield f"  {letter}{form}{negated}{' *' if option.carried_over else ''}"
+    yield f"  {letter}{form}{negated}{' *' if option.upstream else ''}"
     yield paragraph(option.help, indent=" " * 8)
     environment = f" Environment: {option.environment}." if from_environment else ""
     yield paragraph(f"Allowed: {option.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 from netpolq.snapshot.hash_table import HashTable
-from netpolq.snapshot.identity_table import Identities
+from netpolq.snapshot.identity_table import IdentityTable
 from netpolq.snapshot.layout import (
     ADDRESS_CELL,
     BYTE_ORDER_MARK,
@@ -25,11 +25,11 @@ from netpolq.snapshot.layout import (
 )
 from netpolq.snapshot.memfd import Piece
 from netpolq.snapshot.pod_names import PodNames
-from netpolq.snapshot.program_encoder import Code
-from netpolq.snapshot.string_table import Strings
+from netpolq.snapshot.program_encoder import RelocatableProgram
+from netpolq.snapshot.string_table import StringTable
 
 
-class Draft:
+class SnapshotBuilder:
     """All that a snapshot holds. Whoever changes it calls `sweep` when done; then `pieces` gives the bytes.
 
     `addresses`: address key → identity number. `is_touched`: whether anything differs from what `pieces` gave last.
@@ -38,12 +38,12 @@ class Draft:
     def __init__(self) -> None:
         self.addresses = HashTable(ADDRESS_CELL)
         self.pod_names = PodNames()
-        self.strings = Strings()
-        self.identities = Identities(self.strings.number)
+        self.strings = StringTable()
+        self.identities = IdentityTable(self.strings.number)
         self._endpoints = HashTable(ENDPOINT_CELL)
         self._node_of = HashTable(NODE_OF_CELL)
-        self._programs: Sequence[Code] = ()
-        self._nodes: Sequence[Code] = ()
+        self._programs: Sequence[RelocatableProgram] = ()
+        self._nodes: Sequence[RelocatableProgram] = ()
         self._programs_at: Mapping[bytes, tuple[int, int]] = {}
         self._node_at: Mapping[bytes, int] = {}
         self._words = array("I")
@@ -52,12 +52,12 @@ class Draft:
         self._checksums: dict[Section, int] = {}
         self._names = b""
 
-    def set_programs(self, programs: Sequence[Code], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
+    def set_programs(self, programs: Sequence[RelocatableProgram], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
         """The programs from now on. `endpoints`: address key → places in `programs` of egress and ingress, -1: not isolated."""
         self._programs, self._programs_at = programs, endpoints
         self._words_base = 0
 
-    def set_nodes(self, nodes: Sequence[Code], node_of: Mapping[bytes, int]) -> None:
+    def set_nodes(self, nodes: Sequence[RelocatableProgram], node_of: Mapping[bytes, int]) -> None:
         """The addresses of nodes from now on. `node_of`: address key of a pod → place in `nodes`."""
         self._nodes, self._node_at = nodes, node_of
         self._words_base = 0

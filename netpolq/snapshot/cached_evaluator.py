@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Direction, Verdict
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 
 MAX_PAIRS = 4096
 """Pairs kept at most; then all are let go. With the largest classes that is about 7 MB, with usual ones 2."""
@@ -23,7 +23,7 @@ MAX_UNPACKED_PIECES = 512
 many pieces would have to be unpacked anew for every snapshot, while packets wait."""
 
 DROP_ON_EVERY_PORT = 2
-"""Answer of a resolver whose lowest bit is that of `Verdict.DROP`."""
+"""Answer of a evaluator whose lowest bit is that of `Verdict.DROP`."""
 
 _ACCEPT = Verdict.ACCEPT.value
 
@@ -54,10 +54,10 @@ class _Pieces:
         self.tables: dict[int, tuple[int, ...]] = {}
 
 
-class Resolver:
-    """Judges by one view, and must not outlive it. The verdicts are those of `SnapshotView.judge`."""
+class CachedEvaluator:
+    """Judges by one view, and must not outlive it. The verdicts are those of `SnapshotReader.judge`."""
 
-    def __init__(self, view: SnapshotView) -> None:
+    def __init__(self, view: SnapshotReader) -> None:
         self._view = view
         # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
@@ -65,7 +65,7 @@ class Resolver:
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
-        """Judge a flow; see `SnapshotView.judge`. The lowest bit is the verdict.
+        """Judge a flow; see `SnapshotReader.judge`. The lowest bit is the verdict.
 
         `DROP_ON_EVERY_PORT`: so would every other port of the protocol be judged. That is told only of pairs that came before.
         """

@@ -6,13 +6,13 @@ See `netpolq.snapshot.layout` for the form. Where a key lies may depend on what 
 from struct import Struct
 from zlib import crc32
 
-_FULLEST = 0.6
+_MAX_FILL = 0.6
 """Above this it grows. With fuller tables a look-up of an address without entry gets slow: it reads on to the next empty cell."""
 _AFTER_GROWTH = 0.5
 _EMPTIEST = 0.45
 """Below this it shrinks. Two addresses a pod at 20 bytes a cell are 89 bytes then, and 67 at the fullest."""
 _AFTER_SHRINKING = 0.55
-_FEWEST_SLOTS = 16
+_MIN_SLOTS = 16
 _SPARE_CELLS = 8
 
 
@@ -25,7 +25,7 @@ class HashTable:
         self.is_touched = True
         self.slots = 0
         self.cells = bytearray()
-        self._resize(_FEWEST_SLOTS)
+        self._resize(_MIN_SLOTS)
 
     def __len__(self) -> int:
         return self._count
@@ -43,7 +43,7 @@ class HashTable:
         if present == value:
             return
         if not present:
-            if self._count >= self.slots * _FULLEST:
+            if self._count >= self.slots * _MAX_FILL:
                 self._resize(int((self._count + 1) / _AFTER_GROWTH))
                 place, _ = self._find(key)
             self._count += 1
@@ -57,12 +57,12 @@ class HashTable:
         if self._count:
             self._count = 0
             self.cells = bytearray()
-            self._resize(_FEWEST_SLOTS)
+            self._resize(_MIN_SLOTS)
 
     def reserve(self, more: int) -> None:
         """Make room for more keys at once, rather than step by step."""
         wanted = self._count + more
-        if wanted > self.slots * _FULLEST:
+        if wanted > self.slots * _MAX_FILL:
             self._resize(int(wanted / _AFTER_SHRINKING))
 
     def _find(self, key: bytes) -> tuple[int, int]:
@@ -93,13 +93,13 @@ class HashTable:
         cells[hole : hole + size] = bytes(size)
         self._count -= 1
         self.is_touched = True
-        if self._count < self.slots * _EMPTIEST and self.slots > _FEWEST_SLOTS:
+        if self._count < self.slots * _EMPTIEST and self.slots > _MIN_SLOTS:
             self._resize(int(self._count / _AFTER_SHRINKING))
 
     def _resize(self, slots: int) -> None:
         """Lay out all keys anew: about half a microsecond each, which the changes before the next time pay for."""
         before, size = self.cells, self._cell.size
-        self.slots = max(slots, _FEWEST_SLOTS)
+        self.slots = max(slots, _MIN_SLOTS)
         self.cells = cells = bytearray((self.slots + _SPARE_CELLS) * size)
         self.is_touched = True
         slots, unpack, pack = self.slots, self._cell.unpack_from, self._cell.pack_into

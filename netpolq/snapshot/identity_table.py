@@ -1,4 +1,4 @@
-"""Identities of a snapshot while it is still being written: numbers that stay, contents that change under them.
+"""IdentityTable of a snapshot while it is still being written: numbers that stay, contents that change under them.
 
 An address names a number, and the number leads to the words of the content. So whatever changes for all pods of a kind changes one cell,
 not the cells of their addresses. Equal contents are stored once.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from netpolq.snapshot.ir import Identity
 
-_MOST_GARBAGE_CELLS = 1024
+_MAX_GARBAGE_CELLS = 1024
 _ROOM = 1.2
 """How much larger the room for contents gets each time. Programs lie behind it and move when it grows."""
 
@@ -24,7 +24,7 @@ class _Content:
         self.uses = 1
 
 
-class Identities:
+class IdentityTable:
     """The IDENTITIES section and the first part of WORDS. `number_of_name`: of a named port in use."""
 
     def __init__(self, number_of_name: Callable[[str], int]) -> None:
@@ -113,7 +113,7 @@ class Identities:
 
     def sweep(self) -> None:
         """Lay out all contents anew if most of the room is garbage. Numbers stay."""
-        if self._garbage <= max(_MOST_GARBAGE_CELLS, self._end - self._garbage):
+        if self._garbage <= max(_MAX_GARBAGE_CELLS, self._end - self._garbage):
             return
         live = list(self._contents)
         self.cells = array("I", [0])

@@ -15,7 +15,7 @@ from typing import Union
 
 from netpolq.errors import SnapshotError
 from netpolq.snapshot.layout import MAX_IMAGE_BYTES
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 
 Piece = Union[bytes, bytearray, "array[int]"]
 """A part of an encoded snapshot."""
@@ -44,19 +44,19 @@ def seal(*pieces: Piece) -> int:
     return descriptor
 
 
-def open_view(descriptor: int) -> SnapshotView:
+def open_view(descriptor: int) -> SnapshotReader:
     """Map a sealed memfd and validate all of what it holds. Does not take over the descriptor. Raises `SnapshotError`."""
-    return SnapshotView(_map(descriptor))
+    return SnapshotReader(_map(descriptor))
 
 
-def open_validated(descriptor: int) -> SnapshotView:
+def map_trusted(descriptor: int) -> SnapshotReader:
     """Map a sealed memfd that `open_view` has accepted in another process: check header, layout and bounds, not the sums of sections.
 
     That is safe because what a sealed memfd holds cannot change: the descriptor that the pool hands on leads to the very pages that it
     validated, and the pool hands on no other. A pass over every byte would keep packets waiting for milliseconds in a large cluster.
     Raises `SnapshotError`.
     """
-    return SnapshotView(_map(descriptor), is_validated=True)
+    return SnapshotReader(_map(descriptor), is_validated=True)
 
 
 def _map(descriptor: int) -> mmap.mmap:
@@ -74,18 +74,18 @@ def save(path: Path, descriptor: int) -> None:
     Behind the snapshot is one byte that says whether it is the newest, and at first it says that it is not: see `mark`. Raises `OSError`,
     and leaves the older file then.
     """
-    draft = path.with_suffix(".new")
+    builder = path.with_suffix(".new")
     size = os.fstat(descriptor).st_size
-    draft.unlink(missing_ok=True)
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    builder.unlink(missing_ok=True)
+    file = os.open(builder, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         offset = 0
         while offset < size:
             offset += os.sendfile(file, descriptor, offset, size - offset)
         os.pwrite(file, _STALE, size)
-        draft.replace(path)
+        builder.replace(path)
     except OSError:
-        draft.unlink(missing_ok=True)  # the blocks that it takes may be what somebody else lacks
+        builder.unlink(missing_ok=True)  # the blocks that it takes may be what somebody else lacks
         raise
     finally:
         os.close(file)
@@ -117,7 +117,7 @@ def load(path: Path) -> bytes:
             raise SnapshotError(f"it is no file of user {os.geteuid()}")
         kept = file.read(MAX_IMAGE_BYTES + 2)
     image, freshness = kept[:-1], kept[-1:]
-    SnapshotView(image).close()
+    SnapshotReader(image).close()
     if freshness != _NEWEST:
         raise SnapshotError("a newer one was published after it, and judging by this one could admit what is denied since")
     return image

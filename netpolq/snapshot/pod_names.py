@@ -3,7 +3,7 @@
 from netpolq.snapshot.hash_table import HashTable
 from netpolq.snapshot.layout import NAME_LENGTH, POD_NAME_CELL
 
-_MOST_GARBAGE_BYTES = 4096
+_MAX_GARBAGE_BYTES = 4096
 
 
 class PodNames:
@@ -34,7 +34,7 @@ class PodNames:
 
     def sweep(self) -> None:
         """Write all names anew if most of the texts are garbage."""
-        if self._garbage <= max(_MOST_GARBAGE_BYTES, len(self.texts) // 2):
+        if self._garbage <= max(_MAX_GARBAGE_BYTES, len(self.texts) // 2):
             return
         texts = bytearray()
         for key, value in POD_NAME_CELL.iter_unpack(bytes(self.table.cells)):

@@ -13,7 +13,7 @@ from netpolq.snapshot.ir import AddressTable, PortTable, Program, Rule, TierProg
 _PROTOCOL_ORDER = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 
 
-class Code(NamedTuple):
+class RelocatableProgram(NamedTuple):
     """Words that may be put anywhere. `pointers`: places of the words that are offsets, counted from the first word.
 
     `entry`: where to begin to read.
@@ -31,20 +31,20 @@ class Code(NamedTuple):
         return words
 
 
-def encode_program(program: Program, rules: Sequence[Rule], number_of_name: Callable[[str], int]) -> Code:
+def encode_program(program: Program, rules: Sequence[Rule], number_of_name: Callable[[str], int]) -> RelocatableProgram:
     """The words of a program. `rules`: what its rule numbers stand for; `number_of_name`: of policies and named ports in use."""
     coder = _Coder(number_of_name)
     tiers = [coder.tier(tier, rules) for tier in program]
     entry = coder.place([len(tiers), *tiers], range(1, 1 + len(tiers)))
-    return Code(coder.words, coder.pointers, entry)
+    return RelocatableProgram(coder.words, coder.pointers, entry)
 
 
-def encode_addresses(addresses: Sequence[bytes]) -> Code:
+def encode_addresses(addresses: Sequence[bytes]) -> RelocatableProgram:
     """The words of a node's addresses."""
     words = array("I", [len(addresses)])
     for address in addresses:
         words.frombytes(address)
-    return Code(words, array("I"), 0)
+    return RelocatableProgram(words, array("I"), 0)
 
 
 class _Coder:

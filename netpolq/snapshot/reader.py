@@ -46,7 +46,7 @@ _NOT_ISOLATED = Decision(Verdict.ACCEPT, Reason.NOT_ISOLATED, None, NO_RULE)
 _SAME_ADDRESS = Decision(Verdict.ACCEPT, Reason.SAME_ADDRESS, None, NO_RULE)
 
 
-class SnapshotView:
+class SnapshotReader:
     """A validated snapshot. `buffer` must not change while the view lives."""
 
     def __init__(self, buffer: bytes | mmap, *, is_validated: bool = False) -> None:
@@ -102,7 +102,7 @@ class SnapshotView:
     def run(
         self, program: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int
     ) -> tuple[bool, int]:
-        """Run one program. Identities are word offsets (0: none). Returns whether the flow is allowed, and the deciding rule."""
+        """Run one program. IdentityTable are word offsets (0: none). Returns whether the flow is allowed, and the deciding rule."""
         words = self._words
         for tier in range(program + 1, program + 1 + words[program]):
             offset = words[tier]

@@ -32,7 +32,7 @@ CELLS = {
 _ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
 
 
-class Placed(NamedTuple):
+class SectionInfo(NamedTuple):
     """A section: where it begins and how long it is, in bytes, and its number of entries."""
 
     offset: int
@@ -45,7 +45,7 @@ class Contents(NamedTuple):
 
     version: int
     created_ns: int
-    sections: dict[Section, Placed]
+    sections: dict[Section, SectionInfo]
 
 
 def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
@@ -67,7 +67,7 @@ def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
     prefix[HEADER.size - 4 : HEADER.size] = bytes(4)
     if zlib.crc32(prefix) != checksum:
         raise SnapshotError("checksum of the header does not match")
-    placed: dict[Section, Placed] = {}
+    placed: dict[Section, SectionInfo] = {}
     with memoryview(buffer) as memory:
         for section in Section:
             offset, length, checksum, entries = SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size)
@@ -77,7 +77,7 @@ def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
                 _check_entries(section, data, entries)
                 if not is_validated and zlib.crc32(data) != checksum:
                     raise SnapshotError(f"checksum of section {section.name} does not match")
-            placed[section] = Placed(offset, length, entries)
+            placed[section] = SectionInfo(offset, length, entries)
     return Contents(version, created_ns, placed)
 
 

@@ -3,7 +3,7 @@
 from array import array
 
 
-class Strings:
+class StringTable:
     """Names in use, counted. What is released keeps its number until `sweep`, so that no number changes its meaning half-way."""
 
     def __init__(self) -> None:

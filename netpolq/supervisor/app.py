@@ -33,7 +33,7 @@ from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer, log_rejections
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.hold import Hold
-from netpolq.supervisor.host_monitor import Surroundings
+from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.log_level import Verbosity
@@ -41,7 +41,7 @@ from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollecto
 from netpolq.supervisor.metrics.state import StateCollector, readings
 from netpolq.supervisor.metrics.timings import Timings
 from netpolq.supervisor.publisher import Publisher
-from netpolq.supervisor.readiness import Condition
+from netpolq.supervisor.readiness import Readiness
 from netpolq.supervisor.readiness_log import ReadyLog
 from netpolq.supervisor.status import encode
 
@@ -148,8 +148,8 @@ class Supervisor:
         hold = Hold(settings=settings, ruleset=ruleset, enforcer=enforcer)
         await hold.begin(self._publisher.version)
         source = make_source(settings)
-        surroundings = Surroundings(settings.ct_label)
-        condition = Condition(
+        host_monitor = HostMonitor(settings.ct_label)
+        readiness = Readiness(
             settings=settings,
             form=form,
             store=self._store,
@@ -157,22 +157,22 @@ class Supervisor:
             publisher=self._publisher,
             enforcer=enforcer,
             hold=hold,
-            surroundings=surroundings,
+            host_monitor=host_monitor,
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
         )
         self._registry.register(
             WorkerCollector(
                 lambda: dict(self._publisher.memories),
-                kernel_counts=lambda: surroundings.cache_counts if settings.verdict_cache else None,
+                kernel_counts=lambda: host_monitor.cache_counts if settings.verdict_cache else None,
             )
         )
         self._registry.register(QueueCollector(queue_stats.read, settings.queues.numbers))
-        self._registry.register(StateCollector(lambda: readings(condition)))
+        self._registry.register(StateCollector(lambda: readings(readiness)))
         self._status_socket = status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,
             settings.queue_first,
-            status=lambda: encode(condition.status()),
+            status=lambda: encode(readiness.status()),
             verbosity=self._verbosity,
         )
         await status_socket.open()
@@ -180,7 +180,7 @@ class Supervisor:
             settings.metrics_host,
             settings.metrics_port,
             expose=lambda: expose(self._registry),
-            not_ready=condition.not_ready,
+            not_ready=readiness.not_ready,
         )
         self._log_start(form, source)
         try:
@@ -189,9 +189,9 @@ class Supervisor:
                     tasks.create_task(enforcer.run()),
                     tasks.create_task(hold.run(source)),
                     tasks.create_task(source.run(self._deliver)),
-                    tasks.create_task(surroundings.watch(ruleset, enforcer.bridge_guard)),
+                    tasks.create_task(host_monitor.watch(ruleset, enforcer.bridge_guard)),
                     tasks.create_task(status_socket.look_after()),
-                    tasks.create_task(ReadyLog(condition.not_ready).watch()),
+                    tasks.create_task(ReadyLog(readiness.not_ready).watch()),
                 ]
                 await self._pool_gone.wait()
                 for task in working:

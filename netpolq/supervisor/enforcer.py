@@ -143,7 +143,7 @@ class Enforcer:
             known, self.rejections = self.rejections, compiler.rejections
             log_rejections(known, self.rejections)
             try:
-                version = self._publisher.publish(compiler.draft, compiler.take_changed())
+                version = self._publisher.publish(compiler.builder, compiler.take_changed())
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 self.notice(noticed_ns)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
 from netpolq.enums import ConnectionLabel
-from netpolq.snapshot.cached_evaluator import Resolver
-from netpolq.snapshot.memfd import open_validated
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.memfd import map_trusted
 
 _MAX_ADDRESSES = 4096
 """Changed addresses that are remembered; more of them mean that all connections are looked at."""
@@ -119,10 +119,10 @@ class StrictMode:
 
 def _judge(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
     try:
-        view = open_validated(descriptor)
+        view = map_trusted(descriptor)
     finally:
         os.close(descriptor)
-    resolver = Resolver(view)
+    resolver = CachedEvaluator(view)
 
     def is_denied(connection: Connection) -> bool:
         return not resolver.answer(*connection) & 1

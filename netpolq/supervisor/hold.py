@@ -22,7 +22,7 @@ from netpolq.hold.ruleset import TABLE
 from netpolq.ipc.run_dir import IMAGE
 from netpolq.settings import Settings
 from netpolq.snapshot import memfd
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.source import Source
 from netpolq.supervisor.enforcer import Enforcer
 
@@ -167,7 +167,7 @@ def _no_range_of_the_node(exists: bool | None, name: str) -> str:
 def _read_kept(path: Path) -> _Kept | None:
     """The kept snapshot; None, with a line in the log, if it cannot be used."""
     try:
-        view = SnapshotView(memfd.load(path))
+        view = SnapshotReader(memfd.load(path))
     except (OSError, SnapshotError) as error:
         log.warning("the kept snapshot cannot be used before the first sync: %s", error)
         return None

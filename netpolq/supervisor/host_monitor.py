@@ -30,7 +30,7 @@ _NEARLY_FULL = 0.95
 log = logging.getLogger("supervisor")
 
 
-class Surroundings:
+class HostMonitor:
     """The state as it was when last looked at. `counters`: packets by name, empty while there is no table.
 
     `clashing_chains`: of other tables, that set bits of labels which are the agent's. `cache_counts`: None until the table has counters of
@@ -66,7 +66,7 @@ class Surroundings:
             self.cache_counts = counts if earlier is None else counts.not_below(earlier)
 
     async def watch(self, ruleset: Ruleset, bridge_guard: BridgeGuard) -> None:
-        """Look once a second until cancelled, and log what gets bad."""
+        """ScanResult once a second until cancelled, and log what gets bad."""
         while True:
             try:
                 self.count({**await ruleset.counters(), **await bridge_guard.counters()})

@@ -15,23 +15,23 @@ from aiohttp.http_exceptions import HttpProcessingError
 from netpolq.errors import BootError
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 
-MOST_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 """To the metrics, at the same time. Prometheus and the kubelet have one or two each."""
 
-LONGEST_CONNECTION_S = 20.0
+MAX_CONNECTION_S = 20.0
 """Longer than any scrape may take (scrape_timeout is 10 s by default)."""
 
 _KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
 _CHECK_S = 1.0
-_MOST_TOLD = 16
+_MAX_TOLD = 16
 """Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
 
 log = logging.getLogger("http")
 
-_MOST_QUOTED = 200
+_MAX_QUOTED = 200
 
 
 class _OneLine(logging.Filter):
@@ -44,7 +44,7 @@ class _OneLine(logging.Filter):
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
         client = record.args[0] if isinstance(record.args, tuple) and record.args else "unknown"
-        reason = " ".join(error.message.split())[:_MOST_QUOTED]
+        reason = " ".join(error.message.split())[:_MAX_QUOTED]
         record.msg, record.args = "malformed request from %s: %s", (client or "a Unix socket", reason)
         return True
 
@@ -58,7 +58,7 @@ def _server_log() -> logging.Logger:
     return found
 
 
-class _Doors(web.Server):
+class _ConnectionLimit(web.Server):
     """Lets in anybody, and bounds what that costs: clients of the metrics may be slow, many, or hostile.
 
     One more connection than there may be closes the oldest, not the new one: who answers in time is through long before his turn comes,
@@ -72,8 +72,8 @@ class _Doors(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """A client has come."""
         super().connection_made(handler, transport)
-        self._open[handler] = transport, asyncio.get_running_loop().call_later(LONGEST_CONNECTION_S, transport.abort)
-        if len(self._open) > MOST_CONNECTIONS:
+        self._open[handler] = transport, asyncio.get_running_loop().call_later(MAX_CONNECTION_S, transport.abort)
+        if len(self._open) > MAX_CONNECTIONS:
             self._close(next(iter(self._open)))
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
@@ -116,7 +116,7 @@ async def serve_metrics(
             case _:
                 return web.Response(status=404, text="there are /metrics, /healthz and /readyz\n")
 
-    runner = web.ServerRunner(_Doors(answer), handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    runner = web.ServerRunner(_ConnectionLimit(answer), handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         # Two agents listen while one takes over from the other.
@@ -146,7 +146,7 @@ class StatusSocket:
 
     def __init__(self, path: Path, number: int, *, status: Callable[[], bytes], verbosity: Verbosity | None = None) -> None:
         self._path = path
-        self._draft = path.with_name(f"sock.{number}")
+        self._builder = path.with_name(f"sock.{number}")
         self._status = status
         self._verbosity = verbosity
         self._told: set[int | None] = set()
@@ -171,10 +171,10 @@ class StatusSocket:
 
     async def claim(self) -> None:
         """Have the name, whoever had it. Raises `OSError`."""
-        self._draft.unlink(missing_ok=True)
-        await web.UnixSite(self._runner, self._draft).start()
-        self._draft.chmod(0o600)
-        self._draft.rename(self._path)
+        self._builder.unlink(missing_ok=True)
+        await web.UnixSite(self._runner, self._builder).start()
+        self._builder.chmod(0o600)
+        self._builder.rename(self._path)
 
     async def look_after(self) -> None:
         """Once a second, make the socket again if another program has removed it or the folder. Until cancelled."""
@@ -203,7 +203,7 @@ class StatusSocket:
         uid = _peer_uid(request)
         if uid not in {0, os.geteuid()}:
             # Permissions of file and folder keep others out as well, unless somebody has loosened them.
-            if uid not in self._told and len(self._told) < _MOST_TOLD:
+            if uid not in self._told and len(self._told) < _MAX_TOLD:
                 self._told.add(uid)
                 log.warning("user %s asks for the status and is refused", uid)
             raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")

@@ -12,24 +12,24 @@ from pathlib import Path
 from netpolq.ipc.channel import (
     MAX_CHANGED,
     MAX_UNREAD,
-    Alive,
-    Alone,
     Channel,
     Counters,
+    Heartbeat,
     Hints,
-    InPlace,
     Logging,
+    PeerGone,
     Publish,
     Refusal,
     Report,
+    RulesetInstalled,
     StandDown,
     StoodDown,
     Taken,
     Welcome,
 )
 from netpolq.snapshot import memfd
-from netpolq.snapshot.builder import Draft
-from netpolq.supervisor.snapshot_file import Keeper
+from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.supervisor.snapshot_file import SnapshotFile
 
 _RETRY_S = 1.0
 _BEAT_S = 1.0
@@ -59,7 +59,7 @@ class Publisher:
         on_end: Callable[[], None],
     ) -> None:
         self._channel = channel
-        self._keeper = Keeper(image_path)
+        self._snapshot_file = SnapshotFile(image_path)
         self._on_progress = on_progress
         self._on_hints = on_hints
         self._on_publish = on_publish
@@ -85,7 +85,7 @@ class Publisher:
     async def beat(self) -> None:
         """Show the pool, once a second, that the event loop runs. Until cancelled."""
         while True:
-            self._channel.send(Alive(self.version))
+            self._channel.send(Heartbeat(self.version))
             await asyncio.sleep(_BEAT_S)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -118,8 +118,8 @@ class Publisher:
                         self.welcomed.set()
                     case StoodDown():
                         self._stood_down.set()
-                        self._keeper.begin()
-                    case Alone():
+                        self._snapshot_file.begin()
+                    case PeerGone():
                         self._on_alone()
                     case _:
                         log.error("unexpected message %r", message)
@@ -146,19 +146,19 @@ class Publisher:
         """Wait until the pool has read what was sent, but for a few: each one that waits keeps a whole snapshot in memory."""
         await self._has_room.wait()
 
-    def publish(self, draft: Draft, changed: Collection[bytes]) -> int:
+    def publish(self, builder: SnapshotBuilder, changed: Collection[bytes]) -> int:
         """Send a snapshot to every worker unless it is the one they have. Returns the version that holds it.
 
-        `changed`: the addresses whose flows may be judged differently from the draft that was given last.
+        `changed`: the addresses whose flows may be judged differently from the builder that was given last.
         """
-        if self._is_complete and not draft.is_touched:
+        if self._is_complete and not builder.is_touched:
             return self.version
         told = tuple(sorted(changed)) if self._is_complete and len(changed) <= MAX_CHANGED else None
         # Whatever fails from here on: what changed is forgotten, so the next publish, whenever it comes, must be a complete one.
         self._is_complete = False
-        descriptor = memfd.seal(*draft.pieces(version=self.version + 1, created_ns=time.time_ns()))
+        descriptor = memfd.seal(*builder.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
-            self._keeper.outdate()
+            self._snapshot_file.outdate()
             if not self._channel.send(Publish(self.version + 1, told), [descriptor]):
                 raise ConnectionError("the pool does not take the snapshot")
             self._is_complete = True
@@ -170,7 +170,7 @@ class Publisher:
             self.image_bytes = os.fstat(descriptor).st_size
             self.published_ns = time.monotonic_ns()
             self._on_publish(self.version, told, descriptor)
-            self._keeper.keep(descriptor)
+            self._snapshot_file.keep(descriptor)
         finally:
             os.close(descriptor)
         return self.version
@@ -185,7 +185,7 @@ class Publisher:
 
     def tell_in_place(self) -> None:
         """Our ruleset is in place: an agent that serves beside us may leave."""
-        self._channel.send(InPlace())
+        self._channel.send(RulesetInstalled())
 
     def tell_logging(self, logging_settings: Logging) -> bool:
         """Have pool and workers log this from now on. Returns whether the pool could be told."""
@@ -193,12 +193,12 @@ class Publisher:
 
     async def leave(self) -> None:
         """Finish what is under way. Nothing is published afterwards."""
-        await self._keeper.leave()
+        await self._snapshot_file.leave()
 
     @property
     def keeping_problem(self) -> str | None:
         """Why the newest snapshot is not kept for the next start, or None."""
-        return self._keeper.problem
+        return self._snapshot_file.problem
 
     @property
     def acknowledged_version(self) -> int:

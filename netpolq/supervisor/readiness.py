@@ -16,7 +16,7 @@ from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.hold import Hold
-from netpolq.supervisor.host_monitor import Surroundings
+from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.node_name import node_name_problem
 from netpolq.supervisor.publisher import Publisher
@@ -36,7 +36,7 @@ _MAX_BEHIND_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Readiness:
     """All that there is to be told about. `form`: of the queue rule. `verdict_cache`, `strict_mode`: None where they are switched off."""
 
     settings: Settings
@@ -46,7 +46,7 @@ class Condition:
     publisher: Publisher
     enforcer: Enforcer
     hold: Hold
-    surroundings: Surroundings
+    host_monitor: HostMonitor
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
 
@@ -82,8 +82,8 @@ class Condition:
             reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
         if self.enforcer.bridge_guard.problem is not None:
             reasons.append(self.enforcer.bridge_guard.problem)
-        if self.surroundings.problem is not None:
-            reasons.append(self.surroundings.problem)
+        if self.host_monitor.problem is not None:
+            reasons.append(self.host_monitor.problem)
         node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
         if node_problem is not None:
             reasons.append(node_problem)
@@ -139,7 +139,7 @@ class Condition:
                 fail_open=self.settings.fail_open,
                 isolated_ingress=len(enforcer.sets.ingress),
                 isolated_egress=len(enforcer.sets.egress),
-                unjudged_packets=self.surroundings.counters.get(UNJUDGED, 0),
+                unjudged_packets=self.host_monitor.counters.get(UNJUDGED, 0),
                 hold=self.hold.problem,
             ),
             verdict_cache=self._verdict_cache_status(),
@@ -150,7 +150,7 @@ class Condition:
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:
-        cache, counts = self.verdict_cache, self.surroundings.cache_counts
+        cache, counts = self.verdict_cache, self.host_monitor.cache_counts
         return VerdictCacheStatus(
             enabled=cache is not None,
             entries=cache.entries if cache is not None else 0,

@@ -24,7 +24,7 @@ class ReadyLog:
         self._told: list[str] | None = None
 
     async def watch(self) -> None:
-        """Look until cancelled."""
+        """ScanResult until cancelled."""
         while True:
             self.look()
             await asyncio.sleep(_LOOK_S)

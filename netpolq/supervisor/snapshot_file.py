@@ -18,10 +18,10 @@ from netpolq.snapshot import memfd
 SAVE_INTERVAL_S = 1.0
 """At least this long between two copies. Also how often the file is looked after: it may be gone, or there may be room for it again."""
 
-log = logging.getLogger("keeper")
+log = logging.getLogger("snapshot")
 
 
-class Keeper:
+class SnapshotFile:
     """Writes the newest snapshot it was given, in another thread and not too often. A file is replaced whole or not at all.
 
     Writes nothing before `begin`: until then the supervisor of another agent may be writing the same file. `problem`: why the newest one

@@ -41,13 +41,13 @@ def edit(box: Box, agent: Agent, manifests: Path) -> Timing:
     if OLD not in text:
         raise RuntimeError(f"{POLICY} does not have the line that the demo edits")
     before = agent.status()
-    draft = path.with_name(".draft")
-    draft.write_text(text.replace(OLD, NEW), encoding="utf-8")
+    builder = path.with_name(".builder")
+    builder.write_text(text.replace(OLD, NEW), encoding="utf-8")
     with ThreadPoolExecutor(max_workers=1) as thread:
         trying = thread.submit(box.probe, _attempts(box))
         time.sleep(_BEFORE_EDIT_S)
         edited_s = time.monotonic()
-        draft.replace(path)
+        builder.replace(path)
         status = agent.wait_until_acknowledged(before)
         acknowledged_s = time.monotonic() - edited_s
         results = trying.result()

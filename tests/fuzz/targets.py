@@ -10,7 +10,7 @@ from collections.abc import Callable
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import Failure, Hints, Refusal, Taken, decode, encode, unpack_hints
 from netpolq.snapshot.layout import PREFIX_BYTES
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import COPY_BYTES, parse
 from tests.property.test_hostile_snapshots import with_right_checksums
@@ -36,7 +36,7 @@ def _serving() -> Serving:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
     logging.disable()  # of what cannot be judged, each with its traceback
     made = Serving(WorkerMetrics(0))
-    made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
@@ -75,11 +75,11 @@ def snapshot(data: bytes) -> None:
     if data:
         image = image[: len(image) - data[0] // 8] if data[0] % 2 else image + bytes(data[0] // 8)
     try:
-        view = SnapshotView(bytes(image))
+        view = SnapshotReader(bytes(image))
     except SnapshotError:
         return
     # Only the padding between sections is covered by no checksum.
-    expected = SnapshotView(_IMAGE)
+    expected = SnapshotReader(_IMAGE)
     for source in (FRIEND, FRIEND6):
         assert view.judge(source, POD, 6, 80) == expected.judge(source, POD, 6, 80)
 
@@ -96,8 +96,8 @@ class WordsTarget:
         for place, word in _WORD.iter_unpack(data[: len(data) // _WORD.size * _WORD.size]):
             struct.pack_into("=I", image, PREFIX_BYTES + place * 4 % (len(image) - PREFIX_BYTES), word)
         try:
-            view = SnapshotView(with_right_checksums(image))
-            self._serving.decider.adopt(view, None)
+            view = SnapshotReader(with_right_checksums(image))
+            self._serving.flow_cache.adopt(view, None)
         except SnapshotError:
             return
         for packet in _PACKETS:

@@ -75,7 +75,7 @@ def test_every_file_and_folder_that_is_named_exists(path: str) -> None:
 def test_every_flag_said_to_be_the_same_exists() -> None:
     same = re.findall(r"(?m)^\| `--([\w-]+)` \| (?:the same|accepted) \|", TEXT)
     assert len(same) >= 9
-    assert set(same) == {option.name for option in OPTIONS if option.carried_over}
+    assert set(same) == {option.name for option in OPTIONS if option.upstream}
 
 
 def test_every_value_of_the_chart_that_is_named_exists() -> None:

@@ -49,14 +49,14 @@ def test_a_confined_process_keeps_one_capability_and_is_another_user_where_it_ma
     assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [NET_ADMIN, NET_ADMIN, 0, 0]
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Uid"].split() == status["Gid"].split() == [str(WORKER_UID)] * 4
-    assert status["Groups"].split() == []
+    assert status["PeerClasses"].split() == []
 
 
 ASYNC_KILL = """
 import fcntl, os, signal, socket, sys
-from netpolq_worker.worker.sandbox import Confinement
+from netpolq_worker.worker.sandbox import Sandbox
 victim, (ours, theirs) = int(sys.argv[1]), socket.socketpair()
-Confinement().apply()
+Sandbox().apply()
 refused = []
 for command, argument in ((fcntl.F_SETOWN, victim), (fcntl.F_SETSIG, signal.SIGKILL), (fcntl.F_SETFL, os.O_ASYNC)):
     try:

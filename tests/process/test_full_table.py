@@ -13,7 +13,7 @@ from tests.support.box import Box
 from tests.support.connections import ASSURED, insert
 from tests.support.probe import Probe
 
-MOST_ENTRIES = 600_000
+MAX_ENTRIES = 600_000
 """As many as can be made in some seconds. The limit is the machine's, and not changed for a test."""
 
 
@@ -25,7 +25,7 @@ def test_a_full_table_is_told_in_time_and_admits_nobody_and_does_no_lasting_harm
     """Failing open, because then something could pass. While it is full nobody can ask for metrics either: that takes a connection."""
     usage = conntrack_usage()
     assert usage is not None
-    if usage.limit > MOST_ENTRIES:
+    if usage.limit > MAX_ENTRIES:
         pytest.skip(f"the machine's table has {usage.limit} places")
     probes = [
         Probe(client.name, box.address(SERVER.name, family), protocol, 80)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from netpolq.errors import ExitCode
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.supervisor.hold import _read_kept
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, assert_admitted
 from tests.support.agent import Agent
@@ -335,7 +335,7 @@ def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> N
     """Its pods have other addresses by now: the agent enforces it, and holds the node's pods all the same."""
     run_dir = box.directory / "run"
     run_dir.mkdir(mode=0o700)
-    (run_dir / "snapshot.bin").write_bytes(Draft().encoded(version=3, created_ns=1) + NEWEST)
+    (run_dir / "snapshot.bin").write_bytes(SnapshotBuilder().encoded(version=3, created_ns=1) + NEWEST)
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
         agent.wait_until("in force", lambda: agent.status()["in_force_version"] == 3)
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
@@ -365,7 +365,7 @@ def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
 def test_a_kept_snapshot_of_an_earlier_boot_is_told_apart(tmp_path: Path, age_s: float, is_of_this_boot: bool) -> None:
     """After a boot the same pods have other addresses. A clock that is behind the snapshot's proves nothing."""
     path = tmp_path / "snapshot.bin"
-    path.write_bytes(Draft().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)) + NEWEST)
+    path.write_bytes(SnapshotBuilder().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)) + NEWEST)
     kept = _read_kept(path)
     assert kept is not None
     assert (kept.version, kept.is_of_this_boot) == (3, is_of_this_boot)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from netpolq.supervisor.http import MOST_CONNECTIONS
+from netpolq.supervisor.http import MAX_CONNECTIONS
 from tests.process.conftest import NODE, admit, assert_admitted
 from tests.support.agent import METRICS_PORT, Agent
 from tests.support.box import Box
@@ -63,7 +63,7 @@ def test_silent_slow_and_senseless_clients_keep_nobody_out_and_cost_little(box: 
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
     for words in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
         with crowd(box, words):
-            assert supervisor.num_fds() < MOST_CONNECTIONS + 60
+            assert supervisor.num_fds() < MAX_CONNECTIONS + 60
             assert_served(box, folder, closed_agent)
     with crowd(box, b"", 20) as connections:
         for connection in connections:

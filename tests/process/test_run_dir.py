@@ -8,7 +8,7 @@ import pytest
 
 from netpolq.errors import ExitCode, SnapshotError
 from netpolq.snapshot.memfd import load
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_start import assert_one_line, run_to_the_end
 from tests.support.agent import Agent
@@ -69,7 +69,7 @@ def test_all_processes_killed_right_after_a_change_leave_no_older_snapshot_to_st
         newest = closed_agent.wait_until_enforced(before)["in_force_version"]
     closed_agent.kill_all()
     try:
-        kept = SnapshotView(load(path)).version
+        kept = SnapshotReader(load(path)).version
     except SnapshotError as error:
         assert "newer one was published" in str(error)  # noqa: PT017  # or the newest was written in time
     else:

@@ -10,7 +10,7 @@ from netpolq.errors import SnapshotError
 from netpolq.ipc.run_dir import IMAGE
 from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.memfd import load
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, admit, hears_nothing, listening, send, worker_of
 from tests.support.agent import Agent
 from tests.support.box import Box, Host
@@ -131,5 +131,5 @@ def is_newest_kept(agent: Agent) -> bool:
         return False
 
 
-def kept(agent: Agent) -> SnapshotView:
-    return SnapshotView(load(agent.run_dir / IMAGE))
+def kept(agent: Agent) -> SnapshotReader:
+    return SnapshotReader(load(agent.run_dir / IMAGE))

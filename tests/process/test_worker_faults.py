@@ -20,9 +20,9 @@ STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
 GREEDY_BYTES = 1 << 26
 FAULTY = f"""
 import os
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.flow_cache import FlowCache
 
-judge = Decider._judge
+judge = FlowCache._judge
 
 def faulty(self, key, question):
     while question[3] == {STUCK}:
@@ -35,7 +35,7 @@ def faulty(self, key, question):
         bytearray({GREEDY_BYTES})[::4096] = bytes({GREEDY_BYTES} // 4096)
     return judge(self, key, question)
 
-Decider._judge = faulty
+FlowCache._judge = faulty
 """
 """Run by every Python that starts with this folder on its path: faults that no known packet has, in a real worker."""
 

@@ -1,6 +1,6 @@
-"""The compiled engine, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow.
+"""The compiled evaluator, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow.
 
-So does the resolver, which remembers what it has seen.
+So does the evaluator, which remembers what it has seen.
 """
 
 import random
@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 
 from netpolq.addresses import format_address
 from netpolq.enums import Reason, Verdict
-from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.compiled_evaluator import CompiledEvaluator
 from netpolq.policy.evaluator import Explanation
-from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, Resolver
+from netpolq.policy.reference import ReferenceEvaluator
+from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, CachedEvaluator
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows, store_of
 
 CLUSTERS_PER_SEED = 50
@@ -22,9 +22,9 @@ FLOWS_PER_CLUSTER = 150
 
 
 def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]:
-    """The explanations of both engines, which must be equal."""
+    """The explanations of both evaluators, which must be equal."""
     store = store_of(cluster.bodies)
-    compiled, reference = SnapshotEngine(store), ReferenceEngine(store)
+    compiled, reference = CompiledEvaluator(store), ReferenceEvaluator(store)
     explanations = []
     for flow in flows:
         expected = reference.explain(*flow)
@@ -63,13 +63,13 @@ def test_what_is_remembered_of_pairs_gives_the_answers_of_the_view(seed: int) ->
     verdicts, answers = set(), set()
     for _ in range(CLUSTERS_PER_SEED):
         cluster = random_cluster(rng)
-        view = SnapshotEngine(store_of(cluster.bodies)).view
-        resolver = Resolver(view)
+        view = CompiledEvaluator(store_of(cluster.bodies)).view
+        evaluator = CachedEvaluator(view)
         flows = list(random_flows(rng, cluster, 30))
         for source, destination, protocol, _port in flows:
             for port in {0, 65535, *(flow.port + step for flow in flows for step in (-1, 0, 1) if 0 < flow.port < 65535)}:
                 expected = view.judge(source, destination, protocol, port).verdict
-                answer = resolver.answer(source, destination, protocol, port)
+                answer = evaluator.answer(source, destination, protocol, port)
                 assert answer & 1 == expected
                 verdicts.add(expected)
                 answers.add(answer)

@@ -11,10 +11,10 @@ from netpolq.addresses import IPV4_MAPPED_PREFIX, AddressKey, is_ipv4
 from netpolq.enums import Protocol, Reason, Verdict
 from netpolq.model import Object, Pod, Update
 from netpolq.policy.compiler import Compiler, compile_snapshot
-from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.policy.reference import ReferenceEvaluator
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.store import Store
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.packet import Question
 from tests.support.clusters import Flow, random_cluster, random_flows, store_of
 from tests.support.snapshots import canonical
@@ -78,10 +78,10 @@ def test_an_update_that_changes_nothing_says_so() -> None:
     store = store_of(random_cluster(rng).bodies)
     compiler = compiler_of(store)
     compiler.update()
-    compiler.draft.encoded(version=1, created_ns=0)
+    compiler.builder.encoded(version=1, created_ns=0)
     assert not store.apply(update(objects_of(store)))
     compiler.update()
-    assert not compiler.draft.is_touched
+    assert not compiler.builder.is_touched
     assert store.apply(update(deleted=objects_of(store)[:1]))
     assert not store.apply(update(deleted=[]))
 
@@ -110,7 +110,7 @@ class History:
         self._rng = rng
         self.store = Store()
         self.compiler = compiler_of(self.store)
-        self.caching = Decider()
+        self.caching = FlowCache()
         self.version = 0
 
     def advance(self) -> frozenset[AddressKey]:
@@ -125,12 +125,12 @@ class History:
         self.caching.adopt(self.view(), None if self.version == 1 else changed)
         return changed
 
-    def view(self) -> SnapshotView:
-        return SnapshotView(self.compiler.draft.encoded(version=self.version, created_ns=0))
+    def view(self) -> SnapshotReader:
+        return SnapshotReader(self.compiler.builder.encoded(version=self.version, created_ns=0))
 
     def expected(self, flow: Flow) -> Verdict | None:
         """What the objects say of the policies of local pods, None where more than policies decides."""
-        explanation = ReferenceEngine(self.store).explain(*flow)
+        explanation = ReferenceEvaluator(self.store).explain(*flow)
         if explanation.reason is Reason.OWN_NODE:
             return None
         if any(self._is_disputed(address) for address in flow[:2]):
@@ -158,7 +158,7 @@ def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -
         earlier = answers
         history.advance()
         kept += len(history.caching)
-        fresh = Decider()
+        fresh = FlowCache()
         fresh.adopt(history.view(), None)
         answers = [fresh.decide(question) for question in flows]
         different += answers != earlier
@@ -191,7 +191,7 @@ def test_what_is_told_as_changed_is_what_some_flow_may_notice(seed: int) -> None
 
 def _told_apart(compiler: Compiler) -> dict[AddressKey, object]:
     """All by which programs can tell an address from others, and its own programs."""
-    groups, sides = compiler._group_of, compiler._isolation._sides
+    groups, sides = compiler._group_of, compiler._endpoints._sides
     return {
         address: (
             sorted(compiler.selectors[number] for number in groups[address].identity.selectors) if address in groups else [],

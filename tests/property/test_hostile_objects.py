@@ -18,8 +18,8 @@ from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import LoggingFormat, Verdict
 from netpolq.model import Object, Rejection, Update
 from netpolq.policy.compiler import Compiler
-from netpolq.snapshot.cached_evaluator import Resolver
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
 from tests.support.logging_output import logging_output
@@ -72,7 +72,7 @@ class World:
         self.store.apply(Update(upserted=tuple(objects), ignored={}, observed_ns=0))
         self.compiler = Compiler(self.store, is_local=lambda found: found.node_name == HERE)
         self.compiler.update()
-        self.view = SnapshotView(self.compiler.draft.encoded(version=1, created_ns=0))
+        self.view = SnapshotReader(self.compiler.builder.encoded(version=1, created_ns=0))
 
     def isolated(self, address: str) -> tuple[bool, ...]:
         key = parse_address(address)
@@ -241,11 +241,11 @@ def blocks_of(count: int) -> list[Body]:
     ]
 
 
-def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7) -> Resolver:
-    resolver = Resolver(world.view)
+def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7) -> CachedEvaluator:
+    evaluator = CachedEvaluator(world.view)
     for destination in destinations:
-        resolver.answer(parse_address(EVIL), destination, 6, port)
-    return resolver
+        evaluator.answer(parse_address(EVIL), destination, 6, port)
+    return evaluator
 
 
 def test_a_cold_packet_costs_the_same_however_many_blocks_its_peer_lies_in() -> None:
@@ -276,10 +276,10 @@ def test_overlapping_blocks_with_exceptions_take_no_more_of_a_workers_memory() -
 def test_a_fast_answer_about_hostile_blocks_is_the_slow_one(destination: str) -> None:
     world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=blocks_of(1000))])
     key, source = parse_address(destination), parse_address(EVIL)
-    resolver = Resolver(world.view)
+    evaluator = CachedEvaluator(world.view)
     for port in (1, 257, 258, 999, 1000, 1001, 1002, 60000):
         for _ in range(3):
-            assert resolver.answer(source, key, 6, port) & 1 == world.view.judge(source, key, 6, port).verdict
+            assert evaluator.answer(source, key, 6, port) & 1 == world.view.judge(source, key, 6, port).verdict
 
 
 def test_exceptions_of_one_block_are_not_unpacked_while_packets_wait() -> None:
@@ -298,9 +298,9 @@ def test_thousands_of_port_ranges_are_not_divided_again_for_every_packet() -> No
     def judging(ranges: int) -> Callable[[], object]:
         entries = [{"port": 1 + 3 * n, "endPort": 2 + 3 * n} for n in range(ranges)]
         world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=[{"ports": entries}])])
-        resolver = answer_from(world, [parse_address(STRANGER)] * 3)
+        evaluator = answer_from(world, [parse_address(STRANGER)] * 3)
         source, destination = parse_address(EVIL), parse_address(STRANGER)
-        return lambda: [resolver.answer(source, destination, 6, port) for port in range(1, 60_000, 100)]
+        return lambda: [evaluator.answer(source, destination, 6, port) for port in range(1, 60_000, 100)]
 
     # Both are beyond what is divided into classes, so both are a binary search for each packet.
     assert ratio(judging(20_000), judging(100)) < 3

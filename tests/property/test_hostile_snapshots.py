@@ -18,7 +18,7 @@ from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
 from netpolq.policy.compiler import compile_snapshot
 from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster, store_of
 from tests.unit.test_judge import Given, Serving, tcp, tcp6
@@ -32,9 +32,9 @@ def image_of(seed: int) -> bytes:
     rng = random.Random(seed)
     while True:
         store = store_of(random_cluster(rng).bodies)
-        draft = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True, with_pod_names=True).draft
-        image = draft.encoded(version=2, created_ns=0)
-        if len(store.policies) > 3 and len(list(SnapshotView(image).endpoints())) > 3:
+        builder = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True, with_pod_names=True).builder
+        image = builder.encoded(version=2, created_ns=0)
+        if len(store.policies) > 3 and len(list(SnapshotReader(image).endpoints())) > 3:
             return image
 
 
@@ -66,12 +66,12 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
     """Have a worker with a sound snapshot take up another one, and judge by whichever it has then."""
     serving = Serving(metrics)
-    sound = SnapshotView(SOUND)
-    serving.decider.adopt(sound, None)
+    sound = SnapshotReader(SOUND)
+    serving.flow_cache.adopt(sound, None)
     try:
-        serving.decider.adopt(SnapshotView(image), None)
+        serving.flow_cache.adopt(SnapshotReader(image), None)
     except SnapshotError:
-        assert serving.decider.view is sound
+        assert serving.flow_cache.view is sound
     for number, packet in enumerate(PACKETS * 3, 1):
         serving.receive(Given(number, packet))
         serving.drained()

@@ -10,7 +10,7 @@ from netpolq.enums import Direction
 from netpolq.model import NetworkPolicy, Object, PolicyRule, Update
 from netpolq.policy.evaluator import Explanation
 from netpolq.policy.near_miss import Addition, Failed, NearMissFinder, smallest
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
 from tests.support.clusters import random_cluster, random_flows, store_of
 
@@ -34,12 +34,12 @@ def added(policy: NetworkPolicy, direction: Direction, addition: Addition) -> Ne
     return replace(policy, egress=tuple(rules)) if direction is Direction.EGRESS else replace(policy, ingress=tuple(rules))
 
 
-def with_policy(store: Store, policy: NetworkPolicy) -> ReferenceEngine:
-    """An engine for the store with another version of a policy."""
+def with_policy(store: Store, policy: NetworkPolicy) -> ReferenceEvaluator:
+    """An evaluator for the store with another version of a policy."""
     changed = Store()
     objects: tuple[Object, ...] = (*store.namespaces.values(), *store.pods.values(), *store.policies.values(), policy)
     changed.apply(Update(upserted=objects, ignored={}, observed_ns=0))
-    return ReferenceEngine(changed)
+    return ReferenceEvaluator(changed)
 
 
 def side(explanation: Explanation, direction: Direction) -> tuple[bool, str | None]:
@@ -59,9 +59,9 @@ def test_each_addition_makes_its_policy_allow_the_flow(seed: int) -> None:
     for _ in range(CLUSTERS_PER_SEED):
         cluster = random_cluster(rng)
         store = store_of(cluster.bodies)
-        engine, finder = ReferenceEngine(store), NearMissFinder(store)
+        evaluator, finder = ReferenceEvaluator(store), NearMissFinder(store)
         for flow in random_flows(rng, cluster, FLOWS_PER_CLUSTER):
-            explanation = engine.explain(*flow)
+            explanation = evaluator.explain(*flow)
             misses = finder.find(explanation, *flow)
             for direction in Direction:
                 found = misses.of(direction)

@@ -20,7 +20,7 @@ from scapy.layers.ipsec import AH
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from netpolq_worker.worker.flow_cache import ABSENT, Decider
+from netpolq_worker.worker.flow_cache import ABSENT, FlowCache
 from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
 from tests.unit.test_decide import FRIEND, FRIEND6, view_that_admits
 
@@ -105,9 +105,9 @@ def test_a_packet_that_ends_early_is_malformed_or_still_of_its_flow(packet: Pack
 @given(st.lists(ipv4 | ipv6(), min_size=1, max_size=8), st.data())
 def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Packet], data: st.DataObject) -> None:
     """Whatever came before, and with a byte that somebody has changed."""
-    by_key, by_reading = Decider(with_hints=True), Decider()
-    for decider in (by_key, by_reading):
-        decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    by_key, by_reading = FlowCache(with_hints=True), FlowCache()
+    for flow_cache in (by_key, by_reading):
+        flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
     for packet in (*packets, *packets, *packets):
         sent = bytearray(bytes(packet)[:COPY_BYTES])
         if data.draw(st.booleans()):
@@ -122,13 +122,13 @@ def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Pack
         assert answer & 1 == by_reading.decide(question) & 1
 
 
-def _answer_by_key(decider: Decider, packet: bytes) -> int | None:
+def _answer_by_key(flow_cache: FlowCache, packet: bytes) -> int | None:
     """What the packet path answers without reading the packet; None: it has to. See `netpolq_worker.worker.packet_loop`."""
     layout = IPV4_KEY if packet[0] == 0x45 else IPV6_KEY if packet[0] >> 4 == 6 else None
     if layout is None or len(packet) < layout.size:
         return None
     key = layout.unpack_from(packet)
-    code = decider.cache.get(key, ABSENT)
+    code = flow_cache.cache.get(key, ABSENT)
     if code < 0:
-        code = decider.decide_key(key, code)
+        code = flow_cache.decide_key(key, code)
     return code if code >= 0 else None

@@ -33,7 +33,7 @@ _GROWTH_BYTES = 8 * 2**20
 _GROWTH_DESCRIPTORS = 20
 """A supervisor has some for each client and each program that it runs at the moment."""
 
-_FEWEST_FIGURES = 9
+_MIN_FIGURES = 9
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ def _compare(report: Report) -> None:
     lost, sent = report.connections["lost datagrams"], report.connections["admitted"]
     if lost > max(5, sent // 100):
         report.broken.append(f"{lost} allowed datagrams lost, {sent} connections admitted")
-    if len(report.memory_mib.get("pool", [])) < _FEWEST_FIGURES:
+    if len(report.memory_mib.get("pool", [])) < _MIN_FIGURES:
         return
     for name, series in report.memory_mib.items():
         first, last = _thirds(series)

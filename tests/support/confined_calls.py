@@ -17,7 +17,7 @@ from pathlib import Path
 import pyseccomp
 
 from netpolq_worker.worker import sandbox
-from netpolq_worker.worker.sandbox import Confinement
+from netpolq_worker.worker.sandbox import Sandbox
 
 REFUSAL = 3333
 """Beyond the errno of any call, below the 4,095 that are errors."""
@@ -91,7 +91,7 @@ def main() -> None:
     i386 = _int_80() if has_other_abis else None
     dangerous = list(_dangerous_arguments(number, own.fileno()))
     with Path("/proc/self/status").open("rb", buffering=0) as status:
-        Confinement(REFUSAL).apply()
+        Sandbox(REFUSAL).apply()
         others = [one for one in range(LAST_NUMBER) if one not in known | UNFILTERED]
         allowed = [f"call {one}" for one in others if not _is_refused(one)]
         allowed += [what for what, (one, *arguments) in dangerous if not _is_refused(one, *arguments)]

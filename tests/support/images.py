@@ -1,16 +1,16 @@
 """Whole snapshots as values, and their bytes, from scratch. Deterministic: equal images give equal bytes, but for the version and time.
 
-What the supervisor publishes is a `Draft` that it patches. This is how one is made from a value: to have a small one at hand, and to
-compare what two drafts say however they came about.
+The supervisor publishes from a `SnapshotBuilder` that it patches. Here a snapshot is built from a value, for small ones in tests, and
+for comparing what two builders hold whatever their history.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import Identity, Program, Rule
-from netpolq.snapshot.program_encoder import Code, encode_addresses, encode_program, tables_of
+from netpolq.snapshot.program_encoder import RelocatableProgram, encode_addresses, encode_program, tables_of
 
 
 class Endpoint(NamedTuple):
@@ -46,37 +46,39 @@ def encode(image: Image, *, version: int, created_ns: int) -> bytes:
     return draft_of(image).encoded(version=version, created_ns=created_ns)
 
 
-def draft_of(image: Image) -> Draft:
-    """A draft that says what an image says."""
-    draft = Draft()
+def draft_of(image: Image) -> SnapshotBuilder:
+    """A builder that says what an image says."""
+    builder = SnapshotBuilder()
     # In sorted order throughout, so that the bytes come out the same however the mappings came about.
     for name in sorted(_names(image)):
-        draft.strings.acquire(name)
-    numbers = [draft.identities.add(identity) for identity in image.identities]
-    draft.addresses.reserve(len(image.addresses))
+        builder.strings.acquire(name)
+    numbers = [builder.identities.add(identity) for identity in image.identities]
+    builder.addresses.reserve(len(image.addresses))
     for address in sorted(image.addresses):
-        draft.addresses.set(address, numbers[image.addresses[address]])
+        builder.addresses.set(address, numbers[image.addresses[address]])
     for address in sorted(image.pod_names):
-        draft.pod_names.set(address, image.pod_names[address])
+        builder.pod_names.set(address, image.pod_names[address])
     places: dict[Program, int] = {}
-    codes: list[Code] = []
+    codes: list[RelocatableProgram] = []
     endpoints: dict[bytes, tuple[int, int]] = {}
     for address in sorted(image.endpoints):
-        egress, ingress = (_place(image, draft, program, places, codes) for program in image.endpoints[address])
+        egress, ingress = (_place(image, builder, program, places, codes) for program in image.endpoints[address])
         endpoints[address] = egress, ingress
-    draft.set_programs(codes, endpoints)
-    draft.set_nodes([encode_addresses(addresses) for addresses in image.nodes], image.node_of)
-    draft.sweep()
-    return draft
+    builder.set_programs(codes, endpoints)
+    builder.set_nodes([encode_addresses(addresses) for addresses in image.nodes], image.node_of)
+    builder.sweep()
+    return builder
 
 
-def _place(image: Image, draft: Draft, program: Program | None, places: dict[Program, int], codes: list[Code]) -> int:
+def _place(
+    image: Image, builder: SnapshotBuilder, program: Program | None, places: dict[Program, int], codes: list[RelocatableProgram]
+) -> int:
     if program is None:
         return -1
     place = places.get(program)
     if place is None:
         place = places[program] = len(codes)
-        codes.append(encode_program(program, image.rules, draft.strings.number))
+        codes.append(encode_program(program, image.rules, builder.strings.number))
     return place
 
 

@@ -99,9 +99,9 @@ def write(path: Path, bodies: Iterable[Body]) -> None:
     """Replace a manifest file in one step, so that nobody ever reads half of it."""
     items: Sequence[Body] = list(bodies)
     # A hidden name: not a manifest until it is complete.
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), encoding="utf-8")
-    draft.replace(path)
+    builder = path.with_name(f".{path.name}")
+    builder.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), encoding="utf-8")
+    builder.replace(path)
 
 
 def rules_without_room(side: str) -> list[Body]:

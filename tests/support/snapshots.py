@@ -10,22 +10,22 @@ from itertools import pairwise
 from netpolq.enums import Protocol, Tier
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.program_compiler import PeerSelector
-from netpolq.snapshot.builder import Draft
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import AddressTable, Identity, PortName, PortRange, PortTable, Program, Rule, TierProgram
 from netpolq.snapshot.layout import RULE_WORDS, Section
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.snapshot.sections import CELLS
 from tests.support.images import Endpoint, Image, encode
 
 
 def canonical(compiler: Compiler) -> bytes:
     """What the snapshot of a compiler says, as bytes that depend on nothing else."""
-    return encode(image_of(compiler.draft, compiler.selectors), version=1, created_ns=0)
+    return encode(image_of(compiler.builder, compiler.selectors), version=1, created_ns=0)
 
 
-def image_of(draft: Draft, selectors: Mapping[int, PeerSelector]) -> Image:
+def image_of(builder: SnapshotBuilder, selectors: Mapping[int, PeerSelector]) -> Image:
     """The value of a snapshot. `selectors`: what its selector numbers stand for."""
-    view = SnapshotView(draft.encoded(version=1, created_ns=0))
+    view = SnapshotReader(builder.encoded(version=1, created_ns=0))
     try:
         return _Reader(view, selectors).image()
     finally:
@@ -33,7 +33,7 @@ def image_of(draft: Draft, selectors: Mapping[int, PeerSelector]) -> Image:
 
 
 class _Reader:
-    def __init__(self, view: SnapshotView, selectors: Mapping[int, PeerSelector]) -> None:
+    def __init__(self, view: SnapshotReader, selectors: Mapping[int, PeerSelector]) -> None:
         self._view = view
         self._words = view._words
         self._selectors = selectors

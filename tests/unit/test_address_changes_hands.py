@@ -1,6 +1,6 @@
 """An address that passes from one pod to another, while the API still knows both: which pod's policies and identity count.
 
-The agent and both engines of `netpolq explain` must say the same, in whatever order the pods become known.
+The agent and both evaluators of `netpolq explain` must say the same, in whatever order the pods become known.
 """
 
 import itertools
@@ -12,10 +12,10 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Verdict
 from netpolq.model import Object, Update
-from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.compiled_evaluator import CompiledEvaluator
 from netpolq.policy.compiler import Compiler
-from netpolq.policy.reference import ReferenceEngine
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.policy.reference import ReferenceEvaluator
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
 from tests.support.manifests import Body, policy
@@ -67,15 +67,18 @@ def decoded(body: Body) -> Object:
 
 
 def verdicts(bodies: Sequence[Body], source: str, destination: str) -> set[Verdict]:
-    """What the agent of this node and both engines say; the agent takes one object after the other."""
+    """What the agent of this node and both evaluators say; the agent takes one object after the other."""
     store = Store()
     compiler = Compiler(store, is_local=lambda found: found.node_name == HERE)
     for body in bodies:
         store.apply(Update(upserted=(decoded(body),), ignored={}, observed_ns=0))
         compiler.update()
     ends = parse_address(source), parse_address(destination)
-    agent = SnapshotView(compiler.draft.encoded(version=1, created_ns=0)).judge(*ends, 6, 80).verdict
-    return {agent, *(engine.explain(*ends, 6, 80).verdict for engine in (SnapshotEngine(store), ReferenceEngine(store)))}
+    agent = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0)).judge(*ends, 6, 80).verdict
+    return {
+        agent,
+        *(evaluator.explain(*ends, 6, 80).verdict for evaluator in (CompiledEvaluator(store), ReferenceEvaluator(store))),
+    }
 
 
 OLD = {
@@ -133,5 +136,5 @@ def test_a_pod_that_is_deleted_stays_isolated_as_long_as_no_local_pod_has_its_ad
     store.apply(Update(upserted=tuple(map(decoded, [*BACKGROUND, victim, claim])), ignored={}, observed_ns=0))
     compiler.update()
     assert parse_address(DATABASE) in compiler.isolated[Direction.INGRESS]
-    view = SnapshotView(compiler.draft.encoded(version=1, created_ns=0))
+    view = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0))
     assert view.judge(parse_address(CLIENT), parse_address(DATABASE), 6, 80).verdict is Verdict.DROP

@@ -1,4 +1,4 @@
-"""The truth table, asked of `netpolq explain`: from manifest files to one JSON line for each attempt, by both engines."""
+"""The truth table, asked of `netpolq explain`: from manifest files to one JSON line for each attempt, by both evaluators."""
 
 import json
 
@@ -22,10 +22,10 @@ def test_cases_have_names_of_their_own() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_explain_gives_the_verdicts_of_the_table(
-    case: Case, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    case: Case, evaluator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
@@ -40,7 +40,7 @@ def test_explain_gives_the_verdicts_of_the_table(
         protocol="TCP",
         port=None,
         packets=str(packets),
-        engine=engine,
+        evaluator=evaluator,
         output="text",
     )
     written = capsys.readouterr()

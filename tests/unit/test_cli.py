@@ -307,10 +307,10 @@ def test_explain_answers_a_question(manifests: Path) -> None:
     assert json.loads(result.stdout)["verdict"] == "drop"
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
-def test_explain_answers_packets_from_standard_input(manifests: Path, engine: str) -> None:
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_explain_answers_packets_from_standard_input(manifests: Path, evaluator: str) -> None:
     packet = '{"src": "192.0.2.1", "dst": "10.0.0.1", "proto": "TCP", "sport": 1, "dport": 80}\n'
-    result = netpolq("explain", "--manifests", str(manifests), "--packets", "-", "--engine", engine, stdin=packet)
+    result = netpolq("explain", "--manifests", str(manifests), "--packets", "-", "--engine", evaluator, stdin=packet)
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["policy"] == "shop/closed"
 

@@ -72,8 +72,8 @@ class Cluster:
 
     def is_touched(self) -> bool:
         """Whether there is anything to publish since this was last asked."""
-        touched = self.compiler.draft.is_touched
-        self.compiler.draft.encoded(version=1, created_ns=0)
+        touched = self.compiler.builder.is_touched
+        self.compiler.builder.encoded(version=1, created_ns=0)
         return touched
 
 
@@ -169,7 +169,7 @@ def test_a_named_port_counts_once_a_rule_names_it() -> None:
 
 
 def test_whatever_came_and_went_leaves_a_snapshot_no_larger_than_before(cluster: Cluster) -> None:
-    before = len(cluster.compiler.draft.encoded(version=1, created_ns=0))
+    before = len(cluster.compiler.builder.encoded(version=1, created_ns=0))
     largest = 0
     for number in range(300):
         passing = policy(f"p-{number}", selecting(app="web"), admitting(selecting(app=f"app-{number}"), tcp(f"port-{number}")))
@@ -179,10 +179,10 @@ def test_whatever_came_and_went_leaves_a_snapshot_no_larger_than_before(cluster:
         )
         cluster.change(passing, guest)
         assert max(cluster.compiler.selectors) < 4, "numbers are used again"
-        largest = max(largest, len(cluster.compiler.draft.encoded(version=1, created_ns=0)))
+        largest = max(largest, len(cluster.compiler.builder.encoded(version=1, created_ns=0)))
         cluster.change(deleted=[passing, guest])
     assert largest < 2 * before
-    assert len(cluster.compiler.draft.encoded(version=1, created_ns=0)) < before + 1024
+    assert len(cluster.compiler.builder.encoded(version=1, created_ns=0)) < before + 1024
 
 
 def test_a_large_first_sync_pauses_and_a_small_event_does_not() -> None:
@@ -196,7 +196,7 @@ def test_a_large_first_sync_pauses_and_a_small_event_does_not() -> None:
 
 
 def test_what_comes_while_the_compiler_pauses_is_taken_over_before_it_ends() -> None:
-    """A draft never holds half an update, whenever the update came."""
+    """A builder never holds half an update, whenever the update came."""
     cluster = Cluster(WEB, POLICY)
     many = [pod(f"client-{number}", f"10.1.{number // 250}.{number % 250}", app="client") for number in range(5000)]
     cluster.store.apply(Update(upserted=tuple(many), ignored={}, observed_ns=0))
@@ -207,7 +207,7 @@ def test_what_comes_while_the_compiler_pauses_is_taken_over_before_it_ends() -> 
     for _ in steps:
         pass
     assert cluster.compiler.isolated[Direction.INGRESS] == {*WEB.ips, *OTHER.ips}
-    assert len(cluster.compiler.draft.addresses) == 4998
+    assert len(cluster.compiler.builder.addresses) == 4998
 
 
 def test_a_store_that_changes_at_every_pause_does_not_keep_the_compiler_from_ending(cluster: Cluster) -> None:

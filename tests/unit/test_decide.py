@@ -8,8 +8,8 @@ from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, Hint
 from netpolq.snapshot.ir import Identity, PortRange, PortTable, Rule, TierProgram
-from netpolq.snapshot.reader import SnapshotView
-from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, Decider
+from netpolq.snapshot.reader import SnapshotReader
+from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, FlowCache
 from netpolq_worker.worker.packet import Question
 from tests.support.images import Endpoint, Image, draft_of, encode
 
@@ -21,7 +21,7 @@ EVERYTHING = PortTable(0, (), ())
 ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
 
 
-def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotView:
+def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotReader:
     """A snapshot in which the pod admits some addresses and nobody else."""
     program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), None, None),)
     image = Image(
@@ -30,7 +30,7 @@ def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERY
         addresses=dict.fromkeys(friends, 0),
         endpoints=dict.fromkeys((POD, POD6), Endpoint(None, program)),
     )
-    return SnapshotView(encode(image, version=version, created_ns=0))
+    return SnapshotReader(encode(image, version=version, created_ns=0))
 
 
 def question(source: bytes, destination: bytes = POD, port: int = 80) -> Question:
@@ -40,241 +40,241 @@ def question(source: bytes, destination: bytes = POD, port: int = 80) -> Questio
     return source, destination, Protocol.TCP, port
 
 
-def verdict(decider: Decider, asked: Question) -> Verdict:
-    code = decider.decide(asked)
+def verdict(flow_cache: FlowCache, asked: Question) -> Verdict:
+    code = flow_cache.decide(asked)
     assert code >= 0
     return Verdict(code & 1)
 
 
 def test_without_a_snapshot_nothing_is_decided() -> None:
-    assert Decider().decide(question(FRIEND)) == UNCLEAR
+    assert FlowCache().decide(question(FRIEND)) == UNCLEAR
 
 
 def test_both_families_are_judged_by_the_snapshot() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
-    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert verdict(decider, question(OTHER)) is Verdict.DROP
-    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
-    assert verdict(decider, question(OTHER, POD)) is Verdict.DROP
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
+    assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
+    assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.ACCEPT
+    assert verdict(flow_cache, question(OTHER, POD)) is Verdict.DROP
 
 
 def test_a_question_asked_a_third_time_is_answered_from_the_cache() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND), None)
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND), None)
     for _ in range(5):
-        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert decider.misses == 2
+        assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
+    assert flow_cache.misses == 2
 
 
 def test_a_question_asked_once_takes_no_room() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND), None)
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND), None)
     for port in range(100):
-        decider.decide(question(OTHER, port=port))
+        flow_cache.decide(question(OTHER, port=port))
     # Two questions may have one mark by chance, one in 65,536.
-    assert len(decider) <= 1
+    assert len(flow_cache) <= 1
 
 
 def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND), None)
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND), None)
     for _ in range(2):
-        assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-        assert verdict(decider, question(OTHER)) is Verdict.DROP
-    decider.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
-    assert verdict(decider, question(OTHER)) is Verdict.ACCEPT
-    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert decider.misses == 5, "the friend's verdict should have been kept"
+        assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
+        assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
+    flow_cache.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
+    assert verdict(flow_cache, question(OTHER)) is Verdict.ACCEPT
+    assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
+    assert flow_cache.misses == 5, "the friend's verdict should have been kept"
 
 
 def test_eviction_reaches_ipv6_and_the_old_generation() -> None:
-    decider = Decider(generation_entries=2)
-    decider.adopt(view_that_admits(FRIEND6), None)
+    flow_cache = FlowCache(generation_entries=2)
+    flow_cache.adopt(view_that_admits(FRIEND6), None)
     for _ in range(2):
-        assert verdict(decider, question(FRIEND6, POD6)) is Verdict.ACCEPT
+        assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.ACCEPT
     for port in (1, 1, 2, 2):
-        decider.decide(question(OTHER, port=port))
-    decider.adopt(view_that_admits(version=2), (FRIEND6,))
-    assert verdict(decider, question(FRIEND6, POD6)) is Verdict.DROP
+        flow_cache.decide(question(OTHER, port=port))
+    flow_cache.adopt(view_that_admits(version=2), (FRIEND6,))
+    assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.DROP
 
 
 def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND), None)
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND), None)
     for _ in range(2):
-        decider.decide(question(FRIEND))
-    assert len(decider) == 1
-    decider.adopt(view_that_admits(version=2), None)
-    assert len(decider) == 0
-    assert verdict(decider, question(FRIEND)) is Verdict.DROP
+        flow_cache.decide(question(FRIEND))
+    assert len(flow_cache) == 1
+    flow_cache.adopt(view_that_admits(version=2), None)
+    assert len(flow_cache) == 0
+    assert verdict(flow_cache, question(FRIEND)) is Verdict.DROP
 
 
 def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
-    decider = Decider(generation_entries=100)
-    decider.adopt(view_that_admits(FRIEND), None)
+    flow_cache = FlowCache(generation_entries=100)
+    flow_cache.adopt(view_that_admits(FRIEND), None)
     for port in range(5000):
         for _ in range(2):
-            decider.decide(question(OTHER, port=port))
-        decider.decide(question(FRIEND))
-    assert len(decider) <= 200
+            flow_cache.decide(question(OTHER, port=port))
+        flow_cache.decide(question(FRIEND))
+    assert len(flow_cache) <= 200
     # Twice for each of the others, less what was taken for seen by chance, and twice for the friend.
-    assert 9_990 < decider.misses <= 10_002
+    assert 9_990 < flow_cache.misses <= 10_002
 
 
-def hinting(*, ports: PortTable = EVERYTHING) -> Decider:
-    decider = Decider(with_hints=True)
-    decider.adopt(view_that_admits(FRIEND, FRIEND6, ports=ports), None)
-    return decider
+def hinting(*, ports: PortTable = EVERYTHING) -> FlowCache:
+    flow_cache = FlowCache(with_hints=True)
+    flow_cache.adopt(view_that_admits(FRIEND, FRIEND6, ports=ports), None)
+    return flow_cache
 
 
 def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
-    decider = hinting(ports=ONLY_9999)
-    decider.decide(question(FRIEND, port=9999))
-    decider.decide(question(FRIEND6, POD6, 443))
-    assert not decider.has_hints
+    flow_cache = hinting(ports=ONLY_9999)
+    flow_cache.decide(question(FRIEND, port=9999))
+    flow_cache.decide(question(FRIEND6, POD6, 443))
+    assert not flow_cache.has_hints
     for _ in range(3):
-        assert verdict(decider, question(FRIEND, port=9999)) is Verdict.ACCEPT
-        assert verdict(decider, question(FRIEND6, POD6, 443)) is Verdict.DROP
-    assert decider.take_hints(10) == [
+        assert verdict(flow_cache, question(FRIEND, port=9999)) is Verdict.ACCEPT
+        assert verdict(flow_cache, question(FRIEND6, POD6, 443)) is Verdict.DROP
+    assert flow_cache.take_hints(10) == [
         Hint(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT),
         Hint(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
     ]
-    assert not decider.has_hints
-    decider.decide(question(FRIEND, port=9999))
-    assert not decider.has_hints
+    assert not flow_cache.has_hints
+    flow_cache.decide(question(FRIEND, port=9999))
+    assert not flow_cache.has_hints
 
 
 def test_who_is_denied_on_every_port_is_hinted_at_once_for_all_of_them() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for port in range(1, 1000):
-        assert verdict(decider, question(OTHER, port=port)) is Verdict.DROP
-    assert decider.take_hints(10) == [Hint(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
-    assert len(decider) == 1, "ports that are all denied take no room"
-    decider.begin_window()
-    assert not decider.has_hints
-    decider.decide(question(OTHER, port=5))
-    assert len(decider.take_hints(10)) == 1
-    decider.decide(question(OTHER, port=6))
-    assert not decider.has_hints
+        assert verdict(flow_cache, question(OTHER, port=port)) is Verdict.DROP
+    assert flow_cache.take_hints(10) == [Hint(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
+    assert len(flow_cache) == 1, "ports that are all denied take no room"
+    flow_cache.reset_hint_window()
+    assert not flow_cache.has_hints
+    flow_cache.decide(question(OTHER, port=5))
+    assert len(flow_cache.take_hints(10)) == 1
+    flow_cache.decide(question(OTHER, port=6))
+    assert not flow_cache.has_hints
 
 
 def test_many_addresses_that_are_denied_once_each_are_not_hinted_at() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for number in range(1000):
-        decider.decide(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
-    assert len(decider.take_hints(10)) <= 1, "two may have the same mark by chance"
+        flow_cache.decide(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
+    assert len(flow_cache.take_hints(10)) <= 1, "two may have the same mark by chance"
 
 
 def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for _ in range(4):
-        decider.decide(question(OTHER))
-    assert [hint.port for hint in decider.take_hints(10)] == [EVERY_PORT]
-    decider.adopt(view_that_admits(OTHER, version=2, ports=ONLY_9999), (OTHER,))
+        flow_cache.decide(question(OTHER))
+    assert [hint.port for hint in flow_cache.take_hints(10)] == [EVERY_PORT]
+    flow_cache.adopt(view_that_admits(OTHER, version=2, ports=ONLY_9999), (OTHER,))
     for _ in range(2):
-        assert verdict(decider, question(OTHER, port=9999)) is Verdict.ACCEPT
-        assert verdict(decider, question(OTHER)) is Verdict.DROP
-    assert sorted((hint.port, hint.verdict) for hint in decider.take_hints(10)) == [(80, Verdict.DROP), (9999, Verdict.ACCEPT)]
+        assert verdict(flow_cache, question(OTHER, port=9999)) is Verdict.ACCEPT
+        assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
+    assert sorted((hint.port, hint.verdict) for hint in flow_cache.take_hints(10)) == [(80, Verdict.DROP), (9999, Verdict.ACCEPT)]
 
 
 def test_port_0_is_never_hinted_at_by_itself() -> None:
-    decider = hinting(ports=ONLY_9999)
+    flow_cache = hinting(ports=ONLY_9999)
     for _ in range(5):
-        decider.decide(question(FRIEND, port=0))
-        decider.begin_window()
-    assert not decider.has_hints
+        flow_cache.decide(question(FRIEND, port=0))
+        flow_cache.reset_hint_window()
+    assert not flow_cache.has_hints
     accepting = hinting()
     for _ in range(5):
         accepting.decide(question(FRIEND, port=0))
-        accepting.begin_window()
+        accepting.reset_hint_window()
     assert not accepting.has_hints
 
 
 def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for _ in range(2):
-        decider.decide(question(FRIEND))
-    decider.take_hints(10)
-    decider.begin_window()
-    assert not decider.has_hints
-    decider.decide(question(FRIEND))
-    assert len(decider.take_hints(10)) == 1
+        flow_cache.decide(question(FRIEND))
+    flow_cache.take_hints(10)
+    flow_cache.reset_hint_window()
+    assert not flow_cache.has_hints
+    flow_cache.decide(question(FRIEND))
+    assert len(flow_cache.take_hints(10)) == 1
 
 
 def test_hints_of_an_older_snapshot_are_forgotten() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for _ in range(2):
-        decider.decide(question(FRIEND))
-    decider.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
-    assert not decider.has_hints
+        flow_cache.decide(question(FRIEND))
+    flow_cache.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
+    assert not flow_cache.has_hints
 
 
 def test_nothing_is_hinted_for_protocols_without_ports_nor_unless_wanted() -> None:
-    decider, silent = hinting(), Decider()
+    flow_cache, silent = hinting(), FlowCache()
     silent.adopt(view_that_admits(FRIEND), None)
     for _ in range(5):
-        decider.decide((FRIEND[12:], POD[12:], 1, 0))
+        flow_cache.decide((FRIEND[12:], POD[12:], 1, 0))
         silent.decide(question(FRIEND))
-    assert not decider.has_hints
+    assert not flow_cache.has_hints
     assert not silent.has_hints
 
 
 def test_hints_are_bounded_in_number_and_in_time() -> None:
-    decider = hinting()
+    flow_cache = hinting()
     for port in range(1, 5000):
         for _ in range(2):
-            decider.decide(question(FRIEND, port=port))
-    assert len(decider.take_hints(10**6)) == MAX_WAITING_HINTS
+            flow_cache.decide(question(FRIEND, port=port))
+    assert len(flow_cache.take_hints(10**6)) == MAX_WAITING_HINTS
     taken = MAX_WAITING_HINTS
     for _ in range(20):
         for port in range(1, 5000):
-            decider.decide(question(FRIEND, port=port))
-        taken += len(decider.take_hints(10**6))
+            flow_cache.decide(question(FRIEND, port=port))
+        taken += len(flow_cache.take_hints(10**6))
     assert taken == MAX_HINTS_A_WINDOW
 
 
 def test_drops_leave_half_of_the_hints_to_accepts() -> None:
-    decider = hinting(ports=ONLY_9999)
+    flow_cache = hinting(ports=ONLY_9999)
     taken = []
     for _ in range(20):
         for port in range(1, 5000):
-            decider.decide(question(FRIEND, port=port))
+            flow_cache.decide(question(FRIEND, port=port))
         for _ in range(2):
-            decider.decide(question(FRIEND6, POD6, 9999))
-        taken += decider.take_hints(10**6)
+            flow_cache.decide(question(FRIEND6, POD6, 9999))
+        taken += flow_cache.take_hints(10**6)
     assert sum(hint.verdict is Verdict.DROP for hint in taken) == MAX_HINTS_A_WINDOW // 2 - 1
     assert sum(hint.verdict is Verdict.ACCEPT for hint in taken) == 1
 
 
 def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the_one_there_is() -> None:
-    decider = Decider()
-    decider.adopt(view_that_admits(FRIEND), None)
-    draft = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
-    draft.addresses.set(POD, 4000)
+    flow_cache = FlowCache()
+    flow_cache.adopt(view_that_admits(FRIEND), None)
+    builder = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
+    builder.addresses.set(POD, 4000)
     with pytest.raises(SnapshotError, match="points outside"):
-        decider.adopt(SnapshotView(draft.encoded(version=2, created_ns=0)), None)
-    assert verdict(decider, question(FRIEND)) is Verdict.ACCEPT
-    assert decider.view is not None
-    assert decider.view.version == 1
+        flow_cache.adopt(SnapshotReader(builder.encoded(version=2, created_ns=0)), None)
+    assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
+    assert flow_cache.view is not None
+    assert flow_cache.view.version == 1
 
 
 def test_a_million_connections_take_no_more_memory_than_some_thousand() -> None:
     """From as many sources, each asking twice, so that all of them are worth keeping; half of them are denied."""
-    decider = Decider(with_hints=True)
-    decider.adopt(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
+    flow_cache = FlowCache(with_hints=True)
+    flow_cache.adopt(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
 
     def ask(first: int, count: int) -> None:
         for number in range(first, first + count):
             source = (0x0A010000 + (number % 256 if number % 2 else number)).to_bytes(4)
             for _ in range(2):
-                decider.decide((source, POD[12:], Protocol.TCP, 1024 + number // 256 if number % 2 else 80))
-        decider.take_hints(MAX_WAITING_HINTS)
-        decider.begin_window()
+                flow_cache.decide((source, POD[12:], Protocol.TCP, 1024 + number // 256 if number % 2 else 80))
+        flow_cache.take_hints(MAX_WAITING_HINTS)
+        flow_cache.reset_hint_window()
 
     ask(0, 100_000)
     before = psutil.Process().memory_info().rss
     for tenth in range(1, 10):
         ask(tenth * 100_000, 100_000)
-        assert len(decider) <= 2 * GENERATION_ENTRIES
+        assert len(flow_cache) <= 2 * GENERATION_ENTRIES
     assert psutil.Process().memory_info().rss < before + (4 << 20)

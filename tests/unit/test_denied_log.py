@@ -13,7 +13,7 @@ from scapy.packet import Packet
 from netpolq.addresses import parse_address
 from netpolq.enums import LoggingFormat, Tier, Verdict
 from netpolq.snapshot.ir import TierProgram
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker import denied_log
 from netpolq_worker.worker.denied_log import (
     BURST_LINES,
@@ -52,17 +52,17 @@ def stream() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def view() -> SnapshotView:
+def view() -> SnapshotReader:
     """A pod that admits nothing."""
     nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
     address = parse_address(CLOSED)
     image = Image(
         rules=(), identities=(), addresses={}, endpoints={address: Endpoint(None, nothing)}, pod_names={address: "shop/closed-0"}
     )
-    return SnapshotView(encode(image, version=7, created_ns=0))
+    return SnapshotReader(encode(image, version=7, created_ns=0))
 
 
-def note(log: DeniedLog, view: SnapshotView, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
+def note(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
     for _ in range(count):
         log.note(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
 
@@ -80,7 +80,7 @@ def entries(stream: io.StringIO) -> list[dict[str, object]]:
     return lines
 
 
-def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     """It gets a few lines, and one now and then; the other pair gets its own in the midst of it."""
     log = DeniedLog(100, clock)
     note(log, view, to_closed(NOISY), 10_000)
@@ -94,7 +94,7 @@ def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view
 
 
 def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_about(
-    stream: io.StringIO, view: SnapshotView, clock: Clock
+    stream: io.StringIO, view: SnapshotReader, clock: Clock
 ) -> None:
     log = DeniedLog(100, clock)
     note(log, view, to_closed(NOISY), PAIR_BURST_LINES + 70)
@@ -114,7 +114,7 @@ def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_a
     }
 
 
-def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     """A scan by more pairs than are remembered, for a second: lines and counted packets add up to all of them, in bounded memory."""
     log = DeniedLog(100, clock)
     sources = [f"172.16.{number >> 8}.{number & 255}" for number in range(MAX_PAIRS + 904)]
@@ -133,7 +133,7 @@ def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.Stri
 
 
 def test_a_pair_is_forgotten_only_when_others_have_been_denied_later(
-    stream: io.StringIO, view: SnapshotView, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    stream: io.StringIO, view: SnapshotReader, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The noisy pair keeps its place, and so its limit, among pairs that come once."""
     monkeypatch.setattr(denied_log, "MAX_PAIRS", 8)
@@ -146,14 +146,14 @@ def test_a_pair_is_forgotten_only_when_others_have_been_denied_later(
     assert len(set(told)) == 31
 
 
-def test_a_reply_counts_for_the_pair_of_its_connection(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+def test_a_reply_counts_for_the_pair_of_its_connection(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     log = DeniedLog(100, clock)
     note(log, view, to_closed(NOISY), PAIR_BURST_LINES)
     note(log, view, IP(src=CLOSED, dst=NOISY) / TCP(sport=80, dport=4000), is_reply=True)
     assert len(entries(stream)) == PAIR_BURST_LINES
 
 
-def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotView, clock: Clock) -> None:
+def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     log = DeniedLog(100, clock)
     note(log, view, b"\x45", 100)
     lines = entries(stream)
@@ -164,7 +164,7 @@ def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotView,
 
 
 def test_a_packet_without_a_decision_is_told_as_the_failure_mode_answers_it(
-    stream: io.StringIO, view: SnapshotView, clock: Clock
+    stream: io.StringIO, view: SnapshotReader, clock: Clock
 ) -> None:
     DeniedLog(100, clock).note(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)
     (line,) = entries(stream)

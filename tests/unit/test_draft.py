@@ -3,19 +3,19 @@
 import random
 
 from netpolq.enums import Protocol
-from netpolq.snapshot.builder import Draft
-from netpolq.snapshot.identity_table import Identities
+from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.snapshot.identity_table import IdentityTable
 from netpolq.snapshot.ir import Identity
 from netpolq.snapshot.pod_names import PodNames
-from netpolq.snapshot.reader import SnapshotView
-from netpolq.snapshot.string_table import Strings
+from netpolq.snapshot.reader import SnapshotReader
+from netpolq.snapshot.string_table import StringTable
 
 
 def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
     rng = random.Random(1)
-    strings = Strings()
+    strings = StringTable()
     http = strings.acquire("http")
-    identities = Identities(strings.number)
+    identities = IdentityTable(strings.number)
     present: dict[int, Identity] = {}
     for _ in range(20_000):
         content = Identity(tuple(sorted(rng.sample(range(40), rng.randrange(20)))), (("http", Protocol.TCP, rng.randrange(9)),))
@@ -43,7 +43,7 @@ def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
 
 
 def test_a_name_keeps_its_number_while_it_is_used_and_no_other_gets_it_before_the_sweep() -> None:
-    strings = Strings()
+    strings = StringTable()
     first, second = strings.acquire("a"), strings.acquire("b")
     assert strings.acquire("a") == first
     strings.release("a")
@@ -69,20 +69,20 @@ def test_names_of_pods_that_come_and_go_leave_no_more_garbage_than_names() -> No
 
 
 def test_a_draft_that_was_taken_is_untouched_until_something_differs() -> None:
-    draft = Draft()
+    builder = SnapshotBuilder()
     touched = []
 
-    def take(version: int) -> SnapshotView:
-        draft.sweep()
-        touched.append(draft.is_touched)
-        view = SnapshotView(draft.encoded(version=version, created_ns=0))
-        touched.append(draft.is_touched)
+    def take(version: int) -> SnapshotReader:
+        builder.sweep()
+        touched.append(builder.is_touched)
+        view = SnapshotReader(builder.encoded(version=version, created_ns=0))
+        touched.append(builder.is_touched)
         return view
 
     take(1)
     take(2)
-    number = draft.identities.add(Identity((3,), ()))
-    draft.addresses.set(bytes(15) + b"\x01", number)
+    number = builder.identities.add(Identity((3,), ()))
+    builder.addresses.set(bytes(15) + b"\x01", number)
     view = take(3)
     assert view.identity(bytes(15) + b"\x01")
     assert not view.identity(bytes(15) + b"\x02")

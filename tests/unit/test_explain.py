@@ -13,7 +13,7 @@ from netpolq import explain
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
 from netpolq.explain.flow import parse_port, parse_protocol
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.cases import load_cases
 from tests.support.clusters import Body, store_of
 from tests.support.manifests import policy, rules_without_room
@@ -48,7 +48,7 @@ class Flags(TypedDict, total=False):
     protocol: str
     port: int | str | None
     packets: str | None
-    engine: str
+    evaluator: str
     output: str
     expect: str | None
 
@@ -70,15 +70,17 @@ def add_pod(folder: Path, name: str, spec: Body, status: Body) -> None:
 
 def run(folder: Path, **flags: object) -> int:
     given: Flags = {"source": None, "destination": None, "protocol": "TCP", "port": None, "packets": None}
-    chosen: Flags = {"engine": "snapshot", "output": "text"}
+    chosen: Flags = {"evaluator": "snapshot", "output": "text"}
     if isinstance(flags.get("port"), int):
         flags["port"] = str(flags["port"])
     return explain.run(manifests=folder, **{**given, **chosen, **flags})  # type: ignore[arg-type]  # flags are wrong on purpose
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
-def test_text_says_who_isolates_and_which_rule_allows(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
-    assert run(manifests, source="y/b", destination="x/a", port=80, engine=engine) == 0
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_text_says_who_isolates_and_which_rule_allows(
+    manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str
+) -> None:
+    assert run(manifests, source="y/b", destination="x/a", port=80, evaluator=evaluator) == 0
     assert capsys.readouterr().out.splitlines() == [
         "verdict      accept, allowed: every isolated end allows it",
         "source       10.77.2.2 (pod y/b)",
@@ -88,9 +90,9 @@ def test_text_says_who_isolates_and_which_rule_allows(manifests: Path, capsys: p
     ]
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
-def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
-    assert run(manifests, source="x/a", destination="2001:db8::7", protocol="icmpv6", engine=engine) == 0
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str) -> None:
+    assert run(manifests, source="x/a", destination="2001:db8::7", protocol="icmpv6", evaluator=evaluator) == 0
     assert capsys.readouterr().out.splitlines() == [
         "verdict      drop, denied: egress is isolated by x/b-deny and nothing allows it",
         "source       fd77::1:1 (pod x/a)",
@@ -102,9 +104,9 @@ def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFi
     ]
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
-def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
-    assert run(manifests, source="10.77.3.1", destination="x/a", port=80, engine=engine, output="json") == 0
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str) -> None:
+    assert run(manifests, source="10.77.3.1", destination="x/a", port=80, evaluator=evaluator, output="json") == 0
     assert json.loads(capsys.readouterr().out) == {
         "verdict": "drop",
         "direction": "ingress",
@@ -139,9 +141,9 @@ def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.Captur
     }
 
 
-@pytest.mark.parametrize("engine", ["snapshot", "reference"])
-def test_the_node_is_named_and_reaches_its_pod(manifests: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
-    run(manifests, source="10.77.0.1", destination="x/a", port=81, engine=engine)
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_the_node_is_named_and_reaches_its_pod(manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str) -> None:
+    run(manifests, source="10.77.0.1", destination="x/a", port=81, evaluator=evaluator)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
         "verdict      accept, own-node: a pod's own node always reaches it",
@@ -238,7 +240,7 @@ def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Pat
         ({"source": "x/a", "destination": "x/b", "protocol": "256"}, "--protocol: '256' must"),
         ({"source": "10.0.0.1", "destination": "::1", "port": 80}, "--dst: has no address of the same family"),
         ({"source": "x/a", "packets": "-"}, "--packets: each line names"),
-        ({"packets": "-", "engine": "guess"}, "--engine: 'guess' must be one of snapshot, reference"),
+        ({"packets": "-", "evaluator": "guess"}, "--engine: 'guess' must be one of snapshot, reference"),
         ({"packets": "-", "output": "xml"}, "--output: 'xml' must be one of text, json"),
     ],
 )
@@ -372,7 +374,7 @@ def test_a_batch_is_held_against_the_expected_verdict_line_by_line(
 
 
 def ask(lines: bytes, *, chunk_bytes: int = 1 << 16) -> tuple[ExitCode, list[dict[str, object]]]:
-    """Answers of the reference engine to lines that arrive in chunks of a size."""
+    """Answers of the reference evaluator to lines that arrive in chunks of a size."""
 
     class Trickle(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
@@ -380,7 +382,7 @@ def ask(lines: bytes, *, chunk_bytes: int = 1 << 16) -> tuple[ExitCode, list[dic
 
     store = store_of([*EVERYTHING_OPEN.manifests, *yaml.safe_load_all(POLICIES)])
     output = io.BytesIO()
-    code = answer_stream(ReferenceEngine(store), store, Trickle(lines), output)
+    code = answer_stream(ReferenceEvaluator(store), store, Trickle(lines), output)
     return code, [json.loads(line) for line in output.getvalue().splitlines()]
 
 
@@ -514,7 +516,7 @@ def test_the_same_name_may_be_another_number_at_another_pod() -> None:
     store = store_of(bodies)
     output = io.BytesIO()
     questions = b"".join(line(dst=f"10.0.0.{number}", dport="web") for number in (1, 2, 1))
-    answer_stream(ReferenceEngine(store), store, io.BytesIO(questions), output)
+    answer_stream(ReferenceEvaluator(store), store, io.BytesIO(questions), output)
     assert [json.loads(text)["dport"] for text in output.getvalue().splitlines()] == [8001, 8002, 8001]
 
 
@@ -541,7 +543,7 @@ def test_a_flow_asked_again_is_not_mistaken_for_a_similar_one() -> None:
 
 
 BATCH = "import sys; from pathlib import Path; from netpolq.explain import run; sys.exit(run(manifests=Path(sys.argv[1]), "
-BATCH += "source=None, destination=None, protocol='TCP', port=None, packets='-', engine='snapshot', output='text'))"
+BATCH += "source=None, destination=None, protocol='TCP', port=None, packets='-', evaluator='snapshot', output='text'))"
 
 
 def test_a_line_on_standard_input_is_answered_before_the_next_one_is_there(manifests: Path) -> None:

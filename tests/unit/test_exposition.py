@@ -18,7 +18,7 @@ from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.queue_stats import QueueStats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES, UNJUDGED, CacheCounts
 from netpolq.ipc import counter_memory
-from netpolq.supervisor.host_monitor import Surroundings
+from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from netpolq.supervisor.metrics.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
@@ -222,32 +222,32 @@ def connections(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
 
 def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> None:
     """The table outlives agents: back from 0, the counter of unjudged packets would raise a false alert."""
-    assert ruleset_readings(Surroundings(120).counters) == []
-    assert Surroundings(120).cache_counts is None
-    surroundings = Surroundings(120)
-    surroundings.count({UNJUDGED: 7, CACHE_LOOKUPS: 6, CACHE_ACCEPTS: 1, CACHE_MISSES: 2})
-    unjudged, spoofed = ruleset_readings(surroundings.counters)
+    assert ruleset_readings(HostMonitor(120).counters) == []
+    assert HostMonitor(120).cache_counts is None
+    host_monitor = HostMonitor(120)
+    host_monitor.count({UNJUDGED: 7, CACHE_LOOKUPS: 6, CACHE_ACCEPTS: 1, CACHE_MISSES: 2})
+    unjudged, spoofed = ruleset_readings(host_monitor.counters)
     assert [value for _labels, value in unjudged.values] == [7]
     assert spoofed.name == "netpolq_spoofed_packets_total"
-    surroundings.count({**surroundings.counters, TAGGED: 3})
-    (tagged,) = ruleset_readings(surroundings.counters)[2:]
+    host_monitor.count({**host_monitor.counters, TAGGED: 3})
+    (tagged,) = ruleset_readings(host_monitor.counters)[2:]
     assert (tagged.name, [value for _labels, value in tagged.values]) == ("netpolq_tagged_frames_total", [3])
-    assert surroundings.cache_counts == CacheCounts(accepts=1, drops=3, misses=2)
+    assert host_monitor.cache_counts == CacheCounts(accepts=1, drops=3, misses=2)
 
 
 def test_drops_in_the_kernel_never_seem_to_become_fewer() -> None:
     """They are a difference of counters that are read one after the other; a counter that falls seems to have begun again."""
-    surroundings = Surroundings(120)
+    host_monitor = HostMonitor(120)
     seen = []
     for lookups, accepts, misses in ((100, 40, 10), (180, 125, 15), (220, 140, 20)):
-        surroundings.count({CACHE_LOOKUPS: lookups, CACHE_ACCEPTS: accepts, CACHE_MISSES: misses})
-        assert surroundings.cache_counts is not None
-        seen.append(surroundings.cache_counts.drops)
+        host_monitor.count({CACHE_LOOKUPS: lookups, CACHE_ACCEPTS: accepts, CACHE_MISSES: misses})
+        assert host_monitor.cache_counts is not None
+        seen.append(host_monitor.cache_counts.drops)
     assert seen == [50, 50, 60]
 
 
 def test_drops_in_the_kernel_begin_again_with_a_new_table() -> None:
-    surroundings = Surroundings(120)
-    surroundings.count({CACHE_LOOKUPS: 100, CACHE_ACCEPTS: 40, CACHE_MISSES: 10})
-    surroundings.count({CACHE_LOOKUPS: 3, CACHE_ACCEPTS: 1, CACHE_MISSES: 1})
-    assert surroundings.cache_counts == CacheCounts(accepts=1, drops=1, misses=1)
+    host_monitor = HostMonitor(120)
+    host_monitor.count({CACHE_LOOKUPS: 100, CACHE_ACCEPTS: 40, CACHE_MISSES: 10})
+    host_monitor.count({CACHE_LOOKUPS: 3, CACHE_ACCEPTS: 1, CACHE_MISSES: 1})
+    assert host_monitor.cache_counts == CacheCounts(accepts=1, drops=1, misses=1)

@@ -12,7 +12,7 @@ import pytest
 
 from netpolq.model import NetworkPolicy, Update
 from netpolq.policy.selectors import matches
-from netpolq.sources.folder.contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, Look
+from netpolq.sources.folder.contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, ScanResult
 from netpolq.sources.folder.open_file import Writers
 from netpolq.sources.folder.scan import Scan
 from netpolq.store import Store
@@ -29,7 +29,7 @@ class Looking:
 
     def __init__(self, folder: Path, background: Executor | None = None) -> None:
         self.contents = FolderContents(str(folder), SETTLE_NS, background)
-        self.look = Look(scan=Scan())
+        self.look = ScanResult(scan=Scan())
         self.now_ns = 0
         self.store = Store()
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
-from netpolq_worker.worker.packet_loop import BATCH_PACKETS, Bench, judge_packets
+from netpolq_worker.worker.packet_loop import BATCH_PACKETS, WorkerContext, handle_packets
 from tests.unit.test_decide import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70
@@ -73,20 +73,20 @@ class Kernel:
 
 
 class Serving:
-    """A worker's bench over such a kernel."""
+    """A worker's context over such a kernel."""
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self.kernel = Kernel()
         self.queue = cast("Queue", self.kernel)
-        self.decider = Decider(with_hints=True)
+        self.flow_cache = FlowCache(with_hints=True)
         self.metrics = metrics
         self.fail_verdict = Verdict.DROP
         self.mark_mask = MASK
         self.message_waits = False
         self.observe: Callable[[Packet, bool, int | None, int], None] | None = None
         self.housekeepings = 0
-        self._judging = judge_packets(lambda: cast("Bench", self))
-        next(self._judging)
+        self._packet_handler = handle_packets(lambda: cast("WorkerContext", self))
+        next(self._packet_handler)
 
     def housekeeping(self, now_ns: int) -> None:
         assert now_ns > 0
@@ -102,10 +102,10 @@ class Serving:
             self.kernel.waiting.add(packet.id)
         for packet in packets:
             self.last_id = packet.id
-            self._judging.send(cast("Packet", packet))
+            self._packet_handler.send(cast("Packet", packet))
 
     def drained(self) -> None:
-        self._judging.send(None)
+        self._packet_handler.send(None)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 @pytest.fixture
 def serving(metrics: WorkerMetrics) -> Serving:
     made = Serving(metrics)
-    made.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
@@ -214,7 +214,7 @@ def test_without_a_snapshot_packets_are_answered_as_the_failure_mode_says(metric
 def test_a_new_snapshot_counts_from_the_next_packet_on(serving: Serving) -> None:
     serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
     serving.drained()
-    serving.decider.adopt(view_that_admits(version=2), (FRIEND,))
+    serving.flow_cache.adopt(view_that_admits(version=2), (FRIEND,))
     serving.message_waits = True
     serving.drained()
     serving.receive(Given(2, tcp(FRIEND_ADDRESS)))
@@ -234,7 +234,7 @@ def test_options_in_front_of_an_ipv4_header_do_not_make_it_an_ipv6_key(serving: 
     serving.drained()
     assert serving.kernel.answers[1][0] is Verdict.ACCEPT
     serving.receive(Given(2, b"\x46" + packet[1:]))
-    assert serving.decider.misses == 2
+    assert serving.flow_cache.misses == 2
 
 
 WHO = st.sampled_from(
@@ -255,7 +255,7 @@ def test_every_packet_gets_the_one_verdict_it_deserves(
     metrics: WorkerMetrics, arrivals: list[tuple[tuple[bytes | None, Verdict], int, bool]]
 ) -> None:
     serving = Serving(metrics)
-    serving.decider.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    serving.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
     for number, ((payload, _verdict), mark, drained) in enumerate(arrivals, 1):
         serving.receive(Given(number, payload, mark))
         if drained:

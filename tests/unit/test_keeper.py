@@ -12,13 +12,13 @@ import pytest
 
 from netpolq.errors import SnapshotError
 from netpolq.snapshot import memfd
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq.supervisor import snapshot_file
-from netpolq.supervisor.snapshot_file import Keeper
+from netpolq.supervisor.snapshot_file import SnapshotFile
 from tests.support.images import Image, encode
 
 
-def give(kept: Keeper, version: int) -> None:
+def give(kept: SnapshotFile, version: int) -> None:
     """As the publisher does: say that one is about to be sent, send it, have it kept."""
     kept.outdate()
     descriptor = memfd.seal(encode(Image(), version=version, created_ns=0))
@@ -27,7 +27,7 @@ def give(kept: Keeper, version: int) -> None:
 
 
 def version_in(path: Path) -> int:
-    return SnapshotView(memfd.load(path)).version
+    return SnapshotReader(memfd.load(path)).version
 
 
 def is_kept(path: Path, version: int) -> bool:
@@ -65,7 +65,7 @@ async def test_no_start_judges_by_a_version_that_another_was_sent_after(tmp_path
     It may be the version before a client was denied.
     """
     path = tmp_path / "snapshot.bin"
-    kept = Keeper(path)
+    kept = SnapshotFile(path)
     kept.begin()
     give(kept, 1)
     await until(lambda: is_kept(path, 1))
@@ -87,7 +87,7 @@ async def test_a_full_disk_outdates_the_older_file_and_is_told_until_there_is_ro
     """The older file has its block, so it can be marked; the newest is written as soon as there is room for it."""
     with small_disk(tmp_path):
         path, filler = tmp_path / "snapshot.bin", tmp_path / "filler"
-        kept = Keeper(path)
+        kept = SnapshotFile(path)
         kept.begin()
         give(kept, 1)
         await until(lambda: is_kept(path, 1))
@@ -109,7 +109,7 @@ async def test_without_inodes_or_writable_file_system_no_older_file_is_used_and_
     """A file system that becomes read-only keeps the older file as it is: then all there is to do is to say so."""
     with small_disk(tmp_path):
         path = tmp_path / "snapshot.bin"
-        kept = Keeper(path)
+        kept = SnapshotFile(path)
         kept.begin()
         give(kept, 1)
         await until(lambda: is_kept(path, 1))
@@ -134,7 +134,7 @@ async def test_without_inodes_or_writable_file_system_no_older_file_is_used_and_
 async def test_a_kept_file_that_another_program_spoils_comes_back(tmp_path: Path, what: str) -> None:
     path = tmp_path / "run" / "snapshot.bin"
     path.parent.mkdir()
-    kept = Keeper(path)
+    kept = SnapshotFile(path)
     kept.begin()
     give(kept, 1)
     await until(lambda: is_kept(path, 1))
@@ -154,7 +154,7 @@ async def test_a_kept_file_that_another_program_spoils_comes_back(tmp_path: Path
 
 async def test_the_first_is_written_at_once_and_the_newest_when_the_supervisor_leaves(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
-    kept = Keeper(path)
+    kept = SnapshotFile(path)
     kept.begin()
     give(kept, 1)
     await until(lambda: is_kept(path, 1))
@@ -169,7 +169,7 @@ async def test_the_first_is_written_at_once_and_the_newest_when_the_supervisor_l
 async def test_nothing_is_written_while_somebody_else_may_write(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     for begins in (False, True):
-        kept = Keeper(path)
+        kept = SnapshotFile(path)
         give(kept, 1)
         give(kept, 2)
         await asyncio.sleep(0.05)
@@ -192,7 +192,7 @@ async def test_a_burst_is_written_as_few_times_as_seconds_pass(tmp_path: Path, m
 
     monkeypatch.setattr(memfd, "save", counting)
     monkeypatch.setattr(snapshot_file, "SAVE_INTERVAL_S", 0.2)
-    kept = Keeper(tmp_path / "snapshot.bin")
+    kept = SnapshotFile(tmp_path / "snapshot.bin")
     kept.begin()
     for version in range(1, 61):
         give(kept, version)
@@ -207,10 +207,10 @@ async def test_a_folder_that_cannot_be_written_is_told_and_harms_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    kept = Keeper(tmp_path / "file" / "snapshot.bin")
+    kept = SnapshotFile(tmp_path / "file" / "snapshot.bin")
     kept.begin()
     give(kept, 1)
     await kept.leave()
     assert "the next start will have no snapshot" in caplog.text
     assert kept.problem is not None
-    await Keeper(tmp_path / "never").leave()
+    await SnapshotFile(tmp_path / "never").leave()

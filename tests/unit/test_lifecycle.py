@@ -8,7 +8,7 @@ YOUNG_S = 2.0
 
 
 def test_a_child_that_lived_is_succeeded_at_once() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     assert child.is_due(0.0)
     child.on_start(10, 0.0)
     assert not child.is_due(100.0)
@@ -21,7 +21,7 @@ def test_a_child_that_lived_is_succeeded_at_once() -> None:
 
 
 def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     child.on_start(10, 0.0)
     child.stop()
     child.resume(1.0)
@@ -34,7 +34,7 @@ def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
 
 
 def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=2)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=2)
     now = 0.0
     delays = []
     for pid in range(1, 15):
@@ -50,7 +50,7 @@ def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -
 
 
 def test_one_long_life_clears_the_record() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     for pid in range(1, 6):
         child.on_start(pid, child.due)
         child.on_exit(child.due)
@@ -61,7 +61,7 @@ def test_one_long_life_clears_the_record() -> None:
 
 
 def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later() -> None:
-    spare = Child(young_s=YOUNG_S, free_deaths=0)
+    spare = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     for pid in (1, 2):
         spare.on_start(pid, spare.due)
         spare.on_exit(spare.due)
@@ -79,7 +79,7 @@ def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later()
 
 
 def test_after_stop_nothing_is_started() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     child.on_start(1, 0.0)
     child.stop()
     child.on_exit(1.0)
@@ -88,7 +88,7 @@ def test_after_stop_nothing_is_started() -> None:
 
 
 def test_a_running_child_is_not_started_twice() -> None:
-    child = Child(young_s=YOUNG_S, free_deaths=0)
+    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
     child.on_start(1, 0.0)
     with pytest.raises(ValueError, match="running"):
         child.on_start(2, 0.0)

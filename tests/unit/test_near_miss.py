@@ -8,9 +8,9 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Direction
 from netpolq.explain.additions import advice_for
 from netpolq.explain.flow import parse_protocol
-from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.compiled_evaluator import CompiledEvaluator
 from netpolq.policy.near_miss import Failed, NearMiss, NearMissFinder
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
 from tests.support.clusters import Body, store_of
 from tests.support.manifests import namespace, policy, rules_without_room
@@ -49,7 +49,7 @@ def shop(*policies: Mapping[str, object]) -> Store:
 def misses(store: Store, source: str, port: int, protocol: str = "TCP") -> tuple[NearMiss, ...]:
     """Near misses of the ingress of the database."""
     flow = parse_address(source), parse_address("10.0.0.1"), parse_protocol(protocol), port
-    return NearMissFinder(store).find(ReferenceEngine(store).explain(*flow), *flow).ingress
+    return NearMissFinder(store).find(ReferenceEvaluator(store).explain(*flow), *flow).ingress
 
 
 CASES = {
@@ -170,15 +170,15 @@ def test_a_rule_that_matches_and_has_no_room_in_the_snapshot_is_told_as_that() -
     """Nothing is missing from it, so nothing is advised."""
     store = shop(policy("shop/greedy", ingress=rules_without_room("from")))
     source, destination = parse_address("192.0.2.1"), parse_address("10.0.0.1")
-    engine, reference = SnapshotEngine(store), ReferenceEngine(store)
+    evaluator, reference = CompiledEvaluator(store), ReferenceEvaluator(store)
     port = next(
         port
         for port in range(2000, 8000)
         if not reference.explain(source, destination, 6, port).ingress.denies
-        and engine.explain(source, destination, 6, port).ingress.denies
+        and evaluator.explain(source, destination, 6, port).ingress.denies
     )
     flow = source, destination, 6, port
-    (miss,) = NearMissFinder(store).find(engine.explain(*flow), *flow).ingress
+    (miss,) = NearMissFinder(store).find(evaluator.explain(*flow), *flow).ingress
     assert (miss.failed, miss.addition) == (Failed.NO_ROOM, None)
     assert "matches, but its IP blocks take more room" in miss.why
     assert advice_for((miss,), Direction.INGRESS) == ""

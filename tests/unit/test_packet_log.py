@@ -16,7 +16,7 @@ from netpolq.addresses import parse_address
 from netpolq.enums import Action, Direction, LoggingFormat, Tier, Verdict
 from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.snapshot.ir import Identity, PortTable, Rule, TierProgram
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.packet_log import BURST_LINES, LINES_PER_S, PacketLog
 from tests.support.images import Endpoint, Image, encode
 from tests.support.logging_output import logging_output
@@ -51,7 +51,7 @@ class Clock:
 
 
 @pytest.fixture
-def view() -> SnapshotView:
+def view() -> SnapshotReader:
     """web admits client; closed is isolated for egress and may connect to nobody."""
     admits = (TierProgram(Tier.NETWORK_POLICY, ("shop/strict", "shop/web"), None, ((0, PortTable(0, (), ())),), None, None),)
     nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
@@ -63,7 +63,7 @@ def view() -> SnapshotView:
         endpoints={web: Endpoint(None, admits), web6: Endpoint(None, admits), closed: Endpoint(nothing, None)},
         pod_names={web: "shop/web-0", web6: "shop/web-0", client: "shop/client", closed: "shop/closed-0"},
     )
-    return SnapshotView(encode(image, version=7, created_ns=0))
+    return SnapshotReader(encode(image, version=7, created_ns=0))
 
 
 @pytest.fixture(params=LoggingFormat)
@@ -78,7 +78,7 @@ as_json = pytest.mark.parametrize("stream", [LoggingFormat.JSON], indirect=True)
 
 
 def write(
-    packet: Packet | bytes, view: SnapshotView | None, verdict: Verdict | None = Verdict.ACCEPT, *, is_reply: bool = False
+    packet: Packet | bytes, view: SnapshotReader | None, verdict: Verdict | None = Verdict.ACCEPT, *, is_reply: bool = False
 ) -> None:
     packet_log = PacketLog(100)
     draft = packet_log.draft(lambda: bytes(packet), view, is_reply=is_reply)
@@ -103,7 +103,9 @@ def entry(stream: io.StringIO) -> dict[str, object]:
 
 
 @as_text
-def test_an_accepted_packet_names_both_pods_and_the_policy_of_the_deciding_rule(stream: io.StringIO, view: SnapshotView) -> None:
+def test_an_accepted_packet_names_both_pods_and_the_policy_of_the_deciding_rule(
+    stream: io.StringIO, view: SnapshotReader
+) -> None:
     write(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80), view)
     assert line(stream) == (
         "accept TCP 10.0.0.2:4000 (shop/client) -> 10.0.0.1:80 (shop/web-0): allowed by ingress policy shop/web, 18.2 us"
@@ -111,43 +113,43 @@ def test_an_accepted_packet_names_both_pods_and_the_policy_of_the_deciding_rule(
 
 
 @as_text
-def test_a_denied_packet_names_the_first_policy_that_isolates(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_denied_packet_names_the_first_policy_that_isolates(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=OUTSIDER, dst=WEB) / UDP(sport=53, dport=5353), view, Verdict.DROP)
     assert line(stream) == ("drop UDP 192.0.2.9:53 -> 10.0.0.1:5353 (shop/web-0): denied by ingress policy shop/strict, 18.2 us")
 
 
 @as_text
-def test_egress_is_told_from_ingress(stream: io.StringIO, view: SnapshotView) -> None:
+def test_egress_is_told_from_ingress(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=CLOSED, dst=OUTSIDER) / ICMP(), view, Verdict.DROP)
     assert line(stream) == "drop ICMP 10.0.0.3 (shop/closed-0) -> 192.0.2.9: denied by egress policy shop/closed, 18.2 us"
 
 
 @as_text
-def test_an_address_with_colons_is_kept_apart_from_its_port(stream: io.StringIO, view: SnapshotView) -> None:
+def test_an_address_with_colons_is_kept_apart_from_its_port(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IPv6(src="fd00::9", dst=WEB6) / TCP(sport=4000, dport=80), view, Verdict.DROP)
     assert line(stream).startswith("drop TCP [fd00::9]:4000 -> [fd00::1]:80 (shop/web-0): denied by")
 
 
 @as_text
-def test_a_pod_that_nobody_isolates_has_no_policy(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_pod_that_nobody_isolates_has_no_policy(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=WEB, dst=OUTSIDER) / TCP(sport=4000, dport=80), view)
     assert line(stream) == "accept TCP 10.0.0.1:4000 (shop/web-0) -> 192.0.2.9:80: not-isolated, 18.2 us"
 
 
 @as_json
-def test_a_line_of_json_has_the_documented_keys(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_line_of_json_has_the_documented_keys(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80), view)
     assert entry(stream) == KEYS
 
 
 @as_json
-def test_a_reply_is_told_as_the_connection_that_was_judged(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_reply_is_told_as_the_connection_that_was_judged(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=WEB, dst=CLIENT) / TCP(sport=80, dport=4000), view, is_reply=True)
     assert entry(stream) == {**KEYS, "reply": True}
 
 
 @as_json
-def test_keys_stay_where_nothing_is_known(stream: io.StringIO, view: SnapshotView) -> None:
+def test_keys_stay_where_nothing_is_known(stream: io.StringIO, view: SnapshotReader) -> None:
     write(b"\x45", view, Verdict.DROP)
     assert entry(stream) == {
         **dict.fromkeys(KEYS),
@@ -168,25 +170,25 @@ def test_without_a_snapshot_the_verdict_is_that_of_the_failure_mode(stream: io.S
 
 
 @as_json
-def test_a_packet_that_could_not_be_judged_is_not_told_as_allowed(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_packet_that_could_not_be_judged_is_not_told_as_allowed(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80), view, None)
     assert entry(stream) == {**KEYS, "verdict": "drop", "reason": "error", "direction": None, "policy": None}
 
 
 def test_a_snapshot_without_names_tells_addresses() -> None:
-    bare = SnapshotView(encode(Image(), version=1, created_ns=0))
+    bare = SnapshotReader(encode(Image(), version=1, created_ns=0))
     assert bare.pod_name(parse_address(WEB)) is None
 
 
 @as_text
-def test_what_cannot_be_described_costs_a_line_and_no_packet(stream: io.StringIO, view: SnapshotView) -> None:
+def test_what_cannot_be_described_costs_a_line_and_no_packet(stream: io.StringIO, view: SnapshotReader) -> None:
     view.close()
     assert PacketLog(100).draft(lambda: bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
     assert "could not be described" in stream.getvalue()
 
 
 @as_json
-def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.StringIO, view: SnapshotView) -> None:
+def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.StringIO, view: SnapshotReader) -> None:
     clock = Clock()
     packet_log = PacketLog(100, clock)
     packet = bytes(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80))

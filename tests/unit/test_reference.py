@@ -5,7 +5,7 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Reason, Verdict
 from netpolq.policy.evaluator import Explanation
-from netpolq.policy.reference import ReferenceEngine
+from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.clusters import Body, store_of
 
 TCP, UDP, ICMP, GRE = 6, 17, 1, 47
@@ -42,7 +42,7 @@ def policy(key: str, **spec: object) -> Body:
 
 
 def explain(bodies: list[Body], source: str, destination: str, protocol: int = TCP, port: int = 80) -> Explanation:
-    return ReferenceEngine(store_of(bodies)).explain(parse_address(source), parse_address(destination), protocol, port)
+    return ReferenceEvaluator(store_of(bodies)).explain(parse_address(source), parse_address(destination), protocol, port)
 
 
 A, B = pod("x/a", "10.0.0.1"), pod("x/b", "10.0.0.2")

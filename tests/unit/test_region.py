@@ -18,7 +18,7 @@ from netpolq.errors import SnapshotError
 from netpolq.snapshot import memfd
 from netpolq.snapshot.ir import AddressTable, Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from tests.support.images import Endpoint, Image, draft_of, encode
 
 POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
@@ -76,7 +76,7 @@ def test_header_and_section_table_are_checked_by_whoever_opens_what_another_vali
     image[place] ^= 1
     descriptor = memfd.seal(image)
     with pytest.raises(SnapshotError):
-        memfd.open_validated(descriptor)
+        memfd.map_trusted(descriptor)
     os.close(descriptor)
 
 
@@ -84,16 +84,16 @@ def test_memory_that_could_still_change_cannot_count_as_validated() -> None:
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.write(descriptor, encode(small_image(), version=1, created_ns=1))
     with pytest.raises(SnapshotError, match="not sealed"):
-        memfd.open_validated(descriptor)
+        memfd.map_trusted(descriptor)
     os.close(descriptor)
 
 
 def test_a_table_in_which_a_search_might_not_end_is_refused() -> None:
-    draft = draft_of(small_image())
-    cells = draft.addresses.cells
+    builder = draft_of(small_image())
+    cells = builder.addresses.cells
     cells[-ADDRESS_CELL.size :] = ADDRESS_CELL.pack(STRANGER, 1)
-    for opened in (memfd.open_view, memfd.open_validated):
-        descriptor = memfd.seal(*draft.pieces(version=1, created_ns=1))
+    for opened in (memfd.open_view, memfd.map_trusted):
+        descriptor = memfd.seal(*builder.pieces(version=1, created_ns=1))
         with pytest.raises(SnapshotError, match="no empty cell"):
             opened(descriptor)
         os.close(descriptor)
@@ -161,7 +161,7 @@ def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
         damaged.append(bytes(flipped))
     for bad in damaged:
         with pytest.raises(SnapshotError):
-            SnapshotView(bad)
+            SnapshotReader(bad)
 
 
 def _informative(image: bytes) -> set[int]:

@@ -19,7 +19,7 @@ from netpolq.errors import ExitCode, SettingsError
 from netpolq.hold.ranges import parse_ranges
 from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import FILE_OPTIONS, OPTIONS
-from netpolq.settings.options import Group
+from netpolq.settings.options import OptionGroup
 from netpolq.settings.usage import grouped_flags
 
 SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"
@@ -359,7 +359,7 @@ def test_help_names_every_flag_default_and_variable_under_its_group() -> None:
         assert f"--{option.name}" in flat
         assert f"Allowed: {option.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}." in flat
     headings = [line.removesuffix(":") for line in text.splitlines() if line and not line.startswith(" ")]
-    assert headings == [group.value for group in Group if group is not Group.COMMAND]
+    assert headings == [group.value for group in OptionGroup if group is not OptionGroup.COMMAND]
 
 
 def test_help_marks_the_flags_that_carry_over_and_only_those() -> None:

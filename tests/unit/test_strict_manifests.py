@@ -8,7 +8,7 @@ import pytest
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import Verdict
-from netpolq.policy.compiled_evaluator import SnapshotEngine
+from netpolq.policy.compiled_evaluator import CompiledEvaluator
 from netpolq.sources.folder.source import load
 from netpolq.store import Store
 
@@ -43,7 +43,7 @@ def read(folder: Path, data: str | bytes, name: str = "np.yaml") -> Store:
 
 
 def is_open(store: Store, source: AddressKey = FAR, destination: AddressKey = WEB) -> bool:
-    return SnapshotEngine(store).explain(source, destination, 6, 22).verdict is Verdict.ACCEPT
+    return CompiledEvaluator(store).explain(source, destination, 6, 22).verdict is Verdict.ACCEPT
 
 
 def rule(text: str) -> str:

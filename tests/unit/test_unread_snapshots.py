@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.ipc.channel import MAX_UNREAD, Alive, Channel, Message, Publish, Taken
+from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Taken
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot import memfd
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
 from netpolq_worker.pool.spawn import Snapshot, WorkerProcess
-from netpolq_worker.worker.flow_cache import Decider
-from netpolq_worker.worker.snapshot_loader import Adoption
+from netpolq_worker.worker.flow_cache import FlowCache
+from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.images import Image, encode
 
 KEY = bytes(16)
@@ -71,7 +71,7 @@ async def test_a_supervisor_waits_for_a_pool_that_stands_still(ends: tuple[Chann
     for _ in range(MAX_UNREAD):
         await publisher.room()
         publisher._is_complete = False  # the store is the same each time, and would need no snapshot
-        publisher.publish(compiler.draft, [])
+        publisher.publish(compiler.builder, [])
     assert [type(message) for message in received(ends[1])] == [Publish] * MAX_UNREAD
     waiting = asyncio.create_task(publisher.room())
     await asyncio.sleep(0.05)
@@ -91,12 +91,12 @@ async def test_what_the_pool_refuses_is_published_again_as_a_whole(ends: tuple[C
     compiler = Compiler(Store(), is_local=lambda _pod: True)
     for _ in compiler.steps():
         pass
-    publisher.publish(compiler.draft, [])
-    assert publisher.publish(compiler.draft, []) == 1, "nothing has changed"
+    publisher.publish(compiler.builder, [])
+    assert publisher.publish(compiler.builder, []) == 1, "nothing has changed"
     ends[1].send(Taken(1, "it came without its descriptor"))
     async with asyncio.timeout(10):
         await again.wait()
-    assert publisher.publish(compiler.draft, []) == 2
+    assert publisher.publish(compiler.builder, []) == 2
     assert received(ends[1])[-1] == Publish(2, None)
     await publisher.leave()
     asyncio.get_running_loop().remove_reader(ends[0].fileno())
@@ -118,19 +118,19 @@ def publisher_on(channel: Channel, again: asyncio.Event | None = None) -> Publis
 @pytest.mark.parametrize("missed", ["without its descriptor", "not at all"])
 def test_a_worker_forgets_everything_when_it_missed_a_version(ends: tuple[Channel, Channel], missed: str) -> None:
     """The next version says what it changes, not what the missed one did: a verdict from before must not outlive both."""
-    decider = Decider(with_hints=False)
-    adoption = Adoption(decider, ends[0])
-    assert adoption.take_up(1, None, sealed(1))
-    decider.cache[b"remembered"] = 1  # type: ignore[index]
-    assert adoption.take_up(2, (KEY,), sealed(2))
-    assert decider.cache, "what a change does not concern stays"
+    flow_cache = FlowCache(with_hints=False)
+    loader = SnapshotLoader(flow_cache, ends[0])
+    assert loader.load(1, None, sealed(1))
+    flow_cache.cache[b"remembered"] = 1  # type: ignore[index]
+    assert loader.load(2, (KEY,), sealed(2))
+    assert flow_cache.cache, "what a change does not concern stays"
     if missed == "without its descriptor":
-        assert not adoption.take_up(3, (KEY,), None)
-        assert decider.cache
-    assert adoption.take_up(4, (KEY,), sealed(4))
-    assert not decider.cache
+        assert not loader.load(3, (KEY,), None)
+        assert flow_cache.cache
+    assert loader.load(4, (KEY,), sealed(4))
+    assert not flow_cache.cache
 
 
 def test_signs_of_life_say_what_was_read(ends: tuple[Channel, Channel]) -> None:
-    ends[0].send(Alive(7))
-    assert received(ends[1]) == [Alive(7)]
+    ends[0].send(Heartbeat(7))
+    assert received(ends[1]) == [Heartbeat(7)]

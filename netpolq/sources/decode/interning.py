@@ -12,7 +12,7 @@ GENERATION_ENTRIES = 16384
 """Entries of one generation; two are kept. Whoever makes up more values than that at a time gains nothing, and costs no more."""
 
 
-class Sharing:
+class InternPool:
     """Finds the first of equal values. Bounded: what has not been asked for in a long time is forgotten."""
 
     def __init__(self, generation_entries: int = GENERATION_ENTRIES) -> None:
@@ -31,5 +31,5 @@ class Sharing:
         return cast("T", found)
 
 
-SHARED = Sharing()
+SHARED = InternPool()
 """For the whole process: sources decode in one thread, and a value is as good for one as for another."""

@@ -67,7 +67,7 @@ class _Parsing:
 
 
 @dataclass(slots=True, kw_only=True)
-class Look:
+class ScanResult:
     """Result of looking. `again_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
     being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
     files that this look has parsed itself.
@@ -100,8 +100,8 @@ class FolderContents:
         self._delivered_rejections: tuple[Rejection, ...] = ()
         self._delivered_ignored: Mapping[str, int] = {}
 
-    def look(self, now_ns: int) -> Look:
-        """Look at the folder and read what changed. `now_ns`: `time.monotonic_ns()`."""
+    def look(self, now_ns: int) -> ScanResult:
+        """ScanResult at the folder and read what changed. `now_ns`: `time.monotonic_ns()`."""
         found = scan(self._folder)
         if found.root != self._root and not found.files and self._files:
             # What an unmounted volume leaves in its place, or a folder that is about to be filled.
@@ -109,7 +109,7 @@ class FolderContents:
         elif found.files:
             self._root = found.root
         self._scan = found
-        look = Look(scan=found)
+        look = ScanResult(scan=found)
         changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
         changed.sort(key=_size)
         # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
@@ -142,7 +142,7 @@ class FolderContents:
         file.missing_ns = None
         return found.fingerprint is not None and found.fingerprint == file.taken
 
-    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: Look) -> None:
+    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: ScanResult) -> None:
         file = self._files[path]
         if file.parsing is not None and not file.parsing.content.done():
             _await_parsing(look)
@@ -160,7 +160,7 @@ class FolderContents:
             file.digest = b""
             file.held = file.held.with_broken(unreadable(_printable(path), _reason(error)))
 
-    def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: Look) -> None:
+    def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: ScanResult) -> None:
         if file.unsettled != opened.fingerprint:
             file.unsettled, file.unsettled_ns, file.refused = opened.fingerprint, now_ns, False
         writers = opened.writers()
@@ -213,7 +213,7 @@ class FolderContents:
                 new_bytes += _size((path, found))
         return new_bytes > INLINE_BYTES
 
-    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: Look) -> Content | None:
+    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: ScanResult) -> Content | None:
         """The content, or None while it is being parsed beside the looks."""
         file = self._files[path]
         if file.parsing is not None and file.parsing.digest == digest:
@@ -227,7 +227,7 @@ class FolderContents:
         file.parsing = _Parsing(fingerprint, digest, self._background.submit(parse, _printable(path), data))
         return None
 
-    def _miss(self, path: str, now_ns: int, look: Look) -> None:
+    def _miss(self, path: str, now_ns: int, look: ScanResult) -> None:
         file = self._files[path]
         if any(path.startswith(directory) for directory in look.scan.unreadable):
             file.missing_ns = None
@@ -270,12 +270,12 @@ def _size(found: tuple[str, FoundFile]) -> int:
     return 0 if fingerprint is None else fingerprint.size
 
 
-def _await_parsing(look: Look) -> None:
+def _await_parsing(look: ScanResult) -> None:
     look.parsing += 1
     look.look_again(POLL_NS)
 
 
-def _postpone(file: _File, look: Look, by_ns: int) -> None:
+def _postpone(file: _File, look: ScanResult, by_ns: int) -> None:
     look.look_again(by_ns)
     if not file.held.content.objects:
         look.unfinished += 1

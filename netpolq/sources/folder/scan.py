@@ -66,7 +66,7 @@ class Scan:
 
 
 def scan(folder: str) -> Scan:
-    """Look at everything below a folder. Never raises for what it finds there."""
+    """ScanResult at everything below a folder. Never raises for what it finds there."""
     found = Scan()
     _note_names(found, "/", folder)
     seen: set[tuple[int, int]] = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 from netpolq.errors import BootError, NetpolqError
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
-from netpolq.sources.folder.contents import FolderContents, Look
+from netpolq.sources.folder.contents import FolderContents, ScanResult
 from netpolq.sources.folder.open_file import Writers
 from netpolq.sources.folder.watch import FolderWatch
 from netpolq.sources.source import Deliver
@@ -102,7 +102,7 @@ class ManifestFolder:
                     await watch.quiet(QUIET_S, BURST_S)
 
 
-def _wait_s(look: Look, watch: FolderWatch) -> float:
+def _wait_s(look: ScanResult, watch: FolderWatch) -> float:
     """How long to wait for an event before looking all the same."""
     is_blind = "" in look.scan.unreadable or not watch.complete
     wait_s = UNWATCHED_S if is_blind else SAFETY_S

@@ -37,7 +37,7 @@ from netpolq.sources.kubernetes.watch import (
 _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 """Codes by which servers refuse streamed lists: Invalid where the feature is off, others from what stands between."""
 
-_SHORTEST_WATCH_S = 1.0
+_MIN_WATCH_S = 1.0
 """A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
 
 _EARLY_S = 1.0
@@ -272,7 +272,7 @@ class Reflector:
             raise StreamError("the stream ended before the initial events did")
         now = time.monotonic()
         lasted_s = now - opened
-        if not said and lasted_s < _SHORTEST_WATCH_S:
+        if not said and lasted_s < _MIN_WATCH_S:
             raise StreamError("the watch ended as soon as it had begun")
         if not said and lasted_s >= timing.silent_s:
             raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")

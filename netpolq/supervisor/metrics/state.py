@@ -12,7 +12,7 @@ from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
-from netpolq.supervisor.readiness import Condition, rss_bytes
+from netpolq.supervisor.readiness import Readiness, rss_bytes
 
 
 class Reading(NamedTuple):
@@ -29,9 +29,9 @@ class Reading(NamedTuple):
         return cls(name, documentation, (), (((), value),))
 
 
-def readings(condition: Condition) -> list[Reading]:
+def readings(readiness: Readiness) -> list[Reading]:
     """All of them, as they are now."""
-    publisher, enforcer, counters = condition.publisher, condition.enforcer, condition.surroundings.counters
+    publisher, enforcer, counters = readiness.publisher, readiness.enforcer, readiness.host_monitor.counters
     workers = [report for _slot, report in sorted(publisher.workers.items())]
     single = Reading.single
     found = [
@@ -40,15 +40,15 @@ def readings(condition: Condition) -> list[Reading]:
         single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
         single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", publisher.refusals),
         single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
-        single("netpolq_workers_wanted", "Workers that should be running", condition.settings.queue_count),
-        single("netpolq_ready", "1 while /readyz answers 200", 0 if condition.not_ready() else 1),
+        single("netpolq_workers_wanted", "Workers that should be running", readiness.settings.queue_count),
+        single("netpolq_ready", "1 while /readyz answers 200", 0 if readiness.not_ready() else 1),
         single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
         single(
             "netpolq_ruleset_repairs_total",
             "Times that what other processes changed in the table inet netpolq was put back",
             enforcer.upkeep.repairs,
         ),
-        single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(condition.rejections)),
+        single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(readiness.rejections)),
         Reading(
             "netpolq_worker_restarts_total",
             "Successors of workers that ended",
@@ -65,7 +65,7 @@ def readings(condition: Condition) -> list[Reading]:
             "netpolq_objects",
             "Objects in the store",
             ("kind",),
-            tuple(((kind,), count) for kind, count in sorted(condition.object_counts.items())),
+            tuple(((kind,), count) for kind, count in sorted(readiness.object_counts.items())),
         ),
         Reading(
             "netpolq_resident_memory_bytes",
@@ -83,10 +83,10 @@ def readings(condition: Condition) -> list[Reading]:
         single(
             "netpolq_label_clashes",
             "Chains of other software that set the agent's bits of connection labels",
-            len(condition.surroundings.clashing_chains),
+            len(readiness.host_monitor.clashing_chains),
         )
     )
-    if (age_s := condition.source_age_s) is not None:
+    if (age_s := readiness.source_age_s) is not None:
         found.append(
             single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
         )
@@ -99,13 +99,13 @@ def readings(condition: Condition) -> list[Reading]:
             tuple(((direction,), len(addresses)) for direction, addresses in counts),
         )
     )
-    if (usage := condition.surroundings.conntrack) is not None:
+    if (usage := readiness.host_monitor.conntrack) is not None:
         found += [
             single("netpolq_conntrack_entries", "Connections in the kernel's table", usage.entries),
             single("netpolq_conntrack_limit", "Connections that fit into it", usage.limit),
             single("netpolq_conntrack_dropped_total", "Packets the kernel dropped for lack of room in it", usage.dropped),
         ]
-    if (strict := condition.strict_mode) is not None:
+    if (strict := readiness.strict_mode) is not None:
         found += [
             single(
                 "netpolq_established_examined_total",
@@ -114,8 +114,8 @@ def readings(condition: Condition) -> list[Reading]:
             ),
             single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
         ]
-    if condition.verdict_cache is not None:
-        found += verdict_cache_readings(condition.verdict_cache, condition.surroundings.cache_counts)
+    if readiness.verdict_cache is not None:
+        found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
     return found
 
 

@@ -8,14 +8,14 @@ import socket
 from collections.abc import Callable
 
 from netpolq.ipc.channel import Channel, Message
-from netpolq.ipc.takeover import Conversation
+from netpolq.ipc.takeover import TakeoverConnection
 
 log = logging.getLogger("pool")
 
-Source = Channel | Conversation | socket.socket
+Source = Channel | TakeoverConnection | socket.socket
 
 
-class Ears:
+class EventLoop:
     """Sockets, each with what is called when it can be read."""
 
     def __init__(self) -> None:

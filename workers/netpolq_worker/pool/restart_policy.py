@@ -33,15 +33,16 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Child:
-    """One place in the process tree and the process that fills it at the moment.
+    """A child process and when it is started again.
 
-    `young_s`: a process that dies younger has failed; one that lived longer leaves a clean sheet. `free_deaths`: how many young deaths
-    in a row are answered at once, before the back-off begins. `pid` 0: none. `due`: monotonic seconds from when one may be started.
-    `starts`: processes so far. `young_deaths`: in a row. `heard`: monotonic seconds of its last sign of life.
+    `min_uptime_s`: a process that ends earlier has failed; one that ran longer resets the count of failures. `free_restarts`: failures
+    in a row that are followed by a restart at once, before the back-off begins. `pid`: 0 without a process. `due`: monotonic seconds from
+    when the next one may be started. `starts`: processes started so far. `young_deaths`: failures in a row. `heard`: monotonic seconds of
+    the last heartbeat.
     """
 
-    young_s: float
-    free_deaths: int
+    min_uptime_s: float
+    free_restarts: int
     phase: Phase = Phase.WAITING
     pid: int = 0
     due: float = 0.0
@@ -71,8 +72,8 @@ class Child:
     def on_exit(self, now: float) -> None:
         """The process has ended."""
         if self.phase is Phase.RUNNING:
-            self.young_deaths = self.young_deaths + 1 if now - self.started < self.young_s else 0
-            self.due = now + restart_delay(self.young_deaths - self.free_deaths)
+            self.young_deaths = self.young_deaths + 1 if now - self.started < self.min_uptime_s else 0
+            self.due = now + restart_delay(self.young_deaths - self.free_restarts)
             self.phase = Phase.WAITING
         self.pid = 0
 

@@ -14,9 +14,9 @@ from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
 from netpolq_worker.pool.args import PoolOptions
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.nfqueue import Queue
-from netpolq_worker.worker.packet_loop import judge_packets
-from netpolq_worker.worker.sandbox import Confinement
-from netpolq_worker.worker.standby import Spare, WorkerSettings
+from netpolq_worker.worker.packet_loop import handle_packets
+from netpolq_worker.worker.sandbox import Sandbox
+from netpolq_worker.worker.standby import StandbyWorker, WorkerSettings
 
 _MAX_DESCRIPTOR = 0x7FFFFFFF
 _STANDARD_STREAMS = (0, 1, 2)
@@ -65,8 +65,8 @@ class WorkerProcess:
         self.unread = [sent for sent in self.unread if sent > version]
 
 
-class Forks:
-    """Binds the queues and forks processes that can serve any of them."""
+class WorkerSpawner:
+    """Binds the queues and spawner processes that can serve any of them."""
 
     def __init__(self, options: PoolOptions) -> None:
         """Raises `NetpolqError`."""
@@ -75,7 +75,7 @@ class Forks:
         self._worker: Worker | None = None
         self.logging = options.logging
         self.queues = tuple(self._bind(num) for num in options.queues)
-        self._confinement = Confinement()
+        self._confinement = Sandbox()
         # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: each takes memory.
         self.memories: list[int] = []
         """Descriptors of the memories of counters, by seat."""
@@ -85,7 +85,7 @@ class Forks:
         def serving() -> Worker | None:
             return self._worker
 
-        judging = judge_packets(serving)
+        judging = handle_packets(serving)
         next(judging)
         return Queue(queue_num, judging, fail_open=self._options.fail_open)
 
@@ -132,7 +132,7 @@ class Forks:
                 snapshot_version=snapshot.version,
                 snapshot_descriptor=snapshot.descriptor,
             )
-            spare = Spare(settings, self.queues, Channel(end))
+            spare = StandbyWorker(settings, self.queues, Channel(end))
             self._confinement.apply()
             self._worker = spare.wait()
             if self._worker is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from netpolq.ipc.channel import Channel, Message
-from netpolq_worker.pool.event_loop import Ears
+from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, is_killed_for_silence
 
 _STAND_DOWN_S = 3.0
@@ -18,16 +18,16 @@ _SILENCE_S = 15.0
 take some seconds in a large cluster on a busy machine; workers go on meanwhile."""
 
 
-class Supervision:
+class SupervisorProcess:
     """One supervisor at a time. `on_message` is given what it says, with a descriptor if one came along.
 
     `words`: its command line; another one is for the next start.
     """
 
-    def __init__(self, words: tuple[str, ...], ears: Ears, on_message: Callable[[Message, int | None], None]) -> None:
-        self.child = Child(young_s=5.0, free_deaths=0)
+    def __init__(self, words: tuple[str, ...], events: EventLoop, on_message: Callable[[Message, int | None], None]) -> None:
+        self.child = Child(min_uptime_s=5.0, free_restarts=0)
         self.words = words
-        self._ears = ears
+        self._events = events
         self._on_message = on_message
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,11 +43,11 @@ class Supervision:
             self._process = subprocess.Popen[bytes](self.words, stdin=theirs.fileno(), env=self._environment)
         self.child.on_start(self._process.pid, time.monotonic())
         self._channel = ours
-        self._ears.watch(ours, self._on_readable)
+        self._events.watch(ours, self._on_readable)
 
     def _on_readable(self) -> None:
         if self._channel is not None:
-            self._ears.read(self._channel, self._on_message)
+            self._events.read(self._channel, self._on_message)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
         """Say something, if there is a supervisor; one that is too busy to read misses it. Returns False then."""
@@ -69,7 +69,7 @@ class Supervision:
     def let_go(self) -> None:
         """Have it leave, which it does when it sees the end of the channel."""
         if self._channel is not None:
-            self._ears.unwatch(self._channel)
+            self._events.unwatch(self._channel)
             self._channel.close()
             self._channel = None
 

@@ -15,7 +15,7 @@ from netpolq.ipc.takeover import (
     REFUSED,
     STAND_DOWN,
     STANDING_DOWN,
-    Conversation,
+    TakeoverConnection,
     claim,
     is_key,
     make_key,
@@ -23,7 +23,7 @@ from netpolq.ipc.takeover import (
     running_agent,
     write_key,
 )
-from netpolq_worker.pool.event_loop import Ears
+from netpolq_worker.pool.event_loop import EventLoop
 
 _MAX_OTHERS = 8
 """Connections at the same time, so that they cannot use up our descriptors: so many that have shown the key, and so many that have not."""
@@ -39,7 +39,7 @@ _POLL_S = 0.05
 log = logging.getLogger("takeover")
 
 
-class Tenant(Protocol):
+class TakeoverCallbacks(Protocol):
     """Whose place it is or is to be: the pool."""
 
     def on_stood_down(self) -> None:
@@ -51,7 +51,7 @@ class Tenant(Protocol):
         ...
 
     def stand_down(self) -> None:
-        """Another wants to put its rules in place: stop changing them, then call `Place.has_stood_down`."""
+        """Another wants to put its rules in place: stop changing them, then call `AgentLock.has_stood_down`."""
         ...
 
     def leave(self) -> None:
@@ -67,23 +67,23 @@ class Tenant(Protocol):
         ...
 
 
-class Place:
+class AgentLock:
     """The place, held by us or by somebody from whom we are to take it over."""
 
-    def __init__(self, tenant: Tenant, ears: Ears, queues: range, key_path: Path, *, takeover: bool) -> None:
+    def __init__(self, callbacks: TakeoverCallbacks, events: EventLoop, queues: range, key_path: Path, *, takeover: bool) -> None:
         """Take the place, or speak to who holds it. `key_path`: where its key is kept. Raises `AlreadyRunningError`."""
-        self._tenant = tenant
-        self._ears = ears
+        self._callbacks = callbacks
+        self._events = events
         self._queues = queues
         self._key_path = key_path
         self._key = ""
-        self._others: list[Conversation] = []
-        self._strangers: dict[Conversation, float] = {}
+        self._others: list[TakeoverConnection] = []
+        self._strangers: dict[TakeoverConnection, float] = {}
         """Connections that have not shown the key, the oldest first, and until when they must have (monotonic seconds)."""
         self._is_deaf = False
         self._key_is_missing = False
         self._check_due = 0.0
-        self._successor: Conversation | None = None
+        self._successor: TakeoverConnection | None = None
         self._is_lost = False
         self._claim, self._holder = _claim_or_holder()
         if self._holder is not None and not takeover:
@@ -93,7 +93,7 @@ class Place:
         if self._holder is not None:
             self._check(self._holder)
 
-    def _check(self, holder: Conversation) -> None:
+    def _check(self, holder: TakeoverConnection) -> None:
         try:
             taken = holder.hear_queues()
         except EOFError:
@@ -118,16 +118,16 @@ class Place:
             except OSError as error:
                 log.error("%s: %s; no agent can take over from this one", self._key_path, error.strerror)
                 self._key_is_missing = True
-            self._ears.watch(self._claim, self._accept)
+            self._events.watch(self._claim, self._accept)
         if self._holder is not None:
-            self._ears.watch(self._holder, self._on_holder)
+            self._events.watch(self._holder, self._on_holder)
 
     # --- taking the place ---------------------------------------------------------------------------------------------------------
 
     def ask_to_stand_down(self) -> None:
         """Have the holder let go of the ruleset, if it is somebody else."""
         if self._holder is None:
-            self._tenant.on_stood_down()
+            self._callbacks.on_stood_down()
         else:
             self._holder.say(STAND_DOWN, read_key(self._key_path))
 
@@ -144,14 +144,14 @@ class Place:
         except EOFError:
             word = LEFT
         if word == STANDING_DOWN:
-            self._tenant.on_stood_down()
+            self._callbacks.on_stood_down()
         elif word == REFUSED:
             self._lose(f"pid {self._holder.pid} does not let itself be taken over: --run-dir must be that of the running agent")
         elif word == LEFT:
             self._on_left(self._holder)
 
-    def _on_left(self, holder: Conversation) -> None:
-        self._ears.unwatch(holder)
+    def _on_left(self, holder: TakeoverConnection) -> None:
+        self._events.unwatch(holder)
         holder.close()
         self._holder = None
         self._claim = holder.handed_on or claim()
@@ -162,12 +162,12 @@ class Place:
             _complain_of_stranger()
         log.info("pid %d has left its place to us", holder.pid)
         self.open()
-        self._tenant.on_stood_down()
-        self._tenant.on_alone()
+        self._callbacks.on_stood_down()
+        self._callbacks.on_alone()
 
     def _lose(self, reason: str) -> None:
         self._is_lost = True
-        self._tenant.lose(reason)
+        self._callbacks.lose(reason)
 
     # --- giving it away -----------------------------------------------------------------------------------------------------------
 
@@ -181,11 +181,11 @@ class Place:
         except OSError as error:
             # It goes on being readable: without a pause the pool would do nothing but ask for a descriptor that it does not get.
             log.error("a connection of another agent cannot be accepted: %s; trying again in a second", error.strerror)
-            self._ears.unwatch(self._claim)
+            self._events.unwatch(self._claim)
             self._is_deaf = True
             return
         end.setblocking(False)
-        other = Conversation(end)
+        other = TakeoverConnection(end)
         if not other.is_trusted:
             log.warning("pid %d is not listened to: it is run by another user", other.pid)
             other.close()
@@ -195,14 +195,14 @@ class Place:
         other.say_queues(self._queues)
         self._others.append(other)
         self._strangers[other] = time.monotonic() + _KEY_LIMIT_S
-        self._ears.watch(other, lambda: self._on_other(other))
+        self._events.watch(other, lambda: self._on_other(other))
 
-    def _drop(self, other: Conversation, reason: str) -> None:
+    def _drop(self, other: TakeoverConnection, reason: str) -> None:
         log.warning("the connection of pid %d is closed: %s", other.pid, reason)
         self._forget(other)
 
-    def _forget(self, other: Conversation) -> None:
-        self._ears.unwatch(other)
+    def _forget(self, other: TakeoverConnection) -> None:
+        self._events.unwatch(other)
         other.close()
         self._others.remove(other)
         self._strangers.pop(other, None)
@@ -221,7 +221,7 @@ class Place:
         self._check_due = now + _CHECK_S
         if self._is_deaf and self._claim is not None:
             self._is_deaf = False
-            self._ears.watch(self._claim, self._accept)
+            self._events.watch(self._claim, self._accept)
         if self._key and self._claim is not None and self._successor is None and read_key(self._key_path) != self._key:
             self._restore_key()
 
@@ -237,7 +237,7 @@ class Place:
         self._key_is_missing = False
         log.warning("%s was missing and is there again", self._key_path)
 
-    def _on_other(self, other: Conversation) -> None:
+    def _on_other(self, other: TakeoverConnection) -> None:
         try:
             word, more = other.hear()
         except EOFError:
@@ -245,7 +245,7 @@ class Place:
             if other is self._successor:
                 log.warning("pid %d has ended before it could take over; going on", other.pid)
                 self._successor = None
-                self._tenant.resume()
+                self._callbacks.resume()
             return
         if word == KEY and is_key(self._key, more):
             if len(self._others) - len(self._strangers) >= _MAX_OTHERS:
@@ -260,10 +260,10 @@ class Place:
             if self._successor is None:
                 log.info("pid %d takes over: the ruleset is left to it", other.pid)
             self._successor = other
-            self._tenant.stand_down()
+            self._callbacks.stand_down()
         elif word == LEAVE and other is self._successor:
             log.info("pid %d has taken over", other.pid)
-            self._tenant.leave()
+            self._callbacks.leave()
 
     @property
     def is_given_up(self) -> bool:
@@ -271,7 +271,7 @@ class Place:
         return self._successor is not None
 
     @property
-    def is_anothers(self) -> bool:
+    def owned_by_peer(self) -> bool:
         """Whether another has it, or is about to."""
         return self._successor is not None or self._holder is not None or self._is_lost
 
@@ -286,22 +286,22 @@ class Place:
             self._successor.say(LEFT, handing_on=self._claim)
         for source in (self._claim, self._holder):
             if source is not None:
-                self._ears.unwatch(source)
+                self._events.unwatch(source)
                 source.close()
         self._claim = None
         for other in self._others:
-            self._ears.unwatch(other)
+            self._events.unwatch(other)
             other.close()
         self._others.clear()
         self._strangers.clear()
 
 
-def _claim_or_holder() -> tuple[socket.socket | None, Conversation | None]:
+def _claim_or_holder() -> tuple[socket.socket | None, TakeoverConnection | None]:
     """The place, or who holds it. Neither, if that is no agent."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         found = claim()
-        holder = None if found is not None else Conversation.with_running_agent()
+        holder = None if found is not None else TakeoverConnection.with_running_agent()
         if found is not None or holder is not None:
             return found, holder
         if time.monotonic() > deadline:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from netpolq.ipc.channel import Alive, Counters, Drain, Hints, Logging, Message, Refusal, Report, Serve
+from netpolq.ipc.channel import Counters, Drain, Heartbeat, Hints, Logging, Message, Refusal, Report, Serve
 from netpolq_worker.pool.args import PoolOptions
-from netpolq_worker.pool.event_loop import Ears
+from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, attempt, described, is_killed_for_silence
-from netpolq_worker.pool.spawn import Forks, Snapshot, WorkerProcess
+from netpolq_worker.pool.spawn import Snapshot, WorkerProcess, WorkerSpawner
 from netpolq_worker.worker.nfqueue import Queue
 
 _SILENCE_S = 2.0
@@ -44,7 +44,7 @@ class _Slot:
 
     number: int
     queue: Queue
-    child: Child = field(default_factory=lambda: Child(young_s=0.1, free_deaths=3))
+    child: Child = field(default_factory=lambda: Child(min_uptime_s=0.1, free_restarts=3))
     last_report: Report | None = None
     suspect: bool = False
 
@@ -62,20 +62,20 @@ class _Slot:
         )
 
 
-class Crew:
+class Workers:
     """Binds the queues and keeps them served. `tell` is given what the supervisor is to know: reports, hints, refusals.
 
     `snapshot`: the newest one, by which they judge.
     """
 
-    def __init__(self, options: PoolOptions, ears: Ears, tell: Callable[[Message], None]) -> None:
+    def __init__(self, options: PoolOptions, events: EventLoop, tell: Callable[[Message], None]) -> None:
         """Raises `NetpolqError`."""
-        self._ears = ears
+        self._events = events
         self._tell = tell
-        self._forks = Forks(options)
-        self._slots = [_Slot(number, queue) for number, queue in enumerate(self._forks.queues)]
+        self._spawner = WorkerSpawner(options)
+        self._slots = [_Slot(number, queue) for number, queue in enumerate(self._spawner.queues)]
         self._workers: dict[int, WorkerProcess] = {}
-        self._spare = Child(young_s=1.0, free_deaths=1, due=time.monotonic() + _SPARE_DELAY_S)
+        self._spare = Child(min_uptime_s=1.0, free_restarts=1, due=time.monotonic() + _SPARE_DELAY_S)
         self._last_look = time.monotonic()
         self._is_leaving = False
         self.snapshot = Snapshot()
@@ -92,7 +92,7 @@ class Crew:
     @property
     def counters(self) -> list[tuple[Counters, int]]:
         """The memories in which workers count, with their descriptors. There may be more later, never fewer."""
-        return [(Counters(seat), descriptor) for seat, descriptor in enumerate(self._forks.memories)]
+        return [(Counters(seat), descriptor) for seat, descriptor in enumerate(self._spawner.memories)]
 
     def start_due(self, now: float) -> None:
         """Fill the places that are to be filled."""
@@ -120,9 +120,9 @@ class Crew:
         slot.child.on_start(worker.pid, now)
 
     def _fork(self) -> WorkerProcess:
-        worker = self._forks.fork(self.snapshot)
+        worker = self._spawner.fork(self.snapshot)
         self._workers[worker.pid] = worker
-        self._ears.watch(worker.channel, partial(self._on_readable, worker))
+        self._events.watch(worker.channel, partial(self._on_readable, worker))
         return worker
 
     # --- signs of life ------------------------------------------------------------------------------------------------------------
@@ -152,8 +152,8 @@ class Crew:
         if worker is None:
             return
         self._on_readable(worker)  # what it said last
-        self._ears.unwatch(worker.channel)
-        self._forks.bury(worker)
+        self._events.unwatch(worker.channel)
+        self._spawner.bury(worker)
         if worker.slot is None:
             if pid == self._spare.pid:
                 self._spare.on_exit(now)
@@ -173,7 +173,7 @@ class Crew:
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
     def _on_readable(self, worker: WorkerProcess) -> None:
-        self._ears.read(worker.channel, partial(self._on_message, worker))
+        self._events.read(worker.channel, partial(self._on_message, worker))
 
     def _on_message(self, worker: WorkerProcess, message: Message, _descriptor: int | None) -> None:
         match message:
@@ -183,7 +183,7 @@ class Crew:
                 slot.child.heard = time.monotonic()
                 self._tell(slot.report())
                 self._on_read(worker, message.acked_version)
-            case Alive(version):
+            case Heartbeat(version):
                 if worker.pid == self._spare.pid:
                     self._spare.heard = time.monotonic()
                 self._on_read(worker, version)
@@ -204,15 +204,15 @@ class Crew:
     @property
     def logging(self) -> Logging:
         """What workers log."""
-        return self._forks.logging
+        return self._spawner.logging
 
     def set_logging(self, wanted: Logging) -> None:
         """Have all workers, and those that come, log this. One that does not read is silent, too, and will be killed for that."""
-        self._forks.logging = wanted
+        self._spawner.logging = wanted
         for worker in self._workers.values():
             worker.channel.send(wanted)
 
-    def take_up(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None = None) -> None:
+    def load(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None = None) -> None:
         """Judge by another snapshot, which has been validated. Takes over its descriptor. `changed` as in `Publish`."""
         if self.snapshot.version:
             os.close(self.snapshot.descriptor)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from netpolq.enums import Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.packet import parse
 from netpolq_worker.worker.packet_log import describe, write_line
 
@@ -58,7 +58,7 @@ class DeniedLog:
     def note(
         self,
         payload: bytes,
-        view: SnapshotView | None,
+        view: SnapshotReader | None,
         verdict: Verdict | None,
         fail_verdict: Verdict,
         duration_ns: int,

@@ -13,8 +13,8 @@ from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, Hint
-from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, Resolver
-from netpolq.snapshot.reader import SnapshotView
+from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, CachedEvaluator
+from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.packet import (
     UNKEYED_PROTOCOLS,
     WITH_PORTS,
@@ -45,7 +45,7 @@ UNCLEAR = ABSENT - 1
 _SEEN_PLACES = 1 << 16
 
 
-class Decider:
+class FlowCache:
     """Answers by the newest snapshot it was given. `view` None: there is no snapshot yet, and nothing can be judged.
 
     `cache`: code by key, for the packet path to look up; what is not there, or negative, must be asked for. A **code** is
@@ -57,10 +57,10 @@ class Decider:
     """
 
     def __init__(self, generation_entries: int = GENERATION_ENTRIES, *, with_hints: bool = False) -> None:
-        self.view: SnapshotView | None = None
+        self.view: SnapshotReader | None = None
         self.cache: dict[Key, int] = {}
         self.misses = 0
-        self._resolver: Resolver | None = None
+        self._evaluator: CachedEvaluator | None = None
         self._limit = generation_entries
         self._with_hints = with_hints
         self._seen = array("H", bytes(2 * _SEEN_PLACES))
@@ -99,7 +99,7 @@ class Decider:
         return code if code >= 0 else self._hint(key, ~code)
 
     def _judge(self, key: Key, question: Question) -> int:
-        if self._resolver is None:
+        if self._evaluator is None:
             return UNCLEAR
         source, destination, protocol, port = question
         hints = self._with_hints and protocol in WITH_PORTS
@@ -111,9 +111,9 @@ class Decider:
         self.misses += 1
         family = len(source)
         if family == 4:
-            answer = self._resolver.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
+            answer = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
         else:
-            answer = self._resolver.answer(source, destination, protocol, port)
+            answer = self._evaluator.answer(source, destination, protocol, port)
         code = series_of(protocol, family) << 1 | answer & 1
         if hints and answer == DROP_ON_EVERY_PORT:
             key = pair
@@ -153,16 +153,16 @@ class Decider:
         self.cache[key] = code
         self._addresses.update(question_of(key)[:2])
 
-    def adopt(self, view: SnapshotView, changed: Collection[bytes] | None) -> None:
+    def adopt(self, view: SnapshotReader, changed: Collection[bytes] | None) -> None:
         """Judge by another snapshot from now on. `changed`: address keys whose flows may be judged differently; None: all.
 
         Raises `SnapshotError` if it points outside of itself, as far as that shows at once, and goes on with the one there was.
         """
         try:
-            resolver = Resolver(view)
+            evaluator = CachedEvaluator(view)
         except (IndexError, struct.error) as error:
             raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
-        previous, self.view, self._resolver = self.view, view, resolver
+        previous, self.view, self._evaluator = self.view, view, evaluator
         self._waiting.clear()  # decisions of the previous version
         if previous is None or changed is None:
             self.cache, self._addresses = {}, set()
@@ -195,7 +195,7 @@ class Decider:
                 hints.append(Hint(address_key(source), address_key(destination), port, protocol, Verdict(code & 1)))
         return hints
 
-    def begin_window(self) -> None:
+    def reset_hint_window(self) -> None:
         """Forget which decisions were hinted at: if one is asked for again, the kernel does not have it (any more)."""
         for key in self._hinted:
             for generation in (self.cache, self._old):

@@ -10,11 +10,11 @@ import select
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
 from netpolq.logs import set_verbosity
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.observer import Observer
-from netpolq_worker.worker.snapshot_loader import Adoption
+from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 _FLUSH_INTERVAL_NS = 250_000_000
 """How often counters are written and the pool is told; what a killed worker had counted since is lost."""
@@ -29,7 +29,7 @@ log = logging.getLogger("worker")
 class Worker:
     """Serves one queue until it is told to drain or the pool is gone.
 
-    Its public fields are those of `netpolq_worker.worker.packet_loop.Bench`.
+    Its public fields are those of `netpolq_worker.worker.packet_loop.WorkerContext`.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Worker:
         order: Serve,
         queue: Queue,
         channel: Channel,
-        adoption: Adoption,
-        decider: Decider,
+        loader: SnapshotLoader,
+        flow_cache: FlowCache,
         metrics: WorkerMetrics,
         *,
         fail_open: bool,
@@ -47,14 +47,14 @@ class Worker:
     ) -> None:
         self._order = order
         self._channel = channel
-        self._adoption = adoption
+        self._loader = loader
         self.queue = queue
-        self.decider = decider
+        self.flow_cache = flow_cache
         self.metrics = metrics
         self.mark_mask = mark_mask
         self.fail_verdict = Verdict.ACCEPT if fail_open else Verdict.DROP
         self.message_waits = False
-        self._observer = Observer(queue.queue_num, decider, self.fail_verdict, logging_settings)
+        self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, logging_settings)
         self.observe = self._observer.observe_if_needed
         self._orphans_possible = True
         self._stopping = False
@@ -70,12 +70,12 @@ class Worker:
         poller.register(self._channel.fileno(), select.POLLIN)
         self._report()
         while not self._stopping:
-            interval_ns = _HINT_INTERVAL_NS if self.decider.has_hints else _FLUSH_INTERVAL_NS
+            interval_ns = _HINT_INTERVAL_NS if self.flow_cache.has_hints else _FLUSH_INTERVAL_NS
             for descriptor, _events in poller.poll(interval_ns // 1_000_000):
                 self.message_waits |= descriptor == self._channel.fileno()
             self.queue.receive()
         self.queue.receive()
-        self.metrics.flush(self.decider.misses)
+        self.metrics.flush(self.flow_cache.misses)
 
     # --- what was read before and not answered: by a dead predecessor, or while the queue was bound -------------------------------
 
@@ -115,7 +115,7 @@ class Worker:
                 message, descriptor = received
                 match message:
                     case Publish(version, changed):
-                        if self._adoption.take_up(version, changed, descriptor):
+                        if self._loader.load(version, changed, descriptor):
                             self._report()
                     case Logging():
                         set_verbosity(message.verbosity)
@@ -129,26 +129,26 @@ class Worker:
             self._stopping = True
         except ValueError as error:
             log.error("worker %d: message ignored: %s", self._order.slot, error)
-        if now_ns >= self._next_hints_ns and self.decider.has_hints:
+        if now_ns >= self._next_hints_ns and self.flow_cache.has_hints:
             self._next_hints_ns = now_ns + _HINT_INTERVAL_NS
             self._hint()
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + _FLUSH_INTERVAL_NS
-            self.metrics.flush(self.decider.misses)
+            self.metrics.flush(self.flow_cache.misses)
             self._report()
             if now_ns >= self._next_window_ns:
                 self._next_window_ns = now_ns + _HINT_WINDOW_NS
-                self.decider.begin_window()
+                self.flow_cache.reset_hint_window()
             self._observer.tell_suppressed()
 
     def _hint(self) -> None:
-        view = self.decider.view
+        view = self.flow_cache.view
         if view is not None:
             # If it cannot be sent, these decisions are hinted at again in the next window.
-            self._channel.send(pack_hints(view.version, self.decider.take_hints(MAX_HINTS)))
+            self._channel.send(pack_hints(view.version, self.flow_cache.take_hints(MAX_HINTS)))
 
     def _report(self) -> None:
-        view = self.decider.view
+        view = self.flow_cache.view
         self._channel.send(
             Report(
                 slot=self._order.slot,

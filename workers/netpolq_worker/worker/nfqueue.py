@@ -47,17 +47,17 @@ _PACKED_VERDICT = struct.Struct("!II")
 _MARK_ATTRIBUTE_HEAD = attribute(_NFQA_MARK, bytes(4))[:-4]
 
 Packet = netfilterqueue.Packet
-Judging = Generator[int | None, netfilterqueue.Packet | None, None]
+PacketHandler = Generator[int | None, netfilterqueue.Packet | None, None]
 """Takes packets, and None when no packet waits any more. Yields the decision on each packet; None: there was none, or nothing was asked."""
 
 
 class Queue:
-    """A bound queue. `judging`, which has been started, is sent each packet in order of arrival, and must not end."""
+    """A bound queue. `packet_handler`, which has been started, is sent each packet in order of arrival, and must not end."""
 
-    def __init__(self, queue_num: int, judging: Judging, *, fail_open: bool) -> None:
+    def __init__(self, queue_num: int, packet_handler: PacketHandler, *, fail_open: bool) -> None:
         """Bind. Raises `QueueTakenError`, `PrivilegeError` or `KernelError`."""
         self.queue_num = queue_num
-        self._judging = judging
+        self._packet_handler = packet_handler
         self._statistics: BinaryIO | None = None
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
@@ -78,7 +78,7 @@ class Queue:
                 warnings.simplefilter("error")  # a receive buffer smaller than asked for is said by a warning
                 self._queue.bind(
                     self.queue_num,
-                    cast("Callable[[Packet], None]", self._judging.send),  # the library ignores what it returns
+                    cast("Callable[[Packet], None]", self._packet_handler.send),  # the library ignores what it returns
                     max_len=QUEUE_PACKETS,
                     range=COPY_BYTES,
                     sock_len=RECEIVE_BUFFER_BYTES,
@@ -118,7 +118,7 @@ class Queue:
     def receive(self) -> None:
         """Have every packet that waits in the socket judged and answered; returns when there is none left."""
         self._queue.run(block=False)
-        self._judging.send(None)
+        self._packet_handler.send(None)
 
     def has_waiting(self) -> bool:
         """Whether a packet waits in the socket."""

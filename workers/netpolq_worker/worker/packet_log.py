@@ -14,7 +14,7 @@ from typing import NamedTuple
 from netpolq.addresses import address_key
 from netpolq.enums import Direction, Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
-from netpolq.snapshot.reader import NO_RULE, SnapshotView
+from netpolq.snapshot.reader import NO_RULE, SnapshotReader
 from netpolq_worker.worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
 
 LINES_PER_S = 100
@@ -46,7 +46,7 @@ class End(NamedTuple):
         return address if self.pod is None else f"{address} ({self.pod})"
 
 
-class Draft(NamedTuple):
+class LogLine(NamedTuple):
     """A line before the verdict is known. The ends are those of the connection in its original direction, None if unreadable.
 
     `reply`: the packet itself goes the other way. `snapshot`: version that was asked, 0 for none.
@@ -67,7 +67,7 @@ class PacketLog:
         self._queue_num = queue_num
         self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
 
-    def draft(self, payload: Callable[[], bytes], view: SnapshotView | None, *, is_reply: bool) -> Draft | None:
+    def draft(self, payload: Callable[[], bytes], view: SnapshotReader | None, *, is_reply: bool) -> LogLine | None:
         """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits.
 
         `payload` gives the packet, and may raise.
@@ -80,7 +80,7 @@ class PacketLog:
             log.exception("a packet on queue %d could not be described", self._queue_num)
             return None
 
-    def write(self, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+    def write(self, draft: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
         """Write a line; see `write_line`."""
         write_line(self._queue_num, draft, verdict, fail_verdict, duration_ns)
 
@@ -97,7 +97,7 @@ class PacketLog:
             self._bucket.refused = 0
 
 
-def write_line(queue_num: int, draft: Draft, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+def write_line(queue_num: int, draft: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
     """Write a line about a packet. `verdict` None: there was no decision, the packet was answered by `fail_verdict`."""
     judgement = draft.judgement
     if verdict is None and draft.snapshot:
@@ -123,16 +123,16 @@ def write_line(queue_num: int, draft: Draft, verdict: Verdict | None, fail_verdi
     log.info("%s%s%s: %s%s, %.1f us", word, flow, reply, judgement.reason, policy, processing_us, extra={"fields": fields})
 
 
-def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Draft:
+def describe(payload: bytes, view: SnapshotReader | None, *, is_reply: bool) -> LogLine:
     """All that packet and snapshot tell. `payload`: from the IP header on."""
     version = 0 if view is None else view.version
     flow = parse(payload)
     if flow is None:
-        return Draft(Judgement("malformed"), None, None, None, is_reply, version)
+        return LogLine(Judgement("malformed"), None, None, None, is_reply, version)
     source, destination, protocol, source_port, destination_port = flow
     if is_reply:
         source, destination, source_port, destination_port = destination, source, destination_port, source_port
-    return Draft(
+    return LogLine(
         _judge(view, address_key(source), address_key(destination), protocol, destination_port),
         PROTOCOL_NAMES.get(protocol, str(protocol)),
         _end(view, source, protocol, source_port),
@@ -142,7 +142,7 @@ def describe(payload: bytes, view: SnapshotView | None, *, is_reply: bool) -> Dr
     )
 
 
-def _end(view: SnapshotView | None, address: bytes, protocol: int, port: int) -> End:
+def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) -> End:
     return End(
         socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address),
         port if protocol in WITH_PORTS else None,
@@ -150,7 +150,7 @@ def _end(view: SnapshotView | None, address: bytes, protocol: int, port: int) ->
     )
 
 
-def _judge(view: SnapshotView | None, source: bytes, destination: bytes, protocol: int, port: int) -> Judgement:
+def _judge(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> Judgement:
     if view is None:
         return Judgement("no-snapshot")
     decision = view.judge(source, destination, protocol, port)

@@ -1,6 +1,6 @@
 """What happens to a packet between the queue and its verdict: the one loop that every first packet goes through.
 
-`judge_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
+`handle_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
 so that the path of a known connection has neither calls of our own nor attributes to look up.
 
 Accepts are batched: a packet is only remembered, and one message answers all up to the last. So **silence is an accept**: whatever may
@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import ABSENT, Decider
+from netpolq_worker.worker.flow_cache import ABSENT, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
-from netpolq_worker.worker.nfqueue import Judging, Packet, Queue
+from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
 
 BATCH_PACKETS = 64
@@ -31,14 +31,14 @@ _HOUSEKEEPING_NS = 1_000_000
 log = logging.getLogger("worker")
 
 
-class Bench(Protocol):
+class WorkerContext(Protocol):
     """What a worker lays ready for judging. `housekeeping` is called when nothing is remembered, and must not raise.
 
     `message_waits`: the worker has seen that there is something to be read from the pool.
     """
 
     queue: Queue
-    decider: Decider
+    flow_cache: FlowCache
     metrics: WorkerMetrics
     fail_verdict: Verdict
     mark_mask: int
@@ -55,16 +55,16 @@ class Bench(Protocol):
         ...
 
 
-def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
+def handle_packets(serving: Callable[[], WorkerContext | None]) -> PacketHandler:
     """Judge what is sent to it. `serving` gives None as long as the queue is bound but not served: its packets wait for their worker."""
     packet = yield None
-    while (bench := serving()) is None:
+    while (context := serving()) is None:
         packet = yield None
-    queue, decider, metrics = bench.queue, bench.decider, bench.metrics
+    queue, flow_cache, metrics = context.queue, context.flow_cache, context.metrics
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
-    accepted, reply = _in_mark(PacketMark.ACCEPTED, bench.mark_mask), _in_mark(PacketMark.PENDING_REPLY, bench.mark_mask)
-    cached = decider.cache.get
-    observe = bench.observe
+    accepted, reply = _in_mark(PacketMark.ACCEPTED, context.mark_mask), _in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
+    cached = flow_cache.cache.get
+    observe = context.observe
     mark = -1  # as it came with the packets of this batch
     accepted_mark = 0
     is_reply = False
@@ -87,10 +87,10 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                     if remembered_id:
                         queue.accept_up_to(remembered_id, accepted_mark)
                         remembered_id = 0
-                    bench.dispose_of_orphans(packet_id - 1)
+                    context.dispose_of_orphans(packet_id - 1)
                     mark = packet.get_mark()
-                    accepted_mark = mark & ~bench.mark_mask | accepted
-                    is_reply = mark & bench.mark_mask == reply
+                    accepted_mark = mark & ~context.mark_mask | accepted
+                    is_reply = mark & context.mark_mask == reply
                 payload = packet.get_payload()
                 code = ABSENT
                 key = None
@@ -106,10 +106,10 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                         pass  # too short for such a header; it may be a valid packet all the same
                 if code < 0:
                     if key is not None:
-                        code = decider.decide_key(key, code)
+                        code = flow_cache.decide_key(key, code)
                     if code < 0:
-                        code = _decide(bench, packet_id, payload, is_reply=is_reply)
-                    cached = decider.cache.get
+                        code = _decide(context, packet_id, payload, is_reply=is_reply)
+                    cached = flow_cache.cache.get
                 if code < 0:
                     verdict = Verdict.DROP if code == _MALFORMED else None
                 else:
@@ -124,7 +124,7 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                         runs.append((run_code, run_packets))
                         run_code, run_packets = code, 1
             except Exception:  # whatever it was, this packet must be answered before the next batch covers it
-                _fail(bench, packet_id, "error")
+                _fail(context, packet_id, "error")
                 log.exception("packet %d on queue %d could not be judged", packet_id, queue.queue_num)
                 verdict = None
             if observe is not None:
@@ -143,11 +143,11 @@ def judge_packets(serving: Callable[[], Bench | None]) -> Judging:
                 runs.clear()
                 packets = run_packets = 0
             # Under constant load the socket is never empty, so messages are looked for here as well, but not after every batch.
-            if bench.message_waits or now_ns >= next_housekeeping_ns:
-                bench.housekeeping(now_ns)
+            if context.message_waits or now_ns >= next_housekeeping_ns:
+                context.housekeeping(now_ns)
                 next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
-                cached = decider.cache.get
-                observe = bench.observe
+                cached = flow_cache.cache.get
+                observe = context.observe
         packet = yield verdict
 
 
@@ -159,23 +159,23 @@ def _in_mark(state: PacketMark, mark_mask: int) -> int:
 _MALFORMED = -2
 
 
-def _decide(bench: Bench, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
+def _decide(context: WorkerContext, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
     """The code for a packet that has to be read; negative if it has been answered here."""
     flow = parse(payload)
     if flow is None:
-        bench.queue.verdict(packet_id, Verdict.DROP)
-        bench.metrics.malformed += 1
+        context.queue.verdict(packet_id, Verdict.DROP)
+        context.metrics.malformed += 1
         return _MALFORMED
     source, destination, protocol, source_port, destination_port = flow
     # A reply stands for the connection that it answers: what is judged is the swapped header.
     swapped = destination, source, protocol, source_port
-    code = bench.decider.decide(swapped if is_reply else (source, destination, protocol, destination_port))
+    code = context.flow_cache.decide(swapped if is_reply else (source, destination, protocol, destination_port))
     if code < 0:
-        _fail(bench, packet_id, "no-snapshot")
+        _fail(context, packet_id, "no-snapshot")
     return code
 
 
-def _fail(bench: Bench, packet_id: int, cause: str) -> None:
+def _fail(context: WorkerContext, packet_id: int, cause: str) -> None:
     # The mark stays "pending": if the packet passes, the ruleset counts it as unjudged and remembers no acceptance.
-    bench.queue.verdict(packet_id, bench.fail_verdict)
-    bench.metrics.failed_packets(cause)
+    context.queue.verdict(packet_id, context.fail_verdict)
+    context.metrics.failed_packets(cause)

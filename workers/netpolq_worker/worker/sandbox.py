@@ -68,7 +68,7 @@ class _Filter(Protocol):
         ...
 
 
-class Confinement:
+class Sandbox:
     """Made once in the pool, applied in every worker.
 
     `has_filter`: whether system calls are filtered. `changes_user`: whether workers run as `WORKER_UID`.

@@ -5,17 +5,17 @@ import os
 
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import Channel, Refusal
-from netpolq.snapshot.memfd import open_validated
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq.snapshot.memfd import map_trusted
+from netpolq_worker.worker.flow_cache import FlowCache
 
 log = logging.getLogger("worker")
 
 
-class Adoption:
-    """Has a decider judge by the newest snapshot that can be read."""
+class SnapshotLoader:
+    """Has a flow_cache judge by the newest snapshot that can be read."""
 
-    def __init__(self, decider: Decider, channel: Channel) -> None:
-        self._decider = decider
+    def __init__(self, flow_cache: FlowCache, channel: Channel) -> None:
+        self._flow_cache = flow_cache
         self._channel = channel
         self._slot: int | None = None
         self._refused: tuple[int, str] | None = None
@@ -25,21 +25,21 @@ class Adoption:
         self._slot = slot
         self._tell()
 
-    def take_up(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int | None) -> bool:
+    def load(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int | None) -> bool:
         """Judge by a snapshot from now on; False: it is refused. `changed` as in `Publish`. The descriptor is closed.
 
         `descriptor` None: it was lost on the way, because this process has used up its descriptors.
         """
-        before = self._decider.view
+        before = self._flow_cache.view
         try:
             if descriptor is None:
                 raise SnapshotError("it came without its descriptor: this process has no room for another")
-            view = open_validated(descriptor)
+            view = map_trusted(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
             # What a version has changed that was never used here (refused, or lost) is not known here.
             is_next = before is not None and version == before.version + 1
-            self._decider.adopt(view, changed if is_next and self._refused is None else None)
+            self._flow_cache.adopt(view, changed if is_next and self._refused is None else None)
         except (SnapshotError, OSError) as error:
             self._refused = version, str(error)
             self._tell()

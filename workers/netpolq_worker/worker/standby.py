@@ -10,13 +10,13 @@ import time
 
 from dataclasses import dataclass
 
-from netpolq.ipc.channel import Alive, Channel, Drain, Logging, Publish, Serve
+from netpolq.ipc.channel import Channel, Drain, Heartbeat, Logging, Publish, Serve
 from netpolq.logs import set_verbosity
-from netpolq_worker.worker.flow_cache import Decider
+from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
-from netpolq_worker.worker.snapshot_loader import Adoption
+from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 _BEAT_S = 0.5
 
@@ -41,7 +41,7 @@ class WorkerSettings:
     snapshot_descriptor: int
 
 
-class Spare:
+class StandbyWorker:
     """Holds all queues until it is told which one to serve."""
 
     def __init__(self, settings: WorkerSettings, queues: tuple[Queue, ...], channel: Channel) -> None:
@@ -49,13 +49,13 @@ class Spare:
         self._queues = queues
         self._channel = channel
         self._logging = settings.logging
-        self._decider = Decider(with_hints=settings.hints)
+        self._flow_cache = FlowCache(with_hints=settings.hints)
         self._metrics = WorkerMetrics(settings.seat, settings.memory)
-        self._adoption = Adoption(self._decider, channel)
+        self._loader = SnapshotLoader(self._flow_cache, channel)
         for queue in queues:
             queue.open_statistics()
         if settings.snapshot_version:
-            self._adoption.take_up(settings.snapshot_version, None, settings.snapshot_descriptor)
+            self._loader.load(settings.snapshot_version, None, settings.snapshot_descriptor)
 
     def wait(self) -> Worker | None:
         """Keep up with snapshots until there is a queue to serve. Returns None when the pool has no use for it any more.
@@ -69,7 +69,7 @@ class Spare:
         while True:
             now = time.monotonic()
             if now >= beat_due:  # by the clock, because snapshots may come without a pause
-                self._channel.send(Alive(read_version))
+                self._channel.send(Heartbeat(read_version))
                 beat_due = now + _BEAT_S
             try:
                 received = self._channel.receive()
@@ -82,7 +82,7 @@ class Spare:
                 case None:
                     poller.poll((beat_due - now) * 1000)
                 case Publish(version, changed), descriptor:
-                    if not self._adoption.take_up(version, changed, descriptor):
+                    if not self._loader.load(version, changed, descriptor):
                         log.error("standby worker: snapshot %d cannot be used; another process takes its place", version)
                         return None  # it must not serve by an older one
                     read_version, beat_due = version, 0.0  # the pool sends no more than a few that are not read
@@ -101,13 +101,13 @@ class Spare:
         for other in self._queues:
             if other is not queue:
                 other.let_go()
-        self._adoption.serve(order.slot)
+        self._loader.serve(order.slot)
         return Worker(
             order,
             queue,
             self._channel,
-            self._adoption,
-            self._decider,
+            self._loader,
+            self._flow_cache,
             self._metrics,
             fail_open=self._settings.fail_open,
             mark_mask=self._settings.mark_mask,
