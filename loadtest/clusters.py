@@ -10,9 +10,9 @@ from ipaddress import IPv4Address
 from itertools import count, islice
 from pathlib import Path
 
-from tests.support import manifests
-from tests.support.box import Host
-from tests.support.manifests import Body
+from loadtest.testbed import manifests
+from loadtest.testbed.box import Host
+from loadtest.testbed.manifests import Body
 
 NAMESPACE = "load"
 PORT = 8080

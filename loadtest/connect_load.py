@@ -11,8 +11,8 @@ from loadtest.measure import Sample
 from loadtest.pods import PodLab, pod_lab
 from loadtest.processes import Watch, others_notes
 from loadtest.subjects import Subject
+from loadtest.testbed.manifests import Body
 from loadtest.verdict import OTHERS_SHARE
-from tests.support.manifests import Body
 
 _WARM_UP = 500
 _CLIENT = CLIENTS[:1]

@@ -12,7 +12,7 @@ from typing import TypedDict
 from loadtest.clusters import PORT
 from loadtest.native.build import program
 from loadtest.pods import SERVER, PodLab
-from tests.support.box import Host
+from loadtest.testbed.box import Host
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999)
 _START_LIMIT_S = 10.0

@@ -12,8 +12,8 @@ from typing import TypedDict, cast
 
 from loadtest.clusters import SERVER
 from loadtest.subjects import Started, run
-from tests.support.box import Box
-from tests.support.manifests import Body
+from loadtest.testbed.box import Box
+from loadtest.testbed.manifests import Body
 
 _CHAIN = "POD-FIREWALL"
 

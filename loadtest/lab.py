@@ -16,10 +16,10 @@ from typing import TypedDict
 from loadtest import clusters, processes
 from loadtest.processes import Usage, Watch
 from loadtest.subjects import Started, Subject, counter, queues, run
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.manifests import Body
 from loadtest.traffic import Traffic
 from netpolq.dataplane.queue_stats import QueueStats
-from tests.support.box import Box, Host
-from tests.support.manifests import Body
 
 SENDER = "sender"
 RECEIVER = "load/server"

@@ -8,10 +8,10 @@ from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample
 from loadtest.processes import others_notes
 from loadtest.subjects import Subject
+from loadtest.testbed.manifests import Body
 from loadtest.traffic import Traffic
 from loadtest.verdict import OTHERS_SHARE
 from netpolq_worker.worker.nfqueue import QUEUE_PACKETS
-from tests.support.manifests import Body
 
 _WARM_UP_PACKETS = 20_000
 _NEVER_IDLE = 0.95

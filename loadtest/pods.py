@@ -10,8 +10,8 @@ from pathlib import Path
 
 from loadtest import clusters
 from loadtest.subjects import Started, Subject, run
-from tests.support.box import Box, Host
-from tests.support.manifests import Body
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.manifests import Body
 
 SERVER = clusters.SERVER.name
 OUTSIDER = Host(name="outsider", addresses=clusters.UPLINK)

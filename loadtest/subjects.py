@@ -19,13 +19,13 @@ from typing import Protocol
 from loadtest import processes
 from loadtest.native.build import program
 from loadtest.parameters import External
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq.dataplane import queue_stats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, TABLE, UNJUDGED
 from netpolq_worker.worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.worker.packet import COPY_BYTES
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 QUEUE = 100
 START_LIMIT_S = 20.0

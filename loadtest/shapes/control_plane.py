@@ -18,10 +18,10 @@ from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
 from loadtest.plots import Plot
 from loadtest.subjects import Netpolq
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.manifests import Body
 from loadtest.traffic import WORKER_CPUS, Traffic
-from tests.support import manifests
-from tests.support.agent import Agent
-from tests.support.manifests import Body
 
 _SIZES = ((1_000, 100), (10_000, 1_000), (100_000, 10_000))
 _QUICK_SIZES = ((500, 50), (1_000, 100))

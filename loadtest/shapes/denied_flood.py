@@ -20,8 +20,8 @@ from loadtest.pods import PodLab, pod_lab
 from loadtest.processes import Watch, others_notes
 from loadtest.subjects import Netpolq, Nothing, Subject, queues
 from loadtest.syn_flood import MANY_TUPLES, ONE_TUPLE, Kind
+from loadtest.testbed.manifests import Body
 from loadtest.verdict import OTHERS_SHARE
-from tests.support.manifests import Body
 
 NONE = "no agent"
 CACHED = "netpolq, cache on"

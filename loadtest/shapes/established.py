@@ -12,8 +12,8 @@ from loadtest.plots import Medians
 from loadtest.pods import PodLab, pod_lab
 from loadtest.processes import Watch, others_notes
 from loadtest.subjects import ExternalAgent, Netpolq, Nothing, Subject
+from loadtest.testbed.manifests import Body
 from loadtest.verdict import OTHERS_SHARE
-from tests.support.manifests import Body
 
 NONE = "no agent"
 NETPOLQ = "netpolq"

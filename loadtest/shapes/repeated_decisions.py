@@ -15,8 +15,8 @@ from loadtest.packet_load import sample_of
 from loadtest.parameters import Parameters
 from loadtest.pods import PodLab
 from loadtest.subjects import Netpolq, Nothing, Subject, queues
+from loadtest.testbed.agent import Agent
 from loadtest.traffic import Traffic, known_tuples
-from tests.support.agent import Agent
 
 NONE = "no agent"
 NETPOLQ = "netpolq, cache on"

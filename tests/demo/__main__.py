@@ -12,12 +12,12 @@ from pathlib import Path
 
 import yaml
 
+from loadtest.testbed import manifests, netns
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import CHECKOUT, Box, Host
+from loadtest.testbed.probe import Result
 from tests.demo import edit, expected, matrix, reasons
 from tests.demo.terminal import WIDTH, Style, Terminal
-from tests.support import manifests, netns
-from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box, Host
-from tests.support.probe import Result
 
 CONFIG = CHECKOUT / "config/demo"
 METRICS = {

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.probe import Probe, Result
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe, Result
 
 POLICY = Path("policies/shop-db.yaml")
 OLD = "- podSelector: {matchLabels: {app: backend}}"

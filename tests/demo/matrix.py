@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.probe import Probe, Result
 from tests.demo.expected import COLUMNS, Cells
 from tests.demo.terminal import Style, Terminal
-from tests.support.box import Box, Host
-from tests.support.probe import Probe, Result
 
 PROTOCOLS = ("TCP", "UDP", "ICMP")
 

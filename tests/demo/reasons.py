@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
+from loadtest.testbed.box import CHECKOUT, Box
+from loadtest.testbed.probe import Result
 from tests.demo.expected import COLUMNS
 from tests.demo.matrix import PROTOCOLS, family, short
 from tests.demo.terminal import Style, Terminal
-from tests.support.box import CHECKOUT, Box
-from tests.support.probe import Result
 
 
 class _Answer(TypedDict):

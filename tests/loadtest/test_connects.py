@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.connects import Report
 from loadtest.native.build import program
-from tests.support.box import Box, Host
+from loadtest.testbed.box import Box, Host
 
 NODE = Host(name="node", addresses=("10.77.0.1", "fd77::1"))
 POD = Host(name="x/pod", addresses=("10.77.1.1", "fd77::1:1"))

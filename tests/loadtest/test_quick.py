@@ -17,9 +17,9 @@ from loadtest.document import Document
 from loadtest.native.build import program
 from loadtest.parameters import Parameters
 from loadtest.shapes import SHAPES
+from loadtest.testbed import netns
+from loadtest.testbed.box import CHECKOUT
 from netpolq_worker.worker.nfqueue import RECEIVE_BUFFER_BYTES
-from tests.support import netns
-from tests.support.box import CHECKOUT
 
 LIMIT_S = 100.0
 

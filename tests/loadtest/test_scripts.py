@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.box import CHECKOUT, Box, Host
+from loadtest.testbed.box import CHECKOUT, Box, Host
 
 NODE = Host(name="node", addresses=("10.77.0.1", "fd77::1"))
 POD = Host(name="x/pod", addresses=("10.77.1.1", "fd77::1:1"))

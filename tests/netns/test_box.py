@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import netns, sctp
-from tests.support.box import CHECKOUT, Box, Host
-from tests.support.probe import Outcome, Probe
+from loadtest.testbed import netns, sctp
+from loadtest.testbed.box import CHECKOUT, Box, Host
+from loadtest.testbed.probe import Outcome, Probe
 
 SERVED = (("TCP", 80), ("UDP", 80), ("SCTP", 80))
 NODE = Host(name="node", addresses=("10.78.0.1", "fd78::1"), serves=SERVED)
@@ -121,7 +121,7 @@ _BUILDER = textwrap.dedent(
     """
     import time
     from tests.netns.test_box import HOSTS, NODE
-    from tests.support.box import Box
+    from loadtest.testbed.box import Box
     with Box(node=NODE, hosts=HOSTS) as box:
         box.popen("x/a", ["sleep", "600"], log=box.directory / "log")
         print("built", flush=True)

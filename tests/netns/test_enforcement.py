@@ -6,6 +6,8 @@ from itertools import product
 
 import pytest
 
+from loadtest.testbed.manifests import Body, policy, rules_without_room
+from loadtest.testbed.probe import Probe
 from tests.support.cluster import Cluster
 from tests.support.four_pods import (
     EVERYTHING,
@@ -21,8 +23,6 @@ from tests.support.four_pods import (
     talk,
     through,
 )
-from tests.support.manifests import Body, policy, rules_without_room
-from tests.support.probe import Probe
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 

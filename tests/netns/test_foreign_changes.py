@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import manifests
+from loadtest.testbed import manifests
+from loadtest.testbed.manifests import policy
 from tests.support.cluster import Cluster
 from tests.support.four_pods import NODE, cluster_with, egress, ingress, pods
 from tests.support.leaks import leaking
-from tests.support.manifests import policy
 
 FROM_C = {"from": [{"podSelector": pods("c")}]}
 TRIES = 24

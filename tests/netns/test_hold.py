@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.probe import Probe
 from netpolq.dataplane.hold_table import HoldTable
 from netpolq.errors import ExitCode
 from netpolq.hold.ranges import listed, parse_ranges
-from tests.support.box import Box, Host
-from tests.support.probe import Probe
 
 NODE = Host(name="node", addresses=("10.74.0.1", "fd74::1"), serves=(("TCP", 80), ("UDP", 80)))
 SERVER = Host(name="app/server", addresses=("10.74.1.1", "fd74:1::1"), serves=(("TCP", 80), ("UDP", 80)))

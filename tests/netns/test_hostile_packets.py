@@ -24,9 +24,9 @@ from scapy.layers.l2 import GRE
 from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet, Raw
 
+from loadtest.testbed.manifests import Body
 from tests.support.cluster import Cluster
 from tests.support.four_pods import cluster_with, ingress, pods
-from tests.support.manifests import Body
 
 Made = Callable[[str, str], Packet]
 LONG = [IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(14))]) for _ in range(4)]

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from loadtest.testbed.manifests import Body
 from tests.support.cluster import Cluster
 from tests.support.four_pods import EVERYTHING, cluster_with, ingress, reached, talk
-from tests.support.manifests import Body
 
 
 def _admits_port_80() -> Body:

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from loadtest.testbed.probe import Probe
 from tests.support.cluster import Cluster
 from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, hears_nothing, ingress, pods, reached, talk, through
-from tests.support.probe import Probe
 
 SERVICE = {4: "10.96.0.1", 6: "fd96::1"}
 FAMILIES = pytest.mark.parametrize("family", [4, 6])

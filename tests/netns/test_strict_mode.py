@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
+from loadtest.testbed import manifests
 from tests.netns.test_service_addresses import SERVICE, SERVICES, service
-from tests.support import connections, manifests
+from tests.support import connections
 from tests.support.cluster import Cluster
 from tests.support.four_pods import LIMIT_S, NODE, PODS, cluster_with, egress, hears_nothing, ingress, pods, talk
 from tests.support.leaks import leaking

@@ -12,9 +12,9 @@ import pytest
 from scapy.layers.sctp import SCTP, SCTPChunkCookieAck, SCTPChunkCookieEcho, SCTPChunkData, SCTPChunkInit, SCTPChunkInitAck
 from scapy.packet import Packet
 
+from loadtest.testbed.echo import payload
 from tests.netns.test_strict_mode import FAMILIES, FLAGS, FROM_B, FROM_C, apply
 from tests.support.cluster import Cluster
-from tests.support.echo import payload
 from tests.support.four_pods import NODE, SILENCE_S, cluster_with, ingress
 
 CLIENT_PORT, SERVER_PORT = 5_000, 5_001

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.box import Box, Host
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.probe import Outcome, Probe
 from tests.support.cases import ADDRESSES, NODE, NODE_NAME, Case, load_cases
 from tests.support.cluster import Cluster, running
-from tests.support.probe import Outcome, Probe
 
 CASES = load_cases()
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support import manifests, netns
+from loadtest.testbed import manifests, netns
+from loadtest.testbed.manifests import Body, policy
 from tests.support.cluster import Cluster
 from tests.support.four_pods import NODE, PODS, cluster_with
-from tests.support.manifests import Body, policy
 
 CLIENTS = ("x/b", "x/c", "x/d")
 PORTS = (9000, 9001)

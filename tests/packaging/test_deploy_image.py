@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 from tests.support.deployment import DEPLOY, tool
 
 DOCKERFILE = DEPLOY / "Dockerfile"

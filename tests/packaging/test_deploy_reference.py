@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 from tests.support.deployment import CHART, DEPLOY, KUSTOMIZE, LOADTEST, Manifest, kustomized, tool
 
 FOLDERS = sorted(path.parent for root in (KUSTOMIZE, LOADTEST) for path in root.rglob("kustomization.yaml"))

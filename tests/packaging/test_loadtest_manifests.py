@@ -15,7 +15,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 from tests.support.deployment import LOADTEST, LOADTEST_FOLDERS, tool
 
 API_VERSIONS = ("1.25", kubernetes_validate.latest_version())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 from tests.support.deployment import LOADTEST, tool
 
 SCRIPTS = CHECKOUT / "loadtest/scripts"

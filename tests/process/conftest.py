@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import manifests
-from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box, Host
-from tests.support.probe import Probe
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import CHECKOUT, Box, Host
+from loadtest.testbed.probe import Probe
 
 NODE = Host(name="node", addresses=("10.71.0.1", "fd71::1"))
 SERVER = Host(name="app/server", addresses=("10.71.1.1", "fd71:1::1"), serves=(("TCP", 80), ("UDP", 80)))

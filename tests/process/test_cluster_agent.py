@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
-from tests.support import manifests
-from tests.support.agent import Agent
 from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, ThreadedApiServer, write_service_account
-from tests.support.box import Box
-from tests.support.probe import Probe
 
 TOKEN = "secret-of-the-test"  # noqa: S105
 

@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import CHECKOUT, Box
 from netpolq_worker.capabilities import POOL, SUPERVISOR
 from netpolq_worker.worker.sandbox import WORKER_UID
 from tests.process.conftest import admit, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box
 
 NET_ADMIN = 1 << 12
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box, Host
 from tests.process.conftest import FRIEND, SERVER, STRANGER
-from tests.support.agent import Agent
-from tests.support.box import Box, Host
 
 ROUND = 25
 ROUNDS = 4

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 from tests.support.control_groups import control_group
 
 _COUNT = "import psutil; from netpolq.settings import resolve; print(resolve([], {}).queue_count, len(psutil.Process().cpu_affinity()))"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import METRICS_PORT, Agent
+from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
 from tests.process.conftest import NODE, admit
 from tests.process.test_start import run_to_the_end
-from tests.support.agent import METRICS_PORT, Agent
-from tests.support.box import Box
 
 ADDRESS = f"--metrics-bind-address=127.0.0.1:{METRICS_PORT}"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq_worker.worker.nfqueue import QUEUE_PACKETS
 from tests.process.conftest import FRIEND, SERVER
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 MORE = 500
 PORT = 9

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.probe import Probe
 
 _ROUNDS = 6
 """So that times differ, and with them the counters: those of one round fit into the block that a file already has."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from netpolq.dataplane.host_checks import conntrack_usage
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 from tests.support.connections import ASSURED, insert
-from tests.support.probe import Probe
 
 MAX_ENTRIES = 600_000
 """As many as can be made in some seconds. The limit is the machine's, and not changed for a test."""

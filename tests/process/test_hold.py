@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.probe import Probe
 from netpolq.errors import ExitCode
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.supervisor.hold import _read_kept
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, assert_admitted
-from tests.support.agent import Agent
 from tests.support.apiserver import PODS, ApiServer, NeverAnswer, ThreadedApiServer
-from tests.support.box import Box, Host
-from tests.support.probe import Probe
 
 RANGES = "10.71.1.0/24,fd71:1::/64"
 NEWEST = b"\x01"

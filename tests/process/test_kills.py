@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe, Result
 from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, admit, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.probe import Probe, Result
 
 LOAD_S = 5.0
 CONNECTIONS = 250

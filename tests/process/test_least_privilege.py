@@ -12,10 +12,10 @@ import psutil
 import pytest
 import yaml
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import CHECKOUT, Box
+from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, SERVER, STRANGER
-from tests.support.agent import Agent
-from tests.support.box import CHECKOUT, Box
-from tests.support.probe import Probe
 
 DAEMON_SET = CHECKOUT / "deploy/kustomize/base/daemonset.yaml"
 NET_ADMIN = 1 << 12  # linux/capability.h

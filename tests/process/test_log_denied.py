@@ -5,10 +5,10 @@ import socket
 
 from pathlib import Path
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq_worker.worker.denied_log import PAIR_BURST_LINES
 from tests.process.conftest import SERVER, STRANGER, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 FLAGS = ("--workers=1", "--fail-open=false", "--strict-mode=false", "--logging-format=json", "--log-denied")
 FLOOD = 2000

@@ -4,9 +4,9 @@ import re
 
 from pathlib import Path
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 FLAGS = ("--workers=1", "--fail-open=false")
 

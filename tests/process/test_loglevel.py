@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import admit, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 FLAGS = ("--workers=1", "--fail-open=false", "--strict-mode=false")
 

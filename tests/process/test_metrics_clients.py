@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.testbed.agent import METRICS_PORT, Agent
+from loadtest.testbed.box import Box
 from netpolq.supervisor.http import MAX_CONNECTIONS
 from tests.process.conftest import NODE, admit, assert_admitted
-from tests.support.agent import METRICS_PORT, Agent
-from tests.support.box import Box
 
 MANY = 400
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 USER = 64999
 NET_ADMIN = 1 << 12

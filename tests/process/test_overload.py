@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import psutil
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, assert_admitted, worker_of
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 EACH = 3_000
 """Packets of either client in one burst: together half as much again as the queue holds, and sent within a fraction of the time after

@@ -6,10 +6,10 @@ import socket
 
 from pathlib import Path
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq_worker.worker.packet_log import BURST_LINES
 from tests.process.conftest import SERVER, STRANGER, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 FLAGS = ("--workers=1", "--strict-mode=false", "--fail-open=false")
 FLOOD = 2000

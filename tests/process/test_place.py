@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
 from tests.process.conftest import NODE, admit, assert_admitted
 from tests.process.test_standing_still import lowest_free_descriptor
 from tests.process.test_start import run_to_the_end
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 NAME = "\0netpolq"
 CLOSED = "--fail-open=false"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import assert_admitted, worker_of
-from tests.support.agent import Agent
-from tests.support.box import Box
 from tests.support.control_groups import control_group
 
 

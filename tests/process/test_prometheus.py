@@ -11,13 +11,14 @@ from typing import NamedTuple, cast
 
 import pytest
 
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
-from tests.support import manifests, prometheus
-from tests.support.agent import Agent
-from tests.support.box import Box
+from tests.support import prometheus
 from tests.support.deployment import KUSTOMIZE, kustomized
-from tests.support.probe import Probe
 from tests.support.prometheus import Prometheus, StaticConfig
 from tests.support.scraping import operator_job, pod_target
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent, is_acknowledged
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
-from tests.support.agent import Agent, is_acknowledged
-from tests.support.box import Box
-from tests.support.probe import Probe
 
 CHANGES = 300
 PERIOD_S = 0.01

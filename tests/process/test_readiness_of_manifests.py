@@ -4,10 +4,10 @@ import http
 
 from pathlib import Path
 
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box, Host
 from tests.process.conftest import FRIEND, NODE, SERVER
-from tests.support import manifests
-from tests.support.agent import Agent
-from tests.support.box import Box, Host
 
 ELSEWHERE = Host(name="node-a.example.org", addresses=NODE.addresses)
 

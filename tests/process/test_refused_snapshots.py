@@ -6,7 +6,7 @@ import sys
 
 from pathlib import Path
 
-from tests.support.box import Box
+from loadtest.testbed.box import Box
 
 
 def test_a_damaged_snapshot_ends_in_the_pool_and_the_next_one_reaches_the_worker(box: Box) -> None:

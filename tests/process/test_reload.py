@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import METRICS_PORT, Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import NODE, assert_admitted
-from tests.support.agent import METRICS_PORT, Agent
-from tests.support.box import Box
 
 
 class Configured(Agent):

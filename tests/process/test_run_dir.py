@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode, SnapshotError
 from netpolq.snapshot.memfd import load
 from netpolq.snapshot.reader import SnapshotReader
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_start import assert_one_line, run_to_the_end
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 NOBODY = 65534
 OURS = ("takeover.key", "status.sock", "snapshot.bin")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.testbed.probe import Outcome, Probe, Result
 from tests.process.conftest import FRIEND, STRANGER
 from tests.soak import __main__ as soak
-from tests.support.probe import Outcome, Probe, Result
 
 
 @pytest.mark.timeout(180)

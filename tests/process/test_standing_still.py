@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.probe import Probe
 
 SILENCE_LIMIT_S = 60.0
 """The pool waits 15 s for a sign of life; the rest is for a busy machine."""

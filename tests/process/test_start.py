@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import METRICS_PORT, Agent
+from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
 from tests.process.conftest import NODE
-from tests.support.agent import METRICS_PORT, Agent
-from tests.support.box import Box
 
 HOLD_QUEUE = """
 import netfilterqueue, sys, time

@@ -6,14 +6,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box, Host
 from netpolq.errors import SnapshotError
 from netpolq.ipc.run_dir import IMAGE
 from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.memfd import load
 from netpolq.snapshot.reader import SnapshotReader
 from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, admit, hears_nothing, listening, send, worker_of
-from tests.support.agent import Agent
-from tests.support.box import Box, Host
 
 CHANGES = 20
 MOMENTS_S = (0.0, 0.004, 0.008, 0.012, 0.02, 0.04)

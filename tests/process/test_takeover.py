@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe, Result
 from netpolq.errors import ExitCode
 from tests.process.conftest import FRIEND, SERVER, STRANGER, admit, assert_admitted
 from tests.process.test_full_queue import unjudged
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.probe import Probe, Result
 from tests.support.upgrades import Upgrades
 
 PER_S = 60

@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from tests.process.conftest import FRIEND, MODES, STRANGER, assert_admitted, hears_nothing, listening, send, worker_of
-from tests.support.agent import Agent
-from tests.support.box import Box
 from tests.support.control_groups import control_group
 
 STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664

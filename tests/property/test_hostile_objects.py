@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadtest.testbed.manifests import Body, policy
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import LoggingFormat, Verdict
 from netpolq.model import Object, Rejection, Update
@@ -23,7 +24,6 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
 from tests.support.logging_output import logging_output
-from tests.support.manifests import Body, policy
 
 HERE, ELSEWHERE = "here", "elsewhere"
 VICTIM, VICTIM6, FRIEND, STRANGER, EVIL = "10.0.0.1", "fd00::1", "10.0.0.2", "192.0.2.9", "10.0.0.66"

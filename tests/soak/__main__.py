@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.testbed.box import Box
+from loadtest.testbed.probe import Probe, Result
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
 from tests.soak.world import World, disturb_until
-from tests.support.box import Box
-from tests.support.probe import Probe, Result
 
 _ROUND_S = 5.0
 _CONNECTIONS_PER_S = 40

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.testbed import manifests
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.manifests import Body
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
-from tests.support import manifests
-from tests.support.box import Box, Host
-from tests.support.manifests import Body
 from tests.support.upgrades import Upgrades
 
 _FAR = Host(name="far", addresses=("10.71.8.1",))

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from tests.support import manifests
-from tests.support.agent import Agent
-from tests.support.box import Box
-from tests.support.manifests import Body
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from loadtest.testbed.manifests import Body
 
 
 class Cluster:

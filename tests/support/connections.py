@@ -6,10 +6,10 @@ Source: linux/netfilter/nfnetlink_conntrack.h, linux/netfilter/nf_conntrack_comm
 import socket
 import struct
 
+from loadtest.testbed.box import Box
 from netpolq.dataplane.conntrack import clear_accepted, label_of
 from netpolq.netlink.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
 from netpolq.netlink.nftables import number, open_socket
-from tests.support.box import Box
 
 ASSURED = 0x4 | 0x2 | 0x8  # IPS_ASSURED, with IPS_SEEN_REPLY and IPS_CONFIRMED, without which there is none
 _NEW = 1 << 8  # IPCTNL_MSG_CT_NEW

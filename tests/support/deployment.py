@@ -13,7 +13,7 @@ import helm_python
 import pytest
 import yaml
 
-from tests.support.box import CHECKOUT
+from loadtest.testbed.box import CHECKOUT
 
 DEPLOY = CHECKOUT / "deploy"
 KUSTOMIZE = DEPLOY / "kustomize"

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 from itertools import product
 from typing import NamedTuple
 
-from tests.support import manifests
-from tests.support.box import Box, Host
+from loadtest.testbed import manifests
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.manifests import Body, policy
+from loadtest.testbed.probe import Outcome, Probe
 from tests.support.cluster import Cluster, running
-from tests.support.manifests import Body, policy
-from tests.support.probe import Outcome, Probe
 
 SERVED = tuple(product(("TCP", "UDP", "SCTP"), (80, 81)))
 ATTEMPTS = (*SERVED, ("ICMP", 0))

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict, cast
 import pytest
 import yaml
 
-from tests.support.box import CHECKOUT, Box
+from loadtest.testbed.box import CHECKOUT, Box
 
 SHIPPED = CHECKOUT / "config" / "prometheus"
 DASHBOARD = CHECKOUT / "config" / "grafana" / "netpolq-dashboard.json"

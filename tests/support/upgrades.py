@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
-from tests.support.agent import Agent
-from tests.support.box import Box
 
 
 class Upgrades:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from loadtest.testbed.manifests import Body, policy
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Verdict
 from netpolq.model import Object, Update
@@ -18,7 +19,6 @@ from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
-from tests.support.manifests import Body, policy
 
 HERE, ELSEWHERE = "here", "elsewhere"
 SHARED, SHARED6, CLIENT, DATABASE = "10.1.0.2", "fd00::2", "10.1.0.3", "10.1.0.9"

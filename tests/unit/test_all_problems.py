@@ -11,6 +11,7 @@ import orjson
 import pytest
 import yaml
 
+from loadtest.testbed.manifests import Body, policy
 from netpolq.model import NetworkPolicy, ObjectKey, Pod, Rejection
 from netpolq.sources.decode.decoder import DecodeError, decode, decode_all
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
@@ -19,7 +20,6 @@ from netpolq.sources.folder.manifest_file import parse
 from netpolq.sources.folder.source import load
 from netpolq.sources.kubernetes.resources import RESOURCES, read_item
 from tests.property.test_decode_survives import POLICY
-from tests.support.manifests import Body, policy
 
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\n"
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from loadtest import scale
-from tests.support import netns
+from loadtest.testbed import netns
 from tests.support.apiserver import (
     NAMESPACES,
     NETWORK_POLICIES,

@@ -9,6 +9,7 @@ from typing import TypedDict
 import pytest
 import yaml
 
+from loadtest.testbed.manifests import policy, rules_without_room
 from netpolq import explain
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
@@ -16,7 +17,6 @@ from netpolq.explain.flow import parse_port, parse_protocol
 from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.cases import load_cases
 from tests.support.clusters import Body, store_of
-from tests.support.manifests import policy, rules_without_room
 
 EVERYTHING_OPEN = next(case for case in load_cases() if not any(body["kind"] == "NetworkPolicy" for body in case.manifests))
 

@@ -1,5 +1,6 @@
 """Lines of the log about the agent's own state: what has changed, when it is ready, what is rejected and no longer."""
 
+from loadtest.testbed.manifests import policy
 from netpolq.enums import LoggingFormat
 from netpolq.logs import set_verbosity
 from netpolq.model import NetworkPolicy, ObjectKey, Rejection, Update
@@ -9,7 +10,6 @@ from netpolq.supervisor.enforcer import log, log_rejections
 from netpolq.supervisor.readiness_log import ReadyLog
 from tests.support.clusters import store_of
 from tests.support.logging_output import logging_output
-from tests.support.manifests import policy
 
 
 def rejection(key: str = "NetworkPolicy shop/web", field: str = "spec.ingress[0]", document: int = 1) -> Rejection:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from loadtest.testbed.manifests import namespace, policy, rules_without_room
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction
 from netpolq.explain.additions import advice_for
@@ -13,7 +14,6 @@ from netpolq.policy.near_miss import Failed, NearMiss, NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
 from tests.support.clusters import Body, store_of
-from tests.support.manifests import namespace, policy, rules_without_room
 
 WEB = {"podSelector": {"matchLabels": {"app": "web"}}}
 PG = {"port": 5432}

@@ -16,8 +16,8 @@ from typing import NamedTuple, TypedDict, cast
 
 import psutil
 
+from loadtest.testbed.box import Box
 from netpolq.dataplane.queue_stats import QueueStats, read
-from tests.support.box import Box
 
 METRICS_PORT = 9080
 LIMIT_S = 20.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, cast
 
-from tests.support.box import Host
+from loadtest.testbed.box import Host
 
 Body = Mapping[str, object]
 
@@ -60,6 +60,7 @@ def host_of(body: Body) -> Host:
 
 
 def namespace(name: str, **labels: str) -> Body:
+    """A namespace."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 

@@ -26,8 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from tests.support import netns
-from tests.support.probe import TIMEOUT_S, Probe, Prober, Result
+from loadtest.testbed import netns
+from loadtest.testbed.probe import TIMEOUT_S, Probe, Prober, Result
 
 CHECKOUT = Path(__file__).parents[2]
 _GATEWAY = "fe80::1"
@@ -211,7 +211,7 @@ class Box:
         ]
         with self._servers_log.open("wb") as log:
             self._servers = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.echo"],
+                [sys.executable, "-m", "loadtest.testbed.echo"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -15,8 +15,8 @@ from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
-from tests.support import netns, sctp
-from tests.support.echo import payload
+from loadtest.testbed import netns, sctp
+from loadtest.testbed.echo import payload
 
 TIMEOUT_S = 0.7
 """Less than the second after which TCP repeats a SYN: every attempt is one packet, and what it meets is what it reports."""

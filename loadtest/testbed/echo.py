@@ -1,6 +1,6 @@
 """The servers of a cluster in a box: one process that answers in all of its namespaces, until its standard input ends.
 
-Run as `python -m tests.support.echo`. Reads one JSON line: a list of [namespace, address, [[protocol, port], …]]; writes "ready".
+Run as `python -m loadtest.testbed.echo`. Reads one JSON line: a list of [namespace, address, [[protocol, port], …]]; writes "ready".
 TCP and UDP give back what they get, an SCTP INIT is answered with an INIT ACK. ICMP is answered by the kernel.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from tests.support import netns, sctp
+from loadtest.testbed import netns, sctp
 
 _BACKLOG = 512
 _BUFFER_BYTES = 1 << 22
