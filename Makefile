@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-fast test-netns test-vm test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,11 +58,18 @@ UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_use
 TIMED := $(patsubst %,tests/process/test_%.py,takeover kills overload rapid_changes soak succession full_table full_queue)
 TIMED += tests/loadtest/test_quick.py
 
-test: $(STAMP) test-setup bench-setup vm-setup ## all tests, those with real packets and those in a virtual machine too (root)
+# Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.
+SLOW ?= $(shell .ci/changed)
+export NETPOLQ_TEST_SLOW = $(SLOW)
+
+test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder tests/vm tests/unit tests/property tests/packaging tests/netns $(UNTIMED)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(filter vm,$(SLOW)),tests/vm) tests/unit tests/property tests/packaging tests/netns $(UNTIMED)
 	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(UNTIMED) $(TIMED)) tests/process tests/loadtest
 	$(BIN)/pytest $(TIMED)
+
+test-all: ## all tests, whatever has changed (root)
+	$(MAKE) test SLOW="$$(.ci/changed --all | paste -sd ' ')"
 
 test-fast: $(STAMP) test-setup ## only the tests that need neither root nor a network namespace
 	$(BIN)/pytest -q tests/unit tests/property tests/packaging
@@ -71,7 +78,12 @@ test-netns: $(STAMP) test-setup bench-setup ## only the tests with real packets 
 	$(BIN)/pytest tests/netns tests/process tests/loadtest
 
 test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under software emulation (root)
-	$(BIN)/pytest tests/vm
+	NETPOLQ_TEST_SLOW=vm $(BIN)/pytest tests/vm
+	.ci/changed --record vm
+
+test-image: $(STAMP) test-setup ## only the tests that carry out the steps of the image's recipe
+	NETPOLQ_TEST_SLOW=image $(BIN)/pytest -m image tests/packaging
+	.ci/changed --record image
 
 test-setup: $(STAMP) $(CHECKOV)
 	deploy/install-packages.sh $(TEST_PACKAGES)
@@ -98,10 +110,11 @@ fuzz: $(STAMP) ## bytes that a guided fuzzer makes up, into parser, snapshot and
 soak: $(STAMP) test-setup ## minutes of traffic, changes, kills and upgrades with promises checked; SOAK="--minutes 30" (root)
 	$(BIN)/python -m tests.soak $(SOAK)
 
-nightly: $(STAMP) test-setup ## what takes too long for each change: the soak in both modes and the fuzzer, some minutes each (root)
+nightly: $(STAMP) test-setup ## what takes too long for each change: soak in both modes, fuzzer, slow tests; some minutes each (root)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
+	$(MAKE) test-vm test-image
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

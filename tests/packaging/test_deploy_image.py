@@ -112,6 +112,7 @@ def test_the_linter_sees_a_fault(tmp_path: Path) -> None:
     assert "DL3002" in done.stdout
 
 
+@pytest.mark.image
 def test_the_steps_of_the_recipe_leave_a_program_that_runs(image: Image) -> None:
     done = subprocess.run(
         [image.program, "version"], capture_output=True, text=True, check=True, timeout=_LIMIT_S, cwd=image.root
@@ -120,6 +121,7 @@ def test_the_steps_of_the_recipe_leave_a_program_that_runs(image: Image) -> None
     assert done.stdout == f"netpolq {version}\n"
 
 
+@pytest.mark.image
 def test_what_is_installed_is_all_that_pool_and_supervisor_import(image: Image) -> None:
     code = "import netpolq.supervisor.app, netpolq.explain, netpolq_worker.__main__, netpolq_worker.pool.main; print(netpolq.__file__)"
     done = subprocess.run([image.python, "-P", "-c", code], capture_output=True, text=True, check=False, cwd="/")
@@ -127,12 +129,14 @@ def test_what_is_installed_is_all_that_pool_and_supervisor_import(image: Image) 
     assert done.stdout.startswith(str(image.root)), "a copy in the image, not the checkout"
 
 
+@pytest.mark.image
 def test_no_installer_is_left_in_what_is_shipped(image: Image) -> None:
     assert sorted(path.name for path in image.program.parent.glob("pip*")) == []
     (packages,) = image.root.glob("opt/netpolq/lib/python3.*/site-packages")
     assert not {"pip", "setuptools", "hatchling"} & {path.name for path in packages.iterdir()}
 
 
+@pytest.mark.image
 def test_the_library_that_the_extension_links_to_is_in_the_final_stage(image: Image) -> None:
     (extension,) = image.root.glob("opt/netpolq/lib/python3.*/site-packages/netfilterqueue/_impl*.so")
     linked = subprocess.run(["ldd", extension], capture_output=True, text=True, check=True).stdout
