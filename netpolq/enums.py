@@ -22,19 +22,19 @@ class Direction(IntEnum):
 
     @property
     def api_name(self) -> str:
-        """The word `policyTypes` uses."""
+        """The value in `policyTypes`."""
         return "Egress" if self is Direction.EGRESS else "Ingress"
 
 
 class Verdict(IntEnum):
-    """What is said of a packet. Values: NF_DROP and NF_ACCEPT of linux/netfilter.h."""
+    """Verdict on a packet. Values: NF_DROP and NF_ACCEPT of linux/netfilter.h."""
 
     DROP = 0
     ACCEPT = 1
 
 
 class Tier(IntEnum):
-    """Order in which policy tiers are asked. NetworkPolicy is the middle one of the network-policy API's three."""
+    """Order in which policy tiers are evaluated. NetworkPolicy is the middle one of the network-policy API's three."""
 
     ADMIN = 0
     NETWORK_POLICY = 1
@@ -50,7 +50,7 @@ class Action(IntEnum):
 
 
 class Reason(IntEnum):
-    """Why a flow was judged as it was; one on every decision."""
+    """Reason of a decision."""
 
     NOT_ISOLATED = 0
     ALLOWED = 1
@@ -60,7 +60,7 @@ class Reason(IntEnum):
 
     @property
     def label(self) -> str:
-        """The word used in output and metrics, e.g. `own-node`."""
+        """The value in output and metrics, e.g. `own-node`."""
         return self.name.lower().replace("_", "-")
 
 

@@ -12,7 +12,7 @@ from typing import TextIO
 from netpolq.enums import LoggingFormat
 
 PACKET_LOG_VERBOSITY = 2
-"""From this verbosity on, workers write a line for each packet they judge."""
+"""From this verbosity on, workers write a line for each packet they evaluate."""
 
 DETAIL_VERBOSITY = 1
 """From this verbosity on, there are lines of level `DETAIL`: each version in force, and what has changed."""
@@ -28,7 +28,7 @@ PACKET_LOG = "packet"
 
 LINES_PER_S = 1
 BURST_LINES = 100
-"""Of lines that come from one place in the code: nobody who can make us write one may fill a disk with them."""
+"""Limit for the lines of one call site: an outsider who can cause a line must not be able to fill a disk."""
 
 
 def one_line(text: str) -> str:
@@ -39,7 +39,7 @@ def one_line(text: str) -> str:
 
 
 class TokenBucket:
-    """Allows `rate_per_s`, and up to `burst` at once after a quiet time. `refused`: how often not, since somebody set it to 0."""
+    """Allows `rate_per_s`, and up to `burst` at once after a quiet time. `refused`: number of refusals since it was last set to 0."""
 
     def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
         self._rate_per_s = rate_per_s

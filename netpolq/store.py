@@ -1,4 +1,4 @@
-"""The current objects, and which of them changed. Holds what the source last said: no history, nothing that policies decide."""
+"""Store of the current objects, and of which of them changed. It holds the last state from the source: no history, no decisions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from netpolq.model import NAMESPACE_NAME_LABEL, Namespace, NetworkPolicy, Object
 
 @dataclass(slots=True)
 class DirtySet:
-    """What may differ from before: addresses that may have another owner, or one that changed; policies; names of namespaces."""
+    """Dirty set: addresses whose owner may have changed, policies, and names of namespaces."""
 
     addresses: set[AddressKey] = field(default_factory=set)
     policies: set[tuple[str, str]] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Store:
         self._touched = DirtySet()
 
     def apply(self, update: Update) -> bool:
-        """Take over an update. Returns whether any object differs from before."""
+        """Apply an update. Returns whether any object changed."""
         changed = not self.synced
         for key in update.deleted:
             changed |= self._delete(key)
@@ -89,7 +89,7 @@ class Store:
                 return self.policies.pop((key.namespace, key.name), None) is not None
 
     def _claim(self, before: Pod | None, after: Pod | None) -> None:
-        """Let a pod's claims take the place of those it had."""
+        """Replace the addresses of a pod."""
         for address in _claimed(before):
             self._touched.addresses.add(address)
             rest = tuple(pod for pod in self.claimants(address) if pod is not before)
@@ -107,16 +107,16 @@ class Store:
             self._claims[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_claim_strength, reverse=True))
 
     def take_touched(self) -> DirtySet:
-        """What may differ since this was last asked; at first, everything there is. For one reader."""
+        """The dirty set since the last call; at first, everything. For one reader."""
         touched, self._touched = self._touched, DirtySet()
         return touched
 
     def everything(self) -> DirtySet:
-        """All there is, for whoever begins with nothing."""
+        """Everything, for a reader that starts empty."""
         return DirtySet(set(self._claims), set(self.policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
-        """Labels of a namespace; one that was never declared has only its name label."""
+        """Labels of a namespace; a namespace that was never declared has only its name label."""
         namespace = self.namespaces.get(name)
         return namespace.labels if namespace is not None else {NAMESPACE_NAME_LABEL: name}
 

@@ -1,8 +1,8 @@
-"""Rules about IP blocks, flattened into pieces of the address space.
+"""CIDR table: rules about IP blocks as a segment tree over disjoint pieces of the address space.
 
-However many blocks overlap, an address lies in one piece, and what holds for a piece is found in as many steps as a binary search for it
-takes. Written out, each piece with all of its rules, that could square the blocks; in a segment tree a block of one piece is written
-down at no more than two nodes of each level, and what meets at a node is one port table.
+An address lies in one piece, whatever the number of overlapping blocks, and its rules are found in as many steps as a binary search
+takes. A list of rules for each piece could grow with the square of the blocks; in a segment tree a block is stored at no more than two
+nodes of each level, and the rules of a node are one port table.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from netpolq.policy.port_table import Candidate, PortTables
 from netpolq.snapshot.ir import AddressTable, PortTable
 
 MAX_ENTRIES = 1 << 17
-"""Ports at the nodes of one tree. A rule with thousands of exceptions and thousands of ports multiplies them: such rules are left out."""
+"""Maximum number of ports at the nodes of one tree. A rule with thousands of exceptions and of ports exceeds it and is left out."""
 
 _BITS = {4: 32, 6: 128}
 
@@ -37,7 +37,7 @@ class Block(NamedTuple):
     except_: tuple[AddressRange, ...]
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """The ranges that are left, as first address and the one behind the last."""
+        """The remaining ranges, as first address and the address after the last."""
         start = self.network
         for low, high in self.except_:
             if start < low:
@@ -81,7 +81,7 @@ def _rules_at_nodes(starts: Sequence[int], blocks: Mapping[Block, Sequence[Candi
         rules = [candidate.rule for candidate in found]
         for start, end in block.pieces():
             low, high = leaf_of[start], leaf_of.get(end, 2 * leaves)
-            # From both ends upwards: what a parent covers is left to it.
+            # From both ends upwards: a parent that is covered whole stores the rule.
             while low < high:
                 if low & 1:
                     nodes[low].update(rules)
@@ -95,7 +95,7 @@ def _rules_at_nodes(starts: Sequence[int], blocks: Mapping[Block, Sequence[Candi
 
 
 def _thinned(nodes: list[frozenset[int]], candidates: Mapping[int, Candidate]) -> tuple[list[frozenset[int]], frozenset[int]]:
-    """The nodes without the rules that take the most, as many of them as it needs, and those rules."""
+    """The nodes without the largest rules, until they fit, and the rules that were left out."""
     uses = Counter(rule for rules in set(nodes) for rule in rules)
     entries = {rule: count * len(candidates[rule].ports or (None,)) for rule, count in uses.items()}
     excess = sum(entries.values()) - MAX_ENTRIES

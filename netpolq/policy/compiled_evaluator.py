@@ -1,4 +1,4 @@
-"""The compiled evaluator: judges flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
+"""The compiled evaluator: evaluates flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
 
 import time
 
@@ -11,9 +11,9 @@ from netpolq.store import Store
 
 
 class CompiledEvaluator:
-    """An `Evaluator` over the bytes that encoding the store gives, with every pod of the cluster as an endpoint.
+    """An `Evaluator` over the encoded store, with every pod of the cluster as an endpoint.
 
-    `rejections`: what of the store is not in these bytes.
+    `rejections`: parts of the store that are not in these bytes.
     """
 
     def __init__(self, store: Store) -> None:
@@ -22,7 +22,7 @@ class CompiledEvaluator:
         self.view = SnapshotReader(compiler.builder.encoded(version=1, created_ns=time.time_ns()))
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
-        """Judge a flow; see `netpolq.policy.evaluator.Evaluator`."""
+        """Evaluate a flow; see `netpolq.policy.evaluator.Evaluator`."""
         view = self.view
         egress = view.programs(source)[Direction.EGRESS]
         ingress = view.programs(destination)[Direction.INGRESS]
@@ -33,7 +33,7 @@ class CompiledEvaluator:
         if source != destination and source in view.own_node_addresses(destination):
             verdict, reason = Verdict.ACCEPT, Reason.OWN_NODE
         else:
-            decision = view.judge(source, destination, protocol, port)
+            decision = view.evaluate(source, destination, protocol, port)
             verdict, reason = decision.verdict, decision.reason
         return Explanation(verdict=verdict, reason=reason, egress=sides[Direction.EGRESS], ingress=sides[Direction.INGRESS])
 

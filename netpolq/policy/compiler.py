@@ -1,8 +1,8 @@
-"""Store → snapshot: which rule decides for whom. Incremental: an event costs what it affects, whatever the size of the cluster.
+"""Compiler from the store to a snapshot. Incremental: an event costs what it affects, whatever the size of the cluster.
 
 Each peer selector of a policy in use gets a number; a pod's identity is the list of numbers that match it, so a rule names selectors,
-never pods, and a pod that comes or goes changes one address and no program. What the snapshot says depends only on the objects in the
-store; which numbers it says it with, on what was there before.
+never pods, and a pod that comes or goes changes one address and no program. The meaning of the snapshot depends only on the objects in the
+store; the ids in it may depend on earlier contents.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from netpolq.enums import Direction
 from netpolq.model import Pod, Rejection
 from netpolq.policy.cidr_table import MAX_ENTRIES
 from netpolq.policy.endpoint_policies import EndpointPolicies
-from netpolq.policy.peer_classes import NOBODY, PeerClass, PeerClasses
+from netpolq.policy.peer_classes import EXTERNAL, PeerClass, PeerClasses
 from netpolq.policy.program_compiler import PeerSelector
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.program_encoder import encode_addresses
@@ -22,9 +22,9 @@ _ADDRESSES_A_STEP = 1000
 
 
 class Compiler:
-    """Keeps a builder of the snapshot of a store.
+    """Keeps a snapshot builder up to date with a store.
 
-    `is_local`: the pods to compile programs for. `with_pod_names`: also store who owns each address, which the log of packets tells.
+    `is_local`: the pods to compile programs for. `with_pod_names`: also store the name of the pod with each address, for the packet log.
     """
 
     def __init__(self, store: Store, *, is_local: Callable[[Pod], bool], with_pod_names: bool = False) -> None:
@@ -38,27 +38,27 @@ class Compiler:
         self._changed: set[AddressKey] = set()
 
     def update(self) -> None:
-        """Take over all that has changed in the store."""
+        """Apply all changes of the store."""
         for _ in self.steps():
             pass
 
     def steps(self) -> Iterator[None]:
-        """The same in steps of some milliseconds. The store may change between them: the builder is good again at the end.
+        """The same in steps of some milliseconds. The store may change between them: the builder is consistent again at the end.
 
-        The last step ends with everything taken over, so that whoever goes on without a pause has a whole state of the store. What the
-        store has noted as touched is taken away from it, so only one compiler can keep up with a store.
+        After the last step every change is applied, so a caller that continues without a pause has a whole state of the store. The
+        compiler consumes the store's dirty set, so a store can have only one compiler.
         """
         yield from self.take_over(self._store.take_touched())
-        # What came during the pauses is taken over without any: a store that always changes would keep this from ever ending.
+        # Changes that arrived during the pauses are applied without any: a store that always changes would keep this from ending.
         for _ in self.take_over(self._store.take_touched()):
             pass
 
     def take_over(self, touched: DirtySet) -> Iterator[None]:
-        """Take over what may have changed, in steps."""
+        """Apply what may have changed, in steps."""
         if not touched:
             return
-        # In this order a change is held against selectors that were in use before, so numbers mean the same on both sides. One that
-        # comes into use or goes out of it comes or goes with a program, whose endpoints are told as changed.
+        # In this order a change is compared by the selectors that were in use before, so ids mean the same on both sides. A selector that
+        # comes into use or goes out of use does so with a program, whose endpoints are reported as changed.
         for name in sorted(touched.namespaces):
             self._changed |= self._peer_classes.label(name, self._store.namespace_labels(name))
             yield
@@ -69,9 +69,9 @@ class Compiler:
         for key in sorted(touched.policies):
             self._endpoints.put_policy(key, self._store.policies.get(key))
         yield from self._endpoints.compile()
-        yield from self._peer_classes.settle()
+        yield from self._peer_classes.update_identities()
         self._changed |= self._endpoints.place()
-        self.builder.sweep()
+        self.builder.collect_garbage()
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
@@ -82,16 +82,16 @@ class Compiler:
                 del self._group_of[address]
             else:
                 self._group_of[address] = after
-            if (NOBODY if before is None else before.identity) != (NOBODY if after is None else after.identity):
+            if (EXTERNAL if before is None else before.identity) != (EXTERNAL if after is None else after.identity):
                 self._changed.add(address)
             self._peer_classes.move(address, before, after)
-        # A pod of another node that claims an address of one of ours, rightly or not, does not take its isolation away.
+        # A pod of another node with an address of a local pod does not remove its isolation.
         self._endpoints.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
         if self._with_pod_names:
             self.builder.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
 
     def take_changed(self) -> frozenset[AddressKey]:
-        """The addresses whose flows may be judged differently from when this was last asked."""
+        """The addresses whose flows may have other verdicts since the last call."""
         changed, self._changed = frozenset(self._changed), set()
         return changed
 
@@ -107,7 +107,7 @@ class Compiler:
 
     @property
     def rejections(self) -> list[Rejection]:
-        """What could be understood, and takes too much room: the IP blocks of some rules. One for each policy and direction, sorted."""
+        """Rules whose IP blocks take too much space. One rejection for each policy and direction, sorted."""
         by_policy: dict[tuple[str, Direction], list[int]] = {}
         for rule in sorted(self._endpoints.left_out):
             by_policy.setdefault((rule.policy, rule.direction), []).append(rule.position)
@@ -126,14 +126,14 @@ class Compiler:
 
     @property
     def selectors(self) -> dict[int, PeerSelector]:
-        """What the numbers of selectors in the snapshot stand for."""
+        """The selectors by their ids in the snapshot."""
         return self._peer_classes.selectors
 
 
 def compile_snapshot(
     store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False
 ) -> Compiler:
-    """Compile a whole store, whatever it has noted as touched.
+    """Compile a whole store, whatever its dirty set.
 
     `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs.
     """
@@ -155,4 +155,4 @@ def _add_nodes(builder: SnapshotBuilder, store: Store) -> None:
         [encode_addresses(addresses) for addresses in nodes],
         {address: numbers[addresses] for address, addresses in sets.items() if addresses},
     )
-    builder.sweep()
+    builder.collect_garbage()

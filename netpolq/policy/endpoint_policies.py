@@ -1,4 +1,4 @@
-"""The local pods, the policies that isolate them, and the programs that come of it.
+"""Endpoint policies: the local pods, the policies that isolate them, and their programs.
 
 Only what concerns local pods is compiled. Pods of one namespace with equal labels are isolated by the same policies; pods that are
 isolated by the same policies share a program.
@@ -22,14 +22,14 @@ PolicyKey = tuple[str, str]
 
 
 class Sides(NamedTuple):
-    """What the programs of an address decide, by direction (in the order of `Direction`); None: not isolated."""
+    """What the programs of an address allow, by direction (in the order of `Direction`); None: not isolated."""
 
     egress: Decisions | None
     ingress: Decisions | None
 
 
 class _Program:
-    """A program in use. `uses`: by so many kinds of pods."""
+    """A program in use. `uses`: number of endpoint classes that use it."""
 
     __slots__ = ("code", "compiled", "decisions", "place", "policies", "uses")
 
@@ -42,7 +42,7 @@ class _Program:
         self.uses = 0
 
 
-class _Kind:
+class _EndpointClass:
     """Local pods of one namespace with equal labels, by the addresses they own. `selected_by`: policies, in either direction."""
 
     __slots__ = ("addresses", "labels", "namespace", "programs", "selected_by")
@@ -56,7 +56,7 @@ class _Kind:
 
 
 class EndpointPolicies:
-    """Which programs judge which local addresses. Writes programs and endpoints of a builder.
+    """The programs of the local addresses. Writes programs and endpoints of a snapshot builder.
 
     `local`: the addresses of all local pods; `isolated`: those that some policy isolates, by direction (in the order of `Direction`).
     `left_out`: rules whose IP blocks take too much room in a program (`netpolq.policy.cidr_table`) and admit nothing.
@@ -66,10 +66,10 @@ class EndpointPolicies:
         self._builder = builder
         self._peer_classes = groups
         self._policies: dict[str, dict[PolicyKey, NetworkPolicy]] = {}
-        self._kinds: dict[str, dict[Labels, _Kind]] = {}
-        self._kind_of: dict[AddressKey, _Kind] = {}
+        self._kinds: dict[str, dict[Labels, _EndpointClass]] = {}
+        self._kind_of: dict[AddressKey, _EndpointClass] = {}
         self._programs: dict[tuple[Direction, tuple[PolicyKey, ...]], _Program] = {}
-        self._stale: dict[_Kind, None] = {}
+        self._stale: dict[_EndpointClass, None] = {}
         self._released: dict[_Program, Direction] = {}
         self._sides: dict[AddressKey, Sides] = {}
         self._is_moved = False
@@ -77,10 +77,10 @@ class EndpointPolicies:
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
         self.left_out: frozenset[Rule] = frozenset()
 
-    # --- what changes -------------------------------------------------------------------------------------------------------------
+    # --- changes ------------------------------------------------------------------------------------------------------------------
 
     def move(self, address: AddressKey, pod: Pod | None) -> None:
-        """Let an address belong to a local pod, or to none."""
+        """Assign an address to a local pod, or to none."""
         before = self._kind_of.pop(address, None)
         after = None if pod is None else self._kind(pod)
         if before is not after:
@@ -92,19 +92,19 @@ class EndpointPolicies:
             after.addresses.add(address)
             self._kind_of[address] = after
 
-    def _kind(self, pod: Pod) -> _Kind:
+    def _kind(self, pod: Pod) -> _EndpointClass:
         labels = Labels.of(pod.labels)
         kinds = self._kinds.setdefault(pod.namespace, {})
         kind = kinds.get(labels)
         if kind is None:
-            kind = kinds[labels] = _Kind(pod.namespace, labels)
+            kind = kinds[labels] = _EndpointClass(pod.namespace, labels)
             policies = self._policies.get(pod.namespace, {})
             kind.selected_by = {key for key, policy in policies.items() if matches(policy.pod_selector, labels)}
             self._stale[kind] = None
         return kind
 
     def put_policy(self, key: PolicyKey, policy: NetworkPolicy | None) -> None:
-        """Let a policy be another one, or gone."""
+        """Replace or remove a policy."""
         policies = self._policies.setdefault(key[0], {})
         if policies.get(key) == policy:
             return
@@ -118,15 +118,15 @@ class EndpointPolicies:
             if was_selected or is_selected:
                 (kind.selected_by.add if is_selected else kind.selected_by.discard)(key)
                 self._stale[kind] = None
-        # A program is found by the names of its policies, which say nothing about one that has changed.
+        # Programs are keyed by the names of their policies, which do not change when a policy does.
         for direction in Direction:
             for names in [names for side, names in self._programs if side is direction and key in names]:
                 del self._programs[direction, names]
 
-    # --- what comes of it ---------------------------------------------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------------------------------------------------
 
     def compile(self) -> Iterator[None]:
-        """Compile what is needed now and was not before, and release what is not needed any more. Pauses at times."""
+        """Compile the programs that are newly needed, and release those no longer needed. Pauses at times."""
         if not self._stale:
             return
         for kind in self._stale:
@@ -182,7 +182,7 @@ class EndpointPolicies:
             del self._programs[direction, program.policies]
 
     def place(self) -> set[AddressKey]:
-        """Write programs and endpoints, if they differ from before. Returns the addresses for which something else is decided now."""
+        """Write programs and endpoints, if they changed. Returns the addresses with other decisions."""
         if not self._is_moved:
             return set()
         self._is_moved = False

@@ -1,4 +1,4 @@
-"""What both evaluators answer: the compiled one that reads an encoded snapshot, and the slow, obvious reference."""
+"""Interface of the two evaluators: the compiled one, which reads an encoded snapshot, and the reference."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +26,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A verdict with all that led to it, cluster-wide: egress of the source and ingress of the destination."""
+    """A verdict with its reasons, cluster-wide: egress of the source and ingress of the destination."""
 
     verdict: Verdict
     reason: Reason
@@ -49,8 +49,8 @@ class Explanation:
 
 
 class Evaluator(Protocol):
-    """Judges flows between addresses."""
+    """Evaluates flows between addresses."""
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
-        """Judge a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP."""
+        """Evaluate a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP."""
         ...

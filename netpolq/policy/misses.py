@@ -1,4 +1,4 @@
-"""What of a peer or of a list of ports does not match, in words. For peers and ports that are known not to match."""
+"""Reasons, as text, why a peer or a list of ports does not match. For peers and ports that are known not to match."""
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
@@ -26,7 +26,7 @@ class PeerMiss(NamedTuple):
 def peer_miss(
     policy_namespace: str, peer: Peer, address: AddressKey, pod: Pod | None, namespace_labels: Mapping[str, str]
 ) -> PeerMiss:
-    """Why a peer of a policy does not mean an address. `pod`: the owner, with the labels of its namespace, or None."""
+    """Why a peer of a policy does not match an address. `pod`: the owner, with the labels of its namespace, or None."""
     match peer:
         case IPBlock():
             ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
@@ -61,7 +61,7 @@ def _unmet(selector: LabelSelector, labels: Mapping[str, str]) -> list[Requireme
 
 
 def _told(subject: str, selector: str, unmet: Sequence[Requirement], labels: Mapping[str, str]) -> list[str]:
-    """One reason for each requirement that does not hold, as far as there are few."""
+    """One reason for each requirement that does not hold, up to a limit."""
     reasons = []
     for requirement in unmet[:MAX_TOLD]:
         value = labels.get(requirement.key)
@@ -80,7 +80,7 @@ def _wanted(requirement: Requirement) -> str:
 
 
 def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destination: Pod | None) -> str:
-    """Why no entry of a rule's ports is about a port. `destination`: the pod whose port names count, or None."""
+    """Why no entry of a rule's ports matches a port. `destination`: the pod whose port names count, or None."""
     allowed = ", ".join([*map(_entry, entries[:MAX_TOLD]), *_and_more(entries, "entries")])
     if protocol not in Protocol.__members__.values():
         return f"protocol: a rule with ports ({allowed}) allows TCP, UDP and SCTP only"
@@ -100,7 +100,7 @@ def _entry(entry: PolicyPort) -> str:
 
 
 def _carried(pod: Pod | None, protocol: str, names: Sequence[str]) -> str:
-    """What the port names of a rule mean at a pod."""
+    """The port numbers of a rule's port names at a pod."""
     if pod is None:
         return "the destination is no pod, so port names match nothing"
     told = []

@@ -1,7 +1,7 @@
 """Why the rules of an isolating policy do not allow a flow, and the smallest addition to the policy that would.
 
-For each policy the rule that comes closest is told: one that fails in one part (its peers, or its ports) before one that fails in both,
-then the one whose selectors miss by the fewest requirements, then the first. Read straight from the objects, like the reference evaluator.
+For each policy the closest rule is reported: one that fails in one part (its peers, or its ports) before one that fails in both,
+then the one whose selectors miss by the fewest requirements, then the first. Evaluated from the objects, like the reference evaluator.
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class _Flow(NamedTuple):
 
 
 class _Closest(NamedTuple):
-    """A rule, and how far it is from matching. `peer`, `port`: None where that part matches. Sorts by distance."""
+    """A rule, and how far it is from matching. `peer`, `port`: None where that part matches. Ordered by distance."""
 
     parts: int
     requirements: int
@@ -175,7 +175,7 @@ class NearMissFinder:
         return Addition(None, self._peer(policy, flow.peer), _port(flow))
 
     def _peer(self, policy: NetworkPolicy, address: AddressKey) -> Peer:
-        """The narrowest peer that means an address: a pod by all of its labels, anything else by its address alone."""
+        """The narrowest peer that matches an address: a pod by all of its labels, anything else by its address alone."""
         pod = self._reference.owner(address)
         return _block(address) if pod is None else _pod_peer(policy, pod)
 

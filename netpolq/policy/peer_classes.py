@@ -1,7 +1,7 @@
-"""Pods that nothing can tell apart, and which peer selectors in use match them.
+"""Equivalence classes of pods, and the selectors that match each.
 
-A group is a namespace, labels and named ports. Selectors are evaluated once for each group they may match, never for each pod, and only
-when a selector comes into use or a group comes up. What a group's pods are to peers is its identity in the snapshot.
+A peer class is a namespace, labels and named ports: no selector distinguishes its pods. Selectors are evaluated once for each class
+they may match, never for each pod, and only when a selector comes into use or a class is new. A class has one identity in the snapshot.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from netpolq.policy.selectors import matches
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import Identity
 
-NOBODY = Identity((), ())
-"""What an outsider is: no selector matches, no port has a name. Its addresses need no entry."""
+EXTERNAL = Identity((), ())
+"""The identity of an external address: no selector matches, no port has a name. It needs no entry in the snapshot."""
 
 _GROUPS_A_STEP = 2000
 _ADDRESSES_A_STEP = 2000
@@ -30,12 +30,12 @@ class PeerClass:
         self.labels = labels
         self.named_ports = named_ports
         self.members: set[AddressKey] = set()
-        self.identity = NOBODY
+        self.identity = EXTERNAL
         self.number = 0
 
 
 class _Use:
-    """A peer selector or port name in use: how often, and its number."""
+    """A peer selector or port name in use: reference count and id."""
 
     __slots__ = ("count", "number")
 
@@ -45,9 +45,9 @@ class _Use:
 
 
 class PeerClasses:
-    """All groups, and the selectors and port names in use. Writes identities and addresses of a builder.
+    """All peer classes, and the selectors and port names in use. Writes identities and addresses of a snapshot builder.
 
-    What is acquired and released takes effect with `settle`; until then numbers of what was released are not given out again.
+    What is acquired and released takes effect with `update_identities`; until then released ids are not reused.
     """
 
     def __init__(self, builder: SnapshotBuilder) -> None:
@@ -66,13 +66,13 @@ class PeerClasses:
 
     @property
     def selectors(self) -> dict[int, PeerSelector]:
-        """What the numbers of selectors stand for."""
+        """The selectors by id."""
         return {use.number: selector for selector, use in self._selectors.items()}
 
     # --- selectors and names in use -----------------------------------------------------------------------------------------------
 
     def acquire(self, selector: PeerSelector) -> int:
-        """Use a selector once more. Returns its number."""
+        """Add a reference to a selector. Returns its id."""
         use = self._selectors.get(selector)
         if use is None:
             if self._free_numbers:
@@ -86,18 +86,18 @@ class PeerClasses:
         return use.number
 
     def release(self, selector: PeerSelector) -> None:
-        """Use a selector once less."""
+        """Drop a reference to a selector."""
         use = self._selectors[selector]
         use.count -= 1
         if not use.count:
             self._unsettled.setdefault(selector, False)
 
     def number(self, selector: PeerSelector) -> int:
-        """The number of a selector in use."""
+        """The id of a selector in use."""
         return self._selectors[selector].number
 
     def acquire_port_name(self, name: str) -> None:
-        """Use a port name once more."""
+        """Add a reference to a port name."""
         use = self._port_names.get(name)
         if use is None:
             use = self._port_names[name] = _Use(self._builder.strings.acquire(name))
@@ -105,42 +105,42 @@ class PeerClasses:
         use.count += 1
 
     def release_port_name(self, name: str) -> None:
-        """Use a port name once less."""
+        """Drop a reference to a port name."""
         use = self._port_names[name]
         use.count -= 1
         if not use.count:
             self._unsettled_names.setdefault(name, False)
 
-    def settle(self) -> Iterator[None]:
-        """Let the identities of all groups be what the selectors and names in use make of them. Pauses at times."""
+    def update_identities(self) -> Iterator[None]:
+        """Update the identities of all classes for the selectors and names in use. Pauses at times."""
         fresh, gone = self._take_unsettled()
         changed: dict[PeerClass, set[int]] = {}
         seen = 0
         for selector, number in (*gone, *fresh):
             is_fresh = selector in self._selectors
-            for group in self._in_scope(selector, number, joins=is_fresh):
+            for peer_class in self._in_scope(selector, number, joins=is_fresh):
                 seen += 1
-                if matches(selector.pod_selector, group.labels):
-                    present = changed.get(group)
+                if matches(selector.pod_selector, peer_class.labels):
+                    present = changed.get(peer_class)
                     if present is None:
-                        present = changed[group] = set(group.identity.selectors)
+                        present = changed[peer_class] = set(peer_class.identity.selectors)
                     (present.add if is_fresh else present.discard)(number)
                 if seen % _GROUPS_A_STEP == 0:
                     yield
         self._free_numbers += (number for _selector, number in gone)
         for name in self._take_unsettled_names():
-            for group in self._with_port_name.get(name, ()):
-                changed.setdefault(group, set(group.identity.selectors))
+            for peer_class in self._with_port_name.get(name, ()):
+                changed.setdefault(peer_class, set(peer_class.identity.selectors))
         written = 0
-        self._builder.addresses.reserve(sum(len(group.members) for group in changed if not group.number))
-        for group, numbers in changed.items():
-            written += self._set_identity(group, Identity(tuple(sorted(numbers)), self._ports(group)))
+        self._builder.addresses.reserve(sum(len(peer_class.members) for peer_class in changed if not peer_class.number))
+        for peer_class, numbers in changed.items():
+            written += self._set_identity(peer_class, Identity(tuple(sorted(numbers)), self._ports(peer_class)))
             if written > _ADDRESSES_A_STEP:
                 written = 0
                 yield
 
     def _take_unsettled(self) -> tuple[list[tuple[PeerSelector, int]], list[tuple[PeerSelector, int]]]:
-        """The selectors that came into use, and those that nobody uses any more; the latter are forgotten."""
+        """The selectors that came into use, and those without references; the latter are removed."""
         fresh, gone = [], []
         for selector, is_fresh in self._unsettled.items():
             use = self._selectors[selector]
@@ -165,7 +165,7 @@ class PeerClasses:
         return names
 
     def _in_scope(self, selector: PeerSelector, number: int, *, joins: bool) -> Iterator[PeerClass]:
-        """The groups of the namespaces that a selector is about, which joins or leaves their scopes."""
+        """The classes of the namespaces that a selector covers, whose scopes it joins or leaves."""
         for namespace in (selector.namespace,) if selector.namespace else tuple(self._scopes):
             scope = self._scopes.get(namespace)
             if scope is None:
@@ -181,7 +181,7 @@ class PeerClasses:
     # --- namespaces and pods ------------------------------------------------------------------------------------------------------
 
     def label(self, namespace: str, labels: Mapping[str, str]) -> set[AddressKey]:
-        """Let a namespace have other labels. Returns the addresses whose identity changed."""
+        """Replace the labels of a namespace. Returns the addresses whose identity changed."""
         if labels == {NAMESPACE_NAME_LABEL: namespace}:
             self._labels.pop(namespace, None)  # as if it had never been declared
         else:
@@ -190,30 +190,30 @@ class PeerClasses:
             return set()
         self._scopes[namespace] = self._scope(namespace)
         changed: set[AddressKey] = set()
-        for group in self._in_namespace[namespace]:
-            identity = self._identify(group)
-            if identity != group.identity:
-                self._set_identity(group, identity)
-                changed |= group.members
+        for peer_class in self._in_namespace[namespace]:
+            identity = self._identify(peer_class)
+            if identity != peer_class.identity:
+                self._set_identity(peer_class, identity)
+                changed |= peer_class.members
         return changed
 
     def group_of(self, pod: Pod) -> PeerClass:
-        """The group of a pod, which comes up if it is the first one of its kind."""
+        """The class of a pod; a new one if it is the first of its kind."""
         labels = Labels.of(pod.labels)
         key = pod.namespace, labels, pod.named_ports
-        group = self._peer_classes.get(key)
-        if group is None:
-            group = self._peer_classes[key] = PeerClass(*key)
+        peer_class = self._peer_classes.get(key)
+        if peer_class is None:
+            peer_class = self._peer_classes[key] = PeerClass(*key)
             if pod.namespace not in self._scopes:
                 self._scopes[pod.namespace] = self._scope(pod.namespace)
-            self._in_namespace.setdefault(pod.namespace, set()).add(group)
+            self._in_namespace.setdefault(pod.namespace, set()).add(peer_class)
             for name in {port.name for port in pod.named_ports}:
-                self._with_port_name.setdefault(name, set()).add(group)
-            self._set_identity(group, self._identify(group))
-        return group
+                self._with_port_name.setdefault(name, set()).add(peer_class)
+            self._set_identity(peer_class, self._identify(peer_class))
+        return peer_class
 
     def move(self, address: AddressKey, before: PeerClass | None, after: PeerClass | None) -> None:
-        """Let an address belong to a pod of another group, or to none."""
+        """Move an address to another class, or to none."""
         if before is not None:
             before.members.discard(address)
         if after is not None:
@@ -222,16 +222,16 @@ class PeerClasses:
         if before is not None and not before.members:
             self._forget(before)
 
-    def _forget(self, group: PeerClass) -> None:
-        del self._peer_classes[group.namespace, group.labels, group.named_ports]
-        self._in_namespace[group.namespace].discard(group)
-        if not self._in_namespace[group.namespace]:
-            del self._in_namespace[group.namespace], self._scopes[group.namespace]
-        for name in {port.name for port in group.named_ports}:
-            self._with_port_name[name].discard(group)
+    def _forget(self, peer_class: PeerClass) -> None:
+        del self._peer_classes[peer_class.namespace, peer_class.labels, peer_class.named_ports]
+        self._in_namespace[peer_class.namespace].discard(peer_class)
+        if not self._in_namespace[peer_class.namespace]:
+            del self._in_namespace[peer_class.namespace], self._scopes[peer_class.namespace]
+        for name in {port.name for port in peer_class.named_ports}:
+            self._with_port_name[name].discard(peer_class)
             if not self._with_port_name[name]:
                 del self._with_port_name[name]
-        self._set_identity(group, NOBODY)
+        self._set_identity(peer_class, EXTERNAL)
 
     # --- identities ---------------------------------------------------------------------------------------------------------------
 
@@ -245,32 +245,33 @@ class PeerClasses:
         labels = self._labels.get(namespace)
         return matches(selector.namespace_selector, {NAMESPACE_NAME_LABEL: namespace} if labels is None else labels)
 
-    def _identify(self, group: PeerClass) -> Identity:
-        scope = self._scopes[group.namespace]
+    def _identify(self, peer_class: PeerClass) -> Identity:
+        scope = self._scopes[peer_class.namespace]
         return Identity(
-            tuple(sorted(number for number, selector in scope.items() if matches(selector, group.labels))), self._ports(group)
+            tuple(sorted(number for number, selector in scope.items() if matches(selector, peer_class.labels))),
+            self._ports(peer_class),
         )
 
-    def _ports(self, group: PeerClass) -> tuple[NamedPort, ...]:
-        return tuple(sorted({port for port in group.named_ports if port.name in self._port_names}))
+    def _ports(self, peer_class: PeerClass) -> tuple[NamedPort, ...]:
+        return tuple(sorted({port for port in peer_class.named_ports if port.name in self._port_names}))
 
-    def _set_identity(self, group: PeerClass, identity: Identity) -> int:
-        """Write a group's identity. Returns how many addresses that meant to write."""
-        group.identity = identity
+    def _set_identity(self, peer_class: PeerClass, identity: Identity) -> int:
+        """Write the identity of a class. Returns the number of addresses written."""
+        peer_class.identity = identity
         builder = self._builder
-        if identity == NOBODY:
-            if group.number:
-                builder.identities.discard(group.number)
-                group.number = 0
-                return self._point(group)
+        if identity == EXTERNAL:
+            if peer_class.number:
+                builder.identities.discard(peer_class.number)
+                peer_class.number = 0
+                return self._point(peer_class)
             return 0
-        if group.number:
-            builder.identities.change(group.number, identity)
+        if peer_class.number:
+            builder.identities.change(peer_class.number, identity)
             return 1
-        group.number = builder.identities.add(identity)
-        return self._point(group)
+        peer_class.number = builder.identities.add(identity)
+        return self._point(peer_class)
 
-    def _point(self, group: PeerClass) -> int:
-        for address in group.members:
-            self._builder.addresses.set(address, group.number)
-        return len(group.members)
+    def _point(self, peer_class: PeerClass) -> int:
+        for address in peer_class.members:
+            self._builder.addresses.set(address, peer_class.number)
+        return len(peer_class.members)

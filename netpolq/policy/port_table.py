@@ -1,6 +1,6 @@
-"""Rules that meet at one peer, flattened into disjoint port ranges.
+"""Port table: the rules that apply to one peer, as disjoint port ranges.
 
-However many rules overlap, the table has fewer than twice as many ranges as there were, and a look-up is one binary search.
+The table has fewer than twice as many ranges as the rules, however they overlap, and a look-up is one binary search.
 """
 
 import heapq
@@ -17,14 +17,14 @@ MAX_PORT = 65535
 
 
 class Candidate(NamedTuple):
-    """A rule (its number is its precedence, lowest first) and the ports it is about; None: everything."""
+    """A rule (its number is its precedence, lowest first) and its ports; None: all."""
 
     rule: int
     ports: tuple[PolicyPort, ...] | None
 
 
 class PortTables:
-    """The tables of sets of rules of one program. Each is built once, however many peers and pieces of the address space have them."""
+    """The tables of sets of rules of one program. Each is built once, whatever the number of its peers and address pieces."""
 
     def __init__(self) -> None:
         self._built: dict[frozenset[int], PortTable] = {}
@@ -39,7 +39,7 @@ class PortTables:
 
 
 def build_port_table(candidates: Collection[Candidate]) -> PortTable:
-    """The table that answers with the lowest rule that matches."""
+    """The table that returns the lowest matching rule."""
     every = min((candidate.rule for candidate in candidates if candidate.ports is None), default=None)
     ranges: dict[Protocol, list[PortRange]] = {}
     names: dict[tuple[Protocol, str], int] = {}

@@ -1,4 +1,4 @@
-"""Some policies → the program of the pods they isolate, and what it decides. Pure."""
+"""Compiler from the policies that isolate a pod to its program. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class PeerSelector(NamedTuple):
 
 
 class Ports(NamedTuple):
-    """What a port table lets through, whichever rule it is that does: everything, or ranges by protocol and named ports."""
+    """What a port table allows, by any rule: everything, or ranges by protocol and named ports."""
 
     every: bool
     ranges: tuple[tuple[Protocol, tuple[tuple[int, int], ...]], ...]
@@ -27,16 +27,16 @@ class Ports(NamedTuple):
 
 
 Peer = PeerSelector | Block | None
-"""Whom a port table is about; None: everybody."""
+"""The peers of a port table; None: all."""
 
 Decisions = dict[Peer, Ports]
-"""All that a program lets through. Two programs that let the same through decide the same, whatever their policies are called."""
+"""Everything that a program allows. Two programs that allow the same are equal, whatever the names of their policies."""
 
 
 class Compiled(NamedTuple):
-    """What some policies of a namespace make of the pods they isolate. Rule numbers are places in `rules`.
+    """The program of the pods that some policies of a namespace isolate. Rule numbers are indexes into `rules`.
 
-    `left_out`: rules whose IP blocks are not among it, because they would take too much room.
+    `left_out`: rules whose IP blocks are not in the program, because they would take too much space.
     """
 
     rules: tuple[Rule, ...]
@@ -63,7 +63,7 @@ class Compiled(NamedTuple):
         return {peer: ports[id(table)] for peer, table in self.tables.items()}
 
     def tier(self, number: Callable[[PeerSelector], int]) -> TierProgram:
-        """The tier of the program, with numbers for selectors."""
+        """The tier of the program, with ids for selectors."""
         selectors = ((number(peer), table) for peer, table in self.tables.items() if isinstance(peer, PeerSelector))
         return TierProgram(
             tier=Tier.NETWORK_POLICY,
@@ -103,7 +103,7 @@ def compile_policies(direction: Direction, policies: Sequence[NetworkPolicy]) ->
 def _take_blocks(
     version: int, candidates: dict[Peer, list[Candidate]], port_tables: PortTables
 ) -> tuple[AddressTable | None, frozenset[int]]:
-    """The table of the blocks of one family. Takes out of the candidates what has no room in it, and says which rules these are."""
+    """The table of the blocks of one family. Removes from the candidates what does not fit, and returns those rules."""
     blocks = {peer: found for peer, found in candidates.items() if isinstance(peer, Block) and peer.version == version}
     table, left_out = build_address_table(blocks, port_tables)
     if left_out:

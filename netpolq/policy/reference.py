@@ -1,7 +1,7 @@
-"""The slow, obvious evaluator: walks every policy for each flow, straight from the objects.
+"""The reference evaluator: walks every policy for each flow, straight from the objects. Slow and obvious.
 
-It is what the compiled evaluator is held against, so it shares nothing with it but the model and the selectors, and is written to be read
-beside the API's own words (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
+The compiled evaluator is tested against it, so they share nothing but the model and the selectors. Its structure follows the
+text of the API (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from netpolq.store import Store
 
 
 class ReferenceEvaluator:
-    """Judges flows cluster-wide. The store must not change while the evaluator is in use: build another one after an update."""
+    """Evaluates flows cluster-wide. The store must not change while the evaluator is in use: build another one after an update."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._owners: Mapping[bytes, Pod] = store.address_owners()
 
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
-        """Judge a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP.
+        """Evaluate a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP.
 
-        A pod always reaches itself and is always reached by its own node; both sides still say what policies alone would have done.
+        A pod always reaches itself and is always reached by its own node; both sides still contain the result of the policies alone.
         """
         egress = self._side(Direction.EGRESS, pod_at=source, peer=destination, destination=destination, flow=(protocol, port))
         ingress = self._side(Direction.INGRESS, pod_at=destination, peer=source, destination=destination, flow=(protocol, port))
@@ -45,7 +45,7 @@ class ReferenceEvaluator:
     def _side(
         self, direction: Direction, *, pod_at: AddressKey, peer: AddressKey, destination: AddressKey, flow: tuple[int, int]
     ) -> Side:
-        """One direction, judged at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
+        """One direction, evaluated at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
         pod = self._owners.get(pod_at)
         if pod is None:
             return Side()
@@ -68,14 +68,14 @@ class ReferenceEvaluator:
         return self._owners.get(address)
 
     def peers_match(self, policy: NetworkPolicy, rule: PolicyRule, address: AddressKey) -> bool:
-        """Whether a rule is about the peer at an address.
+        """Whether a rule matches the peer at an address.
 
         Source: `NetworkPolicyIngressRule.from`, `NetworkPolicyEgressRule.to`: peers are alternatives; none given means all.
         """
         return rule.peers is None or any(self.peer_matches(policy, peer, address) for peer in rule.peers)
 
     def peer_matches(self, policy: NetworkPolicy, peer: Peer, address: AddressKey) -> bool:
-        """Whether an address is one that a peer of a policy means."""
+        """Whether a peer of a policy matches an address."""
         match peer:
             case IPBlock():
                 ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
@@ -91,14 +91,14 @@ class ReferenceEvaluator:
                 return in_namespace and matches(peer.pod_selector, pod.labels)
 
     def ports_match(self, rule: PolicyRule, destination: AddressKey, protocol: int, port: int) -> bool:
-        """Whether a rule is about a port.
+        """Whether a rule matches a port.
 
         Source: `NetworkPolicyIngressRule.ports`: entries are alternatives; none given means every port of every protocol.
         """
         return rule.ports is None or any(self.port_matches(entry, destination, protocol, port) for entry in rule.ports)
 
     def port_matches(self, entry: PolicyPort, destination: AddressKey, protocol: int, port: int) -> bool:
-        """Whether an entry of a rule's ports is about a port.
+        """Whether an entry of a rule's ports matches a port.
 
         Source: `NetworkPolicyPort`. A name is looked up among the destination pod's ports, for egress too.
         """

@@ -1,4 +1,4 @@
-"""Label selectors, judged exactly as the API does (`meta/v1 LabelSelector`)."""
+"""Label selectors, evaluated exactly as the API does (`meta/v1 LabelSelector`)."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def requirement_holds(requirement: Requirement, labels: Mapping[str, str]) -> bo
 
 
 def _is_among(values: tuple[str, ...], value: str) -> bool:
-    # They are sorted, and as many as the author of a policy wants, while every group of pods is held against them.
+    # They are sorted and unbounded in number, and every peer class is compared with them.
     if len(values) <= _FEW_VALUES:
         return value in values
     place = bisect_left(values, value)

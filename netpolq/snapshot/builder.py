@@ -1,7 +1,7 @@
-"""A snapshot that is still being written, in sections that are patched in place and copied when it is published.
+"""Builder of a snapshot: sections that are patched in place, and copied when the snapshot is published.
 
-What changes one address costs that address, whatever the size of the cluster. Numbers of identities and names are given out as they are
-asked for, so the bytes may depend on what was there before; what they say does not.
+A change of one address costs the same in a cluster of any size. Identity and name ids are allocated on demand, so the bytes may depend
+on earlier contents; their meaning does not.
 """
 
 import zlib
@@ -30,9 +30,9 @@ from netpolq.snapshot.string_table import StringTable
 
 
 class SnapshotBuilder:
-    """All that a snapshot holds. Whoever changes it calls `sweep` when done; then `pieces` gives the bytes.
+    """The contents of a snapshot. After changes, call `collect_garbage`; then `pieces` returns the bytes.
 
-    `addresses`: address key → identity number. `is_touched`: whether anything differs from what `pieces` gave last.
+    `addresses`: address key → identity number. `is_touched`: whether anything differs from the last result of `pieces`.
     """
 
     def __init__(self) -> None:
@@ -53,12 +53,12 @@ class SnapshotBuilder:
         self._names = b""
 
     def set_programs(self, programs: Sequence[RelocatableProgram], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
-        """The programs from now on. `endpoints`: address key → places in `programs` of egress and ingress, -1: not isolated."""
+        """Replace the programs. `endpoints`: address key → indexes into `programs` for egress and ingress, -1: not isolated."""
         self._programs, self._programs_at = programs, endpoints
         self._words_base = 0
 
     def set_nodes(self, nodes: Sequence[RelocatableProgram], node_of: Mapping[bytes, int]) -> None:
-        """The addresses of nodes from now on. `node_of`: address key of a pod → place in `nodes`."""
+        """Replace the addresses of nodes. `node_of`: address key of a pod → index into `nodes`."""
         self._nodes, self._node_at = nodes, node_of
         self._words_base = 0
 
@@ -66,22 +66,22 @@ class SnapshotBuilder:
     def is_touched(self) -> bool:
         return any(touched for _section, touched in self._touched())
 
-    def sweep(self) -> None:
-        """Take back what is no longer used, and bring programs to their place. Numbers must not be reused before this."""
-        self.strings.sweep()
-        self.identities.sweep()
-        self.pod_names.sweep()
+    def collect_garbage(self) -> None:
+        """Free what is no longer used, and relocate the programs. Ids are not reused before this."""
+        self.strings.collect_garbage()
+        self.identities.collect_garbage()
+        self.pod_names.collect_garbage()
         if self._words_base != len(self.identities.cells):
             self._assemble(len(self.identities.cells))
 
     def _assemble(self, base: int) -> None:
-        """Put programs behind the identities, and let endpoints point to them."""
+        """Write the programs behind the identities, and the endpoints that refer to them."""
         self._words_base = base
         words = array("I")
         entries = []
         for code in (*self._programs, *self._nodes):
             entries.append(base + len(words) + code.entry)
-            words.extend(code.moved(base + len(words)))
+            words.extend(code.relocate(base + len(words)))
         if words.tobytes() != self._words.tobytes():
             self._words, self._words_touched = words, True
         none = [0]
@@ -92,7 +92,7 @@ class SnapshotBuilder:
         self._node_of = _rewritten(self._node_of, HashTable(NODE_OF_CELL), node_of)
 
     def pieces(self, *, version: int, created_ns: int) -> list[Piece]:
-        """The bytes of the snapshot, in pieces that are good until the next change. `version`: rising; `created_ns`: Unix time."""
+        """The bytes of the snapshot, in pieces that are valid until the next change. `version`: rising; `created_ns`: Unix time."""
         if self.strings.is_touched:
             self._names = self.strings.encoded()
         sections: dict[Section, tuple[list[Piece], int]] = {
@@ -129,7 +129,7 @@ class SnapshotBuilder:
         return [header(zlib.crc32(header(0) + table)) + table, *body]
 
     def encoded(self, *, version: int, created_ns: int) -> bytes:
-        """The bytes of the snapshot in one piece, for whoever does not publish it."""
+        """The bytes of the snapshot in one piece, for callers that do not publish it."""
         return b"".join(bytes(piece) for piece in self.pieces(version=version, created_ns=created_ns))
 
     def _touched(self) -> list[tuple[Section, bool]]:
@@ -152,7 +152,7 @@ class SnapshotBuilder:
 
 
 def _rewritten(before: HashTable, after: HashTable, entries: Mapping[bytes, int]) -> HashTable:
-    """The table with these entries: the one before if it already says just that."""
+    """The table with these entries; the previous one if it has the same entries."""
     if len(before) == len(entries) and all(before.get(key) == value for key, value in entries.items()):
         return before
     after.reserve(len(entries))

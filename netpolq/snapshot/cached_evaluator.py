@@ -1,9 +1,9 @@
-"""Verdicts from a snapshot, fast for connections that were never seen before.
+"""Evaluator of a snapshot that is fast for connections it has not evaluated before.
 
 A verdict depends on the two programs, the identities of both ends, the IP blocks that the peer lies in, the protocol, and the port. All
-but the port are known to be few: they are a **pair**. For a pair that comes more than once, the ports are divided into classes within
-which nothing changes, and every class is judged once. A new address with a random port then costs its look-ups and one binary search,
-however many policies there are.
+but the port have few values: they are a **pair**. For a pair that is evaluated more than once, the ports are divided into classes with
+equal verdicts, and each class is evaluated once. A new address with a random port then costs its look-ups and one binary search,
+whatever the number of policies.
 """
 
 from bisect import bisect_right
@@ -13,17 +13,17 @@ from netpolq.enums import Direction, Verdict
 from netpolq.snapshot.reader import SnapshotReader
 
 MAX_PAIRS = 4096
-"""Pairs kept at most; then all are let go. With the largest classes that is about 7 MB, with usual ones 2."""
+"""Maximum number of pairs; beyond it all are discarded. The largest classes take about 7 MB, usual ones 2."""
 
 MAX_CLASSES = 64
-"""A pair whose ports fall into more classes than this is judged anew each time: whoever writes thousands of port ranges pays for them."""
+"""A pair whose ports fall into more classes than this is evaluated each time, so that thousands of port ranges take no memory here."""
 
 MAX_UNPACKED_PIECES = 512
-"""A program that divides the addresses of a family into more pieces than this is asked in the snapshot itself, in some microseconds:
-many pieces would have to be unpacked anew for every snapshot, while packets wait."""
+"""A program that divides the addresses of a family into more pieces than this is evaluated in the snapshot itself, which takes some
+microseconds: unpacking many pieces for every snapshot would delay packets."""
 
 DROP_ON_EVERY_PORT = 2
-"""Answer of a evaluator whose lowest bit is that of `Verdict.DROP`."""
+"""Answer of an evaluator whose lowest bit is that of `Verdict.DROP`."""
 
 _ACCEPT = Verdict.ACCEPT.value
 
@@ -45,7 +45,7 @@ _UNDIVIDED = _Classes((), b"")
 
 
 class _Pieces:
-    """`starts`: first address of each piece within which nothing changes, rising. `tables`: what holds in those that were asked for."""
+    """`starts`: first address of each piece with equal results, rising. `tables`: the tables of the pieces that were evaluated."""
 
     __slots__ = ("starts", "tables")
 
@@ -55,19 +55,19 @@ class _Pieces:
 
 
 class CachedEvaluator:
-    """Judges by one view, and must not outlive it. The verdicts are those of `SnapshotReader.judge`."""
+    """Evaluates flows by one view, and must not outlive it. The verdicts are those of `SnapshotReader.evaluate`."""
 
     def __init__(self, view: SnapshotReader) -> None:
         self._view = view
-        # A node has a few hundred pods at most, and nearly every connection that is asked about has one of them for an end.
+        # A node has a few hundred pods at most, and nearly every evaluated connection has one of them at one end.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes | None] = {}
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
-        """Judge a flow; see `SnapshotReader.judge`. The lowest bit is the verdict.
+        """Evaluate a flow; see `SnapshotReader.evaluate`. The lowest bit is the verdict.
 
-        `DROP_ON_EVERY_PORT`: so would every other port of the protocol be judged. That is told only of pairs that came before.
+        `DROP_ON_EVERY_PORT`: every other port of the protocol is dropped too. Returned only for pairs that were evaluated before.
         """
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
@@ -76,7 +76,7 @@ class CachedEvaluator:
             return _ACCEPT
         destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
         source_identity = 0
-        if ingress:  # egress rules do not ask who the source is
+        if ingress:  # egress rules do not look at the source
             source_identity = local_source[2] if local_source is not None else self._view.identity(source)
         pair = (
             egress,
@@ -92,13 +92,13 @@ class CachedEvaluator:
             if pair in self._pairs:
                 classes = self._pairs[pair] = self._classes(pair, source, destination)
             else:
-                # Dividing the ports takes longer than judging one connection: it waits for the second.
+                # Dividing the ports takes longer than evaluating one connection, so it is done for the second one.
                 if len(self._pairs) >= MAX_PAIRS:
                     self._pairs = {}
                 self._pairs[pair] = None
         if classes is not None and (starts := classes.starts):
             return classes.answers[bisect_right(starts, port) - 1]
-        return self._view.judge(source, destination, protocol, port).verdict.value
+        return self._view.evaluate(source, destination, protocol, port).verdict.value
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """What of a program depends on the peer's address."""
@@ -135,4 +135,4 @@ class CachedEvaluator:
                             return _UNDIVIDED
         starts.discard(1 << 16)
         ordered = tuple(sorted(starts))
-        return _Classes(ordered, bytes(view.judge(source, destination, protocol, port).verdict for port in ordered))
+        return _Classes(ordered, bytes(view.evaluate(source, destination, protocol, port).verdict for port in ordered))

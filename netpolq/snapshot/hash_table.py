@@ -1,6 +1,6 @@
-"""A hash table of a snapshot while it is still being written: patched in place, and copied as it is when a snapshot is published.
+"""Hash table of the snapshot builder: patched in place, and copied as it is when a snapshot is published.
 
-See `netpolq.snapshot.layout` for the form. Where a key lies may depend on what was in the table before; what is found never does.
+See `netpolq.snapshot.layout` for the form. The position of a key may depend on earlier contents; a look-up does not.
 """
 
 from struct import Struct
@@ -35,7 +35,7 @@ class HashTable:
         return self._find(key)[1]
 
     def set(self, key: bytes, value: int) -> None:
-        """Give a key a value, or another one. 0 takes the key out."""
+        """Set the value of a key. 0 removes the key."""
         if not value:
             self._discard(key)
             return
@@ -53,14 +53,14 @@ class HashTable:
         self.is_touched = True
 
     def clear(self) -> None:
-        """Take all keys out."""
+        """Remove all keys."""
         if self._count:
             self._count = 0
             self.cells = bytearray()
             self._resize(_MIN_SLOTS)
 
     def reserve(self, more: int) -> None:
-        """Make room for more keys at once, rather than step by step."""
+        """Grow once for this many more keys, rather than step by step."""
         wanted = self._count + more
         if wanted > self.slots * _MAX_FILL:
             self._resize(int(wanted / _AFTER_SHRINKING))
@@ -82,7 +82,7 @@ class HashTable:
         cells, size = self.cells, self._cell.size
         hole = place
         while True:
-            # Whatever follows without a gap and may lie in the hole moves there, so that no search ends before its key.
+            # Keys that follow without a gap and may be stored in the free cell move there, so that no search ends before its key.
             place += size
             other, value = self._cell.unpack_from(cells, place)
             if not value:
@@ -97,7 +97,7 @@ class HashTable:
             self._resize(int(self._count / _AFTER_SHRINKING))
 
     def _resize(self, slots: int) -> None:
-        """Lay out all keys anew: about half a microsecond each, which the changes before the next time pay for."""
+        """Rebuild the table: about half a microsecond a key, amortised over the changes until the next time."""
         before, size = self.cells, self._cell.size
         self.slots = max(slots, _MIN_SLOTS)
         self.cells = cells = bytearray((self.slots + _SPARE_CELLS) * size)

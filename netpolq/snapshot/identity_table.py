@@ -1,7 +1,7 @@
-"""IdentityTable of a snapshot while it is still being written: numbers that stay, contents that change under them.
+"""Identity table of the snapshot builder: stable ids with contents that change.
 
-An address names a number, and the number leads to the words of the content. So whatever changes for all pods of a kind changes one cell,
-not the cells of their addresses. Equal contents are stored once.
+An address refers to an id, and the id to its content. So a change for all pods of a peer class changes one cell, not the cells of
+their addresses. Equal contents are stored once.
 """
 
 from array import array
@@ -11,11 +11,11 @@ from netpolq.snapshot.ir import Identity
 
 _MAX_GARBAGE_CELLS = 1024
 _ROOM = 1.2
-"""How much larger the room for contents gets each time. Programs lie behind it and move when it grows."""
+"""Growth of the space for contents. The programs follow it, and are relocated when it grows."""
 
 
 class _Content:
-    """Where a content lies, and how many numbers mean it."""
+    """Offset of a content, and how many ids refer to it."""
 
     __slots__ = ("offset", "uses")
 
@@ -30,9 +30,9 @@ class IdentityTable:
     def __init__(self, number_of_name: Callable[[str], int]) -> None:
         self.is_touched = True
         self.offsets = array("I", [0])
-        """Word offset of each number's content; number 0 is reserved."""
+        """Word offset of each id's content; id 0 is reserved."""
         self.cells = array("I", [0])
-        """The contents, in room for more."""
+        """The contents, with space for more."""
         if self.cells.itemsize != 4:  # pragma: no cover
             raise SystemError(f"array('I') has {self.cells.itemsize} bytes on this platform, not 4")
         self._number_of_name = number_of_name
@@ -44,7 +44,7 @@ class IdentityTable:
         self._free_places: dict[int, list[int]] = {}
 
     def add(self, identity: Identity) -> int:
-        """A number for an identity."""
+        """Allocate an id for an identity."""
         if self._free_numbers:
             number = self._free_numbers.pop()
         else:
@@ -55,7 +55,7 @@ class IdentityTable:
         return number
 
     def change(self, number: int, identity: Identity) -> None:
-        """Let a number mean something else."""
+        """Replace the content of an id."""
         before = self._identities[number]
         if before != identity:
             self._put(number, identity)
@@ -63,7 +63,7 @@ class IdentityTable:
                 self._drop(before)
 
     def discard(self, number: int) -> None:
-        """Take a number back. No address may name it any more."""
+        """Release an id. No address may refer to it."""
         before = self._identities[number]
         self._identities[number] = None
         self.offsets[number] = 0
@@ -111,8 +111,8 @@ class IdentityTable:
             self._free_places.setdefault(length, []).append(content.offset)
             self._garbage += length
 
-    def sweep(self) -> None:
-        """Lay out all contents anew if most of the room is garbage. Numbers stay."""
+    def collect_garbage(self) -> None:
+        """Compact the contents if most of the space is garbage. Ids do not change."""
         if self._garbage <= max(_MAX_GARBAGE_CELLS, self._end - self._garbage):
             return
         live = list(self._contents)

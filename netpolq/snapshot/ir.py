@@ -1,8 +1,8 @@
-"""What a snapshot holds, before it is encoded: identities and the programs that judge them.
+"""Intermediate representation of a snapshot: identities, and the programs that evaluate them.
 
-An **identity** stands for all pods that no selector in use can tell apart: it is the set of peer selectors that match them, and their
-named ports as far as a rule in use names them. A **program** belongs to a pod and a direction. Nothing here depends on the order in
-which objects arrived.
+An **identity** stands for all pods that no selector in use distinguishes: the set of peer selectors that match them, and those of
+their named ports that a rule in use names. A **program** belongs to a pod and a direction. Nothing here depends on the order in which
+objects arrived.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
 
 
 class PortRange(NamedTuple):
-    """An inclusive range of ports and the rule that decides for it (its place in a list of rules)."""
+    """An inclusive range of ports and the rule that decides for it (its index in a list of rules)."""
 
     low: int
     high: int
@@ -51,11 +51,11 @@ class PortTable(NamedTuple):
 
 
 class AddressTable(NamedTuple):
-    """Which port tables hold for an address of one family: all those on the way from its leaf of a tree to the root.
+    """The port tables that apply to an address of one family: those from its leaf of a tree to the root.
 
-    `starts`: rising numbers, each the first address of a piece that reaches to the next; below the first nothing holds.
-    `nodes`: two for each piece. That of a piece is `len(starts)` + its place, the parent of node n is n // 2, node 1 is the root, node 0
-    is not used. What stands there is the place of its port table in `tables`, counted from 1, or 0 for none.
+    `starts`: rising numbers, each the first address of a piece that ends before the next; below the first no table applies.
+    `nodes`: two for each piece. The leaf of a piece is `len(starts)` + its index, the parent of node n is n // 2, node 1 is the root,
+    node 0 is not used. The value is the index of its port table in `tables`, counted from 1, or 0 for none.
     """
 
     starts: tuple[int, ...]
@@ -64,7 +64,7 @@ class AddressTable(NamedTuple):
 
 
 class TierProgram(NamedTuple):
-    """One tier of a program. `isolated_by`: policies (ns/name, sorted) that deny what no rule of this tier decided; empty: go on.
+    """One tier of a program. `isolated_by`: policies (ns/name, sorted) that deny what no rule matches; empty: go to the next tier.
 
     `any_peer`: rules without peers. `selectors`: sorted by selector number. `ipv4`, `ipv6`: rules about IP blocks; None: there are none.
     """

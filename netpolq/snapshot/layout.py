@@ -26,7 +26,8 @@ the WORDS section count words from its start, and word 0 is reserved so that off
     STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
     NAMES       names of pods: length u16, UTF-8
 
-A rank is a rule's place in the order of precedence within its tier of its program. Word offset of a rule: what `view.rule` takes.
+A rank is a rule's position in the order of precedence within its tier of its program. `SnapshotReader.rule` takes the word
+offset of a rule.
 
 Hash tables use open addressing with linear probing from cell `crc32(key) * entries >> 32`, without a wrap: behind the cells that keys
 start from there are as many more as the last ones need, and the last cell of all is always empty.

@@ -1,7 +1,7 @@
-"""A snapshot in shared memory: one sealed memfd per version, handed on by file descriptor.
+"""Snapshots in shared memory: one sealed memfd per version, passed on as a file descriptor.
 
-Sealed means that nobody, not even the publisher, can change it any more (memfd_create(2), F_ADD_SEALS in fcntl(2)), so readers need no
-lock and cannot see half a version. Mapped private, because older kernels refuse a shared mapping of a write-sealed memfd.
+No process, not even the publisher, can change a sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)), so readers need no lock and
+cannot see half a version. Mapped private, because older kernels refuse a shared mapping of a write-sealed memfd.
 """
 
 import fcntl
@@ -45,7 +45,7 @@ def seal(*pieces: Piece) -> int:
 
 
 def open_view(descriptor: int) -> SnapshotReader:
-    """Map a sealed memfd and validate all of what it holds. Does not take over the descriptor. Raises `SnapshotError`."""
+    """Map a sealed memfd and validate its whole content. The caller keeps the descriptor. Raises `SnapshotError`."""
     return SnapshotReader(_map(descriptor))
 
 
@@ -69,10 +69,10 @@ def _map(descriptor: int) -> mmap.mmap:
 
 
 def save(path: Path, descriptor: int) -> None:
-    """Keep a sealed snapshot in a file (mode 0600), replacing an older one in one step. Does not take over the descriptor.
+    """Write a sealed snapshot to a file (mode 0600), replacing an older one atomically. The caller keeps the descriptor.
 
-    Behind the snapshot is one byte that says whether it is the newest, and at first it says that it is not: see `mark`. Raises `OSError`,
-    and leaves the older file then.
+    One byte after the snapshot says whether it is the newest; at first it says that it is not: see `mark`. Raises `OSError`, and then
+    keeps the older file.
     """
     builder = path.with_suffix(".new")
     size = os.fstat(descriptor).st_size
@@ -85,14 +85,14 @@ def save(path: Path, descriptor: int) -> None:
         os.pwrite(file, _STALE, size)
         builder.replace(path)
     except OSError:
-        builder.unlink(missing_ok=True)  # the blocks that it takes may be what somebody else lacks
+        builder.unlink(missing_ok=True)  # another process may need the blocks that it takes
         raise
     finally:
         os.close(file)
 
 
 def mark(path: Path, *, is_newest: bool) -> os.stat_result:
-    """Say of a kept snapshot whether it is the newest, and have that on the disk before returning. Returns what file it was.
+    """Write to a snapshot file whether it is the newest, and sync before returning. Returns the identity of the file.
 
     One byte of a block that the file has already, so a full disk does not matter. Raises `OSError`.
     """
@@ -109,7 +109,7 @@ def mark(path: Path, *, is_newest: bool) -> os.stat_result:
 def load(path: Path) -> bytes:
     """Read a kept snapshot and validate it. Raises `OSError` if it cannot be read.
 
-    Raises `SnapshotError` if it is none, if it is not the newest there was, or if another user could have made it.
+    Raises `SnapshotError` if it is not a snapshot, not the newest one, or if another user may have written it.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         found = os.fstat(file.fileno())
@@ -119,5 +119,5 @@ def load(path: Path) -> bytes:
     image, freshness = kept[:-1], kept[-1:]
     SnapshotReader(image).close()
     if freshness != _NEWEST:
-        raise SnapshotError("a newer one was published after it, and judging by this one could admit what is denied since")
+        raise SnapshotError("a newer one was published after it, so this one could admit what is denied since")
     return image

@@ -1,4 +1,4 @@
-"""Names of pods by address in a snapshot while it is still being written; for the log of packets only."""
+"""Pod names by address, as the snapshot builder holds them; for the packet log only."""
 
 from netpolq.snapshot.hash_table import HashTable
 from netpolq.snapshot.layout import NAME_LENGTH, POD_NAME_CELL
@@ -15,7 +15,7 @@ class PodNames:
         self._garbage = 0
 
     def set(self, address: bytes, name: str) -> None:
-        """Say who has an address; the empty name: nobody."""
+        """Set the name of the pod with an address; empty: no pod."""
         before = self.table.get(address)
         text = NAME_LENGTH.pack(len(name.encode())) + name.encode()
         if before:
@@ -32,8 +32,8 @@ class PodNames:
         (length,) = NAME_LENGTH.unpack_from(self.texts, value - 1)
         return bytes(self.texts[value - 1 : value - 1 + NAME_LENGTH.size + length])
 
-    def sweep(self) -> None:
-        """Write all names anew if most of the texts are garbage."""
+    def collect_garbage(self) -> None:
+        """Compact the texts if most of them are garbage."""
         if self._garbage <= max(_MAX_GARBAGE_BYTES, len(self.texts) // 2):
             return
         texts = bytearray()

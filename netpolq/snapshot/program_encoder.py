@@ -1,6 +1,6 @@
-"""Programs → words. A program is encoded once, as if it stood alone, and moved to its place whenever programs are put together.
+"""Encoder of programs into 32-bit words. A program is encoded once, relative to its own start, and relocated when programs are laid out.
 
-So one that has not changed costs a copy and an addition for each offset in it.
+So an unchanged program costs a copy and one addition for each offset in it.
 """
 
 from array import array
@@ -14,17 +14,17 @@ _PROTOCOL_ORDER = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 
 
 class RelocatableProgram(NamedTuple):
-    """Words that may be put anywhere. `pointers`: places of the words that are offsets, counted from the first word.
+    """Words that can be relocated. `pointers`: indexes of the words that are offsets, relative to the first word.
 
-    `entry`: where to begin to read.
+    `entry`: index of the first word to read.
     """
 
     words: "array[int]"
     pointers: "array[int]"
     entry: int
 
-    def moved(self, base: int) -> "array[int]":
-        """The words as they must be from an offset on."""
+    def relocate(self, base: int) -> "array[int]":
+        """The words at an offset."""
         words = self.words[:]
         for place in self.pointers:
             words[place] += base
@@ -32,7 +32,7 @@ class RelocatableProgram(NamedTuple):
 
 
 def encode_program(program: Program, rules: Sequence[Rule], number_of_name: Callable[[str], int]) -> RelocatableProgram:
-    """The words of a program. `rules`: what its rule numbers stand for; `number_of_name`: of policies and named ports in use."""
+    """The words of a program. `rules`: the rules that its rule numbers refer to; `number_of_name`: of policies and named ports in use."""
     coder = _Coder(number_of_name)
     tiers = [coder.tier(tier, rules) for tier in program]
     entry = coder.place([len(tiers), *tiers], range(1, 1 + len(tiers)))
@@ -48,7 +48,7 @@ def encode_addresses(addresses: Sequence[bytes]) -> RelocatableProgram:
 
 
 class _Coder:
-    """Words while they grow. Equal structures are stored once."""
+    """Words under construction. Equal structures are stored once."""
 
     def __init__(self, number_of_name: Callable[[str], int]) -> None:
         self.words = array("I")
@@ -140,7 +140,7 @@ def tables_of(tier: TierProgram) -> Iterable[PortTable]:
 
 
 def rules_of(table: PortTable) -> Iterable[int]:
-    """All rules that a port table may answer with."""
+    """All rules that a port table may return."""
     if table.every is not None:
         yield table.every
     for _protocol, ranges in table.ranges:

@@ -1,6 +1,6 @@
-"""Read-only look at the bytes of a snapshot, and the decision made from them. Nothing is copied or deserialised whole.
+"""Reader of a snapshot: evaluates flows from its bytes in place, without deserialising it.
 
-Used alike by workers (on a mapped memfd) and by `netpolq explain` (on plain bytes), so that both give the same answer.
+Workers use it on a mapped memfd and `netpolq explain` on plain bytes, so both give the same answer.
 """
 
 import zlib
@@ -22,8 +22,8 @@ _PORT_TABLE_HEAD = 5
 
 
 class Decision(NamedTuple):
-    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: what decided last, `NO_RULE` if none did;
-    a number that only this view's `rule` understands.
+    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: the rule that decided last, `NO_RULE` if none did;
+    an argument of this reader's `rule` only.
     """
 
     verdict: Verdict
@@ -68,7 +68,7 @@ class SnapshotReader:
         return self._memory[offset : offset + 4 * count].cast("I")
 
     def close(self) -> None:
-        """Give the memory back. The view must not be used afterwards."""
+        """Release the memory. The reader must not be used afterwards."""
         for memory in (self._words, self._identities, self._string_ends, self._memory):
             memory.release()
         if isinstance(self._buffer, mmap):
@@ -76,8 +76,8 @@ class SnapshotReader:
 
     # --- the decision -------------------------------------------------------------------------------------------------------------
 
-    def judge(self, source: bytes, destination: bytes, protocol: int, port: int) -> Decision:
-        """Judge a flow in both directions: egress of the source, then ingress of the destination, as far as they are endpoints.
+    def evaluate(self, source: bytes, destination: bytes, protocol: int, port: int) -> Decision:
+        """Evaluate a flow in both directions: egress of the source, then ingress of the destination, where they are endpoints.
 
         Addresses: 16-byte keys. `protocol`: IANA number. `port`: destination port, 0 unless TCP, UDP or SCTP.
         """
@@ -102,7 +102,7 @@ class SnapshotReader:
     def run(
         self, program: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int
     ) -> tuple[bool, int]:
-        """Run one program. IdentityTable are word offsets (0: none). Returns whether the flow is allowed, and the deciding rule."""
+        """Run one program. Identities are word offsets (0: none). Returns whether the flow is allowed, and the deciding rule."""
         words = self._words
         for tier in range(program + 1, program + 1 + words[program]):
             offset = words[tier]
@@ -132,7 +132,7 @@ class SnapshotReader:
         end = start + count
         mine = peer_identity + 1
         mine_end = mine + words[peer_identity]
-        # Walk the shorter list and search the longer one: either may be as long as an author of policies wants.
+        # Walk the shorter list and search the longer one: policies can make either arbitrarily long.
         if mine_end - mine <= count:
             for selector in words[mine:mine_end]:
                 place = bisect_left(words, selector, start, end)
@@ -173,7 +173,7 @@ class SnapshotReader:
         return words[offset] << 96 | words[offset + 1] << 64 | words[offset + 2] << 32 | words[offset + 3]
 
     def tables(self, program: int, peer: bytes, peer_identity: int) -> list[int]:
-        """All port tables of a program for a peer: between their bounds, a port makes no difference to what `run` says."""
+        """All port tables of a program for a peer: between their bounds, `run` returns the same for every port."""
         words = self._words
         return [
             table
@@ -203,7 +203,7 @@ class SnapshotReader:
         return sorted(found)
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
-        """Ports at which the answer of a port table may change: up to there one, from there on another."""
+        """Ports at which the answer of a port table may change: one below the port, another from the port on."""
         words = self._words
         end_cell = _RANGE_END.get(cast("Protocol", protocol))
         if end_cell is None:
@@ -305,7 +305,7 @@ class SnapshotReader:
         return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
 
     def pod_name(self, address: bytes) -> str | None:
-        """ns/name of the pod with this address; None for an outsider, and where the snapshot has no names."""
+        """ns/name of the pod with this address; None for an external address, and where the snapshot has no names."""
         name = self._find(Section.POD_NAMES, address)
         if not name:
             return None
@@ -326,7 +326,7 @@ class SnapshotReader:
         return []
 
     def rule(self, number: int) -> RuleRecord:
-        """A rule by the number that a decision of this view gives."""
+        """A rule by the number in a decision of this reader."""
         policy, flags, index = self._words[number : number + RULE_WORDS]
         return RuleRecord(self.string(policy), Tier(flags >> 16), Direction(flags >> 8 & 0xFF), Action(flags & 0xFF), index)
 

@@ -1,4 +1,4 @@
-"""Is this a snapshot, and where are its sections? What a reader has to know before it looks at anything."""
+"""Header and section table of a snapshot: validation, and the location of each section."""
 
 import zlib
 
@@ -33,7 +33,7 @@ _ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
 
 
 class SectionInfo(NamedTuple):
-    """A section: where it begins and how long it is, in bytes, and its number of entries."""
+    """A section: offset and length in bytes, and its number of entries."""
 
     offset: int
     length: int
@@ -41,7 +41,7 @@ class SectionInfo(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What the header and the section table say."""
+    """The content of the header and the section table."""
 
     version: int
     created_ns: int
@@ -51,7 +51,7 @@ class Contents(NamedTuple):
 def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
     """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong.
 
-    `is_validated`: somebody has done so with these very bytes, so the checksums of sections are not computed again.
+    `is_validated`: another process has validated these very bytes, so the checksums of sections are not computed again.
     """
     size = len(buffer)
     if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:

@@ -1,10 +1,10 @@
-"""Numbered names of a snapshot while it is still being written. A name keeps its number as long as anybody uses it."""
+"""String table of the snapshot builder: reference-counted strings with stable ids."""
 
 from array import array
 
 
 class StringTable:
-    """Names in use, counted. What is released keeps its number until `sweep`, so that no number changes its meaning half-way."""
+    """Names in use, with reference counts. A released name keeps its id until `collect_garbage`."""
 
     def __init__(self) -> None:
         self.is_touched = True
@@ -18,11 +18,11 @@ class StringTable:
         return len(self._names)
 
     def number(self, name: str) -> int:
-        """The number of a name in use."""
+        """The id of a name in use."""
         return self._numbers[name]
 
     def acquire(self, name: str) -> int:
-        """Use a name once more. Returns its number."""
+        """Add a reference to a name. Returns its id."""
         self._uses[name] = self._uses.get(name, 0) + 1
         number = self._numbers.get(name)
         if number is None:
@@ -37,13 +37,13 @@ class StringTable:
         return number
 
     def release(self, name: str) -> None:
-        """Use a name once less."""
+        """Drop a reference to a name."""
         self._uses[name] -= 1
         if not self._uses[name]:
             self._released.add(name)
 
-    def sweep(self) -> None:
-        """Take the numbers of names that nobody uses any more."""
+    def collect_garbage(self) -> None:
+        """Free the ids of names without references."""
         for name in sorted(self._released):
             if not self._uses[name]:
                 del self._uses[name]

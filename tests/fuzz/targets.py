@@ -81,7 +81,7 @@ def snapshot(data: bytes) -> None:
     # Only the padding between sections is covered by no checksum.
     expected = SnapshotReader(_IMAGE)
     for source in (FRIEND, FRIEND6):
-        assert view.judge(source, POD, 6, 80) == expected.judge(source, POD, 6, 80)
+        assert view.evaluate(source, POD, 6, 80) == expected.evaluate(source, POD, 6, 80)
 
 
 class WordsTarget:

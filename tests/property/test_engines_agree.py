@@ -68,13 +68,13 @@ def test_what_is_remembered_of_pairs_gives_the_answers_of_the_view(seed: int) ->
         flows = list(random_flows(rng, cluster, 30))
         for source, destination, protocol, _port in flows:
             for port in {0, 65535, *(flow.port + step for flow in flows for step in (-1, 0, 1) if 0 < flow.port < 65535)}:
-                expected = view.judge(source, destination, protocol, port).verdict
+                expected = view.evaluate(source, destination, protocol, port).verdict
                 answer = evaluator.answer(source, destination, protocol, port)
                 assert answer & 1 == expected
                 verdicts.add(expected)
                 answers.add(answer)
                 if answer == DROP_ON_EVERY_PORT:
                     others = [other.port for other in flows] + rng.choices(range(1 << 16), k=5)
-                    assert not any(view.judge(source, destination, protocol, other).verdict for other in others)
+                    assert not any(view.evaluate(source, destination, protocol, other).verdict for other in others)
     assert len(verdicts) == 2
     assert answers == {Verdict.DROP, Verdict.ACCEPT, DROP_ON_EVERY_PORT}

@@ -79,7 +79,7 @@ class World:
         return tuple(key in keys for keys in self.compiler.isolated)
 
     def verdict(self, source: str, destination: str, port: int) -> Verdict:
-        return self.view.judge(parse_address(source), parse_address(destination), 6, port).verdict
+        return self.view.evaluate(parse_address(source), parse_address(destination), 6, port).verdict
 
 
 def decisions_about_the_vault(world: World) -> list[object]:
@@ -279,7 +279,7 @@ def test_a_fast_answer_about_hostile_blocks_is_the_slow_one(destination: str) ->
     evaluator = CachedEvaluator(world.view)
     for port in (1, 257, 258, 999, 1000, 1001, 1002, 60000):
         for _ in range(3):
-            assert evaluator.answer(source, key, 6, port) & 1 == world.view.judge(source, key, 6, port).verdict
+            assert evaluator.answer(source, key, 6, port) & 1 == world.view.evaluate(source, key, 6, port).verdict
 
 
 def test_exceptions_of_one_block_are_not_unpacked_while_packets_wait() -> None:

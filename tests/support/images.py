@@ -66,7 +66,7 @@ def draft_of(image: Image) -> SnapshotBuilder:
         endpoints[address] = egress, ingress
     builder.set_programs(codes, endpoints)
     builder.set_nodes([encode_addresses(addresses) for addresses in image.nodes], image.node_of)
-    builder.sweep()
+    builder.collect_garbage()
     return builder
 
 

@@ -74,7 +74,7 @@ def verdicts(bodies: Sequence[Body], source: str, destination: str) -> set[Verdi
         store.apply(Update(upserted=(decoded(body),), ignored={}, observed_ns=0))
         compiler.update()
     ends = parse_address(source), parse_address(destination)
-    agent = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0)).judge(*ends, 6, 80).verdict
+    agent = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0)).evaluate(*ends, 6, 80).verdict
     return {
         agent,
         *(evaluator.explain(*ends, 6, 80).verdict for evaluator in (CompiledEvaluator(store), ReferenceEvaluator(store))),
@@ -137,4 +137,4 @@ def test_a_pod_that_is_deleted_stays_isolated_as_long_as_no_local_pod_has_its_ad
     compiler.update()
     assert parse_address(DATABASE) in compiler.isolated[Direction.INGRESS]
     view = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0))
-    assert view.judge(parse_address(CLIENT), parse_address(DATABASE), 6, 80).verdict is Verdict.DROP
+    assert view.evaluate(parse_address(CLIENT), parse_address(DATABASE), 6, 80).verdict is Verdict.DROP

@@ -31,7 +31,7 @@ def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
             number = identities.add(content)
             assert number not in present
             present[number] = content
-        identities.sweep()
+        identities.collect_garbage()
     for number, content in present.items():
         offset, count = identities.offsets[number], len(content.selectors)
         assert tuple(identities.cells[offset : offset + count + 4]) == (
@@ -50,9 +50,9 @@ def test_a_name_keeps_its_number_while_it_is_used_and_no_other_gets_it_before_th
     strings.release("b")
     assert strings.acquire("c") not in {first, second}
     assert strings.acquire("b") == second, "used again in time"
-    strings.sweep()
+    strings.collect_garbage()
     strings.release("a")
-    strings.sweep()
+    strings.collect_garbage()
     assert strings.acquire("d") == first
     assert strings.number("b") == second
 
@@ -63,7 +63,7 @@ def test_names_of_pods_that_come_and_go_leave_no_more_garbage_than_names() -> No
         names.set(bytes([10, *number.to_bytes(15)]), f"shop/pod-{number}")
         if number >= 20:
             names.set(bytes([10, *(number - 20).to_bytes(15)]), "")
-        names.sweep()
+        names.collect_garbage()
     assert len(names.table) == 20
     assert len(names.texts) < 6000
 
@@ -73,7 +73,7 @@ def test_a_draft_that_was_taken_is_untouched_until_something_differs() -> None:
     touched = []
 
     def take(version: int) -> SnapshotReader:
-        builder.sweep()
+        builder.collect_garbage()
         touched.append(builder.is_touched)
         view = SnapshotReader(builder.encoded(version=version, created_ns=0))
         touched.append(builder.is_touched)

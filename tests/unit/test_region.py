@@ -45,12 +45,12 @@ def test_a_sealed_snapshot_is_judged_by_and_cannot_be_written() -> None:
     descriptor = memfd.seal(encode(small_image(), version=7, created_ns=1))
     view = memfd.open_view(descriptor)
     assert view.version == 7
-    assert view.judge(PEER, POD, Protocol.TCP, 80).verdict is Verdict.ACCEPT
-    assert view.judge(PEER, POD, Protocol.TCP, 81).verdict is Verdict.DROP
+    assert view.evaluate(PEER, POD, Protocol.TCP, 80).verdict is Verdict.ACCEPT
+    assert view.evaluate(PEER, POD, Protocol.TCP, 81).verdict is Verdict.DROP
     for address, verdict in (("10.0.0.255", Verdict.ACCEPT), ("fd00::ff", Verdict.ACCEPT), ("fd00::100", Verdict.DROP)):
-        assert view.judge(parse_address(address), POD, Protocol.TCP, 80).verdict is verdict
-    assert view.judge(STRANGER, POD, Protocol.TCP, 80).reason is Reason.DENIED
-    assert view.judge(POD, STRANGER, Protocol.TCP, 80).reason is Reason.NOT_ISOLATED
+        assert view.evaluate(parse_address(address), POD, Protocol.TCP, 80).verdict is verdict
+    assert view.evaluate(STRANGER, POD, Protocol.TCP, 80).reason is Reason.DENIED
+    assert view.evaluate(POD, STRANGER, Protocol.TCP, 80).reason is Reason.NOT_ISOLATED
     with pytest.raises(PermissionError):
         os.pwrite(descriptor, b"x", 0)
     with pytest.raises(PermissionError):

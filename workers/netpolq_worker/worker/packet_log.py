@@ -153,7 +153,7 @@ def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) 
 def _judge(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> Judgement:
     if view is None:
         return Judgement("no-snapshot")
-    decision = view.judge(source, destination, protocol, port)
+    decision = view.evaluate(source, destination, protocol, port)
     reason = decision.reason.label
     if decision.rule != NO_RULE:
         rule = view.rule(decision.rule)
