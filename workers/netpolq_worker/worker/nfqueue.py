@@ -35,7 +35,7 @@ _NETLINK_NO_ENOBUFS = 5
 
 QUEUE_PACKETS = 4096
 """Packets that may wait for a verdict. More would take longer bursts, and none would be judged sooner: a packet that finds the queue full
-but for itself waits for all before it, some 20 ms of the work of one worker. DESIGN.md, section 2, has what was measured."""
+but for itself waits for all before it, some 20 ms of the work of one worker. docs/measurements/workers.md has the figures."""
 
 RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
 """So that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
