@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -123,6 +123,9 @@ manifests: $(STAMP) ## write deploy/install*.yaml and the image of overlays and 
 	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
 	$(BIN)/python deploy/manifests.py
 
+docs: $(STAMP) ## build the documentation into build/site, with links and anchors checked
+	$(BIN)/zensical build --strict --clean
+
 lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --extra dev --extra vm --extra bench --output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --constraints requirements.lock --output-file deploy/image/requirements-runtime.lock pyproject.toml
@@ -131,4 +134,4 @@ lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --no-deps --output-file deploy/lint/requirements-kubectl.lock deploy/lint/requirements-kubectl.in
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache dist build

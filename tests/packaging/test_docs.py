@@ -1,0 +1,66 @@
+"""The documentation names files that exist, and its site builds without a warning."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "loadtest/README.md"))]
+)
+_PATH = re.compile(r"`((?:netpolq|workers|tests|loadtest|deploy|docs|config|unit|process|netns|property|packaging)/[\w./-]*)`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_in_the_documentation_exists(page: Path) -> None:
+    """Renamed files are renamed in the documentation too. Paths of the promises are below `tests/`."""
+    missing = [
+        path
+        for path in _PATH.findall(page.read_text(encoding="utf-8"))
+        if not any((base / path).exists() for base in (ROOT, ROOT / "tests"))
+    ]
+
+    assert not missing
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The generator builds pages that no menu leads to without a warning."""
+    navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+
+    assert [page for page in pages if f'"{page}"' not in navigation] == []
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("zensical")
+    return subprocess.run([program, "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    return tmp_path
+
+
+def test_the_site_builds_without_a_warning(copy: Path) -> None:
+    """`make docs` leaves a site that needs nothing from the internet."""
+    built = build(copy)
+
+    assert built.returncode == 0, built.stdout + built.stderr
+    page = (copy / "build/site/index.html").read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src="|rel="stylesheet" href=")https?://""", page)
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "architecture.md#nothing"])
+def test_a_link_that_leads_nowhere_fails_the_build(copy: Path, link: str) -> None:
+    """The generator checks links and anchors."""
+    with (copy / "docs/index.md").open("a", encoding="utf-8") as index:
+        index.write(f"\n[link]({link})\n")
+
+    assert build(copy).returncode != 0
