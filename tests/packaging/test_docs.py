@@ -1,4 +1,4 @@
-"""The documentation names files that exist, and its site builds without a warning."""
+"""The documentation names files, flags and exit codes that exist, and its site builds without a warning."""
 
 import re
 import shutil
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from netpolq.errors import ExitCode
+from netpolq.settings.definitions import CONFIG, OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -34,6 +37,26 @@ def test_every_page_is_in_the_navigation() -> None:
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
 
     assert [page for page in pages if f'"{page}"' not in navigation] == []
+
+
+def readme_section(title: str) -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.split(r"(?m)^#", text.partition(f"### {title}\n")[2])[0]
+
+
+def test_the_readme_lists_every_flag_with_its_default() -> None:
+    """`--config` is named above the table. A default without backticks is explained in words."""
+    rows = re.findall(r"(?m)^\| `--([\w-]+)[^`]*` \| (?:`([^`]*)`)?", readme_section("Flags"))
+    defaults = {option.name: option.default for option in OPTIONS}
+
+    assert {name for name, _default in rows} == defaults.keys() - {CONFIG.name}
+    assert {name: default for name, default in rows if default and default != defaults[name]} == {}
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    codes = re.findall(r"(?m)^\| (\d+) \|", readme_section("Exit codes"))
+
+    assert [int(code) for code in codes] == sorted(ExitCode)
 
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:
