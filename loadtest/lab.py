@@ -19,7 +19,7 @@ from loadtest.subjects import Started, Subject, counter, queues, run
 from loadtest.testbed.box import Box, Host
 from loadtest.testbed.manifests import Body
 from loadtest.traffic import Traffic
-from netpolq.dataplane.queue_stats import QueueStats
+from netpolq.netlink.queue_table import QueueStats
 
 SENDER = "sender"
 RECEIVER = "load/server"

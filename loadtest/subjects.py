@@ -21,8 +21,8 @@ from loadtest.native.build import program
 from loadtest.parameters import External
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
-from netpolq.dataplane import queue_stats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, TABLE, UNJUDGED
+from netpolq.netlink import queue_table
 from netpolq_worker.worker.nfqueue import QUEUE_PACKETS, RECEIVE_BUFFER_BYTES
 from netpolq_worker.worker.packet import COPY_BYTES
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS
@@ -145,9 +145,9 @@ class ExternalAgent:
             )
 
 
-def queues(box: Box) -> tuple[queue_stats.QueueStats, ...]:
+def queues(box: Box) -> tuple[queue_table.QueueStats, ...]:
     """What the kernel says of the queues in the node of a box."""
-    return box.inside(box.node.name, lambda: queue_stats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+    return box.inside(box.node.name, lambda: queue_table.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
 
 def queue_new_flows(box: Box) -> None:

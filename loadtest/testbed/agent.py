@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict, cast
 import psutil
 
 from loadtest.testbed.box import Box
-from netpolq.dataplane.queue_stats import QueueStats, read
+from netpolq.netlink.queue_table import QueueStats, read
 
 METRICS_PORT = 9080
 LIMIT_S = 20.0

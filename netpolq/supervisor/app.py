@@ -16,7 +16,6 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.dataplane import queue_stats
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.install import Ruleset, probe
 from netpolq.dataplane.ruleset import RulesetConfig
@@ -25,6 +24,7 @@ from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import Channel, Failure, Hints, Logging
 from netpolq.ipc.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.model import Update
+from netpolq.netlink import queue_table
 from netpolq.settings import Settings
 from netpolq.sources.folder.source import ManifestFolder
 from netpolq.sources.source import Source
@@ -167,7 +167,7 @@ class Supervisor:
                 kernel_counts=lambda: host_monitor.cache_counts if settings.verdict_cache else None,
             )
         )
-        self._registry.register(QueueCollector(queue_stats.read, settings.queues.numbers))
+        self._registry.register(QueueCollector(queue_table.read, settings.queues.numbers))
         self._registry.register(StateCollector(lambda: readings(readiness)))
         self._status_socket = status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,

@@ -15,9 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US
 from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.install import Ruleset
-from netpolq.dataplane.queue_stats import QueueStats
 from netpolq.dataplane.ruleset import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_MISSES, UNJUDGED, CacheCounts
 from netpolq.ipc import counter_memory
+from netpolq.netlink.queue_table import QueueStats
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES

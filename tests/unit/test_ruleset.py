@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane import host_checks, queue_stats
+from netpolq.dataplane import host_checks
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
 from netpolq.enums import Dataplane, NodeEgress
 from netpolq.errors import KernelError
+from netpolq.netlink import queue_table
 
 CONFIG = RulesetConfig(
     queue_first=100,
@@ -177,13 +178,13 @@ def test_queue_statistics_ignore_columns_of_newer_kernels_and_broken_lines(tmp_p
     table.write_text(
         "  101  28422     3 2   128     4     5       77  1\n  100  28421     0 2   128     0     0        0  1  9 9\n  102  28\n"
     )
-    first, second = queue_stats.read(table)
+    first, second = queue_table.read(table)
     assert (first.queue_num, first.id_sequence) == (100, 0)
     assert second == (101, 28422, 3, 2, 128, 4, 5, 77)
 
 
 def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -> None:
-    assert queue_stats.read(tmp_path / "absent") == ()
+    assert queue_table.read(tmp_path / "absent") == ()
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US, PACKET_TIME_COUNT, PACKET_TIME_SUM
-from netpolq.dataplane.queue_stats import QueueStats
 from netpolq.dataplane.ruleset import CacheCounts
 from netpolq.ipc import counter_memory
+from netpolq.netlink.queue_table import QueueStats
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
 
 QUANTILES = (0.5, 0.9, 0.99)

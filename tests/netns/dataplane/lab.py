@@ -18,11 +18,11 @@ import pytest
 from netfilterqueue import COPY_PACKET, NetfilterQueue, Packet
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane import queue_stats
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.nft_program import DEADLINE_S as DEFAULT_NFT_DEADLINE_S
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress, PacketMark
+from netpolq.netlink import queue_table
 
 DEADLINE_S = 20.0
 NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT_DEADLINE_S))
@@ -317,7 +317,7 @@ async def unjudged(ruleset: Ruleset) -> int:
 
 def queued() -> int:
     """Packets that the only queue has been given so far."""
-    return queue_stats.read()[0].id_sequence
+    return queue_table.read()[0].id_sequence
 
 
 def _enter(namespace: int) -> None:

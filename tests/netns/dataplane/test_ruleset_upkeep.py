@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.dataplane import queue_stats
 from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.install import Ruleset, RulesetError, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
+from netpolq.netlink import queue_table
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from tests.netns.dataplane.lab import (
     A_EGRESS,
@@ -324,7 +324,7 @@ async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
         judge.accept()
         assert first.heard() == b"first"
         assert second.heard() == b"second"
-    (statistics,) = queue_stats.read()
+    (statistics,) = queue_table.read()
     assert (statistics.queue_num, statistics.queue_dropped, statistics.user_dropped) == (100, 0, 0)
 
 

@@ -17,6 +17,7 @@ import netfilterqueue
 
 from netpolq.enums import Verdict
 from netpolq.errors import KernelError, PrivilegeError, QueueTakenError
+from netpolq.netlink import queue_table
 from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
 from netpolq_worker.worker.packet import COPY_BYTES
 
@@ -41,7 +42,6 @@ RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
 """So that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
 `COPY_BYTES` of a packet (6.18; other kernels round differently): there is room for three times as much. It is a limit, not memory taken."""
 
-_QUEUES_FILE = Path("/proc/net/netfilter/nfnetlink_queue")
 _PACKED_MARK = struct.Struct("!I")
 _PACKED_VERDICT = struct.Struct("!II")
 _MARK_ATTRIBUTE_HEAD = attribute(_NFQA_MARK, bytes(4))[:-4]
@@ -135,13 +135,13 @@ class Queue:
         """How many packets wait for a verdict, and how many have been queued so far."""
         if self._statistics is None:
             self.open_statistics()
-        rows = _rows_in(self._statistics) if self._statistics is not None else []
-        return next(((int(row[2]), int(row[7])) for row in rows if int(row[0]) == self.queue_num), (0, 0))
+        rows = queue_table.read_open(self._statistics) if self._statistics is not None else ()
+        return next(((row.queue_total, row.id_sequence) for row in rows if row.queue_num == self.queue_num), (0, 0))
 
     def open_statistics(self) -> None:
         """Open the kernel's table of queues, for a process that will not be allowed to open anything later."""
         with contextlib.suppress(OSError):
-            self._statistics = _QUEUES_FILE.open("rb", buffering=0)
+            self._statistics = queue_table.open_table()
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer one packet and leave its mark as it is."""
@@ -201,21 +201,11 @@ def _verdict_head(queue_num: int) -> bytes:
     return whole[: -_PACKED_VERDICT.size]
 
 
-def _queue_rows() -> list[list[bytes]]:
-    try:
-        with _QUEUES_FILE.open("rb", buffering=0) as table:
-            return _rows_in(table)
-    except OSError:
-        return []
-
-
-def _rows_in(table: BinaryIO) -> list[list[bytes]]:
-    table.seek(0)  # which has the kernel write it anew
-    return [line.split() for line in table.read().splitlines()]
-
-
 def _queue_is_taken(queue_num: int) -> bool:
-    return any(int(row[0]) == queue_num for row in _queue_rows())
+    try:
+        return any(row.queue_num == queue_num for row in queue_table.read())
+    except OSError:
+        return False
 
 
 def _taken(queue_num: int) -> str:
