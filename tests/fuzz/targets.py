@@ -36,7 +36,7 @@ def _serving() -> Serving:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
     logging.disable()  # of what cannot be judged, each with its traceback
     made = Serving(WorkerMetrics(0))
-    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
@@ -97,7 +97,7 @@ class WordsTarget:
             struct.pack_into("=I", image, PREFIX_BYTES + place * 4 % (len(image) - PREFIX_BYTES), word)
         try:
             view = SnapshotReader(with_right_checksums(image))
-            self._serving.flow_cache.adopt(view, None)
+            self._serving.flow_cache.load(view, None)
         except SnapshotError:
             return
         for packet in _PACKETS:

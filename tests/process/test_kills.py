@@ -152,7 +152,7 @@ def test_what_a_killed_worker_had_read_is_disposed_of_without_waiting_for_the_ne
 
 
 def test_killing_the_pool_takes_everything_down_and_the_next_start_serves_at_once(box: Box, closed_agent: Agent) -> None:
-    closed_agent.wait_until("there is a spare worker", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
     children = closed_agent.pool.children()
     closed_agent.pool.kill()
     gone, alive = psutil.wait_procs(children, timeout=20)
@@ -164,7 +164,7 @@ def test_killing_the_pool_takes_everything_down_and_the_next_start_serves_at_onc
     started_s = time.monotonic()
     closed_agent.start()
     assert time.monotonic() > started_s
-    assert "judging by snapshot" in closed_agent.log.read_text()
+    assert "evaluating with snapshot" in closed_agent.log.read_text()
     assert [result.reached for result in box.probe(probes)] == [True, False]
 
 

@@ -127,7 +127,7 @@ def test_what_is_shipped_is_one_capability_and_nothing_to_gain_more() -> None:
 def test_the_shipped_privileges_suffice_to_enforce_and_to_take_over_from_a_killed_worker(box: Box, confined: Confined) -> None:
     assert reached(box) == [True, False, True, False]
     assert reached(box, "UDP") == [True, False, True, False]
-    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
     killed = confined.forks()
     for worker in killed:
         worker.kill()
@@ -137,7 +137,7 @@ def test_the_shipped_privileges_suffice_to_enforce_and_to_take_over_from_a_kille
 
 
 def test_no_process_of_the_agent_has_more_than_the_shipped_capability(confined: Confined) -> None:
-    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
     credentials = confined.credentials()
     assert len(credentials) == 5, "pool, supervisor, two workers and a spare one"
     assert set(credentials.values()) == {Credentials(NET_ADMIN, NET_ADMIN, NET_ADMIN, no_new_privs=True)}
@@ -156,7 +156,7 @@ def test_the_agent_writes_nowhere_but_into_its_run_directory(confined: Confined)
 
 def test_the_pool_is_a_first_process_that_needs_no_init_beside_it(box: Box, confined: Confined) -> None:
     """It buries the orphans that are handed to it and ends on SIGTERM, which the kernel keeps from a first process without a handler."""
-    confined.wait_until("there is a spare worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
     pool = confined.pool
     own = set(pool.children())
     orphan = box.popen(

@@ -67,5 +67,5 @@ def test_debug_lines_follow_a_change_through_supervisor_and_workers(box: Box, fo
         version = agent.status()["snapshot_version"]
         wait_for(agent, r"DEBUG supervisor\[\d+\]: update of the source: [1-9]\d* upserted")
         wait_for(agent, rf"DEBUG enforcer\[\d+\]: snapshot {version} compiled in ")
-        wait_for(agent, rf"DEBUG worker\[\d+\]: worker 0 judges by snapshot {version}$")
+        wait_for(agent, rf"DEBUG worker\[\d+\]: worker 0 evaluates with snapshot {version}$")
         wait_for(agent, rf"DEBUG enforcer\[\d+\]: the kernel isolates the pods of snapshot {version}$")

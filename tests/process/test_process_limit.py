@@ -19,7 +19,7 @@ def group() -> Iterator[Path]:
 
 def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path) -> None:
     with Agent(box, folder, "--fail-open=false", "--workers=1", "--verdict-cache=off") as agent:
-        agent.wait_until("there is a spare worker", lambda: len(agent.forks()) == 2)
+        agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 2)
         for process in (agent.pool, *agent.forks()):  # and not the supervisor, which wants threads
             (group / "cgroup.procs").write_text(str(process.pid))
         (group / "pids.max").write_text("1")
@@ -27,12 +27,12 @@ def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path)
         agent.kill(first)
         agent.wait_until("the spare serves", lambda: worker_of(agent) not in {0, first})
         assert_admitted(box, "friend")
-        agent.wait_until("another spare is asked for", lambda: "no process can be started" in agent.log.read_text())
+        agent.wait_until("another standby worker is due", lambda: "cannot start a process" in agent.log.read_text())
         agent.kill(worker_of(agent))
         agent.wait_until("nobody serves", lambda: worker_of(agent) == 0)
         assert not agent.is_ready()
         assert_admitted(box, "")
         (group / "pids.max").write_text("max")
         agent.wait_until("ready again", agent.is_ready)
-        agent.wait_until("with a spare worker", lambda: len(agent.forks()) == 2)
+        agent.wait_until("there is a standby worker again", lambda: len(agent.forks()) == 2)
         assert_admitted(box, "friend")

@@ -18,8 +18,8 @@ def test_a_damaged_snapshot_ends_in_the_pool_and_the_next_one_reaches_the_worker
     assert 4 in acknowledged
     assert acknowledged <= {0, 1, 4}
     assert not [line for line in told if "refused" in line], "no worker ever saw what it would have to refuse"
-    assert "snapshot 2 is refused: checksum" in done
-    assert "snapshot 3 is refused: checksum" in done
+    assert "snapshot 2 rejected: checksum" in done
+    assert "snapshot 3 rejected: checksum" in done
 
 
 def test_a_kept_snapshot_that_is_damaged_is_not_what_workers_start_with(box: Box) -> None:
@@ -32,7 +32,7 @@ def test_a_kept_snapshot_that_is_damaged_is_not_what_workers_start_with(box: Box
     told = [json.loads(line) for line in answers.read_text().splitlines()]
     assert told[0] == {"welcome": 0}
     assert {line["acked"] for line in told if "acked" in line} <= {0, 9}
-    assert "is of no use and ignored" in done
+    assert "ignoring the snapshot file" in done
 
 
 def _run_pool(box: Box, commands: Path, answers: Path) -> str:

@@ -22,7 +22,7 @@ FAULTY = f"""
 import os
 from netpolq_worker.worker.flow_cache import FlowCache
 
-judge = FlowCache._judge
+evaluate = FlowCache._evaluate
 
 def faulty(self, key, question):
     while question[3] == {STUCK}:
@@ -33,9 +33,9 @@ def faulty(self, key, question):
         bytearray(1 << 46)
     if question[3] == {GREEDY}:
         bytearray({GREEDY_BYTES})[::4096] = bytes({GREEDY_BYTES} // 4096)
-    return judge(self, key, question)
+    return evaluate(self, key, question)
 
-FlowCache._judge = faulty
+FlowCache._evaluate = faulty
 """
 """Run by every Python that starts with this folder on its path: faults that no known packet has, in a real worker."""
 
@@ -70,24 +70,24 @@ def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_su
         assert not psutil.pid_exists(worker)
         assert server.recv(64) == FRIEND.name.encode()
         assert hears_nothing(server)
-        assert "has been silent" in agent.log.read_text()
+        assert "sent no heartbeat" in agent.log.read_text()
         agent.wait_until("ready", agent.is_ready)
         assert_admitted(box, "friend", families=(4, 6))
 
 
-def test_a_spare_worker_that_stands_still_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
+def test_a_standby_worker_that_stands_still_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
     with agent_with(box, folder, "false") as agent:
         worker = worker_of(agent)
 
-        def spares() -> list[int]:
+        def standbys() -> list[int]:
             return [fork.pid for fork in agent.forks() if fork.pid != worker]
 
-        agent.wait_until("there is a spare", lambda: len(spares()) == 1)
-        (spare,) = spares()
-        agent.kill(spare, signal.SIGSTOP)
-        agent.wait_until("there is another", lambda: spares() not in ([], [spare]))
-        assert f"spare worker (pid {spare}) has been silent" in agent.log.read_text()
-        (successor,) = spares()
+        agent.wait_until("there is a standby worker", lambda: len(standbys()) == 1)
+        (standby,) = standbys()
+        agent.kill(standby, signal.SIGSTOP)
+        agent.wait_until("there is another", lambda: standbys() not in ([], [standby]))
+        assert f"standby worker (pid {standby}) sent no heartbeat" in agent.log.read_text()
+        (successor,) = standbys()
         agent.kill(worker)
         agent.wait_until("it serves", lambda: worker_of(agent) == successor)
         assert_admitted(box, "friend", families=(4, 6))

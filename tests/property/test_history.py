@@ -122,7 +122,7 @@ class History:
         self.compiler.update()
         changed = self.compiler.take_changed()
         self.version += 1
-        self.caching.adopt(self.view(), None if self.version == 1 else changed)
+        self.caching.load(self.view(), None if self.version == 1 else changed)
         return changed
 
     def view(self) -> SnapshotReader:
@@ -159,10 +159,10 @@ def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -
         history.advance()
         kept += len(history.caching)
         fresh = FlowCache()
-        fresh.adopt(history.view(), None)
-        answers = [fresh.decide(question) for question in flows]
+        fresh.load(history.view(), None)
+        answers = [fresh.answer(question) for question in flows]
         different += answers != earlier
-        assert [history.caching.decide(question) for question in flows] == answers
+        assert [history.caching.answer(question) for question in flows] == answers
         for flow, code in zip(flows.values(), answers, strict=True):
             expected = history.expected(flow)
             assert code is not None

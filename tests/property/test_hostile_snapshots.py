@@ -67,9 +67,9 @@ def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
     """Have a worker with a sound snapshot take up another one, and judge by whichever it has then."""
     serving = Serving(metrics)
     sound = SnapshotReader(SOUND)
-    serving.flow_cache.adopt(sound, None)
+    serving.flow_cache.load(sound, None)
     try:
-        serving.flow_cache.adopt(SnapshotReader(image), None)
+        serving.flow_cache.load(SnapshotReader(image), None)
     except SnapshotError:
         assert serving.flow_cache.view is sound
     for number, packet in enumerate(PACKETS * 3, 1):

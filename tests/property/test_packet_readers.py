@@ -20,7 +20,7 @@ from scapy.layers.ipsec import AH
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from netpolq_worker.worker.flow_cache import ABSENT, FlowCache
+from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
 from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
 from tests.unit.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
@@ -107,7 +107,7 @@ def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Pack
     """Whatever came before, and with a byte that somebody has changed."""
     by_key, by_reading = FlowCache(with_hints=True), FlowCache()
     for flow_cache in (by_key, by_reading):
-        flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+        flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     for packet in (*packets, *packets, *packets):
         sent = bytearray(bytes(packet)[:COPY_BYTES])
         if data.draw(st.booleans()):
@@ -118,8 +118,8 @@ def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Pack
             assert code is None, "what cannot be read was decided"
             continue
         question = flow[0], flow[1], flow[2], flow[4]
-        answer = by_key.decide(question) if code is None else code
-        assert answer & 1 == by_reading.decide(question) & 1
+        answer = by_key.answer(question) if code is None else code
+        assert answer & 1 == by_reading.answer(question) & 1
 
 
 def _answer_by_key(flow_cache: FlowCache, packet: bytes) -> int | None:
@@ -128,7 +128,7 @@ def _answer_by_key(flow_cache: FlowCache, packet: bytes) -> int | None:
     if layout is None or len(packet) < layout.size:
         return None
     key = layout.unpack_from(packet)
-    code = flow_cache.cache.get(key, ABSENT)
+    code = flow_cache.cache.get(key, NOT_CACHED)
     if code < 0:
-        code = flow_cache.decide_key(key, code)
+        code = flow_cache.answer_key(key, code)
     return code if code >= 0 else None

@@ -24,9 +24,9 @@ for _ in range(times):
     for series in range(len(SERIES)):
         for duration_ns in (*BOUNDS_NS, 10**12):
             for verdict in (0, 1):
-                metrics.judged(series << 1 | verdict, 1, duration_ns)
+                metrics.count_evaluated(series << 1 | verdict, 1, duration_ns)
     for cause in ("no-snapshot", "error", "orphaned", "suspect", "another", "one-more"):
-        metrics.failed_packets(cause)
+        metrics.count_failed(cause)
     metrics.malformed += 1
     metrics.flush(misses=1)
 print(metrics.packets)

@@ -64,7 +64,7 @@ def view() -> SnapshotReader:
 
 def note(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
     for _ in range(count):
-        log.note(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
+        log.record(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
 
 
 def to_closed(source: str) -> Packet:
@@ -99,13 +99,13 @@ def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_a
     log = DeniedLog(100, clock)
     note(log, view, to_closed(NOISY), PAIR_BURST_LINES + 70)
     note(log, view, to_closed(QUIET), PAIR_BURST_LINES + 30)
-    log.tell_suppressed()
+    log.log_suppressed()
     assert len(entries(stream)) == 2 * PAIR_BURST_LINES, "the summary is not due yet"
     clock.now_s += SUMMARY_INTERVAL_S
-    log.tell_suppressed()
-    log.tell_suppressed()
+    log.log_suppressed()
+    log.log_suppressed()
     (line,) = entries(stream)
-    assert line["msg"] == f"100 more denied packets, no line for each: 70 of {NOISY} -> {CLOSED}"
+    assert line["msg"] == f"100 more denied packets not logged: 70 of {NOISY} -> {CLOSED}"
     assert {key: line[key] for key in ("queue", "suppressed", "source_ip", "destination_ip")} == {
         "queue": 100,
         "suppressed": 100,
@@ -127,7 +127,7 @@ def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.Stri
     assert lines == BURST_LINES + LINES_PER_S
     assert len(log._pairs) == MAX_PAIRS
     clock.now_s += SUMMARY_INTERVAL_S
-    log.tell_suppressed()
+    log.log_suppressed()
     (line,) = entries(stream)
     assert line["suppressed"] == len(sources) - lines
 
@@ -159,13 +159,13 @@ def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotReade
     lines = entries(stream)
     assert [line["reason"] for line in lines] == ["malformed"] * PAIR_BURST_LINES
     clock.now_s += SUMMARY_INTERVAL_S
-    log.tell_suppressed()
-    assert [line["msg"] for line in entries(stream)] == ["95 more denied packets, no line for each: 95 of malformed packets"]
+    log.log_suppressed()
+    assert [line["msg"] for line in entries(stream)] == ["95 more denied packets not logged: 95 of malformed packets"]
 
 
 def test_a_packet_without_a_decision_is_told_as_the_failure_mode_answers_it(
     stream: io.StringIO, view: SnapshotReader, clock: Clock
 ) -> None:
-    DeniedLog(100, clock).note(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)
+    DeniedLog(100, clock).record(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)
     (line,) = entries(stream)
     assert (line["verdict"], line["reason"]) == ("drop", "no-snapshot")

@@ -9,7 +9,7 @@ from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, Hint
 from netpolq.snapshot.ir import Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.reader import SnapshotReader
-from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, UNCLEAR, FlowCache
+from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, NO_ANSWER, FlowCache
 from netpolq_worker.worker.packet import Question
 from tests.support.images import Endpoint, Image, draft_of, encode
 
@@ -41,18 +41,18 @@ def question(source: bytes, destination: bytes = POD, port: int = 80) -> Questio
 
 
 def verdict(flow_cache: FlowCache, asked: Question) -> Verdict:
-    code = flow_cache.decide(asked)
+    code = flow_cache.answer(asked)
     assert code >= 0
     return Verdict(code & 1)
 
 
 def test_without_a_snapshot_nothing_is_decided() -> None:
-    assert FlowCache().decide(question(FRIEND)) == UNCLEAR
+    assert FlowCache().answer(question(FRIEND)) == NO_ANSWER
 
 
 def test_both_families_are_judged_by_the_snapshot() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
     assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.ACCEPT
@@ -61,7 +61,7 @@ def test_both_families_are_judged_by_the_snapshot() -> None:
 
 def test_a_question_asked_a_third_time_is_answered_from_the_cache() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     for _ in range(5):
         assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert flow_cache.misses == 2
@@ -69,20 +69,20 @@ def test_a_question_asked_a_third_time_is_answered_from_the_cache() -> None:
 
 def test_a_question_asked_once_takes_no_room() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     for port in range(100):
-        flow_cache.decide(question(OTHER, port=port))
+        flow_cache.answer(question(OTHER, port=port))
     # Two questions may have one mark by chance, one in 65,536.
     assert len(flow_cache) <= 1
 
 
 def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     for _ in range(2):
         assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
         assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
-    flow_cache.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
+    flow_cache.load(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
     assert verdict(flow_cache, question(OTHER)) is Verdict.ACCEPT
     assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert flow_cache.misses == 5, "the friend's verdict should have been kept"
@@ -90,33 +90,33 @@ def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
 
 def test_eviction_reaches_ipv6_and_the_old_generation() -> None:
     flow_cache = FlowCache(generation_entries=2)
-    flow_cache.adopt(view_that_admits(FRIEND6), None)
+    flow_cache.load(view_that_admits(FRIEND6), None)
     for _ in range(2):
         assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.ACCEPT
     for port in (1, 1, 2, 2):
-        flow_cache.decide(question(OTHER, port=port))
-    flow_cache.adopt(view_that_admits(version=2), (FRIEND6,))
+        flow_cache.answer(question(OTHER, port=port))
+    flow_cache.load(view_that_admits(version=2), (FRIEND6,))
     assert verdict(flow_cache, question(FRIEND6, POD6)) is Verdict.DROP
 
 
 def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     for _ in range(2):
-        flow_cache.decide(question(FRIEND))
+        flow_cache.answer(question(FRIEND))
     assert len(flow_cache) == 1
-    flow_cache.adopt(view_that_admits(version=2), None)
+    flow_cache.load(view_that_admits(version=2), None)
     assert len(flow_cache) == 0
     assert verdict(flow_cache, question(FRIEND)) is Verdict.DROP
 
 
 def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
     flow_cache = FlowCache(generation_entries=100)
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     for port in range(5000):
         for _ in range(2):
-            flow_cache.decide(question(OTHER, port=port))
-        flow_cache.decide(question(FRIEND))
+            flow_cache.answer(question(OTHER, port=port))
+        flow_cache.answer(question(FRIEND))
     assert len(flow_cache) <= 200
     # Twice for each of the others, less what was taken for seen by chance, and twice for the friend.
     assert 9_990 < flow_cache.misses <= 10_002
@@ -124,14 +124,14 @@ def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
 
 def hinting(*, ports: PortTable = EVERYTHING) -> FlowCache:
     flow_cache = FlowCache(with_hints=True)
-    flow_cache.adopt(view_that_admits(FRIEND, FRIEND6, ports=ports), None)
+    flow_cache.load(view_that_admits(FRIEND, FRIEND6, ports=ports), None)
     return flow_cache
 
 
 def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
     flow_cache = hinting(ports=ONLY_9999)
-    flow_cache.decide(question(FRIEND, port=9999))
-    flow_cache.decide(question(FRIEND6, POD6, 443))
+    flow_cache.answer(question(FRIEND, port=9999))
+    flow_cache.answer(question(FRIEND6, POD6, 443))
     assert not flow_cache.has_hints
     for _ in range(3):
         assert verdict(flow_cache, question(FRIEND, port=9999)) is Verdict.ACCEPT
@@ -141,7 +141,7 @@ def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
         Hint(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
     ]
     assert not flow_cache.has_hints
-    flow_cache.decide(question(FRIEND, port=9999))
+    flow_cache.answer(question(FRIEND, port=9999))
     assert not flow_cache.has_hints
 
 
@@ -153,25 +153,25 @@ def test_who_is_denied_on_every_port_is_hinted_at_once_for_all_of_them() -> None
     assert len(flow_cache) == 1, "ports that are all denied take no room"
     flow_cache.reset_hint_window()
     assert not flow_cache.has_hints
-    flow_cache.decide(question(OTHER, port=5))
+    flow_cache.answer(question(OTHER, port=5))
     assert len(flow_cache.take_hints(10)) == 1
-    flow_cache.decide(question(OTHER, port=6))
+    flow_cache.answer(question(OTHER, port=6))
     assert not flow_cache.has_hints
 
 
 def test_many_addresses_that_are_denied_once_each_are_not_hinted_at() -> None:
     flow_cache = hinting()
     for number in range(1000):
-        flow_cache.decide(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
+        flow_cache.answer(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
     assert len(flow_cache.take_hints(10)) <= 1, "two may have the same mark by chance"
 
 
 def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
     flow_cache = hinting()
     for _ in range(4):
-        flow_cache.decide(question(OTHER))
+        flow_cache.answer(question(OTHER))
     assert [hint.port for hint in flow_cache.take_hints(10)] == [EVERY_PORT]
-    flow_cache.adopt(view_that_admits(OTHER, version=2, ports=ONLY_9999), (OTHER,))
+    flow_cache.load(view_that_admits(OTHER, version=2, ports=ONLY_9999), (OTHER,))
     for _ in range(2):
         assert verdict(flow_cache, question(OTHER, port=9999)) is Verdict.ACCEPT
         assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
@@ -181,12 +181,12 @@ def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
 def test_port_0_is_never_hinted_at_by_itself() -> None:
     flow_cache = hinting(ports=ONLY_9999)
     for _ in range(5):
-        flow_cache.decide(question(FRIEND, port=0))
+        flow_cache.answer(question(FRIEND, port=0))
         flow_cache.reset_hint_window()
     assert not flow_cache.has_hints
     accepting = hinting()
     for _ in range(5):
-        accepting.decide(question(FRIEND, port=0))
+        accepting.answer(question(FRIEND, port=0))
         accepting.reset_hint_window()
     assert not accepting.has_hints
 
@@ -194,28 +194,28 @@ def test_port_0_is_never_hinted_at_by_itself() -> None:
 def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
     flow_cache = hinting()
     for _ in range(2):
-        flow_cache.decide(question(FRIEND))
+        flow_cache.answer(question(FRIEND))
     flow_cache.take_hints(10)
     flow_cache.reset_hint_window()
     assert not flow_cache.has_hints
-    flow_cache.decide(question(FRIEND))
+    flow_cache.answer(question(FRIEND))
     assert len(flow_cache.take_hints(10)) == 1
 
 
 def test_hints_of_an_older_snapshot_are_forgotten() -> None:
     flow_cache = hinting()
     for _ in range(2):
-        flow_cache.decide(question(FRIEND))
-    flow_cache.adopt(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
+        flow_cache.answer(question(FRIEND))
+    flow_cache.load(view_that_admits(FRIEND, OTHER, version=2), (OTHER,))
     assert not flow_cache.has_hints
 
 
 def test_nothing_is_hinted_for_protocols_without_ports_nor_unless_wanted() -> None:
     flow_cache, silent = hinting(), FlowCache()
-    silent.adopt(view_that_admits(FRIEND), None)
+    silent.load(view_that_admits(FRIEND), None)
     for _ in range(5):
-        flow_cache.decide((FRIEND[12:], POD[12:], 1, 0))
-        silent.decide(question(FRIEND))
+        flow_cache.answer((FRIEND[12:], POD[12:], 1, 0))
+        silent.answer(question(FRIEND))
     assert not flow_cache.has_hints
     assert not silent.has_hints
 
@@ -224,12 +224,12 @@ def test_hints_are_bounded_in_number_and_in_time() -> None:
     flow_cache = hinting()
     for port in range(1, 5000):
         for _ in range(2):
-            flow_cache.decide(question(FRIEND, port=port))
+            flow_cache.answer(question(FRIEND, port=port))
     assert len(flow_cache.take_hints(10**6)) == MAX_WAITING_HINTS
     taken = MAX_WAITING_HINTS
     for _ in range(20):
         for port in range(1, 5000):
-            flow_cache.decide(question(FRIEND, port=port))
+            flow_cache.answer(question(FRIEND, port=port))
         taken += len(flow_cache.take_hints(10**6))
     assert taken == MAX_HINTS_A_WINDOW
 
@@ -239,9 +239,9 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
     taken = []
     for _ in range(20):
         for port in range(1, 5000):
-            flow_cache.decide(question(FRIEND, port=port))
+            flow_cache.answer(question(FRIEND, port=port))
         for _ in range(2):
-            flow_cache.decide(question(FRIEND6, POD6, 9999))
+            flow_cache.answer(question(FRIEND6, POD6, 9999))
         taken += flow_cache.take_hints(10**6)
     assert sum(hint.verdict is Verdict.DROP for hint in taken) == MAX_HINTS_A_WINDOW // 2 - 1
     assert sum(hint.verdict is Verdict.ACCEPT for hint in taken) == 1
@@ -249,11 +249,11 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
 
 def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the_one_there_is() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     builder = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
     builder.addresses.set(POD, 4000)
     with pytest.raises(SnapshotError, match="points outside"):
-        flow_cache.adopt(SnapshotReader(builder.encoded(version=2, created_ns=0)), None)
+        flow_cache.load(SnapshotReader(builder.encoded(version=2, created_ns=0)), None)
     assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert flow_cache.view is not None
     assert flow_cache.view.version == 1
@@ -262,13 +262,13 @@ def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the
 def test_a_million_connections_take_no_more_memory_than_some_thousand() -> None:
     """From as many sources, each asking twice, so that all of them are worth keeping; half of them are denied."""
     flow_cache = FlowCache(with_hints=True)
-    flow_cache.adopt(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
+    flow_cache.load(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
 
     def ask(first: int, count: int) -> None:
         for number in range(first, first + count):
             source = (0x0A010000 + (number % 256 if number % 2 else number)).to_bytes(4)
             for _ in range(2):
-                flow_cache.decide((source, POD[12:], Protocol.TCP, 1024 + number // 256 if number % 2 else 80))
+                flow_cache.answer((source, POD[12:], Protocol.TCP, 1024 + number // 256 if number % 2 else 80))
         flow_cache.take_hints(MAX_WAITING_HINTS)
         flow_cache.reset_hint_window()
 

@@ -81,9 +81,9 @@ def write(
     packet: Packet | bytes, view: SnapshotReader | None, verdict: Verdict | None = Verdict.ACCEPT, *, is_reply: bool = False
 ) -> None:
     packet_log = PacketLog(100)
-    draft = packet_log.draft(lambda: bytes(packet), view, is_reply=is_reply)
-    assert draft is not None
-    packet_log.write(draft, verdict, Verdict.DROP, 18_240)
+    prepared = packet_log.prepare(lambda: bytes(packet), view, is_reply=is_reply)
+    assert prepared is not None
+    packet_log.write(prepared, verdict, Verdict.DROP, 18_240)
 
 
 def line(stream: io.StringIO) -> str:
@@ -183,8 +183,8 @@ def test_a_snapshot_without_names_tells_addresses() -> None:
 @as_text
 def test_what_cannot_be_described_costs_a_line_and_no_packet(stream: io.StringIO, view: SnapshotReader) -> None:
     view.close()
-    assert PacketLog(100).draft(lambda: bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
-    assert "could not be described" in stream.getvalue()
+    assert PacketLog(100).prepare(lambda: bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
+    assert "cannot describe a packet" in stream.getvalue()
 
 
 @as_json
@@ -193,15 +193,15 @@ def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.S
     packet_log = PacketLog(100, clock)
     packet = bytes(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80))
 
-    def drafts(count: int) -> int:
-        return sum(packet_log.draft(lambda: packet, view, is_reply=False) is not None for _ in range(count))
+    def lines(count: int) -> int:
+        return sum(packet_log.prepare(lambda: packet, view, is_reply=False) is not None for _ in range(count))
 
-    assert drafts(1000) == BURST_LINES
+    assert lines(1000) == BURST_LINES
     clock.now_s = 0.5
-    assert drafts(1000) == LINES_PER_S // 2
+    assert lines(1000) == LINES_PER_S // 2
     clock.now_s = 1000.0
-    assert drafts(1000) == BURST_LINES, "a long silence saves up no more than one burst"
-    packet_log.tell_suppressed()
+    assert lines(1000) == BURST_LINES, "a long silence saves up no more than one burst"
+    packet_log.log_suppressed()
     assert entry(stream) == {"queue": 100, "suppressed": 3000 - 2 * BURST_LINES - LINES_PER_S // 2}
-    packet_log.tell_suppressed()
+    packet_log.log_suppressed()
     assert len(stream.getvalue().splitlines()) == 1

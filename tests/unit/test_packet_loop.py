@@ -118,7 +118,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 @pytest.fixture
 def serving(metrics: WorkerMetrics) -> Serving:
     made = Serving(metrics)
-    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
@@ -214,7 +214,7 @@ def test_without_a_snapshot_packets_are_answered_as_the_failure_mode_says(metric
 def test_a_new_snapshot_counts_from_the_next_packet_on(serving: Serving) -> None:
     serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
     serving.drained()
-    serving.flow_cache.adopt(view_that_admits(version=2), (FRIEND,))
+    serving.flow_cache.load(view_that_admits(version=2), (FRIEND,))
     serving.message_waits = True
     serving.drained()
     serving.receive(Given(2, tcp(FRIEND_ADDRESS)))
@@ -255,7 +255,7 @@ def test_every_packet_gets_the_one_verdict_it_deserves(
     metrics: WorkerMetrics, arrivals: list[tuple[tuple[bytes | None, Verdict], int, bool]]
 ) -> None:
     serving = Serving(metrics)
-    serving.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    serving.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     for number, ((payload, _verdict), mark, drained) in enumerate(arrivals, 1):
         serving.receive(Given(number, payload, mark))
         if drained:

@@ -4,24 +4,24 @@ import pytest
 
 from netpolq_worker.pool.restart_policy import Child, Phase, restart_delay
 
-YOUNG_S = 2.0
+UPTIME_S = 2.0
 
 
 def test_a_child_that_lived_is_succeeded_at_once() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     assert child.is_due(0.0)
     child.on_start(10, 0.0)
     assert not child.is_due(100.0)
-    child.on_exit(YOUNG_S + 1)
+    child.on_exit(UPTIME_S + 1)
     assert child.pid == 0
-    assert child.is_due(YOUNG_S + 1)
-    child.on_start(11, YOUNG_S + 1)
+    assert child.is_due(UPTIME_S + 1)
+    child.on_start(11, UPTIME_S + 1)
     assert child.restarts == 1
-    assert child.heard == YOUNG_S + 1, "a start is a sign of life"
+    assert child.last_heartbeat_s == UPTIME_S + 1, "a start counts as a heartbeat"
 
 
 def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     child.on_start(10, 0.0)
     child.stop()
     child.resume(1.0)
@@ -34,7 +34,7 @@ def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
 
 
 def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=2)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=2)
     now = 0.0
     delays = []
     for pid in range(1, 15):
@@ -50,36 +50,36 @@ def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -
 
 
 def test_one_long_life_clears_the_record() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     for pid in range(1, 6):
         child.on_start(pid, child.due)
         child.on_exit(child.due)
     start = child.due
     child.on_start(9, start)
-    child.on_exit(start + YOUNG_S + 1)
-    assert child.is_due(start + YOUNG_S + 1)
+    child.on_exit(start + UPTIME_S + 1)
+    assert child.is_due(start + UPTIME_S + 1)
 
 
 def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later() -> None:
-    spare = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    standby = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     for pid in (1, 2):
-        spare.on_start(pid, spare.due)
-        spare.on_exit(spare.due)
-    spare.on_start(3, spare.due)
-    spare.release(50.0)
-    assert spare.pid == 0
-    assert not spare.is_due(49.0)
-    assert spare.is_due(50.0)
-    spare.on_start(4, 50.0)
-    spare.on_exit(50.0)
-    assert spare.due == 50.0 + restart_delay(1), "one that was of use clears the record"
-    spare.stop()
-    spare.release(60.0)
-    assert not spare.is_due(100.0)
+        standby.on_start(pid, standby.due)
+        standby.on_exit(standby.due)
+    standby.on_start(3, standby.due)
+    standby.release(50.0)
+    assert standby.pid == 0
+    assert not standby.is_due(49.0)
+    assert standby.is_due(50.0)
+    standby.on_start(4, 50.0)
+    standby.on_exit(50.0)
+    assert standby.due == 50.0 + restart_delay(1), "one that was of use clears the record"
+    standby.stop()
+    standby.release(60.0)
+    assert not standby.is_due(100.0)
 
 
 def test_after_stop_nothing_is_started() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     child.on_start(1, 0.0)
     child.stop()
     child.on_exit(1.0)
@@ -88,7 +88,7 @@ def test_after_stop_nothing_is_started() -> None:
 
 
 def test_a_running_child_is_not_started_twice() -> None:
-    child = Child(min_uptime_s=YOUNG_S, free_restarts=0)
+    child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     child.on_start(1, 0.0)
     with pytest.raises(ValueError, match="running"):
         child.on_start(2, 0.0)

@@ -13,7 +13,7 @@ from netpolq.policy.compiler import Compiler
 from netpolq.snapshot import memfd
 from netpolq.store import Store
 from netpolq.supervisor.publisher import Publisher
-from netpolq_worker.pool.spawn import Snapshot, WorkerProcess
+from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.images import Image, encode
@@ -47,16 +47,16 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
 
 def test_a_worker_that_stands_still_is_sent_a_few_and_then_the_newest_as_a_whole(ends: tuple[Channel, Channel]) -> None:
     """Each one that waits keeps all of its memory: a hundred of a large cluster were more than half a gigabyte."""
-    worker = WorkerProcess(pid=1, seat=0, channel=ends[0])
+    worker = WorkerProcess(pid=1, metrics_file_id=0, channel=ends[0])
     for version in range(1, 101):
         descriptor = sealed(version)
-        worker.publish(Snapshot(version, descriptor), (KEY,))
+        worker.publish(SnapshotHandle(version, descriptor), (KEY,))
         os.close(descriptor)
     assert received(ends[1]) == [Publish(version, (KEY,)) for version in range(1, MAX_UNREAD + 1)]
     assert worker.behind
     worker.has_read(MAX_UNREAD)
     descriptor = sealed(100)
-    worker.publish(Snapshot(100, descriptor), None)
+    worker.publish(SnapshotHandle(100, descriptor), None)
     os.close(descriptor)
     assert received(ends[1]) == [Publish(100, None)]
     assert not worker.behind

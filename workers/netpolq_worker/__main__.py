@@ -1,4 +1,4 @@
-"""`python -m netpolq_worker`: the pool as a program. Started by `netpolq run` with settings that are already checked."""
+"""The pool as a program, `python -m netpolq_worker`. `netpolq run` starts it with validated settings."""
 
 import os
 import resource
@@ -9,30 +9,30 @@ from pathlib import Path
 from netpolq.errors import BootError, NetpolqError
 from netpolq.ipc.run_dir import prepare
 from netpolq.logs import configure, write_error
-from netpolq_worker.capabilities import give_up_unneeded
+from netpolq_worker.capabilities import drop_unneeded
 from netpolq_worker.pool.args import parse_options
 
 _DESCRIPTORS = 128
-"""What the pool needs beside its workers (some 30), with room for connections of other agents and snapshots on their way."""
+"""Descriptors that the pool needs beside its workers: some 30, and room for connections of other agents and snapshots in transit."""
 
 _DESCRIPTORS_PER_WORKER = 8
-"""Two for the queue, one for its statistics, channel, memory of counters, and what a successor takes before the dead one is let go."""
+"""Two for the queue, one for its statistics, channel, metrics memory, and those of a successor before the pool reaps the dead worker."""
 
 
 def main() -> int:
-    """Prepare the run directory and run the pool. Returns the exit code. The error of a failed start is the last line it writes."""
+    """Prepare the run directory and run the pool. Returns the exit code. A failed start writes its error as the last line."""
     options = parse_options(sys.argv[1:])
     configure(options.logging_format, options.logging.verbosity)
-    # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.ipc.counter_memory`): none is made in the folder.
+    # The multiprocess mode of prometheus_client. Memory replaces its files (`netpolq.ipc.counter_memory`): it writes none here.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(options.run_dir)
-    # Only now, because prometheus_client looks at the variable when it is imported.
+    # Imported here, because prometheus_client reads the variable when it is imported.
     from netpolq_worker.pool.main import Pool  # noqa: PLC0415
 
     try:
         _raise_descriptor_limit(len(options.queues))
         pool = Pool(options)
         _prepare_run_dir(options.run_dir)
-        _give_up_capabilities()
+        _drop_capabilities()
         return pool.run()
     except NetpolqError as error:
         write_error(str(error), options.logging_format)
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _raise_descriptor_limit(workers: int) -> None:
-    """Have as many descriptors as the queues need. Raises `BootError` if the hard limit is below that."""
+    """Raise the limit of open files to what the workers need. Raises `BootError` if the hard limit is lower."""
     wanted = _DESCRIPTORS + workers * _DESCRIPTORS_PER_WORKER
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < wanted:
@@ -54,14 +54,16 @@ def _prepare_run_dir(run_dir: Path) -> None:
         prepare(run_dir)
     except OSError as error:
         path = error.filename or str(run_dir)
-        raise BootError(f"--run-dir {run_dir}: {path}: {error.strerror}; it must be a folder that the agent may write") from error
+        raise BootError(
+            f"--run-dir {run_dir}: {path}: {error.strerror}; it must be a directory that the agent may write"
+        ) from error
 
 
-def _give_up_capabilities() -> None:
+def _drop_capabilities() -> None:
     try:
-        give_up_unneeded()
+        drop_unneeded()
     except OSError as error:
-        raise BootError(f"capabilities that are not needed cannot be given up: {error.strerror}") from error
+        raise BootError(f"cannot drop the capabilities that are not needed: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Capabilities of processes: which ones pool and supervisor keep, and the system calls that give the others up.
+"""Capabilities of processes: the sets that pool and supervisor keep, and the system calls that drop the others.
 
-A pool that root starts on a machine has every capability that there is. It gives up those that it has no use for once the queues are
-bound and the run directory is prepared, and takes them out of its bounding set, so that no program it starts gets them back.
+A pool that root starts on a machine has every capability. Once the queues are bound and the run directory is prepared, it drops those
+that it does not need, from its bounding set too, so that no program it starts gets them back.
 
 Sources: capabilities(7), capget(2), prctl(2), linux/capability.h.
 """
@@ -22,7 +22,7 @@ NET_BIND_SERVICE = 10
 NET_ADMIN = 12
 
 CHANGE_USER = frozenset({SETUID, SETGID, KILL})
-"""What the pool needs for workers of another user: to make them, and to kill one that hangs."""
+"""Needed for workers of another user: to start them, and to kill one that hangs."""
 
 POOL = CHANGE_USER | {NET_ADMIN}
 
@@ -45,7 +45,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, argument: int) -> int:
-    """What the kernel answers to an option with one argument. Raises `OSError`."""
+    """Call the system call with one argument. Returns its result. Raises `OSError`."""
     result = int(_LIBC.prctl(option, argument, 0, 0, 0))
     if result < 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}: {os.strerror(ctypes.get_errno())}")
@@ -58,9 +58,9 @@ def held() -> frozenset[int]:
 
 
 def keep(capabilities: Iterable[int], *, inheritable: Iterable[int] = ()) -> None:
-    """Give up every capability that is not among these, in all sets but the bounding set. Raises `OSError`.
+    """Drop every other capability from all sets but the bounding set. Raises `OSError`.
 
-    What is kept of the permitted set becomes effective, too. An ambient capability stays only if it is both kept and inheritable.
+    The capabilities that stay in the permitted set become effective too. An ambient capability stays only if it is kept and inheritable.
     """
     _effective, permitted, inherited = _get()
     kept = permitted & _bits(capabilities)
@@ -71,8 +71,8 @@ def keep(capabilities: Iterable[int], *, inheritable: Iterable[int] = ()) -> Non
         raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
-def bound(capabilities: Iterable[int]) -> None:
-    """Take every capability that is not among these out of the bounding set, where the process may. Raises `OSError`."""
+def limit_bounding_set(capabilities: Iterable[int]) -> None:
+    """Drop every other capability from the bounding set. Does nothing without CAP_SETPCAP. Raises `OSError`."""
     if SETPCAP not in held():
         return
     kept = frozenset(capabilities)
@@ -81,9 +81,9 @@ def bound(capabilities: Iterable[int]) -> None:
             prctl(PR_CAPBSET_DROP, capability)
 
 
-def give_up_unneeded() -> None:
-    """Keep what pool and supervisor need from now on. Raises `OSError`."""
-    bound(SUPERVISOR)
+def drop_unneeded() -> None:
+    """Keep only what pool and supervisor need from now on. Raises `OSError`."""
+    limit_bounding_set(SUPERVISOR)
     keep(POOL | (_ambient() & SUPERVISOR), inheritable=SUPERVISOR)
 
 
@@ -95,7 +95,7 @@ def _ambient() -> frozenset[int]:
 def _is_in_bounding_set(capability: int) -> bool:
     try:
         return bool(prctl(PR_CAPBSET_READ, capability))
-    except OSError:  # a number that this kernel does not know
+    except OSError:  # this kernel has no capability of this number
         return False
 
 
@@ -103,8 +103,8 @@ def _get() -> tuple[int, int, int]:
     data = ctypes.create_string_buffer(_SETS.size)
     if _LIBC.capget(_HEADER, data):
         raise OSError(ctypes.get_errno(), f"capget: {os.strerror(ctypes.get_errno())}")
-    words = _SETS.unpack(data.raw)
-    effective, permitted, inheritable = (words[index] | words[index + 3] << 32 for index in range(3))
+    u32s = _SETS.unpack(data.raw)
+    effective, permitted, inheritable = (u32s[index] | u32s[index + 3] << 32 for index in range(3))
     return effective, permitted, inheritable
 
 

@@ -1,1 +1,1 @@
-"""The pool: the parent process. It keeps a worker on each queue and one supervisor, and passes messages between them."""
+"""The pool: the parent process. It runs a worker on each queue and one supervisor, and passes messages between them."""

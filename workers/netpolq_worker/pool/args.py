@@ -1,4 +1,4 @@
-"""The pool's arguments. `netpolq run` writes them from checked settings, so errors here are for developers."""
+"""Command line of the pool. `netpolq run` writes it from validated settings, so its errors are for developers."""
 
 import argparse
 
@@ -13,10 +13,11 @@ from netpolq.ipc.run_dir import IMAGE, TAKEOVER_KEY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOptions:
-    """`queues`: the queue numbers, one worker each. `supervisor`: the command line of the supervisor; `words`: all before it, as given.
+    """The parsed command line.
 
-    `hints`: whether workers tell which decisions they are asked for again. `takeover`: whether to take over from a running agent.
-    `logging`: what is logged at the start.
+    `queues`: the queue numbers, one worker each. `hints`: whether workers report the decisions that they look up again.
+    `takeover`: whether to take over from a running agent. `logging`: what is logged at the start. `supervisor`: the command line of the
+    supervisor; `argv`: the arguments before it, unparsed.
     """
 
     run_dir: Path
@@ -28,21 +29,21 @@ class PoolOptions:
     logging_format: LoggingFormat
     logging: Logging
     supervisor: tuple[str, ...]
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
 
     @property
     def takeover_key_path(self) -> Path:
-        """What whoever takes over must have read."""
+        """The file with the takeover key, which an agent that takes over must read."""
         return self.run_dir / TAKEOVER_KEY
 
     @property
-    def image_path(self) -> Path:
-        """Where the newest snapshot is kept for the next start."""
+    def snapshot_path(self) -> Path:
+        """The file with the newest snapshot, for the next start."""
         return self.run_dir / IMAGE
 
 
 def parse_options(arguments: Sequence[str]) -> PoolOptions:
-    """Parse the command line after the program's name; what follows `--` is the supervisor's."""
+    """Parse the command line after the program's name. The arguments after `--` are the supervisor's command line."""
     parser = argparse.ArgumentParser(prog="netpolq_worker", allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--queues", type=_queue_range, required=True, metavar="A:B")
@@ -65,7 +66,7 @@ def parse_options(arguments: Sequence[str]) -> PoolOptions:
         logging_format=parsed.logging_format,
         logging=Logging(parsed.v, parsed.log_denied),
         supervisor=tuple(parsed.supervisor),
-        words=tuple(arguments[: len(arguments) - len(parsed.supervisor)]),
+        argv=tuple(arguments[: len(arguments) - len(parsed.supervisor)]),
     )
 
 

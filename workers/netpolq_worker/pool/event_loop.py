@@ -1,4 +1,4 @@
-"""What the pool listens to, and what it has called when there is something to read."""
+"""The event loop of the pool: sockets, and the callbacks for when they are readable."""
 
 import contextlib
 import logging
@@ -16,31 +16,31 @@ Source = Channel | TakeoverConnection | socket.socket
 
 
 class EventLoop:
-    """Sockets, each with what is called when it can be read."""
+    """Calls a callback for each readable socket."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
 
     def watch(self, source: Source, on_readable: Callable[[], None]) -> None:
-        """Have something called whenever there is something to read."""
+        """Call `on_readable` whenever the source is readable."""
         self._selector.register(source, selectors.EVENT_READ, on_readable)
 
     def unwatch(self, source: Source) -> None:
-        """Not any more."""
-        with contextlib.suppress(KeyError):  # whose end was seen before is not watched any more
+        """Stop watching."""
+        with contextlib.suppress(KeyError):  # `read` stops watching a channel that has ended
             self._selector.unregister(source)
 
-    def listen(self, limit_s: float | None = None) -> None:
-        """Wait until something can be read, and have it read."""
-        for key, _events in self._selector.select(limit_s):
+    def poll(self, timeout_s: float | None = None) -> None:
+        """Wait until a source is readable or the time is over, and run the callbacks. `timeout_s` None: no limit."""
+        for key, _events in self._selector.select(timeout_s):
             key.data()
 
     def read(self, channel: Channel, take: Callable[[Message, int | None], None]) -> None:
-        """Give away all messages of a channel, with their descriptors, if there are any."""
+        """Pass each waiting message of a channel to `take`, with the descriptor that came with it."""
         try:
             while (received := channel.receive()) is not None:
                 take(*received)
         except EOFError:
-            self.unwatch(channel)  # the rest is told by SIGCHLD
+            self.unwatch(channel)  # the exit of the process is seen through SIGCHLD
         except ValueError as error:
             log.error("message ignored: %s", error)

@@ -1,19 +1,15 @@
-"""The parent of all: keeps a worker on each queue and one supervisor, and passes messages between them.
+"""The pool, the parent of all processes: runs a worker on each queue and one supervisor, and passes messages between them.
 
-It never parses a packet or a policy. One loop: signals → children that ended → children that are due → messages.
+It parses neither packets nor policies. One loop: start what is due, read messages, handle signals, reap children, kill those that hang.
 """
 
-import contextlib
 import gc
 import logging
 import os
 import signal
-import socket
 import time
 
-from functools import partial
-
-from netpolq.errors import ExitCode, NetpolqError, SnapshotError
+from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import (
     Failure,
     Heartbeat,
@@ -24,30 +20,27 @@ from netpolq.ipc.channel import (
     RulesetInstalled,
     StandDown,
     StoodDown,
-    Taken,
-    Welcome,
 )
-from netpolq.logs import logs_packets, set_verbosity
-from netpolq.snapshot.memfd import load, mark, open_view, save, seal
-from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.pool.args import PoolOptions
 from netpolq_worker.pool.event_loop import EventLoop
-from netpolq_worker.pool.orphaned_ruleset import has_ruleset
+from netpolq_worker.pool.log_settings import LogSettings
+from netpolq_worker.pool.orphaned_ruleset import log_consequence
+from netpolq_worker.pool.outbox import Outbox
 from netpolq_worker.pool.reload import Reload
-from netpolq_worker.pool.restart_policy import Child, Phase, attempt, described
-from netpolq_worker.pool.spawn import Snapshot
+from netpolq_worker.pool.restart_policy import Child, Phase, attempt, described, exited_children
+from netpolq_worker.pool.signals import TERMINATION, SignalQueue
+from netpolq_worker.pool.snapshots import SnapshotIntake
 from netpolq_worker.pool.supervisor_process import SupervisorProcess
 from netpolq_worker.pool.takeover import AgentLock
 from netpolq_worker.pool.workers import Workers
 
 _DRAIN_S = 3.0
 _POLL_S = 0.01
-_SETTLE_S = 0.1
-"""After another's rules are in place: until packets that met ours are in our queues for certain."""
+_QUEUE_SWITCH_S = 0.1
+"""After the rules of a peer are in place: until every packet that met ours is in our queues."""
 
-_ENDING = frozenset((signal.SIGTERM, signal.SIGINT))
-_HALTING = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
-"""Exit codes with which a supervisor that never served ends the pool; a later one is only started again."""
+_FATAL = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
+"""Exit codes with which the first supervisor ends the pool. Later supervisors are restarted whatever their exit code."""
 
 log = logging.getLogger("pool")
 
@@ -56,84 +49,51 @@ class Pool:
     """The process tree. Construct, then `run`."""
 
     def __init__(self, options: PoolOptions) -> None:
-        """Become the agent of this network namespace, or the one to come, and bind the queues. Raises `NetpolqError`."""
+        """Acquire the agent lock of this network namespace, or connect to the agent that holds it, and bind the queues.
+
+        Raises `NetpolqError`.
+        """
         self._options = options
         self._events = EventLoop()
         self._agent_lock = AgentLock(self, self._events, options.queues, options.takeover_key_path, takeover=options.takeover)
         self._supervisor = SupervisorProcess(options.supervisor, self._events, self._on_supervisor_message)
-        self._workers = Workers(options, self._events, tell=self._tell)
-        self._memories_told = 0
-        self._untold_refusal: Taken | None = None
-        self._signals: list[int] = []
+        self._workers = Workers(options, self._events, notify=self._supervisor.send)
+        self._snapshots = SnapshotIntake(self._workers, options.snapshot_path)
+        self._log_settings = LogSettings(self._workers, self._supervisor)
+        self._outbox = Outbox(self._supervisor, self._workers)
+        self._signals = SignalQueue()
         self._exit_code: int | None = None
-        self._failure = ""  # why the last supervisor ended, in its own words
+        self._failure = ""  # why the last supervisor ended, as it reported
         self._has_installed = False
         self._reload: Reload | None = None
-        self._next_supervisor: tuple[str, ...] | None = None
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT. Returns the exit code. Raises `NetpolqError` where the supervisor cannot start."""
-        self._load_kept_snapshot()
-        wakeup_read, wakeup_write = socket.socketpair()
-        for end in (wakeup_read, wakeup_write):
-            end.setblocking(False)
-        for number in (*_ENDING, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda received, _frame: self._signals.append(received))
-        signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
-        self._events.watch(wakeup_read, partial(_drain_wakeups, wakeup_read))
+        """Serve until SIGTERM or SIGINT. Returns the exit code. Raises `NetpolqError` if the first supervisor fails to start."""
+        self._snapshots.load_file()
+        self._signals.install(self._events)
         self._agent_lock.open()
         gc.collect()
-        gc.freeze()  # objects that exist now are left alone, so that forked workers go on sharing their pages
+        gc.freeze()  # the collector leaves present objects alone, so that forked workers go on sharing their pages
         try:
             while self._exit_code is None:
                 self._start_due()
-                self._events.listen(self._wait_s())
-                self._replace_supervisor()
+                self._events.poll(self._timeout_s())
+                self._log_settings.replace_supervisor()
                 self._on_signals()
                 self._reap()
                 if self._workers.kill_silent():
-                    self._supervisor.heard()
+                    self._supervisor.on_heartbeat()
                 self._supervisor.kill_silent()
         finally:
             self._shut_down()
-        if self._agent_lock.is_given_up and os.getpid() == 1:
+        if self._agent_lock.has_successor and os.getpid() == 1:
             # A container whose process ends is started again, and would take over in its turn.
             log.info("waiting for SIGTERM")
-            while _ENDING.isdisjoint(self._signals):
-                self._events.listen()
-        if self._failure and self._exit_code in _HALTING:
+            while not self._signals.has_termination:
+                self._events.poll()
+        if self._failure and self._exit_code in _FATAL:
             raise NetpolqError(self._failure, exit_code=ExitCode(self._exit_code))
         return self._exit_code
-
-    def _load_kept_snapshot(self) -> None:
-        """Take the snapshot that an earlier pool left, so that workers judge by it until the first one is published."""
-        path = self._options.image_path
-        try:
-            image = load(path)
-        except FileNotFoundError:
-            return
-        except (OSError, SnapshotError) as error:
-            log.warning("%s is of no use and ignored: %s", path, error)
-            return
-        descriptor = seal(image)
-        view = open_view(descriptor)
-        self._workers.load(Snapshot(view.version, descriptor))
-        log.info("judging by snapshot %d of the last run until the first sync", view.version)
-        view.close()
-
-    def _keep_snapshot(self) -> None:
-        """Leave the newest snapshot for the next pool, where the supervisor has not: it may have been killed."""
-        path, newest = self._options.image_path, self._workers.snapshot
-        if not newest.version:
-            return
-        with contextlib.suppress(OSError, SnapshotError), contextlib.closing(SnapshotReader(load(path))) as kept:
-            if kept.version == newest.version:
-                return
-        try:
-            save(path, newest.descriptor)
-            mark(path, is_newest=True)
-        except OSError as error:
-            log.warning("%s: %s; the next start will have no snapshot before its first sync", path, error.strerror)
 
     # --- children -----------------------------------------------------------------------------------------------------------------
 
@@ -141,7 +101,7 @@ class Pool:
     def _children(self) -> list[Child]:
         return [self._supervisor.child, *self._workers.children]
 
-    def _wait_s(self) -> float:
+    def _timeout_s(self) -> float:
         dues = [child.due for child in self._children if child.phase is Phase.WAITING]
         dues += self._workers.silence_dues
         dues.append(self._agent_lock.due)
@@ -154,37 +114,16 @@ class Pool:
         if self._supervisor.child.is_due(now):
             attempt(self._supervisor.child, self._start_supervisor)
         self._supervisor.kill_if_due(now)
-        self._agent_lock.look_after(now)
-        self._tell_what_must_arrive()
+        self._agent_lock.maintain(now)
+        self._outbox.flush()
 
     def _start_supervisor(self) -> None:
         self._supervisor.start()
-        self._memories_told, self._untold_refusal = 0, None
-        self._supervisor.send(Welcome(self._workers.snapshot.version, self._supervisor.child.restarts))
-        for report in self._workers.reports():
-            self._supervisor.send(report)
-
-    def _tell(self, message: Message) -> None:
-        self._supervisor.send(message)
-
-    def _tell_what_must_arrive(self) -> None:
-        """Workers beat four times a second, so what a busy supervisor has no room for is said again soon."""
-        for message, descriptor in self._workers.counters[self._memories_told :]:
-            if not self._supervisor.send(message, [descriptor]):
-                return
-            self._memories_told += 1
-        if self._untold_refusal is not None and self._supervisor.send(self._untold_refusal):
-            self._untold_refusal = None
+        self._outbox.greet()
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code, now = os.waitstatus_to_exitcode(status), time.monotonic()
+        for pid, code in exited_children():
+            now = time.monotonic()
             if self._reload is not None and pid == self._reload.pid:
                 self._on_reload(self._reload, code)
             elif pid == self._supervisor.child.pid:
@@ -193,12 +132,12 @@ class Pool:
                 self._workers.on_exit(pid, code, now)
 
     def _on_supervisor_exit(self, pid: int, code: int, now: float) -> None:
-        was_let_go = self._supervisor.on_exit(code, now)
-        if self._agent_lock.is_given_up:
-            self._agent_lock.has_stood_down()
-        elif code in _HALTING and self._supervisor.child.starts == 1:
-            self._exit_code = code  # it has said why; trying again would not help
-        elif self._exit_code is None and not was_let_go:
+        was_disconnected = self._supervisor.on_exit(code, now)
+        if self._agent_lock.has_successor:
+            self._agent_lock.send_stood_down()
+        elif code in _FATAL and self._supervisor.child.starts == 1:
+            self._exit_code = code  # it has reported why; another attempt would fail too
+        elif self._exit_code is None and not was_disconnected:
             reason = f" ({self._failure})" if self._failure else ""
             log.error(
                 "supervisor %d %s%s; workers go on with snapshot %d", pid, described(code), reason, self._workers.snapshot.version
@@ -208,161 +147,104 @@ class Pool:
 
     def _on_reload(self, reload: Reload, code: int) -> None:
         self._reload = None
-        reloaded = reload.finish(code, self._supervisor.words)
+        reloaded = reload.finish(code, self._supervisor.argv)
         if reloaded is not None:
-            self._set_logging(reloaded.logging)
+            self._log_settings.apply(reloaded.logging)
             self._supervisor.replace(reloaded.supervisor)
 
-    def _set_logging(self, wanted: Logging) -> None:
-        """Log this from now on, here and in all workers."""
-        if wanted != self._workers.logging:
-            log.info("log verbosity is %d, denied packets are%s logged", wanted.verbosity, "" if wanted.denied else " not")
-            set_verbosity(wanted.verbosity)
-            self._workers.set_logging(wanted)
-
-    def _on_logging(self, wanted: Logging) -> None:
-        """The supervisor has been asked for another verbosity, and has it. Its successors are to have it, too."""
-        before = self._workers.logging
-        self._set_logging(wanted)
-        flag = "--v="
-        words = tuple(f"{flag}{wanted.verbosity}" if word.startswith(flag) else word for word in self._supervisor.words)
-        if logs_packets(before.verbosity) != logs_packets(wanted.verbosity):
-            # Pod names in the snapshot, and the verdict cache, depend on it.
-            self._next_supervisor = words
-        else:
-            self._supervisor.words = words
-
-    def _replace_supervisor(self) -> None:
-        """Not while its messages are read, because its channel is closed."""
-        if self._next_supervisor is not None:
-            self._supervisor.replace(self._next_supervisor)
-            self._next_supervisor = None
-
-    # --- the takeover; see `netpolq_worker.pool.takeover.TakeoverCallbacks` --------------------------------------------------------
+    # --- the takeover; see `netpolq_worker.pool.takeover_listener.TakeoverCallbacks` -----------------------------------------------
 
     def on_stood_down(self) -> None:
-        """Nobody else changes the ruleset."""
+        """Tell the supervisor that no other agent changes the ruleset."""
         self._supervisor.send(StoodDown())
 
-    def on_alone(self) -> None:
-        """The agent whose place we took has left."""
+    def on_peer_gone(self) -> None:
+        """Tell the supervisor that the agent before us has left."""
         self._supervisor.send(PeerGone())
 
     def stand_down(self) -> None:
-        """Have the supervisor leave, and start no other."""
+        """Stop the supervisor, and start no other."""
         self._supervisor.stand_down()
         if not self._supervisor.child.pid:
-            self._agent_lock.has_stood_down()
+            self._agent_lock.send_stood_down()
 
     def leave(self) -> None:
         """Drain and end."""
         self._exit_code = ExitCode.OK
 
     def resume(self) -> None:
-        """Have a supervisor again."""
+        """Run a supervisor again."""
         self._supervisor.resume()
 
-    def lose(self, reason: str) -> None:
-        """End, because another is the agent of this network namespace."""
+    def on_lock_lost(self, reason: str) -> None:
+        """End, because another process is the agent of this network namespace."""
         log.error("%s", reason)
         self._exit_code = ExitCode.ALREADY_RUNNING
 
-    # --- messages -----------------------------------------------------------------------------------------------------------------
+    # --- messages and signals -----------------------------------------------------------------------------------------------------
 
     def _on_supervisor_message(self, message: Message, descriptor: int | None) -> None:
-        self._supervisor.heard()
+        self._supervisor.on_heartbeat()
         match message:
             case Publish():
                 self._publish(message, descriptor)
             case Heartbeat():
                 pass
             case StandDown():
-                self._agent_lock.ask_to_stand_down()
+                self._agent_lock.request_stand_down()
             case Failure(reason):
                 self._failure = reason
             case Logging():
-                self._on_logging(message)
+                self._log_settings.on_supervisor_change(message)
             case RulesetInstalled():
                 self._has_installed = True
-                self._agent_lock.ask_to_leave()
+                self._agent_lock.request_leave()
             case _:
                 log.error("unexpected message %r", message)
 
     def _publish(self, message: Publish, descriptor: int | None) -> None:
-        if descriptor is None:
-            self._refuse(message, "it came without its descriptor: the pool has no room for another (RLIMIT_NOFILE)")
-            return
-        if message.version <= self._workers.snapshot.version:
-            log.error("snapshot %d is not newer than %d and ignored", message.version, self._workers.snapshot.version)
-            os.close(descriptor)
-            return
-        try:
-            # A snapshot that cannot be read must not become what successors start with.
-            open_view(descriptor).close()
-        except (SnapshotError, OSError) as error:
-            os.close(descriptor)
-            self._refuse(message, str(error))
-            return
-        # What a version has changed that never came, or was refused, is not known here.
-        changed = message.changed if message.version == self._workers.snapshot.version + 1 else None
-        self._workers.load(Snapshot(message.version, descriptor), changed)
-        self._supervisor.send(Taken(message.version, ""))
-
-    def _refuse(self, message: Publish, problem: str) -> None:
-        log.error("snapshot %d is refused: %s", message.version, problem)
-        self._untold_refusal = Taken(message.version, problem)
-
-    # --- the end ------------------------------------------------------------------------------------------------------------------
+        answer = self._snapshots.take(message, descriptor)
+        if answer is not None and answer.problem:
+            self._outbox.reject(answer)
+        elif answer is not None:
+            self._supervisor.send(answer)
 
     def _on_signals(self) -> None:
-        while self._signals:
-            number = self._signals.pop(0)
-            if number in _ENDING and self._exit_code is None:
+        while (number := self._signals.take()) is not None:
+            if number in TERMINATION and self._exit_code is None:
                 log.info("%s: draining the queues", signal.Signals(number).name)
                 self._exit_code = ExitCode.OK
-            elif number == signal.SIGHUP and self._reload is None and not self._agent_lock.is_given_up:
+            elif number == signal.SIGHUP and self._reload is None and not self._agent_lock.has_successor:
                 try:
                     self._reload = Reload(self._options)
                 except OSError as error:
-                    log.error("SIGHUP: no process can be started: %s", error.strerror)
+                    log.error("SIGHUP: cannot start a process: %s", error.strerror)
+
+    # --- shutdown -----------------------------------------------------------------------------------------------------------------
 
     def _shut_down(self) -> None:
-        if self._agent_lock.is_given_up:
-            time.sleep(_SETTLE_S)
+        if self._agent_lock.has_successor:
+            time.sleep(_QUEUE_SWITCH_S)
         self._supervisor.child.stop()
-        self._supervisor.let_go()
+        self._supervisor.disconnect()
         self._workers.drain()
         self._wait_for_children(_DRAIN_S)
         for child in self._children:
             if child.pid:
-                log.error("process %d did not leave in %.0f s and is killed", child.pid, _DRAIN_S)
+                log.error("process %d did not exit within %.0f s: killing it", child.pid, _DRAIN_S)
                 os.kill(child.pid, signal.SIGKILL)
         self._wait_for_children(_DRAIN_S)
         if not self._agent_lock.owned_by_peer:
-            self._keep_snapshot()
+            self._snapshots.save_file()
         self._workers.close()
         self._agent_lock.close()
         if self._agent_lock.owned_by_peer:
             log.info("stopped; the other agent goes on")
-            return
-        is_left = has_ruleset()
-        if is_left is False or (is_left is None and not self._has_installed):
-            log.info("stopped. There is no ruleset of netpolq in this network namespace: nothing is enforced.")
-            return
-        if self._options.fail_open:
-            consequence = "new connections of isolated pods pass unjudged until an agent runs again"
         else:
-            consequence = "new connections of isolated pods are dropped until an agent runs again"
-        log.info("stopped. The ruleset stays in place: %s. `netpolq cleanup` removes it.", consequence)
+            log_consequence(fail_open=self._options.fail_open, has_installed=self._has_installed)
 
     def _wait_for_children(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while any(child.pid for child in self._children) and time.monotonic() < deadline:
             self._reap()
             time.sleep(_POLL_S)
-
-
-def _drain_wakeups(end: socket.socket) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while end.recv(4096):
-            pass

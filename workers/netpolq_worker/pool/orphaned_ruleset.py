@@ -1,8 +1,9 @@
-"""Whether the kernel has a ruleset of netpolq: what the pool leaves behind when it ends.
+"""The ruleset that the pool leaves in the kernel when it ends: whether there is one, and what that means for new connections.
 
 Source: linux/netfilter/nf_tables.h.
 """
 
+import logging
 import socket
 
 from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, dump
@@ -15,9 +16,11 @@ _TIMEOUT_S = 1.0
 TABLE = "netpolq"
 """The same as `netpolq.dataplane.ruleset.TABLE`, which the pool may not import."""
 
+log = logging.getLogger("pool")
+
 
 def has_ruleset() -> bool | None:
-    """Whether the table is in this network namespace; None: the kernel does not tell."""
+    """Whether this network namespace has the table; None: the kernel does not answer."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_TIMEOUT_S)
@@ -26,3 +29,16 @@ def has_ruleset() -> bool | None:
         return None
     names = {table.attributes.get(_NFTA_TABLE_NAME, b"").rstrip(b"\x00") for table in tables}
     return TABLE.encode() in names
+
+
+def log_consequence(*, fail_open: bool, has_installed: bool) -> None:
+    """Log what is enforced after the agent has stopped. `has_installed`: this agent has installed the ruleset at some time."""
+    is_left = has_ruleset()
+    if is_left is False or (is_left is None and not has_installed):
+        log.info("stopped. There is no ruleset of netpolq in this network namespace: nothing is enforced.")
+        return
+    if fail_open:
+        consequence = "new connections of isolated pods bypass policy evaluation until an agent runs again"
+    else:
+        consequence = "new connections of isolated pods are dropped until an agent runs again"
+    log.info("stopped. The ruleset stays in place: %s. `netpolq cleanup` removes it.", consequence)

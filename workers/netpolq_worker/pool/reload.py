@@ -1,4 +1,4 @@
-"""Settings that are read again: which of them can change while workers go on."""
+"""The reload of settings on SIGHUP: it reads them again, and decides which can change while the workers run."""
 
 import json
 import logging
@@ -16,26 +16,27 @@ log = logging.getLogger("reload")
 
 
 class Reloaded(NamedTuple):
-    """What the settings say now. `supervisor`: the words of one that differs from the present one."""
+    """The settings that have changed. `supervisor`: the new command line of the supervisor."""
 
     supervisor: tuple[str, ...]
     logging: Logging
 
 
 class Reload:
-    """A program that resolves the settings again, as at the start, and says what the pool would be started with now."""
+    """A program that resolves the settings again, as at the start, and prints the command line that the pool would be started with now."""
 
     def __init__(self, options: PoolOptions) -> None:
+        """Start it. Raises `OSError` if the kernel refuses the process."""
         self._options = options
         queues = f"{options.queues.start}:{options.queues.stop - 1}"
         self._process = subprocess.Popen([sys.executable, "-m", "netpolq", "reload", queues], stdout=subprocess.PIPE, text=True)
         self.pid = self._process.pid
 
     def finish(self, code: int, supervisor: tuple[str, ...]) -> Reloaded | None:
-        """To be called when it has ended, with its exit code. Returns None if nothing is to change.
+        """Read the result, after the program has exited with this code. Returns None if nothing is to change.
 
-        What concerns the pool and its workers cannot change while they run: then nothing does, so that what is in force is always one
-        whole set of settings.
+        `supervisor`: the present command line of the supervisor. The settings of the pool and its workers cannot change while they run.
+        If one of those differs, no setting changes, so that the settings in force are always one whole set.
         """
         self._process.returncode = code  # reaped by the pool; Popen must not wait for it again
         text, _ = self._process.communicate()
@@ -44,32 +45,32 @@ class Reload:
         except ValueError:
             wanted = None
         if not isinstance(wanted, list):
-            log.error("SIGHUP: the settings cannot be read; going on with those that are in force")
+            log.error("SIGHUP: cannot read the settings; those in force stay")
             return None
-        place = wanted.index("--")
-        ours, theirs = tuple(wanted[: place + 1]), tuple(wanted[place + 1 :])
-        if _as_flags(ours) != _as_flags(self._options.words):
-            changed = sorted(_as_flags(ours) ^ _as_flags(self._options.words))
+        separator = wanted.index("--")
+        ours, theirs = tuple(wanted[: separator + 1]), tuple(wanted[separator + 1 :])
+        if _as_flags(ours) != _as_flags(self._options.argv):
+            changed = sorted(_as_flags(ours) ^ _as_flags(self._options.argv))
             log.error(
-                "SIGHUP: nothing is changed, because %s needs a restart, or another agent with --takeover", ", ".join(changed)
+                "SIGHUP: no setting changes, because %s needs a restart, or another agent with --takeover", ", ".join(changed)
             )
             return None
         if theirs == supervisor:
             log.info("SIGHUP: nothing has changed")
             return None
-        log.info("SIGHUP: a new supervisor takes up %s", ", ".join(sorted(set(theirs) - set(supervisor))))
+        log.info("SIGHUP: restarting the supervisor with %s", ", ".join(sorted(set(theirs) - set(supervisor))))
         return Reloaded(theirs, parse_options(wanted).logging)
 
 
-def _as_flags(words: tuple[str, ...]) -> frozenset[str]:
-    """Flags with their values, each in one piece, without those that make no difference to a pool that runs.
+def _as_flags(argv: tuple[str, ...]) -> frozenset[str]:
+    """Flags with their values as one string each, without the flags that may change while the pool runs.
 
-    A takeover happens at a start alone; what is logged can change at any time.
+    --takeover only matters at the start. What is logged can change at any time.
     """
     found: list[str] = []
-    for word in words:
-        if word.startswith("--") or not found:
-            found.append(word)
+    for argument in argv:
+        if argument.startswith("--") or not found:
+            found.append(argument)
         else:
-            found[-1] += f" {word}"
+            found[-1] += f" {argument}"
     return frozenset(flag for flag in found if flag.split()[0] not in _CHANGEABLE)

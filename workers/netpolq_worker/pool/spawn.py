@@ -1,4 +1,4 @@
-"""Worker processes as the pool makes and knows them: forked, not executed, so that they share its memory and inherit the bound queues."""
+"""Worker processes and their spawner. Workers are forked, not executed: they share the pool's memory and inherit the bound queues."""
 
 import heapq
 import logging
@@ -25,8 +25,8 @@ log = logging.getLogger("worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The newest one, for those that are forked. `version` 0: there is none, and `descriptor` is -1."""
+class SnapshotHandle:
+    """Version and memfd of a snapshot. `version` 0: there is none, and `descriptor` is -1."""
 
     version: int = 0
     descriptor: int = -1
@@ -34,67 +34,69 @@ class Snapshot:
 
 @dataclass(slots=True, eq=False)
 class WorkerProcess:
-    """A worker's process. `slot` None: it is the standby. `seat`: whose memory of counters it has; free again when it is dead.
+    """The process of a worker, and the snapshots that the pool has sent to it.
 
-    `behind`: a publish was not sent to it or was refused by it, so it is to be sent the newest one, as "everything", from `retry_due` on
-    (monotonic seconds). `unread`: versions that it has not said it has read.
+    `slot` None: it is the standby worker. `metrics_file_id`: the metrics memory that it writes to; free again after `reap`.
+    `behind`: a publish was not sent to it, or it has refused one. The pool then sends the newest snapshot, with everything changed, from
+    `retry_due` on (monotonic seconds). `unread`: versions sent to it that it has not acknowledged.
     """
 
     pid: int
-    seat: int
+    metrics_file_id: int
     channel: Channel
     slot: int | None = None
     behind: bool = False
     retry_due: float = 0.0
     unread: list[int] = field(default_factory=list)
 
-    def publish(self, snapshot: Snapshot, changed: tuple[bytes, ...] | None) -> None:
-        """Send it the newest snapshot, unless it has enough to read: then it gets the newest one later. `changed` as in `Publish`."""
+    def publish(self, snapshot: SnapshotHandle, changed: tuple[bytes, ...] | None) -> None:
+        """Send the newest snapshot, or mark the process as behind if it has `MAX_UNREAD` unread ones. `changed` as in `Publish`."""
         message = Publish(snapshot.version, None if self.behind else changed)
         self.behind = len(self.unread) >= MAX_UNREAD or not self.channel.send(message, [snapshot.descriptor])
         if not self.behind:
             self.unread.append(snapshot.version)
 
     def refused(self, version: int, retry_due: float) -> None:
-        """It could not use a snapshot."""
+        """Record that the worker could not use a snapshot."""
         self.has_read(version)
         self.behind, self.retry_due = True, retry_due
 
     def has_read(self, version: int) -> None:
-        """It has read all snapshots up to this version."""
+        """Record that the worker has read all snapshots up to this version."""
         self.unread = [sent for sent in self.unread if sent > version]
 
 
 class WorkerSpawner:
-    """Binds the queues and spawner processes that can serve any of them."""
+    """Binds the queues and forks processes that can serve any of them."""
 
     def __init__(self, options: PoolOptions) -> None:
         """Raises `NetpolqError`."""
         self._options = options
-        # Known to a worker alone: the pool binds the queues, and judges nothing.
+        # Set in a worker process only: the pool binds the queues and evaluates nothing.
         self._worker: Worker | None = None
         self.logging = options.logging
         self.queues = tuple(self._bind(num) for num in options.queues)
-        self._confinement = Sandbox()
-        # A counter goes on where the dead process of the same seat stopped, and never has two writers. Few seats: each takes memory.
+        self._sandbox = Sandbox()
+        # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
+        # used first, because each memory takes room.
         self.memories: list[int] = []
-        """Descriptors of the memories of counters, by seat."""
-        self._free_seats: list[int] = []
+        """Descriptors of the metrics memories, by metrics file id."""
+        self._free_metrics_file_ids: list[int] = []
 
     def _bind(self, queue_num: int) -> Queue:
-        def serving() -> Worker | None:
+        def context() -> Worker | None:
             return self._worker
 
-        judging = handle_packets(serving)
-        next(judging)
-        return Queue(queue_num, judging, fail_open=self._options.fail_open)
+        packet_handler = handle_packets(context)
+        next(packet_handler)
+        return Queue(queue_num, packet_handler, fail_open=self._options.fail_open)
 
-    def fork(self, snapshot: Snapshot) -> WorkerProcess:
-        """Another process. It is a standby until it is sent `Serve`. Raises `OSError` where none can be had."""
-        if not self._free_seats:
+    def spawn(self, snapshot: SnapshotHandle) -> WorkerProcess:
+        """Fork a process. It is a standby worker until it receives `Serve`. Raises `OSError` if the kernel refuses the process."""
+        if not self._free_metrics_file_ids:
             self.memories.append(counter_memory.make())
-            self._free_seats.append(len(self.memories) - 1)
-        seat = self._free_seats[0]
+            self._free_metrics_file_ids.append(len(self.memories) - 1)
+        metrics_file_id = self._free_metrics_file_ids[0]
         ours, theirs = Channel.pair()
         with theirs:
             try:
@@ -103,27 +105,27 @@ class WorkerSpawner:
                 ours.close()
                 raise
             if pid == 0:
-                self._be_worker(seat, theirs, snapshot)
-        heapq.heappop(self._free_seats)
-        return WorkerProcess(pid, seat, ours)
+                self._child_main(metrics_file_id, theirs, snapshot)
+        heapq.heappop(self._free_metrics_file_ids)
+        return WorkerProcess(pid, metrics_file_id, ours)
 
-    def bury(self, worker: WorkerProcess) -> None:
-        """It is dead, and what it said has been read."""
+    def reap(self, worker: WorkerProcess) -> None:
+        """Free what the pool keeps for a process that has exited and whose messages have been read."""
         worker.channel.close()
-        heapq.heappush(self._free_seats, worker.seat)
+        heapq.heappush(self._free_metrics_file_ids, worker.metrics_file_id)
 
-    def _be_worker(self, seat: int, end: socket.socket, snapshot: Snapshot) -> NoReturn:
-        """The child's side of the fork. Leaves by `os._exit` alone: the pool's objects must not be torn down a second time."""
+    def _child_main(self, metrics_file_id: int, end: socket.socket, snapshot: SnapshotHandle) -> NoReturn:
+        """Run the forked child. Leaves by `os._exit` only: the pool's objects must not be torn down a second time."""
         status = 1
         try:
-            # Signals to the whole process group are the pool's to answer: it drains its workers. The handlers that are inherited only
-            # note them, in a list that nobody reads here.
+            # The pool handles signals to the whole process group: it drains its workers. The inherited handlers only append to a list,
+            # which a worker never reads.
             signal.set_wakeup_fd(-1)
             queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
-            memory = self.memories[seat]
+            memory = self.memories[metrics_file_id]
             _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory})
             settings = WorkerSettings(
-                seat=seat,
+                metrics_file_id=metrics_file_id,
                 memory=memory,
                 fail_open=self._options.fail_open,
                 mark_mask=self._options.mark_mask,
@@ -132,9 +134,9 @@ class WorkerSpawner:
                 snapshot_version=snapshot.version,
                 snapshot_descriptor=snapshot.descriptor,
             )
-            spare = StandbyWorker(settings, self.queues, Channel(end))
-            self._confinement.apply()
-            self._worker = spare.wait()
+            standby = StandbyWorker(settings, self.queues, Channel(end))
+            self._sandbox.apply()
+            self._worker = standby.wait()
             if self._worker is not None:
                 self._worker.run()
             status = 0
@@ -147,7 +149,7 @@ class WorkerSpawner:
 def _close_all_but(kept: set[int]) -> None:
     first = 0
     for descriptor in sorted(kept):
-        if descriptor > first:  # an empty range, or a negative end, would be taken for all there are
+        if descriptor > first:  # closerange(2) takes an empty range, or a negative end, for all descriptors
             os.closerange(first, descriptor)
         first = descriptor + 1
     os.closerange(first, _MAX_DESCRIPTOR)

@@ -1,4 +1,4 @@
-"""The supervisor as the pool sees it: a program that is started, spoken to, and started again. It leaves when its channel ends."""
+"""The supervisor process in the pool: started as a program, restarted when it exits. It exits when its channel is closed."""
 
 import os
 import signal
@@ -9,38 +9,38 @@ from collections.abc import Callable, Sequence
 
 from netpolq.ipc.channel import Channel, Message
 from netpolq_worker.pool.event_loop import EventLoop
-from netpolq_worker.pool.restart_policy import Child, is_killed_for_silence
+from netpolq_worker.pool.restart_policy import Child, kill_if_silent
 
 _STAND_DOWN_S = 3.0
 
 _SILENCE_S = 15.0
-"""The supervisor beats once a second from the loop that does all of its work. The longest step of that loop, and the imports at its start,
-take some seconds in a large cluster on a busy machine; workers go on meanwhile."""
+"""The supervisor sends a heartbeat once a second, from the loop that does all of its work. The longest step of that loop, and the imports
+at its start, take some seconds in a large cluster on a busy machine. Workers go on meanwhile."""
 
 
 class SupervisorProcess:
-    """One supervisor at a time. `on_message` is given what it says, with a descriptor if one came along.
+    """Runs one supervisor at a time. `on_message`: called with each message, and the descriptor that came with it.
 
-    `words`: its command line; another one is for the next start.
+    `argv`: its command line. A new value applies from the next start on.
     """
 
-    def __init__(self, words: tuple[str, ...], events: EventLoop, on_message: Callable[[Message, int | None], None]) -> None:
+    def __init__(self, argv: tuple[str, ...], events: EventLoop, on_message: Callable[[Message, int | None], None]) -> None:
         self.child = Child(min_uptime_s=5.0, free_restarts=0)
-        self.words = words
+        self.argv = argv
         self._events = events
         self._on_message = on_message
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stand_down_due = 0.0
-        # Its own counters live and die with it; the multiprocess mode is the workers'.
+        # The supervisor's own counters end with its process; only workers use the multiprocess mode.
         self._environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
 
     def start(self) -> None:
-        """Start one. Raises `OSError` where no process can be had."""
+        """Start a supervisor. Raises `OSError` if the kernel refuses the process."""
         ours, theirs = Channel.pair()
         with theirs:
-            # The channel is the supervisor's standard input: nothing to agree on, and nothing it inherits by accident.
-            self._process = subprocess.Popen[bytes](self.words, stdin=theirs.fileno(), env=self._environment)
+            # The channel is the standard input: no number to agree on, and no other descriptor is inherited.
+            self._process = subprocess.Popen[bytes](self.argv, stdin=theirs.fileno(), env=self._environment)
         self.child.on_start(self._process.pid, time.monotonic())
         self._channel = ours
         self._events.watch(ours, self._on_readable)
@@ -50,66 +50,66 @@ class SupervisorProcess:
             self._events.read(self._channel, self._on_message)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
-        """Say something, if there is a supervisor; one that is too busy to read misses it. Returns False then."""
+        """Send a message. Returns False if there is no supervisor, or if it is too busy to read: the message is lost then."""
         return self._channel is not None and self._channel.send(message, descriptors)
 
-    def heard(self) -> None:
-        """It has given a sign of life, or cannot have."""
-        self.child.heard = time.monotonic()
+    def on_heartbeat(self) -> None:
+        """Record a heartbeat."""
+        self.child.last_heartbeat_s = time.monotonic()
 
     @property
     def silence_due(self) -> float | None:
-        """When it will have been silent for too long; None: there is none."""
-        return self.child.heard + _SILENCE_S if self.child.pid else None
+        """When the supervisor counts as hanging, in monotonic seconds; None: there is no supervisor."""
+        return self.child.last_heartbeat_s + _SILENCE_S if self.child.pid else None
 
     def kill_silent(self) -> None:
-        """Kill a supervisor that hangs, also one that was to leave. To be called at `silence_due` at the latest."""
-        is_killed_for_silence("supervisor", self.child, time.monotonic(), _SILENCE_S)
+        """Kill a supervisor that hangs, also after `disconnect`. Call it at `silence_due` at the latest."""
+        kill_if_silent("supervisor", self.child, time.monotonic(), _SILENCE_S)
 
-    def let_go(self) -> None:
-        """Have it leave, which it does when it sees the end of the channel."""
+    def disconnect(self) -> None:
+        """Close the channel. The supervisor exits when it sees the end of the channel."""
         if self._channel is not None:
             self._events.unwatch(self._channel)
             self._channel.close()
             self._channel = None
 
-    def replace(self, words: tuple[str, ...]) -> None:
-        """Have one with another command line take its place."""
-        self.words = words
+    def replace(self, argv: tuple[str, ...]) -> None:
+        """Replace the supervisor by one with another command line."""
+        self.argv = argv
         self.child.due = 0.0
-        self.let_go()
+        self.disconnect()
 
     def on_exit(self, code: int, now: float) -> bool:
-        """It has ended, with this exit code. Returns whether it was let go."""
-        was_let_go = self._channel is None
-        self._on_readable()  # what it said last
+        """Record that the supervisor has exited with this code. Returns whether the pool had disconnected it before."""
+        was_disconnected = self._channel is None
+        self._on_readable()  # its last messages
         self.child.on_exit(now)
-        self.let_go()
+        self.disconnect()
         if self._process is not None:
             self._process.returncode = code  # reaped by the pool; Popen must not wait for it again
-        return was_let_go
+        return was_disconnected
 
-    # --- for the time of a takeover -----------------------------------------------------------------------------------------------
+    # --- during a takeover -----------------------------------------------------------------------------------------------
 
     def stand_down(self) -> None:
-        """Have it leave for good. May be asked for again and again until it has."""
+        """Stop the supervisor and start no other. May be called again until it has exited."""
         self.child.stop()
-        self.let_go()
+        self.disconnect()
         if not self._stand_down_due:
             self._stand_down_due = time.monotonic() + _STAND_DOWN_S
 
     def resume(self) -> None:
-        """Have one again after all."""
+        """Run a supervisor again, after `stand_down`."""
         self._stand_down_due = 0.0
         self.child.resume(time.monotonic())
 
     @property
     def due(self) -> float | None:
-        """When `kill_if_due` is to be called; None: there is nobody who is to stand down."""
+        """When to call `kill_if_due`, in monotonic seconds; None: no supervisor is standing down."""
         return self._stand_down_due if self._stand_down_due and self.child.pid else None
 
     def kill_if_due(self, now: float) -> None:
-        """Kill one that takes too long to leave."""
+        """Kill a supervisor that takes too long to stand down."""
         if self.due is not None and now >= self.due:
             os.kill(self.child.pid, signal.SIGKILL)
             self._stand_down_due = now + _STAND_DOWN_S

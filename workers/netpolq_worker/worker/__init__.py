@@ -1,1 +1,1 @@
-"""The worker process: packets of one queue in, verdicts out."""
+"""The worker process: reads the packets of one queue and sends verdicts."""

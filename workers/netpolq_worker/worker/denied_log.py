@@ -1,8 +1,8 @@
-"""Lines about denied packets (`--log-denied`), with a budget of their own: few for each pair of source and destination.
+"""The log of denied packets (`--log-denied`), with a limit for each pair of source and destination.
 
-A pair gets `PAIR_BURST_LINES` at once and then one in `PAIR_INTERVAL_S`, so that one that never stops cannot hide others; all pairs
-together are bounded, too. What is left out is counted, and told with the pair that most of it is about. Memory is bounded: of more pairs
-than `MAX_PAIRS`, the ones that were denied longest ago are forgotten.
+A pair gets `PAIR_BURST_LINES` at once and then one line every `PAIR_INTERVAL_S`, so that a persistent pair cannot hide others. There is a
+limit for all pairs together, too. Packets without a line are counted, and logged with the pair that has the most of them. Memory is
+bounded: of more than `MAX_PAIRS` pairs, those denied longest ago are forgotten.
 """
 
 import logging
@@ -34,7 +34,7 @@ log = logging.getLogger(PACKET_LOG)
 
 
 class Pair(NamedTuple):
-    """Source and destination of a connection, in its original direction, as packets have them; empty for a malformed packet."""
+    """Source and destination of a connection in its original direction, 4 or 16 bytes each; empty for a malformed packet."""
 
     source: bytes
     destination: bytes
@@ -44,18 +44,18 @@ class Pair(NamedTuple):
 
 
 class DeniedLog:
-    """Lines about the denied packets of one queue. `clock`: seconds, monotonic."""
+    """Logs the denied packets of one queue. `clock`: seconds, monotonic."""
 
     def __init__(self, queue_num: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue_num = queue_num
         self._clock = clock
         self._all = TokenBucket(LINES_PER_S, BURST_LINES, clock)
-        self._pairs: OrderedDict[Pair, TokenBucket] = OrderedDict()  # the one denied longest ago first
-        self._left_out = 0
-        self._left_out_pair: tuple[int, Pair | None] = (0, None)  # of those forgotten, the one with the most
+        self._pairs: OrderedDict[Pair, TokenBucket] = OrderedDict()  # the pair denied longest ago first
+        self._suppressed = 0
+        self._most_suppressed: tuple[int, Pair | None] = (0, None)  # of the forgotten pairs, the one with the most
         self._summary_due_s = 0.0
 
-    def note(
+    def record(
         self,
         payload: bytes,
         view: SnapshotReader | None,
@@ -65,7 +65,7 @@ class DeniedLog:
         *,
         is_reply: bool,
     ) -> None:
-        """Write a line about a packet that was dropped, if there may be one. `payload`: from the IP header on."""
+        """Log a dropped packet, unless a limit forbids it. `payload`: from the IP header on."""
         if self._admits(_pair(payload, is_reply=is_reply)):
             write_line(self._queue_num, describe(payload, view, is_reply=is_reply), verdict, fail_verdict, duration_ns)
 
@@ -74,29 +74,31 @@ class DeniedLog:
         if bucket is None:
             bucket = self._pairs[pair] = TokenBucket(1 / PAIR_INTERVAL_S, PAIR_BURST_LINES, self._clock)
             if len(self._pairs) > MAX_PAIRS:
-                forgotten, its = self._pairs.popitem(last=False)
-                self._left_out_pair = max(self._left_out_pair, (its.refused, forgotten), key=lambda found: found[0])
+                forgotten, forgotten_bucket = self._pairs.popitem(last=False)
+                self._most_suppressed = max(
+                    self._most_suppressed, (forgotten_bucket.refused, forgotten), key=lambda found: found[0]
+                )
         else:
             self._pairs.move_to_end(pair)
         if bucket.take():
             if self._all.take():
                 return True
             bucket.refused += 1
-        if not self._left_out:
+        if not self._suppressed:
             self._summary_due_s = self._clock() + SUMMARY_INTERVAL_S
-        self._left_out += 1
+        self._suppressed += 1
         return False
 
-    def tell_suppressed(self) -> None:
-        """Say how many packets got no line, at most once in `SUMMARY_INTERVAL_S`. To be called a few times a second."""
-        if not self._left_out or self._clock() < self._summary_due_s:
+    def log_suppressed(self) -> None:
+        """Log how many packets got no line, at most once every `SUMMARY_INTERVAL_S`. Call it a few times a second."""
+        if not self._suppressed or self._clock() < self._summary_due_s:
             return
         count, pair = max(
-            self._left_out_pair, *((bucket.refused, pair) for pair, bucket in self._pairs.items()), key=lambda found: found[0]
+            self._most_suppressed, *((bucket.refused, pair) for pair, bucket in self._pairs.items()), key=lambda found: found[0]
         )
-        fields = {"queue": self._queue_num, "suppressed": self._left_out, **_pair_fields(pair)}
-        log.info("%d more denied packets, no line for each: %d of %s", self._left_out, count, pair, extra={"fields": fields})
-        self._left_out, self._left_out_pair = 0, (0, None)
+        fields = {"queue": self._queue_num, "suppressed": self._suppressed, **_pair_fields(pair)}
+        log.info("%d more denied packets not logged: %d of %s", self._suppressed, count, pair, extra={"fields": fields})
+        self._suppressed, self._most_suppressed = 0, (0, None)
         for bucket in self._pairs.values():
             bucket.refused = 0
 

@@ -1,7 +1,7 @@
-"""A connection + snapshot → verdict, through a bounded cache. Pure: no kernel, no clock.
+"""The flow cache: a bounded cache of answers for connections, in front of the snapshot evaluator. Pure: no kernel, no clock.
 
-The cache key is what by the API alone can change a verdict: addresses, protocol and destination port. Its shape is what one `struct` call
-takes out of a packet with a plain header (`netpolq_worker.worker.packet`).
+The cache key is everything that, by the API, can change a verdict: addresses, protocol and destination port. It has the layout that one
+`struct` call takes out of a packet with a plain header (`netpolq_worker.worker.packet`).
 """
 
 import struct
@@ -27,33 +27,34 @@ from netpolq_worker.worker.packet import (
 )
 
 GENERATION_ENTRIES = 8192
-"""Entries of one cache generation; two are kept, about 250 bytes an entry. A generation is let go at once, which takes about 0.1 µs an
-entry: larger ones would make somebody wait."""
+"""Entries of one cache generation; two are kept, about 250 bytes an entry. A generation is freed at once, which takes about 0.1 µs an
+entry: with larger ones packets would wait noticeably."""
 
 MAX_WAITING_HINTS = 512
 MAX_HINTS_A_WINDOW = 4096
-"""A flood of connections that are all asked for twice must not make a worker do nothing but hint. Drops may use only half of either, so
-that a scan does not keep back what is to be accepted."""
+"""Limits the work that a flood of connections, each looked up twice, can cause. Drops may use only half of either limit, so that a scan
+does not delay the hints for accepts."""
 
+NOT_CACHED = -1 << 16
+"""In place of an answer: the cache has no entry for the connection."""
 
-ABSENT = -1 << 16
-"""Stands for the code of a connection that the cache does not have."""
+NO_ANSWER = NOT_CACHED - 1
+"""In place of an answer: the key alone does not identify the connection, or there is no snapshot to evaluate with."""
 
-UNCLEAR = ABSENT - 1
-"""Stands for the code of a packet that its key does not tell enough about, or that there is no snapshot to judge by."""
-
-_SEEN_PLACES = 1 << 16
+_SEEN_SLOTS = 1 << 16
 
 
 class FlowCache:
-    """Answers by the newest snapshot it was given. `view` None: there is no snapshot yet, and nothing can be judged.
+    """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    `cache`: code by key, for the packet path to look up; what is not there, or negative, must be asked for. A **code** is
-    `series << 1 | verdict` (`series_of` in `netpolq_worker.worker.packet`); negative (`~code`): worth a hint when it is asked for.
-    The dictionary is replaced now and then by `decide` and `adopt`. `misses`: decisions that no cache had.
+    An **answer** is `series << 1 | verdict` (`series_of` in `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`,
+    negative): then the next lookup sends a hint.
 
-    A connection is cached when it is asked for a second time. Until then it is a mark of 16 bits in a table of fixed size, in the place
-    of some other: most of a scan or of a flood from everywhere never comes again, and would only push out what does.
+    `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
+    `answer_key` and `load` replace the dictionary now and then. `misses`: answers made from the snapshot.
+
+    A connection is cached at its second lookup. The first leaves a mark of 16 bits in a table of fixed size, in place of an older one:
+    most connections of a scan or of a distributed flood never come again, and would only evict those that do.
     """
 
     def __init__(self, generation_entries: int = GENERATION_ENTRIES, *, with_hints: bool = False) -> None:
@@ -63,100 +64,100 @@ class FlowCache:
         self._evaluator: CachedEvaluator | None = None
         self._limit = generation_entries
         self._with_hints = with_hints
-        self._seen = array("H", bytes(2 * _SEEN_PLACES))
+        self._seen = array("H", bytes(2 * _SEEN_SLOTS))
         self._old: dict[Key, int] = {}
         self._addresses: set[bytes] = set()
         self._old_addresses: set[bytes] = set()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
 
-    def decide_key(self, key: Key, code: int) -> int:
-        """The code for a packet by the key that was taken out of it; negative (UNCLEAR) if `decide` must be asked, with the packet read.
+    def answer_key(self, key: Key, stored: int) -> int:
+        """The answer for a packet by its key; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
 
-        `code`: what the cache has for the key, ABSENT or negative.
+        `stored`: what `cache` has for the key: `NOT_CACHED`, or a negative value.
         """
-        if code == ABSENT:
-            code = self._old.get(key, ABSENT) if self._old else ABSENT  # every look-up makes the hash of the key anew
-            if code == ABSENT:
+        if stored == NOT_CACHED:
+            stored = self._old.get(key, NOT_CACHED) if self._old else NOT_CACHED  # the test saves hashing the key once more
+            if stored == NOT_CACHED:
                 question = plain_question(key)
-                return UNCLEAR if question is None else self._judge(key, question)
-            self._keep(key, code)
-        return code if code >= 0 else self._hint(key, ~code)
+                return NO_ANSWER if question is None else self._evaluate(key, question)
+            self._keep(key, stored)
+        return stored if stored >= 0 else self._hint(key, ~stored)
 
-    def decide(self, question: Question) -> int:
-        """The code for a connection, never negative but for UNCLEAR: there is no snapshot."""
+    def answer(self, question: Question) -> int:
+        """The answer for a connection; `NO_ANSWER` if there is no snapshot."""
         key = key_of(question)
-        code = self._known(key)
-        return self._judge(key, question) if code is None else code
+        stored = self._lookup(key)
+        return self._evaluate(key, question) if stored is None else stored
 
-    def _known(self, key: Key) -> int | None:
-        code = self.cache.get(key)
-        if code is None:
-            code = self._old.get(key)
-            if code is None:
+    def _lookup(self, key: Key) -> int | None:
+        stored = self.cache.get(key)
+        if stored is None:
+            stored = self._old.get(key)
+            if stored is None:
                 return None
-            self._keep(key, code)
-        return code if code >= 0 else self._hint(key, ~code)
+            self._keep(key, stored)
+        return stored if stored >= 0 else self._hint(key, ~stored)
 
-    def _judge(self, key: Key, question: Question) -> int:
+    def _evaluate(self, key: Key, question: Question) -> int:
         if self._evaluator is None:
-            return UNCLEAR
+            return NO_ANSWER
         source, destination, protocol, port = question
         hints = self._with_hints and protocol in WITH_PORTS
-        # One scan has tens of thousands of ports: if all are denied, only the pair is worth room, here and in the kernel. Where decisions
-        # are hinted at, the key with this port stands for that and nothing else.
+        # One scan has tens of thousands of ports. If all are denied, only the pair gets an entry, here and in the kernel. With hints, the
+        # key with port `EVERY_PORT` has no other meaning.
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
-        if hints and (known := self._known(pair)) is not None:
-            return known
+        if hints and (stored := self._lookup(pair)) is not None:
+            return stored
         self.misses += 1
         family = len(source)
         if family == 4:
-            answer = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
+            evaluation = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
         else:
-            answer = self._evaluator.answer(source, destination, protocol, port)
-        code = series_of(protocol, family) << 1 | answer & 1
-        if hints and answer == DROP_ON_EVERY_PORT:
+            evaluation = self._evaluator.answer(source, destination, protocol, port)
+        answer = series_of(protocol, family) << 1 | evaluation & 1
+        if hints and evaluation == DROP_ON_EVERY_PORT:
             key = pair
         elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
-            return code
+            return answer
         if self._seen_before(key):
-            self._keep(key, code)
+            self._keep(key, answer)
             if hints:
-                self._hint(key, code)
-        return code
+                self._hint(key, answer)
+        return answer
 
     def _seen_before(self, key: Key) -> bool:
-        """Whether a key has come lately; it has from now on. Another one may be taken for it, once in 65,536 times."""
+        """Whether a key was looked up recently; marks it as seen. Two keys have the same mark once in 65,536 times."""
         mark = hash(key)
-        place = mark % _SEEN_PLACES
+        slot = mark % _SEEN_SLOTS
         mark = mark >> 16 & 0xFFFF
-        if self._seen[place] == mark:
+        if self._seen[slot] == mark:
             return True
-        self._seen[place] = mark
+        self._seen[slot] = mark
         return False
 
-    def _hint(self, key: Key, code: int) -> int:
-        share = 1 if code & 1 else 2
-        if len(self._waiting) < MAX_WAITING_HINTS // share and len(self._hinted) < MAX_HINTS_A_WINDOW // share:
+    def _hint(self, key: Key, answer: int) -> int:
+        divisor = 1 if answer & 1 else 2
+        if len(self._waiting) < MAX_WAITING_HINTS // divisor and len(self._hinted) < MAX_HINTS_A_WINDOW // divisor:
             self._waiting.append(key)
             self._hinted.append(key)
-            self.cache[key] = code
+            self.cache[key] = answer
         else:
-            self.cache[key] = ~code
-        return code
+            self.cache[key] = ~answer
+        return answer
 
-    def _keep(self, key: Key, code: int) -> None:
-        # Two generations bound the cache without bookkeeping per hit: what is not asked for again falls out with the old one.
+    def _keep(self, key: Key, stored: int) -> None:
+        # Two generations bound the cache without bookkeeping per hit: an entry without a lookup is freed with the old generation.
         if len(self.cache) >= self._limit:
             self._old, self._old_addresses = self.cache, self._addresses
             self.cache, self._addresses = {}, set()
-        self.cache[key] = code
+        self.cache[key] = stored
         self._addresses.update(question_of(key)[:2])
 
-    def adopt(self, view: SnapshotReader, changed: Collection[bytes] | None) -> None:
-        """Judge by another snapshot from now on. `changed`: address keys whose flows may be judged differently; None: all.
+    def load(self, view: SnapshotReader, changed: Collection[bytes] | None) -> None:
+        """Evaluate with another snapshot from now on. `changed`: address keys whose flows may have another verdict; None: all.
 
-        Raises `SnapshotError` if it points outside of itself, as far as that shows at once, and goes on with the one there was.
+        Raises `SnapshotError` if the snapshot visibly has offsets outside of itself. The present one stays in use then.
         """
         try:
             evaluator = CachedEvaluator(view)
@@ -170,7 +171,7 @@ class FlowCache:
         else:
             affected = {packed_address(key) for key in changed}
             for generation, addresses in ((self.cache, self._addresses), (self._old, self._old_addresses)):
-                # Most changes are about pods that nobody here has spoken with: then there is nothing to go through.
+                # Most changes are about pods without a cached connection: then there is no need to scan the generation.
                 if not affected.isdisjoint(addresses):
                     for key in [key for key in generation if not affected.isdisjoint(question_of(key)[:2])]:
                         del generation[key]
@@ -181,27 +182,27 @@ class FlowCache:
 
     @property
     def has_hints(self) -> bool:
-        """Whether a decision was asked for again since `take_hints`."""
+        """Whether there are hints that `take_hints` has not returned yet."""
         return bool(self._waiting)
 
     def take_hints(self, limit: int) -> list[Hint]:
-        """At most so many of the decisions that were asked for again by the present snapshot; they are not waiting any more."""
+        """Remove and return up to `limit` waiting hints: decisions of the present snapshot that were looked up again."""
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         hints = []
         for key in taken:
-            code = self.cache.get(key, self._old.get(key))
-            if code is not None and code >= 0:
+            stored = self.cache.get(key, self._old.get(key))
+            if stored is not None and stored >= 0:
                 source, destination, protocol, port = question_of(key)
-                hints.append(Hint(address_key(source), address_key(destination), port, protocol, Verdict(code & 1)))
+                hints.append(Hint(address_key(source), address_key(destination), port, protocol, Verdict(stored & 1)))
         return hints
 
     def reset_hint_window(self) -> None:
-        """Forget which decisions were hinted at: if one is asked for again, the kernel does not have it (any more)."""
+        """Allow a hint again for every decision: one that is looked up again is not, or no longer, in the kernel's verdict cache."""
         for key in self._hinted:
             for generation in (self.cache, self._old):
-                code = generation.get(key)
-                if code is not None and code >= 0:
-                    generation[key] = ~code
+                stored = generation.get(key)
+                if stored is not None and stored >= 0:
+                    generation[key] = ~stored
         self._hinted.clear()
         self._waiting.clear()
 

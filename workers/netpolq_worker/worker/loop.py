@@ -1,4 +1,4 @@
-"""The main loop of a worker: it waits for packets and messages, and does the work between packets.
+"""The main loop of a worker: waits for packets and messages, and does the work between packets.
 
 Packets are evaluated in `netpolq_worker.worker.packet_loop`.
 """
@@ -17,17 +17,17 @@ from netpolq_worker.worker.observer import Observer
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 _FLUSH_INTERVAL_NS = 250_000_000
-"""How often counters are written and the pool is told; what a killed worker had counted since is lost."""
+"""How often the worker writes its counters and reports to the pool. A killed worker loses what it has counted since."""
 
 _HINT_INTERVAL_NS = 20_000_000
 _HINT_WINDOW_NS = 1_000_000_000
-"""A decision is hinted at no more than once in this time."""
+"""A worker sends a hint for a decision at most once in this time."""
 
 log = logging.getLogger("worker")
 
 
 class Worker:
-    """Serves one queue until it is told to drain or the pool is gone.
+    """Serves one queue until it receives `Drain` or the pool is gone.
 
     Its public fields are those of `netpolq_worker.worker.packet_loop.WorkerContext`.
     """
@@ -63,7 +63,7 @@ class Worker:
         self._next_window_ns = 0
 
     def run(self) -> None:
-        """Work until drained, or until the pool has gone."""
+        """Serve until drained, or until the pool is gone."""
         self._dispose_of_silent_orphans()
         poller = select.poll()
         poller.register(self.queue.fileno(), select.POLLIN)
@@ -77,19 +77,19 @@ class Worker:
         self.queue.receive()
         self.metrics.flush(self.flow_cache.misses)
 
-    # --- what was read before and not answered: by a dead predecessor, or while the queue was bound -------------------------------
+    # --- orphans: packets that were read and not answered, by a dead predecessor or while the queue was bound ----------------------
 
     def _dispose_of_silent_orphans(self) -> None:
-        """Without a new packet, `dispose_of_orphans` would never run: if nothing waits to be read, all that was queued are orphans."""
+        """Answer orphans without a new packet to trigger it: if no packet waits to be read, all that were queued are orphans."""
         last_id = self.queue.last_id()
         if last_id and not self.queue.has_waiting():
             self.dispose_of_orphans(last_id)
 
     def dispose_of_orphans(self, last_id: int) -> None:
-        """Answer everything up to an id as the failure mode says: ids rise in order of delivery, so all of it was read by others.
+        """Answer every packet up to an id with the failure mode's verdict. Ids rise in order of delivery, so other processes read these.
 
-        If the predecessor may have died of it, it is dropped in either mode: a packet that kills workers must not pass because it does.
-        Nothing the second time.
+        If a packet may have ended the predecessor, all are dropped in either mode: a packet that kills workers must not pass because of
+        that. Does nothing on the second call.
         """
         if self._orphans_possible:
             self._orphans_possible = False
@@ -97,18 +97,18 @@ class Worker:
                 suspect = self._order.suspect_orphans
                 orphans = self.queue.dispose_up_to(last_id, Verdict.DROP if suspect else self.fail_verdict)
                 if orphans:
-                    self.metrics.failed_packets("suspect" if suspect else "orphaned", orphans)
+                    self.metrics.count_failed("suspect" if suspect else "orphaned", orphans)
                     log.warning(
-                        "worker %d: %d packets that its predecessor had read were %s",
+                        "worker %d: %d packets that its predecessor had read and not answered were %s",
                         self._order.slot,
                         orphans,
-                        "dropped" if suspect or self.fail_verdict is Verdict.DROP else "let through",
+                        "dropped" if suspect or self.fail_verdict is Verdict.DROP else "accepted",
                     )
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
     def housekeeping(self, now_ns: int) -> None:
-        """What is to be done between packets, when none is remembered. `now_ns`: monotonic."""
+        """Read messages, send hints, write counters. Called between packets, when no accept is pending. `now_ns`: monotonic."""
         self.message_waits = False
         try:
             while (received := self._channel.receive()) is not None:
@@ -131,7 +131,7 @@ class Worker:
             log.error("worker %d: message ignored: %s", self._order.slot, error)
         if now_ns >= self._next_hints_ns and self.flow_cache.has_hints:
             self._next_hints_ns = now_ns + _HINT_INTERVAL_NS
-            self._hint()
+            self._send_hints()
         if now_ns >= self._next_flush_ns:
             self._next_flush_ns = now_ns + _FLUSH_INTERVAL_NS
             self.metrics.flush(self.flow_cache.misses)
@@ -139,12 +139,12 @@ class Worker:
             if now_ns >= self._next_window_ns:
                 self._next_window_ns = now_ns + _HINT_WINDOW_NS
                 self.flow_cache.reset_hint_window()
-            self._observer.tell_suppressed()
+            self._observer.log_suppressed()
 
-    def _hint(self) -> None:
+    def _send_hints(self) -> None:
         view = self.flow_cache.view
         if view is not None:
-            # If it cannot be sent, these decisions are hinted at again in the next window.
+            # If the message cannot be sent, the hints for these decisions are sent in the next window.
             self._channel.send(pack_hints(view.version, self.flow_cache.take_hints(MAX_HINTS)))
 
     def _report(self) -> None:

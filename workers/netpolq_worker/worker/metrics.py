@@ -1,12 +1,12 @@
-"""What a worker counts. Plain integers on the packet path, written to its memory (`netpolq.ipc.counter_memory`) a few times a second.
+"""The metrics of a worker: plain integers on the packet path, written to its memory (`netpolq.ipc.counter_memory`) a few times a second.
 
-**What the times are.** Verdicts are sent in batches, so a packet's time is that of its batch: from the moment the worker was given the
-first packet of the batch until the message with the verdicts was sent. A packet that comes alone is a batch of one, and the time is just
-its own. Under load no packet of a batch waited longer than what is counted for it; the last ones less. Two readings of the clock serve a
-whole batch. The wait in the queue and in the socket, before the worker, is not in it.
+**Processing times.** Verdicts are sent in batches, so a packet's time is that of its batch: from the moment the worker receives the first
+packet of the batch until it has sent the message with the verdicts. A packet that comes alone is a batch of one, and the time is its own.
+Under load no packet of a batch waited longer than the time counted for it; the last ones waited less. Two readings of the clock serve a
+whole batch. The time does not include the wait in the queue and in the socket, before the worker.
 
-The memory belongs to a seat, not to a process, so a successor goes on counting where its predecessor stopped. It must be mapped after the
-fork, so `WorkerMetrics` is made in the worker.
+The memory belongs to a metrics file id, not to a process, so a new worker continues the counters of its predecessor. It must be mapped
+after the fork, so `WorkerMetrics` is made in the worker.
 """
 
 from bisect import bisect_left
@@ -22,16 +22,16 @@ _VERDICTS = ("drop", "accept")
 
 
 class WorkerMetrics:
-    """Counters of one seat. `memory`: a descriptor of `netpolq.ipc.counter_memory`, which is taken over.
+    """Counters of one metrics file id. `memory`: a descriptor of `netpolq.ipc.counter_memory`; this object owns it from now on.
 
-    None: files of prometheus_client's multiprocess directory, for programs that are no worker.
+    `memory` None: files in prometheus_client's multiprocess directory, for programs that are not workers.
     """
 
-    def __init__(self, seat: int, memory: int | None = None) -> None:
+    def __init__(self, metrics_file_id: int, memory: int | None = None) -> None:
         if memory is None:
-            values.ValueClass = values.MultiProcessValue(lambda: seat)
+            values.ValueClass = values.MultiProcessValue(lambda: metrics_file_id)
         else:
-            count_in(memory, seat)
+            count_in(memory, metrics_file_id)
         registry = CollectorRegistry()
         labels = ("protocol", "family")
         self._packet_count = Counter("packet_count", "Number of packets", (*labels, "verdict"), registry=registry)
@@ -42,13 +42,13 @@ class WorkerMetrics:
         )
         self._failed = Counter(
             "netpolq_failed_packets",
-            "Packets answered as the failure mode says, without a decision",
+            "Packets that got the failure mode's verdict, without a decision",
             ("cause",),
             registry=registry,
         )
         self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
         self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
-        self._codes = [0] * (2 * len(SERIES))
+        self._counts = [0] * (2 * len(SERIES))
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
         self.packets = 0
@@ -57,37 +57,37 @@ class WorkerMetrics:
         self._flushed_packets = 0
         self._flushed_misses = 0
 
-    def judged(self, code: int, packets: int, duration_ns: int) -> None:
-        """Count packets of one batch that got the same code. `duration_ns`: of the batch."""
-        self._codes[code] += packets
+    def count_evaluated(self, answer: int, packets: int, duration_ns: int) -> None:
+        """Count packets of one batch that got the same answer of the flow cache. `duration_ns`: of the batch."""
+        self._counts[answer] += packets
         self.packets += packets
-        series = code >> 1
+        series = answer >> 1
         self._sums_ns[series] += packets * duration_ns
         times = self._times[series]
         bucket = bisect_left(BOUNDS_NS, duration_ns)
         times[bucket] = times.get(bucket, 0) + packets
 
-    def failed_packets(self, cause: str, count: int = 1) -> None:
-        """Count packets that were answered without a decision. `cause` is one of few words."""
+    def count_failed(self, cause: str, count: int = 1) -> None:
+        """Count packets that got the failure mode's verdict. `cause`: a value of the metric's label."""
         self.failed[cause] = self.failed.get(cause, 0) + count
 
     def flush(self, misses: int) -> None:
-        """Write what came since the last time. `misses`: verdicts made from the snapshot since the worker started."""
-        for number, (protocol, address_bytes) in enumerate(SERIES):
-            times = self._times[number]
+        """Write what was counted since the last call. `misses`: verdicts made from the snapshot since the worker started."""
+        for series, (protocol, address_bytes) in enumerate(SERIES):
+            times = self._times[series]
             if not times:
                 continue
             labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
-            for verdict, word in enumerate(_VERDICTS):
-                code = number << 1 | verdict
-                if self._codes[code]:
-                    self._packet_count.labels(*labels, word).inc(self._codes[code])
-                    self._codes[code] = 0
+            for verdict, verdict_label in enumerate(_VERDICTS):
+                answer = series << 1 | verdict
+                if self._counts[answer]:
+                    self._packet_count.labels(*labels, verdict_label).inc(self._counts[answer])
+                    self._counts[answer] = 0
             for bucket, count in times.items():
                 self._time_count.labels(*labels, str(bucket)).inc(count)
             times.clear()
-            self._time_sum.labels(*labels).inc(self._sums_ns[number])
-            self._sums_ns[number] = 0
+            self._time_sum.labels(*labels).inc(self._sums_ns[series])
+            self._sums_ns[series] = 0
         if self.malformed:
             self._malformed.inc(self.malformed)
             self.malformed = 0

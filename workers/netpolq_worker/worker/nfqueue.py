@@ -1,6 +1,6 @@
-"""One NFQUEUE: socket, binding, verdict messages. The only module that touches netfilterqueue.
+"""One NFQUEUE: socket, binding, verdict messages. The only module that uses the netfilterqueue library.
 
-Source: linux/netfilter/nfnetlink_queue.h. A socket is bound once, in the pool, and inherited by every worker that serves it.
+The pool binds a socket once, and every worker that serves the queue inherits it. Source: linux/netfilter/nfnetlink_queue.h.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS = 5
 
 QUEUE_PACKETS = 4096
-"""Packets that may wait for a verdict. More would take longer bursts, and none would be judged sooner: a packet that finds the queue full
-but for itself waits for all before it, some 20 ms of the work of one worker. docs/measurements/workers.md has the figures."""
+"""Packets that may wait for a verdict. A longer queue would hold longer bursts, and no packet would be evaluated sooner: the last packet of
+a full queue waits for all before it, some 20 ms of the work of one worker. docs/measurements/workers.md has the figures."""
 
 RECEIVE_BUFFER_BYTES = QUEUE_PACKETS * 1280
-"""So that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
-`COPY_BYTES` of a packet (6.18; other kernels round differently): there is room for three times as much. It is a limit, not memory taken."""
+"""Large enough that the buffer is never full before the queue is. The kernel doubles it, and charges 832 bytes for each message with up to
+`COPY_BYTES` of a packet (6.18; other kernels round differently): room for three times as much. It is a limit, not allocated memory."""
 
 _PACKED_MARK = struct.Struct("!I")
 _PACKED_VERDICT = struct.Struct("!II")
@@ -48,11 +48,11 @@ _MARK_ATTRIBUTE_HEAD = attribute(_NFQA_MARK, bytes(4))[:-4]
 
 Packet = netfilterqueue.Packet
 PacketHandler = Generator[int | None, netfilterqueue.Packet | None, None]
-"""Takes packets, and None when no packet waits any more. Yields the decision on each packet; None: there was none, or nothing was asked."""
+"""Receives packets, and None when no packet waits any more. Yields the verdict of each packet; None: no decision, or no packet."""
 
 
 class Queue:
-    """A bound queue. `packet_handler`, which has been started, is sent each packet in order of arrival, and must not end."""
+    """A bound queue. `packet_handler`: a started generator that receives each packet in order of arrival, and must not end."""
 
     def __init__(self, queue_num: int, packet_handler: PacketHandler, *, fail_open: bool) -> None:
         """Bind. Raises `QueueTakenError`, `PrivilegeError` or `KernelError`."""
@@ -62,7 +62,9 @@ class Queue:
         try:
             self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         except OSError as error:
-            raise KernelError(f"netfilter's netlink socket is not available: {error.strerror}; is nfnetlink built?") from error
+            raise KernelError(
+                f"netfilter's netlink socket is not available: {error.strerror}; load or build nfnetlink"
+            ) from error
         self._bind()
         self._accept_head = _accept_head(queue_num)
         self._verdict_head = _verdict_head(queue_num)
@@ -72,10 +74,10 @@ class Queue:
         if _queue_is_taken(self.queue_num):
             raise QueueTakenError(_taken(self.queue_num))
         try:
-            # The library gets our socket, unbound, so that verdict batches can be sent beside it.
+            # The library gets our unbound socket, so that this module can send verdict batches through it too.
             self._queue = netfilterqueue.NetfilterQueue(sockfd=self._netlink.fileno())
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a receive buffer smaller than asked for is said by a warning
+                warnings.simplefilter("error")  # the library warns if the receive buffer is smaller than requested
                 self._queue.bind(
                     self.queue_num,
                     cast("Callable[[Packet], None]", self._packet_handler.send),  # the library ignores what it returns
@@ -89,7 +91,7 @@ class Queue:
             if _queue_is_taken(self.queue_num):
                 raise QueueTakenError(_taken(self.queue_num)) from error
             raise _bind_error(self.queue_num) from error
-        # What becomes of packets for which there is no room is decided and counted by the kernel; an error from recv would add nothing.
+        # The kernel decides on packets for which there is no room, and counts them; an error from recv would add nothing.
         self._netlink.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
 
     def _configure(self, flags: int) -> None:
@@ -108,7 +110,7 @@ class Queue:
             raise KernelError(f"queue {self.queue_num}: the kernel refuses the GSO flag: {error.strerror}") from error
 
     def descriptors(self) -> tuple[int, ...]:
-        """Every descriptor that a worker serving this queue must keep."""
+        """The descriptors that a worker of this queue must keep."""
         return self._netlink.fileno(), self._queue.get_fd()
 
     def fileno(self) -> int:
@@ -116,7 +118,7 @@ class Queue:
         return self._netlink.fileno()
 
     def receive(self) -> None:
-        """Have every packet that waits in the socket judged and answered; returns when there is none left."""
+        """Pass every packet that waits in the socket to the packet handler; returns when there is none left."""
         self._queue.run(block=False)
         self._packet_handler.send(None)
 
@@ -128,30 +130,30 @@ class Queue:
             return False
 
     def last_id(self) -> int:
-        """Id of the packet that was queued last; 0 if there was none."""
+        """Id of the last packet queued; 0 if there was none."""
         return self._counts()[1]
 
     def _counts(self) -> tuple[int, int]:
-        """How many packets wait for a verdict, and how many have been queued so far."""
+        """Number of packets that wait for a verdict, and number of packets queued so far."""
         if self._statistics is None:
             self.open_statistics()
         rows = queue_table.read_open(self._statistics) if self._statistics is not None else ()
         return next(((row.queue_total, row.id_sequence) for row in rows if row.queue_num == self.queue_num), (0, 0))
 
     def open_statistics(self) -> None:
-        """Open the kernel's table of queues, for a process that will not be allowed to open anything later."""
+        """Open the kernel's table of queues now: the sandbox does not allow the worker to open files."""
         with contextlib.suppress(OSError):
             self._statistics = queue_table.open_table()
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer one packet and leave its mark as it is."""
-        # On the packet path, since drops are not batched: put together anew, the message takes 1.7 µs, and so 0.2.
+        # On the packet path, because drops are not batched. Built from its parts, the message takes 1.7 µs; from the prepared head, 0.2 µs.
         self._send(self._verdict_head + _PACKED_VERDICT.pack(verdict, packet_id))
 
     def dispose_up_to(self, packet_id: int, verdict: Verdict) -> int:
-        """Answer every waiting packet with an id up to this one, and leave marks as they are. Returns how many there were.
+        """Answer every waiting packet with an id up to this one, and leave marks as they are. Returns the number of packets answered.
 
-        What comes in meanwhile is told from them by the kernel's count of all packets so far.
+        The kernel's count of all packets so far excludes those that arrive meanwhile.
         """
         waiting, queued = self._counts()
         header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id))
@@ -161,19 +163,19 @@ class Queue:
 
     def accept_up_to(self, packet_id: int, mark: int) -> None:
         """Accept every waiting packet with an id up to this one. `mark`: their whole new mark."""
-        # On the packet path too; to put it together anew would take 2 µs.
+        # On the packet path too. Built from its parts, the message would take 2 µs.
         self._send(self._accept_head + _PACKED_MARK.pack(packet_id) + _MARK_ATTRIBUTE_HEAD + _PACKED_MARK.pack(mark))
 
     def _send(self, request: bytes) -> None:
-        # A refusal (the packet is gone already) comes back as a message that the library skips. ENOBUFS is about receiving.
+        # If the packet is gone already, the kernel answers with an error message that the library skips. ENOBUFS is about receiving.
         try:
             self._netlink.send(request)
         except OSError:
             return
 
-    def let_go(self) -> None:
-        """Close what this process holds of it, and leave it bound: others serve it."""
-        for descriptor in {self._netlink.detach(), self._queue.get_fd()}:  # the library has a copy of its own
+    def detach(self) -> None:
+        """Close this process's descriptors of the queue, and leave it bound: other processes serve it."""
+        for descriptor in {self._netlink.detach(), self._queue.get_fd()}:  # the library has its own copy
             os.close(descriptor)
         if self._statistics is not None:
             self._statistics.close()

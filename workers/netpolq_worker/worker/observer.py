@@ -1,6 +1,6 @@
-"""What a worker logs of its packets: each of them (`--v=2`), those that are denied (`--log-denied`), both or neither.
+"""The observer of packets in a worker: logs each packet (`--v=2`), the denied ones (`--log-denied`), both or neither.
 
-Nothing of this may cost a packet: whatever fails here ends as a line in the log.
+A failure here must not cost a packet: it ends as a line in the log.
 """
 
 import logging
@@ -22,17 +22,17 @@ Observe = Callable[[Packet, bool, int | None, int], None]
 log = logging.getLogger(PACKET_LOG)
 
 
-class _Judges(Protocol):
+class _HasView(Protocol):
     @property
     def view(self) -> SnapshotReader | None:
-        """The snapshot that packets are judged by; None: there is none yet."""
+        """The snapshot that packets are evaluated with; None: there is none yet."""
         ...
 
 
 class Observer:
-    """Logs the packets of one queue. `fail_verdict`: what a packet is answered with when there is no decision."""
+    """Logs the packets of one queue. `fail_verdict`: the verdict of a packet without a decision."""
 
-    def __init__(self, queue_num: int, flow_cache: _Judges, fail_verdict: Verdict, settings: Logging) -> None:
+    def __init__(self, queue_num: int, flow_cache: _HasView, fail_verdict: Verdict, settings: Logging) -> None:
         self._queue_num = queue_num
         self._flow_cache = flow_cache
         self._fail_verdict = fail_verdict
@@ -41,12 +41,12 @@ class Observer:
         self._settings = settings
 
     def configure(self, settings: Logging) -> None:
-        """Log this from now on."""
+        """Apply log settings from now on."""
         self._settings = settings
 
     @property
     def observe_if_needed(self) -> Observe | None:
-        """What is to be told of each packet (see `netpolq_worker.worker.packet_loop.WorkerContext.observe`); None: nothing is logged."""
+        """The callback for each packet (see `netpolq_worker.worker.packet_loop.WorkerContext`); None: nothing is logged."""
         return self._observe if self._settings.denied or logs_packets(self._settings.verbosity) else None
 
     def _observe(self, packet: Packet, is_reply: bool, verdict: int | None, started_ns: int) -> None:  # positional for speed
@@ -56,15 +56,15 @@ class Observer:
             view = self._flow_cache.view
             if is_dropped and self._settings.denied:
                 duration_ns = time.monotonic_ns() - started_ns
-                self._denied_log.note(packet.get_payload(), view, decision, self._fail_verdict, duration_ns, is_reply=is_reply)
+                self._denied_log.record(packet.get_payload(), view, decision, self._fail_verdict, duration_ns, is_reply=is_reply)
             elif logs_packets(self._settings.verbosity):
-                draft = self._packet_log.draft(packet.get_payload, view, is_reply=is_reply)
-                if draft is not None:
-                    self._packet_log.write(draft, decision, self._fail_verdict, time.monotonic_ns() - started_ns)
-        except Exception:  # a line in the log is not worth a packet
-            log.exception("a packet on queue %d could not be logged", self._queue_num)
+                line = self._packet_log.prepare(packet.get_payload, view, is_reply=is_reply)
+                if line is not None:
+                    self._packet_log.write(line, decision, self._fail_verdict, time.monotonic_ns() - started_ns)
+        except Exception:  # a log line must not cost a packet
+            log.exception("cannot log a packet on queue %d", self._queue_num)
 
-    def tell_suppressed(self) -> None:
-        """Say how many packets got no line. To be called a few times a second."""
-        self._packet_log.tell_suppressed()
-        self._denied_log.tell_suppressed()
+    def log_suppressed(self) -> None:
+        """Log how many packets got no line. Call it a few times a second."""
+        self._packet_log.log_suppressed()
+        self._denied_log.log_suppressed()

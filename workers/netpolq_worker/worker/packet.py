@@ -1,6 +1,6 @@
-"""Packet bytes → flow. Bounds-checked, never raises, whatever the bytes.
+"""The packet parser: bytes to flow. It checks all bounds and never raises.
 
-The queue copies the first `COPY_BYTES` of each packet, from the IP header on. What cannot be read within them is malformed.
+The queue copies the first `COPY_BYTES` of each packet, from the IP header on. A packet whose headers do not fit is malformed.
 Sources: RFC 791 and RFC 8200 (headers), RFC 4302 section 2.2 (length of an authentication header), IANA's protocol numbers.
 """
 
@@ -18,7 +18,7 @@ ICMPV6 = 58
 
 WITH_PORTS = frozenset((TCP, UDP, SCTP))
 PROTOCOL_NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
-"""As metrics and log lines name them."""
+"""Names in metrics and log lines."""
 
 _IPV4_PLAIN = struct.Struct("!6xHxB2x4s4sHH")  # an IPv4 header without options, and the ports
 _PORTS = struct.Struct("!HH")
@@ -32,13 +32,13 @@ _DESTINATION_OPTIONS = 60
 _EIGHT_BYTE_UNITS = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION_OPTIONS))
 
 _EXTENSION_HEADERS = _EIGHT_BYTE_UNITS | {_FRAGMENT, _AUTHENTICATION}
-"""Those that the kernel looks behind: in conntrack, in nftables and in the pod (ipv6_ext_hdr in net/ipv6/exthdrs_core.c). Mobility, HIP
-and Shim6 (RFC 7045) are protocols to it. To look behind them would let a packet pass for one of TCP that no pod takes for one, and the
-acceptance would be remembered for all of their protocol.
+"""The headers that the kernel skips: in conntrack, in nftables and in the pod (ipv6_ext_hdr in net/ipv6/exthdrs_core.c). It treats
+Mobility, HIP and Shim6 (RFC 7045) as protocols. If the parser skipped them, a packet would count as TCP that no pod treats as TCP, and the
+accept would be recorded for all packets of their protocol.
 """
 
 Flow = tuple[bytes, bytes, int, int, int]
-"""Source, destination, protocol, source port, destination port, as sent: all that a verdict can depend on.
+"""Source, destination, protocol, source port, destination port, as sent: everything that a verdict can depend on.
 
 Addresses are 4 or 16 bytes in network order. Ports are 0 unless the protocol is TCP, UDP or SCTP and the packet is not a later
 fragment. A plain tuple, because one is made for every packet.
@@ -48,14 +48,14 @@ Question = tuple[bytes, bytes, int, int]
 """Source, destination, protocol and destination port of a connection, in its original direction."""
 
 Key = tuple[int, int, bytes, int] | tuple[int, bytes, int]
-"""A question in the shape in which one `struct` call takes it out of a packet: IPv4: flags and fragment offset, protocol, both addresses,
-destination port; IPv6: next header, both addresses, destination port.
+"""A question in the layout that one `struct` call takes out of a packet. IPv4: flags and fragment offset, protocol, both addresses,
+destination port. IPv6: next header, both addresses, destination port.
 
-`IPV4_KEY` and `IPV6_KEY` may be applied to any packet of their version that is long enough. What they make of one without a plain header
-is no key that is ever stored, or is the key of the same question:
+`IPV4_KEY` and `IPV6_KEY` may be applied to any packet of their version that is long enough. For a packet without a plain header, they
+return a key that is never stored, or the key of the same question:
 - a later fragment has an offset, and stored keys have none;
-- of a protocol without ports the two bytes in the place of a port are 0, or the key is not stored;
-- a stored IPv6 key never has an extension header for its protocol (`UNKEYED_PROTOCOLS`).
+- for a protocol without ports, the two bytes at the offset of the port are 0, or the key is not stored;
+- a stored IPv6 key never has an extension header as its protocol (`UNKEYED_PROTOCOLS`).
 """
 
 IPV4_KEY = struct.Struct("!6xHxB2x8s2xH")
@@ -63,24 +63,24 @@ IPV6_KEY = struct.Struct("!6xBx32s2xH")
 _DONT_FRAGMENT = 0x4000
 
 UNKEYED_PROTOCOLS = _EXTENSION_HEADERS
-"""Protocols whose questions are not stored under a key. A later fragment may say that such a "protocol" is what follows."""
+"""Protocols whose questions are not stored under a key. A later fragment may have such a "protocol" as its next header."""
 
 SERIES = tuple((protocol, family) for protocol in (TCP, UDP, SCTP, ICMP, ICMPV6, -1) for family in (4, 16))
-"""Protocol (-1: any other) and bytes of an address: what packets are counted by."""
+"""The series in which packets are counted: protocol (-1: any other) and bytes of an address."""
 
 _SERIES_BY_FAMILY = {
-    wanted: {protocol: number for number, (protocol, family) in enumerate(SERIES) if family == wanted} for wanted in (4, 16)
+    wanted: {protocol: index for index, (protocol, family) in enumerate(SERIES) if family == wanted} for wanted in (4, 16)
 }
 
 
 def series_of(protocol: int, address_bytes: int) -> int:
     """The index into `SERIES` of a packet."""
-    numbers = _SERIES_BY_FAMILY[address_bytes]
-    return numbers[protocol] if protocol in numbers else numbers[-1]
+    indexes = _SERIES_BY_FAMILY[address_bytes]
+    return indexes[protocol] if protocol in indexes else indexes[-1]
 
 
 def key_of(question: Question) -> Key:
-    """The key for a question that no packet with a plain header has asked, or none that is at hand."""
+    """The key of a question, without a packet: with the flags of an unfragmented one."""
     source, destination, protocol, port = question
     if len(source) == 4:
         return _DONT_FRAGMENT, protocol, source + destination, port
@@ -88,7 +88,7 @@ def key_of(question: Question) -> Key:
 
 
 def plain_question(key: Key) -> Question | None:
-    """The question of a packet from the key that was taken out of it; None if its header has to be looked at more closely."""
+    """The question of a packet, from its key; None if the packet must be parsed."""
     if len(key) == 4:
         flags, protocol, addresses, port = key
         if protocol not in WITH_PORTS or flags & _FRAGMENT_OFFSET:
@@ -140,7 +140,7 @@ def _parse_ipv6(packet: bytes) -> Flow | None:
         return None
     source, destination = packet[8:24], packet[24:40]
     if source.startswith(IPV4_MAPPED_PREFIX) or destination.startswith(IPV4_MAPPED_PREFIX):
-        # Such addresses must not be on a wire (RFC 4942 section 2.2); taken as they are, they would pass for a pod's IPv4 address.
+        # Such addresses must not be on a wire (RFC 4942 section 2.2). Evaluated as they are, they would match a pod's IPv4 address.
         return None
     protocol = packet[6]
     offset = 40
@@ -158,7 +158,7 @@ def _parse_ipv6(packet: bytes) -> Flow | None:
                 return None
             following, length = packet[offset], 8
             if (packet[offset + 2] << 8 | packet[offset + 3]) >> 3:
-                # The rest is payload: what looks like further headers is the sender's to choose.
+                # The rest is payload: bytes that look like further headers are under the sender's control.
                 return source, destination, following, 0, 0
         else:
             return _with_ports(packet, source, destination, protocol, offset)

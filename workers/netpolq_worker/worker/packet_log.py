@@ -1,7 +1,7 @@
-"""A log line for each packet that a worker judged: the flow, the pods at both ends, the verdict, and the policy that decided.
+"""The packet log: a line for each packet, with the flow, the pods at both ends, the verdict, and the policy that decided.
 
-Lines are written at `--v=2` and above, up to a rate; those of `--log-denied` are in `netpolq_worker.worker.denied_log`. A verdict from
-the cache carries no rule, so the log evaluates the flow a second time; the verdict in the line is the one that was given.
+It is written at `--v=2` and above, up to a rate; `netpolq_worker.worker.denied_log` writes that of `--log-denied`. An answer of the flow
+cache has no rule, so the log evaluates the flow a second time. The verdict in the line is the one that the packet got.
 """
 
 import logging
@@ -23,10 +23,10 @@ BURST_LINES = 200
 log = logging.getLogger(PACKET_LOG)
 
 
-class Judgement(NamedTuple):
+class LoggedDecision(NamedTuple):
     """Why a packet got its verdict. `reason`: a label of `netpolq.enums.Reason`, or `malformed`, `no-snapshot`, `error`.
 
-    `direction`, `policy`: of the rule that decided last, or of the first policy that isolates; None where no policy has a say.
+    `direction`, `policy`: of the rule that decided last, or of the first policy that isolates; None if no policy applies.
     """
 
     reason: str
@@ -35,7 +35,7 @@ class Judgement(NamedTuple):
 
 
 class End(NamedTuple):
-    """One end of a flow. `pod`: ns/name, None for an outsider; `port`: None where the protocol has none."""
+    """One end of a flow. `pod`: ns/name, None if the address is not a pod's; `port`: None if the protocol has none."""
 
     ip: str
     port: int | None
@@ -47,12 +47,12 @@ class End(NamedTuple):
 
 
 class LogLine(NamedTuple):
-    """A line before the verdict is known. The ends are those of the connection in its original direction, None if unreadable.
+    """A log line without its verdict. The ends are those of the connection in its original direction, None if unreadable.
 
-    `reply`: the packet itself goes the other way. `snapshot`: version that was asked, 0 for none.
+    `reply`: the packet itself goes the other way. `snapshot`: version that was evaluated, 0 for none.
     """
 
-    judgement: Judgement
+    decision: LoggedDecision
     protocol: str | None
     source: End | None
     destination: End | None
@@ -61,35 +61,35 @@ class LogLine(NamedTuple):
 
 
 class PacketLog:
-    """Lines about the packets of one queue. `clock`: seconds, monotonic."""
+    """Logs the packets of one queue. `clock`: seconds, monotonic."""
 
     def __init__(self, queue_num: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue_num = queue_num
         self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
 
-    def draft(self, payload: Callable[[], bytes], view: SnapshotReader | None, *, is_reply: bool) -> LogLine | None:
-        """What can be told of a packet before its verdict, or None when there are too many. Never raises: the packet still waits.
+    def prepare(self, payload: Callable[[], bytes], view: SnapshotReader | None, *, is_reply: bool) -> LogLine | None:
+        """A line for a packet before its verdict; None above the rate limit. Never raises: the packet still waits.
 
-        `payload` gives the packet, and may raise.
+        `payload` returns the packet, and may raise.
         """
         if not self._bucket.take():
             return None
         try:
             return describe(payload(), view, is_reply=is_reply)
-        except Exception:  # a line in the log is not worth a packet
-            log.exception("a packet on queue %d could not be described", self._queue_num)
+        except Exception:  # a log line must not cost a packet
+            log.exception("cannot describe a packet on queue %d", self._queue_num)
             return None
 
-    def write(self, draft: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+    def write(self, line: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
         """Write a line; see `write_line`."""
-        write_line(self._queue_num, draft, verdict, fail_verdict, duration_ns)
+        write_line(self._queue_num, line, verdict, fail_verdict, duration_ns)
 
-    def tell_suppressed(self) -> None:
-        """Say how many packets got no line since the last time, if any. To be called a few times a second."""
+    def log_suppressed(self) -> None:
+        """Log how many packets got no line since the last call, if any. Call it a few times a second."""
         if suppressed := self._bucket.refused:
             fields = {"queue": self._queue_num, "suppressed": suppressed}
             log.info(
-                "%d more packets, no line for each: the limit is %d a second",
+                "%d more packets not logged: the limit is %d a second",
                 suppressed,
                 LINES_PER_S,
                 extra={"fields": fields},
@@ -97,43 +97,43 @@ class PacketLog:
             self._bucket.refused = 0
 
 
-def write_line(queue_num: int, draft: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
-    """Write a line about a packet. `verdict` None: there was no decision, the packet was answered by `fail_verdict`."""
-    judgement = draft.judgement
-    if verdict is None and draft.snapshot:
-        judgement = Judgement("error")
-    word = (fail_verdict if verdict is None else verdict).name.lower()
+def write_line(queue_num: int, line: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
+    """Write the line of a packet. `verdict` None: there was no decision, and the packet got `fail_verdict`."""
+    decision = line.decision
+    if verdict is None and line.snapshot:
+        decision = LoggedDecision("error")
+    given = (fail_verdict if verdict is None else verdict).name.lower()
     processing_us = round(duration_ns / 1000, 1)
-    flow = f" {draft.protocol} {draft.source} -> {draft.destination}" if draft.protocol else ""
-    policy = f" by {judgement.direction} policy {judgement.policy}" if judgement.policy else ""
-    reply = " (a reply)" if draft.reply else ""
+    flow = f" {line.protocol} {line.source} -> {line.destination}" if line.protocol else ""
+    policy = f" by {decision.direction} policy {decision.policy}" if decision.policy else ""
+    reply = " (a reply)" if line.reply else ""
     fields = {
         "queue": queue_num,
-        "verdict": word,
-        "reason": judgement.reason,
-        "direction": judgement.direction,
-        "policy": judgement.policy,
-        "protocol": draft.protocol,
-        **_end_fields("source", draft.source),
-        **_end_fields("destination", draft.destination),
-        "reply": draft.reply,
-        "snapshot": draft.snapshot,
+        "verdict": given,
+        "reason": decision.reason,
+        "direction": decision.direction,
+        "policy": decision.policy,
+        "protocol": line.protocol,
+        **_end_fields("source", line.source),
+        **_end_fields("destination", line.destination),
+        "reply": line.reply,
+        "snapshot": line.snapshot,
         "processing_us": processing_us,
     }
-    log.info("%s%s%s: %s%s, %.1f us", word, flow, reply, judgement.reason, policy, processing_us, extra={"fields": fields})
+    log.info("%s%s%s: %s%s, %.1f us", given, flow, reply, decision.reason, policy, processing_us, extra={"fields": fields})
 
 
 def describe(payload: bytes, view: SnapshotReader | None, *, is_reply: bool) -> LogLine:
-    """All that packet and snapshot tell. `payload`: from the IP header on."""
+    """The log line of a packet, from its bytes and the snapshot. `payload`: from the IP header on."""
     version = 0 if view is None else view.version
     flow = parse(payload)
     if flow is None:
-        return LogLine(Judgement("malformed"), None, None, None, is_reply, version)
+        return LogLine(LoggedDecision("malformed"), None, None, None, is_reply, version)
     source, destination, protocol, source_port, destination_port = flow
     if is_reply:
         source, destination, source_port, destination_port = destination, source, destination_port, source_port
     return LogLine(
-        _judge(view, address_key(source), address_key(destination), protocol, destination_port),
+        _decision(view, address_key(source), address_key(destination), protocol, destination_port),
         PROTOCOL_NAMES.get(protocol, str(protocol)),
         _end(view, source, protocol, source_port),
         _end(view, destination, protocol, destination_port),
@@ -150,19 +150,19 @@ def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) 
     )
 
 
-def _judge(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> Judgement:
+def _decision(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> LoggedDecision:
     if view is None:
-        return Judgement("no-snapshot")
+        return LoggedDecision("no-snapshot")
     decision = view.evaluate(source, destination, protocol, port)
     reason = decision.reason.label
     if decision.rule != NO_RULE:
         rule = view.rule(decision.rule)
-        return Judgement(reason, rule.direction.name.lower(), rule.policy)
+        return LoggedDecision(reason, rule.direction.name.lower(), rule.policy)
     if decision.direction is None:
-        return Judgement(reason)
+        return LoggedDecision(reason)
     isolated = source if decision.direction is Direction.EGRESS else destination
     first, *_others = view.isolated_by(view.programs(isolated)[decision.direction])
-    return Judgement(reason, decision.direction.name.lower(), first)
+    return LoggedDecision(reason, decision.direction.name.lower(), first)
 
 
 def _end_fields(name: str, end: End | None) -> dict[str, object]:

@@ -1,13 +1,14 @@
-"""What happens to a packet between the queue and its verdict: the one loop that every first packet goes through.
+"""The packet loop: every packet of a queue goes through it, from the queue to its verdict.
 
 `handle_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
-so that the path of a known connection has neither calls of our own nor attributes to look up.
+so the path of a cached connection has neither Python calls nor attribute look-ups of our own.
 
-Accepts are batched: a packet is only remembered, and one message answers all up to the last. So **silence is an accept**: whatever may
-not pass must be answered at once, before the next batch, and whatever is remembered is answered before anything else happens.
+Accepts are batched: the loop stores the id of the packet, and one message accepts all packets up to the last id. So **a packet without an
+answer is accepted with the next batch**: a packet that must not pass gets its own message at once, before that, and the pending accepts
+are sent before anything else happens.
 
-The first packet after a silence is a batch of its own: it is answered before anybody looks whether there are more, which costs a wait
-of 10 µs where there are none, and one message more where there are.
+The first packet after an idle time is a batch of its own: the loop answers it before it looks for more packets. That saves a wait of
+10 µs if there are none, and costs one more message if there are.
 """
 
 import logging
@@ -18,13 +19,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import ABSENT, FlowCache
+from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
 
 BATCH_PACKETS = 64
-"""As many as softirqs hand on to the pods in one go (dev_rx_weight, 64)."""
+"""As many as softirqs pass to the pods in one go (dev_rx_weight, 64)."""
 _HOUSEKEEPING_NS = 1_000_000
 """How long messages may wait under constant load, when the socket is never empty."""
 
@@ -32,9 +33,10 @@ log = logging.getLogger("worker")
 
 
 class WorkerContext(Protocol):
-    """What a worker lays ready for judging. `housekeeping` is called when nothing is remembered, and must not raise.
+    """The parts of a worker that the packet loop uses.
 
-    `message_waits`: the worker has seen that there is something to be read from the pool.
+    `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
+    verdict (None: no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
     """
 
     queue: Queue
@@ -44,34 +46,36 @@ class WorkerContext(Protocol):
     mark_mask: int
     message_waits: bool
     observe: Callable[[Packet, bool, int | None, int], None] | None
-    """Told of each packet: whether it is a reply, its verdict (None: no decision), and when its batch began. None: nobody wants to know."""
 
     def housekeeping(self, now_ns: int) -> None:
-        """Read messages, write counters."""
+        """Read messages, write counters. Called when no accept is pending. Must not raise."""
         ...
 
     def dispose_of_orphans(self, last_id: int) -> None:
-        """Answer everything up to an id that somebody else has read; nothing the second time."""
+        """Answer every packet up to an id that another process has read. Does nothing on the second call."""
         ...
 
 
-def handle_packets(serving: Callable[[], WorkerContext | None]) -> PacketHandler:
-    """Judge what is sent to it. `serving` gives None as long as the queue is bound but not served: its packets wait for their worker."""
+def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHandler:
+    """Evaluate and answer each packet that is sent to the generator.
+
+    `get_context` returns None until a worker serves the queue: packets of a bound queue wait for it.
+    """
     packet = yield None
-    while (context := serving()) is None:
+    while (context := get_context()) is None:
         packet = yield None
     queue, flow_cache, metrics = context.queue, context.flow_cache, context.metrics
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
     accepted, reply = _in_mark(PacketMark.ACCEPTED, context.mark_mask), _in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
     cached = flow_cache.cache.get
     observe = context.observe
-    mark = -1  # as it came with the packets of this batch
+    mark = -1  # of the packets of this batch, as they arrived
     accepted_mark = 0
     is_reply = False
     packets = 0  # of this batch
-    most_packets = 1  # of this batch
-    remembered_id = 0  # of the last packet to be accepted
-    run_code = run_packets = 0  # packets in a row with the same code
+    max_packets = 1  # of this batch
+    pending_id = 0  # of the last packet to be accepted
+    run_answer = run_packets = 0  # packets in a row with the same answer
     runs: list[tuple[int, int]] = []
     started_ns = next_housekeeping_ns = 0
     verdict: int | None = None
@@ -84,65 +88,65 @@ def handle_packets(serving: Callable[[], WorkerContext | None]) -> PacketHandler
             try:
                 if packet.get_mark() != mark:
                     # A batch sets one mark on all of its packets.
-                    if remembered_id:
-                        queue.accept_up_to(remembered_id, accepted_mark)
-                        remembered_id = 0
+                    if pending_id:
+                        queue.accept_up_to(pending_id, accepted_mark)
+                        pending_id = 0
                     context.dispose_of_orphans(packet_id - 1)
                     mark = packet.get_mark()
                     accepted_mark = mark & ~context.mark_mask | accepted
                     is_reply = mark & context.mark_mask == reply
                 payload = packet.get_payload()
-                code = ABSENT
+                answer = NOT_CACHED
                 key = None
                 if not is_reply:
                     try:
                         if payload[0] == 0x45:
                             key = ipv4_key(payload)
-                            code = cached(key, ABSENT)
+                            answer = cached(key, NOT_CACHED)
                         elif payload[0] >> 4 == 6:
                             key = ipv6_key(payload)
-                            code = cached(key, ABSENT)
+                            answer = cached(key, NOT_CACHED)
                     except (struct.error, IndexError):
-                        pass  # too short for such a header; it may be a valid packet all the same
-                if code < 0:
+                        pass  # too short for a plain header; it may be valid without one
+                if answer < 0:
                     if key is not None:
-                        code = flow_cache.decide_key(key, code)
-                    if code < 0:
-                        code = _decide(context, packet_id, payload, is_reply=is_reply)
+                        answer = flow_cache.answer_key(key, answer)
+                    if answer < 0:
+                        answer = _answer_parsed(context, packet_id, payload, is_reply=is_reply)
                     cached = flow_cache.cache.get
-                if code < 0:
-                    verdict = Verdict.DROP if code == _MALFORMED else None
+                if answer < 0:
+                    verdict = Verdict.DROP if answer == _MALFORMED else None
                 else:
-                    verdict = code & 1
+                    verdict = answer & 1
                     if verdict:
-                        remembered_id = packet_id
+                        pending_id = packet_id
                     else:
                         queue.verdict(packet_id, Verdict.DROP)
-                    if code == run_code:
+                    if answer == run_answer:
                         run_packets += 1
                     else:
-                        runs.append((run_code, run_packets))
-                        run_code, run_packets = code, 1
-            except Exception:  # whatever it was, this packet must be answered before the next batch covers it
+                        runs.append((run_answer, run_packets))
+                        run_answer, run_packets = answer, 1
+            except Exception:  # this packet must be answered before the next batch accepts it
                 _fail(context, packet_id, "error")
-                log.exception("packet %d on queue %d could not be judged", packet_id, queue.queue_num)
+                log.exception("packet %d on queue %d could not be evaluated", packet_id, queue.queue_num)
                 verdict = None
             if observe is not None:
                 observe(packet, is_reply, verdict, started_ns)
-        if packets >= most_packets or packet is None:
-            most_packets = 1 if packet is None else BATCH_PACKETS
-            if remembered_id:
-                queue.accept_up_to(remembered_id, accepted_mark)
-                remembered_id = 0
+        if packets >= max_packets or packet is None:
+            max_packets = 1 if packet is None else BATCH_PACKETS
+            if pending_id:
+                queue.accept_up_to(pending_id, accepted_mark)
+                pending_id = 0
             now_ns = clock()
             if packets:
-                runs.append((run_code, run_packets))
-                for code, count in runs:
+                runs.append((run_answer, run_packets))
+                for answer, count in runs:
                     if count:
-                        metrics.judged(code, count, now_ns - started_ns)
+                        metrics.count_evaluated(answer, count, now_ns - started_ns)
                 runs.clear()
                 packets = run_packets = 0
-            # Under constant load the socket is never empty, so messages are looked for here as well, but not after every batch.
+            # Under constant load the socket is never empty, so the loop also checks for messages here, but not after every batch.
             if context.message_waits or now_ns >= next_housekeeping_ns:
                 context.housekeeping(now_ns)
                 next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
@@ -152,30 +156,30 @@ def handle_packets(serving: Callable[[], WorkerContext | None]) -> PacketHandler
 
 
 def _in_mark(state: PacketMark, mark_mask: int) -> int:
-    """A state, where the mask has it."""
+    """The state, shifted to the lowest bit of the mask."""
     return state * (mark_mask & -mark_mask)
 
 
 _MALFORMED = -2
 
 
-def _decide(context: WorkerContext, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
-    """The code for a packet that has to be read; negative if it has been answered here."""
+def _answer_parsed(context: WorkerContext, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
+    """Parse a packet and return the flow cache's answer; negative if this function has sent the verdict itself."""
     flow = parse(payload)
     if flow is None:
         context.queue.verdict(packet_id, Verdict.DROP)
         context.metrics.malformed += 1
         return _MALFORMED
     source, destination, protocol, source_port, destination_port = flow
-    # A reply stands for the connection that it answers: what is judged is the swapped header.
+    # A reply belongs to the connection that it answers, so its header is swapped for the evaluation.
     swapped = destination, source, protocol, source_port
-    code = context.flow_cache.decide(swapped if is_reply else (source, destination, protocol, destination_port))
-    if code < 0:
+    answer = context.flow_cache.answer(swapped if is_reply else (source, destination, protocol, destination_port))
+    if answer < 0:
         _fail(context, packet_id, "no-snapshot")
-    return code
+    return answer
 
 
 def _fail(context: WorkerContext, packet_id: int, cause: str) -> None:
-    # The mark stays "pending": if the packet passes, the ruleset counts it as unjudged and remembers no acceptance.
+    # The mark stays "pending": if the packet passes, the ruleset counts it (counter `unjudged`) and does not record an accept.
     context.queue.verdict(packet_id, context.fail_verdict)
-    context.metrics.failed_packets(cause)
+    context.metrics.count_failed(cause)

@@ -1,4 +1,4 @@
-"""How a worker takes up a snapshot: what it cannot read it refuses, and it goes on with the one it has."""
+"""The loader of snapshots in a worker. The worker refuses a snapshot that it cannot read, and goes on with the one it has."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ log = logging.getLogger("worker")
 
 
 class SnapshotLoader:
-    """Has a flow_cache judge by the newest snapshot that can be read."""
+    """Loads the newest readable snapshot into the flow cache, and reports refusals to the pool."""
 
     def __init__(self, flow_cache: FlowCache, channel: Channel) -> None:
         self._flow_cache = flow_cache
@@ -21,14 +21,14 @@ class SnapshotLoader:
         self._refused: tuple[int, str] | None = None
 
     def serve(self, slot: int) -> None:
-        """Say in this slot's name what is refused. A spare has none, and tells only then what it has refused before."""
+        """Report refusals for this slot from now on. A standby worker has no slot: it reports an earlier refusal now."""
         self._slot = slot
-        self._tell()
+        self._report_refusal()
 
     def load(self, version: int, changed: tuple[bytes, ...] | None, descriptor: int | None) -> bool:
-        """Judge by a snapshot from now on; False: it is refused. `changed` as in `Publish`. The descriptor is closed.
+        """Evaluate with a snapshot from now on. Returns False if it is refused. `changed` as in `Publish`. Closes the descriptor.
 
-        `descriptor` None: it was lost on the way, because this process has used up its descriptors.
+        `descriptor` None: it was lost in transit, because this process has used up its descriptors.
         """
         before = self._flow_cache.view
         try:
@@ -37,20 +37,20 @@ class SnapshotLoader:
             view = map_trusted(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
-            # What a version has changed that was never used here (refused, or lost) is not known here.
+            # If this process has refused or missed the version before, it cannot tell what has changed since the one that it has.
             is_next = before is not None and version == before.version + 1
-            self._flow_cache.adopt(view, changed if is_next and self._refused is None else None)
+            self._flow_cache.load(view, changed if is_next and self._refused is None else None)
         except (SnapshotError, OSError) as error:
             self._refused = version, str(error)
-            self._tell()
+            self._report_refusal()
             return False
         finally:
             if descriptor is not None:
                 os.close(descriptor)
         self._refused = None
-        log.debug("%s judges by snapshot %d", "standby worker" if self._slot is None else f"worker {self._slot}", version)
+        log.debug("%s evaluates with snapshot %d", "standby worker" if self._slot is None else f"worker {self._slot}", version)
         return True
 
-    def _tell(self) -> None:
+    def _report_refusal(self) -> None:
         if self._slot is not None and self._refused is not None:
             self._channel.send(Refusal(self._slot, *self._refused))

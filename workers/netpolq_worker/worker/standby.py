@@ -1,7 +1,7 @@
-"""A worker before it has a queue. All is ready that can be: memory, counters, confinement, the newest snapshot.
+"""The standby worker: a worker without a queue, with all else ready: memory, metrics, sandbox, the newest snapshot.
 
-A process that is forked when it is needed takes some milliseconds until it serves, because it shares every page with the pool and has to
-copy those it writes to. A spare has that behind it.
+A process that is forked when it is needed takes some milliseconds until it serves, because it shares every page with the pool and copies
+those that it writes to. A standby worker has done that.
 """
 
 import logging
@@ -18,20 +18,20 @@ from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
-_BEAT_S = 0.5
+_HEARTBEAT_S = 0.5
 
 log = logging.getLogger("worker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What every worker is told when it is forked. `seat`: whose counters it goes on with, in `memory` (a descriptor).
+    """What a worker gets when it is forked. `metrics_file_id`: the counters that it continues, in `memory` (a descriptor).
 
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
-    `logging`: what is logged at first. `hints`: tell which decisions are asked for again.
+    `logging`: what is logged at first. `hints`: report the decisions that are looked up again.
     """
 
-    seat: int
+    metrics_file_id: int
     memory: int
     fail_open: bool
     mark_mask: int
@@ -42,7 +42,7 @@ class WorkerSettings:
 
 
 class StandbyWorker:
-    """Holds all queues until it is told which one to serve."""
+    """Holds all queues until the pool assigns one to it."""
 
     def __init__(self, settings: WorkerSettings, queues: tuple[Queue, ...], channel: Channel) -> None:
         self._settings = settings
@@ -50,7 +50,7 @@ class StandbyWorker:
         self._channel = channel
         self._logging = settings.logging
         self._flow_cache = FlowCache(with_hints=settings.hints)
-        self._metrics = WorkerMetrics(settings.seat, settings.memory)
+        self._metrics = WorkerMetrics(settings.metrics_file_id, settings.memory)
         self._loader = SnapshotLoader(self._flow_cache, channel)
         for queue in queues:
             queue.open_statistics()
@@ -58,34 +58,34 @@ class StandbyWorker:
             self._loader.load(settings.snapshot_version, None, settings.snapshot_descriptor)
 
     def wait(self) -> Worker | None:
-        """Keep up with snapshots until there is a queue to serve. Returns None when the pool has no use for it any more.
+        """Load each snapshot until there is a queue to serve. Returns None when the pool does not need this worker any more.
 
-        What was published before is read before: so no successor judges by a snapshot that is older than its predecessor's.
+        It reads what was published before `Serve` before that, so no worker evaluates with an older snapshot than its predecessor.
         """
         poller = select.poll()
         poller.register(self._channel.fileno(), select.POLLIN)
-        beat_due = 0.0
+        heartbeat_due = 0.0
         read_version = self._settings.snapshot_version
         while True:
             now = time.monotonic()
-            if now >= beat_due:  # by the clock, because snapshots may come without a pause
+            if now >= heartbeat_due:  # by the clock, because snapshots may come without a pause
                 self._channel.send(Heartbeat(read_version))
-                beat_due = now + _BEAT_S
+                heartbeat_due = now + _HEARTBEAT_S
             try:
                 received = self._channel.receive()
             except EOFError:
                 return None
             except ValueError as error:
-                log.error("spare worker: message ignored: %s", error)
+                log.error("standby worker: message ignored: %s", error)
                 continue
             match received:
                 case None:
-                    poller.poll((beat_due - now) * 1000)
+                    poller.poll((heartbeat_due - now) * 1000)
                 case Publish(version, changed), descriptor:
                     if not self._loader.load(version, changed, descriptor):
-                        log.error("standby worker: snapshot %d cannot be used; another process takes its place", version)
-                        return None  # it must not serve by an older one
-                    read_version, beat_due = version, 0.0  # the pool sends no more than a few that are not read
+                        log.error("standby worker: cannot use snapshot %d; another process replaces this one", version)
+                        return None  # it must not serve with an older one
+                    read_version, heartbeat_due = version, 0.0  # acknowledge at once: the pool sends no more than `MAX_UNREAD`
                 case Logging() as wanted, _:
                     self._logging = wanted
                     set_verbosity(wanted.verbosity)
@@ -94,13 +94,13 @@ class StandbyWorker:
                 case Drain(), _:
                     return None
                 case message, _:
-                    log.error("spare worker: unexpected message %r", message)
+                    log.error("standby worker: unexpected message %r", message)
 
     def _serve(self, order: Serve) -> Worker:
         queue = self._queues[order.slot]
         for other in self._queues:
             if other is not queue:
-                other.let_go()
+                other.detach()
         self._loader.serve(order.slot)
         return Worker(
             order,

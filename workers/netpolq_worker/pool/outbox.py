@@ -1,0 +1,35 @@
+"""The messages to the supervisor that must arrive: they are sent again until the supervisor has room for them."""
+
+from netpolq.ipc.channel import Taken, Welcome
+from netpolq_worker.pool.supervisor_process import SupervisorProcess
+from netpolq_worker.pool.workers import Workers
+
+
+class Outbox:
+    """Sends the metrics memories of the workers, each once, and the newest rejection of a snapshot."""
+
+    def __init__(self, supervisor: SupervisorProcess, workers: Workers) -> None:
+        self._supervisor = supervisor
+        self._workers = workers
+        self._memories_sent = 0
+        self._rejection: Taken | None = None
+
+    def greet(self) -> None:
+        """Send the first messages to a supervisor that has just been started. It gets all memories again."""
+        self._memories_sent, self._rejection = 0, None
+        self._supervisor.send(Welcome(self._workers.snapshot.version, self._supervisor.child.restarts))
+        for report in self._workers.reports():
+            self._supervisor.send(report)
+
+    def reject(self, rejection: Taken) -> None:
+        """Send a rejection with the next `flush`."""
+        self._rejection = rejection
+
+    def flush(self) -> None:
+        """Send what is left. The pool calls this at each heartbeat of a worker, four times a second."""
+        for message, descriptor in self._workers.counters[self._memories_sent :]:
+            if not self._supervisor.send(message, [descriptor]):
+                return
+            self._memories_sent += 1
+        if self._rejection is not None and self._supervisor.send(self._rejection):
+            self._rejection = None
