@@ -16,7 +16,7 @@ from netpolq_worker.worker.packet import COPY_BYTES, parse
 from tests.property.test_hostile_snapshots import with_right_checksums
 from tests.support.images import encode as encode_image
 from tests.unit.test_flow_cache import FRIEND, FRIEND6, POD, view_that_admits
-from tests.unit.test_packet_loop import Given, Serving, tcp
+from tests.unit.test_packet_loop import QueuedPacket, ServingWorker, tcp
 from tests.unit.test_region import small_image
 
 _IMAGE = encode_image(small_image(), version=3, created_ns=1)
@@ -32,10 +32,10 @@ _PACKETS = [
 ]
 
 
-def _serving() -> Serving:
+def _serving() -> ServingWorker:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
     logging.disable()  # of what cannot be judged, each with its traceback
-    made = Serving(WorkerMetrics(0))
+    made = ServingWorker(WorkerMetrics(0))
     made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
@@ -59,7 +59,7 @@ class PacketTarget:
                 assert 0 <= source_port < 65536
                 assert 0 <= destination_port < 65536
             self._number += 1
-            self._serving.receive(Given(self._number, packet))
+            self._serving.receive(QueuedPacket(self._number, packet))
             self._serving.drained()
             (answer,) = self._serving.kernel.answers.values()
             assert flow is not None or answer[1] is None, "what cannot be read was accepted"
@@ -102,7 +102,7 @@ class WordsTarget:
             return
         for packet in _PACKETS:
             self._number += 1
-            self._serving.receive(Given(self._number, packet))
+            self._serving.receive(QueuedPacket(self._number, packet))
             self._serving.drained()
         assert len(self._serving.kernel.answers) == len(_PACKETS)
         self._serving.kernel.answers.clear()

@@ -1,4 +1,4 @@
-"""A small box for tests that are about processes: a pod that admits one client and not the other."""
+"""Fixtures of the process tests: a small testbed with a pod that admits one of two clients."""
 
 import socket
 
@@ -29,13 +29,13 @@ def box() -> Iterator[Box]:
 
 @pytest.fixture
 def for_other_users() -> None:
-    """Other users may read the checkout, whose program they run. A clone in a folder of `mktemp` is closed to them."""
+    """Let other users read the checkout, whose program they run. A clone in a directory of `mktemp` is closed to them."""
     CHECKOUT.chmod(CHECKOUT.stat().st_mode | 0o055)
 
 
 @pytest.fixture
 def folder(box: Box) -> Path:
-    """Manifests of the box: the server admits its friend alone."""
+    """The manifests of the testbed: the server admits only the friend."""
     folder = box.directory / "manifests"
     folder.mkdir()
     manifests.write(
@@ -50,7 +50,7 @@ def folder(box: Box) -> Path:
 
 
 def admit(folder: Path, app: str) -> None:
-    """Replace the server's policy: one client may connect."""
+    """Replace the server's policy by one that admits only this client."""
     rule = {"from": [{"podSelector": {"matchLabels": {"app": app}}}]}
     manifests.write(
         folder / "policy.json",
@@ -60,7 +60,7 @@ def admit(folder: Path, app: str) -> None:
 
 @pytest.fixture
 def closed_agent(box: Box, folder: Path) -> Iterator[Agent]:
-    """A running agent that fails closed, with two workers that see every connection."""
+    """A running agent in fail-closed mode, with two workers that evaluate every connection."""
     with Agent(box, folder, "--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off") as agent:
         yield agent
 
@@ -82,7 +82,7 @@ def send(box: Box, client: str, port: int, data: bytes) -> None:
         sender.sendto(data, (box.address(SERVER.name, 4), port))
 
 
-def hears_nothing(server: socket.socket) -> bool:
+def receives_nothing(server: socket.socket) -> bool:
     server.settimeout(0.5)
     try:
         server.recv(64)
@@ -92,7 +92,7 @@ def hears_nothing(server: socket.socket) -> bool:
 
 
 def assert_admitted(box: Box, app: str, *, families: Sequence[int] = (4,), protocols: Sequence[str] = ("TCP",)) -> None:
-    """The server is reached by one client, by all families and protocols, and by the other not at all. `app` empty: by nobody."""
+    """Assert that only this client reaches the server, over all families and protocols. `app` empty: no client does."""
     probes = [
         Probe(client.name, box.address(SERVER.name, family), protocol, 80)
         for client in (FRIEND, STRANGER)

@@ -1,4 +1,4 @@
-"""The agent watching an API server: policy changes there are felt by real packets, and trouble there is not."""
+"""An agent that watches an API server: policy changes apply to real packets, and server failures do not."""
 
 import socket
 
@@ -51,7 +51,7 @@ def watched(box: Box) -> Iterator[Watched]:
             yield Watched(box, api, agent)
 
 
-def test_policies_of_the_api_server_decide_about_real_connections(watched: Watched) -> None:
+def test_policies_of_the_api_server_apply_to_real_connections(watched: Watched) -> None:
     assert watched.reached() == [True] * 4
     watched.admit("friend")
     assert watched.reached() == [True, True, False, False]
@@ -66,13 +66,13 @@ def test_policies_of_the_api_server_decide_about_real_connections(watched: Watch
     assert source["location"] == watched.api.url
 
 
-def test_a_server_that_is_gone_or_silent_leaves_the_last_policies_in_force_and_the_agent_ready(watched: Watched) -> None:
+def test_a_server_that_does_not_answer_leaves_the_last_policies_in_force_and_the_agent_ready(watched: Watched) -> None:
     watched.admit("friend")
     watched.api.do(lambda server: server.strike(GoSilent()))
     watched.api.run(lambda server: server.refuse_connections())
     assert watched.reached() == [True, True, False, False]
     watched.api.do(lambda server: server.cut_connections())
-    watched.agent.wait_until("trouble is told", lambda: bool(watched.agent.status()["source"]["problems"]))
+    watched.agent.wait_until("the problem is in the status", lambda: bool(watched.agent.status()["source"]["problems"]))
     assert watched.agent.is_ready()
     assert "netpolq_source_age_seconds" in watched.agent.metrics()
     assert watched.reached() == [True, True, False, False]
@@ -81,15 +81,15 @@ def test_a_server_that_is_gone_or_silent_leaves_the_last_policies_in_force_and_t
     assert watched.reached() == [False, False, True, True]
 
 
-def test_a_token_never_shows_in_the_log(watched: Watched) -> None:
+def test_the_log_has_no_token(watched: Watched) -> None:
     watched.api.do(lambda server: server.rotate_token("another"))
     watched.api.do(lambda server: server.cut_connections())
-    watched.agent.wait_until("the refusal is told", lambda: "401" in watched.agent.log.read_text())
+    watched.agent.wait_until("the refusal is logged", lambda: "401" in watched.agent.log.read_text())
     assert TOKEN not in watched.agent.log.read_text()
 
 
 class AgentInPod(Agent):
-    """An agent that finds what the kubelet gives a pod: a service account's files and the server's address in the environment."""
+    """An agent with what the kubelet gives a pod: the files of a service account, and the server's address in the environment."""
 
     def __init__(self, box: Box, account: Path, port: int, *flags: str) -> None:
         super().__init__(box, None, *flags)
@@ -100,7 +100,7 @@ class AgentInPod(Agent):
         self._argv = ["env", *environment, *private, "sh", "-ec", script, str(account), *self._argv]
 
 
-def test_in_a_pod_the_service_account_is_enough_and_its_rotated_token_is_taken_up(box: Box) -> None:
+def test_in_a_pod_the_agent_uses_the_service_account_and_its_rotated_token(box: Box) -> None:
     listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
     server = ApiServer(tls=True, token=TOKEN, listener=listener, bookmark_interval_s=1.0)
     with ThreadedApiServer(server) as api:

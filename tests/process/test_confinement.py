@@ -1,4 +1,4 @@
-"""What a worker cannot do, and that it works all the same."""
+"""The sandbox of workers: what they cannot do, and that they work in it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NET_ADMIN = 1 << 12
 
 
 def confined_calls() -> dict[str, Any]:
-    """What a confined process could do; see `tests.support.confined_calls`."""
+    """The calls that a process in the sandbox could make; see `tests.support.confined_calls`."""
     argv = [sys.executable, "-m", "tests.support.confined_calls"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT)
     assert (done.returncode, done.stderr) == (0, "")
@@ -31,7 +31,7 @@ def confined_calls() -> dict[str, Any]:
     return found
 
 
-def test_a_confined_process_is_refused_every_system_call_but_those_it_needs() -> None:
+def test_the_sandbox_refuses_every_system_call_but_those_that_a_worker_needs() -> None:
     """All numbers of the kernel's table, those of the i386 and x32 ABIs, and the dangerous arguments of calls that are allowed.
 
     Among these: fcntl with F_SETOWN, F_SETSIG and O_ASYNC, every ioctl, executable memory, a message to any address.
@@ -44,12 +44,12 @@ def test_a_confined_process_is_refused_every_system_call_but_those_it_needs() ->
         assert found["tried"]["x32"] == 700
 
 
-def test_a_confined_process_keeps_one_capability_and_is_another_user_where_it_may_change() -> None:
+def test_a_sandboxed_process_keeps_one_capability_and_runs_as_another_user() -> None:
     status = confined_calls()["status"]
     assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")] == [NET_ADMIN, NET_ADMIN, 0, 0]
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     assert status["Uid"].split() == status["Gid"].split() == [str(WORKER_UID)] * 4
-    assert status["PeerClasses"].split() == []
+    assert status["Groups"].split() == []
 
 
 ASYNC_KILL = """
@@ -68,8 +68,8 @@ print(len(refused))
 """
 
 
-def test_a_confined_process_cannot_have_the_kernel_kill_another() -> None:
-    """By asynchronous I/O the kernel sends a signal of one's choice to a process of one's choice. Ordered to, it does not."""
+def test_a_sandboxed_process_cannot_make_the_kernel_kill_another() -> None:
+    """With asynchronous I/O, a process can make the kernel send any signal to any process. The sandbox refuses that."""
     with subprocess.Popen(["/usr/bin/sleep", "60"]) as victim:
         try:
             argv = [sys.executable, "-c", ASYNC_KILL, str(victim.pid)]
@@ -80,8 +80,8 @@ def test_a_confined_process_cannot_have_the_kernel_kill_another() -> None:
             victim.kill()
 
 
-def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machine(closed_agent: Agent) -> None:
-    """The spare one too, before it has anything to do."""
+def test_every_worker_is_sandboxed_also_when_root_starts_the_agent_on_a_machine(closed_agent: Agent) -> None:
+    """The standby worker too."""
 
     def is_confined(pid: int) -> bool:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -96,12 +96,12 @@ def test_every_worker_is_confined_also_where_the_agent_is_root_of_a_whole_machin
         )
 
     assert all(is_confined(worker["pid"]) for worker in closed_agent.status()["workers"])
-    closed_agent.wait_until("the spare is there", lambda: len(closed_agent.forks()) == 3)
-    closed_agent.wait_until("and confined", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("and it is sandboxed", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
 
 
-def test_pool_and_supervisor_keep_what_they_use_of_all_that_root_has(closed_agent: Agent) -> None:
-    """The pool: the ruleset's capability, and those by which it makes and kills workers of another user. No program regains others."""
+def test_pool_and_supervisor_keep_only_the_capabilities_that_they_use(closed_agent: Agent) -> None:
+    """The pool keeps CAP_NET_ADMIN, and those to start and kill workers of another user. No program that it starts regains others."""
 
     def sets(pid: int) -> tuple[int, ...]:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -119,7 +119,7 @@ def bits(capabilities: frozenset[int]) -> int:
     return sum(1 << capability for capability in capabilities)
 
 
-def test_manifests_that_only_another_user_may_read_serve_as_before(box: Box, folder: Path) -> None:
+def test_an_agent_of_root_reads_manifests_that_only_another_user_may_read(box: Box, folder: Path) -> None:
     folder.chmod(0o700)
     os.chown(folder, 65534, 65534)
     for path in folder.iterdir():
@@ -129,35 +129,35 @@ def test_manifests_that_only_another_user_may_read_serve_as_before(box: Box, fol
         assert_admitted(box, "friend")
 
 
-def test_a_hung_worker_of_another_user_is_killed_and_succeeded(closed_agent: Agent) -> None:
-    """Which takes CAP_KILL: the pool is root, and the worker is not."""
+def test_a_hung_worker_of_another_user_is_killed_and_replaced(closed_agent: Agent) -> None:
+    """This needs CAP_KILL: the pool is root, and the worker is not."""
     first = closed_agent.status()["workers"][0]["pid"]
     closed_agent.kill(first, signal.SIGSTOP)
-    closed_agent.wait_until("it is succeeded", lambda: closed_agent.status()["workers"][0]["pid"] not in {0, first})
+    closed_agent.wait_until("it is replaced", lambda: closed_agent.status()["workers"][0]["pid"] not in {0, first})
     assert not psutil.pid_exists(first)
 
 
-def test_a_worker_holds_its_own_queue_alone(closed_agent: Agent) -> None:
-    """The spare holds them all, until it serves one."""
+def test_a_worker_holds_only_its_own_queue(closed_agent: Agent) -> None:
+    """The standby worker holds all queues, until it serves one."""
 
     def netlink_sockets(pid: int) -> int:
         inodes = {line.split()[9] for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]}
         links = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
-    closed_agent.wait_until("the spare is there", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
     workers = [worker["pid"] for worker in closed_agent.status()["workers"]]
     assert [netlink_sockets(pid) for pid in workers] == [1, 1]
-    (spare,) = {process.pid for process in closed_agent.forks()} - set(workers)
-    assert netlink_sockets(spare) == 2
+    (standby,) = {process.pid for process in closed_agent.forks()} - set(workers)
+    assert netlink_sockets(standby) == 2
     closed_agent.kill(workers[0])
-    closed_agent.wait_until("the spare serves", lambda: closed_agent.status()["workers"][0]["pid"] == spare)
-    assert netlink_sockets(spare) == 1
+    closed_agent.wait_until("the standby worker serves", lambda: closed_agent.status()["workers"][0]["pid"] == standby)
+    assert netlink_sockets(standby) == 1
 
 
 @pytest.mark.parametrize("flags", [(), ("--v=2",)], ids=["plain", "packet log"])
-def test_confined_workers_take_up_snapshots_count_log_and_drain(box: Box, folder: Path, flags: tuple[str, ...]) -> None:
-    """More than one page of counters, many snapshots, another supervisor: all that would open something if it could."""
+def test_sandboxed_workers_load_snapshots_count_log_and_drain(box: Box, folder: Path, flags: tuple[str, ...]) -> None:
+    """With more than one page of counters and many snapshots: everything for which a worker might open a file."""
     with Agent(box, folder, "--fail-open=false", "--workers=2", "--verdict-cache=off", *flags) as agent:
         workers = [worker["pid"] for worker in agent.status()["workers"]]
         for app in ("stranger", "friend") * 3:
@@ -184,11 +184,11 @@ print(connection.makefile("rb").readline().decode().split()[1])
 """
 
 
-def test_the_status_is_told_to_root_alone_even_where_permissions_were_loosened(closed_agent: Agent) -> None:
-    """The folder of the test, too, is opened to all, so that it is the agent that refuses."""
+def test_only_root_gets_the_status_also_when_permissions_are_loose(closed_agent: Agent) -> None:
+    """The directory of the test is open to all users too, so that the agent must refuse."""
     path = closed_agent.run_dir / "status.sock"
-    for place, mode in ((path, 0o666), (closed_agent.run_dir, 0o755), (closed_agent.run_dir.parent, 0o755)):
-        place.chmod(mode)
+    for target, mode in ((path, 0o666), (closed_agent.run_dir, 0o755), (closed_agent.run_dir.parent, 0o755)):
+        target.chmod(mode)
     answers = {
         user: subprocess.run(
             ["setpriv", f"--reuid={user}", "--clear-groups", "/usr/bin/python3", "-c", ASK, str(path)],

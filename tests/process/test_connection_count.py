@@ -1,4 +1,4 @@
-"""The count of all connections holds those that the kernel answers, too."""
+"""The count of connections includes those that the kernel answers."""
 
 import socket
 
@@ -18,7 +18,7 @@ FIRST_PORT = 20000
 
 
 def counted(agent: Agent) -> Mapping[tuple[str, str], float]:
-    """Connections by verdict and by what answered."""
+    """Connections by verdict and by `answered_by`."""
     return {
         (sample.labels["verdict"], sample.labels["answered_by"]): sample.value
         for family in text_string_to_metric_families(agent.metrics())
@@ -28,7 +28,7 @@ def counted(agent: Agent) -> Mapping[tuple[str, str], float]:
 
 
 def connect(box: Box, client: Host, source_port: int) -> None:
-    """One datagram that no other of its connection follows."""
+    """Send one datagram, the only one of its connection."""
     with box.inside(client.name, partial(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)) as end:
         end.bind(("", source_port))
         end.sendto(b"x", (SERVER.address(4), 80))
@@ -44,7 +44,7 @@ def test_every_connection_is_counted_once_whether_a_worker_or_the_kernel_answers
             for client in (FRIEND, STRANGER):
                 connect(box, client, FIRST_PORT + number)
             if (number + 1) % ROUND == 0:
-                # The next round finds what the kernel has been given meanwhile.
+                # The next round finds the verdicts that the kernel has received meanwhile.
                 for verdict in ("accept", "drop"):
                     agent.wait_until(f"all of {verdict} are counted", partial(is_total, agent, verdict, number + 1))
         found = counted(agent)

@@ -1,4 +1,4 @@
-"""A CPU limit as container runtimes set it: by a control group."""
+"""A CPU limit by a control group, as container runtimes set it."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def limit(group: Path, cpus: float) -> None:
 
 
 def workers_in(group: Path) -> tuple[int, int]:
-    """Workers that `auto` means for a process in a group, and how many CPUs it may be scheduled on."""
+    """Number of workers of `auto` for a process in a control group, and number of CPUs that it may run on."""
     join = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
     argv = ["sh", "-c", join, str(group), sys.executable, "-c", _COUNT]
     done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=CHECKOUT)
@@ -38,7 +38,7 @@ def workers_in(group: Path) -> tuple[int, int]:
     return int(workers), int(schedulable)
 
 
-def test_auto_means_no_more_workers_than_the_cpu_limit_pays_for(group: Path) -> None:
+def test_auto_starts_no_more_workers_than_the_cpu_limit_allows(group: Path) -> None:
     workers, schedulable = workers_in(group)
     assert workers == min(schedulable, 16)
     limit(group, 0.5)

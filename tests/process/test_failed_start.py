@@ -1,7 +1,8 @@
-"""What the agent says when it cannot start, and what `netpolq status` says of an agent that is not there or not ready."""
+"""Errors of an agent that cannot start, and `netpolq status` without an agent or with one that is not ready."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def run_with_taken_port(box: Box, folder: Path, *flags: str) -> "subprocess.Comp
         return run_to_the_end(box, "--manifests", str(folder), "--workers=1", ADDRESS, *flags)
 
 
-def test_the_error_of_a_failed_start_is_the_last_line_and_no_ruleset_is_claimed(box: Box, folder: Path) -> None:
+def test_the_error_of_a_failed_start_is_the_last_line_and_the_log_claims_no_ruleset(box: Box, folder: Path) -> None:
     done = run_with_taken_port(box, folder)
     assert done.returncode == ExitCode.BOOT
     assert done.stderr.splitlines()[-1].startswith("netpolq: error: --metrics-bind-address")
@@ -33,18 +34,18 @@ def test_the_error_of_a_failed_start_is_the_last_line_and_no_ruleset_is_claimed(
     assert "table inet netpolq" not in box.run(NODE.name, ["nft", "list", "tables"]).stdout
 
 
-def test_a_ruleset_that_an_earlier_agent_left_is_said_to_stay_before_the_error(box: Box, folder: Path) -> None:
+def test_the_log_of_a_failed_start_names_the_ruleset_that_an_earlier_agent_left(box: Box, folder: Path) -> None:
     with Agent(box, folder, "--workers=1") as agent:
         assert agent.stop() == 0
         done = run_with_taken_port(box, folder)
-    said = done.stderr.splitlines()
-    assert "The ruleset stays in place" in said[-2]
-    assert said[-1].startswith("netpolq: error: ")
+    lines = done.stderr.splitlines()
+    assert "The ruleset stays in place" in lines[-2]
+    assert lines[-1].startswith("netpolq: error: ")
 
 
 @pytest.mark.parametrize("flags", [("--logging-format=json",), ("--logging-format", "json")])
 def test_the_error_is_json_when_the_log_is(box: Box, folder: Path, flags: tuple[str, ...]) -> None:
-    """From the supervisor, from the pool, and from the command itself."""
+    """Errors of the supervisor, of the pool, and of the command itself."""
     blocker = box.directory / "file"
     blocker.touch()
     for done, word in (
@@ -79,8 +80,8 @@ def test_status_without_an_agent_shows_the_ruleset_that_is_left_and_its_counters
         assert agent.stop() == 0
         left, document = run_status(box), run_status(box, "--output=json")
         assert "table inet netpolq is left" in left.stdout
-        assert "counter unjudged" in left.stdout
-        assert json.loads(document.stdout)["leftover"]["counters"]["unjudged"] >= 0
+        packets = json.loads(document.stdout)["leftover"]["counters"]["unjudged"]
+        assert re.search(rf"counter unjudged\W+{packets:,} packets", left.stdout), left.stdout
         for done in (left, document):
             assert done.returncode == ExitCode.FAILED
             (line,) = done.stderr.splitlines()
@@ -98,11 +99,11 @@ def test_status_of_an_agent_with_another_run_directory_names_it(box: Box, closed
 
 @pytest.mark.usefixtures("for_other_users")
 def test_status_of_another_user_says_run_as_root(box: Box, closed_agent: Agent) -> None:
-    """Of the folders, or of the agent itself where permissions were loosened."""
+    """The directories refuse the user, or the agent itself if the permissions are loose."""
     interpreter = "/usr/bin/python3"
     packages = os.pathsep.join(path for path in sys.path if path)
-    as_nobody = ("setpriv", "--reuid=65534", "--clear-groups", "env", f"PYTHONPATH={packages}", interpreter)
-    argv = [*as_nobody, "-m", "netpolq", "status", "--run-dir", str(closed_agent.run_dir)]
+    as_other_user = ("setpriv", "--reuid=65534", "--clear-groups", "env", f"PYTHONPATH={packages}", interpreter)
+    argv = [*as_other_user, "-m", "netpolq", "status", "--run-dir", str(closed_agent.run_dir)]
     closed_agent.run_dir.parent.chmod(0o755)
     for modes in ((), ((closed_agent.run_dir, 0o755), (closed_agent.run_dir / "status.sock", 0o666))):
         for path, mode in modes:
@@ -116,7 +117,7 @@ def test_status_of_another_user_says_run_as_root(box: Box, closed_agent: Agent) 
 def test_status_of_an_agent_that_is_not_ready_fails_and_says_what_is_in_force(
     box: Box, folder: Path, closed_agent: Agent
 ) -> None:
-    """A pool that stands still hands no snapshot on: the supervisor has published a new one, and the old one is in force."""
+    """A pool that stands still passes no snapshot on: the supervisor has published a new one, and the old one is in force."""
     before = closed_agent.status()["snapshot_version"]
     closed_agent.pool.suspend()
     try:
@@ -186,7 +187,7 @@ def test_a_kubeconfig_that_is_a_folder_is_one_line_that_names_it(box: Box) -> No
 
 @pytest.mark.parametrize("server", ["https://api.nowhere.invalid:6443", "https://127.0.0.1:1"])
 def test_a_server_that_cannot_be_reached_is_named_in_one_line(box: Box, server: str) -> None:
-    """The name cannot be resolved, or the connection is refused. The agent goes on trying."""
+    """The name cannot be resolved, or the connection is refused. The agent keeps trying."""
     path = box.directory / "kubeconfig"
     path.write_text(WITHOUT_AUTHORITY.replace("https://127.0.0.1:1", server))
     agent = Agent(box, None, "--kubeconfig", str(path), "--workers=1")
@@ -204,7 +205,7 @@ def test_a_server_that_cannot_be_reached_is_named_in_one_line(box: Box, server: 
 
 
 def test_kubeconfig_of_the_environment_and_a_tilde_are_honoured(box: Box) -> None:
-    """KUBECONFIG may name several files; `~` is the home, whether a shell replaces it or not. A folder takes precedence."""
+    """KUBECONFIG may name several files. `~` is the home directory, with or without a shell to expand it."""
     home = box.directory / "home"
     home.mkdir()
     (home / "config").write_text("")

@@ -1,4 +1,4 @@
-"""More packets than the queue holds, while the worker stands still."""
+"""A full queue: more packets than it holds, while the worker stands still."""
 
 import signal
 import socket
@@ -15,7 +15,7 @@ from tests.process.conftest import FRIEND, SERVER
 MORE = 500
 PORT = 9
 _SILENT = f"table inet silent {{ chain incoming {{ type filter hook prerouting priority raw; udp dport {PORT} drop; }}; }}"
-"""Answers would be queued as well."""
+"""Drops the datagrams at the server: answers would be queued too."""
 
 
 def unjudged(agent: Agent) -> int:
@@ -25,7 +25,7 @@ def unjudged(agent: Agent) -> int:
 
 
 @pytest.mark.parametrize(("mode", "dropped", "passed"), [("true", 0, MORE), ("false", MORE, 0)], ids=["fail-open", "fail-closed"])
-def test_the_queue_is_full_before_the_buffer_and_each_mode_counts_in_its_own_place(
+def test_the_queue_is_full_before_the_buffer_and_each_mode_has_its_own_counter(
     box: Box, folder: Path, mode: str, dropped: int, passed: int
 ) -> None:
     flags = (f"--fail-open={mode}", "--workers=1", "--verdict-cache=off", "--strict-mode=false")
@@ -36,7 +36,7 @@ def test_the_queue_is_full_before_the_buffer_and_each_mode_counts_in_its_own_pla
             sender.connect((box.address(SERVER.name, 4), PORT))
             agent.kill(worker, signal.SIGSTOP)
             try:
-                # Each datagram is the first of its connection for as long as nobody has judged one.
+                # Until the worker answers one, each datagram is the first of its connection.
                 sender.send(bytes(1000))
                 agent.wait_until("neighbours have found each other", lambda: agent.packets_queued() == 1)
                 for _ in range(QUEUE_PACKETS - 1 + MORE):
@@ -48,6 +48,6 @@ def test_the_queue_is_full_before_the_buffer_and_each_mode_counts_in_its_own_pla
                 assert queue.id_sequence == QUEUE_PACKETS
             finally:
                 agent.kill(worker, signal.SIGCONT)
-        agent.wait_until("all that waited is judged", lambda: agent.queues()[0].queue_total == 0)
+        agent.wait_until("all waiting packets are evaluated", lambda: agent.queues()[0].queue_total == 0)
         agent.wait_until("and counted", lambda: agent.status()["workers"][0]["packets"] == QUEUE_PACKETS)
         assert unjudged(agent) == passed

@@ -1,4 +1,4 @@
-"""A run directory without room: it costs no packet and no counter, and the log says what is missing."""
+"""A run directory on a full file system: no packet and no counter is lost."""
 
 import subprocess
 
@@ -14,12 +14,12 @@ from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
 
 _ROUNDS = 6
-"""So that times differ, and with them the counters: those of one round fit into the block that a file already has."""
+"""Rounds of connections, so that their times and with them the counters differ. Those of one round would fit into one block."""
 
 
 @pytest.fixture
 def small(box: Box) -> Iterator[Path]:
-    """A file system of one megabyte in place of the run directory."""
+    """A run directory on a file system of one megabyte."""
     run_dir = box.directory / "run"
     run_dir.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "netpolq-test", run_dir], check=True)
@@ -35,10 +35,10 @@ def fill(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_workers_that_need_new_counters_go_on_judging(box: Box, folder: Path) -> None:
-    """A worker that meets a protocol, family or duration for the first time needs a new counter, and the disk has no block for it.
+def test_workers_that_need_new_counters_go_on_without_disk_space(box: Box, folder: Path) -> None:
+    """The first packet of a protocol, family or duration needs a new counter, and the disk has no block for it.
 
-    Files of prometheus_client are sparse and mapped: such a write ended worker after worker by SIGBUS, and what they had read was dropped.
+    With the sparse mapped files of prometheus_client, such a write would end each worker by SIGBUS, and its packets would be dropped.
     """
     with Agent(box, folder, "--fail-open=false", "--workers=1", "--strict-mode=false", "--verdict-cache=off") as agent:
         fill(agent.run_dir)

@@ -1,4 +1,4 @@
-"""The agent as the shipped DaemonSet starts it: first process of its own process namespace, one capability, a read-only root."""
+"""The agent as the shipped DaemonSet starts it: process 1 of its own PID namespace, one capability, a read-only root."""
 
 import shlex
 import sys
@@ -20,7 +20,7 @@ from tests.process.conftest import FRIEND, SERVER, STRANGER
 DAEMON_SET = CHECKOUT / "deploy/kustomize/base/daemonset.yaml"
 NET_ADMIN = 1 << 12  # linux/capability.h
 
-# Every file system becomes read-only for the agent, save the run directory, and those of the kernel, which no mount flag protects.
+# Makes every file system read-only for the agent, except the run directory and those of the kernel, which no mount flag protects.
 _CONFINE = """
 set -eu
 mkdir -p "$RUN_DIR"
@@ -44,7 +44,7 @@ class SecurityContext(TypedDict):
 
 
 class Credentials(NamedTuple):
-    """Of a process, from /proc. Capability sets as bits."""
+    """Credentials of a process, from /proc. Capability sets are bit masks."""
 
     effective: int
     permitted: int
@@ -59,7 +59,7 @@ def shipped() -> SecurityContext:
 
 
 def confining(argv: Sequence[str], run_dir: Path, capabilities: Sequence[str]) -> list[str]:
-    """A command under a bounding set of capabilities, without any way to gain one, and with one folder to write to."""
+    """The command under a bounding set of capabilities, unable to gain others, with one writable directory."""
     bounding_set = ",".join(["-all", *(f"+{name.lower()}" for name in capabilities)])
     return [
         *("env", f"RUN_DIR={run_dir}", f"BOUNDING_SET={bounding_set}", "PYTHONDONTWRITEBYTECODE=1"),
@@ -69,7 +69,7 @@ def confining(argv: Sequence[str], run_dir: Path, capabilities: Sequence[str]) -
 
 
 class Confined(Agent):
-    """An agent that is confined."""
+    """An agent with the shipped privileges."""
 
     def __init__(self, box: Box, manifests: Path, *flags: str, capabilities: Sequence[str]) -> None:
         super().__init__(box, manifests, *flags)
@@ -77,20 +77,20 @@ class Confined(Agent):
 
     @property
     def pool(self) -> psutil.Process:
-        """The pool: the first process of its namespace, and the only child of the program that made that."""
+        """The pool: process 1 of its namespace, and the only child of the program that created it."""
         assert self._process is not None
         (pool,) = psutil.Process(self._process.pid).children()
         return pool
 
     def stop(self) -> int:
-        """Ask the pool to end; the program above it passes its exit code on."""
+        """Terminate the pool. Its parent passes the exit code on."""
         assert self._process is not None
         if self._process.poll() is None:
             self.pool.terminate()
         return self._process.wait(20)
 
     def credentials(self) -> dict[int, Credentials]:
-        """Those of each process of the agent."""
+        """Credentials of each process of the agent, by pid."""
         found = {}
         for process in (self.pool, *self.pool.children(recursive=True)):
             rows = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text("utf-8").splitlines())
@@ -115,7 +115,7 @@ def reached(box: Box, protocol: str = "TCP") -> list[bool]:
     return [result.reached for result in box.probe(probes)]
 
 
-def test_what_is_shipped_is_one_capability_and_nothing_to_gain_more() -> None:
+def test_the_shipped_container_has_one_capability_and_cannot_gain_others() -> None:
     context = shipped()
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     assert not context["privileged"]
@@ -124,7 +124,7 @@ def test_what_is_shipped_is_one_capability_and_nothing_to_gain_more() -> None:
     assert context["runAsUser"] == 0
 
 
-def test_the_shipped_privileges_suffice_to_enforce_and_to_take_over_from_a_killed_worker(box: Box, confined: Confined) -> None:
+def test_the_shipped_privileges_suffice_to_enforce_and_to_replace_killed_workers(box: Box, confined: Confined) -> None:
     assert reached(box) == [True, False, True, False]
     assert reached(box, "UDP") == [True, False, True, False]
     confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
@@ -139,12 +139,12 @@ def test_the_shipped_privileges_suffice_to_enforce_and_to_take_over_from_a_kille
 def test_no_process_of_the_agent_has_more_than_the_shipped_capability(confined: Confined) -> None:
     confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
     credentials = confined.credentials()
-    assert len(credentials) == 5, "pool, supervisor, two workers and a spare one"
+    assert len(credentials) == 5, "pool, supervisor, two workers, standby worker"
     assert set(credentials.values()) == {Credentials(NET_ADMIN, NET_ADMIN, NET_ADMIN, no_new_privs=True)}
 
 
-def test_the_agent_writes_nowhere_but_into_its_run_directory(confined: Confined) -> None:
-    """Looked at through the agent's own mounts, by somebody who may do everything."""
+def test_the_agent_can_write_only_to_its_run_directory(confined: Confined) -> None:
+    """The test, which has all privileges, writes through the agent's own mounts."""
     root = Path(f"/proc/{confined.pool.pid}/root")
     for folder in ("/", "/tmp", "/run", "/dev/shm", str(CHECKOUT), str(confined.manifests)):  # noqa: S108  # to show that it cannot be written
         if (root / folder.lstrip("/")).is_dir():
@@ -154,8 +154,8 @@ def test_the_agent_writes_nowhere_but_into_its_run_directory(confined: Confined)
     assert (confined.run_dir / "npq-written").exists()
 
 
-def test_the_pool_is_a_first_process_that_needs_no_init_beside_it(box: Box, confined: Confined) -> None:
-    """It buries the orphans that are handed to it and ends on SIGTERM, which the kernel keeps from a first process without a handler."""
+def test_the_pool_can_be_process_1_without_an_init_program(box: Box, confined: Confined) -> None:
+    """It reaps orphans and ends on SIGTERM, which the kernel does not deliver to a process 1 without a handler."""
     confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
     pool = confined.pool
     own = set(pool.children())
@@ -165,15 +165,15 @@ def test_the_pool_is_a_first_process_that_needs_no_init_beside_it(box: Box, conf
         log=box.directory / "orphan.log",
     )
     assert orphan.wait(20) == 0
-    handed = set(pool.children()) - own
-    assert len(handed) == 1, "the orphan was not handed to the pool"
-    confined.wait_until("the orphan is buried", lambda: set(pool.children()) == own)
+    orphans = set(pool.children()) - own
+    assert len(orphans) == 1, "the pool is not the parent of the orphan"
+    confined.wait_until("the orphan is reaped", lambda: set(pool.children()) == own)
     assert confined.stop() == 0
     assert reached(box) == [False] * 4, "the rules stay, and they are closed"
 
 
 def test_the_shipped_privileges_suffice_to_clean_up(box: Box, confined: Confined) -> None:
-    """As the shipped DaemonSet for that does it, which has no run directory."""
+    """As in the shipped cleanup DaemonSet, which has no run directory."""
     assert confined.stop() == 0
     argv = [sys.executable, "-m", "netpolq", "cleanup", "--run-dir", str(box.directory / "absent")]
     done = box.run(box.node.name, confining(argv, box.directory / "unused", shipped()["capabilities"]["add"]))
@@ -186,7 +186,7 @@ def test_the_shipped_privileges_suffice_to_clean_up(box: Box, confined: Confined
 def test_without_the_capability_the_agent_says_which_one_is_missing(
     box: Box, folder: Path, capabilities: tuple[str, ...]
 ) -> None:
-    """So that the capability is needed, and no other stands in for it."""
+    """No other capability replaces CAP_NET_ADMIN."""
     agent = Confined(box, folder, "--workers=1", "--strict-mode=false", capabilities=capabilities)
     with pytest.raises(RuntimeError, match=r"(?s)exit code 3:.*NET_ADMIN"):
         agent.start()

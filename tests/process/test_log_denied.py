@@ -1,4 +1,4 @@
-"""What a running agent says of denied packets with `--log-denied`."""
+"""The lines of a running agent about denied packets, with `--log-denied`."""
 
 import json
 import socket
@@ -19,13 +19,13 @@ def packet_lines(agent: Agent) -> list[dict[str, object]]:
     return [entry for entry in entries if entry["component"] == "packet"]
 
 
-def test_denied_packets_are_told_with_pods_and_policy_and_accepted_ones_are_not(box: Box, folder: Path) -> None:
+def test_denied_packets_are_logged_with_pods_and_policy_and_accepted_ones_are_not(box: Box, folder: Path) -> None:
     with Agent(box, folder, *FLAGS) as agent:
         assert_admitted(box, "friend", families=(4, 6))
-        agent.wait_until("both are told", lambda: len(packet_lines(agent)) >= 2)
+        agent.wait_until("both are logged", lambda: len(packet_lines(agent)) >= 2)
         lines = packet_lines(agent)
-    told = [{key: line[key] for key in ("verdict", "reason", "policy", "source_pod", "destination_pod")} for line in lines]
-    assert told == 2 * [
+    logged = [{key: line[key] for key in ("verdict", "reason", "policy", "source_pod", "destination_pod")} for line in lines]
+    assert logged == 2 * [
         {
             "verdict": "drop",
             "reason": "denied",
@@ -38,23 +38,23 @@ def test_denied_packets_are_told_with_pods_and_policy_and_accepted_ones_are_not(
 
 
 def test_a_flood_of_one_pair_leaves_room_for_another_and_all_reach_the_worker(box: Box, folder: Path) -> None:
-    """The kernel keeps accepted connections and no denials: the flood, all to one port, is counted to the last packet by the worker.
+    """The verdict cache has no entry for the denied pair, so the worker counts every packet of the flood, which is to one port.
 
-    Denied by both families the stranger has two pairs; the second is told in the midst of the flood of the first.
+    The stranger is denied over both families, as two pairs. The second pair is logged during the flood of the first.
     """
     with Agent(box, folder, "--verdict-cache=on", *FLAGS) as agent:
         for _ in range(4):
             assert_admitted(box, "friend")
         agent.wait_until("the kernel has accepted connections", lambda: agent.status()["verdict_cache"]["entries"] > 0)
-        judged = agent.status()["workers"][0]["packets"]
+        evaluated = agent.status()["workers"][0]["packets"]
         for _ in range(FLOOD // 100):
             with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
                 for _number in range(100):
                     end.sendto(b"x", (box.address(SERVER.name, 4), 80))
         with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as end:
             end.sendto(b"x", (box.address(SERVER.name, 6), 80))
-        agent.wait_until("all are judged", lambda: agent.status()["workers"][0]["packets"] >= judged + FLOOD + 1)
-        agent.wait_until("the other pair is told", lambda: any(":" in str(line["source_ip"]) for line in packet_lines(agent)))
+        agent.wait_until("all are evaluated", lambda: agent.status()["workers"][0]["packets"] >= evaluated + FLOOD + 1)
+        agent.wait_until("the other pair is logged", lambda: any(":" in str(line["source_ip"]) for line in packet_lines(agent)))
         noisy = [line for line in packet_lines(agent) if line["source_ip"] == STRANGER.addresses[0] and "verdict" in line]
         assert PAIR_BURST_LINES <= len(noisy) <= PAIR_BURST_LINES + 2
         assert agent.status()["verdict_cache"]["entries"] <= 8, "a few accepted connections"

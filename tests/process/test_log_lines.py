@@ -1,4 +1,4 @@
-"""What a running agent says of itself in its log."""
+"""The log lines of a running agent about itself."""
 
 import re
 
@@ -16,7 +16,7 @@ def lines_of(agent: Agent) -> list[str]:
 
 
 def wait_for(agent: Agent, pattern: str) -> str:
-    """The first line that matches, once it is there."""
+    """Wait for a line that matches, and return the first."""
     found: list[str] = []
 
     def is_there() -> bool:
@@ -27,8 +27,8 @@ def wait_for(agent: Agent, pattern: str) -> str:
     return found[0]
 
 
-def test_a_start_is_told_with_its_settings_and_its_end(box: Box, folder: Path) -> None:
-    """One line with version, node, failure mode, queues and source; one when the agent is ready; none about what has no effect."""
+def test_the_start_is_logged_with_its_settings_and_so_is_readiness(box: Box, folder: Path) -> None:
+    """One line with version, node, failure mode, queues and source; one when the agent is ready; none about settings without effect."""
     with Agent(box, folder, *FLAGS) as agent:
         start = wait_for(agent, " starts on node ")
         wait_for(agent, r"INFO supervisor\[\d+\]: ready, \d+\.\d s after the start$")
@@ -43,7 +43,7 @@ def test_a_start_is_told_with_its_settings_and_its_end(box: Box, folder: Path) -
     assert "DEBUG" not in text
 
 
-def test_each_version_in_force_is_told_with_its_latency_and_what_has_changed(box: Box, folder: Path) -> None:
+def test_each_version_in_force_is_logged_with_its_latency_and_the_changes(box: Box, folder: Path) -> None:
     """At --v=1. A policy that is broken and repaired is rejected, and then no longer."""
     with Agent(box, folder, "--v=1", *FLAGS) as agent:
         wait_for(agent, r"DETAIL enforcer\[\d+\]: snapshot \d+ is in force after \d+\.\d ms: .* added")

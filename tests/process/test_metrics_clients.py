@@ -1,4 +1,4 @@
-"""Clients of the metrics endpoint that are many, slow, or make no sense."""
+"""Clients of the metrics endpoint that are many, slow, or send malformed requests."""
 
 import os
 import socket
@@ -26,14 +26,14 @@ def connect(box: Box) -> socket.socket:
 
 
 @contextmanager
-def crowd(box: Box, first_words: bytes, count: int = MANY) -> Iterator[list[socket.socket]]:
-    """Connections that say something, and then stay."""
+def many_connections(box: Box, data: bytes, count: int = MANY) -> Iterator[list[socket.socket]]:
+    """Open connections that send some bytes and stay open."""
     with ExitStack() as stack:
         connections = []
         for _ in range(count):
             connection = stack.enter_context(connect(box))
-            with suppress(OSError):  # closed already, for one that came later
-                connection.sendall(first_words)
+            with suppress(OSError):  # the server has closed it for a later one
+                connection.sendall(data)
             connections.append(connection)
         yield connections
 
@@ -45,7 +45,7 @@ def supervisor_of(agent: Agent) -> psutil.Process:
 
 
 def assert_served(box: Box, folder: Path, agent: Agent) -> None:
-    """Who asks decently is answered, and policies come into force, while the crowd is there."""
+    """Assert that well-formed requests are answered and policies come into force."""
     for _ in range(5):
         assert agent.is_ready()
         assert "netpolq_ready 1.0" in agent.metrics()
@@ -56,16 +56,16 @@ def assert_served(box: Box, folder: Path, agent: Agent) -> None:
         assert_admitted(box, app)
 
 
-def test_silent_slow_and_senseless_clients_keep_nobody_out_and_cost_little(box: Box, folder: Path, closed_agent: Agent) -> None:
+def test_idle_slow_and_malformed_clients_do_not_block_others_and_cost_little(box: Box, folder: Path, closed_agent: Agent) -> None:
     supervisor = supervisor_of(closed_agent)
     assert_served(box, folder, closed_agent)
     before = supervisor.memory_info().rss
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
-    for words in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
-        with crowd(box, words):
+    for data in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
+        with many_connections(box, data):
             assert supervisor.num_fds() < MAX_CONNECTIONS + 60
             assert_served(box, folder, closed_agent)
-    with crowd(box, b"", 20) as connections:
+    with many_connections(box, b"", 20) as connections:
         for connection in connections:
             connection.sendall(os.urandom(2000))
         assert_served(box, folder, closed_agent)
@@ -74,7 +74,7 @@ def test_silent_slow_and_senseless_clients_keep_nobody_out_and_cost_little(box: 
     assert "Traceback" not in closed_agent.log.read_text()
 
 
-def test_what_is_not_there_and_what_is_not_allowed_is_said(box: Box, closed_agent: Agent) -> None:
+def test_unknown_paths_and_methods_get_their_status_codes(box: Box, closed_agent: Agent) -> None:
     assert closed_agent.http("/nothing").code == 404
     assert closed_agent.http("/metrics?x=y").code == 200
     with connect(box) as connection:
@@ -82,7 +82,7 @@ def test_what_is_not_there_and_what_is_not_allowed_is_said(box: Box, closed_agen
         assert connection.recv(64).startswith(b"HTTP/1.1 405 ")
 
 
-def test_a_connection_that_is_held_open_is_closed_in_the_end(box: Box, closed_agent: Agent) -> None:
+def test_a_connection_without_a_whole_request_is_closed_after_a_while(box: Box, closed_agent: Agent) -> None:
     with connect(box) as connection:
         began_s = time.monotonic()
         connection.settimeout(60.0)
@@ -115,9 +115,9 @@ def test_a_malformed_request_is_one_line_in_the_log_that_names_the_client(box: B
                 while connection.recv(4096):
                     pass
         closed_agent.wait_until("answered", closed_agent.is_ready)
-        said = closed_agent.log.read_text().splitlines()[before:]
-        if b"chunked" in request:  # refused for its method before the body is looked at
-            assert len(said) <= 1, said
+        lines = closed_agent.log.read_text().splitlines()[before:]
+        if b"chunked" in request:  # refused for its method before the server reads the body
+            assert len(lines) <= 1, lines
             continue
-        assert len(said) == 1, (request[:60], said)
-        assert "malformed request from 127.0.0.1" in said[0]
+        assert len(lines) == 1, (request[:60], lines)
+        assert "malformed request from 127.0.0.1" in lines[0]

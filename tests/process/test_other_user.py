@@ -1,4 +1,4 @@
-"""The agent as another user than root, with CAP_NET_ADMIN as an ambient capability."""
+"""An agent of a user other than root, with CAP_NET_ADMIN as an ambient capability."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ NET_ADMIN = 1 << 12
 
 
 class OtherUsersAgent(Agent):
-    """An agent that another user starts, by the system's interpreter: the one of the tests may be in a home that is closed to others."""
+    """An agent that another user starts, with the system's interpreter: that of the tests may be in a closed home directory."""
 
     def __init__(self, box: Box, manifests: Path, *flags: str) -> None:
         packages = os.pathsep.join(path for path in sys.path if path)
@@ -26,7 +26,7 @@ class OtherUsersAgent(Agent):
             *("--ambient-caps=-all,+net_admin", "env", f"PYTHONPATH={packages}"),
         )
         super().__init__(box, manifests, *flags, prefix=prefix)
-        self._argv = ["/usr/bin/python3" if word == sys.executable else word for word in self._argv]
+        self._argv = ["/usr/bin/python3" if argument == sys.executable else argument for argument in self._argv]
 
 
 @pytest.fixture
@@ -39,16 +39,16 @@ def agent(box: Box, folder: Path, for_other_users: None) -> Iterator[Agent]:
         yield agent
 
 
-def test_it_enforces_and_succeeds_workers(box: Box, agent: Agent) -> None:
+def test_it_enforces_and_replaces_workers(box: Box, agent: Agent) -> None:
     assert_admitted(box, "friend")
     agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 3)
     first = agent.status()["workers"][0]["pid"]
     agent.kill(first)
-    agent.wait_until("a successor serves", lambda: agent.status()["workers"][0]["pid"] not in {0, first})
+    agent.wait_until("another worker serves", lambda: agent.status()["workers"][0]["pid"] not in {0, first})
     assert_admitted(box, "friend")
 
 
-def test_metrics_lack_the_kernels_table_of_queues_alone_and_the_log_says_so_once(agent: Agent) -> None:
+def test_metrics_lack_only_the_kernels_table_of_queues_and_the_log_says_so_once(agent: Agent) -> None:
     """The table belongs to root."""
     for _ in range(3):
         answer = agent.http("/metrics")

@@ -1,4 +1,4 @@
-"""More new connections than can be judged: every packet is accounted for, and once the load is over all is as before."""
+"""Overload: more new connections than a worker can evaluate. Every packet is accounted for, and the agent recovers."""
 
 import re
 import signal
@@ -15,8 +15,8 @@ from loadtest.testbed.box import Box
 from tests.process.conftest import FRIEND, MODES, SERVER, STRANGER, assert_admitted, worker_of
 
 EACH = 3_000
-"""Packets of either client in one burst: together half as much again as the queue holds, and sent within a fraction of the time after
-which a worker that stands still is killed."""
+"""Packets of each client in one burst: together 1.5 times the length of the queue, sent within a fraction of the time after which the
+pool kills a stopped worker."""
 BURSTS = 3
 PORT = 9
 GROWTH_BYTES = 12 << 20
@@ -24,11 +24,11 @@ _COUNTING = f"""table inet seen {{
     counter arrived {{ }}
     chain incoming {{ type filter hook prerouting priority raw; udp dport {PORT} counter name arrived drop; }}
 }}"""
-"""In the server. Nobody answers: an answer would be one more packet."""
+"""Counts and drops the datagrams at the server: an answer would be one more packet."""
 
 
 class Books(NamedTuple):
-    """What became of packets. `accepted` and `denied`: by workers; `unjudged`: passed all the same; `dropped`: without a decision."""
+    """The fate of the packets. `accepted`, `denied`: by workers; `unjudged`: passed without a verdict; `dropped`: without a decision."""
 
     delivered: int
     accepted: int
@@ -43,19 +43,21 @@ def books(box: Box, agent: Agent, mode: str) -> Books:
     assert delivered is not None, listed
     counts = {name: int(float(value)) for name, value in re.findall(r"^([a-z]\S*) (\S+)$", agent.metrics(), re.MULTILINE)}
     accepted, denied = (
-        counts.get(f'packet_count{{family="IPv4",protocol="UDP",verdict="{word}"}}', 0) for word in ("accept", "drop")
+        counts.get(f'packet_count{{family="IPv4",protocol="UDP",verdict="{verdict}"}}', 0) for verdict in ("accept", "drop")
     )
     (queue,) = agent.queues()
     dropped = queue.queue_dropped + queue.user_dropped
-    # Of workers that a slow machine has the pool take for hanging.
+    # On a slow machine, the pool may kill workers that seem to hang.
     dropped += counts.get('netpolq_failed_packets_total{cause="suspect"}', 0)
     dropped += counts.get('netpolq_failed_packets_total{cause="orphaned"}', 0) if mode == "false" else 0
     return Books(int(delivered[1]), accepted, denied, counts["netpolq_unjudged_packets_total"], dropped)
 
 
 @MODES
-def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_stays(box: Box, folder: Path, mode: str) -> None:
-    """The worker stands still during each burst, so that a third of it finds no room."""
+def test_every_packet_is_delivered_denied_or_dropped_and_counted_and_memory_does_not_grow(
+    box: Box, folder: Path, mode: str
+) -> None:
+    """The worker is stopped during each burst, so that a third of the packets finds no room in the queue."""
     assert box.run(SERVER.name, ["nft", "-f", "-"], stdin=_COUNTING).returncode == 0
     memory = []
     with Agent(box, folder, f"--fail-open={mode}", "--workers=1", "--verdict-cache=off") as agent:
@@ -69,7 +71,7 @@ def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_
                 with suppress(ProcessLookupError):
                     agent.kill(worker, signal.SIGCONT)
             agent.wait_until("there is room again", lambda: agent.queues()[0].queue_total == 0)
-            assert_admitted(box, "friend")  # as before, at once
+            assert_admitted(box, "friend")  # at once, as before the burst
             memory.append(psutil.Process(worker_of(agent)).memory_full_info().uss)
         sent = 2 * BURSTS * EACH
 
@@ -88,7 +90,7 @@ def test_what_was_sent_is_delivered_or_denied_or_dropped_and_counted_and_memory_
 
 
 def send_burst(box: Box, first_port: int) -> None:
-    """First packets of so many connections, from one client and from the other."""
+    """Send the first packet of `EACH` connections from each client."""
     address = box.address(SERVER.name, 4), PORT
 
     def send() -> None:

@@ -1,4 +1,4 @@
-"""What a running agent says of packets at `--v=2`."""
+"""The lines of a running agent about packets, at `--v=2`."""
 
 import json
 import re
@@ -16,13 +16,13 @@ FLOOD = 2000
 
 
 def connect(box: Box) -> None:
-    """Friend and stranger over both families, the friend twice: the second verdict comes from the cache."""
+    """Connect friend and stranger over both families, twice: the later verdicts come from the flow cache."""
     for _ in range(2):
         assert_admitted(box, "friend", families=(4, 6))
 
 
 def wait_for_lines(agent: Agent, pattern: str, count: int) -> list[str]:
-    """Lines of the log that match, once there are so many."""
+    """Wait for `count` lines that match."""
     found: list[str] = []
 
     def are_there() -> bool:
@@ -38,9 +38,9 @@ def test_text_lines_name_verdict_flow_pods_and_policy(box: Box, folder: Path) ->
         connect(box)
         lines = wait_for_lines(agent, r" INFO packet\[\d+\]: ", 8)
     assert len(lines) == 8, "one line for each first packet, and none for those that follow"
-    told = [re.sub(r":\d+ \(app/(friend|stranger)\)", r":PORT (app/\1)", line.split("]: ", 1)[1]) for line in lines]
-    told = [re.sub(r", \d+\.\d us$", "", line) for line in told]
-    assert sorted(told) == sorted(
+    logged = [re.sub(r":\d+ \(app/(friend|stranger)\)", r":PORT (app/\1)", line.split("]: ", 1)[1]) for line in lines]
+    logged = [re.sub(r", \d+\.\d us$", "", line) for line in logged]
+    assert sorted(logged) == sorted(
         2
         * [
             "accept TCP 10.71.1.2:PORT (app/friend) -> 10.71.1.1:80 (app/server): allowed by ingress policy app/server",
@@ -51,7 +51,7 @@ def test_text_lines_name_verdict_flow_pods_and_policy(box: Box, folder: Path) ->
     )
 
 
-def test_json_lines_are_one_object_each_and_tell_the_same(box: Box, folder: Path) -> None:
+def test_json_lines_are_one_object_each_with_the_same_facts(box: Box, folder: Path) -> None:
     with Agent(box, folder, "--v=2", "--logging-format=json", *FLAGS) as agent:
         connect(box)
         wait_for_lines(agent, '"component": "packet"', 8)
@@ -75,25 +75,25 @@ def test_json_lines_are_one_object_each_and_tell_the_same(box: Box, folder: Path
         "snapshot": version,
     }
     assert all(entry["processing_us"] > 0 for entry in packets)
-    assert {entry["source_pod"] for entry in later} == {"app/friend", "app/stranger"}, "a successor logs as its predecessor did"
+    assert {entry["source_pod"] for entry in later} == {"app/friend", "app/stranger"}, "the replacement logs like its predecessor"
     assert killed not in {entry["pid"] for entry in later}
 
 
-def test_every_packet_is_in_a_line_or_in_the_count_of_those_left_out(box: Box, folder: Path) -> None:
+def test_every_packet_has_a_line_or_is_in_the_count_of_packets_without_one(box: Box, folder: Path) -> None:
     with Agent(box, folder, "--v=2", "--logging-format=json", *FLAGS) as agent:
         with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
             for number in range(FLOOD):
                 end.sendto(b"x", (box.address(SERVER.name, 4), 1 + number))
-        agent.wait_until("all are judged", lambda: agent.status()["workers"][0]["packets"] >= FLOOD)
+        agent.wait_until("all are evaluated", lambda: agent.status()["workers"][0]["packets"] >= FLOOD)
         wait_for_lines(agent, '"suppressed"', 1)
 
-        def told() -> tuple[int, int]:
+        def logged() -> tuple[int, int]:
             entries = [json.loads(line) for line in agent.log.read_text(encoding="utf-8").splitlines()]
             packets = [entry for entry in entries if entry["component"] == "packet"]
             return sum("verdict" in entry for entry in packets), sum(entry.get("suppressed", 0) for entry in packets)
 
-        agent.wait_until("every packet is accounted for", lambda: sum(told()) >= FLOOD)
-        lines, suppressed = told()
+        agent.wait_until("every packet is accounted for", lambda: sum(logged()) >= FLOOD)
+        lines, suppressed = logged()
         assert lines + suppressed == agent.status()["workers"][0]["packets"] == FLOOD
         assert BURST_LINES <= lines < FLOOD
 

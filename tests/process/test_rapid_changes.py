@@ -1,4 +1,4 @@
-"""A hundred changes of a policy in a second: they are taken together, and the latest wins."""
+"""A hundred changes of a policy per second: the agent merges them, and the latest wins."""
 
 import time
 
@@ -14,11 +14,11 @@ from tests.process.conftest import FRIEND, SERVER, STRANGER, admit
 CHANGES = 300
 PERIOD_S = 0.01
 PORTS = range(20_000, 20_008)
-"""Enough that each worker has to do with some: they are chosen by a hash of the addresses and by CPU."""
+"""Enough that each worker gets some: a hash of the addresses or the CPU selects the worker."""
 
 
 @pytest.mark.parametrize("last", ["friend", "stranger"])
-def test_changes_that_come_faster_than_they_can_be_enforced_are_taken_together_and_the_latest_wins(
+def test_changes_that_come_faster_than_they_can_be_enforced_are_merged_and_the_latest_wins(
     box: Box, folder: Path, last: str
 ) -> None:
     other = "friend" if last == "stranger" else "stranger"
@@ -50,4 +50,4 @@ def test_changes_that_come_faster_than_they_can_be_enforced_are_taken_together_a
         assert is_acknowledged(after)
         assert 1 < after["snapshot_version"] - before["snapshot_version"] < CHANGES
         assert outcomes() == expected, "and it stays so"
-        assert "sent no heartbeat" not in agent.log.read_text(), "nobody is too busy with changes to be taken for alive"
+        assert "sent no heartbeat" not in agent.log.read_text(), "changes delay no heartbeat beyond its limit"

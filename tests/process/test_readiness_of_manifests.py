@@ -1,4 +1,4 @@
-"""Readiness of an agent whose manifests may enforce less than their author wants."""
+"""Readiness of an agent whose manifests may enforce less than intended."""
 
 import http
 
@@ -13,7 +13,7 @@ ELSEWHERE = Host(name="node-a.example.org", addresses=NODE.addresses)
 
 
 def test_a_folder_without_a_pod_of_this_node_is_not_ready_until_there_is_one(box: Box) -> None:
-    """The node may be called otherwise in the manifests than on the host; then the agent enforces nothing."""
+    """The manifests may have another name for the node than the host; then the agent enforces nothing."""
     folder = box.directory / "manifests"
     folder.mkdir()
     manifests.write(folder / "pods.json", [manifests.pod(SERVER, ELSEWHERE), manifests.pod(FRIEND, ELSEWHERE)])
@@ -30,7 +30,7 @@ def test_a_folder_without_a_pod_of_this_node_is_not_ready_until_there_is_one(box
         agent.cleanup()
 
 
-def test_a_file_that_does_not_tell_which_pods_it_isolates_keeps_the_agent_from_being_ready(box: Box, folder: Path) -> None:
+def test_a_file_with_an_unknown_set_of_isolated_pods_keeps_the_agent_unready(box: Box, folder: Path) -> None:
     template = folder / "template.yaml"
     template.write_text("kind: NetworkPolicy\nmetadata: {namespace: {{ .Values.namespace }}}\n")
     agent = Agent(box, folder, "--workers=1")
@@ -55,4 +55,4 @@ def _reasons_of(agent: Agent) -> str:
 
 def _is_enforcing(agent: Agent) -> bool:
     reasons = _reasons_of(agent)
-    return "manifests" in reasons and not any(word in reasons for word in ("snapshot", "workers"))
+    return "manifests" in reasons and not any(part in reasons for part in ("snapshot", "workers"))

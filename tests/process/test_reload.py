@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration file is read again."""
+"""SIGHUP: the agent reads the configuration file again."""
 
 import signal
 import socket
@@ -25,20 +25,20 @@ class Configured(Agent):
     def write(self, *lines: str, workers: int = 2) -> None:
         self.config.write_text("\n".join([f"workers = {workers}", *lines]), encoding="utf-8")
 
-    def hang_up(self, *words: str) -> None:
-        """Send SIGHUP, and wait until the log says something."""
+    def hang_up(self, *parts: str) -> None:
+        """Send SIGHUP, and wait for a line about it in the log that has all parts."""
         worker = self.status()["workers"][0]["pid"]
         pool = psutil.Process(worker).parent()
         assert pool is not None
         read = len(self.log.read_text())
         pool.send_signal(signal.SIGHUP)
 
-        def said() -> bool:
+        def is_logged() -> bool:
             return any(
-                "SIGHUP" in line and all(word in line for word in words) for line in self.log.read_text()[read:].splitlines()
+                "SIGHUP" in line and all(part in line for part in parts) for line in self.log.read_text()[read:].splitlines()
             )
 
-        self.wait_until(f"the log says SIGHUP: {words}", said)
+        self.wait_until(f"the log says SIGHUP: {parts}", is_logged)
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def pids(agent: Agent) -> list[int]:
     return [worker["pid"] for worker in agent.status()["workers"]]
 
 
-def test_what_workers_are_not_concerned_with_changes_while_they_go_on(box: Box, agent: Configured) -> None:
+def test_settings_of_the_supervisor_change_while_the_workers_go_on(box: Box, agent: Configured) -> None:
     workers = pids(agent)
     agent.write("verdict-cache-ttl = 7", f'metrics-bind-address = "127.0.0.1:{METRICS_PORT + 1}"')
     agent.hang_up("--verdict-cache-ttl=7", "--metrics-bind-address")
-    agent.wait_until("the status tells of it", lambda: ttl(agent) == 7)
+    agent.wait_until("the status has the new value", lambda: ttl(agent) == 7)
     assert pids(agent) == workers
     with box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
         agent.wait_until("the new address answers", lambda: connection.connect_ex(("127.0.0.1", METRICS_PORT + 1)) in {0, 106})
@@ -67,25 +67,25 @@ def test_what_workers_are_not_concerned_with_changes_while_they_go_on(box: Box, 
 def ttl(agent: Agent) -> int:
     try:
         return agent.status()["verdict_cache"]["ttl_s"]
-    except OSError:  # between two supervisors nobody listens
+    except OSError:  # no process listens between two supervisors
         return 0
 
 
 @pytest.mark.parametrize(
-    ("lines", "workers", "words"),
+    ("lines", "workers", "parts"),
     [
         (("mark-mask = 0x700",), 2, ("--mark-mask", "needs a restart")),
         ((), 3, ("--queues", "needs a restart")),
-        (("verdict-cache-ttl = 0",), 2, ("cannot be read",)),
-        (("what is this",), 2, ("cannot be read",)),
+        (("verdict-cache-ttl = 0",), 2, ("cannot read the settings",)),
+        (("what is this",), 2, ("cannot read the settings",)),
     ],
 )
-def test_what_cannot_change_is_named_and_then_nothing_does(
-    box: Box, agent: Configured, lines: tuple[str, ...], workers: int, words: tuple[str, ...]
+def test_a_setting_that_cannot_change_is_named_and_no_setting_changes(
+    box: Box, agent: Configured, lines: tuple[str, ...], workers: int, parts: tuple[str, ...]
 ) -> None:
     before = pids(agent)
     agent.write(*lines, workers=workers)
-    agent.hang_up(*words)
+    agent.hang_up(*parts)
     assert pids(agent) == before
     assert agent.is_ready()
     assert_admitted(box, "friend")

@@ -1,4 +1,4 @@
-"""The run directory in the hands of other programs: emptied, removed, replaced by a link, or another user's."""
+"""Changes of the run directory by other programs: emptied, removed, or owned by another user."""
 
 import os
 
@@ -14,18 +14,18 @@ from netpolq.snapshot.reader import SnapshotReader
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_start import assert_one_line, run_to_the_end
 
-NOBODY = 65534
+OTHER_USER = 65534
 OURS = ("takeover.key", "status.sock", "snapshot.bin")
 
 
 def is_whole(run_dir: Path) -> bool:
-    """Whether all that the agent keeps in the folder is there."""
+    """Whether the directory has all files of the agent."""
     return all((run_dir / name).exists() for name in OURS)
 
 
 @pytest.mark.parametrize("what", ["all", "the folder", "status.sock"])
-def test_what_another_program_removes_comes_back(box: Box, folder: Path, closed_agent: Agent, what: str) -> None:
-    """Cleaning jobs empty /run while an agent runs: verdicts and counters go on, and within seconds socket, key and snapshot are back."""
+def test_files_that_another_program_removes_are_restored(box: Box, folder: Path, closed_agent: Agent, what: str) -> None:
+    """After a cleanup job has emptied /run, verdicts and counters go on, and the agent restores socket, key and snapshot in seconds."""
     run_dir = closed_agent.run_dir
     closed_agent.wait_until("all is there", lambda: is_whole(run_dir))
     key = (run_dir / "takeover.key").read_text()
@@ -47,19 +47,21 @@ def test_what_another_program_removes_comes_back(box: Box, folder: Path, closed_
     assert_admitted(box, "stranger")
 
 
-def test_another_users_folder_is_refused(box: Box, folder: Path) -> None:
-    """That user could have the agent judge by a snapshot of its making."""
+def test_the_directory_of_another_user_is_refused(box: Box, folder: Path) -> None:
+    """That user could make the agent evaluate with a snapshot of its own."""
     run_dir = box.directory / "run"
     run_dir.mkdir(mode=0o777)
-    os.chown(run_dir, NOBODY, NOBODY)
-    assert_one_line(run_to_the_end(box, "--manifests", str(folder)), ExitCode.BOOT, "--run-dir", str(run_dir), f"user {NOBODY}")
+    os.chown(run_dir, OTHER_USER, OTHER_USER)
+    assert_one_line(
+        run_to_the_end(box, "--manifests", str(folder)), ExitCode.BOOT, "--run-dir", str(run_dir), f"user {OTHER_USER}"
+    )
     assert list(run_dir.iterdir()) == []
 
 
-def test_all_processes_killed_right_after_a_change_leave_no_older_snapshot_to_start_by(
+def test_all_processes_killed_right_after_a_change_leave_no_older_snapshot_to_start_with(
     box: Box, folder: Path, closed_agent: Agent
 ) -> None:
-    """The copy of a version may be a second late; meanwhile the older one is refused, and nothing is admitted by it."""
+    """The file may be a second late. Meanwhile the older version is refused, and no connection is admitted by it."""
     path = closed_agent.run_dir / "snapshot.bin"
     closed_agent.wait_until("it is kept", path.exists)
     newest = 0

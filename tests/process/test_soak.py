@@ -1,4 +1,4 @@
-"""The soak, for as long as a test may take: that it runs, looks, and would say what is broken."""
+"""A short soak: it runs, checks, and names what is broken."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.soak import __main__ as soak
 
 
 @pytest.mark.timeout(180)
-def test_a_short_soak_keeps_every_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_soak_finds_nothing_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "report.json"
     code = soak.main(["--minutes", "0.4", "--seed", "7", "--output", str(output)])
     report = json.loads(output.read_text())

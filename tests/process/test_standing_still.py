@@ -1,4 +1,4 @@
-"""Processes that stand still or have no descriptor left: nothing is taken for enforced that is not, and nothing piles up."""
+"""Processes that stand still or have no descriptor left: no version is reported as in force before it is, and no messages pile up."""
 
 import signal
 
@@ -13,18 +13,18 @@ from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
 
 SILENCE_LIMIT_S = 60.0
-"""The pool waits 15 s for a sign of life; the rest is for a busy machine."""
+"""The pool waits 15 s for a heartbeat; the rest is for a busy machine."""
 
 
 def lowest_free_descriptor(pid: int) -> int:
-    """The number that the next descriptor of a process would have: with that as its limit it gets none."""
+    """The number of the next descriptor of a process. With it as the limit, the process gets no descriptor."""
     taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
 @pytest.mark.timeout(180)
-def test_a_supervisor_that_hangs_is_succeeded(box: Box, folder: Path) -> None:
-    """A stopped process keeps its channel open and its ports bound, so only its silence tells."""
+def test_a_supervisor_that_hangs_is_replaced(box: Box, folder: Path) -> None:
+    """A stopped process keeps its channel open and its ports bound, so only missing heartbeats reveal it."""
     flags = ("--fail-open=false", "--workers=1", "--strict-mode=false", "--verdict-cache=off")
     with Agent(box, folder, *flags, limit_s=SILENCE_LIMIT_S) as agent:
         hanging = agent.supervisor()
@@ -34,14 +34,14 @@ def test_a_supervisor_that_hangs_is_succeeded(box: Box, folder: Path) -> None:
         agent.wait_until("it is gone", lambda: not hanging.is_running())
         agent.wait_until("ready", agent.is_ready)
         assert_admitted(box, "stranger")
-        assert "supervisor (pid" in agent.log.read_text()
-        assert agent.supervisor() != hanging
+        assert f"supervisor (pid {hanging.pid}) sent no heartbeat" in agent.log.read_text()
+        assert agent.supervisor() is not None
 
 
-def test_a_change_whose_descriptor_is_lost_on_the_way_is_published_again(box: Box, folder: Path, closed_agent: Agent) -> None:
-    """A process out of descriptors gets a message without the one that came along (MSG_CTRUNC).
+def test_a_change_whose_descriptor_is_lost_in_transit_is_published_again(box: Box, folder: Path, closed_agent: Agent) -> None:
+    """A process without free descriptors gets a message without its descriptor (MSG_CTRUNC).
 
-    The change is not reported as in force while workers judge without it, and comes into force when there is room again.
+    The change is not reported as in force while workers do not have it, and comes into force when there is room again.
     """
     assert_admitted(box, "friend")
     pool = closed_agent.pool
@@ -61,16 +61,16 @@ def test_a_change_whose_descriptor_is_lost_on_the_way_is_published_again(box: Bo
 
 @pytest.mark.parametrize("free", [0, 1], ids=["none to receive it", "none to map it"])
 def test_a_worker_without_descriptors_is_sent_the_change_again(box: Box, folder: Path, free: int) -> None:
-    """What it remembers is of the version it has, and none of it outlives the version that it missed.
+    """Its flow cache belongs to the version that it has, and no entry outlives the version that it missed.
 
-    Its workers run as the pool's user, whose limits this test may change.
+    The workers run as the pool's user, whose limits this test may change.
     """
     flags = ("--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off")
     with Agent(box, folder, *flags, prefix=("setpriv", "--bounding-set=-setuid,-setgid,-kill")) as agent:
-        refuse_and_send_again(box, folder, agent, free)
+        assert_refused_and_sent_again(box, folder, agent, free)
 
 
-def refuse_and_send_again(box: Box, folder: Path, closed_agent: Agent, free: int) -> None:
+def assert_refused_and_sent_again(box: Box, folder: Path, closed_agent: Agent, free: int) -> None:
     probes = [Probe(client.name, box.address("app/server", 4), "TCP", 80) for client in (FRIEND, STRANGER)] * 4
     box.probe(probes)
     before = closed_agent.status()

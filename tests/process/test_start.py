@@ -1,4 +1,4 @@
-"""Starting and stopping: what is refused, how it is said, and what the processes are made of."""
+"""Start and stop of the agent: refusals, their messages, and what the processes share and hold."""
 
 import signal
 import socket
@@ -25,7 +25,7 @@ time.sleep(60)
 
 
 def run_to_the_end(box: Box, *flags: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Start an agent that is expected to give up."""
+    """Run an agent that is expected to end by itself."""
     return box.run(
         NODE.name,
         [*prefix, sys.executable, "-m", "netpolq", "run", "--run-dir", str(box.directory / "run"), *flags],
@@ -33,11 +33,11 @@ def run_to_the_end(box: Box, *flags: str, prefix: tuple[str, ...] = ()) -> subpr
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
-    complaints = [line for line in done.stderr.splitlines() if line.startswith("netpolq: error: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("netpolq: error: ")]
     assert done.returncode == code, done.stderr
-    assert len(complaints) == 1, done.stderr
+    assert len(errors) == 1, done.stderr
     for word in words:
-        assert word in complaints[0]
+        assert word in errors[0]
 
 
 def test_a_queue_that_another_program_holds_is_named(box: Box, folder: Path) -> None:
@@ -57,19 +57,19 @@ def test_a_queue_that_another_program_holds_is_named(box: Box, folder: Path) -> 
         holder.communicate()
 
 
-def test_missing_privileges_are_said(box: Box, folder: Path) -> None:
+def test_missing_privileges_are_reported(box: Box, folder: Path) -> None:
     without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     done = run_to_the_end(box, "--manifests", str(folder), prefix=without)
     assert_one_line(done, ExitCode.PRIVILEGES, "CAP_NET_ADMIN")
 
 
-def test_a_limit_of_open_files_that_is_too_low_is_said_before_anything_is_bound(box: Box, folder: Path) -> None:
-    """A pool that runs out of descriptors later misses changes until it has some again."""
+def test_a_limit_of_open_files_that_is_too_low_ends_the_start_before_a_queue_is_bound(box: Box, folder: Path) -> None:
+    """A pool that runs out of descriptors later would miss changes until it has some again."""
     done = run_to_the_end(box, "--manifests", str(folder), "--workers=2", prefix=("prlimit", "--nofile=100:100"))
     assert_one_line(done, ExitCode.BOOT, "2 workers need 144 open files", "100")
 
 
-def test_a_second_agent_in_the_namespace_is_refused_and_told_of_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
+def test_a_second_agent_in_the_namespace_ends_and_names_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
     pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
     assert pool is not None
     done = run_to_the_end(box, "--manifests", str(folder), "--nfqueue-id=200", "--metrics-bind-address=:9081")
@@ -103,7 +103,7 @@ def test_a_form_of_the_queue_rule_that_the_kernel_lacks_is_refused(box: Box, fol
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly_and_says_what_stays(closed_agent: Agent, number: signal.Signals) -> None:
+def test_a_signal_ends_the_agent_cleanly_and_the_log_says_what_stays(closed_agent: Agent, number: signal.Signals) -> None:
     pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
     assert pool is not None
     children = pool.children()
@@ -116,14 +116,15 @@ def test_a_signal_ends_it_cleanly_and_says_what_stays(closed_agent: Agent, numbe
     assert "dropped until an agent runs again" in log
 
 
-def test_run_dir_is_for_root_alone(closed_agent: Agent) -> None:
+def test_only_root_may_use_the_run_directory(closed_agent: Agent) -> None:
     assert closed_agent.run_dir.stat().st_mode & 0o777 == 0o700
-    for path in closed_agent.run_dir.iterdir():
-        assert not path.stat().st_mode & 0o077, path
+    modes = {path.name: path.stat().st_mode & 0o077 for path in closed_agent.run_dir.iterdir()}
+    assert modes.keys() >= {"takeover.key", "status.sock"}
+    assert set(modes.values()) == {0}, modes
 
 
 def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
-    """They are forked, not executed: what a worker has for itself is a fraction of what the pool takes."""
+    """They are forked, not executed: the private memory of a worker is a fraction of the pool's memory."""
     worker = psutil.Process(closed_agent.status()["workers"][0]["pid"])
     pool = worker.parent()
     assert pool is not None
@@ -131,7 +132,7 @@ def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
 
 
 def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
-    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the memory of counters, the table of queues."""
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the metrics memory, the table of queues."""
     worker = closed_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
     table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"

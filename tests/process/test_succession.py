@@ -1,4 +1,4 @@
-"""Whoever comes after a killed process goes on where that one was: with the newest snapshot, the same rules, and every connection."""
+"""The replacement of a killed process continues its work: with the newest snapshot, the same rules, and every connection."""
 
 import socket
 import time
@@ -13,43 +13,41 @@ from netpolq.ipc.run_dir import IMAGE
 from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.memfd import load
 from netpolq.snapshot.reader import SnapshotReader
-from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, admit, hears_nothing, listening, send, worker_of
+from tests.process.conftest import FRIEND, MODES, NODE, SERVER, STRANGER, admit, listening, receives_nothing, send, worker_of
 
 CHANGES = 20
 MOMENTS_S = (0.0, 0.004, 0.008, 0.012, 0.02, 0.04)
-"""After a change of the policy, which is compiled, published and put into the kernel within some 15 to 40 ms."""
-OF_AGE_S = 0.15
-"""A worker that dies younger than 0.1 s has failed, and its successors wait."""
+"""Delays after a change of the policy. The agent compiles, publishes and installs it within some 15 to 40 ms."""
+MIN_UPTIME_S = 0.15
+"""More than 0.1 s: a worker that exits earlier has failed, and its replacements wait."""
 TCP_PORT, UDP_PORT = 9998, 9999
 
 InForce = tuple[list[str], bytes]
-"""Lines of our table, and a snapshot."""
+"""Lines of our table, and the content of a snapshot."""
 
 
 @MODES
-def test_no_successor_judges_by_a_snapshot_that_is_older_than_the_one_in_force(box: Box, folder: Path, mode: str) -> None:
-    """Killed as soon as a change is in force: what comes next is judged by that change, and not by what was before it."""
+def test_no_replacement_evaluates_with_a_snapshot_older_than_the_one_in_force(box: Box, folder: Path, mode: str) -> None:
+    """The worker is killed as soon as a change is in force. The next packets are evaluated with that change."""
     with Agent(box, folder, f"--fail-open={mode}", "--workers=1") as agent, listening(box, UDP_PORT) as server:
         for number in range(CHANGES):
             allowed, denied = (FRIEND, STRANGER) if number % 2 else (STRANGER, FRIEND)
             before = agent.status()
             admit(folder, app(allowed))
             agent.wait_until_enforced(before)
-            time.sleep(OF_AGE_S)
+            time.sleep(MIN_UPTIME_S)
             agent.kill(worker_of(agent))
-            for client in (denied, allowed):  # one queue, so they arrive in this order, if they do
+            for client in (denied, allowed):  # one queue, so they arrive in this order, if at all
                 send(box, client.name, UDP_PORT, client.name.encode())
             assert server.recv(64) == allowed.name.encode()
-        assert hears_nothing(server)
+        assert receives_nothing(server)
 
 
-def test_a_supervisor_killed_at_any_moment_leaves_nothing_behind_that_a_fresh_start_would_not_have(
-    box: Box, folder: Path
-) -> None:
-    """While it publishes, changes rules or empties the cache in the kernel. Workers judge on, and the next one puts all in order."""
+def test_after_a_supervisor_was_killed_at_any_moment_the_state_is_that_of_a_fresh_start(box: Box, folder: Path) -> None:
+    """While it publishes, changes rules or flushes the verdict cache. Workers go on, and the next supervisor restores the state."""
     flags = ("--fail-open=false", "--workers=1", "--verdict-cache=on", "--verdict-cache-ttl=3600")
     with Agent(box, folder, *flags) as agent, listening(box, UDP_PORT) as server:
-        succeeded: dict[str, list[InForce]] = {}
+        states: dict[str, list[InForce]] = {}
         for number, moment_s in enumerate(MOMENTS_S):
             denied, allowed = (FRIEND, STRANGER) if number % 2 == 0 else (STRANGER, FRIEND)
             fill_cache(box, agent, denied, server)
@@ -59,14 +57,14 @@ def test_a_supervisor_killed_at_any_moment_leaves_nothing_behind_that_a_fresh_st
             admit(folder, app(allowed))
             time.sleep(moment_s)
             supervisor.kill()
-            agent.wait_until("it is gone", lambda gone=supervisor: not gone.is_running())  # type: ignore[misc]
+            agent.wait_until("it has exited", lambda gone=supervisor: not gone.is_running())  # type: ignore[misc]
             agent.wait_until("the next one is there", agent.is_ready)
             agent.wait_until_enforced(before)
-            succeeded.setdefault(app(allowed), []).append(everything_in_force(box, agent))
+            states.setdefault(app(allowed), []).append(everything_in_force(box, agent))
             for client in (denied, allowed):
                 send(box, client.name, UDP_PORT, client.name.encode())
             assert server.recv(64) == allowed.name.encode()
-        for admitted, found in succeeded.items():
+        for admitted, found in states.items():
             agent.stop()
             agent.cleanup()
             admit(folder, admitted)
@@ -75,7 +73,7 @@ def test_a_supervisor_killed_at_any_moment_leaves_nothing_behind_that_a_fresh_st
 
 
 def test_connections_outlive_all_processes_of_the_agent(box: Box, folder: Path) -> None:
-    """The rules stay, and in them nothing asks about a connection that was accepted: not while there is no agent, and not later."""
+    """The rules stay, and they do not queue packets of an accepted connection, without an agent and with the next one."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent, ExitStack() as sockets:
         listener, client = (
             sockets.enter_context(box.inside(name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)))
@@ -88,14 +86,14 @@ def test_connections_outlive_all_processes_of_the_agent(box: Box, folder: Path) 
         client.connect((box.address(SERVER.name, 4), TCP_PORT))
         server = sockets.enter_context(listener.accept()[0])
         server.settimeout(10.0)
-        for what in ("before", "without an agent", "with the next one"):
-            if what == "without an agent":
+        for moment in ("before", "without an agent", "with the next one"):
+            if moment == "without an agent":
                 agent.kill_all()
-            elif what == "with the next one":
+            elif moment == "with the next one":
                 agent.start()
             for sender, receiver in ((client, server), (server, client)):
-                sender.send(what.encode())
-                assert receiver.recv(64) == what.encode()
+                sender.send(moment.encode())
+                assert receiver.recv(64) == moment.encode()
 
 
 def app(host: Host) -> str:
@@ -103,7 +101,7 @@ def app(host: Host) -> str:
 
 
 def fill_cache(box: Box, agent: Agent, admitted: Host, server: socket.socket) -> None:
-    """Have the kernel keep decisions: on who is admitted, and on who is not."""
+    """Fill the verdict cache in the kernel: with an accept of one client and a drop of the other."""
     denied = STRANGER if admitted is FRIEND else FRIEND
 
     def is_kept() -> bool:
@@ -112,12 +110,12 @@ def fill_cache(box: Box, agent: Agent, admitted: Host, server: socket.socket) ->
         assert server.recv(64) == b"again"
         return agent.status()["verdict_cache"]["entries"] >= 2
 
-    agent.wait_until("decisions are kept in the kernel", is_kept)
+    agent.wait_until("the kernel has the verdicts", is_kept)
 
 
 def everything_in_force(box: Box, agent: Agent) -> InForce:
-    """Our table without handles and counters, the elements of sets in order, and what the kept snapshot says."""
-    agent.wait_until("the snapshot is kept", lambda: is_newest_kept(agent))
+    """Our table without handles and counters, with sorted elements of sets, and the content of the snapshot file."""
+    agent.wait_until("the snapshot file is written", lambda: is_newest_kept(agent))
     listed = box.run(NODE.name, ["nft", "--stateless", "list", "table", "inet", "netpolq"])
     assert listed.returncode == 0, listed.stderr
     lines = [", ".join(sorted(line.split(", "))) for line in listed.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""One agent takes over from another while connections come in."""
+"""One agent takes over from another while connections arrive."""
 
 import signal
 import socket
@@ -22,7 +22,7 @@ from tests.support.upgrades import Upgrades
 
 PER_S = 60
 WITHOUT_REPETITION_S = 0.9
-"""A SYN is repeated after a second: what connects by then was not lost once."""
+"""A SYN is repeated after a second: a connection within this time needed no repetition."""
 
 UPGRADES = 20
 LOAD_S = 6.0
@@ -39,7 +39,7 @@ def upgrades(request: pytest.FixtureRequest, box: Box, folder: Path) -> Iterator
 
 
 def connect_for(box: Box, seconds: float) -> list[Result]:
-    """New connections at even distances for a while, over both families, in TCP and UDP, from the friend and from the stranger."""
+    """New connections at even intervals, over both families, in TCP and UDP, from the friend and from the stranger."""
     return box.probe(
         [
             Probe(client.name, box.address(SERVER.name, family), protocol, 80, delay_s=number / PER_S)
@@ -62,7 +62,7 @@ CLOSED, OPEN = "--fail-open=false", "--fail-open=true"
     ids=["fail-closed", "fail-open", "verdict cache"],
     indirect=["upgrades"],
 )
-def test_upgrades_in_a_row_lose_no_connection_and_let_none_in(box: Box, upgrades: Upgrades, count: int) -> None:
+def test_upgrades_in_a_row_lose_no_allowed_and_admit_no_denied_connection(box: Box, upgrades: Upgrades, count: int) -> None:
     results: list[Result] = []
     queues: list[int] = []
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -82,17 +82,17 @@ def test_upgrades_in_a_row_lose_no_connection_and_let_none_in(box: Box, upgrades
 
 
 @pytest.mark.parametrize("upgrades", [(CLOSED, "--verdict-cache=off")], indirect=True)
-def test_an_agent_that_ends_before_it_has_taken_over_leaves_the_other_as_it_was(
+def test_an_agent_that_ends_during_its_takeover_leaves_one_agent_that_enforces(
     box: Box, folder: Path, upgrades: Upgrades
 ) -> None:
-    """Killed at moments all over its start, in which it may have taken over after all."""
+    """Killed at several moments of its start, at some of which it may have taken over already."""
     survivor = upgrades.agent
     for number in range(8):
         other = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
         other.launch()
         time.sleep(0.2 + 0.15 * number)
         other.kill_all()
-        time.sleep(0.5)  # the one that was told to leave does so
+        time.sleep(0.5)  # an agent that was asked to leave does so
         if not survivor.is_running:
             survivor = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
             survivor.start()
@@ -105,13 +105,13 @@ def test_an_agent_that_ends_before_it_has_taken_over_leaves_the_other_as_it_was(
     assert_admitted(box, "stranger")
 
 
-def test_with_nobody_to_take_over_from_it_is_a_start_like_any_other(box: Box, folder: Path) -> None:
+def test_a_takeover_without_a_running_agent_is_an_ordinary_start(box: Box, folder: Path) -> None:
     with Agent(box, folder, CLOSED, "--takeover") as agent:
         assert agent.status()["workers"][0]["queue_num"] == 100
 
 
 @pytest.mark.parametrize("upgrades", [(CLOSED,)], indirect=True)
-def test_established_connections_and_their_acceptance_live_through_an_upgrade(box: Box, upgrades: Upgrades) -> None:
+def test_established_connections_survive_an_upgrade(box: Box, upgrades: Upgrades) -> None:
     with box.inside(FRIEND.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
         connection.settimeout(WITHOUT_REPETITION_S)
         connection.connect((box.address(SERVER.name, 4), 80))
@@ -122,8 +122,8 @@ def test_established_connections_and_their_acceptance_live_through_an_upgrade(bo
         assert connection.recv(64)
 
 
-def test_process_1_of_a_container_waits_for_its_end_when_it_was_taken_over_from(box: Box, folder: Path) -> None:
-    """One that ends is started again, and would take over in its turn."""
+def test_process_1_of_a_container_waits_for_sigterm_after_it_was_taken_over_from(box: Box, folder: Path) -> None:
+    """If it ended, the container would be started again, and would take over in its turn."""
     first = Agent(box, folder, CLOSED, "--workers=1", prefix=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
     with first:
         with Agent(box, folder, CLOSED, "--workers=1", "--takeover") as second:
@@ -136,15 +136,13 @@ def test_process_1_of_a_container_waits_for_its_end_when_it_was_taken_over_from(
         assert first.stop() == ExitCode.OK
 
 
-def test_a_supervisor_that_hangs_holds_up_no_takeover_and_the_status_is_told_by_the_agent_that_remains(
-    box: Box, folder: Path
-) -> None:
-    """Whoever has taken its socket meanwhile, as a supervisor that is started again between the two does."""
+def test_a_supervisor_that_hangs_delays_no_takeover_and_the_new_agent_serves_the_status(box: Box, folder: Path) -> None:
+    """Also when another process has replaced the status socket meanwhile, as a restarted supervisor of the first agent does."""
     with Agent(box, folder, CLOSED, "--workers=1") as first, ExitStack() as stack:
         path = first.run_dir / "status.sock"
         supervisor, before = first.supervisor(), path.stat().st_ino
         assert supervisor is not None
-        supervisor.suspend()  # it is given some seconds to leave, so that there is time for what follows
+        supervisor.suspend()  # it has some seconds to leave, enough for the next steps
         second = Agent(box, folder, CLOSED, "--workers=1", "--takeover")
         second.launch()
         stack.callback(second.stop)
@@ -154,9 +152,9 @@ def test_a_supervisor_that_hangs_holds_up_no_takeover_and_the_status_is_told_by_
         (first.run_dir / "other.sock").rename(path)
         second.wait_until("the first has left", lambda: not first.is_running)
 
-        def tells() -> bool:
+        def serves_status() -> bool:
             with suppress(ConnectionError):
                 return second.status()["workers"][0]["queue_num"] == 101
             return False
 
-        second.wait_until("it tells its status", tells)
+        second.wait_until("it serves its status", serves_status)

@@ -1,4 +1,4 @@
-"""Who is the one agent of a network namespace, and who may take its place."""
+"""The agent lock of a network namespace, and which processes may take over."""
 
 import socket
 import sys
@@ -19,7 +19,7 @@ from tests.process.test_start import run_to_the_end
 
 NAME = "\0netpolq"
 CLOSED = "--fail-open=false"
-NOBODY = 65534
+OTHER_USER = 65534
 HOLD_THE_NAME = f"""
 import socket, sys
 name = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -31,21 +31,24 @@ sys.stdin.read()
 """
 
 
-def spoken_to(box: Box) -> socket.socket:
-    """A conversation with the agent of the node, as user 0."""
+def connected(box: Box) -> socket.socket:
+    """A connection to the agent of the node, as user 0."""
     connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    connection.connect(NAME)  # waits while others do
+    connection.connect(NAME)  # waits while the backlog is full
     connection.settimeout(5.0)
     return connection
 
 
-def test_who_cannot_read_the_run_directory_takes_over_nothing_even_as_user_0(box: Box, folder: Path, closed_agent: Agent) -> None:
-    """As any container on the node's network is that has no capability and no file of the node."""
+def test_a_process_that_cannot_read_the_run_directory_cannot_take_over_even_as_user_0(
+    box: Box, folder: Path, closed_agent: Agent
+) -> None:
+    """A container on the node's network without capabilities and without files of the node is such a process."""
     supervisor = closed_agent.supervisor()
-    with spoken_to(box) as connection:
+    assert supervisor is not None
+    with connected(box) as connection:
         assert connection.recv(64) == b"queues 100:101"
-        for word in (b"stand-down", b"stand-down ", b"stand-down " + b"0" * 32, b"stand-down \xff"):
-            connection.send(word)
+        for request in (b"stand-down", b"stand-down ", b"stand-down " + b"0" * 32, b"stand-down \xff"):
+            connection.send(request)
             assert connection.recv(64) == b"refused"
         connection.send(b"leave")
         connection.send(b"stand-down")
@@ -58,9 +61,9 @@ def test_who_cannot_read_the_run_directory_takes_over_nothing_even_as_user_0(box
     assert_admitted(box, "stranger")
 
 
-def test_descriptors_that_come_with_a_word_are_not_kept(box: Box, closed_agent: Agent) -> None:
+def test_descriptors_that_come_with_a_message_are_closed(box: Box, closed_agent: Agent) -> None:
     pool = psutil.Process(closed_agent.pid)
-    with spoken_to(box) as connection:
+    with connected(box) as connection:
         assert connection.recv(64)
         before = pool.num_fds()
         for _ in range(50):
@@ -80,19 +83,19 @@ def test_an_agent_with_another_run_directory_ends_and_the_running_one_goes_on(
 
 
 @pytest.mark.parametrize("how", ["listens", "only holds it"])
-def test_somebody_elses_process_that_holds_the_name_keeps_no_agent_from_starting(box: Box, folder: Path, how: str) -> None:
-    python = getattr(sys, "_base_executable", sys.executable)  # that of the checkout may be out of this user's reach
-    argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", python, "-c", HOLD_THE_NAME, how]
-    with box.inside(NODE.name, lambda: psutil.Popen(argv, stdin=-1, stdout=-1, cwd="/")) as stranger:
-        assert stranger.stdout.readline() == b"held\n"
+def test_another_users_process_that_holds_the_name_keeps_no_agent_from_starting(box: Box, folder: Path, how: str) -> None:
+    python = getattr(sys, "_base_executable", sys.executable)  # the other user may have no access to that of the checkout
+    argv = ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups", python, "-c", HOLD_THE_NAME, how]
+    with box.inside(NODE.name, lambda: psutil.Popen(argv, stdin=-1, stdout=-1, cwd="/")) as holder:
+        assert holder.stdout.readline() == b"held\n"
         with Agent(box, folder, CLOSED) as agent:
             assert "a program that is not an agent holds the socket" in agent.log.read_text()
             assert_admitted(box, "friend")
-        stranger.kill()
+        holder.kill()
 
 
 def ended(agents: Sequence[Agent]) -> Agent:
-    """The first of some agents that ends."""
+    """Wait until one of the agents ends, and return it."""
     deadline_s = time.monotonic() + 20.0
     while time.monotonic() < deadline_s:
         for agent in agents:
@@ -103,7 +106,7 @@ def ended(agents: Sequence[Agent]) -> Agent:
 
 
 @pytest.mark.timeout(180)
-def test_of_two_that_take_over_at_the_same_time_one_does_and_the_other_ends(box: Box, folder: Path) -> None:
+def test_of_two_agents_that_take_over_at_the_same_time_one_does_and_the_other_ends(box: Box, folder: Path) -> None:
     serving = Agent(box, folder, CLOSED, "--workers=1")
     serving.start()
     agents = [serving]
@@ -129,9 +132,9 @@ def test_of_two_that_take_over_at_the_same_time_one_does_and_the_other_ends(box:
         serving.cleanup()
 
 
-def test_connections_that_say_nothing_keep_no_agent_from_taking_over(box: Box, folder: Path, closed_agent: Agent) -> None:
-    """Eight idle ones were enough, and any process of user 0 on the node's network can open them."""
-    idle = [spoken_to(box) for _ in range(20)]
+def test_idle_connections_keep_no_agent_from_taking_over(box: Box, folder: Path, closed_agent: Agent) -> None:
+    """Any process of user 0 on the node's network can open them. The limit of connections is below their number."""
+    idle = [connected(box) for _ in range(20)]
     try:
         with Agent(box, folder, CLOSED, "--workers=1", "--takeover", "--nfqueue-id=200") as successor:
             assert ended([closed_agent]).stop() == ExitCode.OK
@@ -143,8 +146,8 @@ def test_connections_that_say_nothing_keep_no_agent_from_taking_over(box: Box, f
 
 
 def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agent: Agent) -> None:
-    """One that has shown it stays: the first sync of an agent that takes over may take minutes."""
-    with spoken_to(box) as idle, spoken_to(box) as successor:
+    """A connection that has shown it stays: the first sync of an agent that takes over may take minutes."""
+    with connected(box) as idle, connected(box) as successor:
         successor.send(b"key " + (closed_agent.run_dir / "takeover.key").read_bytes())
         for connection in (idle, successor):
             connection.settimeout(20.0)
@@ -155,12 +158,12 @@ def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agen
             successor.recv(64)
 
 
-def test_a_pool_without_descriptors_does_not_spin_on_those_that_connect(box: Box, closed_agent: Agent) -> None:
-    """A connection that cannot be accepted goes on being announced; it is accepted when there is a descriptor again."""
+def test_a_pool_without_descriptors_does_not_spin_on_new_connections(box: Box, closed_agent: Agent) -> None:
+    """The socket stays readable while a connection cannot be accepted. The pool accepts it when there is a descriptor again."""
     pool = closed_agent.pool
     limit = pool.rlimit(psutil.RLIMIT_NOFILE)
     pool.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(pool.pid), limit[1]))
-    with spoken_to(box) as connection:
+    with connected(box) as connection:
         closed_agent.wait_until("it is logged", lambda: "cannot accept a connection" in closed_agent.log.read_text())
         busy_s = sum(pool.cpu_times()[:2])
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Workers that hang, and packets that workers die of: noticed, succeeded, and nothing passes because of it."""
+"""Workers that hang, and packets that kill workers: the pool replaces the worker, and no packet passes because of it."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
-from tests.process.conftest import FRIEND, MODES, STRANGER, assert_admitted, hears_nothing, listening, send, worker_of
+from tests.process.conftest import FRIEND, MODES, STRANGER, assert_admitted, listening, receives_nothing, send, worker_of
 from tests.support.control_groups import control_group
 
 STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
@@ -37,7 +37,7 @@ def faulty(self, key, question):
 
 FlowCache._evaluate = faulty
 """
-"""Run by every Python that starts with this folder on its path: faults that no known packet has, in a real worker."""
+"""Run by every Python with this directory on its path: faults in a real worker that no known packet causes."""
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def failed(agent: Agent, cause: str) -> int:
 
 
 @MODES
-def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_successor(
+def test_a_worker_that_hangs_is_killed_and_its_replacement_evaluates_the_waiting_packets(
     box: Box, folder: Path, mode: str
 ) -> None:
     with agent_with(box, folder, mode) as agent, listening(box, 9999) as server:
@@ -66,16 +66,16 @@ def test_a_worker_that_stands_still_is_killed_and_what_waits_is_judged_by_its_su
         agent.kill(worker, signal.SIGSTOP)
         for client in (FRIEND, STRANGER):
             send(box, client.name, 9999, client.name.encode())
-        agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+        agent.wait_until("it is replaced", lambda: worker_of(agent) not in {0, worker})
         assert not psutil.pid_exists(worker)
         assert server.recv(64) == FRIEND.name.encode()
-        assert hears_nothing(server)
+        assert receives_nothing(server)
         assert "sent no heartbeat" in agent.log.read_text()
         agent.wait_until("ready", agent.is_ready)
         assert_admitted(box, "friend", families=(4, 6))
 
 
-def test_a_standby_worker_that_stands_still_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
+def test_a_standby_worker_that_hangs_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
     with agent_with(box, folder, "false") as agent:
         worker = worker_of(agent)
 
@@ -93,7 +93,7 @@ def test_a_standby_worker_that_stands_still_is_replaced_before_it_is_needed(box:
         assert_admitted(box, "friend", families=(4, 6))
 
 
-def test_idle_workers_and_a_pool_that_stood_still_itself_are_no_reason_to_kill(box: Box, folder: Path) -> None:
+def test_no_worker_is_killed_for_being_idle_or_because_the_pool_stood_still(box: Box, folder: Path) -> None:
     with agent_with(box, folder, "false") as agent:
         worker = worker_of(agent)
         pool = psutil.Process(worker).parent()
@@ -109,21 +109,21 @@ def test_idle_workers_and_a_pool_that_stood_still_itself_are_no_reason_to_kill(b
 
 @MODES
 @pytest.mark.parametrize("port", [STUCK, ABORTING, OUT_OF_MEMORY], ids=["stuck", "aborting", "out of memory"])
-def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_again(
+def test_a_packet_that_kills_a_worker_is_dropped_in_either_mode_and_not_tried_again(
     box: Box, folder: Path, mode: str, port: int
 ) -> None:
     with agent_with(box, folder, mode, faulty=True) as agent, listening(box, port) as server:
         assert_admitted(box, "friend", families=(4, 6))
         worker = worker_of(agent)
         send(box, FRIEND.name, port, b"poison")
-        if port == OUT_OF_MEMORY:  # an exception like any other, of which nobody dies
-            agent.wait_until("it is answered as the mode says", lambda: failed(agent, "error") == 1)
-            assert hears_nothing(server) is (mode == "false")
+        if port == OUT_OF_MEMORY:  # an exception, which ends no worker
+            agent.wait_until("it gets the verdict of the failure mode", lambda: failed(agent, "error") == 1)
+            assert receives_nothing(server) is (mode == "false")
             assert worker_of(agent) == worker
         else:
-            agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+            agent.wait_until("it is replaced", lambda: worker_of(agent) not in {0, worker})
             agent.wait_until("the packet is counted", lambda: failed(agent, "suspect") == 1)
-            assert hears_nothing(server)
+            assert receives_nothing(server)
             successor = worker_of(agent)
             assert_admitted(box, "friend", families=(4, 6))
             assert worker_of(agent) == successor
@@ -131,7 +131,7 @@ def test_a_packet_that_workers_die_of_is_dropped_in_either_mode_and_not_tried_ag
 
 
 @MODES
-def test_a_worker_that_the_kernel_kills_for_lack_of_memory_is_succeeded(box: Box, folder: Path, mode: str) -> None:
+def test_a_worker_that_the_kernel_kills_for_lack_of_memory_is_replaced(box: Box, folder: Path, mode: str) -> None:
     with (
         control_group("memory", "memory.max", "memory.limit_in_bytes") as group,
         agent_with(box, folder, mode, faulty=True) as agent,
@@ -141,28 +141,30 @@ def test_a_worker_that_the_kernel_kills_for_lack_of_memory_is_succeeded(box: Box
         name = "memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes"
         (group / name).write_text(str(GREEDY_BYTES // 4))
         (group / "cgroup.procs").write_text(str(worker))
-        send(box, STRANGER.name, GREEDY, b"read, and not judged")
-        agent.wait_until("it is succeeded", lambda: worker_of(agent) not in {0, worker})
+        send(box, STRANGER.name, GREEDY, b"read, and not answered")
+        agent.wait_until("it is replaced", lambda: worker_of(agent) not in {0, worker})
         assert "was killed by SIGKILL" in agent.log.read_text()
         agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
-        assert hears_nothing(server) is (mode == "false")
+        assert receives_nothing(server) is (mode == "false")
         assert_admitted(box, "friend", families=(4, 6))
 
 
 @MODES
-def test_what_a_killed_worker_had_read_is_disposed_of_as_the_mode_says_and_counted(box: Box, folder: Path, mode: str) -> None:
-    """Stuck, a worker has read one packet; killed by somebody else, it is not the packet's fault."""
+def test_packets_that_a_killed_worker_had_read_get_the_verdict_of_the_failure_mode_and_are_counted(
+    box: Box, folder: Path, mode: str
+) -> None:
+    """The stuck worker has read one packet. SIGKILL comes from outside, so the packet is not suspect."""
     with agent_with(box, folder, mode, faulty=True) as agent, listening(box, STUCK) as server:
         worker = worker_of(agent)
-        send(box, STRANGER.name, STUCK, b"read, and not judged")
+        send(box, STRANGER.name, STUCK, b"read, and not answered")
         agent.wait_until("it is read", lambda: psutil.Process(worker).cpu_percent(0.1) > 50)
         agent.kill(worker)
         agent.wait_until("the packet is counted", lambda: failed(agent, "orphaned") == 1)
-        assert hears_nothing(server) is (mode == "false")
+        assert receives_nothing(server) is (mode == "false")
         assert_admitted(box, "friend", families=(4, 6))
 
 
-def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes_the_agent_unready(
+def test_a_worker_that_keeps_exiting_early_is_restarted_with_a_back_off_and_the_agent_is_not_ready(
     box: Box, folder: Path
 ) -> None:
     with agent_with(box, folder, "false") as agent:
@@ -170,7 +172,7 @@ def test_a_worker_that_dies_again_and_again_is_not_started_ever_faster_and_makes
         deadline_s = time.monotonic() + 4.0
         while time.monotonic() < deadline_s:
             for fork in agent.forks():
-                with suppress(psutil.NoSuchProcess):  # killed the last time round, and since then buried by the pool
+                with suppress(psutil.NoSuchProcess):  # killed in the last round, and reaped by the pool since
                     fork.kill()
             not_ready += not agent.is_ready()
         assert not_ready

@@ -21,7 +21,7 @@ from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster, store_of
-from tests.unit.test_packet_loop import Given, Serving, tcp, tcp6
+from tests.unit.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
 
 LIMIT_MS = 10_000
 """For what takes milliseconds: an endless search is found, a busy machine is none."""
@@ -65,7 +65,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 
 def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
     """Have a worker with a sound snapshot take up another one, and judge by whichever it has then."""
-    serving = Serving(metrics)
+    serving = ServingWorker(metrics)
     sound = SnapshotReader(SOUND)
     serving.flow_cache.load(sound, None)
     try:
@@ -73,7 +73,7 @@ def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
     except SnapshotError:
         assert serving.flow_cache.view is sound
     for number, packet in enumerate(PACKETS * 3, 1):
-        serving.receive(Given(number, packet))
+        serving.receive(QueuedPacket(number, packet))
         serving.drained()
     assert not serving.kernel.waiting
     assert len(serving.kernel.answers) == 3 * len(PACKETS)

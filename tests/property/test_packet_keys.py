@@ -1,4 +1,4 @@
-"""A packet that finds a stored decision by the key taken out of it asks the very question of that decision."""
+"""Packet keys: a packet that finds a stored answer by its key asks the question of that answer."""
 
 import socket
 
@@ -43,7 +43,7 @@ PACKETS = st.one_of(ipv4(), ipv6(), st.binary(max_size=64))
 
 
 def taken(packet: bytes) -> Key | None:
-    """The key as the packet path takes it."""
+    """The key as the packet loop unpacks it."""
     if packet and packet[0] == 0x45 and len(packet) >= IPV4_KEY.size:
         return IPV4_KEY.unpack_from(packet)
     if packet and packet[0] >> 4 == 6 and len(packet) >= IPV6_KEY.size:
@@ -58,14 +58,14 @@ def asked(packet: bytes) -> Question | None:
 
 @settings(max_examples=1000)
 @given(st.lists(PACKETS, max_size=30))
-# A hop-by-hop header whose first option looks like port 0, after a later fragment that says it is followed by protocol 0.
+# A hop-by-hop header whose first option looks like port 0, after a later fragment whose next header is protocol 0.
 @example(
     [
         bytes([0x60, 0, 0, 0, 0, 0, 44, 64]) + V6[0] + V6[1] + bytes([0, 0, 0, 8, 0, 0, 0, 0]),
         bytes([0x60, 0, 0, 0, 0, 0, 0, 64]) + V6[0] + V6[1] + bytes([6, 0, 0, 0, 0, 0, 0, 0]) + bytes(20),
     ]
 )
-def test_a_key_that_is_found_stands_for_the_question_of_the_packet(packets: list[bytes]) -> None:
+def test_a_stored_key_has_the_question_of_every_packet_that_finds_it(packets: list[bytes]) -> None:
     stored: set[Key] = set()
     for packet in packets:
         key, question = taken(packet), asked(packet)

@@ -1,4 +1,4 @@
-"""The parser beside a slow reader that shares nothing with it: scapy."""
+"""The packet parser compared with scapy, a reader without common code."""
 
 import socket
 
@@ -50,7 +50,7 @@ extensions = st.one_of(
     st.builds(lambda length: IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(length))]), st.sampled_from([0, 4, 12, 28])),
     st.builds(lambda count: IPv6ExtHdrRouting(addresses=["fd00::9"] * count), st.integers(0, 2)),
     st.builds(lambda more, number: IPv6ExtHdrFragment(m=more, id=number), st.integers(0, 1), ports),
-    st.builds(lambda words: AH(payloadlen=1 + words, icv=bytes(4 * words)), st.sampled_from([3, 5])),
+    st.builds(lambda u32s: AH(payloadlen=1 + u32s, icv=bytes(4 * u32s)), st.sampled_from([3, 5])),
 )
 
 
@@ -60,7 +60,7 @@ def ipv6(draw: st.DrawFn) -> Packet:
     packet: Packet = IPv6(src=source, dst=destination)
     headers = [*draw(st.lists(extensions, max_size=3)), draw(transports | st.builds(ICMPv6EchoRequest, id=ports))]
     for header, following in pairwise((packet, *headers)):
-        header.nh = NUMBERS[type(following)]  # scapy does not know by itself what may follow what
+        header.nh = NUMBERS[type(following)]  # scapy does not set it for every combination
     for header in headers:
         packet = packet / header
     return packet
@@ -74,19 +74,19 @@ def read_by_scapy(data: bytes) -> Flow:
         packet = IPv6(data)
         family, protocol, payload = socket.AF_INET6, packet.nh, packet.payload
         while isinstance(payload, EXTENSIONS):
-            # What follows an authentication header is left to the caller.
+            # scapy does not parse what follows an authentication header.
             of_caller = CLASSES[payload.nh] if isinstance(payload, AH) else type(payload.payload)
             protocol, payload = payload.nh, of_caller(bytes(payload.payload))
     addresses = socket.inet_pton(family, packet.src), socket.inet_pton(family, packet.dst)
     if isinstance(payload, TCP | UDP | SCTP):
         return *addresses, protocol, payload.sport, payload.dport
-    assert protocol not in {6, 17, 132}, "scapy itself did not understand it"
+    assert protocol not in {6, 17, 132}, "scapy could not parse the ports"
     return *addresses, protocol, 0, 0
 
 
 @settings(max_examples=250)
 @given(ipv4 | ipv6())
-def test_another_reader_sees_the_same_flow(packet: Packet) -> None:
+def test_scapy_reads_the_same_flow(packet: Packet) -> None:
     data = bytes(packet)
     flow = read_by_scapy(data)
     copied = parse(data[:COPY_BYTES])
@@ -96,15 +96,15 @@ def test_another_reader_sees_the_same_flow(packet: Packet) -> None:
 
 @settings(max_examples=250)
 @given(ipv4 | ipv6(), st.integers(0, 200))
-def test_a_packet_that_ends_early_is_malformed_or_still_of_its_flow(packet: Packet, length: int) -> None:
+def test_a_truncated_packet_is_malformed_or_has_the_same_flow(packet: Packet, length: int) -> None:
     data = bytes(packet)
     assert parse(data[:length]) in {None, parse(data)}
 
 
 @settings(max_examples=250)
 @given(st.lists(ipv4 | ipv6(), min_size=1, max_size=8), st.data())
-def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Packet], data: st.DataObject) -> None:
-    """Whatever came before, and with a byte that somebody has changed."""
+def test_the_verdict_by_key_is_the_verdict_of_the_parsed_packet(packets: list[Packet], data: st.DataObject) -> None:
+    """After any other packets, and with a changed byte."""
     by_key, by_reading = FlowCache(with_hints=True), FlowCache()
     for flow_cache in (by_key, by_reading):
         flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
@@ -113,22 +113,22 @@ def test_a_verdict_by_key_is_that_of_the_packet_as_it_is_read(packets: list[Pack
         if data.draw(st.booleans()):
             sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
         flow = parse(bytes(sent))
-        code = _answer_by_key(by_key, bytes(sent))
+        found = _answer_by_key(by_key, bytes(sent))
         if flow is None:
-            assert code is None, "what cannot be read was decided"
+            assert found is None, "a packet that cannot be parsed got an answer"
             continue
         question = flow[0], flow[1], flow[2], flow[4]
-        answer = by_key.answer(question) if code is None else code
+        answer = by_key.answer(question) if found is None else found
         assert answer & 1 == by_reading.answer(question) & 1
 
 
 def _answer_by_key(flow_cache: FlowCache, packet: bytes) -> int | None:
-    """What the packet path answers without reading the packet; None: it has to. See `netpolq_worker.worker.packet_loop`."""
+    """The answer of the packet loop without parsing the packet; None: it must parse. See `netpolq_worker.worker.packet_loop`."""
     layout = IPV4_KEY if packet[0] == 0x45 else IPV6_KEY if packet[0] >> 4 == 6 else None
     if layout is None or len(packet) < layout.size:
         return None
     key = layout.unpack_from(packet)
-    code = flow_cache.cache.get(key, NOT_CACHED)
-    if code < 0:
-        code = flow_cache.answer_key(key, code)
-    return code if code >= 0 else None
+    answer = flow_cache.cache.get(key, NOT_CACHED)
+    if answer < 0:
+        answer = flow_cache.answer_key(key, answer)
+    return answer if answer >= 0 else None

@@ -1,4 +1,4 @@
-"""The log of denied packets: which of them get a line, and how the others are counted."""
+"""The log of denied packets: which packets get a line, and how the others are counted."""
 
 import io
 import json
@@ -32,7 +32,7 @@ NOISY, QUIET = "192.0.2.1", "192.0.2.2"
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test sets, in seconds."""
 
     now_s = 1000.0
 
@@ -62,7 +62,7 @@ def view() -> SnapshotReader:
     return SnapshotReader(encode(image, version=7, created_ns=0))
 
 
-def note(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
+def record(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
     for _ in range(count):
         log.record(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
 
@@ -72,7 +72,7 @@ def to_closed(source: str) -> Packet:
 
 
 def entries(stream: io.StringIO) -> list[dict[str, object]]:
-    """The lines so far; the next call gives those after them."""
+    """The lines since the last call."""
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     stream.seek(0)
     stream.truncate()
@@ -81,24 +81,24 @@ def entries(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
-    """It gets a few lines, and one now and then; the other pair gets its own in the midst of it."""
+    """It gets a few lines, and then one per interval. The other pair gets its own line meanwhile."""
     log = DeniedLog(100, clock)
-    note(log, view, to_closed(NOISY), 10_000)
-    note(log, view, to_closed(QUIET))
-    told = [(line["source_ip"], line["destination_pod"], line["policy"], line["verdict"]) for line in entries(stream)]
+    record(log, view, to_closed(NOISY), 10_000)
+    record(log, view, to_closed(QUIET))
+    logged = [(line["source_ip"], line["destination_pod"], line["policy"], line["verdict"]) for line in entries(stream)]
     closed = ("shop/closed-0", "shop/closed", "drop")
-    assert told == [(NOISY, *closed)] * PAIR_BURST_LINES + [(QUIET, *closed)]
+    assert logged == [(NOISY, *closed)] * PAIR_BURST_LINES + [(QUIET, *closed)]
     clock.now_s += PAIR_INTERVAL_S
-    note(log, view, to_closed(NOISY), 10_000)
+    record(log, view, to_closed(NOISY), 10_000)
     assert len(entries(stream)) == 1
 
 
-def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_about(
+def test_packets_without_a_line_are_counted_and_logged_with_the_pair_that_has_the_most(
     stream: io.StringIO, view: SnapshotReader, clock: Clock
 ) -> None:
     log = DeniedLog(100, clock)
-    note(log, view, to_closed(NOISY), PAIR_BURST_LINES + 70)
-    note(log, view, to_closed(QUIET), PAIR_BURST_LINES + 30)
+    record(log, view, to_closed(NOISY), PAIR_BURST_LINES + 70)
+    record(log, view, to_closed(QUIET), PAIR_BURST_LINES + 30)
     log.log_suppressed()
     assert len(entries(stream)) == 2 * PAIR_BURST_LINES, "the summary is not due yet"
     clock.now_s += SUMMARY_INTERVAL_S
@@ -114,15 +114,17 @@ def test_what_is_left_out_is_counted_and_told_with_the_pair_that_most_of_it_is_a
     }
 
 
-def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
-    """A scan by more pairs than are remembered, for a second: lines and counted packets add up to all of them, in bounded memory."""
+def test_all_pairs_together_are_bounded_and_every_packet_is_counted(
+    stream: io.StringIO, view: SnapshotReader, clock: Clock
+) -> None:
+    """A scan of one second with more pairs than the limit: lines and counted packets add up to all packets, in bounded memory."""
     log = DeniedLog(100, clock)
     sources = [f"172.16.{number >> 8}.{number & 255}" for number in range(MAX_PAIRS + 904)]
     for source in sources[:2500]:
-        note(log, view, to_closed(source))
+        record(log, view, to_closed(source))
     clock.now_s += 1.0
     for source in sources[2500:]:
-        note(log, view, to_closed(source))
+        record(log, view, to_closed(source))
     lines = len(entries(stream))
     assert lines == BURST_LINES + LINES_PER_S
     assert len(log._pairs) == MAX_PAIRS
@@ -135,27 +137,27 @@ def test_all_pairs_together_are_bounded_and_nothing_is_uncounted(stream: io.Stri
 def test_a_pair_is_forgotten_only_when_others_have_been_denied_later(
     stream: io.StringIO, view: SnapshotReader, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The noisy pair keeps its place, and so its limit, among pairs that come once."""
+    """The noisy pair stays in the table, with its limit, among pairs that come once."""
     monkeypatch.setattr(denied_log, "MAX_PAIRS", 8)
     log = DeniedLog(100, clock)
     for number in range(30):
-        note(log, view, to_closed(NOISY))
-        note(log, view, to_closed(f"172.16.0.{number}"))
-    told = [line["source_ip"] for line in entries(stream)]
-    assert told.count(NOISY) == PAIR_BURST_LINES
-    assert len(set(told)) == 31
+        record(log, view, to_closed(NOISY))
+        record(log, view, to_closed(f"172.16.0.{number}"))
+    logged = [line["source_ip"] for line in entries(stream)]
+    assert logged.count(NOISY) == PAIR_BURST_LINES
+    assert len(set(logged)) == 31
 
 
 def test_a_reply_counts_for_the_pair_of_its_connection(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     log = DeniedLog(100, clock)
-    note(log, view, to_closed(NOISY), PAIR_BURST_LINES)
-    note(log, view, IP(src=CLOSED, dst=NOISY) / TCP(sport=80, dport=4000), is_reply=True)
+    record(log, view, to_closed(NOISY), PAIR_BURST_LINES)
+    record(log, view, IP(src=CLOSED, dst=NOISY) / TCP(sport=80, dport=4000), is_reply=True)
     assert len(entries(stream)) == PAIR_BURST_LINES
 
 
 def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotReader, clock: Clock) -> None:
     log = DeniedLog(100, clock)
-    note(log, view, b"\x45", 100)
+    record(log, view, b"\x45", 100)
     lines = entries(stream)
     assert [line["reason"] for line in lines] == ["malformed"] * PAIR_BURST_LINES
     clock.now_s += SUMMARY_INTERVAL_S
@@ -163,7 +165,7 @@ def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotReade
     assert [line["msg"] for line in entries(stream)] == ["95 more denied packets not logged: 95 of malformed packets"]
 
 
-def test_a_packet_without_a_decision_is_told_as_the_failure_mode_answers_it(
+def test_a_packet_without_a_decision_is_logged_with_the_verdict_of_the_failure_mode(
     stream: io.StringIO, view: SnapshotReader, clock: Clock
 ) -> None:
     DeniedLog(100, clock).record(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)

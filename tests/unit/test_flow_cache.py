@@ -1,4 +1,4 @@
-"""The worker's decision and its cache."""
+"""The flow cache."""
 
 import psutil
 import pytest
@@ -22,7 +22,7 @@ ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
 
 
 def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotReader:
-    """A snapshot in which the pod admits some addresses and nobody else."""
+    """A snapshot in which the pod admits these addresses and no others."""
     program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), None, None),)
     image = Image(
         rules=(Rule(Tier.NETWORK_POLICY, "a/b", Direction.INGRESS, 0, Action.ACCEPT),),
@@ -34,23 +34,23 @@ def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERY
 
 
 def question(source: bytes, destination: bytes = POD, port: int = 80) -> Question:
-    """As a worker asks it: IPv4 addresses in four bytes."""
+    """A question as a worker asks it: IPv4 addresses in four bytes."""
     if source.startswith(b"\x00" * 10):
         source, destination = source[12:], destination[12:]
     return source, destination, Protocol.TCP, port
 
 
 def verdict(flow_cache: FlowCache, asked: Question) -> Verdict:
-    code = flow_cache.answer(asked)
-    assert code >= 0
-    return Verdict(code & 1)
+    answer = flow_cache.answer(asked)
+    assert answer >= 0
+    return Verdict(answer & 1)
 
 
-def test_without_a_snapshot_nothing_is_decided() -> None:
+def test_without_a_snapshot_there_is_no_answer() -> None:
     assert FlowCache().answer(question(FRIEND)) == NO_ANSWER
 
 
-def test_both_families_are_judged_by_the_snapshot() -> None:
+def test_both_families_are_evaluated_with_the_snapshot() -> None:
     flow_cache = FlowCache()
     flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
@@ -72,11 +72,11 @@ def test_a_question_asked_once_takes_no_room() -> None:
     flow_cache.load(view_that_admits(FRIEND), None)
     for port in range(100):
         flow_cache.answer(question(OTHER, port=port))
-    # Two questions may have one mark by chance, one in 65,536.
+    # Two questions have the same mark once in 65,536 times.
     assert len(flow_cache) <= 1
 
 
-def test_a_new_snapshot_evicts_what_it_changed_and_keeps_the_rest() -> None:
+def test_a_new_snapshot_evicts_the_changed_addresses_and_keeps_the_rest() -> None:
     flow_cache = FlowCache()
     flow_cache.load(view_that_admits(FRIEND), None)
     for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_snapshot_that_changes_everything_empties_the_cache() -> None:
     assert verdict(flow_cache, question(FRIEND)) is Verdict.DROP
 
 
-def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
+def test_the_cache_stays_bounded_and_keeps_the_entries_in_use() -> None:
     flow_cache = FlowCache(generation_entries=100)
     flow_cache.load(view_that_admits(FRIEND), None)
     for port in range(5000):
@@ -118,7 +118,7 @@ def test_the_cache_stays_bounded_and_keeps_what_is_in_use() -> None:
             flow_cache.answer(question(OTHER, port=port))
         flow_cache.answer(question(FRIEND))
     assert len(flow_cache) <= 200
-    # Twice for each of the others, less what was taken for seen by chance, and twice for the friend.
+    # Twice for each of the others, minus marks that are equal by chance, and twice for the friend.
     assert 9_990 < flow_cache.misses <= 10_002
 
 
@@ -128,7 +128,7 @@ def hinting(*, ports: PortTable = EVERYTHING) -> FlowCache:
     return flow_cache
 
 
-def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
+def test_a_question_asked_a_second_time_is_hinted_at_once() -> None:
     flow_cache = hinting(ports=ONLY_9999)
     flow_cache.answer(question(FRIEND, port=9999))
     flow_cache.answer(question(FRIEND6, POD6, 443))
@@ -145,7 +145,7 @@ def test_what_is_asked_for_a_second_time_is_hinted_at_once() -> None:
     assert not flow_cache.has_hints
 
 
-def test_who_is_denied_on_every_port_is_hinted_at_once_for_all_of_them() -> None:
+def test_a_pair_that_is_denied_on_every_port_is_hinted_at_once_for_all_ports() -> None:
     flow_cache = hinting()
     for port in range(1, 1000):
         assert verdict(flow_cache, question(OTHER, port=port)) is Verdict.DROP
@@ -159,14 +159,14 @@ def test_who_is_denied_on_every_port_is_hinted_at_once_for_all_of_them() -> None
     assert not flow_cache.has_hints
 
 
-def test_many_addresses_that_are_denied_once_each_are_not_hinted_at() -> None:
+def test_addresses_that_are_denied_once_each_cause_no_hints() -> None:
     flow_cache = hinting()
     for number in range(1000):
         flow_cache.answer(question(parse_address(f"10.1.{number // 250}.{number % 250}")))
-    assert len(flow_cache.take_hints(10)) <= 1, "two may have the same mark by chance"
+    assert len(flow_cache.take_hints(10)) <= 1, "two may have equal marks by chance"
 
 
-def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
+def test_a_pair_that_is_later_admitted_on_one_port_is_hinted_by_port() -> None:
     flow_cache = hinting()
     for _ in range(4):
         flow_cache.answer(question(OTHER))
@@ -178,7 +178,7 @@ def test_a_pair_that_is_let_in_somewhere_later_is_hinted_at_by_port() -> None:
     assert sorted((hint.port, hint.verdict) for hint in flow_cache.take_hints(10)) == [(80, Verdict.DROP), (9999, Verdict.ACCEPT)]
 
 
-def test_port_0_is_never_hinted_at_by_itself() -> None:
+def test_port_0_by_itself_causes_no_hint() -> None:
     flow_cache = hinting(ports=ONLY_9999)
     for _ in range(5):
         flow_cache.answer(question(FRIEND, port=0))
@@ -191,7 +191,7 @@ def test_port_0_is_never_hinted_at_by_itself() -> None:
     assert not accepting.has_hints
 
 
-def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
+def test_a_question_that_is_asked_again_in_the_next_window_is_hinted_again() -> None:
     flow_cache = hinting()
     for _ in range(2):
         flow_cache.answer(question(FRIEND))
@@ -202,7 +202,7 @@ def test_in_the_next_window_what_is_still_asked_for_is_hinted_again() -> None:
     assert len(flow_cache.take_hints(10)) == 1
 
 
-def test_hints_of_an_older_snapshot_are_forgotten() -> None:
+def test_hints_of_an_older_snapshot_are_dropped() -> None:
     flow_cache = hinting()
     for _ in range(2):
         flow_cache.answer(question(FRIEND))
@@ -247,7 +247,7 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
     assert sum(hint.verdict is Verdict.ACCEPT for hint in taken) == 1
 
 
-def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the_one_there_is() -> None:
+def test_a_snapshot_that_points_outside_of_itself_does_not_replace_the_present_one() -> None:
     flow_cache = FlowCache()
     flow_cache.load(view_that_admits(FRIEND), None)
     builder = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
@@ -259,8 +259,8 @@ def test_a_snapshot_that_points_outside_of_itself_does_not_take_the_place_of_the
     assert flow_cache.view.version == 1
 
 
-def test_a_million_connections_take_no_more_memory_than_some_thousand() -> None:
-    """From as many sources, each asking twice, so that all of them are worth keeping; half of them are denied."""
+def test_a_million_connections_take_no_more_memory_than_a_hundred_thousand() -> None:
+    """Each is asked for twice, so that all are cached. Half of them have a source of their own and are denied."""
     flow_cache = FlowCache(with_hints=True)
     flow_cache.load(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
 

@@ -1,4 +1,4 @@
-"""Packet bytes → flow."""
+"""The packet parser."""
 
 import socket
 
@@ -28,7 +28,7 @@ IP6 = IPv6(src="fd00::1", dst="fd00::2")
 
 
 def as_copied(packet: Packet) -> bytes:
-    """What the kernel copies of a packet."""
+    """The bytes of a packet that the kernel copies."""
     return bytes(packet)[:COPY_BYTES]
 
 
@@ -48,7 +48,7 @@ def as_copied(packet: Packet) -> bytes:
         (IP6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / UDP(sport=5, dport=6), (*V6, 17, 5, 6)),
         (IP6 / IPv6ExtHdrRouting() / TCP(sport=5, dport=6), (*V6, 6, 5, 6)),
         (IP6 / AH(nh=6, payloadlen=4, icv=b"\x00" * 12) / TCP(sport=5, dport=6), (*V6, 6, 5, 6)),
-        # The kernel looks behind none of these three.
+        # The kernel skips none of these three headers.
         (
             IPv6(src="fd00::1", dst="fd00::2", nh=135) / Raw(b"\x06\x00" + bytes(6) + bytes(TCP(sport=5, dport=6))),
             (*V6, 135, 0, 0),
@@ -66,7 +66,7 @@ def as_copied(packet: Packet) -> bytes:
     ],
     ids=lambda value: value.summary()[:50] if isinstance(value, Packet) else "",
 )
-def test_flow_is_what_the_headers_say(packet: Packet, flow: tuple[bytes, bytes, int, int, int]) -> None:
+def test_a_flow_has_the_values_of_the_headers(packet: Packet, flow: tuple[bytes, bytes, int, int, int]) -> None:
     assert parse(as_copied(packet)) == flow
 
 
@@ -90,13 +90,13 @@ def test_flow_is_what_the_headers_say(packet: Packet, flow: tuple[bytes, bytes, 
     ],
     ids=range(14),
 )
-def test_what_cannot_be_read_is_malformed(data: bytes) -> None:
+def test_a_packet_that_cannot_be_read_is_malformed(data: bytes) -> None:
     assert parse(data) is None
 
 
 @given(st.binary(max_size=COPY_BYTES))
 @example(b"\x60" + b"\x00" * 127)
-def test_no_bytes_whatever_make_the_parser_raise(data: bytes) -> None:
+def test_the_parser_raises_for_no_bytes(data: bytes) -> None:
     flow = parse(data)
     if flow is not None:
         source, destination, protocol, source_port, destination_port = flow

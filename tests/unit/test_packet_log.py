@@ -1,4 +1,4 @@
-"""Lines about packets: what they say, in both formats, and how many there are."""
+"""The packet log: the lines in both formats, and their rate limit."""
 
 import io
 import json
@@ -42,7 +42,7 @@ KEYS = {
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that a test sets, in seconds."""
 
     now_s = 0.0
 
@@ -52,7 +52,7 @@ class Clock:
 
 @pytest.fixture
 def view() -> SnapshotReader:
-    """web admits client; closed is isolated for egress and may connect to nobody."""
+    """web admits client; closed is isolated for egress and may connect to no address."""
     admits = (TierProgram(Tier.NETWORK_POLICY, ("shop/strict", "shop/web"), None, ((0, PortTable(0, (), ())),), None, None),)
     nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
     web, web6, client, closed = (parse_address(text) for text in (WEB, WEB6, CLIENT, CLOSED))
@@ -68,7 +68,7 @@ def view() -> SnapshotReader:
 
 @pytest.fixture(params=LoggingFormat)
 def stream(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """What is written, with the format that the test is run for."""
+    """The log, in the format that the test is run for."""
     with logging_output(request.param, PACKET_LOG_VERBOSITY) as written:
         yield written
 
@@ -87,7 +87,7 @@ def write(
 
 
 def line(stream: io.StringIO) -> str:
-    """The one text line, without time stamp and process."""
+    """The only text line, without time stamp and process."""
     (written,) = stream.getvalue().splitlines()
     found = re.fullmatch(r"\S+Z INFO packet\[\d+\]: (.*)", written)
     assert found is not None, written
@@ -95,7 +95,7 @@ def line(stream: io.StringIO) -> str:
 
 
 def entry(stream: io.StringIO) -> dict[str, object]:
-    """The one JSON line, without what every line has."""
+    """The only JSON line, without the fields that every line has."""
     (written,) = stream.getvalue().splitlines()
     found: dict[str, object] = json.loads(written)
     assert found["component"] == "packet"
@@ -119,19 +119,19 @@ def test_a_denied_packet_names_the_first_policy_that_isolates(stream: io.StringI
 
 
 @as_text
-def test_egress_is_told_from_ingress(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_line_names_the_direction_egress(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=CLOSED, dst=OUTSIDER) / ICMP(), view, Verdict.DROP)
     assert line(stream) == "drop ICMP 10.0.0.3 (shop/closed-0) -> 192.0.2.9: denied by egress policy shop/closed, 18.2 us"
 
 
 @as_text
-def test_an_address_with_colons_is_kept_apart_from_its_port(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_an_ipv6_address_is_in_brackets_before_its_port(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IPv6(src="fd00::9", dst=WEB6) / TCP(sport=4000, dport=80), view, Verdict.DROP)
     assert line(stream).startswith("drop TCP [fd00::9]:4000 -> [fd00::1]:80 (shop/web-0): denied by")
 
 
 @as_text
-def test_a_pod_that_nobody_isolates_has_no_policy(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_packet_between_pods_that_are_not_isolated_has_no_policy(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=WEB, dst=OUTSIDER) / TCP(sport=4000, dport=80), view)
     assert line(stream) == "accept TCP 10.0.0.1:4000 (shop/web-0) -> 192.0.2.9:80: not-isolated, 18.2 us"
 
@@ -143,13 +143,13 @@ def test_a_line_of_json_has_the_documented_keys(stream: io.StringIO, view: Snaps
 
 
 @as_json
-def test_a_reply_is_told_as_the_connection_that_was_judged(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_reply_is_logged_as_the_connection_that_it_belongs_to(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=WEB, dst=CLIENT) / TCP(sport=80, dport=4000), view, is_reply=True)
     assert entry(stream) == {**KEYS, "reply": True}
 
 
 @as_json
-def test_keys_stay_where_nothing_is_known(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_all_keys_are_there_when_nothing_is_known(stream: io.StringIO, view: SnapshotReader) -> None:
     write(b"\x45", view, Verdict.DROP)
     assert entry(stream) == {
         **dict.fromkeys(KEYS),
@@ -170,25 +170,25 @@ def test_without_a_snapshot_the_verdict_is_that_of_the_failure_mode(stream: io.S
 
 
 @as_json
-def test_a_packet_that_could_not_be_judged_is_not_told_as_allowed(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_packet_that_could_not_be_evaluated_is_not_logged_as_allowed(stream: io.StringIO, view: SnapshotReader) -> None:
     write(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80), view, None)
     assert entry(stream) == {**KEYS, "verdict": "drop", "reason": "error", "direction": None, "policy": None}
 
 
-def test_a_snapshot_without_names_tells_addresses() -> None:
+def test_a_snapshot_without_pod_names_has_no_name_for_an_address() -> None:
     bare = SnapshotReader(encode(Image(), version=1, created_ns=0))
     assert bare.pod_name(parse_address(WEB)) is None
 
 
 @as_text
-def test_what_cannot_be_described_costs_a_line_and_no_packet(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_packet_that_cannot_be_described_is_one_line_and_no_error(stream: io.StringIO, view: SnapshotReader) -> None:
     view.close()
     assert PacketLog(100).prepare(lambda: bytes(IP(src=CLIENT, dst=WEB) / TCP()), view, is_reply=False) is None
     assert "cannot describe a packet" in stream.getvalue()
 
 
 @as_json
-def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.StringIO, view: SnapshotReader) -> None:
+def test_a_flood_is_limited_to_the_rate_and_packets_without_a_line_are_counted(stream: io.StringIO, view: SnapshotReader) -> None:
     clock = Clock()
     packet_log = PacketLog(100, clock)
     packet = bytes(IP(src=CLIENT, dst=WEB) / TCP(sport=4000, dport=80))
@@ -200,7 +200,7 @@ def test_a_flood_is_cut_to_the_rate_and_what_is_left_out_is_counted(stream: io.S
     clock.now_s = 0.5
     assert lines(1000) == LINES_PER_S // 2
     clock.now_s = 1000.0
-    assert lines(1000) == BURST_LINES, "a long silence saves up no more than one burst"
+    assert lines(1000) == BURST_LINES, "a long idle time allows no more than one burst"
     packet_log.log_suppressed()
     assert entry(stream) == {"queue": 100, "suppressed": 3000 - 2 * BURST_LINES - LINES_PER_S // 2}
     packet_log.log_suppressed()

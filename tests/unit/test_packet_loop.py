@@ -1,4 +1,4 @@
-"""From packets in order of arrival to verdict messages: what is answered, and when."""
+"""The packet loop: which packets are answered, with which verdict, and when."""
 
 import socket
 import struct
@@ -33,8 +33,8 @@ def tcp6(source: str, destination: str = "fd00::1") -> bytes:
     return b"\x60\x00\x00\x00\x00\x14\x06\x40" + addresses + struct.pack("!HH16x", 40000, 80)
 
 
-class Given:
-    """A packet as the queue hands it over. `payload` None: reading it raises."""
+class QueuedPacket:
+    """A packet as the queue passes it to the callback. `payload` None: reading it raises."""
 
     def __init__(self, packet_id: int, payload: bytes | None, mark: int = PENDING) -> None:
         self.id, self._payload, self._mark = packet_id, payload, mark
@@ -49,7 +49,7 @@ class Given:
 
 
 class Kernel:
-    """What the kernel makes of verdict messages: a batch answers whatever still waits, up to its id."""
+    """The kernel's side of verdict messages: a batch answers every waiting packet up to its id."""
 
     queue_num = 100
 
@@ -72,8 +72,8 @@ class Kernel:
             self.answers[one] = Verdict.ACCEPT, mark
 
 
-class Serving:
-    """A worker's context over such a kernel."""
+class ServingWorker:
+    """A worker's context with such a kernel."""
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self.kernel = Kernel()
@@ -90,14 +90,14 @@ class Serving:
 
     def housekeeping(self, now_ns: int) -> None:
         assert now_ns > 0
-        assert not {one for one in self.kernel.waiting if one <= self.last_id}, "something was still to be answered"
+        assert not {one for one in self.kernel.waiting if one <= self.last_id}, "a packet was not answered yet"
         self.housekeepings += 1
         self.message_waits = False
 
     def dispose_of_orphans(self, last_id: int) -> None:
         self.kernel.verdict_up_to(last_id, self.fail_verdict)
 
-    def receive(self, *packets: Given) -> None:
+    def receive(self, *packets: QueuedPacket) -> None:
         for packet in packets:
             self.kernel.waiting.add(packet.id)
         for packet in packets:
@@ -116,28 +116,30 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 
 
 @pytest.fixture
-def serving(metrics: WorkerMetrics) -> Serving:
-    made = Serving(metrics)
+def serving(metrics: WorkerMetrics) -> ServingWorker:
+    made = ServingWorker(metrics)
     made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
-def test_each_packet_is_shown_to_the_observer_with_its_verdict_while_there_is_one(serving: Serving) -> None:
-    """Accepted, denied, malformed, and one that cannot be evaluated; an observer that comes later sees what comes after a message.
+def test_the_observer_gets_each_packet_with_its_verdict(serving: ServingWorker) -> None:
+    """Accepted, denied and malformed packets. An observer that is set later sees the packets after the next housekeeping.
 
-    The packet that cannot be evaluated has no verdict. No answer depends on the observer.
+    No answer depends on the observer.
     """
     seen: list[tuple[int, bool, int | None]] = []
     packets = [
-        Given(1, tcp(FRIEND_ADDRESS), PENDING),
-        Given(2, tcp("192.0.2.9"), PENDING),
-        Given(3, b"\x45", PENDING),
+        QueuedPacket(1, tcp(FRIEND_ADDRESS), PENDING),
+        QueuedPacket(2, tcp("192.0.2.9"), PENDING),
+        QueuedPacket(3, b"\x45", PENDING),
     ]
     serving.receive(*packets)
     serving.drained()
     without, serving.kernel.answers = serving.kernel.answers, {}
 
-    def observe(packet: Packet, is_reply: bool, verdict: int | None, _started_ns: int) -> None:  # as the loop calls it
+    def observe(
+        packet: Packet, is_reply: bool, verdict: int | None, _started_ns: int
+    ) -> None:  # positional, as the loop calls it
         seen.append((packet.id, is_reply, verdict))
 
     serving.observe = observe
@@ -149,47 +151,54 @@ def test_each_packet_is_shown_to_the_observer_with_its_verdict_while_there_is_on
     assert serving.kernel.answers == without
 
 
-def test_the_first_packet_after_a_silence_is_answered_at_once(serving: Serving) -> None:
+def test_the_first_packet_after_an_idle_time_is_answered_at_once(serving: ServingWorker) -> None:
     for number in (1, 2):
-        serving.receive(Given(number, tcp(FRIEND_ADDRESS), PENDING | 0xAB00))
+        serving.receive(QueuedPacket(number, tcp(FRIEND_ADDRESS), PENDING | 0xAB00))
         assert serving.kernel.answers[number] == (Verdict.ACCEPT, ACCEPTED | 0xAB00)
         serving.drained()
 
 
-def test_packets_behind_the_first_are_answered_together_when_the_socket_is_empty(serving: Serving) -> None:
-    serving.receive(*(Given(number, tcp(FRIEND_ADDRESS)) for number in (1, 2, 3)))
+def test_packets_behind_the_first_are_answered_together_when_the_socket_is_empty(serving: ServingWorker) -> None:
+    serving.receive(*(QueuedPacket(number, tcp(FRIEND_ADDRESS)) for number in (1, 2, 3)))
     assert set(serving.kernel.answers) == {1}
     serving.drained()
     assert set(serving.kernel.answers) == {1, 2, 3}
 
 
-def test_a_denied_packet_is_answered_at_once(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(FRIEND_ADDRESS)), Given(3, tcp(OTHER_ADDRESS)))
+def test_a_denied_packet_is_answered_at_once(serving: ServingWorker) -> None:
+    serving.receive(
+        QueuedPacket(1, tcp(FRIEND_ADDRESS)), QueuedPacket(2, tcp(FRIEND_ADDRESS)), QueuedPacket(3, tcp(OTHER_ADDRESS))
+    )
     assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED), 3: (Verdict.DROP, None)}
 
 
-def test_a_full_batch_is_answered_under_constant_load(serving: Serving) -> None:
-    serving.receive(*(Given(number, tcp(FRIEND_ADDRESS, source_port=number)) for number in range(1, BATCH_PACKETS + 1)))
+def test_a_full_batch_is_answered_under_constant_load(serving: ServingWorker) -> None:
+    serving.receive(*(QueuedPacket(number, tcp(FRIEND_ADDRESS, source_port=number)) for number in range(1, BATCH_PACKETS + 1)))
     assert set(serving.kernel.answers) == {1}
-    serving.receive(Given(BATCH_PACKETS + 1, tcp(FRIEND_ADDRESS)))
+    serving.receive(QueuedPacket(BATCH_PACKETS + 1, tcp(FRIEND_ADDRESS)))
     assert set(serving.kernel.answers) == set(range(1, BATCH_PACKETS + 2))
 
 
-def test_packets_of_another_mark_get_their_own(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, tcp(FRIEND_ADDRESS), PENDING | 0x100))
+def test_packets_with_another_mark_keep_its_other_bits(serving: ServingWorker) -> None:
+    serving.receive(QueuedPacket(1, tcp(FRIEND_ADDRESS)), QueuedPacket(2, tcp(FRIEND_ADDRESS), PENDING | 0x100))
     serving.drained()
     assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED), 2: (Verdict.ACCEPT, ACCEPTED | 0x100)}
 
 
-def test_a_reply_is_judged_as_the_connection_that_it_answers(serving: Serving) -> None:
+def test_a_reply_is_evaluated_as_the_connection_that_it_answers(serving: ServingWorker) -> None:
     for number, (peer, verdict) in enumerate(((FRIEND_ADDRESS, Verdict.ACCEPT), (OTHER_ADDRESS, Verdict.DROP)), 1):
-        serving.receive(Given(number, tcp(POD_ADDRESS, peer, source_port=80, port=40000), REPLY))
+        serving.receive(QueuedPacket(number, tcp(POD_ADDRESS, peer, source_port=80, port=40000), REPLY))
         serving.drained()
         assert serving.kernel.answers[number][0] is verdict
 
 
-def test_a_packet_that_cannot_be_read_does_not_pass_with_those_around_it(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)), Given(2, None), Given(3, b"\x45"), Given(4, tcp(FRIEND_ADDRESS)))
+def test_a_packet_that_cannot_be_read_is_not_accepted_with_its_batch(serving: ServingWorker) -> None:
+    serving.receive(
+        QueuedPacket(1, tcp(FRIEND_ADDRESS)),
+        QueuedPacket(2, None),
+        QueuedPacket(3, b"\x45"),
+        QueuedPacket(4, tcp(FRIEND_ADDRESS)),
+    )
     serving.drained()
     assert [serving.kernel.answers[number][0] for number in range(1, 5)] == [
         Verdict.ACCEPT,
@@ -199,45 +208,45 @@ def test_a_packet_that_cannot_be_read_does_not_pass_with_those_around_it(serving
     ]
 
 
-def test_what_a_predecessor_had_read_is_answered_before_the_first_batch(serving: Serving) -> None:
+def test_packets_that_a_predecessor_had_read_are_answered_before_the_first_batch(serving: ServingWorker) -> None:
     serving.kernel.waiting = {5, 6}
-    serving.receive(Given(7, tcp(FRIEND_ADDRESS)))
+    serving.receive(QueuedPacket(7, tcp(FRIEND_ADDRESS)))
     assert serving.kernel.answers == {5: (Verdict.DROP, None), 6: (Verdict.DROP, None), 7: (Verdict.ACCEPT, ACCEPTED)}
 
 
-def test_without_a_snapshot_packets_are_answered_as_the_failure_mode_says(metrics: WorkerMetrics) -> None:
-    serving = Serving(metrics)
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
+def test_without_a_snapshot_packets_get_the_verdict_of_the_failure_mode(metrics: WorkerMetrics) -> None:
+    serving = ServingWorker(metrics)
+    serving.receive(QueuedPacket(1, tcp(FRIEND_ADDRESS)))
     assert serving.kernel.answers == {1: (Verdict.DROP, None)}
 
 
-def test_a_new_snapshot_counts_from_the_next_packet_on(serving: Serving) -> None:
-    serving.receive(Given(1, tcp(FRIEND_ADDRESS)))
+def test_a_new_snapshot_applies_from_the_next_packet_on(serving: ServingWorker) -> None:
+    serving.receive(QueuedPacket(1, tcp(FRIEND_ADDRESS)))
     serving.drained()
     serving.flow_cache.load(view_that_admits(version=2), (FRIEND,))
     serving.message_waits = True
     serving.drained()
-    serving.receive(Given(2, tcp(FRIEND_ADDRESS)))
+    serving.receive(QueuedPacket(2, tcp(FRIEND_ADDRESS)))
     assert serving.kernel.answers[2] == (Verdict.DROP, None)
 
 
-def test_messages_are_looked_for_although_every_packet_is_denied(serving: Serving) -> None:
+def test_housekeeping_runs_although_every_packet_is_denied(serving: ServingWorker) -> None:
     serving.message_waits = True
-    serving.receive(*(Given(number, tcp(OTHER_ADDRESS)) for number in range(1, BATCH_PACKETS + 1)))
+    serving.receive(*(QueuedPacket(number, tcp(OTHER_ADDRESS)) for number in range(1, BATCH_PACKETS + 1)))
     assert serving.housekeepings == 1
 
 
-def test_options_in_front_of_an_ipv4_header_do_not_make_it_an_ipv6_key(serving: Serving) -> None:
+def test_options_in_front_of_an_ipv4_header_do_not_make_it_an_ipv6_key(serving: ServingWorker) -> None:
     """The bytes after the first could be those of an admitted IPv6 connection."""
     packet = tcp6("fd00::2")
-    serving.receive(Given(1, packet))
+    serving.receive(QueuedPacket(1, packet))
     serving.drained()
     assert serving.kernel.answers[1][0] is Verdict.ACCEPT
-    serving.receive(Given(2, b"\x46" + packet[1:]))
+    serving.receive(QueuedPacket(2, b"\x46" + packet[1:]))
     assert serving.flow_cache.misses == 2
 
 
-WHO = st.sampled_from(
+PAYLOADS = st.sampled_from(
     [
         (tcp(FRIEND_ADDRESS), Verdict.ACCEPT),
         (tcp(FRIEND_ADDRESS, port=81), Verdict.ACCEPT),
@@ -250,14 +259,14 @@ WHO = st.sampled_from(
 )
 
 
-@given(st.lists(st.tuples(WHO, st.sampled_from([PENDING, PENDING | 1, PENDING | 2]), st.booleans()), max_size=200))
-def test_every_packet_gets_the_one_verdict_it_deserves(
+@given(st.lists(st.tuples(PAYLOADS, st.sampled_from([PENDING, PENDING | 1, PENDING | 2]), st.booleans()), max_size=200))
+def test_every_packet_gets_exactly_one_verdict_and_the_right_one(
     metrics: WorkerMetrics, arrivals: list[tuple[tuple[bytes | None, Verdict], int, bool]]
 ) -> None:
-    serving = Serving(metrics)
+    serving = ServingWorker(metrics)
     serving.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     for number, ((payload, _verdict), mark, drained) in enumerate(arrivals, 1):
-        serving.receive(Given(number, payload, mark))
+        serving.receive(QueuedPacket(number, payload, mark))
         if drained:
             serving.drained()
     serving.drained()

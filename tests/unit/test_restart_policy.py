@@ -1,4 +1,4 @@
-"""When children are started again."""
+"""The restart policy of a child process."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from netpolq_worker.pool.restart_policy import Child, Phase, restart_delay
 UPTIME_S = 2.0
 
 
-def test_a_child_that_lived_is_succeeded_at_once() -> None:
+def test_a_child_that_ran_long_enough_is_restarted_at_once() -> None:
     child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     assert child.is_due(0.0)
     child.on_start(10, 0.0)
@@ -20,7 +20,7 @@ def test_a_child_that_lived_is_succeeded_at_once() -> None:
     assert child.last_heartbeat_s == UPTIME_S + 1, "a start counts as a heartbeat"
 
 
-def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
+def test_a_stopped_child_can_be_resumed_with_or_without_its_process() -> None:
     child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     child.on_start(10, 0.0)
     child.stop()
@@ -33,7 +33,7 @@ def test_a_child_that_was_stopped_can_be_started_again_or_goes_on() -> None:
     assert child.is_due(3.0)
 
 
-def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -> None:
+def test_a_child_that_keeps_exiting_early_waits_longer_each_time_up_to_a_limit() -> None:
     child = Child(min_uptime_s=UPTIME_S, free_restarts=2)
     now = 0.0
     delays = []
@@ -49,7 +49,7 @@ def test_a_child_that_keeps_dying_young_waits_longer_each_time_up_to_a_limit() -
     assert delays[2] < delays[-1]
 
 
-def test_one_long_life_clears_the_record() -> None:
+def test_one_long_run_resets_the_count_of_failures() -> None:
     child = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     for pid in range(1, 6):
         child.on_start(pid, child.due)
@@ -60,7 +60,7 @@ def test_one_long_life_clears_the_record() -> None:
     assert child.is_due(start + UPTIME_S + 1)
 
 
-def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later() -> None:
+def test_a_child_that_is_released_may_be_started_again_later() -> None:
     standby = Child(min_uptime_s=UPTIME_S, free_restarts=0)
     for pid in (1, 2):
         standby.on_start(pid, standby.due)
@@ -72,7 +72,7 @@ def test_a_child_that_moves_to_another_place_leaves_its_own_to_be_filled_later()
     assert standby.is_due(50.0)
     standby.on_start(4, 50.0)
     standby.on_exit(50.0)
-    assert standby.due == 50.0 + restart_delay(1), "one that was of use clears the record"
+    assert standby.due == 50.0 + restart_delay(1), "a release resets the count of failures"
     standby.stop()
     standby.release(60.0)
     assert not standby.is_due(100.0)
