@@ -48,14 +48,14 @@ def test_the_error_is_json_when_the_log_is(box: Box, folder: Path, flags: tuple[
     """Errors of the supervisor, of the pool, and of the command itself."""
     blocker = box.directory / "file"
     blocker.touch()
-    for done, word in (
+    for done, flag in (
         (run_with_taken_port(box, folder, *flags), "--metrics-bind-address"),
         (run_to_the_end(box, "--manifests", str(folder), "--run-dir", str(blocker / "run"), *flags), "--run-dir"),
         (run_to_the_end(box, "--manifests", str(folder), "--workers=none", *flags), "--workers"),
     ):
         entries = [json.loads(line) for line in done.stderr.splitlines()]
         assert entries[-1]["level"] == "error"
-        assert word in entries[-1]["msg"]
+        assert flag in entries[-1]["msg"]
         assert done.returncode in {ExitCode.BOOT, ExitCode.USAGE}
 
 

@@ -57,7 +57,7 @@ def test_workers_that_need_new_counters_go_on_without_disk_space(box: Box, folde
         assert_admitted(box, "stranger", families=(4, 6), protocols=("TCP", "UDP"))
         assert [worker["pid"] for worker in agent.status()["workers"]] == workers
         agent.kill(workers[0])
-        agent.wait_until("a successor serves", lambda: agent.status()["workers"][0]["pid"] not in {0, workers[0]})
+        agent.wait_until("another worker serves", lambda: agent.status()["workers"][0]["pid"] not in {0, workers[0]})
         assert_admitted(box, "stranger", families=(4, 6), protocols=("TCP", "UDP"))
         agent.wait_until(
             "packets are counted", lambda: 'packet_count{family="IPv6",protocol="UDP",verdict="drop"}' in agent.metrics()

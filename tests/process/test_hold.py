@@ -1,4 +1,4 @@
-"""From the start of an agent until its first policies are in force, with real packets: what is held, and that nothing slips through."""
+"""The hold: traffic of pods is dropped from the start until the first policies are in force. With real packets."""
 
 import http.client
 import json
@@ -24,7 +24,7 @@ from tests.support.apiserver import PODS, ApiServer, NeverAnswer, ThreadedApiSer
 
 RANGES = "10.71.1.0/24,fd71:1::/64"
 NEWEST = b"\x01"
-"""What ends a kept snapshot after which none was published (`netpolq.snapshot.memfd`)."""
+"""The last byte of a snapshot file with the newest version (`netpolq.snapshot.memfd`)."""
 PORT = 99
 FLOWS = 400
 KUBECONFIG = """
@@ -32,13 +32,13 @@ apiVersion: v1
 kind: Config
 current-context: nowhere
 clusters: [{name: nowhere, cluster: {server: "http://127.0.0.1:1"}}]
-users: [{name: nobody, user: {token: none}}]
-contexts: [{name: nowhere, context: {cluster: nowhere, user: nobody}}]
+users: [{name: test, user: {token: none}}]
+contexts: [{name: nowhere, context: {cluster: nowhere, user: test}}]
 """
 
 
-def hold(box: Box, *words: str) -> None:
-    done = box.run(NODE.name, [sys.executable, "-m", "netpolq", "hold", *words])
+def hold(box: Box, *arguments: str) -> None:
+    done = box.run(NODE.name, [sys.executable, "-m", "netpolq", "hold", *arguments])
     assert done.returncode == ExitCode.OK, done.stderr
 
 
@@ -47,13 +47,13 @@ def is_held(box: Box) -> bool:
 
 
 def reached(box: Box, clients: Sequence[Host]) -> set[str]:
-    """The clients that reach the server, by TCP and over both families."""
+    """The clients that reach the server over TCP, by either family."""
     probes = [Probe(client.name, SERVER.address(family), "TCP", 80) for client in clients for family in (4, 6)]
     return {probe.source for probe, result in zip(probes, box.probe(probes), strict=True) if result.reached}
 
 
 class Stream:
-    """Datagrams that a client sends to the server without a pause, each flow in turn, and what arrives of them."""
+    """Sends datagrams from a client to the server without a pause, each flow in turn, and counts those that arrive."""
 
     def __init__(self, box: Box, client: Host) -> None:
         self._target = (SERVER.address(4), PORT)
@@ -82,7 +82,7 @@ class Stream:
             flow.close()
 
     def arrived(self) -> int:
-        """How many have arrived since this was last asked."""
+        """Number of datagrams that have arrived since the last call."""
         count = 0
         try:
             while self._server.recv(16):
@@ -93,8 +93,8 @@ class Stream:
 
 
 @MODES
-def test_from_the_hold_to_the_rules_no_denied_packet_passes(box: Box, folder: Path, mode: str) -> None:
-    """New flows arrive at the node some two thousand times a second, through the whole start of an agent. In fail-open mode, too."""
+def test_no_denied_packet_passes_between_the_hold_and_the_rules(box: Box, folder: Path, mode: str) -> None:
+    """Some two thousand new flows a second arrive during the whole start of an agent. In fail-open mode too."""
     hold(box, "--pod-cidrs", RANGES)
     agent = Agent(box, folder, f"--fail-open={mode}", "--workers=2")
     try:
@@ -110,8 +110,8 @@ def test_from_the_hold_to_the_rules_no_denied_packet_passes(box: Box, folder: Pa
         agent.cleanup()
 
 
-def test_a_hold_that_is_installed_while_an_agent_enforces_does_not_stay(box: Box, closed_agent: Agent) -> None:
-    """As a unit of the service manager does that is started again."""
+def test_a_hold_that_is_installed_while_an_agent_enforces_is_removed(box: Box, closed_agent: Agent) -> None:
+    """A restarted unit of the service manager installs such a hold."""
     hold(box, "--pod-cidrs", RANGES, "--force")
     closed_agent.wait_until("released", lambda: not is_held(box))
     assert_admitted(box, "friend")
@@ -119,7 +119,7 @@ def test_a_hold_that_is_installed_while_an_agent_enforces_does_not_stay(box: Box
 
 @contextmanager
 def without_a_source(box: Box, *flags: str) -> Iterator[Agent]:
-    """An agent whose API server does not answer, so that it never syncs; with its HTTP server up."""
+    """An agent whose API server does not answer, so that it never syncs; its HTTP server is up."""
     kubeconfig = box.directory / "kubeconfig"
     kubeconfig.write_text(KUBECONFIG)
     with never_synced(box, kubeconfig, *flags) as agent:
@@ -128,7 +128,7 @@ def without_a_source(box: Box, *flags: str) -> Iterator[Agent]:
 
 @contextmanager
 def without_pods(box: Box) -> Iterator[ThreadedApiServer]:
-    """An API server that answers but for the list of pods, so that an agent never syncs; its kubeconfig is in the box's folder."""
+    """An API server that does not answer the list of pods, so that an agent never syncs. Its kubeconfig is in the testbed's directory."""
     listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
     with ThreadedApiServer(ApiServer(listener=listener)) as api:
         api.inject(NeverAnswer(resource=PODS, times=None))
@@ -138,7 +138,7 @@ def without_pods(box: Box) -> Iterator[ThreadedApiServer]:
 
 @contextmanager
 def never_synced(box: Box, kubeconfig: Path, *flags: str) -> Iterator[Agent]:
-    """An agent of a server that does not give it all that it asks for; with its HTTP server up."""
+    """An agent that does not finish its first sync; its HTTP server is up."""
     agent = Agent(box, None, "--kubeconfig", str(kubeconfig), "--workers=1", *flags)
     agent.launch()
     try:
@@ -150,7 +150,7 @@ def never_synced(box: Box, kubeconfig: Path, *flags: str) -> Iterator[Agent]:
 
 
 def is_serving(agent: Agent) -> bool:
-    """Whether its status and its HTTP server answer."""
+    """Whether the agent's status and its HTTP server answer."""
     with suppress(OSError, http.client.HTTPException):
         return agent.http("/healthz").code == http.HTTPStatus.OK and agent.status() is not None
     return False
@@ -161,12 +161,12 @@ def why_not_ready(agent: Agent) -> str:
     return agent.http("/readyz").body
 
 
-def wait_until_said(agent: Agent, text: str) -> None:
-    agent.wait_until(f"said: {text}", lambda: text in why_not_ready(agent))
+def wait_until_reported(agent: Agent, text: str) -> None:
+    agent.wait_until(f"/readyz reports: {text}", lambda: text in why_not_ready(agent))
 
 
 def test_a_first_start_that_never_syncs_fails_closed(box: Box, folder: Path) -> None:
-    """The ranges that the setting names are held, and log, status and readiness say so. The first agent that syncs ends it."""
+    """The ranges of the setting are held, and log, status and readiness report it. The first agent that syncs removes the hold."""
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
         sentence = f"traffic of pods in {RANGES} is dropped until the first policies are in force"
@@ -178,10 +178,10 @@ def test_a_first_start_that_never_syncs_fails_closed(box: Box, folder: Path) -> 
         with Agent(box, folder, "--fail-open=false", "--workers=1") as synced:
             synced.wait_until("released", lambda: not is_held(box))
             assert_admitted(box, "friend", families=(4, 6))
-            synced.wait_until("told", lambda: synced.status()["dataplane"]["hold"] is None)
+            synced.wait_until("the status has no hold", lambda: synced.status()["dataplane"]["hold"] is None)
 
 
-def test_the_cni_configuration_names_what_is_held(box: Box) -> None:
+def test_the_cni_configuration_names_the_ranges_to_hold(box: Box) -> None:
     conf = box.directory / "net.d"
     conf.mkdir()
     ranges = [[{"subnet": one}] for one in RANGES.split(",")]
@@ -191,18 +191,18 @@ def test_the_cni_configuration_names_what_is_held(box: Box) -> None:
         assert RANGES in why_not_ready(agent)
 
 
-def test_the_node_object_names_what_is_held(box: Box) -> None:
+def test_the_node_object_names_the_ranges_to_hold(box: Box) -> None:
     """The list of pods never arrives, and neither setting nor CNI configuration names a range: the Node's `spec.podCIDRs` do.
 
-    A controller writes them after the kubelet has registered the Node, so the agent asks again. What is no range is told, and not held.
+    A controller writes them after the kubelet has registered the Node, so the agent asks again. An invalid range is logged, and not held.
     """
     flags = ("--fail-open=false", "--cni-conf-dir", str(box.directory / "none"))
     with without_pods(box) as api, never_synced(box, box.directory / "kubeconfig", *flags) as agent:
-        wait_until_said(agent, "names no podCIDRs")
+        wait_until_reported(agent, "names no podCIDRs")
         assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
         v4, v6 = RANGES.split(",")
         api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDR": v4, "podCIDRs": [v4, v6, "0.0.0.0/0"]}}))
-        wait_until_said(agent, f"traffic of pods in {RANGES} is dropped until the first policies are in force")
+        wait_until_reported(agent, f"traffic of pods in {RANGES} is dropped until the first policies are in force")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
         assert "spec.podCIDRs[2] '0.0.0.0/0'" in agent.log.read_text()
         api.do(lambda server: server.clear())
@@ -221,12 +221,12 @@ def test_the_node_object_adds_to_the_cni_configuration(box: Box) -> None:
         api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDRs": [v6]}}))
         kubeconfig = box.directory / "kubeconfig"
         with never_synced(box, kubeconfig, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
-            wait_until_said(agent, f"{RANGES} is dropped")
+            wait_until_reported(agent, f"{RANGES} is dropped")
             assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
 def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> None:
-    """What the operator names is all that is held."""
+    """The agent holds only the ranges that the operator names."""
     v4, v6 = RANGES.split(",")
     with without_pods(box) as api:
         api.do(lambda server: server.node_specs.update({NODE.name: {"podCIDRs": [v6]}}))
@@ -238,7 +238,7 @@ def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> 
             assert v4 in why_not_ready(agent)
 
 
-def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None:
+def test_without_a_known_range_the_agent_reports_that_nothing_is_held(box: Box) -> None:
     missing = box.directory / "none"
     with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(missing)) as agent:
         assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
@@ -249,9 +249,9 @@ def test_without_a_known_range_it_is_said_that_nothing_is_held(box: Box) -> None
 
 
 def test_ranges_that_become_known_later_are_held(box: Box) -> None:
-    """On the first boot of a node the CNI plugin writes its configuration after the agent has started, and may write more of it later.
+    """On the first boot of a node, the CNI plugin writes its configuration after the agent has started, and may add to it later.
 
-    What is held stays held: pods that started before may have addresses of a range that is named no longer.
+    A held range stays held: pods that started before may have addresses in a range that is no longer named.
     """
     conf = box.directory / "net.d"
     with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(conf)) as agent:
@@ -261,28 +261,28 @@ def test_ranges_that_become_known_later_are_held(box: Box) -> None:
             subnet = RANGES.split(",")[family == 6]
             (conf / "new").write_text(json.dumps({"ipam": {"subnet": subnet}}))
             (conf / "new").rename(conf / name)
-            wait_until_said(agent, f"{subnet} is dropped")
+            wait_until_reported(agent, f"{subnet} is dropped")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
         (conf / "10-a.conf").write_text(json.dumps({"ipam": {"subnet": "10.99.1.0/24"}}))
-        wait_until_said(agent, "10.99.1.0/24")
+        wait_until_reported(agent, "10.99.1.0/24")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
-def test_the_hold_of_another_program_grows_by_what_the_agent_knows(box: Box) -> None:
-    """An init container held what was known to it. Its table keeps its ranges, and the rules that an operator added."""
+def test_the_agent_adds_its_ranges_to_the_hold_of_another_program(box: Box) -> None:
+    """An init container has installed a hold. The table keeps its ranges, and the rules that an operator has added."""
     v4, v6 = RANGES.split(",")
     hold(box, "--pod-cidrs", f"10.98.0.0/16,{v4}")
     box.nft('add rule inet netpolq_hold forward accept comment "of an operator"')
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", v6) as agent:
-        wait_until_said(agent, f"traffic of pods in {v4},10.98.0.0/16,{v6} is dropped")
+        wait_until_reported(agent, f"traffic of pods in {v4},10.98.0.0/16,{v6} is dropped")
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
         table = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout
         assert "10.98.0.0/16" in table
         assert "of an operator" in table
 
 
-def test_a_hold_that_names_all_ranges_already_is_left_as_it_is(box: Box) -> None:
-    """That of the unit of the service manager has the range of the whole cluster."""
+def test_a_hold_that_covers_all_ranges_stays_as_it_is(box: Box) -> None:
+    """The hold of the service manager's unit has the range of the whole cluster."""
     hold(box, "--pod-cidrs", "10.71.0.0/16,fd71::/16")
     before = held_by_kernel(box)
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
@@ -292,12 +292,12 @@ def test_a_hold_that_names_all_ranges_already_is_left_as_it_is(box: Box) -> None
 
 def held_by_kernel(box: Box) -> set[str]:
     """The ranges in the sets of the hold, one element each."""
-    words = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout.replace(",", " ").split()
-    return {word for word in words if "/" in word}
+    listed = box.run(NODE.name, ["nft", "list", "table", "inet", "netpolq_hold"]).stdout.replace(",", " ").split()
+    return {text for text in listed if "/" in text}
 
 
-def test_a_hold_that_another_program_removes_is_put_in_place_again(box: Box) -> None:
-    """The table, all of a set, or one range of it."""
+def test_a_hold_that_another_program_removes_is_restored(box: Box) -> None:
+    """The table, all elements of the sets, or one element."""
     v6 = RANGES.split(",")[1]
     with without_a_source(box, "--fail-open=false", "--pod-cidrs", RANGES) as agent:
         for script in (
@@ -317,8 +317,8 @@ def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["open", "held"])
-def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: Path, held: bool) -> None:
-    """Another program has removed the rules meanwhile. What the kept policies admit goes on; a hold ends, and none is needed."""
+def test_the_snapshot_file_is_enforced_without_a_sync(box: Box, folder: Path, held: bool) -> None:
+    """Another program has removed the rules meanwhile. The policies of the file apply; a hold is removed, and none is installed."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
         agent.stop()
         box.nft("delete table inet netpolq")
@@ -331,8 +331,8 @@ def test_the_kept_snapshot_is_enforced_where_there_is_no_sync(box: Box, folder: 
             assert "first sync" in why_not_ready(again)
 
 
-def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> None:
-    """Its pods have other addresses by now: the agent enforces it, and holds the node's pods all the same."""
+def test_a_snapshot_file_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> None:
+    """Its pods may have other addresses now: the agent enforces it, and holds the node's pods too."""
     run_dir = box.directory / "run"
     run_dir.mkdir(mode=0o700)
     (run_dir / "snapshot.bin").write_bytes(SnapshotBuilder().encoded(version=3, created_ns=1) + NEWEST)
@@ -342,7 +342,7 @@ def test_a_kept_snapshot_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> N
 
 
 def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> None:
-    """They stay, and workers without a snapshot drop what they are asked about. Pods that are not isolated go on."""
+    """The rules stay, and workers without a snapshot drop every queued packet. Connections of pods that are not isolated pass."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
         agent.stop()
         (agent.run_dir / "snapshot.bin").unlink()
@@ -351,7 +351,7 @@ def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> N
             assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
-def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
+def test_cleanup_removes_a_hold(box: Box) -> None:
     hold(box, "--pod-cidrs", RANGES)
     with without_a_source(box, "--fail-open=true") as agent:
         agent.stop()
@@ -362,8 +362,8 @@ def test_a_hold_is_removed_by_cleanup(box: Box) -> None:
 @pytest.mark.parametrize(
     ("age_s", "is_of_this_boot"), [(0.0, True), (1e9, False), (-3600.0, False)], ids=["now", "before", "future"]
 )
-def test_a_kept_snapshot_of_an_earlier_boot_is_told_apart(tmp_path: Path, age_s: float, is_of_this_boot: bool) -> None:
-    """After a boot the same pods have other addresses. A clock that is behind the snapshot's proves nothing."""
+def test_a_snapshot_file_of_an_earlier_boot_is_recognized(tmp_path: Path, age_s: float, is_of_this_boot: bool) -> None:
+    """After a boot, the same pods have other addresses. A clock that is behind the time of the snapshot proves nothing."""
     path = tmp_path / "snapshot.bin"
     path.write_bytes(SnapshotBuilder().encoded(version=3, created_ns=time.time_ns() - int(age_s * 1e9)) + NEWEST)
     kept = _read_kept(path)

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running agent with the shipped configuration, while packets come in and workers are killed."""
+"""A real Prometheus scrapes a running agent with the shipped configuration, while packets arrive and workers are killed."""
 
 import math
 import socket
@@ -60,7 +60,7 @@ def pod_with(**labels: str) -> StaticConfig:
 
 @contextmanager
 def steady_traffic(box: Box) -> Iterator[None]:
-    """Datagrams of friend and stranger to the server, over both families: a new flow each, though not always a new question."""
+    """Datagrams from friend and stranger to the server, over both families: each a new flow, some of them with a cached answer."""
     over = threading.Event()
     with ExitStack() as stack:
         ends = [
@@ -88,7 +88,7 @@ def steady_traffic(box: Box) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def monitored() -> Iterator[Monitored]:
-    """The agent is started twice, the second time without a kept snapshot, so that failures to judge are among its metrics."""
+    """An agent that is started twice, the second time without a snapshot file, so that its metrics have packets without a decision."""
     jobs = prometheus.scrape_jobs()
     pods = (
         POD,
@@ -130,11 +130,11 @@ def names_in(server: Prometheus) -> set[str]:
 def types_of(agent: Agent) -> dict[str, str]:
     """Metrics and their types as the agent declares them."""
     lines = [line.split() for line in agent.metrics().splitlines() if line.startswith("# TYPE ")]
-    return {name: kind for _hash, _word, name, kind in lines}
+    return {name: kind for _hash, _keyword, name, kind in lines}
 
 
 def counters_of(agent: Agent) -> set[str]:
-    """Names of the series that may only rise."""
+    """Names of the series that may only increase."""
     parts = {"counter": ("",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
     found = {f"{name}{part}" for name, kind in types_of(agent).items() for part in parts.get(kind, ())}
     return found | {"nfqueue_packet_id", "nfqueue_queue_dropped", "nfqueue_user_dropped"}
@@ -166,31 +166,31 @@ def test_every_metric_arrives_with_its_type(monitored: Monitored) -> None:
         'netpolq_connections_total{verdict="drop",answered_by="kernel"}',
     ],
 )
-def test_rates_are_above_zero_while_packets_come_in(monitored: Monitored, series: str) -> None:
+def test_rates_are_above_zero_while_packets_arrive(monitored: Monitored, series: str) -> None:
     selector = series.replace("}", f",{SELECTED}}}") if "{" in series else f"{series}{{{SELECTED}}}"
     server = monitored.server
     server.wait_until(f"a rate of {series}", lambda: (server.value(f"sum(rate({selector}[10s]))") or 0.0) > 0.0)
 
 
 def kill(monitored: Monitored, pid: int) -> None:
-    """Kill a worker and wait until Prometheus has seen its successor count on."""
+    """Kill a worker and wait until Prometheus has seen the counters of its replacement rise."""
     agent, server = monitored
     total = f"sum(packet_count{{{SELECTED}}})"
     counted = server.value(total) or 0.0
     assert counted > 0
     agent.kill(pid)
-    agent.wait_until("the worker is succeeded", lambda: pid not in {worker["pid"] for worker in agent.status()["workers"]})
+    agent.wait_until("the worker is replaced", lambda: pid not in {worker["pid"] for worker in agent.status()["workers"]})
     server.wait_until("counting goes on", lambda: (server.value(total) or 0.0) > counted)
 
 
-def test_no_counter_goes_back_when_workers_are_killed(monitored: Monitored) -> None:
+def test_no_counter_decreases_when_workers_are_killed(monitored: Monitored) -> None:
     agent, server = monitored
     for worker in agent.status()["workers"]:
         kill(monitored, worker["pid"])
     restarts = f"sum(netpolq_worker_restarts_total{{{SELECTED}}})"
     server.wait_until("both restarts are counted", lambda: server.value(restarts) == 2)
-    went_back = {name: server.value(f"sum(resets({name}{{{SELECTED}}}[10m]))") for name in counters_of(agent)}
-    assert {name: count for name, count in went_back.items() if count != 0} == {}
+    resets = {name: server.value(f"sum(resets({name}{{{SELECTED}}}[10m]))") for name in counters_of(agent)}
+    assert {name: count for name, count in resets.items() if count != 0} == {}
 
 
 def test_every_rule_is_evaluated_and_every_recording_rule_gives_a_value(monitored: Monitored) -> None:
@@ -228,7 +228,7 @@ def test_every_panel_of_the_dashboard_has_data(monitored: Monitored) -> None:
 
 
 def test_a_pod_is_scraped_at_its_annotated_port_under_the_name_of_its_node(monitored: Monitored) -> None:
-    """The discovery itself needs a cluster: what it finds is given here, and what becomes of it is the shipped configuration's."""
+    """The discovery itself needs a cluster. The test provides its result, and the shipped configuration relabels it."""
     found = cast("dict[str, list[dict[str, object]]]", monitored.server.get("/api/v1/targets?state=active"))["activeTargets"]
     pods = [target for target in found if target["scrapePool"] == "netpolq-pods"]
     assert [target["scrapeUrl"] for target in pods] == ["http://127.0.0.1:9080/metrics"]
@@ -238,7 +238,7 @@ def test_a_pod_is_scraped_at_its_annotated_port_under_the_name_of_its_node(monit
 
 
 def test_the_pod_monitor_scrapes_the_agent_under_the_job_of_the_rules_and_the_name_of_the_node(monitored: Monitored) -> None:
-    """The operator's translation is made here; the rest is the shipped PodMonitor's. No alert says that the agent is down."""
+    """The test translates the shipped PodMonitor as the operator does. No alert reports the agent as down."""
     found = cast("dict[str, list[dict[str, object]]]", monitored.server.get("/api/v1/targets?state=active"))["activeTargets"]
     (target,) = [target for target in found if str(target["scrapePool"]).startswith("podMonitor/")]
     assert target["scrapeUrl"] == "http://127.0.0.1:9080/metrics"

@@ -32,12 +32,12 @@ def run_to_the_end(box: Box, *flags: str, prefix: tuple[str, ...] = ()) -> subpr
     )
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> None:
+def assert_one_line(done: subprocess.CompletedProcess[str], code: ExitCode, *parts: str) -> None:
     errors = [line for line in done.stderr.splitlines() if line.startswith("netpolq: error: ")]
     assert done.returncode == code, done.stderr
     assert len(errors) == 1, done.stderr
-    for word in words:
-        assert word in errors[0]
+    for part in parts:
+        assert part in errors[0]
 
 
 def test_a_queue_that_another_program_holds_is_named(box: Box, folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""A process that confines itself as a worker does, and then tries every system call. Prints one JSON object.
+"""A program that enters the sandbox of a worker, and then tries every system call. Prints one JSON object.
 
-`python -m tests.support.confined_calls` prints `allowed` (calls that the filter let through, by description), `tried` (how many calls of
-each kind) and `status` (lines of /proc/self/status, afterwards). The filter refuses with an errno that no call has of its own.
+`python -m tests.support.confined_calls` prints `allowed` (calls that the filter allowed, by description), `tried` (number of calls of each
+kind) and `status` (lines of /proc/self/status, afterwards). The filter refuses with an errno that no call returns by itself.
 """
 
 import ctypes
@@ -20,13 +20,13 @@ from netpolq_worker.worker import sandbox
 from netpolq_worker.worker.sandbox import Sandbox
 
 REFUSAL = 3333
-"""Beyond the errno of any call, below the 4,095 that are errors."""
+"""Above the errno of any call, and below 4,095, the largest error value."""
 
 LAST_NUMBER = 700
-"""Far beyond the calls of Linux 6.18, the last of which is 470."""
+"""Far above the last call of Linux 6.18, 470."""
 
 UNFILTERED = frozenset({335, 336}) if platform.machine() == "x86_64" else frozenset()
-"""uretprobe and uprobe, which seccomp passes over: the kernel's own trampolines make them, and any other caller gets SIGILL.
+"""uretprobe and uprobe, which seccomp does not filter: the kernel's own trampolines make them, and any other caller gets SIGILL.
 Source: __seccomp_filter in kernel/seccomp.c, Linux 6.14 and newer."""
 
 X32 = 0x40000000
@@ -42,12 +42,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _is_refused(number: int, *arguments: int) -> bool:
     ctypes.set_errno(0)
-    words = [ctypes.c_long(word) for word in (*arguments, *(0,) * (6 - len(arguments)))]
-    return int(_libc.syscall(ctypes.c_long(number), *words)) == -1 and ctypes.get_errno() == REFUSAL
+    values = [ctypes.c_long(value) for value in (*arguments, *(0,) * (6 - len(arguments)))]
+    return int(_libc.syscall(ctypes.c_long(number), *values)) == -1 and ctypes.get_errno() == REFUSAL
 
 
 def _dangerous_arguments(number: dict[str, int], own: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Calls that a worker may make, with arguments that it must not give. `own`: a connected socket."""
+    """Calls that a worker may make, with arguments that the filter must refuse. `own`: a connected socket."""
     fcntl_allowed = {1030, 1034}
     for command in (*range(64), *range(1024, 1100)):
         if command not in fcntl_allowed:
@@ -71,7 +71,7 @@ def _dangerous_arguments(number: dict[str, int], own: int) -> Iterator[tuple[str
 
 
 def _int_80() -> tuple[mmap.mmap, Callable[[int], int]] | None:
-    """Calls by the numbers of i386, or None where the kernel has none."""
+    """A function that makes a call by its i386 number, and its code; None if the kernel has no such calls."""
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(_INT_80)
     call = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
@@ -83,9 +83,9 @@ def _int_80() -> tuple[mmap.mmap, Callable[[int], int]] | None:
 
 
 def main() -> None:
-    names = (*sandbox._ALLOWED, *_FILTERED)  # the rest of the table is what is tried
+    names = (*sandbox._ALLOWED, *_FILTERED)  # the program tries the rest of the table
     number = {name: pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) for name in names}
-    known = {found for found in number.values() if found >= 0}  # below 0: a call that this machine has not
+    known = {found for found in number.values() if found >= 0}  # below 0: this machine does not have the call
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     has_other_abis = platform.machine() == "x86_64"
     i386 = _int_80() if has_other_abis else None
@@ -102,7 +102,7 @@ def main() -> None:
         if i386 is not None:
             tried["i386"] = LAST_NUMBER
             allowed += [f"i386 call {one}" for one in range(LAST_NUMBER) if i386[1](one) != -REFUSAL]
-        # What a worker does is still possible.
+        # A worker can still send and receive.
         own.send(b"x")
         assert other.recv(1) == b"x"
         table = dict(line.split(":\t", 1) for line in status.read().decode().splitlines())

@@ -1,4 +1,4 @@
-"""Control groups of our own, in either version of the interface."""
+"""Control groups for tests, in both versions of the interface."""
 
 import os
 
@@ -13,16 +13,16 @@ _HIERARCHIES = Path("/sys/fs/cgroup")
 
 @contextmanager
 def control_group(controller: str, *limits: str) -> Iterator[Path]:
-    """A control group below the first one, removed at the end. `limits`: files of which it must have one. Skips the test otherwise."""
+    """A control group below the root, removed at the end. Skips the test unless the group has one of the files in `limits`."""
     version_1 = _HIERARCHIES / controller
     folder = (version_1 if version_1.is_dir() else _HIERARCHIES) / f"netpolq-test-{os.getpid()}"
     try:
         folder.mkdir()
     except OSError as error:
-        pytest.skip(f"control groups cannot be made here: {error.strerror}")
+        pytest.skip(f"cannot create control groups here: {error.strerror}")
     try:
         if not any((folder / name).exists() for name in limits):
-            pytest.skip(f"no control group here may limit {controller}")
+            pytest.skip(f"control groups cannot limit {controller} here")
         yield folder
     finally:
         folder.rmdir()

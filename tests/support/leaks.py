@@ -1,4 +1,4 @@
-"""What a denied flow gets through: datagrams sent all the time, and when those that arrive do."""
+"""Leaks of a denied flow: datagrams sent continuously, and the times of those that arrive."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ _QUIET_S = 0.2
 
 
 class Leak:
-    """A UDP flow from one host to another, a datagram every `INTERVAL_S`. `arrivals_s`: `time.monotonic()` of each that arrived."""
+    """A UDP flow between two hosts, a datagram every `INTERVAL_S`. `arrivals_s`: `time.monotonic()` of each arrival."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self._client, self._server = client, server
@@ -31,7 +31,7 @@ class Leak:
             thread.join()
 
     def is_quiet(self) -> bool:
-        """Whether nothing has arrived lately."""
+        """Whether no datagram has arrived within the last `_QUIET_S`."""
         return not self.arrivals_s or time.monotonic() - self.arrivals_s[-1] > _QUIET_S
 
     def _send(self) -> None:
@@ -49,7 +49,7 @@ class Leak:
 
 @contextmanager
 def leaking(cluster: Cluster, source: str, destination: str, family: int = 4) -> Iterator[Leak]:
-    """Send until the end of the `with` statement."""
+    """Send datagrams until the end of the `with` statement."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with (
         cluster.box.inside(source, lambda: socket.socket(kind, socket.SOCK_DGRAM)) as client,

@@ -16,7 +16,7 @@ _DESCRIPTORS = 128
 """Descriptors that the pool needs beside its workers: some 30, and room for connections of other agents and snapshots in transit."""
 
 _DESCRIPTORS_PER_WORKER = 8
-"""Two for the queue, one for its statistics, channel, metrics memory, and those of a successor before the pool reaps the dead worker."""
+"""Two for the queue, one for its statistics, channel, metrics memory; and those of a replacement before the pool reaps the dead worker."""
 
 
 def main() -> int:

@@ -66,7 +66,7 @@ class SnapshotIntake:
         except (SnapshotError, OSError) as error:
             os.close(descriptor)
             return _reject(message, str(error))
-        # If the pool has missed or rejected the version before, it cannot tell what has changed since the one that it has.
+        # If the pool has missed or rejected the version before, it cannot determine what has changed since the one that it has.
         changed = message.changed if message.version == self._workers.snapshot.version + 1 else None
         self._workers.load(SnapshotHandle(message.version, descriptor), changed)
         return Taken(message.version, "")

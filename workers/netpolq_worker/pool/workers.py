@@ -41,13 +41,14 @@ log = logging.getLogger("pool")
 
 @dataclass(slots=True)
 class _Slot:
-    """A queue and the worker that serves it. `suspect`: a packet that the last worker had read may have ended it."""
+    """A queue and the worker that serves it. `drop_unanswered`: drop the packets that the last worker had read: one of them
+    may have ended it."""
 
     number: int
     queue: Queue
     child: Child = field(default_factory=lambda: Child(min_uptime_s=0.1, free_restarts=3))
     last_report: Report | None = None
-    suspect: bool = False
+    drop_unanswered: bool = False
 
     def report(self) -> Report:
         """State of the slot. `acked_version` is 0 until the present process has reported."""
@@ -109,7 +110,7 @@ class Workers:
     def _start_worker(self, slot: _Slot) -> None:
         """Let the standby worker serve a slot, or a new process if there is no standby worker with the newest snapshot."""
         now = time.monotonic()
-        order = Serve(slot.number, slot.last_report.packets if slot.last_report is not None else 0, slot.suspect)
+        order = Serve(slot.number, slot.last_report.packets if slot.last_report is not None else 0, slot.drop_unanswered)
         worker = self._workers.get(self._standby.pid)
         if worker is not None and not worker.behind and worker.channel.send(order):
             self._standby.release(now + _STANDBY_DELAY_S)
@@ -117,7 +118,7 @@ class Workers:
             worker = self._spawn()
             worker.channel.send(order)
         worker.slot = slot.number
-        slot.suspect = False
+        slot.drop_unanswered = False
         slot.child.on_start(worker.pid, now)
 
     def _spawn(self) -> WorkerProcess:
@@ -143,7 +144,7 @@ class Workers:
                 child.last_heartbeat_s = now
         self._last_check = now
         for slot in self._slots:
-            slot.suspect |= kill_if_silent(f"worker {slot.number}", slot.child, now, _SILENCE_S)
+            slot.drop_unanswered |= kill_if_silent(f"worker {slot.number}", slot.child, now, _SILENCE_S)
         kill_if_silent("standby worker", self._standby, now, _SILENCE_S)
         return stood_still
 
@@ -164,7 +165,7 @@ class Workers:
         slot = self._slots[worker.slot]
         slot.child.on_exit(now)
         # SIGKILL comes from outside, so packets are not the cause, unless it happens repeatedly (the kernel kills for lack of memory).
-        slot.suspect |= code != -signal.SIGKILL or slot.child.early_exits >= _SUSPECT_EXITS
+        slot.drop_unanswered |= code != -signal.SIGKILL or slot.child.early_exits >= _SUSPECT_EXITS
         if not self._is_draining:
             if slot.child.is_due(now):
                 attempt(slot.child, partial(self._start_worker, slot))

@@ -37,7 +37,7 @@ class SnapshotLoader:
             view = map_trusted(descriptor)
             if view.version != version:
                 raise SnapshotError(f"version {view.version} came as version {version}")
-            # If this process has refused or missed the version before, it cannot tell what has changed since the one that it has.
+            # If this process has refused or missed the version before, it cannot determine what has changed since the one that it has.
             is_next = before is not None and version == before.version + 1
             self._flow_cache.load(view, changed if is_next and self._refused is None else None)
         except (SnapshotError, OSError) as error:
