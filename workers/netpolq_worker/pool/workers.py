@@ -41,8 +41,10 @@ log = logging.getLogger("pool")
 
 @dataclass(slots=True)
 class _Slot:
-    """A queue and the worker that serves it. `drop_unanswered`: drop the packets that the last worker had read: one of them
-    may have ended it."""
+    """A queue and the worker that serves it.
+
+    `drop_unanswered`: the next worker drops the packets that the last one had read, because one of them may have ended it.
+    """
 
     number: int
     queue: Queue
