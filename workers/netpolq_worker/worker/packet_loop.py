@@ -1,7 +1,7 @@
 """The packet loop: every packet of a queue goes through it, from the queue to its verdict.
 
 `handle_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
-so the path of a cached connection has neither Python calls nor attribute look-ups of our own.
+so a packet of a cached connection needs no Python function call and no attribute look-up in this project.
 
 Accepts are batched: the loop stores the id of the packet, and one message accepts all packets up to the last id. So **a packet without an
 answer is accepted with the next batch**: a packet that must not pass gets its own message at once, before that, and the pending accepts
