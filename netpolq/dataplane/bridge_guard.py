@@ -20,7 +20,7 @@ from netpolq.dataplane.host_checks import are_vlans_filtered
 from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
-from netpolq.dataplane.ruleset import TABLE
+from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.dataplane.set_elements import Elements, change_elements
 from netpolq.dataplane.table_state import KnownElements, TableState, read_counters, read_state
 from netpolq.errors import NetpolqError

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.logs import one_line
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import Message, attributes_of, split
 from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
@@ -26,11 +27,6 @@ from netpolq.netlink.nftables import (
 )
 
 _NFNLGRP_NFTABLES = 7
-_NFTA_GEN_ID = 1
-_NFTA_GEN_PROC_PID = 2
-_NFTA_GEN_PROC_NAME = 3
-_NFTA_TABLE = 1  # the name of the table has this number in the messages of all kinds of objects
-_NFTA_SET_ELEM_LIST_SET = 2
 _NEWGEN = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWGEN
 _ELEMENT_KINDS = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM)}
 
@@ -74,7 +70,7 @@ class ChangeMonitor:
     """
 
     def __init__(self, table: str, own_ports: Collection[int]) -> None:
-        self._pattern = name(_NFTA_TABLE, table).rstrip(b"\x00") + b"\x00"
+        self._pattern = name(nfta.TABLE, table).rstrip(b"\x00") + b"\x00"
         self._own_ports = frozenset(own_ports)
         self._sets: set[str] = set()
         self._is_touched = False
@@ -122,16 +118,16 @@ class ChangeMonitor:
             elif self._pattern in message.body:
                 self._is_touched = True
                 if message.kind in _ELEMENT_KINDS:
-                    self._sets.add(_text(attributes_of(message.body).get(_NFTA_SET_ELEM_LIST_SET, b"")))
+                    self._sets.add(_text(attributes_of(message.body).get(nfta.SET_ELEM_LIST_SET, b"")))
 
     def _end_transaction(self, message: Message) -> None:
         attributes = attributes_of(message.body)
-        self.generation = _integer(attributes.get(_NFTA_GEN_ID))
+        self.generation = _integer(attributes.get(nfta.GEN_ID))
         if self._is_touched and message.port not in self._own_ports:
             if len(self.changes) >= _MAX_CHANGES:
                 del self.changes[0]
                 self.has_lost_some = True
-            pid, program = attributes.get(_NFTA_GEN_PROC_PID), attributes.get(_NFTA_GEN_PROC_NAME, b"unknown")
+            pid, program = attributes.get(nfta.GEN_PROC_PID), attributes.get(nfta.GEN_PROC_NAME, b"unknown")
             self.changes.append(Change(self.generation, _integer(pid), one_line(_text(program)), frozenset(self._sets)))
         self._is_touched = False
         self._sets.clear()

@@ -10,25 +10,14 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from netpolq.dataplane.ruleset import TABLE
+from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.hold import ruleset as hold_ruleset
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import attribute_list, parse_attributes, walk
 from netpolq.netlink.nftables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETRULE, number, open_socket
 
-_NFTA_RULE_TABLE = 1
-_NFTA_RULE_CHAIN = 2
-_NFTA_RULE_EXPRESSIONS = 4
-_NFTA_EXPR_NAME = 1
-_NFTA_EXPR_DATA = 2
-_NFTA_DATA_VALUE = 1
-_NFTA_IMMEDIATE_DREG = 1
-_NFTA_IMMEDIATE_DATA = 2
-_NFTA_CT_KEY = 2
-_NFTA_CT_SREG = 4
 _NFT_CT_LABELS = 13
-_NFTA_MATCH_NAME = 1
-_NFTA_MATCH_INFO = 3
 _CONNLABEL = b"connlabel\x00"
 _CONNLABEL_INFO = struct.Struct("=HH")  # struct xt_connlabel_mtinfo: bit, options
 _XT_CONNLABEL_OP_SET = 2
@@ -50,13 +39,13 @@ def read_setters() -> list[Setter]:
     """Chains of other tables that set labels. Raises `OSError`, `InterruptedError` if the ruleset changed meanwhile."""
     found = []
     # A node may have tens of thousands of rules: those without such an expression are not looked into.
-    wanted = (number(_NFTA_CT_KEY, _NFT_CT_LABELS), _CONNLABEL)
+    wanted = (number(nfta.CT_KEY, _NFT_CT_LABELS), _CONNLABEL)
     with open_socket() as netlink:
         for entry in walk(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, containing=wanted):
-            table, chain = (entry.attributes[kind].rstrip(b"\x00").decode() for kind in (_NFTA_RULE_TABLE, _NFTA_RULE_CHAIN))
+            table, chain = (entry.attributes[kind].rstrip(b"\x00").decode() for kind in (nfta.RULE_TABLE, nfta.RULE_CHAIN))
             if (entry.family, table) in _OWN:
                 continue
-            bits = frozenset(_bits_set(attribute_list(entry.attributes.get(_NFTA_RULE_EXPRESSIONS, b""))))
+            bits = frozenset(_bits_set(attribute_list(entry.attributes.get(nfta.RULE_EXPRESSIONS, b""))))
             if bits:
                 found.append(Setter(f"{_FAMILIES.get(entry.family, 'other')} {table} {chain}", bits))
     return found
@@ -79,20 +68,20 @@ def _bits_set(expressions: Iterable[bytes]) -> Iterator[int]:
     """Of one rule. A value that no expression of the rule loads as it is may have any bit."""
     loaded: dict[bytes, bytes] = {}
     for expression in map(parse_attributes, expressions):
-        kind = expression.get(_NFTA_EXPR_NAME, b"").rstrip(b"\x00")
-        data = parse_attributes(expression.get(_NFTA_EXPR_DATA, b""))
-        if kind == b"immediate" and _NFTA_IMMEDIATE_DATA in data:
-            value = parse_attributes(data[_NFTA_IMMEDIATE_DATA]).get(_NFTA_DATA_VALUE, b"")
-            loaded[data.get(_NFTA_IMMEDIATE_DREG, b"")] = value
-        elif kind == b"ct" and _NFTA_CT_SREG in data and _integer(data.get(_NFTA_CT_KEY, b"")) == _NFT_CT_LABELS:
-            value = loaded.get(data[_NFTA_CT_SREG], b"")
+        kind = expression.get(nfta.EXPR_NAME, b"").rstrip(b"\x00")
+        data = parse_attributes(expression.get(nfta.EXPR_DATA, b""))
+        if kind == b"immediate" and nfta.IMMEDIATE_DATA in data:
+            value = parse_attributes(data[nfta.IMMEDIATE_DATA]).get(nfta.DATA_VALUE, b"")
+            loaded[data.get(nfta.IMMEDIATE_DREG, b"")] = value
+        elif kind == b"ct" and nfta.CT_SREG in data and _integer(data.get(nfta.CT_KEY, b"")) == _NFT_CT_LABELS:
+            value = loaded.get(data[nfta.CT_SREG], b"")
             yield from _bits_of(value) if len(value) == LABEL_BITS // 8 else _ALL_BITS
         elif kind == b"match":
             yield from _bits_of_match(data)
 
 
 def _bits_of_match(data: Mapping[int, bytes]) -> Iterator[int]:
-    if data.get(_NFTA_MATCH_NAME) == _CONNLABEL and len(information := data.get(_NFTA_MATCH_INFO, b"")) >= _CONNLABEL_INFO.size:
+    if data.get(nfta.MATCH_NAME) == _CONNLABEL and len(information := data.get(nfta.MATCH_INFO, b"")) >= _CONNLABEL_INFO.size:
         bit, options = _CONNLABEL_INFO.unpack_from(information)
         if options & _XT_CONNLABEL_OP_SET:
             yield bit

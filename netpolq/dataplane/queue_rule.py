@@ -9,8 +9,10 @@ Replacing the rule leaves packets that are waiting in a queue where they are, an
 
 import struct
 
-from netpolq.dataplane.ruleset import ENQUEUE, TABLE, RulesetConfig
+from netpolq.dataplane.ruleset_config import RulesetConfig
+from netpolq.dataplane.ruleset_names import ENQUEUE, TABLE
 from netpolq.enums import Dataplane
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import attribute, nested
 from netpolq.netlink.nftables import (
     NFPROTO_IPV4,
@@ -24,22 +26,6 @@ from netpolq.netlink.nftables import (
     name,
     number,
 )
-
-_NFTA_TABLE_NAME = 1
-_NFTA_CHAIN_TABLE = 1
-_NFTA_CHAIN_NAME = 3
-_NFTA_RULE_TABLE = 1
-_NFTA_RULE_CHAIN = 2
-_NFTA_RULE_EXPRESSIONS = 4
-_NFTA_LIST_ELEM = 1
-_NFTA_EXPR_NAME = 1
-_NFTA_EXPR_DATA = 2
-_NFTA_QUEUE_NUM = 1
-_NFTA_QUEUE_TOTAL = 2
-_NFTA_QUEUE_FLAGS = 3
-_NFTA_TARGET_NAME = 1
-_NFTA_TARGET_REV = 2
-_NFTA_TARGET_INFO = 3
 
 _TARGET_REVISION = 3
 _TARGET_INFO = struct.Struct("=HHH2x")  # struct xt_NFQ_info_v3: queuenum, queues_total, flags; host order, padded to 8
@@ -71,11 +57,11 @@ def queue_flags(config: RulesetConfig) -> int:
 
 
 def _replace(table: str, form: Dataplane, first: int, count: int, flags: int) -> tuple[Request, ...]:
-    in_chain = (name(_NFTA_RULE_TABLE, table), name(_NFTA_RULE_CHAIN, ENQUEUE))
-    expressions = nested(_NFTA_RULE_EXPRESSIONS, nested(_NFTA_LIST_ELEM, *_expression(form, first, count, flags)))
+    in_chain = (name(nfta.RULE_TABLE, table), name(nfta.RULE_CHAIN, ENQUEUE))
+    expressions = nested(nfta.RULE_EXPRESSIONS, nested(nfta.LIST_ELEM, *_expression(form, first, count, flags)))
     return (
-        Request(NFT_MSG_NEWTABLE, (name(_NFTA_TABLE_NAME, table),), NLM_F_CREATE),
-        Request(NFT_MSG_NEWCHAIN, (name(_NFTA_CHAIN_TABLE, table), name(_NFTA_CHAIN_NAME, ENQUEUE)), NLM_F_CREATE),
+        Request(NFT_MSG_NEWTABLE, (name(nfta.TABLE_NAME, table),), NLM_F_CREATE),
+        Request(NFT_MSG_NEWCHAIN, (name(nfta.CHAIN_TABLE, table), name(nfta.CHAIN_NAME, ENQUEUE)), NLM_F_CREATE),
         Request(NFT_MSG_DELRULE, in_chain),
         Request(NFT_MSG_NEWRULE, (*in_chain, expressions), NLM_F_CREATE | NLM_F_APPEND),
     )
@@ -83,15 +69,15 @@ def _replace(table: str, form: Dataplane, first: int, count: int, flags: int) ->
 
 def _expression(form: Dataplane, first: int, count: int, flags: int) -> tuple[bytes, bytes]:
     if form is Dataplane.NATIVE:
-        return name(_NFTA_EXPR_NAME, "queue"), nested(
-            _NFTA_EXPR_DATA,
-            attribute(_NFTA_QUEUE_NUM, struct.pack("!H", first)),
-            attribute(_NFTA_QUEUE_TOTAL, struct.pack("!H", count)),
-            attribute(_NFTA_QUEUE_FLAGS, struct.pack("!H", flags)),
+        return name(nfta.EXPR_NAME, "queue"), nested(
+            nfta.EXPR_DATA,
+            attribute(nfta.QUEUE_NUM, struct.pack("!H", first)),
+            attribute(nfta.QUEUE_TOTAL, struct.pack("!H", count)),
+            attribute(nfta.QUEUE_FLAGS, struct.pack("!H", flags)),
         )
-    return name(_NFTA_EXPR_NAME, "target"), nested(
-        _NFTA_EXPR_DATA,
-        name(_NFTA_TARGET_NAME, "NFQUEUE"),
-        number(_NFTA_TARGET_REV, _TARGET_REVISION),
-        attribute(_NFTA_TARGET_INFO, _TARGET_INFO.pack(first, count, flags)),
+    return name(nfta.EXPR_NAME, "target"), nested(
+        nfta.EXPR_DATA,
+        name(nfta.TARGET_NAME, "NFQUEUE"),
+        number(nfta.TARGET_REV, _TARGET_REVISION),
+        attribute(nfta.TARGET_INFO, _TARGET_INFO.pack(first, count, flags)),
     )

@@ -9,16 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from netpolq.addresses import packed_address, parse_address
-from netpolq.dataplane.ruleset import TABLE, IsolatedSets, set_type
+from netpolq.dataplane.ruleset_config import IsolatedSets, set_type
+from netpolq.dataplane.ruleset_names import TABLE
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import attribute, nested
 from netpolq.netlink.nftables import NFPROTO_INET, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
-
-_NFTA_SET_ELEM_LIST_TABLE = 1
-_NFTA_SET_ELEM_LIST_SET = 2
-_NFTA_SET_ELEM_LIST_ELEMENTS = 3
-_NFTA_LIST_ELEM = 1
-_NFTA_SET_ELEM_KEY = 1
-_NFTA_DATA_VALUE = 1
 
 _ELEMENTS_PER_REQUEST = 1000
 """An attribute holds 64 KiB at most, and an IPv6 address takes 28 bytes."""
@@ -61,9 +56,9 @@ def change_elements(before: Elements, after: Elements, family: int = NFPROTO_INE
 def _requests(kind: int, set_name: str, addresses: Iterable[bytes], flags: int, family: int) -> Iterator[Request]:
     remaining = iter(addresses)
     while portion := [_element(address) for address in islice(remaining, _ELEMENTS_PER_REQUEST)]:
-        where = name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, set_name)
-        yield Request(kind, (*where, nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags, family)
+        where = name(nfta.SET_ELEM_LIST_TABLE, TABLE), name(nfta.SET_ELEM_LIST_SET, set_name)
+        yield Request(kind, (*where, nested(nfta.SET_ELEM_LIST_ELEMENTS, *portion)), flags, family)
 
 
 def _element(address: bytes) -> bytes:
-    return nested(_NFTA_LIST_ELEM, nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, address)))
+    return nested(nfta.LIST_ELEM, nested(nfta.SET_ELEM_KEY, attribute(nfta.DATA_VALUE, address)))

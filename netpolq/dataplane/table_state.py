@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from netpolq.dataplane.ruleset import TABLE
+from netpolq.dataplane.ruleset_names import TABLE
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import Entry, attribute, attribute_list, dump, parse_attributes, query
 from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
@@ -29,44 +30,14 @@ from netpolq.netlink.nftables import (
     open_socket,
 )
 
-_NFTA_TABLE = 1  # the name of the table has this number in all kinds of objects
-_NFTA_TABLE_FLAGS = 2
-_NFTA_TABLE_HANDLE = 4
-_NFTA_TABLE_OWNER = 7
-_NFTA_CHAIN_HANDLE = 2
-_NFTA_CHAIN_NAME = 3
-_NFTA_CHAIN_USE = 6
-_NFTA_CHAIN_HOOK = 4
-_NFTA_CHAIN_POLICY = 5
-_NFTA_CHAIN_TYPE = 7
-_NFTA_CHAIN_FLAGS = 10
-_NFTA_RULE_CHAIN = 2
-_NFTA_RULE_HANDLE = 3
-_NFTA_RULE_EXPRESSIONS = 4
-_NFTA_SET_NAME = 2
-_NFTA_SET_FLAGS = 3
-_NFTA_SET_HANDLE = 16
-_NFTA_SET_ELEM_LIST_SET = 2
-_NFTA_SET_ELEM_LIST_ELEMENTS = 3
-_NFTA_SET_ELEM_KEY = 1
-_NFTA_SET_ELEM_DATA = 2
-_NFTA_SET_ELEM_FLAGS = 3
-_NFTA_DATA_VALUE = 1
-_NFTA_OBJ_NAME = 2
-_NFTA_OBJ_TYPE = 3
-_NFTA_OBJ_DATA = 4
-_NFTA_OBJ_HANDLE = 6
-_NFTA_EXPR_NAME = 1
-_NFTA_COUNTER_PACKETS = 2
-_NFTA_GEN_ID = 1
 _NFT_OBJECT_COUNTER = 1
 _NFT_SET_ELEM_INTERVAL_END = 0x1
 _NF_DROP = bytes(4)
 
 _NFT_SET_ANONYMOUS, _NFT_SET_TIMEOUT, _NFT_SET_EVAL = 0x1, 0x10, 0x20
-_TABLE_PARTS = (_NFTA_TABLE_FLAGS, _NFTA_TABLE_HANDLE, _NFTA_TABLE_OWNER)
-_CHAIN_PARTS = (_NFTA_CHAIN_HANDLE, _NFTA_CHAIN_HOOK, _NFTA_CHAIN_POLICY, _NFTA_CHAIN_TYPE, _NFTA_CHAIN_FLAGS)
-_SET_PARTS = (*range(_NFTA_SET_FLAGS, 10), 11, 12, 13, 15, _NFTA_SET_HANDLE)
+_TABLE_PARTS = (nfta.TABLE_FLAGS, nfta.TABLE_HANDLE, nfta.TABLE_OWNER)
+_CHAIN_PARTS = (nfta.CHAIN_HANDLE, nfta.CHAIN_HOOK, nfta.CHAIN_POLICY, nfta.CHAIN_TYPE, nfta.CHAIN_FLAGS)
+_SET_PARTS = (*range(nfta.SET_FLAGS, 10), 11, 12, 13, 15, nfta.SET_HANDLE)
 """NFTA_SET_*: flags to description, time-outs, garbage collection, user data, type of objects, and the handle."""
 
 _COUNTING = (b"counter", b"quota", b"last")
@@ -114,17 +85,17 @@ def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
     with open_socket() as netlink:
         generation = read_generation(netlink)
         chains = _dump(netlink, NFT_MSG_GETCHAIN, family=family)
-        sets = {_text(entry.attributes[_NFTA_SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET, family=family)}
+        sets = {_text(entry.attributes[nfta.SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET, family=family)}
         objects = {
             **{
                 f"table {_FAMILY_NAMES[family]} {TABLE}": _parts(entry, _TABLE_PARTS)
                 for entry in _dump(netlink, NFT_MSG_GETTABLE, family=family)
             },
-            **{f"chain {_text(entry.attributes[_NFTA_CHAIN_NAME])}": _parts(entry, _CHAIN_PARTS) for entry in chains},
-            **_rules(netlink, [_text(entry.attributes[_NFTA_CHAIN_NAME]) for entry in chains], family),
+            **{f"chain {_text(entry.attributes[nfta.CHAIN_NAME])}": _parts(entry, _CHAIN_PARTS) for entry in chains},
+            **_rules(netlink, [_text(entry.attributes[nfta.CHAIN_NAME]) for entry in chains], family),
             **{f"set {set_name}": _parts(entry, _SET_PARTS) for set_name, entry in sets.items()},
             **{
-                f"object {_text(entry.attributes[_NFTA_OBJ_NAME])}": _parts(entry, (_NFTA_OBJ_TYPE, _NFTA_OBJ_HANDLE))
+                f"object {_text(entry.attributes[nfta.OBJ_NAME])}": _parts(entry, (nfta.OBJ_TYPE, nfta.OBJ_HANDLE))
                 for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
             },
         }
@@ -132,21 +103,21 @@ def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
         elements = {
             set_name: _elements(netlink, set_name, known, family)
             for set_name, entry in sets.items()
-            if not _integer(entry.attributes.get(_NFTA_SET_FLAGS, b"")) & changing
+            if not _integer(entry.attributes.get(nfta.SET_FLAGS, b"")) & changing
         }
     return TableState(generation, objects, elements)
 
 
 def read_generation(netlink: socket.socket) -> int:
     """The number of the last transaction of this network namespace. Raises `OSError`."""
-    return _integer(query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes[_NFTA_GEN_ID])
+    return _integer(query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes[nfta.GEN_ID])
 
 
 def read_chains() -> dict[str, bool]:
     """The table's chains, and of each whether it drops what comes to its end. Raises `OSError`."""
     with open_socket() as netlink:
         return {
-            _text(entry.attributes[_NFTA_CHAIN_NAME]): entry.attributes.get(_NFTA_CHAIN_POLICY) == _NF_DROP
+            _text(entry.attributes[nfta.CHAIN_NAME]): entry.attributes.get(nfta.CHAIN_POLICY) == _NF_DROP
             for entry in _dump(netlink, NFT_MSG_GETCHAIN)
         }
 
@@ -155,13 +126,13 @@ def read_chain_uses(table: str) -> dict[str, int]:
     """The chains of an inet table with their use: rules in them and jumps to them. Empty if there is no such table. Raises `OSError`."""
     with open_socket() as netlink:
         chains = _dump(netlink, NFT_MSG_GETCHAIN, table=table)
-        return {_text(entry.attributes[_NFTA_CHAIN_NAME]): _integer(entry.attributes[_NFTA_CHAIN_USE]) for entry in chains}
+        return {_text(entry.attributes[nfta.CHAIN_NAME]): _integer(entry.attributes[nfta.CHAIN_USE]) for entry in chains}
 
 
 def read_set_names() -> frozenset[str]:
     """The names of the table's sets and maps, without those that nft makes for lists of values in rules. Raises `OSError`."""
     with open_socket() as netlink:
-        names = (_text(entry.attributes[_NFTA_SET_NAME]) for entry in _dump(netlink, NFT_MSG_GETSET))
+        names = (_text(entry.attributes[nfta.SET_NAME]) for entry in _dump(netlink, NFT_MSG_GETSET))
         return frozenset(name for name in names if not name.startswith("__"))
 
 
@@ -171,12 +142,12 @@ def read_interval_bounds(table: str, set_name: str) -> list[tuple[bytes, bool]]:
     The last interval may have no end. Empty if there is no such set. Raises `OSError`.
     """
     with open_socket() as netlink:
-        dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name), table=table)
-    written = [one for entry in dumped for one in attribute_list(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b""))]
+        dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(nfta.SET_ELEM_LIST_SET, set_name), table=table)
+    written = [one for entry in dumped for one in attribute_list(entry.attributes.get(nfta.SET_ELEM_LIST_ELEMENTS, b""))]
     bounds = [
         (
             _key_and_data(element),
-            bool(_integer(parse_attributes(element).get(_NFTA_SET_ELEM_FLAGS, b"")) & _NFT_SET_ELEM_INTERVAL_END),
+            bool(_integer(parse_attributes(element).get(nfta.SET_ELEM_FLAGS, b"")) & _NFT_SET_ELEM_INTERVAL_END),
         )
         for element in written
     ]
@@ -187,20 +158,20 @@ def read_counters(family: int = NFPROTO_INET) -> dict[str, int]:
     """Packets counted by each named counter of the table of a family. Raises `OSError`."""
     with open_socket() as netlink:
         return {
-            _text(entry.attributes[_NFTA_OBJ_NAME]): _integer(
-                parse_attributes(entry.attributes[_NFTA_OBJ_DATA])[_NFTA_COUNTER_PACKETS]
+            _text(entry.attributes[nfta.OBJ_NAME]): _integer(
+                parse_attributes(entry.attributes[nfta.OBJ_DATA])[nfta.COUNTER_PACKETS]
             )
             for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
-            if _integer(entry.attributes[_NFTA_OBJ_TYPE]) == _NFT_OBJECT_COUNTER
+            if _integer(entry.attributes[nfta.OBJ_TYPE]) == _NFT_OBJECT_COUNTER
         }
 
 
 def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE, family: int = NFPROTO_INET) -> list[Entry]:
     entries: list[Entry] = []
     with suppress(FileNotFoundError):
-        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(_NFTA_TABLE, table), *more, family=family)
+        entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(nfta.TABLE, table), *more, family=family)
     # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
-    return [entry for entry in entries if _text(entry.attributes[_NFTA_TABLE]) == table]
+    return [entry for entry in entries if _text(entry.attributes[nfta.TABLE]) == table]
 
 
 def _parts(entry: Entry, kinds: tuple[int, ...]) -> tuple[bytes, ...]:
@@ -212,26 +183,26 @@ def _rules(netlink: socket.socket, chains: list[str], family: int) -> dict[str, 
     found: dict[str, list[bytes]] = {chain: [] for chain in chains}
     for entry in _dump(netlink, NFT_MSG_GETRULE, family=family):
         rule = entry.attributes
-        expressions = _without_counts(rule.get(_NFTA_RULE_EXPRESSIONS, b""))
-        found.setdefault(_text(rule[_NFTA_RULE_CHAIN]), []).append(rule[_NFTA_RULE_HANDLE] + expressions)
+        expressions = _without_counts(rule.get(nfta.RULE_EXPRESSIONS, b""))
+        found.setdefault(_text(rule[nfta.RULE_CHAIN]), []).append(rule[nfta.RULE_HANDLE] + expressions)
     return {f"rules of chain {chain}": tuple(rules) for chain, rules in found.items()}
 
 
 def _without_counts(expressions: bytes) -> bytes:
     """The list of expressions, but of those that count only the name."""
-    if not any(attribute(_NFTA_EXPR_NAME, counting + b"\x00") in expressions for counting in _COUNTING):
+    if not any(attribute(nfta.EXPR_NAME, counting + b"\x00") in expressions for counting in _COUNTING):
         return expressions
     kept = []
     for expression in attribute_list(expressions):
-        kind = parse_attributes(expression).get(_NFTA_EXPR_NAME, b"").rstrip(b"\x00")
+        kind = parse_attributes(expression).get(nfta.EXPR_NAME, b"").rstrip(b"\x00")
         kept.append(kind if kind in _COUNTING else expression)
     return b"|".join(kept)
 
 
 def _elements(netlink: socket.socket, set_name: str, known: KnownElements, family: int) -> frozenset[bytes]:
     """Key, and of a map the data, of each element."""
-    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(_NFTA_SET_ELEM_LIST_SET, set_name), family=family)
-    written = b"".join(entry.attributes.get(_NFTA_SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
+    dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(nfta.SET_ELEM_LIST_SET, set_name), family=family)
+    written = b"".join(entry.attributes.get(nfta.SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
     if set_name not in known or known[set_name][0] != written:
         known[set_name] = written, frozenset(map(_key_and_data, attribute_list(written)))
     return known[set_name][1]
@@ -239,7 +210,7 @@ def _elements(netlink: socket.socket, set_name: str, known: KnownElements, famil
 
 def _key_and_data(element: bytes) -> bytes:
     parts = parse_attributes(element)
-    return parse_attributes(parts[_NFTA_SET_ELEM_KEY])[_NFTA_DATA_VALUE] + parts.get(_NFTA_SET_ELEM_DATA, b"")
+    return parse_attributes(parts[nfta.SET_ELEM_KEY])[nfta.DATA_VALUE] + parts.get(nfta.SET_ELEM_DATA, b"")
 
 
 def _text(value: bytes) -> str:

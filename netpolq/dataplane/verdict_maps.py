@@ -12,29 +12,19 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from netpolq.addresses import is_ipv4, packed_address
-from netpolq.dataplane.ruleset import CLOSED_V4, CLOSED_V6, TABLE, VERDICTS_V4, VERDICTS_V6
+from netpolq.dataplane.ruleset_names import CLOSED_V4, CLOSED_V6, TABLE, VERDICTS_V4, VERDICTS_V6
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import attribute, nested
 from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
-
-_NFTA_SET_ELEM_LIST_TABLE = 1
-_NFTA_SET_ELEM_LIST_SET = 2
-_NFTA_SET_ELEM_LIST_ELEMENTS = 3
-_NFTA_LIST_ELEM = 1
-_NFTA_SET_ELEM_KEY = 1
-_NFTA_SET_ELEM_DATA = 2
-_NFTA_SET_ELEM_TIMEOUT = 4
-_NFTA_DATA_VALUE = 1
-_NFTA_DATA_VERDICT = 2
-_NFTA_VERDICT_CODE = 1
 
 _NF_DROP = 0
 _NFT_RETURN = -5
 _CODES = {Verdict.ACCEPT: _NFT_RETURN, Verdict.DROP: _NF_DROP}
 _DATA = {
     verdict: nested(
-        _NFTA_SET_ELEM_DATA, nested(_NFTA_DATA_VERDICT, attribute(_NFTA_VERDICT_CODE, struct.pack("!i", _CODES[verdict])))
+        nfta.SET_ELEM_DATA, nested(nfta.DATA_VERDICT, attribute(nfta.VERDICT_CODE, struct.pack("!i", _CODES[verdict])))
     )
     for verdict in Verdict
 }
@@ -50,7 +40,7 @@ _ELEMENTS_PER_REQUEST = 500
 
 def remember(hints: Iterable[Hint], ttl_ms: int) -> tuple[Request, ...]:
     """Requests that add decisions. One that is there already with the same verdict is no error. `ttl_ms`: until each is forgotten."""
-    timeout = attribute(_NFTA_SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
+    timeout = attribute(nfta.SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
     return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (*_element(hint), timeout), NLM_F_CREATE))
 
 
@@ -70,12 +60,12 @@ def _requests(kind: int, hints: Iterable[Hint], parts: Callable[[Hint], tuple[by
         by_map.setdefault(_map_of(hint), []).append(hint)
     for map_name, members in by_map.items():
         remaining = iter(members)
-        while portion := [nested(_NFTA_LIST_ELEM, *parts(hint)) for hint in islice(remaining, _ELEMENTS_PER_REQUEST)]:
-            yield Request(kind, (*_in_map(map_name), nested(_NFTA_SET_ELEM_LIST_ELEMENTS, *portion)), flags)
+        while portion := [nested(nfta.LIST_ELEM, *parts(hint)) for hint in islice(remaining, _ELEMENTS_PER_REQUEST)]:
+            yield Request(kind, (*_in_map(map_name), nested(nfta.SET_ELEM_LIST_ELEMENTS, *portion)), flags)
 
 
 def _in_map(map_name: str) -> tuple[bytes, bytes]:
-    return name(_NFTA_SET_ELEM_LIST_TABLE, TABLE), name(_NFTA_SET_ELEM_LIST_SET, map_name)
+    return name(nfta.SET_ELEM_LIST_TABLE, TABLE), name(nfta.SET_ELEM_LIST_SET, map_name)
 
 
 def _map_of(hint: Hint) -> str:
@@ -92,4 +82,4 @@ def _key(hint: Hint) -> bytes:
     value = packed_address(hint.source) + packed_address(hint.destination) + _PROTOCOL.pack(hint.protocol)
     if hint.port != EVERY_PORT:
         value += _PORT.pack(hint.port)
-    return nested(_NFTA_SET_ELEM_KEY, attribute(_NFTA_DATA_VALUE, value))
+    return nested(nfta.SET_ELEM_KEY, attribute(nfta.DATA_VALUE, value))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, next_sequence, read_acknowledgements
 
 NFPROTO_INET = 1
@@ -38,7 +39,6 @@ NFT_MSG_GETOBJ = 19
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
 
-_NFTA_TABLE_NAME = 1
 _NFNL_MSG_BATCH_BEGIN = 0x10
 _NFNL_MSG_BATCH_END = 0x11
 _DEFAULT_SEND_BUFFER_BYTES = 128 * 1024  # less than net.core.wmem_default, 208 KiB
@@ -99,7 +99,7 @@ def commit(requests: Sequence[Request]) -> None:
 def remove_table(table: str, family: int = NFPROTO_INET) -> bool:
     """Remove a table of a family in one transaction. Returns whether it was there. Raises like `commit`."""
     with suppress(FileNotFoundError):
-        commit([Request(NFT_MSG_DELTABLE, (name(_NFTA_TABLE_NAME, table),), family=family)])
+        commit([Request(NFT_MSG_DELTABLE, (name(nfta.TABLE_NAME, table),), family=family)])
         return True
     return False
 

@@ -1,0 +1,76 @@
+"""Inputs of the ruleset: its configuration, and the elements of its sets."""
+
+from dataclasses import dataclass
+
+from netpolq.addresses import format_address, is_ipv4
+from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
+from netpolq.enums import Dataplane, NodeEgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulesetConfig:
+    """All that the ruleset depends on besides the addresses.
+
+    `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
+    `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
+    `verdict_cache`: ask the verdict maps before the workers.
+    """
+
+    queue_first: int
+    queue_count: int
+    fanout: bool
+    fail_open: bool
+    mark_mask: int
+    ct_label: int
+    node_egress: NodeEgress
+    dns_in_prerouting: bool
+    form: Dataplane
+    verdict_cache: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsolatedSets:
+    """What the sets of the table hold.
+
+    `ingress`, `egress`: address keys, of both families, of the local pods that are isolated in a direction. `local`: those of all local
+    pods. `interfaces`: where these pods are (`netpolq.dataplane.pod_interfaces`).
+    """
+
+    ingress: frozenset[bytes]
+    egress: frozenset[bytes]
+    local: frozenset[bytes] = frozenset()
+    interfaces: PodInterfaces = NO_INTERFACES
+
+    def by_set_name(self) -> dict[str, frozenset[str]]:
+        """The elements of each of the sets, in text form."""
+        addresses = {"isolated_ingress": self.ingress, "isolated_egress": self.egress, "local": self.local}
+        found = {
+            f"{name}_{family}": frozenset(format_address(key) for key in keys if is_ipv4(key) is (family == "v4"))
+            for name, keys in addresses.items()
+            for family in ("v4", "v6")
+        }
+        interfaces = self.interfaces
+        indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress, interfaces.upper)
+        found |= {name: frozenset(map(str, ones)) for name, ones in zip(_INTERFACE_SETS, indexes, strict=True)}
+        for family, name in (("v4", SOURCES_V4), ("v6", SOURCES_V6)):
+            pairs = interfaces.sources
+            found[name] = frozenset(
+                f"{index} . {format_address(key)}" for index, key in pairs if is_ipv4(key) is (family == "v4")
+            )
+        return found
+
+
+UPPER_INTERFACES = "upper_interfaces"
+_INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_egress_interfaces", UPPER_INTERFACES)
+"""Sets of interface indexes."""
+
+SOURCES_V4, SOURCES_V6 = "pod_sources_v4", "pod_sources_v6"
+"""Sets of an interface index and an address."""
+
+
+def set_type(name: str) -> str:
+    """The nftables type of the elements of a set."""
+    if name in _INTERFACE_SETS:
+        return "iface_index"
+    address = "ipv4_addr" if name.endswith("v4") else "ipv6_addr"
+    return f"iface_index . {address}" if name in {SOURCES_V4, SOURCES_V6} else address
