@@ -5,7 +5,7 @@ import ipaddress
 
 from collections.abc import Iterable, Iterator
 
-from netpolq.dataplane.install import remove_table
+from netpolq.dataplane.cleanup import remove_table
 from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.nft_program import run_nft
 from netpolq.dataplane.table_state import read_chain_uses, read_interval_bounds

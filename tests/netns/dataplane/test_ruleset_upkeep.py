@@ -210,7 +210,6 @@ async def test_more_notifications_than_the_socket_holds_mean_that_the_table_is_l
     many = ", ".join(f"10.{high}.{low}.1 : 10.{low}.{high}.1" for high in range(250) for low in range(160))
     nft(f"add table ip foreign; add map ip foreign many {{ type ipv4_addr : ipv4_addr; elements = {{ {many} }}; }}")
     nft("flush map ip foreign many; flush set inet netpolq isolated_egress_v4")
-    assert ruleset._sockets is not None
     ruleset._sockets.monitor.read()
     assert ruleset._sockets.monitor.has_lost_some
     assert "elements of set isolated_egress_v4 differs" in str(await ruleset.difference())
