@@ -1,12 +1,12 @@
-"""The table `bridge netpolq`: drops the frames that a bridge would carry between pods past the evaluation.
+"""The table `bridge netpolq`, which drops tagged frames that a bridge would carry between pods without evaluation.
 
-br_netfilter passes IP packets to the IP hooks, but none behind a VLAN tag (or, with `bridge-nf-filter-vlan-tagged`, none behind two). A
-frame whose tag has the VLAN id 0 is taken for an untagged one by the kernel of its receiver, and so on for the tags behind it: pods would
-reach each other past every policy. Such frames are dropped here. Those with another id reach no address that a policy knows, unless the
-bridge takes the tag off; a bridge that does filters VLANs, and then br_netfilter must look at tagged packets, which the agent asks for.
+br_netfilter passes IP packets to the IP hooks, but none behind a VLAN tag (or, with `bridge-nf-filter-vlan-tagged`, none behind two). The
+kernel of the receiver treats a frame whose tag has the VLAN id 0 as untagged, and so on for the tags behind it: pods could bypass every
+policy. This table drops such frames. A frame with another id reaches no address that a policy covers, unless the bridge removes the tag.
+A bridge that removes tags filters VLANs, and then br_netfilter must process tagged packets: the agent reports it when it does not.
 Source: br_nf_pre_routing in net/bridge/br_netfilter_hooks.c, skb_vlan_untag and __netif_receive_skb_core in net/core.
 
-The table is there only while local pods are on a bridge.
+The table exists only while local pods are on a bridge.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from netpolq.errors import NetpolqError
 from netpolq.netlink.nftables import NFPROTO_BRIDGE, commit, remove_table
 
 TAGGED = "tagged"
-"""Counter of the frames that were dropped."""
+"""Counter of dropped frames."""
 
 _PORTS = "pod_bridge_ports"
 _CHECK_INTERVAL_S = 1.0
@@ -36,9 +36,9 @@ log = logging.getLogger("enforcer")
 
 
 class BridgeGuard:
-    """Keeps the table. `problem`: why frames may pass between pods unseen, in one sentence, or None.
+    """Keeps the table in place. `problem`: why frames may pass between pods without evaluation, in one sentence, or None.
 
-    It has a task of its own, because an `nft` that is slow must not hold up changes of policies.
+    It runs in a task of its own, because a slow `nft` must not delay policy changes.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class BridgeGuard:
         self._known: KnownElements = {}
 
     def want(self, interfaces: PodInterfaces) -> None:
-        """Have the table fit these bridges soon."""
+        """Schedule a change of the table to these bridges."""
         if interfaces == self._wanted:
             return
         self._wanted = interfaces
@@ -59,7 +59,7 @@ class BridgeGuard:
         self._is_wanted.set()
 
     async def run(self) -> None:
-        """Keep the table until cancelled: when bridges change, and once a second, whatever others have made of it."""
+        """Keep the table in place until cancelled: after every change of bridges, and once a second to restore foreign changes."""
         while True:
             self._is_wanted.clear()
             await self.keep(self._wanted)
@@ -68,7 +68,7 @@ class BridgeGuard:
                     await self._is_wanted.wait()
 
     async def keep(self, interfaces: PodInterfaces) -> None:
-        """Have the table fit these bridges now. What fails becomes the problem, until another call."""
+        """Change the table to these bridges now. A failure becomes the problem until the next call."""
         try:
             await self._keep(interfaces.bridge_ports)
         except NetpolqError as error:
@@ -78,7 +78,7 @@ class BridgeGuard:
         self.problem = None
         if interfaces.vlan_aware and not are_vlans_filtered():
             self.problem = (
-                f"bridge {', '.join(interfaces.vlan_aware)} filters VLANs, and what comes with a tag of them is not evaluated: "
+                f"bridge {', '.join(interfaces.vlan_aware)} filters VLANs, and packets with a VLAN tag are not evaluated: "
                 "set net.bridge.bridge-nf-filter-vlan-tagged to 1"
             )
 
@@ -96,7 +96,7 @@ class BridgeGuard:
         state = await asyncio.to_thread(_read_state, self._known)
         wanted = {_PORTS: frozenset(struct.pack("=I", port) for port in ports)}
         if self._expected is not None and (found := state.differences(self._expected)):
-            log.warning("table bridge %s is put back, since another process changed it: %s", TABLE, "; ".join(found[:3]))
+            log.warning("another process changed table bridge %s; restoring it: %s", TABLE, "; ".join(found[:3]))
         if self._expected is None or state.objects != self._expected.objects:
             await run_nft(render(ports), MAX_DEADLINE_S)
             self._expected = await asyncio.to_thread(_read_state, self._known)
@@ -106,9 +106,9 @@ class BridgeGuard:
 
 
 def render(ports: Iterable[int]) -> str:
-    """The script for nft that installs the table over nothing or over whatever is there. `ports`: indexes; there must be one."""
+    """The nft script that installs the table and replaces an existing one. `ports`: interface indexes, at least one."""
     table = f"bridge {TABLE}"
-    # The tag is read from the frame as it was on the wire, wherever the kernel keeps it: type at byte 12, id in the last 12 bits after it.
+    # nft reads the tag as it was on the wire, even if the kernel keeps it elsewhere: type at byte 12, id in the last 12 bits after it.
     is_priority_tag = "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 0"
     return f"""\
 add table {table}

@@ -7,7 +7,7 @@ from netpolq.dataplane.ruleset_names import CACHE_ACCEPTS, CACHE_LOOKUPS, CACHE_
 
 
 class CacheCounts(NamedTuple):
-    """What became of the packets that were looked up in the kernel's verdict cache."""
+    """Results of the look-ups of packets in the verdict cache."""
 
     accepts: int
     drops: int
@@ -15,14 +15,14 @@ class CacheCounts(NamedTuple):
 
     @classmethod
     def of(cls, counters: Mapping[str, int]) -> "CacheCounts":
-        """From the ruleset's counters. These are read one after the other: packets in between must not make a number negative."""
+        """From the ruleset's counters. Packets may arrive between their reads: a negative difference becomes 0."""
         accepts, misses = counters.get(CACHE_ACCEPTS, 0), counters.get(CACHE_MISSES, 0)
         return cls(accepts, max(counters.get(CACHE_LOOKUPS, 0) - accepts - misses, 0), misses)
 
     def not_below(self, earlier: "CacheCounts") -> "CacheCounts":
-        """The same with no fewer drops than earlier: these are a difference, which may fall, and a counter may not.
+        """The same counts with at least the earlier number of drops: a difference may decrease, a counter must not.
 
-        If another counter has fallen, the table was made again, and all of them begin at zero.
+        If another counter has decreased, the table was created again, and all counters start at zero.
         """
         if self.accepts < earlier.accepts or self.misses < earlier.misses:
             return self

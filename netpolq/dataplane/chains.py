@@ -13,18 +13,18 @@ from netpolq.enums import NodeEgress
 def chains(config: RulesetConfig) -> tuple[Chain, ...]:
     """Every chain but `enqueue`, each after those it jumps to.
 
-    Most packets are established or concern no isolated pod, and pay for every expression before they are through: the common case
-    is decided in the base chains, in few steps, and what is rare has a chain of its own.
+    Most packets are established or concern no isolated pod, and each expression costs time. So the base chains decide the common case in
+    few steps, and rare cases have chains of their own.
     """
     marks = MarkStatements(config)
-    # Without a conntrack entry there is neither direction nor label: these two then do not match, and the packet is evaluated.
+    # A packet without a conntrack entry has neither direction nor label: these two do not match, and the packet is evaluated.
     accept_known = f"{marks.connection_is_accepted} accept"
     is_reply = "ct direction reply"
     has_field = f"{marks.is_set} goto"
-    judge_input = []
+    input_rules = []
     if config.node_egress is NodeEgress.JUDGE:
-        # The node opened a connection that it gets replies of, and it always reaches its pods.
-        judge_input = [
+        # A reply belongs to a connection that the node opened, and the node may always connect to its pods.
+        input_rules = [
             accept_known,
             f"{is_reply} accept",
             "meta nfproto ipv6 jump link_local_to_node",
@@ -46,12 +46,12 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
     ]
     if config.node_egress is NodeEgress.JUDGE:
         # After IPVS (98 and 99), which takes packets for its services from this hook.
-        found.append(Chain("judge_input", base_hook("input", 101), tuple(judge_input)))
+        found.append(Chain("judge_input", base_hook("input", 101), tuple(input_rules)))
         found.append(Chain("record_from_pod", "", (accept_known, f"{is_reply} accept", "goto record_to_node")))
         found.append(Chain("record_input", base_hook("input", 102), (f"{has_field} record_from_pod",)))
     if config.dns_in_prerouting:
-        # DNS over UDP, evaluated just after destination NAT (-100); being accepted spares it the later evaluations. What goes to an address
-        # of the node is left to the later hooks: it may be that of a service, which IPVS translates in the input hook.
+        # DNS over UDP, evaluated just after destination NAT (-100). Later hooks do not evaluate an accepted packet again. They evaluate
+        # packets to addresses of the node: these may be addresses of services, which IPVS translates in the input hook.
         to_others = (accept_known, f"{is_reply} accept", "fib daddr type local accept")
         found += [
             Chain("dns", "", (*to_others, *evaluate_in(config, marks, "original"))),
@@ -63,15 +63,15 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
 
 
 def own_or_bridged(marks: MarkStatements) -> Iterator[Chain]:
-    """Accepts the node's own packets. Reached without an input interface in the postrouting hook; bridged packets come back.
+    """Accepts the node's own packets. For packets without an input interface in the postrouting hook; bridged packets return.
 
-    What the node sends has no input interface there. What it forwards has one, from Linux 5.7 on, also when IPVS sends it through the
-    output hook. A bridged packet has none, but the link-layer header that it came with, which a packet of the node has not got yet.
-    Neither the socket's user nor the source address would tell: sockets of the kernel and late ACKs have no user, and some
-    CNIs give pods addresses of the node. Where the node's interface is stacked on the bridge by a pair, the bridge forwards the node's
-    own packets once more, as if a pod had sent them: connections that begin so are told by their label.
-    Source: ip_output in net/ipv4/ip_output.c, br_nf_post_routing in
-    net/bridge/br_netfilter_hooks.c, nft_payload_eval in net/netfilter/nft_payload.c.
+    A packet that the node sends has no input interface there. A packet that it forwards has one, from Linux 5.7 on, also when IPVS sends it
+    through the output hook. A bridged packet has none, but it has the link-layer header with which it arrived; a packet of the node has no
+    such header at this point. The socket's user and the source address are no criteria: sockets of the kernel and late ACKs have no user,
+    and some CNIs give pods addresses of the node. Where a veth pair stacks the node's interface on the bridge, the bridge forwards the
+    node's own packets again, as if a pod had sent them: the label identifies connections that begin this way.
+    Source: ip_output in net/ipv4/ip_output.c, br_nf_post_routing in net/bridge/br_netfilter_hooks.c, nft_payload_eval in
+    net/netfilter/nft_payload.c.
     """
     is_link_local = "fe80::/10 goto link_local_bridged"
     yield Chain("bridged", "", (f"{marks.own_connection} accept", f"ip6 daddr {is_link_local}", f"ip6 saddr {is_link_local}"))

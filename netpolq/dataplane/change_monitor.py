@@ -1,7 +1,7 @@
-"""Notifications about changes of our table that other processes make, from nfnetlink's nftables group.
+"""Monitor of changes that other processes make to the agent's table, by notifications of nfnetlink's nftables group.
 
 The kernel sends a message for every object that a transaction changes, and at its end one with the new generation and the process that
-made it. A filter in the kernel leaves out the objects of our own transactions, which are thousands when the verdict cache is busy.
+made it. A filter in the kernel drops the notifications of the agent's own transactions: thousands when the verdict cache is busy.
 Source: linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c (nft_commit_notify, nf_tables_gen_notify), linux/filter.h.
 """
 
@@ -33,7 +33,7 @@ _ELEMENT_KINDS = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (NFT_MSG_NEWSETEL
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER_BYTES = 4 << 20
-"""Room for what `nft flush ruleset` tells of tens of thousands of objects. More is not an error: see `ChangeMonitor.has_lost_some`."""
+"""Room for the notifications of `nft flush ruleset` with tens of thousands of objects. See `ChangeMonitor.has_lost_some` for more."""
 
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
 _LOAD_HALF, _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x28, 0x20, 0x15, 0x06
@@ -43,7 +43,7 @@ _MAX_CHANGES = 64
 
 
 class Change(NamedTuple):
-    """A transaction that touched the table. `generation`: of the ruleset since. `pid`: as the initial PID namespace counts.
+    """A transaction that touched the table. `generation`: the one that it created. `pid`: in the initial PID namespace.
 
     `sets`: names of the table's sets and maps whose elements it changed.
     """
@@ -58,15 +58,15 @@ class Change(NamedTuple):
 
 
 def is_later(generation: int, than: int) -> bool:
-    """Whether one generation came after another: the kernel's 32-bit counter wraps."""
+    """Whether one generation is later than another; the kernel's 32-bit counter wraps."""
     return 0 < (generation - than) & 0xFFFFFFFF < 1 << 31
 
 
 class ChangeMonitor:
-    """A socket in the group. Holds what was heard until it is taken.
+    """A socket in the group, and the changes that it reported.
 
-    `own_ports`: sockets of our own, whose transactions are not told. `generation`: the newest that was heard of, None before.
-    `has_lost_some`: the kernel had more to tell than the socket could hold, so the table must be looked at.
+    `own_ports`: netlink ports of the agent's sockets, whose transactions are not changes. `generation`: the newest in a notification,
+    None before the first. `has_lost_some`: the socket's buffer overflowed, so the table must be read.
     """
 
     def __init__(self, table: str, own_ports: Collection[int]) -> None:
@@ -79,18 +79,18 @@ class ChangeMonitor:
         self.generation: int | None = None
         self.socket = open_socket()
         self.socket.setblocking(False)
-        with suppress(PermissionError):  # in a user namespace; the default is smaller, and no less right
+        with suppress(PermissionError):  # in a user namespace; the default buffer is smaller but sufficient
             self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
         _attach_filter(self.socket, self._own_ports)
         self.socket.bind((0, 1 << (_NFNLGRP_NFTABLES - 1)))
 
     @property
     def has_news(self) -> bool:
-        """Whether the table may have been changed by others since `forget`."""
+        """Whether others may have changed the table since `forget`."""
         return bool(self.changes) or self.has_lost_some
 
     def read(self) -> None:
-        """Take in what the kernel has told so far. Does not wait. Raises `OSError`."""
+        """Read the notifications that have arrived. Does not wait. Raises `OSError`."""
         while True:
             try:
                 data = self.socket.recv(1 << 17)
@@ -108,7 +108,7 @@ class ChangeMonitor:
                 self._note(message for message in split(data) if message.kind == _NEWGEN)
 
     def forget(self, generation: int) -> None:
-        """Changes up to this generation are known in another way."""
+        """Drop the changes up to this generation: the caller has read the table since."""
         self.changes = [change for change in self.changes if is_later(change.generation, generation)]
 
     def _note(self, messages: Iterator[Message]) -> None:
@@ -134,9 +134,9 @@ class ChangeMonitor:
 
 
 def _attach_filter(netlink: socket.socket, own_ports: Collection[int]) -> None:
-    """Let through the ends of all transactions, and of others' transactions all. The socket must not be in the group yet.
+    """Pass the final message of every transaction, and all messages of other processes. The socket must not be in the group yet.
 
-    The program loads in network byte order what the header has in host order.
+    The filter loads in network byte order the fields that the header has in host order.
     """
     ports = sorted(own_ports)
     program = [

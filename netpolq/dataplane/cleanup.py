@@ -10,10 +10,10 @@ from netpolq.netlink import nftables
 
 
 def cleanup(ct_label: int | None = None) -> list[str]:
-    """Remove the table, and a hold, and forget which connections were accepted; returns a line for each thing removed. May be repeated.
+    """Remove the tables and a hold, and clear the accepted bit of connections. Returns a line for each thing removed. Idempotent.
 
-    Packets that wait for a verdict are dropped. `ct_label`: the first bit of labels that the agent used; None: leave connections alone. The
-    accepted bit is cleared so that an agent installed later judges these connections by the policies of its own day.
+    The kernel drops packets that wait for a verdict. `ct_label`: the first bit of labels that the agent used; None: do not change
+    connections. Without the accepted bit, an agent that is installed later evaluates these connections by the policies of its time.
     Blocks. Raises `PrivilegeError` or `RulesetError`.
     """
     removed = []

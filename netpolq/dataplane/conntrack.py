@@ -1,7 +1,7 @@
-"""Accepted connections in the kernel's connection table: which they are, and taking the acceptance away.
+"""Accepted connections in the kernel's connection table, and the removal of their acceptance.
 
-An accepted connection has one bit of its label set. Without it a connection is not cut: its next packet, in either direction, is evaluated
-again, as that of a new connection would be.
+An accepted connection has one bit of its label set. Clearing the bit does not cut the connection: its next packet, in either direction, is
+evaluated again, like the first packet of a new connection.
 
 A label is 16 bytes, numbered by the kernel as bits of `unsigned long`s in host order. The table of connections cannot be filtered by label,
 but only a connection with a label that is not zero has the attribute, which is found without reading the rest.
@@ -39,17 +39,17 @@ _CTA_FILTER_REPLY_FLAGS = 2
 _FILTER_IP_SRC = struct.pack("=I", 1 << 0)  # CTA_FILTER_F_CTA_IP_SRC; these flags are in host order
 _PORT = struct.Struct("!H")
 _LABEL_BYTES = 16
-_WORD_BITS = 8 * struct.calcsize("@L")
+_LONG_BITS = 8 * struct.calcsize("@L")
 _LABELS_HEADER = attribute(_CTA_LABELS, bytes(_LABEL_BYTES))[:-_LABEL_BYTES]
 
 _UPDATES_PER_MESSAGE = 64
 _MAX_FILTERED = 8
-"""IPv4 addresses that are asked for one by one, with two filters each. For each filter the kernel goes through its whole table, which takes
-a twentieth of the time of handing it over; with more addresses than this, those of all are picked out here."""
+"""Limit of IPv4 addresses for which the kernel filters, with two filters each. For each filter the kernel scans its whole table, which
+takes a twentieth of the time of a dump; with more addresses than this, one dump is filtered here."""
 
 
 class Connection(NamedTuple):
-    """A connection as policies see it: after destination NAT, before source NAT. Addresses are keys; `port`: destination port, 0: none."""
+    """A connection as in policies: after destination NAT, before source NAT. Addresses are keys; `port`: destination port, 0: none."""
 
     source: AddressKey
     destination: AddressKey
@@ -58,7 +58,7 @@ class Connection(NamedTuple):
 
 
 class Cleared(NamedTuple):
-    """`examined`: connections with the bit that were looked at; `cleared`: those of them that have lost it."""
+    """`examined`: connections with the bit that were evaluated; `cleared`: those whose bit was cleared."""
 
     examined: int
     cleared: int
@@ -67,9 +67,9 @@ class Cleared(NamedTuple):
 def clear_accepted(
     label_bit: int, is_denied: Callable[[Connection], bool] = lambda _connection: True, about: Set[AddressKey] | None = None
 ) -> Cleared:
-    """Take the bit from the connections that have it and are denied, leaving all other bits of their labels.
+    """Clear the bit of the connections that have it and are denied. All other bits of their labels stay.
 
-    `label_bit`: 0 to 127. `about`: only connections from or to one of these addresses; None: all. Blocks while it goes through the table.
+    `label_bit`: 0 to 127. `about`: only connections from or to one of these addresses; None: all. Blocks while it reads the table.
     A connection that ends meanwhile is no error. Raises `OSError`; `InterruptedError` if some may have been left out.
     """
     examined = cleared = 0
@@ -92,7 +92,7 @@ def clear_accepted(
 
 
 def _accepted(netlink: socket.socket, label: bytes, about: Set[AddressKey] | None) -> Iterator[Entry]:
-    """Connections with the bit, some of them twice, and some that are not about these addresses: a kernel may not know such filters."""
+    """Connections with the bit, some of them twice, and some with other addresses: a kernel may not support such filters."""
     for entry in _labelled(netlink, about):
         found = entry.attributes.get(_CTA_LABELS, b"")
         if len(found) == _LABEL_BYTES and any(have & wanted for have, wanted in zip(found, label, strict=True)):
@@ -111,7 +111,7 @@ def _labelled(netlink: socket.socket, about: Set[AddressKey] | None) -> Iterator
     else:
         for address in v4:
             source = nested(_CTA_TUPLE_IP, attribute(_CTA_IP_V4_SRC, address))
-            # The side that opened it, before any NAT; and the side that answers, after that of the destination.
+            # The side that opens the connection, before any NAT; and the side that replies, after destination NAT.
             for tuple_kind, flags_kind in (
                 (_CTA_TUPLE_ORIG, _CTA_FILTER_ORIG_FLAGS),
                 (_CTA_TUPLE_REPLY, _CTA_FILTER_REPLY_FLAGS),
@@ -119,21 +119,21 @@ def _labelled(netlink: socket.socket, about: Set[AddressKey] | None) -> Iterator
                 wanted = nested(tuple_kind, source), nested(_CTA_FILTER, attribute(flags_kind, _FILTER_IP_SRC))
                 yield from walk(netlink, _IPCTNL_MSG_CT_GET, *wanted, family=socket.AF_INET, containing=labelled)
     if v6:
-        # No such filter for IPv6: up to Linux 6.18 at least it leaves out the very address that it is given.
+        # No filter for IPv6: up to Linux 6.18 at least, it omits exactly the address that it is given.
         containing = v6 if len(v6) <= _MAX_FILTERED else labelled
         yield from walk(netlink, _IPCTNL_MSG_CT_GET, family=socket.AF_INET6, containing=containing)
 
 
 def label_of(bit: int) -> bytes:
     """A label with this bit alone."""
-    word, offset = divmod(bit, _WORD_BITS)
-    words = [0] * (8 * _LABEL_BYTES // _WORD_BITS)
-    words[word] = 1 << offset
-    return struct.pack(f"@{len(words)}L", *words)
+    index, offset = divmod(bit, _LONG_BITS)
+    longs = [0] * (8 * _LABEL_BYTES // _LONG_BITS)
+    longs[index] = 1 << offset
+    return struct.pack(f"@{len(longs)}L", *longs)
 
 
 def _connection(entry: Entry) -> Connection | None:
-    """None: an entry that cannot be read, and whose packets had better be judged again."""
+    """The connection of an entry. None if the entry cannot be read: its packets are then evaluated again."""
     try:
         original = parse_attributes(entry.attributes[_CTA_TUPLE_ORIG])
         reply = parse_attributes(entry.attributes[_CTA_TUPLE_REPLY])

@@ -1,4 +1,4 @@
-"""The table of the hold in the kernel: whether it is there, which ranges it drops, and its changes. Its text is `netpolq.hold.ruleset`."""
+"""The hold's table in the kernel: reads and changes. `netpolq.hold.ruleset` renders it."""
 
 import asyncio
 import ipaddress
@@ -17,11 +17,11 @@ class HoldTable:
     """The table `inet netpolq_hold` of this network namespace. Every method may raise `PrivilegeError` or `RulesetError`."""
 
     async def is_present(self) -> bool:
-        """Whether the table is there with chains in it."""
+        """Whether the table exists and has chains."""
         return await asyncio.to_thread(_is_present)
 
     async def ranges(self) -> tuple[PodRange, ...]:
-        """The ranges that the table holds, in as few blocks as possible; none if it is not there or has no sets of ranges."""
+        """The ranges whose traffic the table drops, in as few blocks as possible; none without the table or its sets."""
         return await asyncio.to_thread(_read_ranges)
 
     async def install(self, ranges: Iterable[PodRange], *, ct_label: int) -> None:
@@ -29,11 +29,11 @@ class HoldTable:
         await run_nft(ruleset.render(ranges, ct_label=ct_label))
 
     async def change_ranges(self, ranges: Iterable[PodRange]) -> None:
-        """Have the table that is in place drop the traffic of pods in these ranges. Its rules stay: an operator may have added to them."""
+        """Change the ranges of the existing table. Its rules stay: an operator may have added some."""
         await run_nft(ruleset.render_ranges(ranges))
 
     async def remove(self) -> bool:
-        """Remove the table in one transaction. Returns whether it was there."""
+        """Remove the table in one transaction. Returns whether it existed."""
         return await asyncio.to_thread(remove_table, ruleset.TABLE)
 
 

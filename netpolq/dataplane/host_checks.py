@@ -1,4 +1,4 @@
-"""What must be known about the kernel before traffic is trusted to it."""
+"""Checks of the kernel and of its settings that enforcement depends on."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from netpolq.errors import KernelError
 
 _FIRST_WITHOUT_BUG_1766 = (6, 12)
 _OLDEST = (5, 10)
-"""Linux 5.7 is the first that knows the input interface of a forwarded packet in the postrouting hook, by which the node's own packets are
-told from those of others; 5.10 is the oldest of these that is still maintained."""
+"""Linux 5.7 is the first version with the input interface of a forwarded packet in the postrouting hook, which tells forwarded packets
+from the node's own; 5.10 is the oldest of these versions that is still maintained."""
 
 
 def require_supported_kernel(release: str | None = None) -> None:
-    """Raise `KernelError` for a kernel on which forwarded packets would be taken for the node's own; not if the release is unreadable."""
+    """Raise `KernelError` for a kernel on which forwarded packets count as the node's own; not if the release is unreadable."""
     text = os.uname().release if release is None else release
     version = _version(text)
     if version is not None and version < _OLDEST:
@@ -23,9 +23,9 @@ def require_supported_kernel(release: str | None = None) -> None:
 
 
 def dns_in_prerouting(setting: bool | None, release: str | None = None) -> bool:
-    """Whether DNS over UDP is judged before routing. `setting` None decides by the kernel's version.
+    """Whether DNS over UDP is evaluated before routing. With `setting` None the kernel's version decides.
 
-    Before 6.12 two packets of one new UDP flow, queued at the same time after routing, cost one of them its life (netfilter bug 1766):
+    Before 6.12 the kernel drops one of two packets of a new UDP flow that are queued at the same time after routing (netfilter bug 1766):
     resolvers that ask for A and AAAA from one socket then wait for a timeout. A release that cannot be read counts as affected.
     """
     if setting is not None:
@@ -40,7 +40,7 @@ def _version(release: str) -> tuple[int, int] | None:
 
 
 def unfiltered_bridges(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> tuple[str, ...]:
-    """Bridges with ports whose bridged traffic does not pass the IP hooks: between their ports no policy is enforced.
+    """Bridges with ports whose bridged traffic does not pass the IP hooks: policies are not enforced between their ports.
 
     A bridge is filtered when br_netfilter is loaded and `call_iptables` (and, where there is IPv6, `call_ip6tables`) is on, for the
     bridge or for all of them.
@@ -74,16 +74,16 @@ class ConntrackUsage(NamedTuple):
 
 
 def conntrack_usage(proc: Path = Path("/proc")) -> ConntrackUsage | None:
-    """How full the connection table is, or None where the kernel does not say.
+    """Usage of the connection table, or None where the kernel does not report it.
 
-    In a full table no new connection is tracked, and its first packet is dropped by the kernel before anybody judges it.
+    When the table is full, the kernel drops the first packet of every new connection before it is evaluated.
     Source: Documentation/networking/nf_conntrack-sysctl.rst; the columns of net/stat/nf_conntrack have names, and are hexadecimal.
     """
     try:
         entries, limit = (int((proc / f"sys/net/netfilter/nf_conntrack_{name}").read_text("ascii")) for name in ("count", "max"))
         header, *rows = [line.split() for line in (proc / "thread-self/net/stat/nf_conntrack").read_text("ascii").splitlines()]
-        place = header.index("drop")
-        return ConntrackUsage(entries, limit, sum(int(row[place], 16) for row in rows))
+        column = header.index("drop")
+        return ConntrackUsage(entries, limit, sum(int(row[column], 16) for row in rows))
     except (OSError, ValueError, IndexError):
         return None
 

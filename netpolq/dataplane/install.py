@@ -58,7 +58,7 @@ class Ruleset:
         return self._sockets.may_have_changed
 
     async def install(self, sets: IsolatedSets) -> None:
-        """Install the whole ruleset, over nothing or over whatever an earlier agent left."""
+        """Install the whole ruleset. It replaces a ruleset that an earlier agent left."""
         async with self._lock:
             await self._install(sets)
 
@@ -125,7 +125,7 @@ class Ruleset:
             monitor.forget(state.generation)
             self._expected = expected._replace(generation=state.generation)
             return None
-        by = ", ".join(dict.fromkeys(map(str, later))) or ("too many at once to know them" if lost else "an unknown process")
+        by = ", ".join(dict.fromkeys(map(str, later))) or ("too many processes to list" if lost else "an unknown process")
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         return f"{'; '.join(found[:3])}{more}; changed by {by}"
 

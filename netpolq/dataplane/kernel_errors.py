@@ -1,4 +1,4 @@
-"""Refusals of the kernel as errors for the operator."""
+"""Errors for the operator, made from errors of the kernel."""
 
 import errno
 
@@ -9,7 +9,7 @@ from netpolq.errors import NetpolqError, PrivilegeError
 
 
 class RulesetError(NetpolqError):
-    """The kernel did not take a change of the ruleset; what was in force still is."""
+    """The kernel rejected a change of the ruleset. The rules that were in force stay in force."""
 
 
 @contextmanager

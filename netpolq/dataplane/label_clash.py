@@ -1,7 +1,7 @@
-"""Rules of other software that set the bits of connection labels by which this agent remembers acceptances.
+"""Detection of foreign rules that set the agent's bits of connection labels.
 
-Such a rule would open isolated pods. Rules that only read labels do no harm. Not seen are what programs write into the connection table
-directly, and tables of the legacy iptables.
+Such a rule would open isolated pods. Rules that only read labels are harmless. Not detected are programs that write into the connection
+table directly, and tables of the legacy iptables.
 Source: linux/netfilter/nf_tables.h, linux/netfilter/xt_connlabel.h.
 """
 
@@ -29,7 +29,7 @@ _OWN = {(NFPROTO_INET, TABLE), (NFPROTO_INET, hold_ruleset.TABLE)}
 
 
 class Setter(NamedTuple):
-    """A chain with a rule that sets bits of labels. `bits`: all of them where the rule takes the value from elsewhere."""
+    """A chain with a rule that sets bits of labels. `bits`: all bits if the rule does not contain the value."""
 
     chain: str
     bits: frozenset[int]
@@ -38,7 +38,7 @@ class Setter(NamedTuple):
 def read_setters() -> list[Setter]:
     """Chains of other tables that set labels. Raises `OSError`, `InterruptedError` if the ruleset changed meanwhile."""
     found = []
-    # A node may have tens of thousands of rules: those without such an expression are not looked into.
+    # A node may have tens of thousands of rules: rules without such an expression are not parsed.
     wanted = (number(nfta.CT_KEY, _NFT_CT_LABELS), _CONNLABEL)
     with open_socket() as netlink:
         for entry in walk(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, containing=wanted):
@@ -65,7 +65,7 @@ def free_bits(setters: Iterable[Setter]) -> int | None:
 
 
 def _bits_set(expressions: Iterable[bytes]) -> Iterator[int]:
-    """Of one rule. A value that no expression of the rule loads as it is may have any bit."""
+    """The bits that one rule sets. A value that the rule does not contain as a constant may have any bit."""
     loaded: dict[bytes, bytes] = {}
     for expression in map(parse_attributes, expressions):
         kind = expression.get(nfta.EXPR_NAME, b"").rstrip(b"\x00")
@@ -88,9 +88,9 @@ def _bits_of_match(data: Mapping[int, bytes]) -> Iterator[int]:
 
 
 def _bits_of(value: bytes) -> frozenset[int]:
-    """Of a bitmap as the kernel keeps it, in words of the machine."""
+    """The bits that are set in a bitmap of 32-bit words in host order."""
     words = struct.unpack(f"={len(value) // 4}I", value)
-    return frozenset(32 * place + bit for place, word in enumerate(words) for bit in range(32) if word >> bit & 1)
+    return frozenset(32 * index + bit for index, word in enumerate(words) for bit in range(32) if word >> bit & 1)
 
 
 def _integer(value: bytes) -> int:

@@ -1,6 +1,6 @@
-"""Interfaces of this network namespace, and which of them are bridges, ports of bridges, or stacked on bridges, from rtnetlink.
+"""Interfaces of this network namespace with their bridges, from rtnetlink.
 
-Each call reads what the kernel has at that moment; nothing is kept.
+Each call reads the current state of the kernel; nothing is cached.
 Source: linux/rtnetlink.h, linux/if_link.h. Unlike nfnetlink's, the contents of attributes are in host order.
 """
 
@@ -26,11 +26,11 @@ _IFLA_BR_VLAN_FILTERING = 7
 _RTEXT_FILTER_SKIP_STATS = 8
 _INTERFACE = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _REST_OF_INTERFACE = bytes(_INTERFACE.size - 4)
-"""What of a request comes behind the bytes that ifinfomsg and nfgenmsg have in common."""
+"""The part of a request behind the bytes that ifinfomsg and nfgenmsg have in common."""
 
 _DEADLINE_S = 5
 _MAX_STACKED = 4
-"""Interfaces on top of each other, down to the bridge."""
+"""Maximum number of interfaces stacked on a bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ Links = Mapping[int, Link]
 
 
 def read_links() -> Links:
-    """The interfaces at this moment. None at all without a bridge. Raises `OSError`."""
+    """The current interfaces; empty if none of them is a bridge. Raises `OSError`."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
         netlink.settimeout(_DEADLINE_S)
         # A node without a bridge may have hundreds of interfaces: the kernel leaves out those of other kinds.
@@ -69,7 +69,7 @@ def _dump(netlink: socket.socket, *filters: bytes) -> list[Link]:
 
 
 def bridge_below(links: Links, index: int) -> Link | None:
-    """The bridge that an interface is, or leads to: of a VLAN on a bridge, or of a pair whose other end is a port."""
+    """The bridge that an interface is or that it leads to: of a VLAN on a bridge, or of a pair whose other end is a port."""
     for _ in range(_MAX_STACKED):
         link = links.get(index)
         if link is None:

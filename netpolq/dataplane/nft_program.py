@@ -1,4 +1,4 @@
-"""The program `nft`, for whole rulesets only: run with a deadline, and killed with all it has started when that has passed."""
+"""Runner of the program `nft`, for whole rulesets only. After a deadline it kills the program and its child processes."""
 
 import asyncio
 import os
@@ -10,18 +10,18 @@ from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.errors import KernelError
 
 DEADLINE_S = 3.0
-"""The ruleset takes nft some 10 ms, and 5,000 addresses 40 ms more; a machine may be busy."""
+"""nft needs some 10 ms for the ruleset, and 5,000 addresses 40 ms more; a machine may be busy."""
 
 MAX_DEADLINE_S = 24.0
 _KILL_LIMIT_S = 1.0
 
 
 class NftTimeoutError(RulesetError):
-    """The program gave no answer. Whether the kernel has taken the change is not known."""
+    """The program did not end in time. Whether the kernel has applied the change is unknown."""
 
 
 async def run_nft(script: str, deadline_s: float = DEADLINE_S, *, check_only: bool = False) -> None:
-    """Apply a script as one transaction; an empty one only shows that nft is there. `check_only`: have the kernel check it, and no more.
+    """Apply a script as one transaction; an empty one only shows that nft is installed. `check_only`: only validate the script.
 
     Raises `KernelError` if it is not installed, `NftTimeoutError` after the deadline, `RulesetError` if it refuses the script.
     """
@@ -44,7 +44,7 @@ async def run_nft(script: str, deadline_s: float = DEADLINE_S, *, check_only: bo
         async with asyncio.timeout(deadline_s):
             _, complaint = await process.communicate(script.encode())
     except TimeoutError as error:
-        raise NftTimeoutError(f"nft gave no answer within {deadline_s:.0f} s and was killed") from error
+        raise NftTimeoutError(f"nft did not answer within {deadline_s:.0f} s and was killed") from error
     finally:
         if process.returncode is None:
             await _kill(process)
@@ -53,7 +53,7 @@ async def run_nft(script: str, deadline_s: float = DEADLINE_S, *, check_only: bo
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Kill its process group. A process that hangs in the kernel is not waited for."""
+    """Kill its process group. Does not wait long for a process that hangs in the kernel."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):

@@ -1,6 +1,6 @@
-"""Interfaces of the node that lead to local pods, found from the routing table, and the bridges below them.
+"""Interfaces of the node that lead to local pods, from the routing table, and the bridges below them.
 
-Each call reads what the kernel has at that moment; nothing is kept.
+Each call reads the current state of the kernel; nothing is cached.
 Source: fib_route_seq_show in net/ipv4/fib_trie.c, rt6_info_route in net/ipv6/route.c.
 """
 
@@ -21,16 +21,16 @@ _LOCAL = 0x80000000  # RTF_LOCAL of linux/ipv6_route.h
 _V4_PREFIX_BITS = 96
 _KEY_BITS = 128
 _GATEWAY = ""
-"""In the place of an interface: the route leads to a gateway, so a pod behind it is not at the interface."""
+"""Instead of an interface name: the route leads to a gateway, so the interface does not lead to the pod directly."""
 
 
 class PodInterfaces(NamedTuple):
     """Indexes of interfaces. `pods`: that lead to a local pod; the next two: to one that is isolated in a direction.
 
-    `sources`: from which interface packets of a local pod come, with its address key. An interface with the routes to pods may be stacked
-    on a bridge, to which these pods are connected: packets that the bridge forwards from one to the other have the bridge as their
-    interface, so there are two pairs, and an isolated pod names both. In `pods` there is no bridge without routes, for whatever the
-    interface sends to the pods comes from the bridge a second time. `upper`: interfaces that are stacked on such a bridge.
+    `sources`: pairs of the input interface of a local pod's packets and its address key. An interface with the routes to pods may be
+    stacked on a bridge to which these pods are connected. Packets that the bridge forwards between them have the bridge as their
+    interface, so there are two pairs, and both interfaces count as isolated with the pod. `pods` contains no bridge without routes: packets
+    from the interface to the pods pass the bridge a second time. `upper`: interfaces that are stacked on such a bridge.
     `bridge_ports`: all ports of these bridges, and of those that have the routes themselves; `vlan_aware`: which of them filter VLANs,
     by name.
     """
@@ -51,7 +51,7 @@ class Routes:
     """The routes of the main table (IPv6: of all tables)."""
 
     def __init__(self, routes: Iterable[tuple[AddressKey, int, str]]) -> None:
-        """`routes`: destination, bits of its prefix as an address key, name of the interface, or "" where a gateway stands before it."""
+        """`routes`: destination, bits of its prefix as an address key, name of the interface, or "" if the route has a gateway."""
         self._by_length: dict[int, dict[int, str]] = {}
         self._uplinks: set[str] = set()
         for destination, length, interface in routes:
@@ -63,9 +63,9 @@ class Routes:
         self._lengths = sorted(self._by_length, reverse=True)
 
     def interface_of(self, address: bytes) -> str | None:
-        """The interface that leads to an address; None if there is none, or one that also has a default route.
+        """The interface that leads to an address; None if there is none, or if it also has a default route.
 
-        The rest of the world is behind that one as well, and what comes from there would be taken for traffic of a pod.
+        Traffic from outside the cluster arrives at an interface with a default route and would count as traffic of a pod.
         """
         number = int.from_bytes(address, "big")
         for length in self._lengths:
@@ -75,9 +75,9 @@ class Routes:
 
 
 def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
-    """Where the local pods are, and those of them that are isolated, all given by their address keys.
+    """The interfaces of the local pods, and of the isolated ones among them. All arguments are address keys.
 
-    Raises `PrivilegeError` or `RulesetError` where the kernel does not tell.
+    Raises `PrivilegeError` or `RulesetError` if the kernel rejects a request.
     """
     with explained():
         return _find(local, ingress, egress)
@@ -86,22 +86,22 @@ def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Ite
 def _find(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     routes = Routes(read_routes())
     indexes = _Indexes()
-    places = {address: index for address in local if (index := indexes.of(routes.interface_of(address)))}
-    links = read_links() if places else {}
-    below = {index: bridge for index in set(places.values()) if (bridge := bridge_below(links, index)) is not None}
+    index_of = {address: index for address in local if (index := indexes.of(routes.interface_of(address)))}
+    links = read_links() if index_of else {}
+    below = {index: bridge for index in set(index_of.values()) if (bridge := bridge_below(links, index)) is not None}
     bridges = {bridge.index: bridge for bridge in below.values()}
 
     def with_bridges(addresses: Iterable[bytes]) -> frozenset[int]:
-        found = {places[address] for address in addresses if address in places}
+        found = {index_of[address] for address in addresses if address in index_of}
         return frozenset(found | {below[index].index for index in found & below.keys()})
 
     return PodInterfaces(
-        pods=frozenset(places.values()),
+        pods=frozenset(index_of.values()),
         isolated_ingress=with_bridges(ingress),
         isolated_egress=with_bridges(egress),
         sources=frozenset(
             (source, address)
-            for address, index in places.items()
+            for address, index in index_of.items()
             for source in ((index, below[index].index) if index in below else (index,))
         ),
         upper=frozenset(index for index, bridge in below.items() if bridge.index != index),
@@ -111,13 +111,13 @@ def _find(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[byt
 
 
 class _Indexes:
-    """Indexes of interfaces by name, each asked for once."""
+    """Indexes of interfaces by name; each is read once."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
 
     def of(self, name: str | None) -> int:
-        """0 without a name, and for an interface that has gone since the routes were read."""
+        """The index; 0 without a name, and for an interface that was removed after the routes were read."""
         if name is None:
             return 0
         if name not in self._known:
@@ -129,7 +129,7 @@ class _Indexes:
 
 
 def read_routes(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[AddressKey, int, str]]:
-    """Destination, prefix length of the address key, and interface of each unicast route. What cannot be read yields nothing.
+    """Destination, prefix length of the address key, and interface of each unicast route. Unreadable lines yield nothing.
 
     The interface of a default route is always named, that of another one only if there is no gateway.
     """
@@ -139,7 +139,7 @@ def read_routes(proc: Path = Path("/proc/thread-self/net")) -> Iterator[tuple[Ad
             continue
         interface, flags = columns[0], int(columns[3], 16)
         if flags & _UP and not flags & _REJECT:
-            # Printed as numbers in host order of what is in network order in memory.
+            # The kernel prints the bytes, which are in network order, as a number in host order.
             destination, gateway, mask = (struct.pack("=I", int(columns[number], 16)) for number in (1, 2, 7))
             bits = int.from_bytes(mask, "big").bit_count()
             yield address_key(destination), _V4_PREFIX_BITS + bits, _GATEWAY if bits and any(gateway) else interface

@@ -1,10 +1,10 @@
-"""The one rule that hands packets to the workers, in its two forms; pure encoding.
+"""Encoder of the queue rule, the one rule that queues packets for the workers, in its two forms.
 
 NATIVE is nftables' own `queue` expression. COMPAT is the xtables target NFQUEUE as an nftables rule, for kernels that were built
-without that expression: in both, the same code of the kernel queues the packet. Source: linux/netfilter/nf_tables.h,
+without that expression: both use the same code of the kernel. Source: linux/netfilter/nf_tables.h,
 linux/netfilter/nf_tables_compat.h, linux/netfilter/xt_NFQUEUE.h.
 
-Replacing the rule leaves packets that are waiting in a queue where they are, and no packet finds the chain empty.
+Replacing the rule does not affect packets that wait in a queue, and no packet passes an empty chain.
 """
 
 import struct
@@ -36,12 +36,12 @@ FLAG_CPU_FANOUT = 0x2
 
 
 def replace_queue_rule(config: RulesetConfig) -> tuple[Request, ...]:
-    """Requests for one transaction that leaves the table and the chain `enqueue` in place with this rule as its only one."""
+    """Requests for one transaction. Afterwards the table and the chain `enqueue` exist, and this is the chain's only rule."""
     return _replace(TABLE, config.form, config.queue_first, config.queue_count, queue_flags(config))
 
 
 def try_queue_rule(form: Dataplane) -> tuple[Request, ...]:
-    """Requests that a kernel refuses if it lacks a form; for a rehearsal, in tables that nothing else uses."""
+    """Requests that a kernel refuses if it lacks a form; for a dry run, in tables that nothing else uses."""
     wanted = _replace(f"{TABLE}-probe", form, 0, 1, 0)
     if form is Dataplane.NATIVE:
         return wanted

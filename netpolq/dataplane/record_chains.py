@@ -9,10 +9,10 @@ from netpolq.enums import NodeEgress, PacketMark
 
 
 def record_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Chain]:
-    """What becomes of packets that have something in the field, behind the queue.
+    """Chains behind the queue, for packets whose bits of the mark are not all zero.
 
-    A packet has been queued if it is one that the chains before the queue hand to it: of a connection that is not accepted, not the node's
-    own, of an isolated pod. All others pass as they are: what stands in the field is other software's.
+    A packet was queued if the chains before the queue select it: its connection is not accepted, it is not the node's own, and it concerns
+    an isolated pod. All others pass unchanged: their bits belong to other software.
     """
     yield Chain("restore_field", "", tuple(f"ct label {label} meta mark set meta mark | {bit}" for bit, label in marks.kept))
     put_back = (marks.clear, f"ct label {','.join(str(label) for _bit, label in marks.kept)} goto restore_field")

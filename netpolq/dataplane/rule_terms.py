@@ -20,7 +20,7 @@ class Chain(NamedTuple):
 
 
 class MarkStatements:
-    """Matches and statements on the packet's field and on the connection's label."""
+    """Matches and statements on the field, which is the agent's three bits of the packet mark, and on the connection's label."""
 
     def __init__(self, config: RulesetConfig) -> None:
         self._mask = config.mark_mask
@@ -32,7 +32,7 @@ class MarkStatements:
         self.accept_connection = f"ct label set {accepted}"
         self.own_connection = f"ct label {config.ct_label + ConnectionLabel.OWN}"
         self.own_the_connection = f"ct label set {config.ct_label + ConnectionLabel.OWN}"
-        # What other software keeps in the field, bit by bit, and the bits of the label that keep it while ours is there.
+        # Each bit of the field, and the bit of the label that saves its value while the field holds the agent's state.
         self.kept = [
             (_hexadecimal(1 << self._shift + offset), config.ct_label + ConnectionLabel.KEPT_MARK + offset)
             for offset in range(_FIELD_BITS)

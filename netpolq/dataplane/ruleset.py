@@ -1,22 +1,21 @@
-"""The nftables ruleset as text: pure rendering of the table `inet netpolq`, except the one rule of its chain `enqueue`.
+"""Renderer of the nftables table `inet netpolq` as text, except the one rule of its chain `enqueue`.
 
-The table holds no policy: it finds the packets that concern an isolated local pod, has them judged, and remembers the acceptance.
-With the verdict cache it also holds decisions that were made more than once lately, in two maps that somebody else fills
-(`netpolq.dataplane.verdict_maps`), and asks these before the workers.
-What a connection remembers stands in its conntrack label, of which this table has five adjacent bits (`ConnectionLabel`); the connection
-mark is neither read nor written. The packet mark belongs to other software: three of its bits (`PacketMark`) carry the state of a packet
-from the rule that queues it to the chain behind the queue, which puts back what stood in them. No other packet has its mark changed, and
-no value of a mark that other software sets is ever taken for a state: the chain behind the queue looks only at packets that must have been
-queued.
+The table contains no policy: it selects the packets that concern an isolated local pod, queues them for evaluation, and records the
+acceptance. With the verdict cache it also contains decisions that were made more than once lately, in maps that
+`netpolq.dataplane.verdict_maps` fills, and looks packets up there before it queues them.
+The state of a connection is in its conntrack label, of which this table uses five adjacent bits (`ConnectionLabel`). The table neither
+reads nor writes the connection mark. The packet mark belongs to other software: three of its bits (`PacketMark`) carry the state of a
+packet from the rule that queues it to the chain behind the queue, which restores their former value. No other packet has its mark changed,
+and no mark of other software counts as a state: the chain behind the queue handles only packets that must have been queued.
 
-The node's own packets are those without an input interface in the postrouting hook (`_own_or_bridged`).
+The node's own packets are those without an input interface in the postrouting hook (`chains.own_or_bridged`).
 
-Rules that hold for every script rendered here:
-- it is one transaction, may be applied any number of times, and neither deletes the table or a base chain nor flushes the whole
-  table: each of these makes the kernel drop the packets that are waiting for a verdict;
-- it does not touch the rule of `enqueue`, which `netpolq.dataplane.queue_rule` replaces in a transaction of its own;
-- a set or base chain whose definition changes between versions gets a new name, for the kernel cannot redefine one. Chains that an
-  earlier version left behind are emptied (`stale_chains`) and stay, without effect, until `netpolq cleanup`.
+Every script rendered here follows these rules:
+- It is one transaction and idempotent. It neither deletes the table or a base chain nor flushes the whole table: each of these makes the
+  kernel drop the packets that are waiting for a verdict.
+- It does not touch the rule of `enqueue`, which `netpolq.dataplane.queue_rule` replaces in a transaction of its own.
+- A set or base chain whose definition changes between versions gets a new name, because the kernel cannot redefine one. The script
+  flushes chains that an earlier version left behind (`stale_chains`). They stay, without effect, until `netpolq cleanup`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -55,9 +54,9 @@ __all__ = [
 
 
 def render(config: RulesetConfig, sets: IsolatedSets, *, stale_chains: Iterable[str] = ()) -> str:
-    """The script for `nft -f -` that puts everything but the queue rule in place, from whatever state.
+    """The script for `nft -f -` that installs everything but the queue rule, whatever the state of the table.
 
-    `stale_chains`: chains found in the table that this version does not know.
+    `stale_chains`: chains of the table that this version does not define.
     """
     return "".join(f"{line}\n" for line in _lines(config, sets, stale_chains))
 
@@ -69,7 +68,7 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
     yield f"add chain inet {TABLE} {ENQUEUE}"
     yield from (f"add counter inet {TABLE} {name}" for name in (UNJUDGED, SPOOFED))
     if config.verdict_cache:
-        # Emptied, because nobody knows any more by which policies an earlier agent decided.
+        # Emptied, because the policies by which an earlier agent decided are unknown.
         yield from (f"add counter inet {TABLE} {name}" for name in (CACHE_LOOKUPS, CACHE_MISSES, CACHE_ACCEPTS))
         for name, address in ((VERDICTS_V4, "ipv4_addr"), (VERDICTS_V6, "ipv6_addr")):
             yield f"add map inet {TABLE} {name} {{ type {address} . {address} . inet_proto . inet_service : verdict; flags timeout; }}"

@@ -9,11 +9,11 @@ from netpolq.enums import Dataplane, NodeEgress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RulesetConfig:
-    """All that the ruleset depends on besides the addresses.
+    """Configuration of the ruleset: everything except addresses and interfaces.
 
     `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
-    `dns_in_prerouting`: judge DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
-    `verdict_cache`: ask the verdict maps before the workers.
+    `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
+    `verdict_cache`: look packets up in the verdict maps before they are queued.
     """
 
     queue_first: int
@@ -30,10 +30,10 @@ class RulesetConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolatedSets:
-    """What the sets of the table hold.
+    """Elements of the sets of the table.
 
     `ingress`, `egress`: address keys, of both families, of the local pods that are isolated in a direction. `local`: those of all local
-    pods. `interfaces`: where these pods are (`netpolq.dataplane.pod_interfaces`).
+    pods. `interfaces`: those that lead to these pods (`netpolq.dataplane.pod_interfaces`).
     """
 
     ingress: frozenset[bytes]

@@ -1,4 +1,4 @@
-"""Requests that change the sets of isolated addresses by netlink; pure encoding. No program is started to isolate a pod.
+"""Encoder of requests that change the sets of isolated addresses by netlink, so that isolating a pod starts no program.
 
 Source: linux/netfilter/nf_tables.h (set elements).
 """
@@ -19,11 +19,11 @@ _ELEMENTS_PER_REQUEST = 1000
 """An attribute holds 64 KiB at most, and an IPv6 address takes 28 bytes."""
 
 Elements = Mapping[str, frozenset[bytes]]
-"""The elements of each set, by its name: addresses as packets have them, behind an index of an interface in host order or not."""
+"""The elements of each set, by its name: addresses in network order, in some sets behind an interface index in host order."""
 
 
 def elements_of(sets: IsolatedSets) -> dict[str, frozenset[bytes]]:
-    """The elements that the kernel's sets hold when these are in force."""
+    """The elements of the kernel's sets when `sets` is in force."""
     return {
         set_name: frozenset(_packed(set_type(set_name), text) for text in elements)
         for set_name, elements in sets.by_set_name().items()
@@ -38,9 +38,9 @@ def _packed(kind: str, text: str) -> bytes:
 
 
 def change_elements(before: Elements, after: Elements, family: int = NFPROTO_INET) -> tuple[Request, ...]:
-    """Requests that turn the sets of a family's table from one state into another; none if they are equal. Both name the same sets.
+    """Requests that turn the sets of a family's table from one state into another; none if they are equal. Both contain the same sets.
 
-    The kernel refuses to remove what is not there, with ENOENT. To add what is there is no error.
+    The kernel rejects the removal of a missing element with ENOENT. Adding an existing element is no error.
     """
     return tuple(
         request

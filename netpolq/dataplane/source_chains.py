@@ -8,14 +8,14 @@ from netpolq.dataplane.ruleset_names import SPOOFED
 
 
 def source_chains() -> Iterator[Chain]:
-    """Drops new connections whose first packet does not come from where its source is, so that replies can be trusted.
+    """Chains that drop new connections whose first packet does not arrive from the direction of its source, so that replies are safe.
 
-    Otherwise a pod could send a packet with the address of another one as its source, and then talk to that one in replies, which
-    are not evaluated. Two kinds of packets are looked at: those that claim to come from a local pod, and those that come from one.
-    Packets of established connections are not, since their first packet was. What is known of the routes to local pods stands in sets,
-    which are asked first: the routing table takes longer, and a bridge has no routes where an interface stacked on it has them.
-    Before routing, since the node answers to a packet whose time to live ends, and after connection tracking (-200), which tells the
-    new ones.
+    Otherwise a pod could send a packet with the source address of another pod, and then send data to that pod in replies, which are not
+    evaluated. The chains check packets with the source address of a local pod, and packets from the interface of one. They do not check
+    packets of established connections, because the first packet was checked. Sets contain the routes to local pods and are looked up
+    first: the routing table takes longer, and a bridge has no routes where an interface stacked on it has them.
+    The check is before routing, because the node replies to a packet whose time to live ends, and after connection tracking (-200),
+    which classifies packets as new.
     Source: nft_fib_ipv4.c and nft_fib_ipv6.c; `fib … oif` is 0 also for an address of the node.
     """
     is_elsewhere = f"fib saddr . iif oif 0 counter name {SPOOFED} drop"
@@ -29,10 +29,10 @@ def source_chains() -> Iterator[Chain]:
 
 
 def link_local_chains() -> Iterator[Chain]:
-    """Link-local addresses of pods, which the API does not know: no rule of a policy admits them.
+    """Chains for link-local addresses of pods. The API does not contain them, so no policy allows them.
 
-    Packets with such addresses are never routed, so they are either bridged or on their way to the node. Which pod of a bridge has which of
-    these addresses is not known, so an isolated pod on an interface closes it for the link-local unicast traffic of all its pods.
+    Packets with such addresses are never routed: they are either bridged or sent to the node. The agent cannot tell which pod of a bridge
+    has which of these addresses, so an isolated pod on an interface closes it for the link-local unicast traffic of all its pods.
     """
     not_multicast = "ip6 daddr != ff00::/8"
     yield Chain(

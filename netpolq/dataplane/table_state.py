@@ -1,8 +1,8 @@
-"""What the kernel holds of our tables, object by object: read after an installation, and compared with that later.
+"""State of the agent's tables in the kernel, object by object: read after an installation, and compared with it later.
 
-Handles are compared too. The kernel never gives one out twice, so an object that was removed and made again is not the same object. Only
-a rule that is replaced keeps its handle; its bytes differ, or the handle of its list of values does.
-Left out is what changes by itself: counters, and the elements of sets with time-outs (the verdict maps).
+Handles are compared too. The kernel never reuses one, so an object that was removed and created again counts as another object. Only a
+rule that is replaced keeps its handle; its bytes differ, or the handle of its list of values does.
+Counters and the elements of sets with time-outs (the verdict maps) change in operation and are left out.
 Reads only. Source: linux/netfilter/nf_tables.h.
 """
 
@@ -47,10 +47,10 @@ _FAMILY_NAMES = {NFPROTO_INET: "inet", NFPROTO_BRIDGE: "bridge"}
 
 
 class TableState(NamedTuple):
-    """Objects of the table, as bytes that are equal as long as the object is the same one, by a name for the log.
+    """Objects of the table by a name for the log. An object is bytes that stay equal until the object changes.
 
-    `generation`: of the whole ruleset before it was read: what was changed up to it is in here. `elements`: of each set that has no
-    time-outs, by its name. Nothing of a table that is not there.
+    `generation`: of the whole ruleset before the read: the state includes all changes up to it. `elements`: of each set that has no
+    time-outs, by its name. All empty without a table.
     """
 
     generation: int
@@ -77,11 +77,11 @@ ELEMENTS_PREFIX = "elements of set "
 
 
 KnownElements = dict[str, tuple[bytes, frozenset[bytes]]]
-"""The elements of each set as the kernel wrote them last time, and what they are: most sets are the same the next time."""
+"""The elements of each set as the kernel encoded them at the last read, and decoded: most sets do not change between reads."""
 
 
 def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
-    """The table of a family as it is now. Updates `known`, which the caller keeps for the next time. Raises `OSError`."""
+    """The current table of a family. Updates `known`, which the caller keeps for the next read. Raises `OSError`."""
     with open_socket() as netlink:
         generation = read_generation(netlink)
         chains = _dump(netlink, NFT_MSG_GETCHAIN, family=family)
@@ -114,7 +114,7 @@ def read_generation(netlink: socket.socket) -> int:
 
 
 def read_chains() -> dict[str, bool]:
-    """The table's chains, and of each whether it drops what comes to its end. Raises `OSError`."""
+    """The table's chains, and for each whether its policy is drop. Raises `OSError`."""
     with open_socket() as netlink:
         return {
             _text(entry.attributes[nfta.CHAIN_NAME]): entry.attributes.get(nfta.CHAIN_POLICY) == _NF_DROP

@@ -1,7 +1,7 @@
-"""The maps of remembered verdicts: which requests put decisions into them and take them out again; pure encoding.
+"""Encoder of requests that add decisions to the verdict maps and remove them.
 
-A decision is found by source, destination, protocol and destination port of a connection in its original direction, as the packet is
-seen after destination NAT. A drop of every port is found without the port, in a set of its own.
+The key of a decision is source, destination, protocol and destination port of a connection in its original direction, after destination
+NAT. A drop at every port is in a set of its own, whose key has no port.
 Source: linux/netfilter/nf_tables.h (set elements), `nft` for the shape of a concatenation: each part is padded to a whole number of
 32-bit registers.
 """
@@ -32,25 +32,25 @@ _PROTOCOL = struct.Struct("!B3x")
 _PORT = struct.Struct("!H2x")
 
 MAX_DECISIONS = 1024
-"""Decisions that surely fit into one transaction, which is one message to the kernel (of 208 KiB with its default send buffer)."""
+"""Decisions that always fit into one transaction, which is one message to the kernel (of 208 KiB with its default send buffer)."""
 
 _ELEMENTS_PER_REQUEST = 500
 """An attribute holds 64 KiB at most, and an IPv6 element takes 92 bytes."""
 
 
 def remember(hints: Iterable[Hint], ttl_ms: int) -> tuple[Request, ...]:
-    """Requests that add decisions. One that is there already with the same verdict is no error. `ttl_ms`: until each is forgotten."""
+    """Requests that add decisions. An existing one with the same verdict is no error. `ttl_ms`: lifetime of each."""
     timeout = attribute(nfta.SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
     return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (*_element(hint), timeout), NLM_F_CREATE))
 
 
 def forget(hints: Iterable[Hint]) -> tuple[Request, ...]:
-    """Requests that remove decisions. The kernel refuses them with ENOENT if one of them is not there."""
+    """Requests that remove decisions. The kernel rejects them with ENOENT if one is missing."""
     return tuple(_requests(NFT_MSG_DELSETELEM, hints, lambda hint: (_key(hint),), 0))
 
 
 def forget_all() -> tuple[Request, ...]:
-    """Requests that empty all of them."""
+    """Requests that empty all verdict maps."""
     return tuple(Request(NFT_MSG_DELSETELEM, _in_map(map_name)) for map_name in (VERDICTS_V4, VERDICTS_V6, CLOSED_V4, CLOSED_V6))
 
 

@@ -1,8 +1,8 @@
-"""Pod ranges as the node's CNI configuration names them.
+"""Reader of the pod ranges in the node's CNI configuration.
 
-Read are the files that the container runtime reads (`*.conf`, `*.conflist`, `*.json` of the folder), all of them: the ranges of
-host-local IPAM (`subnet`, `ranges`), the pools of Calico's IPAM as far as they are blocks, and the file in which flannel keeps
-its subnet. Source: CNI specification 1.1; host-local IPAM plugin; flannel CNI plugin (`subnetFile`).
+It reads all files that the container runtime reads (`*.conf`, `*.conflist`, `*.json` of the directory): the ranges of host-local IPAM
+(`subnet`, `ranges`), the pools of Calico's IPAM that are CIDR blocks, and the file in which flannel stores its subnet.
+Source: CNI specification 1.1; host-local IPAM plugin; flannel CNI plugin (`subnetFile`).
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _MAX_DEPTH = 32
 
 
 class Found:
-    """What a folder says. `problems`: what could not be used, each a sentence that names the file."""
+    """The ranges in a directory. `problems`: a sentence for each part that cannot be used, which names the file."""
 
     def __init__(self) -> None:
         self.ranges: list[PodRange] = []
@@ -30,7 +30,7 @@ class Found:
 
 
 def read(conf_dir: Path = CONF_DIR) -> Found:
-    """The pod ranges of a folder of CNI configuration. Never raises: what cannot be read is a problem in the answer."""
+    """The pod ranges in a directory of CNI configuration. Never raises: unreadable parts are problems in the result."""
     found = Found()
     try:
         paths = sorted(path for path in conf_dir.iterdir() if path.suffix in _SUFFIXES)
@@ -38,14 +38,14 @@ def read(conf_dir: Path = CONF_DIR) -> Found:
         found.problems.append(f"{conf_dir}: {error.strerror}")
         return found
     if not paths:
-        found.problems.append(f"{conf_dir}: no CNI configuration is there")
+        found.problems.append(f"{conf_dir}: no CNI configuration")
     for path in paths:
         _read_file(path, found)
     return found
 
 
 def _read_file(path: Path, found: Found) -> None:
-    import json  # noqa: PLC0415  # takes longer than all else, and is not needed where ranges are given
+    import json  # noqa: PLC0415  # its import takes longer than all else, and is not needed if ranges are given
 
     text = _text(path, found)
     if text is None:
@@ -59,7 +59,7 @@ def _read_file(path: Path, found: Found) -> None:
     for plugin in _plugins(document):
         _read_plugin(path, plugin, found)
     if (len(found.ranges), len(found.problems)) == before:
-        found.problems.append(f"{path}: names no range of pod addresses")
+        found.problems.append(f"{path}: contains no range of pod addresses")
 
 
 def _plugins(value: object, depth: int = 0) -> Iterator[dict[object, object]]:
@@ -83,13 +83,13 @@ def _read_plugin(path: Path, plugin: dict[object, object], found: Found) -> None
         try:
             found.ranges.append(parse_range(text))
         except ValueError:
-            found.problems.append(f"{path}: {text!r} is no range of pod addresses")
+            found.problems.append(f"{path}: {text!r} is not a range of pod addresses")
 
 
 def _ipam_ranges(ipam: dict[object, object]) -> Iterator[str]:
     ranges = ipam.get("ranges")
     sets = ranges if isinstance(ranges, list) else []
-    # A set is a list of ranges; older configurations have the ranges themselves in its place.
+    # A set is a list of ranges; older configurations have ranges instead of sets.
     entries = [ipam, *(entry for one in sets for entry in (one if isinstance(one, list) else [one]))]
     for entry in entries:
         subnet = entry.get("subnet") if isinstance(entry, dict) else None
@@ -113,9 +113,9 @@ def _read_flannel(path: Path, found: Found) -> None:
             try:
                 found.ranges.append(parse_range(part.strip()))
             except ValueError:
-                found.problems.append(f"{path}: {key}={value!r} is no range of pod addresses")
+                found.problems.append(f"{path}: {key}={value!r} is not a range of pod addresses")
     if len(found.ranges) == before:
-        found.problems.append(f"{path}: names no range of pod addresses")
+        found.problems.append(f"{path}: contains no range of pod addresses")
 
 
 def _text(path: Path, found: Found) -> str | None:

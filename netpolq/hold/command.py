@@ -1,4 +1,4 @@
-"""`netpolq hold`: puts the hold in place, removes it, or prints it. Runs without the rest of the agent, and in milliseconds."""
+"""The command `netpolq hold`: installs, removes or prints the hold. It runs in milliseconds, without the rest of the agent."""
 
 import os
 import sys
@@ -26,20 +26,20 @@ _CAP_NET_ADMIN = 12
 HELP = f"""\
 usage: netpolq hold [flags]
 
-Drop the traffic of this node's pods until an agent enforces policies. For the time between boot and the first start of the agent.
+Drop the traffic of this node's pods until an agent enforces policies: between boot and the first start of the agent.
 
-It puts the nftables table inet {TABLE} in place, which drops each packet from or to a pod range. The node's own traffic to its pods
-(probes), the replies to it, connections that the agent accepted before, and neighbour discovery pass. `netpolq run` removes the table as
-soon as its own rules are in force, in fail-open mode, too. Where the agent's own table is in place already there is nothing to hold, and
-nothing is changed.
+The command installs the nftables table inet {TABLE}, which drops each packet from or to a pod range. The table accepts the node's own
+traffic to its pods (probes) and the replies to it, connections that the agent accepted before, and neighbour discovery. `netpolq run`
+removes the table as soon as its own rules are in force, also in fail-open mode. If the agent's own table is in place, the command changes
+nothing.
 
 Flags:
   --pod-cidrs CIDR[,CIDR...]  ranges of the node's pods, both families; may be repeated
-                              (NETPOLQ_POD_CIDRS). Without it they are read from the CNI configuration
-  --cni-conf-dir DIR          folder of the CNI configuration (NETPOLQ_CNI_CONF_DIR; default {_DEFAULT_CONF_DIR})
-  --ct-label N                the agent's bit of connection labels (NETPOLQ_CT_LABEL; default {DEFAULT_CT_LABEL})
+                              (NETPOLQ_POD_CIDRS). Default: read from the CNI configuration
+  --cni-conf-dir DIR          directory of the CNI configuration (NETPOLQ_CNI_CONF_DIR; default {_DEFAULT_CONF_DIR})
+  --ct-label N                the agent's first bit of connection labels (NETPOLQ_CT_LABEL; default {DEFAULT_CT_LABEL})
   --print                     print the nft script and change nothing
-  --force                     hold beside the table of an agent, too
+  --force                     install the hold even if an agent's table is in place
   --release                   remove the hold
 
 Examples:
@@ -50,35 +50,35 @@ Examples:
 
 Exit codes:
   0  the hold is in place, removed, or not needed
-  1  no pod range is known, or nft refused the table
-  2  a flag or environment variable is wrong
+  1  no pod range is known, or nft rejected the table
+  2  a flag or environment variable is invalid
   3  privileges are missing: root, or CAP_NET_ADMIN
   5  the program nft is not installed
 """
 
 
 class HoldError(Exception):
-    """An expected failure: its text is one line for the operator."""
+    """An expected failure with a message of one line for the operator."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def main(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command with the words after its name. Returns the exit code; expected errors are one line on standard error."""
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the command with the arguments after its name. Returns the exit code; expected errors are one line on standard error."""
     try:
-        return _run(words, environ)
+        return _run(argv, environ)
     except HoldError as error:
-        _complain(f"error: {error}")
+        _print_error(f"error: {error}")
         return error.exit_code
 
 
-def _run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    if not {"-h", "-help", "--help"}.isdisjoint(words):
+def _run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    if not {"-h", "-help", "--help"}.isdisjoint(argv):
         print(HELP, end="")
         return OK
-    given, switches = _parse(words)
+    given, switches = _parse(argv)
     if "release" in switches:
         if given or len(switches) > 1:
             raise HoldError("--release cannot be combined with other flags", USAGE)
@@ -98,17 +98,17 @@ def _run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     return OK
 
 
-def _parse(words: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:
+def _parse(argv: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:
     """Values by flag, and switches. `--flag VALUE`, `--flag=VALUE` and the same with one dash, like all other commands."""
     given: dict[str, list[str]] = {}
     switches: set[str] = set()
-    remaining = list(reversed(words))
+    remaining = list(reversed(argv))
     while remaining:
-        word = remaining.pop()
-        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
-        if not word.startswith("-") or name not in {*_VALUES, *_SWITCHES}:
+        argument = remaining.pop()
+        name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
+        if not argument.startswith("-") or name not in {*_VALUES, *_SWITCHES}:
             allowed = ", ".join(f"--{one}" for one in (*_VALUES, *_SWITCHES))
-            raise HoldError(f"argument {word!r} is not expected here; allowed: {allowed}", USAGE)
+            raise HoldError(f"argument {argument!r} is not expected here; allowed: {allowed}", USAGE)
         if name in _SWITCHES:
             if equals:
                 raise HoldError(f"flag --{name}: takes no value", USAGE)
@@ -123,7 +123,7 @@ def _parse(words: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:
 
 
 def _look_up(name: str, given: Mapping[str, list[str]], environ: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Where a setting comes from, and its values: the flag's, else those of the environment."""
+    """The origin of a setting and its values: of the flag, else of the environment variable."""
     variable = _ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
     if name in given:
         return f"flag --{name}", given[name]
@@ -153,21 +153,21 @@ def _ranges(given: Mapping[str, list[str]], environ: Mapping[str, str]) -> list[
             raise HoldError(f"{origin}: {value!r} is refused; allowed: {ALLOWED}", USAGE) from None
     if ranges:
         return ranges
-    from pathlib import Path  # noqa: PLC0415  # not needed where ranges are given
+    from pathlib import Path  # noqa: PLC0415  # not needed if ranges are given
 
     from netpolq.hold import cni  # noqa: PLC0415  # see above
 
-    _, folders = _look_up("cni-conf-dir", given, environ)
-    found = cni.read(Path(folders[-1] if folders else _DEFAULT_CONF_DIR))
+    _, directories = _look_up("cni-conf-dir", given, environ)
+    found = cni.read(Path(directories[-1] if directories else _DEFAULT_CONF_DIR))
     if not found.ranges:
         raise HoldError(f"no pod range is known, so nothing is held: {'; '.join(found.problems)}; set --pod-cidrs", FAILED)
     for problem in found.problems:
-        _complain(f"warning: {problem}; not part of the hold")
+        _print_error(f"warning: {problem}; not part of the hold")
     return found.ranges
 
 
 def _agent_enforces() -> bool:
-    """Whether the agent's table is there with chains in the kernel's hooks and rules in them."""
+    """Whether the agent's table exists, with base chains and rules in them."""
     code, output, _complaint = _spawn(["nft", "--terse", "list", "table", "inet", _AGENT_TABLE], "")
     return code == 0 and "hook postrouting" in output and not {"jump", "goto"}.isdisjoint(output.split())
 
@@ -181,7 +181,7 @@ def _nft(script: str) -> None:
         raise HoldError(
             "changing the ruleset needs CAP_NET_ADMIN in this network namespace: run as root or add the capability", PRIVILEGES
         )
-    raise HoldError(f"nft refused the table: {' '.join(complaint.split())[:500]}", FAILED)
+    raise HoldError(f"nft rejected the table: {' '.join(complaint.split())[:500]}", FAILED)
 
 
 def _is_network_admin() -> bool:
@@ -191,7 +191,7 @@ def _is_network_admin() -> bool:
 
 
 def _spawn(argv: list[str], text: str) -> tuple[int, str, str]:
-    """Run a program to its end. Returns exit code, output and complaint. Files in memory in the place of pipes: none can fill up."""
+    """Run a program to its end. Returns exit code, output and error output. The streams are files in memory, which cannot fill up."""
     streams = [os.memfd_create(name) for name in ("in", "out", "err")]
     try:
         os.write(streams[0], text.encode())
@@ -213,5 +213,5 @@ def _content(descriptor: int) -> str:
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"netpolq: {' '.join(text.splitlines())}\n")

@@ -1,4 +1,4 @@
-"""Pod ranges: the blocks of addresses that the pods of a node have."""
+"""Pod ranges: the blocks of addresses of the pods of a node."""
 
 import ipaddress
 
@@ -20,13 +20,13 @@ def parse_ranges(text: str) -> tuple[PodRange, ...]:
 
 
 def parse_range(text: str) -> PodRange:
-    """One block. Bits of the host are allowed (`10.244.1.1/24`, as flannel writes it) and ignored; a length must be there.
+    """One block. Bits of the host are allowed (`10.244.1.1/24`, as flannel writes it) and ignored; a length is required.
 
-    Raises `ValueError`. A block that holds every address is refused: it would cut the node off, and no cluster has it.
+    Raises `ValueError`. A block of all addresses is rejected: it would cut the node off, and no cluster uses it.
     """
     address, slash, _length = text.partition("/")
     if not slash or "%" in address:
-        raise ValueError(f"{text!r} is no block of addresses")
+        raise ValueError(f"{text!r} is not a CIDR block")
     found: PodRange = ipaddress.ip_network(text, strict=False)
     if isinstance(found, ipaddress.IPv6Network):
         found = _unmapped(found)
@@ -36,7 +36,7 @@ def parse_range(text: str) -> PodRange:
 
 
 def _unmapped(block: ipaddress.IPv6Network) -> PodRange:
-    """The IPv4 block that an IPv4-mapped block stands for, as the API server understands it: no packet has a mapped address."""
+    """The IPv4 block that an IPv4-mapped block stands for, as the API server interprets it: no packet has a mapped address."""
     mapped = block.network_address.ipv4_mapped
     if mapped is None or block.prefixlen < _MAPPED_BITS:
         return block
@@ -44,7 +44,7 @@ def _unmapped(block: ipaddress.IPv6Network) -> PodRange:
 
 
 def collapse(ranges: Iterable[PodRange]) -> tuple[PodRange, ...]:
-    """The same addresses in as few blocks as possible, IPv4 first, in order: what nft takes as elements of an interval set."""
+    """The same addresses in as few blocks as possible, IPv4 first, in order, as nft requires for elements of an interval set."""
     every = tuple(ranges)
     v4 = [one for one in every if isinstance(one, ipaddress.IPv4Network)]
     v6 = [one for one in every if isinstance(one, ipaddress.IPv6Network)]

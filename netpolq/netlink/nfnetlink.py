@@ -1,7 +1,7 @@
-"""Encoding of nfnetlink messages, as far as the agent speaks them itself: queue configuration, verdicts, one rule.
+"""Encoder and decoder of nfnetlink messages.
 
 Byte order: netlink and nfgenmsg headers are in host order except `res_id`; the contents of attributes are in network order, as every
-nfnetlink subsystem wants them. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
+nfnetlink subsystem requires. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _SEQUENCES = itertools.count(1)
 
 
 def next_sequence() -> int:
-    """A sequence number that this process has not used lately."""
+    """A sequence number that this process has not used in its last 2^32 requests."""
     return next(_SEQUENCES) & 0xFFFFFFFF
 
 
@@ -63,7 +63,7 @@ class Message(NamedTuple):
 
 
 def split(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram, up to the first that cannot be read."""
+    """The messages of one datagram, up to the first malformed one."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
@@ -81,7 +81,7 @@ def attributes_of(body: bytes) -> dict[int, bytes]:
 def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
     """Wait until each of the sequence numbers is acknowledged. Raises `OSError` with the kernel's errno at the first refusal.
 
-    Other messages that arrive meanwhile are skipped. On the socket of a queue these are packets, and whoever serves it must answer them.
+    Other messages that arrive meanwhile are skipped. On the socket of a queue these are packets, which wait for a verdict.
     """
     waiting = set(sequences)
     while waiting:
@@ -114,7 +114,7 @@ def parse_attributes(data: bytes) -> dict[int, bytes]:
 
 
 def attribute_list(data: bytes) -> list[bytes]:
-    """The contents of a list of attributes of one kind, which `parse_attributes` would keep the last of."""
+    """The contents of a list of attributes of one kind. (`parse_attributes` keeps only the last.)"""
     found = []
     offset = 0
     while offset + _ATTRIBUTE.size <= len(data):
@@ -127,7 +127,7 @@ def attribute_list(data: bytes) -> list[bytes]:
 
 
 def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
-    """All objects of a kind, read again as long as a change came in between. Raises `OSError` with the kernel's errno."""
+    """All objects of a kind; repeats the dump, up to a limit, if they change meanwhile. Raises `OSError` with the kernel's errno."""
     return [Entry(body[0], attributes_of(body)) for body in dump_bodies(netlink, kind, *attributes, family=family)]
 
 
@@ -142,9 +142,9 @@ def dump_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: i
 def walk(
     netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0, containing: Collection[bytes] = ()
 ) -> Iterator[Entry]:
-    """The objects of a kind, one after the other. The socket must be of no other use until the last has come.
+    """The objects of a kind, one after the other. The socket must not be used otherwise until the last has arrived.
 
-    `containing`: leave out objects that contain none of these bytes, if there are any; that costs less than reading them.
+    `containing`: if not empty, skip objects that contain none of these byte strings; that is faster than parsing them.
     Raises like `walk_bodies`.
     """
     for body in walk_bodies(netlink, kind, *attributes, family=family):
@@ -155,7 +155,7 @@ def walk(
 def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> Iterator[bytes]:
     """The messages of a dump without their netlink headers, one after the other.
 
-    Raises `InterruptedError` at the end if a change came in between, by which some may have been left out, and `OSError` with the
+    Raises `InterruptedError` at the end if the objects changed meanwhile, so that some may be missing, and `OSError` with the
     kernel's errno.
     """
     sequence = next_sequence()
@@ -164,7 +164,7 @@ def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: i
     while True:
         data = netlink.recv(65536)
         offset = 0
-        # Not by `split`: a dump of connections has hundreds of thousands of messages, and a tuple for each would show.
+        # Not by `split`: a dump of connections has hundreds of thousands of messages, and a tuple for each takes measurable time.
         while offset + _HEADER.size <= len(data):
             length, kind_of, flags, of, _port = _HEADER.unpack_from(data, offset)
             if length < _HEADER.size:
@@ -172,14 +172,14 @@ def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: i
             body = data[offset + _HEADER.size : offset + length]
             offset += (length + 3) & ~3
             if of != sequence:
-                continue  # the rest of a dump that was given up
+                continue  # the rest of an abandoned dump
             interrupted |= bool(flags & NLM_F_DUMP_INTR)
             if kind_of in (NLMSG_ERROR, NLMSG_DONE):
                 error = _ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
                 if error:
                     raise OSError(-error, os.strerror(-error))
                 if interrupted:
-                    raise InterruptedError("the kernel's objects changed while they were read")
+                    raise InterruptedError("the kernel's objects changed during the dump")
                 return
             yield body
 
@@ -191,7 +191,7 @@ def query(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0
     while True:
         for answer in split(netlink.recv(65536)):
             if answer.sequence != sequence:
-                continue  # the rest of a dump that was given up
+                continue  # the rest of an abandoned dump
             if answer.kind == NLMSG_ERROR:
                 (error,) = _ERROR.unpack_from(answer.body)
                 raise OSError(-error, os.strerror(-error))

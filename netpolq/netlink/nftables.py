@@ -1,6 +1,6 @@
-"""Transactions with nf_tables over netlink, for the little that `nft` cannot do or would do too slowly.
+"""Transactions with nf_tables over netlink, for changes that `nft` cannot make or would make too slowly.
 
-Only `netpolq.dataplane.install` and `netpolq.dataplane.bridge_guard` may commit one.
+Only modules of `netpolq.dataplane` commit one.
 Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
@@ -43,7 +43,7 @@ _NFNL_MSG_BATCH_BEGIN = 0x10
 _NFNL_MSG_BATCH_END = 0x11
 _DEFAULT_SEND_BUFFER_BYTES = 128 * 1024  # less than net.core.wmem_default, 208 KiB
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-_DEADLINE_S = 30  # the kernel answers within the call; only a ruleset that something else keeps locked makes it wait
+_DEADLINE_S = 30  # the kernel answers within the call, unless another process keeps the ruleset locked
 
 
 class Request(NamedTuple):
@@ -73,31 +73,31 @@ def open_socket() -> socket.socket:
 
 
 class Connection:
-    """A socket for one transaction after the other. `port` is its own as long as it is open, and stands in the notifications of them.
+    """A socket for one transaction after the other. `port` identifies it while it is open, and is in the notifications of its transactions.
 
-    Calls from several threads take turns.
+    A lock serializes calls from several threads.
     """
 
     def __init__(self) -> None:
         self.socket = open_socket()
         self.socket.bind((0, 0))
         self.port = int(self.socket.getsockname()[0])
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def commit(self, requests: Sequence[Request]) -> None:
-        """Have all requests take effect at once, or none. Raises `OSError` with the errno of the first refusal."""
-        with self._turn:
+        """Apply all requests at once, or none. Raises `OSError` with the errno of the first refusal."""
+        with self._lock:
             _commit(self.socket, requests)
 
 
 def commit(requests: Sequence[Request]) -> None:
-    """Have all requests take effect at once, or none, by a socket of its own. Raises like `Connection.commit`."""
+    """Apply all requests at once, or none, over a new socket. Raises like `Connection.commit`."""
     with open_socket() as netlink:
         _commit(netlink, requests)
 
 
 def remove_table(table: str, family: int = NFPROTO_INET) -> bool:
-    """Remove a table of a family in one transaction. Returns whether it was there. Raises like `commit`."""
+    """Remove a table of a family in one transaction. Returns whether it existed. Raises like `commit`."""
     with suppress(FileNotFoundError):
         commit([Request(NFT_MSG_DELTABLE, (name(nfta.TABLE_NAME, table),), family=family)])
         return True
@@ -120,7 +120,7 @@ def _commit(netlink: socket.socket, requests: Sequence[Request]) -> None:
 def _transact(netlink: socket.socket, requests: Sequence[Request], *, is_complete: bool) -> None:
     if not requests:
         return
-    # Numbers are never used again: answers that were left behind after a refusal belong to nothing that is sent later.
+    # Sequence numbers are not reused: answers left over after a rejection match no later request.
     sequences = [next_sequence() for _ in requests]
     batch = _encode(requests, sequences)
     if is_complete:
@@ -133,7 +133,7 @@ def _transact(netlink: socket.socket, requests: Sequence[Request], *, is_complet
 
 
 def _encode(requests: Sequence[Request], sequences: Sequence[int]) -> bytes:
-    # The beginning is refused as a whole (missing privilege, no nf_tables) and has the first request's number to be heard then.
+    # The kernel may reject the batch at its beginning (missing privilege, no nf_tables). The error then has the first request's number.
     parts = [_boundary(_NFNL_MSG_BATCH_BEGIN, sequence=sequences[0])]
     for sequence, request in zip(sequences, requests, strict=True):
         kind = NFNL_SUBSYS_NFTABLES << 8 | request.kind

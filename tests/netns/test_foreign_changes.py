@@ -144,7 +144,7 @@ def test_an_nft_that_hangs_delays_no_change_of_policy(tmp_path: Path, monkeypatc
         done = cluster.box.run(NODE.name, [str(program), "flush", "ruleset"])
         assert done.returncode == 0
         cluster.agent.wait_until("not ready", lambda: not cluster.agent.is_ready())
-        cluster.agent.wait_until("nft is killed", lambda: "nft gave no answer within 3 s" in log_of(cluster))
+        cluster.agent.wait_until("nft is killed", lambda: "nft did not answer within 3 s" in log_of(cluster))
         assert cluster.agent.manifests is not None
         manifests.write(cluster.agent.manifests / "more.json", [policy("x/more", podSelector=pods("d"), policyTypes=["Ingress"])])
         cluster.agent.wait_until(

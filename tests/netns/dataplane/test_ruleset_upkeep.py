@@ -258,7 +258,7 @@ async def test_an_nft_that_hangs_is_killed_with_its_children(
             await asyncio.sleep(0.01)
         await ruleset.forget_verdicts(None)
         assert not installing.done()
-        with pytest.raises(RulesetError, match="nft gave no answer within 3 s"):
+        with pytest.raises(RulesetError, match="nft did not answer within 3 s"):
             await installing
     child = int((tmp_path / "child").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
