@@ -16,10 +16,10 @@ from tests.support.four_pods import (
     PODS,
     SERVED,
     egress,
-    hears_nothing,
     ingress,
     pods,
     reached,
+    receives_nothing,
     talk,
     through,
 )
@@ -82,7 +82,7 @@ def test_a_flow_within_the_node_is_queued_once_for_both_its_ends(cluster: Cluste
 
 
 @FAMILIES
-def test_a_client_outside_is_judged_by_its_address(cluster: Cluster, family: int) -> None:
+def test_a_client_outside_is_evaluated_by_its_address(cluster: Cluster, family: int) -> None:
     blocks = [{"ipBlock": {"cidr": "192.0.2.0/24"}}, {"ipBlock": {"cidr": "2001:db8::/32"}}]
     cluster.apply([ingress({"from": blocks, "ports": [{"port": 80}]})])
     assert reached(cluster, "outside", "x/a", family) == {("TCP", 80)}
@@ -114,13 +114,13 @@ def test_only_the_first_of_many_datagrams_without_an_answer_is_queued(cluster: C
     assert cluster.agent.packets_queued() == before + 1
 
 
-def test_every_packet_of_a_denied_flow_is_judged(cluster: Cluster) -> None:
+def test_every_packet_of_a_denied_flow_is_evaluated(cluster: Cluster) -> None:
     cluster.apply([ingress()])
     before = cluster.agent.packets_queued()
     with talk(cluster, "x/b", "x/a", 4) as flow:
         for _ in range(20):
             flow.ask(b"no")
-        assert hears_nothing(flow.server)
+        assert receives_nothing(flow.server)
     assert cluster.agent.packets_queued() == before + 20
 
 
@@ -133,9 +133,9 @@ def test_a_reply_does_not_admit_a_connection_again_that_is_denied_now(cluster: C
         assert flow.server.recv(64) == b"before"
         cluster.apply([ingress()])
         flow.answer(b"reply")
-        assert hears_nothing(flow.client)
+        assert receives_nothing(flow.client)
         flow.ask(b"after")
-        assert hears_nothing(flow.server)
+        assert receives_nothing(flow.server)
         assert reached(cluster, "x/a", "x/b", family) == EVERYTHING
 
 
@@ -177,7 +177,7 @@ def test_a_user_of_the_node_without_privileges_reaches_isolated_pods(cluster: Cl
 
 
 @FAMILIES
-def test_what_a_pod_sends_to_its_own_node_is_judged(cluster: Cluster, family: int) -> None:
+def test_what_a_pod_sends_to_its_own_node_is_evaluated(cluster: Cluster, family: int) -> None:
     cluster.apply([egress()])
     assert reached(cluster, "x/b", "node", family) == set()
     assert reached(cluster, "x/c", "node", family) == EVERYTHING

@@ -1,4 +1,4 @@
-"""What other programs do to the agent's table while it fails closed: it is put back at once, and what got in is cut."""
+"""Changes of other programs to the agent's table in fail-closed mode: the agent restores it at once and cuts connections that got in."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def damages(cluster: Cluster) -> list[str]:
     ]
 
 
-def test_what_is_denied_passes_for_no_longer_than_the_kernel_takes_to_tell(guarded: Cluster) -> None:
+def test_what_is_denied_passes_for_no_longer_than_the_kernel_takes_to_notify(guarded: Cluster) -> None:
     """The median over different damages, from the first datagram that got in to the last, is at most 50 ms."""
     gaps_s: list[tuple[float, str]] = []
     scripts = damages(guarded)
@@ -110,7 +110,7 @@ def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgot
 
 
 def test_a_program_that_keeps_changing_the_table_is_not_raced_against() -> None:
-    """The agent repairs once a second then, is not ready and says why, and is ready again when the program has ended."""
+    """The agent repairs once a second then, is not ready and gives the reason, and is ready again when the program has ended."""
     with cluster_with("--workers", "1", "--fail-open=false") as cluster:
         cluster.apply([ingress(FROM_C)])
         fight = "while nft flush set inet netpolq isolated_ingress_v4; do sleep 0.02; done"

@@ -1,4 +1,4 @@
-"""`netpolq hold` on real packets: what it drops, what passes, and that it comes and goes as it says."""
+"""`netpolq hold` on real packets: what it drops, what passes, and its installation and removal."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ def hold(box: Box, *words: str, prefix: tuple[str, ...] = ()) -> "subprocess.Com
 
 
 def reached(box: Box, *pairs: tuple[Host, Host]) -> set[tuple[str, str, str, int]]:
-    """Who reaches whom, by which protocol and family."""
+    """The connections that get through, by protocol and family."""
     probes = {
         (source.name, destination.name, protocol, family): Probe(
             source.name, destination.address(family), protocol, 80 if protocol != "ICMP" else 0

@@ -53,8 +53,8 @@ V4: dict[str, Made] = {
         IP(src=s, dst=d, frag=0, flags="MF", id=21, proto=17) / Raw(bytes(UDP(sport=5, dport=80, len=48)) + bytes(16))
     ),
     "the end of overlapping fragments": lambda s, d: IP(src=s, dst=d, frag=4, id=21, proto=17) / Raw(bytes(16)),
-    "larger than it says": lambda s, d: IP(src=s, dst=d) / UDP(sport=16, dport=80, len=8) / Raw(bytes(64)),
-    "smaller than it says": lambda s, d: IP(src=s, dst=d) / UDP(sport=17, dport=80, len=2000) / Raw(bytes(8)),
+    "larger than its length": lambda s, d: IP(src=s, dst=d) / UDP(sport=16, dport=80, len=8) / Raw(bytes(64)),
+    "smaller than its length": lambda s, d: IP(src=s, dst=d) / UDP(sport=17, dport=80, len=2000) / Raw(bytes(8)),
     "a source route": lambda s, d: (
         IP(src=s, dst=d, options=[b"\x83\x07\x04" + socket.inet_aton("10.79.1.4") + b"\x00"]) / UDP(sport=18, dport=80)
     ),
@@ -72,7 +72,9 @@ V4: dict[str, Made] = {
     "IPv6 in IPv4": lambda s, d: IP(src=s, dst=d, proto=41) / IPv6(src="fd00::1", dst="fd00::2") / UDP(sport=5, dport=80),
     "SCTP": lambda s, d: IP(src=s, dst=d) / SCTP(sport=5, dport=80) / SCTPChunkInit(init_tag=1),
     "ICMP": lambda s, d: IP(src=s, dst=d) / ICMP(id=5),
-    "ICMP error about nobody": lambda s, d: IP(src=s, dst=d) / ICMP(type=3, code=3) / IP(src=d, dst=s) / UDP(sport=80, dport=5),
+    "ICMP error about an unknown flow": lambda s, d: (
+        IP(src=s, dst=d) / ICMP(type=3, code=3) / IP(src=d, dst=s) / UDP(sport=80, dport=5)
+    ),
     "experimental protocol": lambda s, d: IP(src=s, dst=d, proto=253) / Raw(b"x" * 20),
     "from loopback": lambda _s, d: IP(src="127.0.0.1", dst=d) / UDP(sport=5, dport=80),
     "from everybody": lambda _s, d: IP(src="255.255.255.255", dst=d) / UDP(sport=5, dport=80),
@@ -120,7 +122,7 @@ V6: dict[str, Made] = {
         IPv6(src=s, dst=d) / IPv6ExtHdrFragment(offset=0, m=0, nh=17, id=13) / Raw(bytes(UDP(sport=5, dport=80)) + bytes(8))
     ),
     "unknown header": lambda s, d: IPv6(src=s, dst=d, nh=253) / Raw(bytes(32)),
-    "jumbogram, they say": lambda s, d: (
+    "jumbogram, by its option": lambda s, d: (
         IPv6(src=s, dst=d, plen=0, nh=0) / IPv6ExtHdrHopByHop(nh=17, options=[Jumbo(jumboplen=70_000)]) / UDP(sport=16, dport=80)
     ),
     "no next header": lambda s, d: IPv6(src=s, dst=d, nh=59) / Raw(bytes(8)),
@@ -208,7 +210,7 @@ def test_what_is_allowed_arrives_however_it_is_made(world: Cluster, family: int)
 
 
 def forget_connections(cluster: Cluster) -> None:
-    """So that no acceptance of an earlier test spares a packet the queue."""
+    """So that no acceptance of an earlier test keeps a packet out of the queue."""
     assert cluster.box.run(cluster.box.node.name, ["conntrack", "-F"]).returncode == 0
 
 
@@ -220,7 +222,7 @@ def malformed(cluster: Cluster) -> int:
 
 @pytest.mark.parametrize("header", [135, 139, 140])
 def test_what_the_kernel_does_not_look_behind_does_not_pass_for_what_is_written_there(world: Cluster, header: int) -> None:
-    """UDP is admitted, and a protocol that only begins like an extension header is not UDP to anybody but a credulous reader."""
+    """UDP is admitted, and a protocol that only begins like an extension header is UDP only to a careless parser."""
     world.apply([ingress({**FROM_B, "ports": [{"protocol": "UDP", "port": 80}]})])
     forget_connections(world)
     source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))
@@ -240,7 +242,7 @@ def test_what_the_kernel_does_not_look_behind_does_not_pass_for_what_is_written_
 def test_what_cannot_be_read_is_dropped_in_either_mode_although_everything_is_admitted(world: Cluster) -> None:
     world.apply([ingress(FROM_B)])
     source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))
-    # To a port that nobody asked for before: the verdict cache reads as far as the kernel does, and may know the connection.
+    # To a port that no earlier packet used: the verdict cache reads as far as the kernel does, and may find the connection.
     unreadable = chain(IPv6(src=source, dst=destination), *LONG, *LONG, UDP(sport=6, dport=4444))
     before, unread, queued = arrived(world), malformed(world), world.agent.packets_queued()
     with world.box.inside("x/b", lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:

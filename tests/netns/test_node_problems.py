@@ -1,4 +1,4 @@
-"""What is wrong with a node beside the agent, as a running agent finds it: it is not ready, says why, and is ready again afterwards."""
+"""Problems of a node outside the agent: a running agent detects them, is not ready and gives the reason, and is ready again afterwards."""
 
 import re
 
@@ -49,7 +49,7 @@ def test_rules_that_set_the_agents_label_bits(cluster: Cluster) -> None:
 
 
 def test_pods_on_a_bridge_are_guarded_for_as_long_as_they_are_on_it(cluster: Cluster) -> None:
-    """Frames with VLAN tags do not pass between them, as table bridge netpolq says, which comes back when another program removes it."""
+    """Frames with VLAN tags do not pass between them, by the table bridge netpolq, which is restored when another program removes it."""
     assert "bridge netpolq" not in tables(cluster)
     ip(cluster, "link", "add", "pods", "type", "bridge")
     ip(cluster, "link", "set", "pods", "up")

@@ -7,7 +7,7 @@ import pytest
 
 from loadtest.testbed.probe import Probe
 from tests.support.cluster import Cluster
-from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, hears_nothing, ingress, pods, reached, talk, through
+from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, ingress, pods, reached, receives_nothing, talk, through
 
 SERVICE = {4: "10.96.0.1", 6: "fd96::1"}
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -15,7 +15,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 @contextmanager
 def service(cluster: Cluster, *extra: str) -> Iterator[None]:
-    """A service address for pod a, port by port, as kube-proxy would make it; in a table that the agent knows nothing of."""
+    """A service address for pod a, port by port, as kube-proxy would make it; in a table outside the agent."""
     lines = ["add table inet service"]
     lines += ["add chain inet service prerouting { type nat hook prerouting priority dstnat; }"]
     lines += ["add chain inet service postrouting { type nat hook postrouting priority srcnat; }"]
@@ -37,8 +37,8 @@ SERVICES = pytest.mark.parametrize("extra", [PLAIN, MASQUERADE], ids=["plain", "
 
 @FAMILIES
 @SERVICES
-def test_a_service_address_is_judged_as_the_pod_behind_it(cluster: Cluster, extra: tuple[str, ...], family: int) -> None:
-    """Both ends count as they are: the service's address admits nobody, and a masquerading node hides nobody."""
+def test_a_service_address_is_evaluated_as_the_pod_behind_it(cluster: Cluster, extra: tuple[str, ...], family: int) -> None:
+    """Both ends count as they are: the service's address admits no client, and a masquerading node hides none."""
     addresses = [{"ipBlock": {"cidr": f"{address}/{32 if version == 4 else 128}"}} for version, address in SERVICE.items()]
     with service(cluster, *extra):
         probes = {
@@ -55,7 +55,7 @@ def test_a_service_address_is_judged_as_the_pod_behind_it(cluster: Cluster, extr
 
 @FAMILIES
 @SERVICES
-def test_replies_from_behind_a_service_address_are_judged_by_the_real_pair(
+def test_replies_from_behind_a_service_address_are_evaluated_by_the_real_pair(
     cluster: Cluster, extra: tuple[str, ...], family: int
 ) -> None:
     cluster.apply([])
@@ -65,14 +65,14 @@ def test_replies_from_behind_a_service_address_are_judged_by_the_real_pair(
         assert data == b"before"
         cluster.apply([ingress({"from": [{"podSelector": pods("c")}]})])
         flow.server.sendto(b"denied", peer)
-        assert hears_nothing(flow.client)
+        assert receives_nothing(flow.client)
         cluster.apply([ingress({"from": [{"podSelector": pods("b")}]})])
         flow.server.sendto(b"allowed", peer)
         assert flow.client.recv(64) == b"allowed"
 
 
 @FAMILIES
-def test_a_masqueraded_client_is_judged_by_its_own_address_on_the_way_out(cluster: Cluster, family: int) -> None:
+def test_a_masqueraded_client_is_evaluated_by_its_own_address_on_the_way_out(cluster: Cluster, family: int) -> None:
     masquerade = "add rule inet service postrouting ip daddr 192.0.2.0/24 masquerade"
     masquerade_v6 = "add rule inet service postrouting ip6 daddr 2001:db8::/32 masquerade"
     with service(cluster, masquerade, masquerade_v6):
@@ -81,4 +81,4 @@ def test_a_masqueraded_client_is_judged_by_its_own_address_on_the_way_out(cluste
         assert reached(cluster, "x/c", "outside", family) == EVERYTHING
         with talk(cluster, "x/b", "outside", family) as flow:
             flow.ask(b"one way")
-            assert hears_nothing(flow.server)
+            assert receives_nothing(flow.server)

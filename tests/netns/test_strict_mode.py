@@ -1,4 +1,4 @@
-"""Established connections when policies change: who gets no further, who goes on, and who is not even looked at."""
+"""Established connections when policies change: which are cut, which continue, and which are not evaluated again."""
 
 import socket
 
@@ -12,7 +12,7 @@ from loadtest.testbed import manifests
 from tests.netns.test_service_addresses import SERVICE, SERVICES, service
 from tests.support import connections
 from tests.support.cluster import Cluster
-from tests.support.four_pods import LIMIT_S, NODE, PODS, cluster_with, egress, hears_nothing, ingress, pods, talk
+from tests.support.four_pods import LIMIT_S, NODE, PODS, cluster_with, egress, ingress, pods, receives_nothing, talk
 from tests.support.leaks import leaking
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
@@ -69,17 +69,17 @@ def goes_on(flow: Connection) -> bool:
 
 
 def apply(cluster: Cluster, *policies: manifests.Body) -> None:
-    """Replace all policies, and wait until established connections have been judged by them too."""
+    """Replace all policies, and wait until established connections have been evaluated by them too."""
     cluster.apply(policies)
-    wait_until_judged(cluster)
+    wait_until_evaluated(cluster)
 
 
-def wait_until_judged(cluster: Cluster) -> None:
-    def judged() -> bool:
+def wait_until_evaluated(cluster: Cluster) -> None:
+    def evaluated() -> bool:
         status = cluster.agent.status()
         return status["strict_mode"]["done_version"] >= status["snapshot_version"]
 
-    cluster.agent.wait_until("established connections are judged", judged)
+    cluster.agent.wait_until("established connections are evaluated", evaluated)
 
 
 def accepted_entries(cluster: Cluster) -> int:
@@ -97,8 +97,8 @@ def test_a_connection_that_is_denied_now_is_held_in_both_directions_and_goes_on_
         apply(strict, ingress(FROM_C))
         flow.client.send(b"1")
         flow.server.send(b"2")
-        assert hears_nothing(flow.server)
-        assert hears_nothing(flow.client)
+        assert receives_nothing(flow.server)
+        assert receives_nothing(flow.client)
         apply(strict, ingress(FROM_B))
         assert flow.server.recv(1) == b"1", "what was held is sent again by TCP itself"
         assert flow.client.recv(1) == b"2"
@@ -117,9 +117,9 @@ def test_datagrams_of_a_flow_that_is_denied_now_are_dropped_and_answers_do_not_a
         apply(strict, ingress(FROM_C))
         if answering:
             flow.answer(b"2")
-            assert hears_nothing(flow.client)
+            assert receives_nothing(flow.client)
         flow.ask(b"3")
-        assert hears_nothing(flow.server)
+        assert receives_nothing(flow.server)
         apply(strict, ingress(FROM_B))
         flow.ask(b"4")
         assert flow.server.recv(64) == b"4"
@@ -127,7 +127,7 @@ def test_datagrams_of_a_flow_that_is_denied_now_are_dropped_and_answers_do_not_a
 
 @FAMILIES
 @SERVICES
-def test_behind_a_service_address_the_pod_is_judged(strict: Cluster, extra: tuple[str, ...], family: int) -> None:
+def test_behind_a_service_address_the_pod_is_evaluated(strict: Cluster, extra: tuple[str, ...], family: int) -> None:
     apply(strict, ingress(FROM_B))
     with service(strict, *extra), connection(strict, "x/b", "x/a", family, SERVICE[family]) as flow:
         assert goes_on(flow)
@@ -135,7 +135,7 @@ def test_behind_a_service_address_the_pod_is_judged(strict: Cluster, extra: tupl
         assert goes_on(flow)
         apply(strict, ingress({"from": [{"podSelector": pods("b")}], "ports": [{"port": PORT + 1}]}))
         flow.client.send(b"1")
-        assert hears_nothing(flow.server)
+        assert receives_nothing(flow.server)
 
 
 @FAMILIES
@@ -147,7 +147,7 @@ def test_an_egress_policy_reaches_what_its_pod_has_opened(strict: Cluster, famil
         apply(strict, egress({"to": [{"podSelector": pods("a")}]}))
         assert goes_on(near)
         out.server.send(b"1")
-        assert hears_nothing(out.client)
+        assert receives_nothing(out.client)
 
 
 def test_a_pod_that_changes_its_labels_loses_what_they_admitted(strict: Cluster) -> None:
@@ -159,9 +159,9 @@ def test_a_pod_that_changes_its_labels_loses_what_they_admitted(strict: Cluster)
             *(manifests.pod(host, NODE, pod="c" if host.name == "x/b" else host.name[-1]) for host in PODS),
         ]
         strict.replace([*bodies, ingress(FROM_B)])
-        wait_until_judged(strict)
+        wait_until_evaluated(strict)
         flow.client.send(b"1")
-        assert hears_nothing(flow.server)
+        assert receives_nothing(flow.server)
 
 
 def test_connections_of_pods_that_nothing_changed_for_are_not_looked_at(strict: Cluster) -> None:
@@ -173,15 +173,13 @@ def test_connections_of_pods_that_nothing_changed_for_are_not_looked_at(strict: 
         apply(strict, ingress(FROM_B, FROM_C), everywhere)
         apply(strict, ingress(FROM_B), everywhere)
         looked_at = strict.agent.status()["strict_mode"]["examined"] - before
-        assert looked_at < 10, (
-            "what an earlier test has closed may still repeat its last words to pod a, and 2,001 others are there"
-        )
+        assert looked_at < 10, "what an earlier test has closed may still retransmit to pod a, and 2,001 others are there"
         assert goes_on(other)
 
 
 @FAMILIES
 @pytest.mark.parametrize("protocol", [socket.IPPROTO_UDP, socket.IPPROTO_SCTP])
-def test_ten_thousand_connections_are_judged_and_those_of_others_kept(strict: Cluster, family: int, protocol: int) -> None:
+def test_ten_thousand_connections_are_evaluated_and_those_of_others_kept(strict: Cluster, family: int, protocol: int) -> None:
     strict.box.run(NODE.name, ["conntrack", "-F"])
     apply(strict, ingress(FROM_B, FROM_C))
     insert(strict, "x/b", "x/a", family, 8_000, protocol)
@@ -199,7 +197,7 @@ def insert(cluster: Cluster, source: str, destination: str, family: int, count: 
     connections.insert(cluster.box, source, destination, family, count, protocol=protocol, label=ACCEPTED)
 
 
-def test_what_was_accepted_before_the_agent_started_is_judged_at_its_start() -> None:
+def test_what_was_accepted_before_the_agent_started_is_evaluated_at_its_start() -> None:
     with cluster_with(*FLAGS) as cluster:
         apply(cluster, ingress(FROM_B))
         with connection(cluster, "x/b", "x/a", 4) as denied_soon, connection(cluster, "x/b", "x/d", 4) as untouched:
@@ -210,9 +208,9 @@ def test_what_was_accepted_before_the_agent_started_is_judged_at_its_start() -> 
             manifests.write(cluster.agent.manifests / "all.json", [*bodies, ingress(FROM_C)])
             assert goes_on(denied_soon), "the rules of an agent that has left stay as they were"
             cluster.agent.start()
-            wait_until_judged(cluster)
+            wait_until_evaluated(cluster)
             denied_soon.client.send(b"1")
-            assert hears_nothing(denied_soon.server)
+            assert receives_nothing(denied_soon.server)
             assert goes_on(untouched)
 
 
@@ -226,14 +224,14 @@ def test_without_strict_mode_established_connections_go_on() -> None:
             assert cluster.agent.status()["strict_mode"] == {"enabled": False, "done_version": 0, "examined": 0, "denied": 0}
 
 
-def test_a_connection_that_another_programs_rule_let_in_is_judged_when_the_ruleset_is_back() -> None:
-    """The rule even wrote the agent's own label, so that no packet of the connection would be judged again."""
+def test_a_connection_that_another_programs_rule_let_in_is_evaluated_when_the_ruleset_is_back() -> None:
+    """The rule even wrote the agent's own label, so that no packet of the connection would be evaluated again."""
     with cluster_with(*FLAGS) as cluster:
         apply(cluster, ingress(FROM_C))
         with leaking(cluster, "x/b", "x/a") as leak:
             cluster.agent.wait_until("it is denied", leak.is_quiet)
             cluster.box.nft("flush chain inet netpolq original; add rule inet netpolq original ct label set 120 accept")
-            cluster.agent.wait_until("it is judged", lambda: cluster.agent.status()["strict_mode"]["denied"] >= 1)
+            cluster.agent.wait_until("it is evaluated", lambda: cluster.agent.status()["strict_mode"]["denied"] >= 1)
             cluster.agent.wait_until("it is cut", leak.is_quiet)
             assert leak.arrivals_s, "the rule let it in for as long as it was there"
             assert "goto original_v6" in cluster.box.run(NODE.name, ["nft", "list", "ruleset"]).stdout

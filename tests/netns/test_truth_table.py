@@ -30,7 +30,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_connections_go_as_the_truth_table_says(cluster: Cluster, case: Case) -> None:
+def test_connections_match_the_truth_table(cluster: Cluster, case: Case) -> None:
     cluster.replace(case.manifests)
     expectations = list(case.expectations())
     results = cluster.box.probe(

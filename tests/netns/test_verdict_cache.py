@@ -42,7 +42,7 @@ class Datagram(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
-    """While nothing changed: who may reach which port of pod a."""
+    """The peers that may reach each port of pod a, while nothing changes."""
 
     admitted: frozenset[tuple[str, int]]
     began_ns: int
@@ -141,7 +141,7 @@ def random_world(rng: random.Random) -> tuple[list[Body], frozenset[tuple[str, i
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_no_connection_is_judged_by_a_policy_that_is_not_in_force_any_more(caching: Cluster, seed: int) -> None:
+def test_no_connection_is_evaluated_by_a_policy_that_is_not_in_force_any_more(caching: Cluster, seed: int) -> None:
     rng = random.Random(seed)
     traffic = Traffic(caching)
     periods = []
@@ -154,14 +154,14 @@ def test_no_connection_is_judged_by_a_policy_that_is_not_in_force_any_more(cachi
             periods.append(Period(admitted=admitted, began_ns=began_ns, ended_ns=time.monotonic_ns()))
         status = caching.agent.status()
         metrics = caching.agent.metrics()
-    judged = 0
+    evaluated = 0
     for period in periods:
         # A datagram sent just before the end may meet the next policies; the end is taken before these are written.
         for datagram in traffic.sent:
             if period.began_ns < datagram.sent_ns < period.ended_ns - 5_000_000:
-                judged += 1
+                evaluated += 1
                 expected = (datagram.client, datagram.port) in period.admitted
                 assert (datagram in traffic.arrived) is expected, f"{datagram} in {period}"
-    assert judged > 1000
-    assert status["verdict_cache"]["hits"] > judged / 10, "a cache that is not used proves nothing"
+    assert evaluated > 1000
+    assert status["verdict_cache"]["hits"] > evaluated / 10, "a cache that is not used proves nothing"
     assert "netpolq_kernel_verdict_cache_refused_hints_total" in metrics

@@ -10,7 +10,7 @@ from loadtest.testbed.manifests import Body
 
 
 class Cluster:
-    """What the agent of a box is told. `agent` is running, unless a test has stopped it."""
+    """The configuration of the agent of a box. `agent` is running, unless a test has stopped it."""
 
     def __init__(self, box: Box, agent: Agent, bodies: Sequence[Body]) -> None:
         self.box = box

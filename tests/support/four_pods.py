@@ -1,4 +1,4 @@
-"""A small cluster for tests of enforcement: who is in it, the policies they use, and how they ask who gets through."""
+"""A small cluster for tests of enforcement: its pods, policies, and connections between the pods."""
 
 import socket
 
@@ -72,7 +72,7 @@ class Talk(NamedTuple):
         self.client.send(data)
 
     def answer(self, data: bytes) -> None:
-        """Send from the server to the client, whether the server ever heard of it or not."""
+        """Send from the server to the client, even if the server never received anything from it."""
         self.server.sendto(data, (self._address_of_client, self.client.getsockname()[1]))
 
     @property
@@ -82,7 +82,7 @@ class Talk(NamedTuple):
 
 @contextmanager
 def talk(cluster: Cluster, source: str, destination: str, family: int, service: str | None = None) -> Iterator[Talk]:
-    """A flow to port 9000 of a host, or to a service address that leads there. Nobody answers by himself."""
+    """A flow to port 9000 of a host, or to a service address that leads there. Neither end answers by itself."""
     box = cluster.box
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with ExitStack() as sockets:
@@ -97,7 +97,7 @@ def talk(cluster: Cluster, source: str, destination: str, family: int, service: 
         yield Talk(client, server)
 
 
-def hears_nothing(end: socket.socket) -> bool:
+def receives_nothing(end: socket.socket) -> bool:
     end.settimeout(SILENCE_S)
     try:
         end.recv(64)

@@ -1,4 +1,4 @@
-"""The hold: where pod ranges come from, what the table looks like, and what the command says."""
+"""The hold: the sources of pod ranges, the rules of the table, and the messages of the command."""
 
 import json
 import subprocess
@@ -26,8 +26,8 @@ def found(folder: Path) -> str:
     return listed(cni.read(folder).ranges)
 
 
-def run(*words: str, **environ: str) -> int:
-    return command.main(words, environ)
+def run(*argv: str, **environ: str) -> int:
+    return command.main(argv, environ)
 
 
 # --- ranges -----------------------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_the_ranges_of_all_files_are_held(tmp_path: Path) -> None:
         '{"type": "flannel", "subnetFile": "/dev/null"}',
     ],
 )
-def test_a_file_that_names_no_range_is_told_and_hides_no_other(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_range_is_a_problem_and_hides_no_other_file(tmp_path: Path, text: str) -> None:
     bad = tmp_path / "10-bad.conf"
     bad.write_text(text)
     write(tmp_path, "20-good.conf", {"ipam": {"subnet": "10.2.0.0/24"}})
@@ -143,7 +143,7 @@ def test_a_file_that_names_no_range_is_told_and_hides_no_other(tmp_path: Path, t
     assert len(answer.problems) >= 1
 
 
-def test_a_folder_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_empty_directory_is_a_problem(tmp_path: Path) -> None:
     assert "No such file" in cni.read(tmp_path / "none").problems[0]
     assert "no CNI configuration" in cni.read(tmp_path).problems[0]
 
@@ -223,7 +223,7 @@ def test_the_cni_configuration_gives_the_ranges_where_none_are_named(tmp_path: P
     assert "20-bad.conf" in line
 
 
-def test_without_any_range_it_fails_and_says_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_any_range_it_fails_and_names_the_flag_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--print", "--cni-conf-dir", str(tmp_path)) == ExitCode.FAILED
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -234,7 +234,7 @@ def test_without_any_range_it_fails_and_says_what_to_set(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("argv", "expected"),
     [
         (["--pod-cidrs"], "--pod-cidrs"),
         (["--pod-cidrs", "--print"], "--pod-cidrs"),
@@ -252,9 +252,9 @@ def test_without_any_range_it_fails_and_says_what_to_set(tmp_path: Path, capsys:
     ],
 )
 def test_a_wrong_argument_is_named_and_changes_nothing(
-    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+    argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*words) == ExitCode.USAGE
+    assert run(*argv) == ExitCode.USAGE
     printed = capsys.readouterr()
     assert printed.out == ""
     (line,) = printed.err.splitlines()
@@ -272,8 +272,8 @@ def test_help_shows_flags_examples_and_exit_codes(flag: str, capsys: pytest.Capt
     assert run("--print", flag) == ExitCode.OK
     page = capsys.readouterr().out
     assert page.startswith("usage: netpolq hold")
-    for word in ("--pod-cidrs", "--release", "Examples:", "Exit codes:"):
-        assert word in page
+    for text in ("--pod-cidrs", "--release", "Examples:", "Exit codes:"):
+        assert text in page
 
 
 def test_the_agents_bits_fit_behind_the_highest_first_one() -> None:

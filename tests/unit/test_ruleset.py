@@ -26,7 +26,7 @@ CONFIG = RulesetConfig(
     dns_in_prerouting=True,
     form=Dataplane.COMPAT,
 )
-NOBODY = IsolatedSets(ingress=frozenset(), egress=frozenset())
+NOT_ISOLATED = IsolatedSets(ingress=frozenset(), egress=frozenset())
 
 
 def isolated(*, ingress: tuple[str, ...] = (), egress: tuple[str, ...] = ()) -> IsolatedSets:
@@ -46,19 +46,19 @@ def test_the_script_never_deletes_and_never_flushes_a_table() -> None:
 
 
 def test_the_script_leaves_the_queue_rule_alone() -> None:
-    script = render(CONFIG, NOBODY)
+    script = render(CONFIG, NOT_ISOLATED)
     assert "add chain inet netpolq enqueue\n" in script
     assert "flush chain inet netpolq enqueue" not in script
     assert "add rule inet netpolq enqueue" not in script
 
 
 def test_stale_chains_are_emptied() -> None:
-    assert "flush chain inet netpolq left_over\n" in render(CONFIG, NOBODY, stale_chains=["left_over"])
+    assert "flush chain inet netpolq left_over\n" in render(CONFIG, NOT_ISOLATED, stale_chains=["left_over"])
 
 
 def test_every_chain_is_flushed_before_it_is_filled() -> None:
     """Otherwise a second application would double the rules."""
-    lines = render(CONFIG, NOBODY).splitlines()
+    lines = render(CONFIG, NOT_ISOLATED).splitlines()
     for chain in chains(CONFIG):
         first_rule = next(i for i, line in enumerate(lines) if line.startswith(f"add rule inet netpolq {chain.name} "))
         assert lines.index(f"flush chain inet netpolq {chain.name}") < first_rule
@@ -80,7 +80,7 @@ def test_each_address_goes_into_the_set_of_its_direction_and_family() -> None:
 
 def test_marks_are_moved_to_where_the_mask_is() -> None:
     config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_label=100)
-    script = render(config, NOBODY)
+    script = render(config, NOT_ISOLATED)
     assert "meta mark set meta mark & 0xfffffff1 | 0x00000006" in script
     assert "meta mark & 0x0000000e == 0x0000000a goto returned_accepted" in script
     assert rules(config, "returned_accepted")[0] == "ct label set 100"
@@ -89,12 +89,12 @@ def test_marks_are_moved_to_where_the_mask_is() -> None:
 
 
 def test_no_statement_writes_a_mark_without_keeping_the_other_bits() -> None:
-    for statement in re.findall(r"mark set [^\n]*", render(CONFIG, NOBODY)):
+    for statement in re.findall(r"mark set [^\n]*", render(CONFIG, NOT_ISOLATED)):
         assert re.fullmatch(r"mark set meta mark (& 0xfff8ffff( \| 0x000[1-7]0000)?|\| 0x000[124]0000)", statement)
 
 
 def test_the_connection_mark_is_neither_read_nor_written() -> None:
-    assert "ct mark" not in render(dataclasses.replace(CONFIG, verdict_cache=True), NOBODY)
+    assert "ct mark" not in render(dataclasses.replace(CONFIG, verdict_cache=True), NOT_ISOLATED)
 
 
 def test_the_mark_is_written_only_on_the_way_into_the_queue_and_behind_it() -> None:
@@ -102,7 +102,7 @@ def test_the_mark_is_written_only_on_the_way_into_the_queue_and_behind_it() -> N
     assert writing == {"pending_original", "pending_reply", "returned", "returned_accepted", "restore_field"}
 
 
-def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() -> None:
+def test_a_packet_without_a_verdict_is_always_counted_and_dropped_only_in_fail_closed() -> None:
     closed = [rule for rule in rules(CONFIG, "returned") if "unjudged" in rule]
     opened = [rule for rule in rules(dataclasses.replace(CONFIG, fail_open=True), "returned") if "unjudged" in rule]
     assert [rule.endswith("counter name unjudged drop") for rule in closed] == [True]
@@ -110,7 +110,7 @@ def test_an_unjudged_packet_is_always_counted_and_dropped_only_in_fail_closed() 
 
 
 def test_only_what_the_verdict_cache_accepts_comes_back_from_a_question() -> None:
-    """Behind the jump stands the rule that remembers an acceptance: a chain that ended without a verdict would lead anybody there."""
+    """Behind the jump stands the rule that remembers an acceptance: a packet that reaches the end of a chain would get there."""
     found = {chain.name: chain.rules for chain in chains(dataclasses.replace(CONFIG, verdict_cache=True))}
     asking = [name for name, its_rules in found.items() if any("accepts ct label set" in rule for rule in its_rules)]
     assert asking == ["judge_postrouting", "judge_input", "dns"]
@@ -137,7 +137,7 @@ def test_dns_to_an_address_of_the_node_is_left_to_the_later_hooks() -> None:
     assert "fib daddr type local accept" in rules(CONFIG, "dns")
 
 
-def test_only_sources_are_checked_before_routing_unless_dns_is_judged_there() -> None:
+def test_only_sources_are_checked_before_routing_unless_dns_is_evaluated_there() -> None:
     def before_routing(config: RulesetConfig) -> list[str]:
         return [chain.name for chain in chains(config) if "hook prerouting" in chain.hook]
 
@@ -201,12 +201,14 @@ def test_queue_statistics_of_a_kernel_without_queues_are_empty(tmp_path: Path) -
         (False, "5.4.0", False),
     ],
 )
-def test_dns_is_judged_early_on_kernels_before_6_12_unless_set_otherwise(setting: bool | None, release: str, early: bool) -> None:
+def test_dns_is_evaluated_early_on_kernels_before_6_12_unless_set_otherwise(
+    setting: bool | None, release: str, early: bool
+) -> None:
     assert host_checks.dns_in_prerouting(setting, release) is early
 
 
 @pytest.mark.parametrize("release", ["5.10.0", "5.10.0-30-amd64", "6.18.5", "10.0.1", "unknown"])
-def test_a_kernel_that_tells_where_forwarded_packets_came_in_is_taken(release: str) -> None:
+def test_a_kernel_with_the_input_interface_of_forwarded_packets_is_accepted(release: str) -> None:
     host_checks.require_supported_kernel(release)
 
 

@@ -11,7 +11,7 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import PacketMark
-from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Conversation, Judge, Lab, fail_closed, run
+from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Lab, QueueListener, UdpFlow, fail_closed, run
 
 _SERVICE = "10.99.0.1"
 _PORT = 5300
@@ -44,27 +44,27 @@ async def ruleset(lab: Lab) -> Ruleset:
     return Ruleset(fail_closed(form, dns_in_prerouting=True))
 
 
-def _service(lab: Lab, client: str) -> Conversation:
-    return Conversation(lab.udp(client, 4), lab.udp(B, 4, _PORT), (_SERVICE, _PORT))
+def _service(lab: Lab, client: str) -> UdpFlow:
+    return UdpFlow(lab.udp(client, 4), lab.udp(B, 4, _PORT), (_SERVICE, _PORT))
 
 
 @pytest.mark.parametrize("direction", list(_SETS))
-async def test_a_pods_connection_through_a_service_is_judged_on_the_backends_address(
+async def test_a_pods_connection_through_a_service_is_evaluated_on_the_backends_address(
     lab: Lab, ruleset: Ruleset, direction: str
 ) -> None:
     with lab.inside(NODE):
         await ruleset.install(_SETS[direction])
         with closing(_service(lab, A)) as flow:
-            flow.say()
-            assert flow.server_hears_nothing()
-            with closing(Judge()) as judge:
-                flow.say()
-                judge.receive()
-                # The way to the service leads through the node's input hook, but IPVS takes the packet before it is judged there.
-                assert judge.waiting[0].get_payload()[16:20] == parse_address(ADDRESS[B, 4])[12:]
-                assert judge.states() == [PacketMark.PENDING_ORIGINAL]
-                judge.accept()
-                flow.heard()
+            flow.send()
+            assert flow.server_receives_nothing()
+            with closing(QueueListener()) as listener:
+                flow.send()
+                listener.receive()
+                # The way to the service leads through the node's input hook, but IPVS takes the packet before it is evaluated there.
+                assert listener.waiting[0].get_payload()[16:20] == parse_address(ADDRESS[B, 4])[12:]
+                assert listener.states() == [PacketMark.PENDING_ORIGINAL]
+                listener.accept()
+                flow.receive()
                 flow.answer()
                 assert flow.answered() == b"answer"
 
@@ -73,7 +73,7 @@ async def test_the_own_node_reaches_an_isolated_pod_through_a_service(lab: Lab, 
     with lab.inside(NODE):
         await ruleset.install(_SETS["ingress"])
         with closing(_service(lab, NODE)) as flow:
-            flow.say()
-            flow.heard()
+            flow.send()
+            flow.receive()
             flow.answer()
             assert flow.answered() == b"answer"

@@ -27,7 +27,7 @@ async def test_the_native_form_is_found() -> None:
     assert await probe() is Dataplane.NATIVE
 
 
-def test_a_kernel_before_6_12_has_dns_judged_before_routing() -> None:
+def test_a_kernel_before_6_12_has_dns_evaluated_before_routing() -> None:
     assert dns_in_prerouting(None)
 
 

@@ -96,5 +96,5 @@ async def test_nor_does_the_vlans_tag_before_others(guard: BridgeGuard, lab: Lab
 async def test_the_node_and_pods_that_are_not_isolated_are_reached(guard: BridgeGuard, lab: Lab, family: int) -> None:
     del guard
     for client, server in ((NODE, A), (NODE, B), (B, A), (A, NODE)):
-        with lab.conversation(client, server, family) as flow:
+        with lab.udp_flow(client, server, family) as flow:
             assert both_ways(flow)

@@ -1,4 +1,4 @@
-"""A kernel as distributions build it: nftables' own queue expression, IPVS, and an age at which DNS is judged before routing.
+"""A kernel as distributions build it: nftables' own queue expression, IPVS, and a version with which DNS is evaluated before routing.
 
 One boot serves all of these tests; what they run inside is pytest again.
 """
@@ -14,11 +14,14 @@ from tests.vm.machine import Outcome, run_in_machine
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(5400)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
-# Each test takes the machine some seconds. Run is what differs between kernels: the queue rule, what tells the node's own packets, and the
-# expressions of the verdict maps.
+# Each test takes some seconds, so only those of parts that differ between kernels run: the queue rule, the match of the node's own packets,
+# and the expressions of the verdict maps.
 _QUEUE_RULE = "(test_ruleset_packets and 4) or (test_ruleset_upkeep and (a_first_install or survive))"
 _OTHERS = "(test_foreign_marks and reaches and 4) or (test_verdict_maps and 4 and (an_accept_passes or a_drop_is_dropped))"
-_ALL, _SOME = f"{_QUEUE_RULE} or {_OTHERS}", "(test_ruleset_packets and judged_once and 4) or (test_ruleset_upkeep and survive)"
+_ALL, _SOME = (
+    f"{_QUEUE_RULE} or {_OTHERS}",
+    "(test_ruleset_packets and evaluated_once and 4) or (test_ruleset_upkeep and survive)",
+)
 _ENVIRONMENT = ["env", f"NETPOLQ_TEST_NFT_DEADLINE_S={MAX_DEADLINE_S}"]
 _JOBS = {
     "native": [*_ENVIRONMENT, "NETPOLQ_TEST_DATAPLANE=native", *_PYTEST, "tests/netns/dataplane", "-k", _ALL],

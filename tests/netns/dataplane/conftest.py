@@ -13,8 +13,8 @@ from netpolq.enums import Dataplane
 from tests.netns.dataplane.lab import (
     NFT_DEADLINE_S,
     NODE,
-    Judge,
     Lab,
+    QueueListener,
     fail_closed,
     run,
 )
@@ -59,7 +59,7 @@ async def ruleset(config: RulesetConfig) -> AsyncIterator[Ruleset]:
 
 
 @pytest.fixture
-def judge(node: Lab) -> Iterator[Judge]:
-    made = Judge()
+def listener(node: Lab) -> Iterator[QueueListener]:
+    made = QueueListener()
     yield made
     made.close()

@@ -29,14 +29,14 @@ NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT
 """A machine under emulation needs longer than the agent gives nft."""
 
 SILENCE_S = 0.2
-"""How long a packet is waited for that must not come; one that does crosses the lab within the call that sends it."""
+"""How long a test waits for a packet that must not arrive. A packet crosses the lab within the call that sends it."""
 
 MARK_MASK = 0x00070000
 MARK_SHIFT = 16
 CT_LABEL = 40
 
 NODE, A, B, OUTSIDE = "node", "a", "b", "outside"
-_PLACES = (NODE, A, B, OUTSIDE)
+_NAMESPACES = (NODE, A, B, OUTSIDE)
 ADDRESS = {
     (A, 4): "10.77.1.2",
     (B, 4): "10.77.2.2",
@@ -49,7 +49,7 @@ ADDRESS = {
 }
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
-NOBODY = IsolatedSets(ingress=frozenset(), egress=frozenset())
+NOT_ISOLATED = IsolatedSets(ingress=frozenset(), egress=frozenset())
 A_EGRESS = IsolatedSets(ingress=frozenset(), egress=frozenset(parse_address(ADDRESS[A, family]) for family in (4, 6)))
 LOCAL = frozenset(parse_address(ADDRESS[pod, family]) for pod in (A, B) for family in (4, 6))
 B_INGRESS = IsolatedSets(ingress=frozenset(parse_address(ADDRESS[B, family]) for family in (4, 6)), egress=frozenset())
@@ -81,9 +81,9 @@ class Lab:
         self._prefix = f"npqd-{os.getpid()}-"
 
     def build(self) -> None:
-        for place in _PLACES:
-            run("ip", "netns", "add", self._prefix + place)
-            self._in(place, "ip", "link", "set", "lo", "up")
+        for namespace in _NAMESPACES:
+            run("ip", "netns", "add", self._prefix + namespace)
+            self._in(namespace, "ip", "link", "set", "lo", "up")
         self._in(NODE, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         if self.layout in {"bridge", "stacked"}:
             self._in(NODE, "ip", "link", "add", "pods", "type", "bridge")
@@ -122,71 +122,71 @@ class Lab:
         self._in(pod, "ip", "address", "add", f"{far}/{length}", "dev", "eth0", *nodad)
         self._in(pod, "ip", "route", "add", "default", "via", near)
 
-    def link_local(self, place: str, device: str = "eth0") -> str:
+    def link_local(self, namespace: str, device: str = "eth0") -> str:
         """The link-local address of an interface, once it may be used."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
-            shown = run("ip", "-n", self._prefix + place, "-6", "address", "show", "dev", device, "scope", "link")
+            shown = run("ip", "-n", self._prefix + namespace, "-6", "address", "show", "dev", device, "scope", "link")
             found = re.search(r"inet6 (fe80::\S+)/64", shown)
             if found and "tentative" not in shown:
                 return found[1]
             time.sleep(0.05)
-        raise AssertionError(f"{place} {device} has no link-local address")
+        raise AssertionError(f"{namespace} {device} has no link-local address")
 
-    def hardware_address(self, place: str, device: str = "eth0") -> str:
-        with self.inside(place), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+    def hardware_address(self, namespace: str, device: str = "eth0") -> str:
+        with self.inside(namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind((device, 0))
             return ":".join(f"{byte:02x}" for byte in wire.getsockname()[4])
 
-    def send_frame(self, place: str, frame: bytes) -> None:
+    def send_frame(self, namespace: str, frame: bytes) -> None:
         """Put a frame on the wire of a pod."""
-        with self.inside(place), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        with self.inside(namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind(("eth0", 0))
             wire.send(frame)
 
-    def sysctl(self, place: str, *settings: str) -> None:
-        self._in(place, "sysctl", "-qw", *settings)
+    def sysctl(self, namespace: str, *settings: str) -> None:
+        self._in(namespace, "sysctl", "-qw", *settings)
 
     def remove(self) -> None:
-        for place in _PLACES:
+        for namespace in _NAMESPACES:
             with suppress(AssertionError):
-                run("ip", "netns", "delete", self._prefix + place)
+                run("ip", "netns", "delete", self._prefix + namespace)
 
     def forget_neighbours(self) -> None:
-        for place in _PLACES:
-            self._in(place, "ip", "neighbour", "flush", "all")
+        for namespace in _NAMESPACES:
+            self._in(namespace, "ip", "neighbour", "flush", "all")
 
-    def _in(self, place: str, *command: str) -> None:
-        run("ip", "netns", "exec", self._prefix + place, *command)
+    def _in(self, namespace: str, *command: str) -> None:
+        run("ip", "netns", "exec", self._prefix + namespace, *command)
 
     @contextmanager
-    def inside(self, place: str) -> Iterator[None]:
+    def inside(self, namespace: str) -> Iterator[None]:
         """This thread, and what it creates, in a namespace."""
         with ExitStack() as files:
             before = files.enter_context(Path("/proc/thread-self/ns/net").open())
-            there = files.enter_context(Path(f"/run/netns/{self._prefix}{place}").open())
+            there = files.enter_context(Path(f"/run/netns/{self._prefix}{namespace}").open())
             _enter(there.fileno())
             try:
                 yield
             finally:
                 _enter(before.fileno())
 
-    def udp(self, place: str, family: int, port: int = 0) -> socket.socket:
+    def udp(self, namespace: str, family: int, port: int = 0) -> socket.socket:
         """A bound UDP socket; receiving waits at most for the deadline."""
-        with self.inside(place):
+        with self.inside(namespace):
             made = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         made.bind(("0.0.0.0" if family == 4 else "::", port))  # noqa: S104  # a namespace of our own
         made.settimeout(DEADLINE_S)
         return made
 
     @contextmanager
-    def conversation(self, client: str, server: str, family: int = 4, *, port: int = 0) -> Iterator["Conversation"]:
+    def udp_flow(self, client: str, server: str, family: int = 4, *, port: int = 0) -> Iterator["UdpFlow"]:
         with self.udp(client, family) as near, self.udp(server, family, port) as far:
-            yield Conversation(near, far, (ADDRESS[server, family], far.getsockname()[1]))
+            yield UdpFlow(near, far, (ADDRESS[server, family], far.getsockname()[1]))
 
 
-class Conversation:
-    """A UDP flow: what the client says to the server and back."""
+class UdpFlow:
+    """A UDP flow between a client and a server."""
 
     def __init__(self, client: socket.socket, server: socket.socket, target: tuple[str, int] | tuple[str, int, int, int]) -> None:
         self._client, self._server, self._target = client, server, target
@@ -196,10 +196,10 @@ class Conversation:
         self._client.close()
         self._server.close()
 
-    def say(self, text: bytes = b"hello") -> None:
+    def send(self, text: bytes = b"hello") -> None:
         self._client.sendto(text, self._target)
 
-    def heard(self) -> bytes:
+    def receive(self) -> bytes:
         """The next datagram at the server."""
         data, self._peer = self._server.recvfrom(100)
         return data
@@ -212,23 +212,23 @@ class Conversation:
         """The next datagram at the client."""
         return self._client.recv(100)
 
-    def server_hears_nothing(self) -> bool:
+    def server_receives_nothing(self) -> bool:
         return not select.select([self._server], [], [], SILENCE_S)[0]
 
-    def client_hears_nothing(self) -> bool:
+    def client_receives_nothing(self) -> bool:
         return not select.select([self._client], [], [], SILENCE_S)[0]
 
 
-def both_ways(conversation: Conversation) -> bool:
+def both_ways(flow: UdpFlow) -> bool:
     """A datagram and its answer, which must arrive."""
-    conversation.say()
-    conversation.heard()
-    conversation.answer()
-    return conversation.answered() == b"answer"
+    flow.send()
+    flow.receive()
+    flow.answer()
+    return flow.answered() == b"answer"
 
 
-class Judge:
-    """A listener on queue 100 that keeps packets until it is told what to say of them."""
+class QueueListener:
+    """A listener on queue 100 that holds packets until the test sets their verdict."""
 
     def __init__(self) -> None:
         self.waiting: list[Packet] = []
@@ -252,7 +252,7 @@ class Judge:
             self._queue.run(block=False)
 
     def states(self) -> list[PacketMark]:
-        """What the field of each held packet says."""
+        """The state in the mark of each held packet."""
         return [PacketMark((packet.get_mark() & MARK_MASK) >> MARK_SHIFT) for packet in self.waiting]
 
     def accept(self) -> None:
@@ -311,7 +311,7 @@ def counted(counter: str, family: int = 4) -> int:
     return int(found[1])
 
 
-async def unjudged(ruleset: Ruleset) -> int:
+async def without_verdict(ruleset: Ruleset) -> int:
     return (await ruleset.counters())["unjudged"]
 
 

@@ -11,7 +11,20 @@ import pytest
 
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
-from tests.netns.dataplane.lab import A_EGRESS, ADDRESS, B_INGRESS, FAMILIES, NODE, A, B, Conversation, Judge, Lab, counted, nft
+from tests.netns.dataplane.lab import (
+    A_EGRESS,
+    ADDRESS,
+    B_INGRESS,
+    FAMILIES,
+    NODE,
+    A,
+    B,
+    Lab,
+    QueueListener,
+    UdpFlow,
+    counted,
+    nft,
+)
 
 _NAMED = (
     *(0x1BD10, 0x1BD20, 0x1BD21, 0x220, 42, 1337, 51820, 0x3F0, 0x1000, 0x60, 0x40, 0xB, 0xF00, 0x200, 0xFFFFFFFF, 0xB00, 0x1337),
@@ -27,7 +40,7 @@ MARKS = tuple(dict.fromkeys((*_NAMED, *(1 << bit for bit in range(32)))))[:64]
 _FIRST_PORT = 20000
 _BY_PORT = "udp sport map {{ {} }}".format(", ".join(f"{_FIRST_PORT + i} : {mark:#x}" for i, mark in enumerate(MARKS)))
 
-PLACES = {
+MARKING_RULES = {
     "prerouting": ("prerouting", -300, f"meta mark set {_BY_PORT}"),
     "forward": ("forward", 0, f"meta mark set {_BY_PORT}"),
     "postrouting": ("postrouting", 0, f"meta mark set {_BY_PORT}"),
@@ -36,13 +49,13 @@ PLACES = {
 }
 """Hook, priority and statement that marks the packets of a flow by its source port."""
 
-marked = pytest.mark.parametrize("place", PLACES)
+marked = pytest.mark.parametrize("marking", MARKING_RULES)
 
 
-def mark_forwarded(place: str) -> None:
-    hook, priority, statement = PLACES[place]
+def mark_forwarded(marking: str) -> None:
+    hook, priority, statement = MARKING_RULES[marking]
     wrong = " . ".join(("udp sport", "meta mark"))
-    pairs = ", ".join(f"{_FIRST_PORT + i} . {0 if place == 'ct mark set' else mark:#x}" for i, mark in enumerate(MARKS))
+    pairs = ", ".join(f"{_FIRST_PORT + i} . {0 if marking == 'ct mark set' else mark:#x}" for i, mark in enumerate(MARKS))
     nft(f"""
         add table inet marks
         add chain inet marks marking {{ type filter hook {hook} priority {priority}; }}
@@ -59,7 +72,7 @@ def mark_forwarded(place: str) -> None:
 
 
 @contextmanager
-def flows(node: Lab, client: str, server: str, family: int, *, with_so_mark: bool = False) -> Iterator[list[Conversation]]:
+def flows(node: Lab, client: str, server: str, family: int, *, with_so_mark: bool = False) -> Iterator[list[UdpFlow]]:
     """A flow for each mark, by its source port; `with_so_mark`: the client's socket sets the mark itself."""
     with ExitStack() as stack:
         found = []
@@ -68,7 +81,7 @@ def flows(node: Lab, client: str, server: str, family: int, *, with_so_mark: boo
             near = stack.enter_context(node.udp(client, family, _FIRST_PORT + number))
             if with_so_mark:
                 near.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
-            found.append(Conversation(near, far, (ADDRESS[server, family], far.getsockname()[1])))
+            found.append(UdpFlow(near, far, (ADDRESS[server, family], far.getsockname()[1])))
         yield found
 
 
@@ -80,78 +93,78 @@ def test_there_are_enough_of_them() -> None:
 @marked
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
 async def test_no_mark_opens_an_isolated_pod(
-    ruleset: Ruleset, judge: Judge, node: Lab, sets: IsolatedSets, place: str, family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, sets: IsolatedSets, marking: str, family: int
 ) -> None:
     await ruleset.install(sets)
-    mark_forwarded(place)
+    mark_forwarded(marking)
     with flows(node, A, B, family) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-        judge.receive(len(MARKS))
-        judge.drop()
-        assert marked_flows[0].server_hears_nothing()
+            flow.send()
+        listener.receive(len(MARKS))
+        listener.drop()
+        assert marked_flows[0].server_receives_nothing()
 
 
 @FAMILIES
 @marked
 async def test_a_packet_that_was_queued_leaves_with_its_mark(
-    ruleset: Ruleset, judge: Judge, node: Lab, place: str, family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, marking: str, family: int
 ) -> None:
     await ruleset.install(B_INGRESS)
-    mark_forwarded(place)
+    mark_forwarded(marking)
     with flows(node, A, B, family) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-        judge.receive(len(MARKS))
-        judge.accept()
+            flow.send()
+        listener.receive(len(MARKS))
+        listener.accept()
         for flow in marked_flows:
-            flow.heard()
+            flow.receive()
         assert counted("kept", family) == len(MARKS)
         for flow in marked_flows:
-            flow.say(b"again")
-            flow.heard()
-        assert not judge.waiting
+            flow.send(b"again")
+            flow.receive()
+        assert not listener.waiting
         assert counted("kept", family) == 2 * len(MARKS)
 
 
 @FAMILIES
 @marked
-async def test_no_mark_admits_what_no_agent_evaluates(config: RulesetConfig, node: Lab, place: str, family: int) -> None:
+async def test_no_mark_admits_packets_without_evaluation(config: RulesetConfig, node: Lab, marking: str, family: int) -> None:
     """In fail-closed, without any listener."""
     await Ruleset(config).install(B_INGRESS)
-    mark_forwarded(place)
+    mark_forwarded(marking)
     with flows(node, A, B, family) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-        assert marked_flows[0].server_hears_nothing()
+            flow.send()
+        assert marked_flows[0].server_receives_nothing()
 
 
 @FAMILIES
 @marked
 async def test_what_passes_without_a_verdict_is_counted_and_keeps_its_mark(
-    config: RulesetConfig, node: Lab, place: str, family: int
+    config: RulesetConfig, node: Lab, marking: str, family: int
 ) -> None:
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
     await ruleset.install(B_INGRESS)
-    mark_forwarded(place)
+    mark_forwarded(marking)
     with flows(node, A, B, family) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-            flow.heard()
+            flow.send()
+            flow.receive()
     assert (await ruleset.counters())["unjudged"] == len(MARKS)
     assert counted("kept", family) == len(MARKS)
 
 
 @FAMILIES
 @marked
-async def test_a_flow_of_no_isolated_pod_keeps_its_mark(ruleset: Ruleset, node: Lab, place: str, family: int) -> None:
+async def test_a_flow_of_no_isolated_pod_keeps_its_mark(ruleset: Ruleset, node: Lab, marking: str, family: int) -> None:
     """So that rules of other software at source NAT find it."""
     await ruleset.install(A_EGRESS)
-    mark_forwarded(place)
+    mark_forwarded(marking)
     with flows(node, B, A, family) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-            flow.heard()
+            flow.send()
+            flow.receive()
     assert counted("kept", family) == len(MARKS)
 
 
@@ -166,8 +179,8 @@ async def test_the_node_reaches_its_pods_whatever_its_processes_mark(
     nft("delete table inet marks")
     with flows(node, NODE, B, family, with_so_mark=True) as marked_flows:
         for flow in marked_flows:
-            flow.say()
-            flow.heard()
+            flow.send()
+            flow.receive()
             flow.answer()
             assert flow.answered() == b"answer"
     assert (await ruleset.counters())["unjudged"] == 0

@@ -1,11 +1,11 @@
-"""Rules of other software that set connection labels, as a real kernel tells them."""
+"""Rules of other software that set connection labels, as read from a real kernel."""
 
 import pytest
 
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.label_clash import Setter, clashes, free_bits, read_setters
 from netpolq.enums import CONNECTION_LABEL_BITS
-from tests.netns.dataplane.lab import CT_LABEL, NOBODY, Lab, nft, run
+from tests.netns.dataplane.lab import CT_LABEL, NOT_ISOLATED, Lab, nft, run
 
 _RULES = "add table inet other; add chain inet other c { type filter hook prerouting priority 0; }; add rule inet other c "
 
@@ -44,7 +44,7 @@ def test_a_clash_is_a_bit_of_the_agents_own(node: Lab, bit: int) -> None:
 
 
 async def test_the_agents_own_rules_are_none(ruleset: Ruleset) -> None:
-    await ruleset.install(NOBODY)
+    await ruleset.install(NOT_ISOLATED)
     assert read_setters() == []
 
 

@@ -16,13 +16,13 @@ from tests.netns.dataplane.lab import (
     ADDRESS,
     B_INGRESS,
     LOCAL,
-    NOBODY,
     NODE,
+    NOT_ISOLATED,
     A,
     B,
-    Conversation,
     Lab,
     Layout,
+    UdpFlow,
     both_ways,
 )
 
@@ -42,8 +42,8 @@ async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
     await ruleset.install(await with_interfaces(dataclasses.replace(sets, local=LOCAL)))
 
 
-def interface(node: Lab, place: str, to: str) -> str:
-    if place != NODE:
+def interface(node: Lab, namespace: str, to: str) -> str:
+    if namespace != NODE:
         return "eth0"
     return {"bridge": "pods", "stacked": "gateway"}.get(node.layout, f"pod-{to}")
 
@@ -56,9 +56,9 @@ class LinkLocal:
         self._near, self._far = node.udp(client, 6), node.udp(server, 6)
         with node.inside(client):
             scope = socket.if_nametoindex(interface(node, client, server))
-        self.flow = Conversation(self._near, self._far, (target, self._far.getsockname()[1], 0, scope))
+        self.flow = UdpFlow(self._near, self._far, (target, self._far.getsockname()[1], 0, scope))
 
-    def __enter__(self) -> Conversation:
+    def __enter__(self) -> UdpFlow:
         return self.flow
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +71,7 @@ def only_on_a_bridge(node: Lab) -> None:
 
 
 async def test_pods_that_are_not_isolated_use_them_freely(ruleset: Ruleset, node: Lab) -> None:
-    await install(ruleset, NOBODY)
+    await install(ruleset, NOT_ISOLATED)
     with LinkLocal(node, A, NODE) as flow:
         assert both_ways(flow)
     with LinkLocal(node, NODE, A) as flow:
@@ -80,7 +80,7 @@ async def test_pods_that_are_not_isolated_use_them_freely(ruleset: Ruleset, node
 
 async def test_a_bridge_without_isolated_pods_carries_them(ruleset: Ruleset, node: Lab) -> None:
     only_on_a_bridge(node)
-    await install(ruleset, NOBODY)
+    await install(ruleset, NOT_ISOLATED)
     with LinkLocal(node, A, B) as flow:
         assert both_ways(flow)
 
@@ -88,17 +88,17 @@ async def test_a_bridge_without_isolated_pods_carries_them(ruleset: Ruleset, nod
 async def test_a_pod_isolated_for_egress_does_not_reach_its_node_by_them(ruleset: Ruleset, node: Lab) -> None:
     await install(ruleset, A_EGRESS)
     with LinkLocal(node, A, NODE) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 async def test_it_does_when_egress_to_the_node_is_allowed(config: RulesetConfig, node: Lab) -> None:
-    """But not where a bridge cannot tell the node from another pod."""
+    """But not where a bridge cannot distinguish the node from another pod."""
     await install(Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW)), A_EGRESS)
     with LinkLocal(node, A, NODE) as flow:
         if node.layout == "stacked":
-            flow.say()
-            assert flow.server_hears_nothing()
+            flow.send()
+            assert flow.server_receives_nothing()
         else:
             assert both_ways(flow)
 
@@ -118,8 +118,8 @@ async def test_pods_of_a_bridge_do_not_reach_each_other_past_an_isolation(
     only_on_a_bridge(node)
     await install(ruleset, sets)
     with LinkLocal(node, A, B) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 async def test_nor_by_a_link_local_source_to_the_address_of_a_pod(ruleset: Ruleset, node: Lab) -> None:
@@ -128,19 +128,19 @@ async def test_nor_by_a_link_local_source_to_the_address_of_a_pod(ruleset: Rules
     own = node.link_local(A)
     with node.udp(B, 6) as far, node.inside(A), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as bound:
         bound.bind((own, 0, 0, socket.if_nametoindex("eth0")))
-        flow = Conversation(bound, far, (ADDRESS[B, 6], far.getsockname()[1]))
-        flow.say()
-        assert flow.server_hears_nothing()
+        flow = UdpFlow(bound, far, (ADDRESS[B, 6], far.getsockname()[1]))
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 async def test_an_established_flow_ends_with_the_isolation(ruleset: Ruleset, node: Lab) -> None:
     only_on_a_bridge(node)
-    await install(ruleset, NOBODY)
+    await install(ruleset, NOT_ISOLATED)
     with LinkLocal(node, A, B) as flow:
         assert both_ways(flow)
         await install(ruleset, B_INGRESS)
-        flow.say()
-        assert flow.server_hears_nothing()
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
@@ -149,7 +149,7 @@ async def test_neighbours_are_found_all_the_same(ruleset: Ruleset, node: Lab, se
     await install(ruleset, sets)
     node.forget_neighbours()
     for pod in (A, B):
-        with node.conversation(NODE, pod, 6) as flow:
+        with node.udp_flow(NODE, pod, 6) as flow:
             assert both_ways(flow)
 
 
@@ -161,12 +161,12 @@ async def test_the_node_reaches_isolated_pods_in_each_layout(
     """And what comes from it is never taken for spoofed."""
     await install(ruleset, sets)
     for pod in (A, B):
-        with node.conversation(NODE, pod, family) as flow:
+        with node.udp_flow(NODE, pod, family) as flow:
             assert both_ways(flow)
             assert both_ways(flow)
-    with node.conversation(B, A, family) as flow:
+    with node.udp_flow(B, A, family) as flow:
         assert both_ways(flow)
-    with node.conversation(B, NODE, family) as flow:
+    with node.udp_flow(B, NODE, family) as flow:
         assert both_ways(flow)
     assert (await ruleset.counters())[SPOOFED] == 0
 
@@ -175,8 +175,8 @@ async def test_bridged_packets_are_not_taken_for_those_of_the_node(ruleset: Rule
     """Both have no input interface where they are evaluated."""
     await install(ruleset, B_INGRESS)
     for family in (4, 6):
-        with node.conversation(A, B, family) as flow:
-            flow.say()
-            assert flow.server_hears_nothing()
-        with node.conversation(B, A, family) as flow:
+        with node.udp_flow(A, B, family) as flow:
+            flow.send()
+            assert flow.server_receives_nothing()
+        with node.udp_flow(B, A, family) as flow:
             assert both_ways(flow)

@@ -1,4 +1,4 @@
-"""Which packets between a node and its pods the ruleset has judged, in a real kernel, and what becomes of them."""
+"""The packets between a node and its pods that the ruleset queues for evaluation in a real kernel, and their verdicts."""
 
 import dataclasses
 import socket
@@ -15,75 +15,77 @@ from tests.netns.dataplane.lab import (
     DEADLINE_S,
     FAMILIES,
     MARK_MASK,
-    NOBODY,
     NODE,
+    NOT_ISOLATED,
     A,
     B,
-    Judge,
     Lab,
+    QueueListener,
     both_ways,
     counted,
     nft,
     queued,
     run,
-    unjudged,
+    without_verdict,
 )
 
 _FOREIGN_BITS = 0x0000C001  # kube-proxy's and one more
 
 
-# Which packets are judged.
+# Which packets are evaluated.
 
 
 @FAMILIES
 async def test_pods_that_are_not_isolated_are_left_alone(ruleset: Ruleset, node: Lab, family: int) -> None:
-    await ruleset.install(NOBODY)
-    with node.conversation(A, B, family) as flow:
+    await ruleset.install(NOT_ISOLATED)
+    with node.udp_flow(A, B, family) as flow:
         assert both_ways(flow)
-    assert await unjudged(ruleset) == 0
+    assert await without_verdict(ruleset) == 0
 
 
 @FAMILIES
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
-async def test_only_the_isolated_direction_is_judged(ruleset: Ruleset, node: Lab, sets: IsolatedSets, family: int) -> None:
+async def test_only_the_isolated_direction_is_evaluated(ruleset: Ruleset, node: Lab, sets: IsolatedSets, family: int) -> None:
     await ruleset.install(sets)
-    with node.conversation(B, A, family) as flow:
+    with node.udp_flow(B, A, family) as flow:
         assert both_ways(flow)
-    with node.conversation(A, B, family) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+    with node.udp_flow(A, B, family) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 @FAMILIES
-async def test_fail_open_passes_what_nobody_judges_and_counts_it(config: RulesetConfig, node: Lab, family: int) -> None:
+async def test_fail_open_accepts_and_counts_packets_without_a_verdict(config: RulesetConfig, node: Lab, family: int) -> None:
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B, family) as flow:
+    with node.udp_flow(A, B, family) as flow:
         assert both_ways(flow)
-    assert await unjudged(ruleset) == 2
+    assert await without_verdict(ruleset) == 2
 
 
 async def test_fail_closed_drops_and_counts_what_returns_from_the_queue_without_an_acceptance(
-    ruleset: Ruleset, judge: Judge, node: Lab
+    ruleset: Ruleset, listener: QueueListener, node: Lab
 ) -> None:
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B) as flow:
-        flow.say()
-        judge.receive()
-        judge.waiting.pop().accept()
-        assert await unjudged(ruleset) == 1
-        assert flow.server_hears_nothing()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        listener.receive()
+        listener.waiting.pop().accept()
+        assert await without_verdict(ruleset) == 1
+        assert flow.server_receives_nothing()
 
 
 @FAMILIES
-async def test_an_accepted_connection_is_judged_once(ruleset: Ruleset, judge: Judge, node: Lab, family: int) -> None:
+async def test_an_accepted_connection_is_evaluated_once(
+    ruleset: Ruleset, listener: QueueListener, node: Lab, family: int
+) -> None:
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B, family) as flow:
-        flow.say()
-        judge.receive()
-        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B, family) as flow:
+        flow.send()
+        listener.receive()
+        assert listener.states() == [PacketMark.PENDING_ORIGINAL]
+        listener.accept()
+        flow.receive()
         flow.answer()
         flow.answered()
         assert both_ways(flow)
@@ -91,64 +93,72 @@ async def test_an_accepted_connection_is_judged_once(ruleset: Ruleset, judge: Ju
 
 
 @FAMILIES
-async def test_udp_that_is_never_answered_is_judged_once(ruleset: Ruleset, judge: Judge, node: Lab, family: int) -> None:
+async def test_udp_that_is_never_answered_is_evaluated_once(
+    ruleset: Ruleset, listener: QueueListener, node: Lab, family: int
+) -> None:
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B, family) as flow:
-        flow.say()
-        judge.receive()
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B, family) as flow:
+        flow.send()
+        listener.receive()
+        listener.accept()
+        flow.receive()
         for _ in range(10):
-            flow.say()
-            flow.heard()
+            flow.send()
+            flow.receive()
     assert queued() == 1
 
 
-async def test_a_refused_connection_stays_refused_in_both_directions(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+async def test_a_refused_connection_stays_refused_in_both_directions(
+    ruleset: Ruleset, listener: QueueListener, node: Lab
+) -> None:
     """Also when it was open before the pod was isolated; its answers are handed over as such."""
-    await ruleset.install(NOBODY)
-    with node.conversation(A, B) as flow:
+    await ruleset.install(NOT_ISOLATED)
+    with node.udp_flow(A, B) as flow:
         assert both_ways(flow)
         await ruleset.update(B_INGRESS)
         flow.answer()
-        judge.receive()
-        assert judge.states() == [PacketMark.PENDING_REPLY]
-        judge.drop()
-        flow.say()
-        judge.receive()
-        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
-        judge.drop()
-        assert flow.client_hears_nothing()
-        assert flow.server_hears_nothing()
+        listener.receive()
+        assert listener.states() == [PacketMark.PENDING_REPLY]
+        listener.drop()
+        flow.send()
+        listener.receive()
+        assert listener.states() == [PacketMark.PENDING_ORIGINAL]
+        listener.drop()
+        assert flow.client_receives_nothing()
+        assert flow.server_receives_nothing()
 
 
-async def test_an_answer_that_is_accepted_has_its_connection_accepted(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
-    await ruleset.install(NOBODY)
-    with node.conversation(A, B) as flow:
+async def test_an_answer_that_is_accepted_has_its_connection_accepted(
+    ruleset: Ruleset, listener: QueueListener, node: Lab
+) -> None:
+    await ruleset.install(NOT_ISOLATED)
+    with node.udp_flow(A, B) as flow:
         assert both_ways(flow)
         await ruleset.update(B_INGRESS)
         flow.answer()
-        judge.receive()
-        judge.accept()
+        listener.receive()
+        listener.accept()
         assert flow.answered() == b"answer"
         assert both_ways(flow)
     assert queued() == 1
 
 
-async def test_packets_without_a_connection_are_judged_one_by_one(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+async def test_packets_without_a_connection_are_evaluated_one_by_one(
+    ruleset: Ruleset, listener: QueueListener, node: Lab
+) -> None:
     nft("""
         add table ip probe
         add chain ip probe raw { type filter hook prerouting priority -300; }
         add rule ip probe raw notrack
     """)
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B) as flow:
+    with node.udp_flow(A, B) as flow:
         for _ in range(3):
-            flow.say()
-            judge.receive()
-            assert judge.states() == [PacketMark.PENDING_ORIGINAL]
-            judge.accept()
-            flow.heard()
+            flow.send()
+            listener.receive()
+            assert listener.states() == [PacketMark.PENDING_ORIGINAL]
+            listener.accept()
+            flow.receive()
     assert queued() == 3
 
 
@@ -156,42 +166,44 @@ async def test_packets_without_a_connection_are_judged_one_by_one(ruleset: Rules
 
 
 @FAMILIES
-async def test_the_own_node_reaches_isolated_pods_while_nobody_judges(ruleset: Ruleset, node: Lab, family: int) -> None:
+async def test_the_node_reaches_isolated_pods_while_no_worker_evaluates(ruleset: Ruleset, node: Lab, family: int) -> None:
     await ruleset.install(IsolatedSets(ingress=A_EGRESS.egress | B_INGRESS.ingress, egress=A_EGRESS.egress | B_INGRESS.ingress))
     node.forget_neighbours()
     for pod in (A, B):
-        with node.conversation(NODE, pod, family) as flow:
+        with node.udp_flow(NODE, pod, family) as flow:
             assert both_ways(flow)
             assert both_ways(flow)
-    assert await unjudged(ruleset) == 0
+    assert await without_verdict(ruleset) == 0
 
 
 @FAMILIES
-async def test_a_pod_reaches_its_node_only_when_judged(ruleset: Ruleset, node: Lab, family: int) -> None:
+async def test_a_pod_reaches_its_node_only_when_evaluated(ruleset: Ruleset, node: Lab, family: int) -> None:
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, NODE, family) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
-        with_judge = Judge()
+    with node.udp_flow(A, NODE, family) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
+        listener = QueueListener()
         try:
-            flow.say()
-            with_judge.receive()
-            with_judge.accept()
-            flow.heard()
+            flow.send()
+            listener.receive()
+            listener.accept()
+            flow.receive()
             flow.answer()
             flow.answered()
             assert both_ways(flow)
         finally:
-            with_judge.close()
+            listener.close()
 
 
 @FAMILIES
-async def test_node_egress_allow_lets_pods_reach_their_node_unjudged(config: RulesetConfig, node: Lab, family: int) -> None:
+async def test_node_egress_allow_lets_pods_reach_their_node_without_evaluation(
+    config: RulesetConfig, node: Lab, family: int
+) -> None:
     ruleset = Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW))
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, NODE, family) as flow:
+    with node.udp_flow(A, NODE, family) as flow:
         assert both_ways(flow)
-    assert await unjudged(ruleset) == 0
+    assert await without_verdict(ruleset) == 0
 
 
 async def test_answers_that_inherit_a_packets_mark_are_still_the_nodes_own(config: RulesetConfig, node: Lab) -> None:
@@ -209,27 +221,29 @@ async def test_answers_that_inherit_a_packets_mark_are_still_the_nodes_own(confi
 # Marks.
 
 
-async def test_foreign_bits_pass_through_and_none_of_ours_remain(config: RulesetConfig, node: Lab, judge: Judge) -> None:
-    """For packets that are accepted, that nobody judges, that need no judgement, and that the node sends."""
+async def test_foreign_bits_pass_through_and_none_of_ours_remain(
+    config: RulesetConfig, node: Lab, listener: QueueListener
+) -> None:
+    """For packets that are accepted, without a verdict, that need no evaluation, and that the node sends."""
     _probe_marks()
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B) as flow:
-        flow.say()
-        judge.receive()
-        assert judge.waiting[0].get_mark() & ~MARK_MASK == _FOREIGN_BITS
-        judge.accept()
-        flow.heard()
-    judge.close()
-    with node.conversation(A, B) as flow:
-        flow.say()
-        flow.heard()
-    with node.conversation(B, A) as flow:
-        flow.say()
-        flow.heard()
-    with node.conversation(NODE, A) as flow:
-        flow.say()
-        flow.heard()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        listener.receive()
+        assert listener.waiting[0].get_mark() & ~MARK_MASK == _FOREIGN_BITS
+        listener.accept()
+        flow.receive()
+    listener.close()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        flow.receive()
+    with node.udp_flow(B, A) as flow:
+        flow.send()
+        flow.receive()
+    with node.udp_flow(NODE, A) as flow:
+        flow.send()
+        flow.receive()
     assert (counted("kept"), counted("seen")) == (4, 4)
 
 
@@ -257,25 +271,25 @@ async def test_a_state_that_others_put_into_the_field_is_not_believed(ruleset: R
         add rule ip probe early meta mark set {state << 16:#x}
     """)
     await ruleset.install(A_EGRESS)
-    with node.conversation(B, A) as flow:
+    with node.udp_flow(B, A) as flow:
         assert both_ways(flow)
-    with node.conversation(A, B) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
 # DNS before routing.
 
 
-async def test_dns_is_judged_before_routing_and_only_once(config: RulesetConfig, judge: Judge, node: Lab) -> None:
+async def test_dns_is_evaluated_before_routing_and_only_once(config: RulesetConfig, listener: QueueListener, node: Lab) -> None:
     ruleset = Ruleset(dataclasses.replace(config, dns_in_prerouting=True))
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B, port=53) as flow:
-        flow.say()
-        judge.receive()
-        assert [packet.hook for packet in judge.waiting] == [0]
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B, port=53) as flow:
+        flow.send()
+        listener.receive()
+        assert [packet.hook for packet in listener.waiting] == [0]
+        listener.accept()
+        flow.receive()
         flow.answer()
         flow.answered()
         assert both_ways(flow)
@@ -286,20 +300,20 @@ async def test_dns_to_the_own_node_is_spared_when_node_egress_is_allowed(config:
     config = dataclasses.replace(config, dns_in_prerouting=True, node_egress=NodeEgress.ALLOW)
     ruleset = Ruleset(config)
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, NODE, port=53) as flow:
+    with node.udp_flow(A, NODE, port=53) as flow:
         assert both_ways(flow)
-    with node.conversation(A, B, port=53) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+    with node.udp_flow(A, B, port=53) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
 
 
-async def test_unjudged_dns_is_dropped_before_routing_in_fail_closed(config: RulesetConfig, node: Lab) -> None:
+async def test_dns_without_a_verdict_is_dropped_before_routing_in_fail_closed(config: RulesetConfig, node: Lab) -> None:
     ruleset = Ruleset(dataclasses.replace(config, dns_in_prerouting=True))
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B, port=53) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
-    with node.conversation(B, A, port=53) as flow:
+    with node.udp_flow(A, B, port=53) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
+    with node.udp_flow(B, A, port=53) as flow:
         assert both_ways(flow)
 
 
@@ -307,7 +321,7 @@ async def test_unjudged_dns_is_dropped_before_routing_in_fail_closed(config: Rul
 
 
 async def test_a_connection_that_another_one_announces_is_evaluated_like_any_other(
-    ruleset: Ruleset, judge: Judge, node: Lab
+    ruleset: Ruleset, listener: QueueListener, node: Lab
 ) -> None:
     """A helper of connection tracking expects it (FTP, SIP); the kernel gives it the connection mark of its master, not the label."""
     nft(f"""
@@ -329,25 +343,25 @@ async def test_a_connection_that_another_one_announces_is_evaluated_like_any_oth
         }}
     """)
     await ruleset.install(IsolatedSets(ingress=A_EGRESS.egress, egress=A_EGRESS.egress))
-    with node.conversation(A, B, port=2121) as master, node.conversation(B, A, port=50000) as data:
-        master.say()
-        judge.receive()
-        judge.accept()
-        master.heard()
-        data.say()
-        judge.receive()
-        assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+    with node.udp_flow(A, B, port=2121) as master, node.udp_flow(B, A, port=50000) as data:
+        master.send()
+        listener.receive()
+        listener.accept()
+        master.receive()
+        data.send()
+        listener.receive()
+        assert listener.states() == [PacketMark.PENDING_ORIGINAL]
         assert "packets 1 " in run("nft", "list", "counter", "inet", "probe", "announced")
-        judge.drop()
-        assert data.server_hears_nothing()
+        listener.drop()
+        assert data.server_receives_nothing()
 
 
-async def test_errors_about_an_accepted_connection_pass(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+async def test_errors_about_an_accepted_connection_pass(ruleset: Ruleset, listener: QueueListener, node: Lab) -> None:
     await ruleset.install(A_EGRESS)
     with node.udp(A, 4) as client:
         client.connect((ADDRESS[B, 4], 9))  # no server there
         client.send(b"hello")
-        judge.receive()
-        judge.accept()
+        listener.receive()
+        listener.accept()
         with pytest.raises(ConnectionRefusedError):
             client.recv(1)

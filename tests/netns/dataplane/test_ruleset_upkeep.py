@@ -27,17 +27,17 @@ from tests.netns.dataplane.lab import (
     B_INGRESS,
     CT_LABEL,
     DEADLINE_S,
-    NOBODY,
+    NOT_ISOLATED,
     A,
     B,
-    Judge,
     Lab,
+    QueueListener,
     base_chain_handles,
     elements,
     listing,
     nft,
     run,
-    unjudged,
+    without_verdict,
 )
 
 
@@ -53,16 +53,16 @@ async def test_a_later_agent_adopts_the_base_chains_and_the_counters(config: Rul
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
     await ruleset.install(B_INGRESS)
     before = base_chain_handles()
-    with node.conversation(A, B) as flow:
-        flow.say()
-        flow.heard()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        flow.receive()
     later = Ruleset(dataclasses.replace(config, queue_first=200, queue_count=4))
     await later.install(A_EGRESS)
     assert len(before) == 5
     assert base_chain_handles() == before
     assert await later.in_place()
     assert elements("isolated_ingress_v4") == set()
-    assert await unjudged(later) == 1
+    assert await without_verdict(later) == 1
 
 
 async def test_chains_of_another_version_are_emptied_and_stay(ruleset: Ruleset) -> None:
@@ -72,16 +72,16 @@ async def test_chains_of_another_version_are_emptied_and_stay(ruleset: Ruleset) 
         add rule inet netpolq judge_of_old counter drop
     """)
     before = base_chain_handles()["judge_of_old"]
-    await ruleset.install(NOBODY)
+    await ruleset.install(NOT_ISOLATED)
     assert base_chain_handles()["judge_of_old"] == before
     assert "counter packets" not in listing()
     assert await ruleset.in_place()
 
 
 async def test_a_configuration_with_fewer_chains_leaves_none_of_the_others_rules(config: RulesetConfig, ruleset: Ruleset) -> None:
-    await Ruleset(dataclasses.replace(config, dns_in_prerouting=True)).install(NOBODY)
+    await Ruleset(dataclasses.replace(config, dns_in_prerouting=True)).install(NOT_ISOLATED)
     assert "dport 53" in listing()
-    await ruleset.install(NOBODY)
+    await ruleset.install(NOT_ISOLATED)
     assert "dport 53" not in listing()
 
 
@@ -103,7 +103,7 @@ async def test_after_a_failed_update_the_next_one_puts_everything_in_place(rules
     await ruleset.install(A_EGRESS)
     nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")
     with pytest.raises(RulesetError, match="ENOENT"):
-        await ruleset.update(NOBODY)
+        await ruleset.update(NOT_ISOLATED)
     await ruleset.update(A_EGRESS)
     assert elements("isolated_egress_v4") == {ADDRESS[A, 4]}
 
@@ -182,30 +182,30 @@ async def test_own_changes_are_not_taken_for_those_of_others(ruleset: Ruleset) -
     assert await ruleset.in_place()
 
 
-async def test_traffic_changes_nothing(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+async def test_traffic_changes_nothing(ruleset: Ruleset, listener: QueueListener, node: Lab) -> None:
     """Counters of rules count, and the table is still the same."""
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B) as flow:
-        flow.say()
-        judge.receive()
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        listener.receive()
+        listener.accept()
+        flow.receive()
         assert await ruleset.in_place()
 
 
-async def test_the_kernel_tells_of_a_change_without_being_asked(ruleset: Ruleset) -> None:
-    told = asyncio.Event()
-    ruleset.watch(told.set)
+async def test_the_kernel_notifies_of_a_change(ruleset: Ruleset) -> None:
+    changed = asyncio.Event()
+    ruleset.watch(changed.set)
     await ruleset.install(A_EGRESS)
     await asyncio.sleep(0)
-    told.clear()
+    changed.clear()
     await asyncio.to_thread(nft, "flush set inet netpolq isolated_egress_v4")
     async with asyncio.timeout(DEADLINE_S):
-        await told.wait()
+        await changed.wait()
     assert "elements of set isolated_egress_v4 differs" in str(await ruleset.difference())
 
 
-async def test_more_notifications_than_the_socket_holds_mean_that_the_table_is_looked_at(ruleset: Ruleset) -> None:
+async def test_more_notifications_than_the_socket_holds_cause_a_read_of_the_table(ruleset: Ruleset) -> None:
     await ruleset.install(A_EGRESS)
     many = ", ".join(f"10.{high}.{low}.1 : 10.{low}.{high}.1" for high in range(250) for low in range(160))
     nft(f"add table ip foreign; add map ip foreign many {{ type ipv4_addr : ipv4_addr; elements = {{ {many} }}; }}")
@@ -235,11 +235,11 @@ async def test_sets_change_and_are_repaired_without_a_program(ruleset: Ruleset, 
 
 async def test_ten_thousand_addresses_are_one_transaction(ruleset: Ruleset) -> None:
     many = frozenset(parse_address(f"10.{i}.{j}.1") for i in range(100) for j in range(100))
-    await ruleset.install(NOBODY)
+    await ruleset.install(NOT_ISOLATED)
     await ruleset.update(IsolatedSets(ingress=many, egress=many))
     assert len(elements("isolated_ingress_v4")) == 10_000
     assert await ruleset.in_place()
-    await ruleset.update(NOBODY)
+    await ruleset.update(NOT_ISOLATED)
     assert elements("isolated_ingress_v4") == set()
 
 
@@ -272,7 +272,7 @@ async def test_hundreds_of_addresses_go_in_and_out(ruleset: Ruleset) -> None:
     many = frozenset(parse_address(f"10.{i}.0.{j}") for i in range(8) for j in range(100))
     await ruleset.install(IsolatedSets(ingress=many, egress=many))
     assert len(elements("isolated_ingress_v4")) == 800
-    await ruleset.update(NOBODY)
+    await ruleset.update(NOT_ISOLATED)
     assert elements("isolated_ingress_v4") == set()
 
 
@@ -290,7 +290,9 @@ async def test_cleanup_removes_everything_and_only_ours(ruleset: Ruleset) -> Non
 FOREIGN_LABEL = 3
 
 
-async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: Ruleset, judge: Judge, node: Lab) -> None:
+async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(
+    ruleset: Ruleset, listener: QueueListener, node: Lab
+) -> None:
     nft("""
         add table ip probe
         add chain ip probe tagging { type filter hook forward priority 0; }
@@ -298,11 +300,11 @@ async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: R
     """)
     nft(f"add rule ip probe tagging ct label set {FOREIGN_LABEL}")
     await ruleset.install(A_EGRESS)
-    with node.conversation(A, B) as flow:
-        flow.say()
-        judge.receive()
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        listener.receive()
+        listener.accept()
+        flow.receive()
         assert cleanup(CT_LABEL)[1].startswith("accepted bit of the label of ")
         assert "mark=64 " in run("conntrack", "-L", "-s", ADDRESS[A, 4])
         assert cleanup(CT_LABEL) == []
@@ -310,38 +312,38 @@ async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(ruleset: R
 
 
 async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
-    ruleset: Ruleset, config: RulesetConfig, judge: Judge, node: Lab
+    ruleset: Ruleset, config: RulesetConfig, listener: QueueListener, node: Lab
 ) -> None:
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B) as first, node.conversation(A, B) as second:
-        first.say(b"first")
-        second.say(b"second")
-        judge.receive(2)
+    with node.udp_flow(A, B) as first, node.udp_flow(A, B) as second:
+        first.send(b"first")
+        second.send(b"second")
+        listener.receive(2)
         await ruleset.install(B_INGRESS)
         await ruleset.update(A_EGRESS)
-        await Ruleset(dataclasses.replace(config, queue_first=300, queue_count=2)).install(NOBODY)
-        judge.accept()
-        assert first.heard() == b"first"
-        assert second.heard() == b"second"
+        await Ruleset(dataclasses.replace(config, queue_first=300, queue_count=2)).install(NOT_ISOLATED)
+        listener.accept()
+        assert first.receive() == b"first"
+        assert second.receive() == b"second"
     (statistics,) = queue_table.read()
     assert (statistics.queue_num, statistics.queue_dropped, statistics.user_dropped) == (100, 0, 0)
 
 
-async def test_no_packet_passes_unjudged_while_the_ruleset_is_installed_again(ruleset: Ruleset, node: Lab) -> None:
+async def test_no_packet_passes_without_evaluation_while_the_ruleset_is_installed_again(ruleset: Ruleset, node: Lab) -> None:
     await ruleset.install(B_INGRESS)
-    with node.conversation(A, B) as flow:
+    with node.udp_flow(A, B) as flow:
         finished = threading.Event()
 
         def speak() -> None:
             while not finished.wait(0.0005):
-                flow.say()
+                flow.send()
 
         speaker = asyncio.get_running_loop().run_in_executor(None, speak)
         for sets in (B_INGRESS, IsolatedSets(ingress=B_INGRESS.ingress, egress=A_EGRESS.egress)) * 5:
             await ruleset.install(sets)
         finished.set()
         await speaker
-        assert flow.server_hears_nothing()
+        assert flow.server_receives_nothing()
 
 
 async def test_a_form_that_the_kernel_lacks_is_refused_by_name(config: RulesetConfig, node: Lab) -> None:
@@ -356,7 +358,7 @@ async def test_a_form_that_the_kernel_lacks_is_refused_by_name(config: RulesetCo
     assert listing() == ""
 
 
-def test_without_the_privilege_the_error_says_so(node: Lab) -> None:
+def test_without_the_privilege_the_error_names_it(node: Lab) -> None:
     program = "import asyncio; from netpolq.dataplane.install import probe; asyncio.run(probe())"
     finished = subprocess.run(
         ["setpriv", "--bounding-set=-net_admin", sys.executable, "-c", program],

@@ -23,15 +23,15 @@ from tests.netns.dataplane.lab import (
     B_INGRESS,
     FAMILIES,
     LOCAL,
-    NOBODY,
     NODE,
+    NOT_ISOLATED,
     OUTSIDE,
     SILENCE_S,
     A,
     B,
-    Judge,
     Lab,
     Layout,
+    QueueListener,
     both_ways,
     nft,
     run,
@@ -103,52 +103,52 @@ async def spoof(
 @_RP_FILTER
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS, BOTH], ids=["egress", "ingress", "both"])
 async def test_a_pod_does_not_answer_a_connection_that_it_opened_itself_in_the_name_of_another(
-    ruleset: Ruleset, judge: Judge, node: Lab, sets: IsolatedSets, rp_filter: int, transport: type[Frame], family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, sets: IsolatedSets, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
     await install(ruleset, sets)
     await spoof(node, family, transport, by=A, as_=B, to=A, then_from=A, then_to=B)
-    judge.receive()
-    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+    listener.receive()
+    assert listener.states() == [PacketMark.PENDING_ORIGINAL]
 
 
 @FAMILIES
 @_TRANSPORTS
 @_RP_FILTER
 async def test_nor_in_the_name_of_an_address_outside(
-    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
     await install(ruleset, A_EGRESS)
     await spoof(node, family, transport, by=A, as_=OUTSIDE, to=A, then_from=A, then_to=OUTSIDE)
-    judge.receive()
-    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+    listener.receive()
+    assert listener.states() == [PacketMark.PENDING_ORIGINAL]
 
 
 @FAMILIES
 @_TRANSPORTS
 @_RP_FILTER
 async def test_nor_in_the_name_of_the_node(
-    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
     await install(ruleset, A_EGRESS)
     await spoof(node, family, transport, by=A, as_=NODE, to=A, then_from=A, then_to=NODE)
-    judge.receive()
-    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+    listener.receive()
+    assert listener.states() == [PacketMark.PENDING_ORIGINAL]
 
 
 @FAMILIES
 @_TRANSPORTS
 @_RP_FILTER
 async def test_a_neighbour_outside_does_not_open_a_connection_in_the_name_of_a_pod(
-    ruleset: Ruleset, judge: Judge, node: Lab, rp_filter: int, transport: type[Frame], family: int
+    ruleset: Ruleset, listener: QueueListener, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
     await install(ruleset, B_INGRESS)
     await spoof(node, family, transport, by=OUTSIDE, as_=B, to=OUTSIDE, then_from=OUTSIDE, then_to=B)
-    judge.receive()
-    assert judge.states() == [PacketMark.PENDING_ORIGINAL]
+    listener.receive()
+    assert listener.states() == [PacketMark.PENDING_ORIGINAL]
 
 
 @FAMILIES
@@ -170,9 +170,9 @@ async def test_the_node_sends_no_error_to_a_pod_in_whose_name_another_sent(rules
 
 @FAMILIES
 async def test_honest_connections_are_not_touched(ruleset: Ruleset, node: Lab, family: int) -> None:
-    await install(ruleset, NOBODY)
+    await install(ruleset, NOT_ISOLATED)
     for client, server in ((A, B), (B, A), (A, NODE), (NODE, A), (A, OUTSIDE), (OUTSIDE, A)):
-        with node.conversation(client, server, family) as flow:
+        with node.udp_flow(client, server, family) as flow:
             assert both_ways(flow)
     assert (await ruleset.counters())[SPOOFED] == 0
 

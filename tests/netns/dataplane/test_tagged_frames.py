@@ -26,8 +26,8 @@ from tests.netns.dataplane.lab import (
     DEADLINE_S,
     FAMILIES,
     LOCAL,
-    NOBODY,
     NODE,
+    NOT_ISOLATED,
     SILENCE_S,
     A,
     B,
@@ -117,9 +117,9 @@ async def test_frames_of_a_vlan_are_left_alone(ruleset: Ruleset, guard: BridgeGu
 
 @FAMILIES
 async def test_untagged_frames_pass(ruleset: Ruleset, guard: BridgeGuard, node: Lab, family: int) -> None:
-    await install(ruleset, guard, NOBODY)
+    await install(ruleset, guard, NOT_ISOLATED)
     for client, server in ((A, B), (B, A), (NODE, A)):
-        with node.conversation(client, server, family) as flow:
+        with node.udp_flow(client, server, family) as flow:
             assert both_ways(flow)
 
 
@@ -162,13 +162,13 @@ async def test_foreign_changes_are_restored_and_logged(
 
 async def test_it_is_a_problem_until_the_table_is_in_place(guard: BridgeGuard, node: Lab) -> None:
     del node
-    interfaces = (await with_interfaces(dataclasses.replace(NOBODY, local=LOCAL))).interfaces
+    interfaces = (await with_interfaces(dataclasses.replace(NOT_ISOLATED, local=LOCAL))).interfaces
     running = asyncio.create_task(guard.run())
     try:
         guard.want(interfaces)
         problems = [guard.problem]
         async with asyncio.timeout(DEADLINE_S):
-            while guard.problem is not None:  # noqa: ASYNC110  # what is told is for people, not for tasks
+            while guard.problem is not None:  # noqa: ASYNC110  # operators read the problem; no task waits for it
                 await asyncio.sleep(0.01)
         assert problems == ["VLAN-tagged frames between pods on a bridge are not dropped yet"]
         assert TAGGED in await guard.counters()

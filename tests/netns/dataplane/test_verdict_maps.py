@@ -27,13 +27,13 @@ from tests.netns.dataplane.lab import (
     NFT_DEADLINE_S,
     A,
     B,
-    Judge,
     Lab,
+    QueueListener,
     both_ways,
     nft,
     queued,
     run,
-    unjudged,
+    without_verdict,
 )
 
 TTL_MS = 60_000
@@ -64,59 +64,59 @@ async def counts(ruleset: Ruleset) -> CacheCounts:
 @FAMILIES
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS])
 async def test_an_accept_passes_without_a_worker_and_is_remembered_by_the_connection(
-    caching: Ruleset, node: Lab, judge: Judge, family: int, sets: IsolatedSets
+    caching: Ruleset, node: Lab, listener: QueueListener, family: int, sets: IsolatedSets
 ) -> None:
     await caching.install(sets)
     await caching.remember_verdicts([hint(family, Verdict.ACCEPT)], TTL_MS)
-    with node.conversation(A, B, family, port=PORT) as flow:
+    with node.udp_flow(A, B, family, port=PORT) as flow:
         assert both_ways(flow)
         assert queued() == 0
         assert await counts(caching) == (1, 0, 0)
         await caching.forget_verdicts(None)
         assert both_ways(flow), "an accepted connection goes on without the map"
         assert await counts(caching) == (1, 0, 0)
-    assert judge.waiting == []
-    assert await unjudged(caching) == 0
+    assert listener.waiting == []
+    assert await without_verdict(caching) == 0
 
 
 @FAMILIES
-async def test_a_drop_is_dropped_without_a_worker(caching: Ruleset, node: Lab, judge: Judge, family: int) -> None:
+async def test_a_drop_is_dropped_without_a_worker(caching: Ruleset, node: Lab, listener: QueueListener, family: int) -> None:
     await caching.install(B_INGRESS)
     await caching.remember_verdicts([hint(family, Verdict.DROP)], TTL_MS)
-    with node.conversation(A, B, family, port=PORT) as flow:
+    with node.udp_flow(A, B, family, port=PORT) as flow:
         for _ in range(3):
-            flow.say()
-        assert flow.server_hears_nothing()
+            flow.send()
+        assert flow.server_receives_nothing()
     assert queued() == 0
-    assert judge.waiting == []
+    assert listener.waiting == []
     assert await counts(caching) == (0, 3, 0)
 
 
 @FAMILIES
 async def test_a_drop_of_every_port_is_of_one_protocol_and_one_pair(
-    caching: Ruleset, node: Lab, judge: Judge, family: int
+    caching: Ruleset, node: Lab, listener: QueueListener, family: int
 ) -> None:
     await caching.install(B_INGRESS)
     closed = hint(family, Verdict.DROP, EVERY_PORT)
     others = [closed._replace(protocol=Protocol.TCP), closed._replace(source=closed.destination, destination=closed.source)]
     await caching.remember_verdicts([hint(family, Verdict.ACCEPT), *others], TTL_MS)
-    with node.conversation(A, B, family, port=PORT + 1) as flow:
-        flow.say()
-        judge.receive()
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B, family, port=PORT + 1) as flow:
+        flow.send()
+        listener.receive()
+        listener.accept()
+        flow.receive()
     await caching.remember_verdicts([closed], TTL_MS)
     for port in (PORT + 2, PORT + 3):
-        with node.conversation(A, B, family, port=port) as flow:
-            flow.say()
-            assert flow.server_hears_nothing()
-    assert judge.waiting == []
+        with node.udp_flow(A, B, family, port=port) as flow:
+            flow.send()
+            assert flow.server_receives_nothing()
+    assert listener.waiting == []
     assert await counts(caching) == (0, 2, 1)
     assert await caching.in_place()
     assert await caching.forget_verdicts([closed, *others])
-    with node.conversation(A, B, family, port=PORT + 2) as flow:
-        flow.say()
-        judge.receive()
+    with node.udp_flow(A, B, family, port=PORT + 2) as flow:
+        flow.send()
+        listener.receive()
 
 
 @FAMILIES
@@ -126,7 +126,7 @@ async def test_a_drop_of_every_port_is_of_one_protocol_and_one_pair(
     ids=["port", "protocol", "source"],
 )
 async def test_what_differs_in_anything_is_queued(
-    caching: Ruleset, node: Lab, judge: Judge, family: int, other: dict[str, object]
+    caching: Ruleset, node: Lab, listener: QueueListener, family: int, other: dict[str, object]
 ) -> None:
     await caching.install(B_INGRESS)
     known = hint(family, Verdict.ACCEPT)
@@ -135,16 +135,18 @@ async def test_what_differs_in_anything_is_queued(
     else:
         known = known._replace(**other)  # type: ignore[arg-type]
     await caching.remember_verdicts([known], TTL_MS)
-    with node.conversation(A, B, family, port=PORT) as flow:
-        flow.say()
-        judge.receive()
-        judge.accept()
-        flow.heard()
+    with node.udp_flow(A, B, family, port=PORT) as flow:
+        flow.send()
+        listener.receive()
+        listener.accept()
+        flow.receive()
     assert await counts(caching) == (0, 0, 1)
 
 
 @FAMILIES
-async def test_icmp_is_never_taken_for_a_remembered_port(caching: Ruleset, node: Lab, judge: Judge, family: int) -> None:
+async def test_icmp_is_never_taken_for_a_remembered_port(
+    caching: Ruleset, node: Lab, listener: QueueListener, family: int
+) -> None:
     """Where a port would stand, an echo request has its checksum."""
     if family == 4:
         kind, protocol = socket.AF_INET, socket.IPPROTO_ICMP
@@ -158,13 +160,13 @@ async def test_icmp_is_never_taken_for_a_remembered_port(caching: Ruleset, node:
         raw = socket.socket(kind, socket.SOCK_RAW, protocol)
     with raw:
         raw.sendto(request, (ADDRESS[B, family], 0))
-    judge.receive()
+    listener.receive()
     assert await counts(caching) == (0, 0, 1)
 
 
 async def test_pods_that_are_not_isolated_are_not_looked_up(caching: Ruleset, node: Lab) -> None:
     await caching.install(IsolatedSets(ingress=frozenset(), egress=frozenset()))
-    with node.conversation(A, B, port=PORT) as flow:
+    with node.udp_flow(A, B, port=PORT) as flow:
         assert both_ways(flow)
     assert await counts(caching) == (0, 0, 0)
 
@@ -205,14 +207,14 @@ async def test_a_later_agent_begins_with_empty_maps(caching: Ruleset, config: Ru
 
 
 async def test_an_agent_without_the_cache_does_not_follow_what_an_earlier_one_left(
-    caching: Ruleset, config: RulesetConfig, node: Lab, judge: Judge
+    caching: Ruleset, config: RulesetConfig, node: Lab, listener: QueueListener
 ) -> None:
     await caching.install(B_INGRESS)
     await caching.remember_verdicts([hint(4, Verdict.ACCEPT)], TTL_MS)
     await Ruleset(config).install(B_INGRESS)
-    with node.conversation(A, B, port=PORT) as flow:
-        flow.say()
-        judge.receive()
+    with node.udp_flow(A, B, port=PORT) as flow:
+        flow.send()
+        listener.receive()
 
 
 async def test_a_table_that_is_gone_holds_nothing_to_forget(caching: Ruleset) -> None:
@@ -227,12 +229,12 @@ async def test_without_the_queue_rule_nothing_passes_for_a_remembered_accept(
     """The chain `enqueue` returns when its rule is gone, and so does the verdict of a remembered accept: they must not be mistaken."""
     await caching.install(B_INGRESS)
     nft("flush chain inet netpolq enqueue")
-    with node.conversation(A, B, port=PORT) as flow:
-        flow.say()
-        assert flow.server_hears_nothing()
+    with node.udp_flow(A, B, port=PORT) as flow:
+        flow.send()
+        assert flow.server_receives_nothing()
     assert config.fail_open is False
     assert await counts(caching) == (0, 0, 1)
-    assert await unjudged(caching) == 1
+    assert await without_verdict(caching) == 1
 
 
 async def test_a_syn_to_a_remembered_port_connects(caching: Ruleset, node: Lab) -> None:
