@@ -1,4 +1,4 @@
-"""What most tests with real packets need: a running agent."""
+"""Fixtures of the tests with real packets: a cluster with a running agent."""
 
 from collections.abc import Iterator
 

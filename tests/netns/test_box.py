@@ -1,4 +1,4 @@
-"""The cluster in a box itself: what the other tests with real packets take for granted."""
+"""The cluster in a box: properties on which the other tests with real packets rely."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def box() -> Iterator[Box]:
         yield built
 
 
-def test_everybody_reaches_everybody_by_every_protocol_over_both_families(box: Box) -> None:
+def test_all_hosts_reach_each_other_by_every_protocol_over_both_families(box: Box) -> None:
     probes = [
         Probe(source, box.address(destination, family), protocol, port)
         for source, destination in product(box.hosts, repeat=2)
@@ -64,7 +64,7 @@ def test_an_attempt_starts_as_late_as_it_was_asked_to(box: Box) -> None:
     assert late.started_s - early.started_s >= 0.3
 
 
-def test_conntrack_sees_connections_that_no_agent_asked_it_to_see(box: Box) -> None:
+def test_conntrack_tracks_connections_without_an_agent(box: Box) -> None:
     (result,) = box.probe([Probe("x/a", "10.78.1.2", "UDP", 80)])
     listed = box.run("node", ["conntrack", "-L", "-p", "udp", "--orig-port-src", str(result.probe.source_port)]).stdout
     assert f"src=10.78.1.1 dst=10.78.1.2 sport={result.probe.source_port} dport=80" in listed
@@ -75,7 +75,7 @@ def test_the_sctp_checksum_is_the_castagnoli_one() -> None:
     assert sctp.crc32c(b"123456789") == 0xE3069283
 
 
-def test_conntrack_takes_the_built_sctp_packets_for_valid(box: Box) -> None:
+def test_conntrack_accepts_the_built_sctp_packets_as_valid(box: Box) -> None:
     box.nft("add table inet valid; add chain inet valid forward { type filter hook forward priority 0; }")
     box.nft("add rule inet valid forward meta l4proto sctp ct state invalid drop")
     try:
@@ -158,7 +158,7 @@ def test_a_signal_removes_a_box_that_is_being_built(number: signal.Signals) -> N
 _TITLES = ("Without policies", "With the policies", "Who refused", "Live edit", "Metrics")
 
 
-def test_the_demo_finds_everything_as_the_policies_say_and_leaves_nothing() -> None:
+def test_the_demo_finds_what_the_policies_allow_and_leaves_nothing() -> None:
     demo = subprocess.run(
         [sys.executable, "-m", "tests.demo"], cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=100, env=_UTF8
     )

@@ -126,7 +126,7 @@ def test_every_packet_of_a_denied_flow_is_evaluated(cluster: Cluster) -> None:
 
 @FAMILIES
 def test_a_reply_does_not_admit_a_connection_again_that_is_denied_now(cluster: Cluster, family: int) -> None:
-    """The connection is older than the policy. Taken for new flows, its replies would be allowed: nothing isolates a's egress."""
+    """The connection is older than the policy. As new flows its replies would be allowed: nothing isolates a's egress."""
     cluster.apply([])
     with talk(cluster, "x/b", "x/a", family) as flow:
         flow.ask(b"before")

@@ -54,7 +54,7 @@ def log_of(cluster: Cluster) -> str:
 
 
 def damages(cluster: Cluster) -> list[str]:
-    """Scripts after each of which what is denied passes."""
+    """Scripts after which denied packets pass."""
     chain = chain_on(cluster, "postrouting")
     address = cluster.box.address("x/a", 4)
     return [
@@ -62,7 +62,7 @@ def damages(cluster: Cluster) -> list[str]:
         "delete table inet netpolq",
         f"flush chain inet netpolq {chain}",
         "flush set inet netpolq isolated_ingress_v4",
-        # What a restored older dump does: another pod is isolated in it.
+        # Like the restore of an older dump, in which another pod is isolated.
         f"flush set inet netpolq isolated_ingress_v4; add element inet netpolq isolated_ingress_v4 {{ {address[:-1]}9 }}",
         f"insert rule inet netpolq {chain} accept",
     ]
@@ -93,7 +93,7 @@ def damage(cluster: Cluster, script: str) -> None:
 
 
 def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgotten() -> None:
-    """`return` stands for an accept there, so such an element would open a pod until it times out."""
+    """`return` means accept there, so such an element would open a pod until it times out."""
     with cluster_with("--workers", "2", "--fail-open=false", "--verdict-cache=on") as cluster:
         cluster.apply([ingress(FROM_C)])
         source, destination = (cluster.box.address(name, 4) for name in ("x/b", "x/a"))
@@ -109,7 +109,7 @@ def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgot
         assert "1h" not in nft(cluster, "list", "map", "inet", "netpolq", "verdicts_v4")
 
 
-def test_a_program_that_keeps_changing_the_table_is_not_raced_against() -> None:
+def test_a_program_that_keeps_changing_the_table_causes_one_repair_per_second() -> None:
     """The agent repairs once a second then, is not ready and gives the reason, and is ready again when the program has ended."""
     with cluster_with("--workers", "1", "--fail-open=false") as cluster:
         cluster.apply([ingress(FROM_C)])
@@ -130,7 +130,7 @@ def test_a_program_that_keeps_changing_the_table_is_not_raced_against() -> None:
 
 
 def test_an_nft_that_hangs_delays_no_change_of_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a damaged table nothing needs nft. With one the agent kills it, is not ready, and goes on once nft answers."""
+    """Without a damaged table nothing needs nft. With one the agent kills nft, is not ready, and continues when nft works again."""
     hanging, wrapper = tmp_path / "hanging", tmp_path / "nft"
     program = shutil.which("nft")
     wrapper.write_text(f'#!/bin/sh\ntest -e {hanging} && exec sleep 1000\nexec {program} "$@"\n', encoding="ascii")

@@ -60,7 +60,7 @@ OTHERS = ((NODE, SERVER), (NODE, OUTSIDE), (OUTSIDE, NODE))
 
 
 def test_pods_are_cut_off_and_the_node_reaches_them(box: Box) -> None:
-    """By TCP, UDP and ICMP, over both families. What concerns no pod is untouched, and the release gives all back."""
+    """By TCP, UDP and ICMP, over both families. Traffic without pods is unaffected, and the release restores everything."""
     assert reached(box, *OF_PODS, *OTHERS) == everything(*OF_PODS, *OTHERS)
     assert hold(box, "--pod-cidrs", RANGES).returncode == ExitCode.OK
     assert reached(box, *OF_PODS, *OTHERS) == everything(*OTHERS)
@@ -91,7 +91,7 @@ def test_the_last_hold_counts_and_a_release_may_be_repeated(box: Box) -> None:
     ids=["one", "adjacent", "single addresses", "to the end of a family", "from the beginning of a family"],
 )
 def test_the_agent_reads_back_what_a_hold_drops(box: Box, text: str) -> None:
-    """So that it adds to the hold of another program what that does not know, and loses nothing of it."""
+    """So that it can add ranges to the hold of another program and keep all of that hold."""
     ranges = parse_ranges(text)
 
     async def written_and_read(*later: str) -> list[str]:
@@ -109,7 +109,7 @@ def test_the_agent_reads_back_what_a_hold_drops(box: Box, text: str) -> None:
     assert found == [listed(ranges), listed(parse_ranges(more)), listed(ranges), ""]
 
 
-def test_a_range_that_is_no_block_is_read_as_blocks(box: Box) -> None:
+def test_an_address_range_is_read_as_cidr_blocks(box: Box) -> None:
     """An operator's script may name a range of addresses."""
     assert hold(box, "--pod-cidrs", "10.74.1.0/24").returncode == ExitCode.OK
     box.nft("add element inet netpolq_hold pods_v4 { 10.74.2.2-10.74.2.5 }")
@@ -147,7 +147,7 @@ def test_a_connection_goes_on_if_the_agent_accepted_it_before(box: Box) -> None:
             assert not answers(unknown)
 
 
-def test_a_connection_that_another_program_marks_is_not_taken_for_an_accepted_one(box: Box) -> None:
+def test_a_connection_that_another_program_marks_does_not_count_as_accepted(box: Box) -> None:
     """A mark that is restored on new connections may have any bit."""
     box.nft(
         "add table inet mark_new; add chain inet mark_new c { type filter hook prerouting priority -150; }; "
@@ -201,7 +201,7 @@ def test_an_agents_table_without_rules_in_a_hook_does_not_count(box: Box, chain:
     assert reached(box, (CLIENT, SERVER)) == set()
 
 
-def test_missing_privileges_and_a_missing_nft_are_said(box: Box) -> None:
+def test_missing_privileges_and_a_missing_nft_are_reported(box: Box) -> None:
     without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     done = hold(box, "--pod-cidrs", RANGES, prefix=without)
     assert (done.returncode, "CAP_NET_ADMIN" in done.stderr) == (ExitCode.PRIVILEGES, True)

@@ -1,4 +1,4 @@
-"""Packets as an attacker makes them, through a real queue: none of what a policy denies arrives, and none is left without a verdict."""
+"""Malformed packets of an attacker, through a real queue: no denied packet arrives, and every packet gets a verdict."""
 
 import re
 import socket
@@ -148,7 +148,7 @@ _COUNTERS = """table inet arrivals {
     ids=" ".join,
 )
 def world(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """An agent in each mode, with the verdict cache and without; pod a counts whatever comes in, but for neighbour discovery."""
+    """An agent in each mode, with the verdict cache and without; pod a counts all packets that arrive except neighbour discovery."""
     with cluster_with("--workers", "2", "--no-fanout", *request.param) as cluster:
         assert cluster.box.run("x/a", ["nft", "-f", "-"], stdin=_COUNTERS).returncode == 0
         yield cluster
@@ -162,7 +162,7 @@ def arrived(cluster: Cluster) -> int:
 
 
 def send_all(cluster: Cluster, family: int) -> int:
-    """Send every packet from pod b to pod a, just as it is. Returns how many its kernel was willing to send."""
+    """Send every packet from pod b to pod a unchanged. Returns how many its kernel accepted."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     source, destination = (cluster.box.address(name, family) for name in ("x/b", "x/a"))
     sent = 0
@@ -174,8 +174,8 @@ def send_all(cluster: Cluster, family: int) -> int:
     return sent
 
 
-def settle(cluster: Cluster) -> None:
-    """Wait until nothing waits for a verdict, and what has one has arrived."""
+def wait_for_arrivals(cluster: Cluster) -> None:
+    """Wait until no packet waits for a verdict, and accepted packets have arrived."""
     agent = cluster.agent
     agent.wait_until("nothing waits", lambda: sum(queue.queue_total for queue in agent.queues()) == 0)
     probe_after = agent.packets_queued()
@@ -183,14 +183,14 @@ def settle(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_none_of_what_is_denied_arrives_and_every_packet_gets_a_verdict(world: Cluster, family: int) -> None:
+def test_no_denied_packet_arrives_and_every_packet_gets_a_verdict(world: Cluster, family: int) -> None:
     world.apply([ingress(FROM_C)])
     workers = [worker["pid"] for worker in world.agent.status()["workers"]]
     queued, before = world.agent.packets_queued(), arrived(world)
     sent = 0
-    for _ in range(3):  # what is asked for again may be answered by the kernel
+    for _ in range(3):  # the kernel may answer repeated packets from the verdict cache
         sent = send_all(world, family)
-        settle(world)
+        wait_for_arrivals(world)
     assert sent >= len(V4 if family == 4 else V6) - 3, "most of them must leave the pod to show anything"
     assert arrived(world) == before
     assert world.agent.packets_queued() - queued >= sent // 2, "they must reach the queue to show anything"
@@ -199,12 +199,12 @@ def test_none_of_what_is_denied_arrives_and_every_packet_gets_a_verdict(world: C
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_what_is_allowed_arrives_however_it_is_made(world: Cluster, family: int) -> None:
-    """So that the test above shows what the policy does, and not that such packets never arrive anywhere."""
+def test_allowed_packets_arrive_even_if_malformed(world: Cluster, family: int) -> None:
+    """So that the test above shows the effect of the policy, not that such packets never arrive."""
     world.apply([ingress(FROM_B)])
     before = arrived(world)
     send_all(world, family)
-    settle(world)
+    wait_for_arrivals(world)
     least = 10 if family == 4 else 6  # a kernel forwards few kinds of IPv6 packets that it would not send by itself
     world.agent.wait_until("enough arrive", lambda: arrived(world) - before >= least)
 
@@ -221,7 +221,7 @@ def malformed(cluster: Cluster) -> int:
 
 
 @pytest.mark.parametrize("header", [135, 139, 140])
-def test_what_the_kernel_does_not_look_behind_does_not_pass_for_what_is_written_there(world: Cluster, header: int) -> None:
+def test_bytes_behind_an_unknown_header_are_not_parsed_as_ports(world: Cluster, header: int) -> None:
     """UDP is admitted, and a protocol that only begins like an extension header is UDP only to a careless parser."""
     world.apply([ingress({**FROM_B, "ports": [{"protocol": "UDP", "port": 80}]})])
     forget_connections(world)
@@ -233,13 +233,13 @@ def test_what_the_kernel_does_not_look_behind_does_not_pass_for_what_is_written_
         for _ in range(3):
             raw.sendto(bytes(disguised), (destination, 0))
         world.agent.wait_until("they have been queued", lambda: world.agent.packets_queued() >= queued + 3)
-        settle(world)
+        wait_for_arrivals(world)
         assert arrived(world) == before
         raw.sendto(bytes(plain), (destination, 0))
         world.agent.wait_until("what is admitted arrives", lambda: arrived(world) == before + 1)
 
 
-def test_what_cannot_be_read_is_dropped_in_either_mode_although_everything_is_admitted(world: Cluster) -> None:
+def test_unreadable_packets_are_dropped_in_both_modes_even_if_all_traffic_is_admitted(world: Cluster) -> None:
     world.apply([ingress(FROM_B)])
     source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))
     # To a port that no earlier packet used: the verdict cache reads as far as the kernel does, and may find the connection.
@@ -249,6 +249,6 @@ def test_what_cannot_be_read_is_dropped_in_either_mode_although_everything_is_ad
         for _ in range(5):
             raw.sendto(bytes(unreadable), (destination, 0))
     world.agent.wait_until("they have been queued", lambda: world.agent.packets_queued() >= queued + 5)
-    settle(world)
+    wait_for_arrivals(world)
     assert arrived(world) == before
     world.agent.wait_until("each is counted", lambda: malformed(world) >= unread + 5)

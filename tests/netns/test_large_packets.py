@@ -1,4 +1,4 @@
-"""Packets larger than any wire takes: segments that the kernel cuts later (GSO) are one packet to a queue, and get one verdict."""
+"""Packets larger than the MTU: segments that the kernel splits later (GSO) are one packet in a queue and get one verdict."""
 
 import socket
 import threading
@@ -41,9 +41,7 @@ def test_many_datagrams_in_one_packet_are_evaluated_once_and_all_arrive_or_none(
 
 
 @FAMILIES
-def test_what_a_connection_has_to_send_when_it_is_allowed_again_is_evaluated_in_large_packets_and_arrives(
-    large: Cluster, family: int
-) -> None:
+def test_data_that_waits_until_a_connection_is_allowed_again_arrives_in_large_packets(large: Cluster, family: int) -> None:
     data = bytes(range(250)) * (HELD_BYTES // 250)
     apply(large, ingress(FROM_B))
     with connection(large, "x/b", "x/a", family) as flow:

@@ -1,4 +1,4 @@
-"""What stays of the agent when it leaves, and what `netpolq cleanup` takes away."""
+"""State that stays when the agent ends, and its removal by `netpolq cleanup`."""
 
 import sys
 
@@ -24,7 +24,7 @@ def test_fail_closed_lets_nothing_new_through_once_the_agent_is_gone() -> None:
             assert reached(cluster, "x/b", "x/c", family) == EVERYTHING
 
 
-def test_fail_closed_keeps_what_was_accepted_when_the_agent_is_gone() -> None:
+def test_fail_closed_keeps_accepted_connections_once_the_agent_is_gone() -> None:
     with cluster_with("--workers", "1", "--fail-open=false") as cluster:
         cluster.apply([ingress({"ports": [{"protocol": "UDP", "port": 9000}]})])
         with talk(cluster, "x/b", "x/a", 4) as flow:
@@ -47,7 +47,7 @@ def test_fail_open_lets_everything_through_once_the_agent_is_gone_and_counts_it(
 
 
 @pytest.mark.parametrize("flag", ["--fail-open=true", "--fail-open=false"])
-def test_a_restarted_agent_goes_on_where_the_last_one_stopped(flag: str) -> None:
+def test_a_restarted_agent_continues_where_the_last_one_stopped(flag: str) -> None:
     with cluster_with("--workers", "1", flag) as cluster:
         cluster.apply([_admits_port_80()])
         assert cluster.agent.stop() == 0

@@ -41,7 +41,7 @@ class Connection(NamedTuple):
 
 @contextmanager
 def connection(cluster: Cluster, source: str, destination: str, family: int, to: str | None = None) -> Iterator[Connection]:
-    """A TCP connection between two hosts, maybe by way of a service's address."""
+    """A TCP connection between two hosts, directly or to a service's address."""
     box = cluster.box
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with ExitStack() as sockets:
@@ -83,7 +83,7 @@ def wait_until_evaluated(cluster: Cluster) -> None:
 
 
 def accepted_entries(cluster: Cluster) -> int:
-    """Connections of the node that are remembered as accepted."""
+    """The number of the node's connections that have the accepted bit."""
     return connections.labelled(cluster.box, ACCEPTED)
 
 
@@ -164,7 +164,7 @@ def test_a_pod_that_changes_its_labels_loses_what_they_admitted(strict: Cluster)
         assert receives_nothing(flow.server)
 
 
-def test_connections_of_pods_that_nothing_changed_for_are_not_looked_at(strict: Cluster) -> None:
+def test_connections_of_pods_that_nothing_changed_for_are_not_evaluated(strict: Cluster) -> None:
     everywhere = manifests.policy("x/d", podSelector=pods("d"), policyTypes=["Ingress"], ingress=[{}])
     apply(strict, ingress(FROM_B), everywhere)
     with connection(strict, "x/c", "x/d", 4) as other:

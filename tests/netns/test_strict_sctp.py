@@ -22,7 +22,7 @@ CLIENT_TAG, SERVER_TAG = 0x1111, 0x2222
 
 
 class Association:
-    """Both ends, by raw sockets. Ports and tags are conntrack's, which drops nothing by itself but marks what does not fit as invalid."""
+    """Both ends, by raw sockets. conntrack checks ports and tags: it drops nothing itself, but marks mismatching packets as invalid."""
 
     def __init__(self, client: socket.socket, server: socket.socket, addresses: tuple[str, str]) -> None:
         self._client = client

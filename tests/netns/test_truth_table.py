@@ -18,7 +18,7 @@ def _host(endpoint: str) -> str:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One cluster for all cases. Everybody serves every port that some case tries, so that only policies can be in the way."""
+    """One cluster for all cases. Every host serves every port that a case tries, so that only policies can block it."""
     served = tuple(sorted({probe for case in CASES for probe in case.probes if probe[1]}))
     hosts = {
         endpoint: Host(name=_host(endpoint), addresses=tuple(addresses.values()), serves=served)

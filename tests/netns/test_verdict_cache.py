@@ -1,4 +1,4 @@
-"""Decisions kept in the kernel never outlive the policies they were made by: real connections while policies change at random."""
+"""Decisions in the kernel never outlive the policies that they come from: real connections while policies change at random."""
 
 import random
 import select
@@ -26,7 +26,7 @@ FAMILIES = (4, 6)
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = 25
 DWELL_S = 0.15
-"""Long enough for a decision to be asked for again, hinted at, and kept in the kernel."""
+"""Long enough for a decision to be repeated, sent as a hint, and added to the verdict cache."""
 
 PAYLOAD = struct.Struct("=BBBQ")
 
@@ -101,7 +101,7 @@ class Traffic:
             last_ns = 0
             while not self._stop.is_set() or time.monotonic_ns() < last_ns:
                 if not self._stop.is_set():
-                    last_ns = time.monotonic_ns() + 300_000_000  # what is on its way may still arrive
+                    last_ns = time.monotonic_ns() + 300_000_000  # packets in flight may still arrive
                 for server in select.select(servers, [], [], 0.05)[0]:
                     client, port, family, sent_ns = PAYLOAD.unpack(server.recv(64))
                     self.arrived.add(Datagram(CLIENTS[client], PORTS[port], family, sent_ns))

@@ -25,7 +25,7 @@ class Cluster:
     def replace(self, bodies: Sequence[Body]) -> None:
         """Replace all manifests, and wait until that is enforced."""
         self._revision += 1
-        # An empty namespace that is different each time: manifests that are the same as before would be no change to wait for.
+        # An empty namespace that is different each time: unchanged manifests would cause no change to wait for.
         revision = manifests.namespace("revision", number=str(self._revision))
         before = self.agent.status()
         assert self.agent.manifests is not None

@@ -42,8 +42,8 @@ def insert(
     source_kind = 1 if family == 4 else 3  # CTA_IP_V4_SRC, CTA_IP_V6_SRC
 
     def half(which: int, addresses: list[bytes], ports: tuple[int, int]) -> bytes:
-        numbers = (attribute(place, struct.pack("!H", port)) for place, port in zip((2, 3), ports, strict=True))
-        where = nested(1, *(attribute(source_kind + place, address) for place, address in enumerate(addresses)))
+        numbers = (attribute(kind, struct.pack("!H", port)) for kind, port in zip((2, 3), ports, strict=True))
+        where = nested(1, *(attribute(source_kind + index, address) for index, address in enumerate(addresses)))
         return nested(which, where, nested(2, attribute(1, bytes([protocol])), *numbers))
 
     with box.inside(box.node.name, open_socket) as netlink:

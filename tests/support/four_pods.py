@@ -47,7 +47,7 @@ def egress(*rules: Body) -> Body:
 
 
 def reached(cluster: Cluster, source: str, destination: str, family: int = 4) -> set[tuple[str, int]]:
-    """Which protocols and ports get through. Whatever does not must have met silence."""
+    """The protocols and ports that get through. All others must time out."""
     address = cluster.box.address(destination, family)
     return through(cluster, [Probe(source, address, protocol, port) for protocol, port in ATTEMPTS])
 

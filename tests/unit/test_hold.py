@@ -33,7 +33,7 @@ def run(*argv: str, **environ: str) -> int:
 # --- ranges -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_ranges_of_both_families_come_in_as_few_blocks_as_hold_them() -> None:
+def test_ranges_of_both_families_are_collapsed_to_as_few_blocks_as_possible() -> None:
     ranges = parse_ranges("fd00:1::/64, 10.0.0.0/25,10.0.0.128/25,10.0.0.7/32")
     assert list(map(str, collapse(ranges))) == ["10.0.0.0/24", "fd00:1::/64"]
 
@@ -43,7 +43,7 @@ def test_no_range_is_none() -> None:
 
 
 def test_a_range_in_mapped_form_is_the_range_of_ipv4_that_packets_have() -> None:
-    """The API server reads it so. A set of mapped addresses would match no packet, and the pods would be open."""
+    """The API server interprets it this way. A set of mapped addresses would match no packet, and the pods would be open."""
     assert listed(parse_ranges("::ffff:10.0.1.0/120,fd00::/64")) == "10.0.1.0/24,fd00::/64"
 
 
@@ -64,8 +64,8 @@ def test_a_range_in_mapped_form_is_the_range_of_ipv4_that_packets_have() -> None
         "10.0.0.0/24;",
     ],
 )
-def test_what_is_no_range_of_pods_is_refused(text: str) -> None:
-    """A hold of every address would cut the node off; a list that is understood in part would leave pods open."""
+def test_other_ranges_are_rejected(text: str) -> None:
+    """A hold of every address would cut the node off; a partly parsed list would leave pods open."""
     with pytest.raises(ValueError, match=r"is no|does not appear"):
         parse_ranges(text)
 
@@ -102,7 +102,7 @@ def test_a_plugin_that_another_delegates_to_is_found(tmp_path: Path) -> None:
     assert found(tmp_path) == "10.5.1.0/24,fd05:1::/64"
 
 
-def test_flannel_is_asked_by_its_subnet_file(tmp_path: Path) -> None:
+def test_the_range_of_flannel_is_in_its_subnet_file(tmp_path: Path) -> None:
     subnet = tmp_path / "subnet.env"
     subnet.write_text(
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_IPV6_NETWORK=fd44::/56\nFLANNEL_MTU=1450\n"

@@ -1,4 +1,4 @@
-"""Which bridge an interface leads to, through what is stacked on it."""
+"""The bridge that an interface leads to, through stacked interfaces."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_other_interfaces_lead_to_none(index: int) -> None:
 
 
 def test_a_port_of_a_bridge_has_no_pods_of_its_own_behind_it() -> None:
-    """It has no routes, so it is never asked for; the other end of its pair is in a pod."""
+    """It has no routes, so it is never looked up; the other end of its pair is in a pod."""
     assert bridge_below(links(), PORT) is None
 
 

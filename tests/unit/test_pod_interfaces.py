@@ -1,4 +1,4 @@
-"""Which interfaces lead to pods, from routing tables as the kernel prints them."""
+"""Interfaces that lead to pods, from routing tables in the format of the kernel."""
 
 from pathlib import Path
 
@@ -53,5 +53,5 @@ def test_addresses_of_the_node_and_multicast_are_no_routes_to_pods(tmp_path: Pat
     assert interfaces(routes(tmp_path), "fd77:1::1", "ff02::1") == [None, None]
 
 
-def test_without_a_table_nothing_is_known(tmp_path: Path) -> None:
+def test_without_a_table_there_are_no_routes(tmp_path: Path) -> None:
     assert interfaces(Routes(read_routes(tmp_path)), "10.77.1.2", "fd77:1::2") == [None, None]

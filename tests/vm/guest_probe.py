@@ -1,4 +1,4 @@
-"""Runs inside the machine of `test_stock_kernel`: what the agent finds out about such a kernel."""
+"""Runs inside the machine of `test_stock_kernel`: the probe of the agent on such a kernel."""
 
 import dataclasses
 

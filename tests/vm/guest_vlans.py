@@ -42,7 +42,7 @@ def filter_tagged(on: bool) -> None:  # a switch of the kernel
 
 @pytest.fixture
 async def guard(lab: Lab) -> AsyncIterator[BridgeGuard]:
-    """With pod b isolated, and nothing that listens on the queue."""
+    """With pod b isolated, and no listener on the queue."""
     with lab.inside(NODE):
         run("modprobe", "br_netfilter")
         filter_tagged(True)
@@ -73,7 +73,7 @@ async def test_a_bridge_that_takes_tags_off_is_a_problem_until_tagged_packets_ar
 
 @pytest.mark.parametrize("family", [6])
 async def test_without_that_a_tag_of_the_vlan_leads_past_the_isolation(guard: BridgeGuard, lab: Lab, family: int) -> None:
-    """What the problem is about."""
+    """The effect that the problem reports."""
     del guard
     filter_tagged(False)
     assert arrives(lab, family, Dot1Q(vlan=_VLAN))

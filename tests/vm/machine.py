@@ -27,7 +27,7 @@ class Outcome(NamedTuple):
 
 
 class MachineError(Exception):
-    """The machine could not be booted, or did not come to its end."""
+    """The machine did not boot or did not shut down in time."""
 
 
 def stock_kernel() -> Path:
@@ -62,7 +62,7 @@ def run_in_machine(jobs: Mapping[str, list[str]]) -> dict[str, Outcome]:
 
 
 def _script(jobs: Mapping[str, list[str]], shared: Path) -> str:
-    """Forces the caches to be written after each job, since the machine is switched off without ceremony."""
+    """Flushes the caches after each job, because the machine is powered off without a shutdown."""
     lines = ["#!/bin/sh", f"cd {shlex.quote(str(ROOT))}", "export PYTHONDONTWRITEBYTECODE=1"]
     for name, command in jobs.items():
         output, status = (shlex.quote(str(shared / f"{name}.{suffix}")) for suffix in ("out", "status"))
@@ -71,7 +71,7 @@ def _script(jobs: Mapping[str, list[str]], shared: Path) -> str:
 
 
 def _boot(vng: Path, script: Path, *, deadline_s: float) -> str:
-    """Returns what the machine printed. Whatever happens, no process of it is left."""
+    """Returns the output of the machine. Leaves none of its processes, also after an error."""
     # The checkout is mounted by name, since it may lie below the machine's own /tmp. A session of its own: no terminal, and one group
     # to end the emulator with.
     machine = subprocess.Popen(
