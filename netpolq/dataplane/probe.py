@@ -1,4 +1,4 @@
-"""The probe at start: which form of the queue rule the kernel takes, and whether it has all else that the ruleset needs."""
+"""Probe of the kernel at start: the supported form of the queue rule, and the other features that the ruleset needs."""
 
 import asyncio
 
@@ -16,13 +16,13 @@ add table inet {TABLE}-probe
 add chain inet {TABLE}-probe needed {{ type filter hook prerouting priority 0; }}
 add rule inet {TABLE}-probe needed ct label 0 ct label set 1 fib saddr . iif oif 0
 """
-"""What the ruleset needs besides the queue rule, and what some kernels are built without."""
+"""Expressions that the ruleset needs besides the queue rule, and that some kernels lack."""
 
 
 async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:
-    """The form of the queue rule to use: the wanted one, or with AUTO the first that this kernel takes. Changes nothing.
+    """The form of the queue rule to use: the wanted one, or with AUTO the first that this kernel supports. Changes nothing.
 
-    Raises `PrivilegeError` without CAP_NET_ADMIN, `KernelError` without nft or where the kernel lacks what is asked for.
+    Raises `PrivilegeError` without CAP_NET_ADMIN, `KernelError` without nft or if the kernel lacks a feature.
     """
     candidates = (Dataplane.NATIVE, Dataplane.COMPAT) if wanted is Dataplane.AUTO else (wanted,)
     require_supported_kernel()

@@ -50,7 +50,7 @@ Examples:
 
 Exit codes:
   0  the hold is in place, removed, or not needed
-  1  no pod range is known, or nft rejected the table
+  1  no pod range is known, or nft refused the table
   2  a flag or environment variable is invalid
   3  privileges are missing: root, or CAP_NET_ADMIN
   5  the program nft is not installed
@@ -181,7 +181,7 @@ def _nft(script: str) -> None:
         raise HoldError(
             "changing the ruleset needs CAP_NET_ADMIN in this network namespace: run as root or add the capability", PRIVILEGES
         )
-    raise HoldError(f"nft rejected the table: {' '.join(complaint.split())[:500]}", FAILED)
+    raise HoldError(f"nft refused the table: {' '.join(complaint.split())[:500]}", FAILED)
 
 
 def _is_network_admin() -> bool:

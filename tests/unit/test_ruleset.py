@@ -1,4 +1,4 @@
-"""What the rendered ruleset, the queue rule and the readers of kernel state promise, without a kernel."""
+"""Properties of the rendered ruleset, the queue rule and the readers of kernel state, without a kernel."""
 
 import dataclasses
 import re
@@ -78,7 +78,7 @@ def test_each_address_goes_into_the_set_of_its_direction_and_family() -> None:
     ]
 
 
-def test_marks_are_moved_to_where_the_mask_is() -> None:
+def test_marks_are_shifted_to_the_mask() -> None:
     config = dataclasses.replace(CONFIG, mark_mask=0x0E, ct_label=100)
     script = render(config, NOT_ISOLATED)
     assert "meta mark set meta mark & 0xfffffff1 | 0x00000006" in script
@@ -109,8 +109,8 @@ def test_a_packet_without_a_verdict_is_always_counted_and_dropped_only_in_fail_c
     assert [rule.endswith("counter name unjudged") for rule in opened] == [True]
 
 
-def test_only_what_the_verdict_cache_accepts_comes_back_from_a_question() -> None:
-    """Behind the jump stands the rule that remembers an acceptance: a packet that reaches the end of a chain would get there."""
+def test_only_what_the_verdict_cache_accepts_returns_from_evaluation() -> None:
+    """The rule after the jump records an acceptance: a packet that reaches the end of a chain would get there."""
     found = {chain.name: chain.rules for chain in chains(dataclasses.replace(CONFIG, verdict_cache=True))}
     asking = [name for name, its_rules in found.items() if any("accepts ct label set" in rule for rule in its_rules)]
     assert asking == ["judge_postrouting", "judge_input", "dns"]
@@ -124,7 +124,7 @@ def test_only_what_the_verdict_cache_accepts_comes_back_from_a_question() -> Non
     assert seen == {"original", "original_v6", "to_node", "remembered_v4", "remembered_v6", "pending_original"}
 
 
-def test_egress_to_the_own_node_is_not_looked_at_when_it_is_allowed() -> None:
+def test_egress_to_the_own_node_is_not_evaluated_when_it_is_allowed() -> None:
     allowed = dataclasses.replace(CONFIG, node_egress=NodeEgress.ALLOW)
     assert not any("to_node" in rule for rule in rules(allowed, "judge_input"))
     assert not rules(allowed, "to_node")
@@ -133,7 +133,7 @@ def test_egress_to_the_own_node_is_not_looked_at_when_it_is_allowed() -> None:
 
 
 def test_dns_to_an_address_of_the_node_is_left_to_the_later_hooks() -> None:
-    """It may be that of a service that is translated later."""
+    """It may be the address of a service, which is translated later."""
     assert "fib daddr type local accept" in rules(CONFIG, "dns")
 
 

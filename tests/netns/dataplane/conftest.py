@@ -40,14 +40,14 @@ def node(lab: Lab) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def form(lab: Lab) -> Dataplane:
-    """The form of the queue rule that this run is about; by default the one that the agent would choose."""
+    """The form of the queue rule to test; by default the one that the probe returns."""
     with lab.inside(NODE):
         return asyncio.run(probe(Dataplane(os.environ.get("NETPOLQ_TEST_DATAPLANE", "auto"))))
 
 
 @pytest.fixture
 def config(form: Dataplane, node: Lab) -> RulesetConfig:
-    """Fail-closed, and everything else as it is by default."""
+    """Fail-closed, with defaults otherwise."""
     del node  # the test runs on the node, whose rules are cleared first
     return fail_closed(form, dns_in_prerouting=False)
 

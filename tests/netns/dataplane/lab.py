@@ -1,4 +1,4 @@
-"""A node and two pods as network namespaces, entered by the test process itself so that its sockets can live in any of them."""
+"""A node and two pods as network namespaces. The test process enters them, so that it can open sockets in each of them."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ from netpolq.netlink import queue_table
 
 DEADLINE_S = 20.0
 NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT_DEADLINE_S))
-"""A machine under emulation needs longer than the agent gives nft."""
+"""An emulated machine needs more time for nft than the agent's default deadline."""
 
 SILENCE_S = 0.2
 """How long a test waits for a packet that must not arrive. A packet crosses the lab within the call that sends it."""
@@ -65,7 +65,7 @@ def run(*command: str, given: str | None = None) -> str:
 
 
 Layout = Literal["veth", "ptp", "bridge", "stacked"]
-"""How pods hang on a node: each on its own pair with a subnet, each on its own pair with routes to single addresses, all on one bridge.
+"""How pods are connected to a node: by pairs with a subnet each, by pairs with routes to single addresses, or all by one bridge.
 
 "stacked": on a bridge without addresses, which the node reaches by a pair whose other end is a port.
 """
@@ -123,7 +123,7 @@ class Lab:
         self._in(pod, "ip", "route", "add", "default", "via", near)
 
     def link_local(self, namespace: str, device: str = "eth0") -> str:
-        """The link-local address of an interface, once it may be used."""
+        """The link-local address of an interface, after duplicate address detection."""
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             shown = run("ip", "-n", self._prefix + namespace, "-6", "address", "show", "dev", device, "scope", "link")
@@ -139,7 +139,7 @@ class Lab:
             return ":".join(f"{byte:02x}" for byte in wire.getsockname()[4])
 
     def send_frame(self, namespace: str, frame: bytes) -> None:
-        """Put a frame on the wire of a pod."""
+        """Send a frame from the interface of a pod."""
         with self.inside(namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
             wire.bind(("eth0", 0))
             wire.send(frame)
@@ -256,7 +256,7 @@ class QueueListener:
         return [PacketMark((packet.get_mark() & MARK_MASK) >> MARK_SHIFT) for packet in self.waiting]
 
     def accept(self) -> None:
-        """Accept all that is held, as a worker does."""
+        """Accept all held packets, as a worker does."""
         for packet in self.waiting:
             packet.set_mark((packet.get_mark() & ~MARK_MASK) | PacketMark.ACCEPTED << MARK_SHIFT)
             packet.accept()
@@ -273,7 +273,7 @@ class QueueListener:
 
 
 def fail_closed(form: Dataplane, *, dns_in_prerouting: bool) -> RulesetConfig:
-    """A fail-closed agent with queue 100, and everything else as it is by default."""
+    """The configuration of a fail-closed agent with queue 100, with defaults otherwise."""
     return RulesetConfig(
         queue_first=100,
         queue_count=1,
@@ -316,7 +316,7 @@ async def without_verdict(ruleset: Ruleset) -> int:
 
 
 def queued() -> int:
-    """Packets that the only queue has been given so far."""
+    """The number of packets that the kernel has queued in the only queue."""
     return queue_table.read()[0].id_sequence
 
 

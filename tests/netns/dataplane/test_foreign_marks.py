@@ -1,4 +1,4 @@
-"""Marks of other software, in a real kernel: whatever their value, they open no pod, close no way and stay as they are."""
+"""Marks of other software, in a real kernel: no value opens a pod or blocks traffic, and every mark stays unchanged."""
 
 import dataclasses
 import socket
@@ -35,7 +35,7 @@ _NAMED = (
     *(0xFFF8FFFF | state << 16 for state in (0, 3, 4, 5)),
 )
 MARKS = tuple(dict.fromkeys((*_NAMED, *(1 << bit for bit in range(32)))))[:64]
-"""Of VPN clients, meshes, CNIs and service proxies; each bit; and what looks like the agent's own."""
+"""Marks of VPN clients, meshes, CNIs and service proxies; each single bit; and values that look like the agent's own."""
 
 _FIRST_PORT = 20000
 _BY_PORT = "udp sport map {{ {} }}".format(", ".join(f"{_FIRST_PORT + i} : {mark:#x}" for i, mark in enumerate(MARKS)))
@@ -85,7 +85,7 @@ def flows(node: Lab, client: str, server: str, family: int, *, with_so_mark: boo
         yield found
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_enough_marks() -> None:
     assert len(MARKS) == 64
 
 
@@ -141,7 +141,7 @@ async def test_no_mark_admits_packets_without_evaluation(config: RulesetConfig, 
 
 @FAMILIES
 @marked
-async def test_what_passes_without_a_verdict_is_counted_and_keeps_its_mark(
+async def test_a_packet_that_passes_without_a_verdict_is_counted_and_keeps_its_mark(
     config: RulesetConfig, node: Lab, marking: str, family: int
 ) -> None:
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))

@@ -1,4 +1,4 @@
-"""Link-local addresses of pods, in a real kernel and in each layout of a node: the isolation of a pod holds for them, too."""
+"""Link-local addresses of pods, in a real kernel and in each layout of a node: the isolation of a pod applies to them, too."""
 
 import dataclasses
 import socket
@@ -92,7 +92,7 @@ async def test_a_pod_isolated_for_egress_does_not_reach_its_node_by_them(ruleset
         assert flow.server_receives_nothing()
 
 
-async def test_it_does_when_egress_to_the_node_is_allowed(config: RulesetConfig, node: Lab) -> None:
+async def test_a_pod_reaches_its_node_by_them_when_egress_to_the_node_is_allowed(config: RulesetConfig, node: Lab) -> None:
     """But not where a bridge cannot distinguish the node from another pod."""
     await install(Ruleset(dataclasses.replace(config, node_egress=NodeEgress.ALLOW)), A_EGRESS)
     with LinkLocal(node, A, NODE) as flow:
@@ -122,7 +122,7 @@ async def test_pods_of_a_bridge_do_not_reach_each_other_past_an_isolation(
         assert flow.server_receives_nothing()
 
 
-async def test_nor_by_a_link_local_source_to_the_address_of_a_pod(ruleset: Ruleset, node: Lab) -> None:
+async def test_a_link_local_source_does_not_reach_the_address_of_an_isolated_pod(ruleset: Ruleset, node: Lab) -> None:
     only_on_a_bridge(node)
     await install(ruleset, A_EGRESS)
     own = node.link_local(A)
@@ -144,7 +144,7 @@ async def test_an_established_flow_ends_with_the_isolation(ruleset: Ruleset, nod
 
 
 @pytest.mark.parametrize("sets", [A_EGRESS, B_INGRESS], ids=["egress", "ingress"])
-async def test_neighbours_are_found_all_the_same(ruleset: Ruleset, node: Lab, sets: IsolatedSets) -> None:
+async def test_neighbour_discovery_still_works(ruleset: Ruleset, node: Lab, sets: IsolatedSets) -> None:
     """Neighbour discovery from and to link-local addresses; without it the node would not reach its pods."""
     await install(ruleset, sets)
     node.forget_neighbours()
@@ -158,7 +158,7 @@ async def test_neighbours_are_found_all_the_same(ruleset: Ruleset, node: Lab, se
 async def test_the_node_reaches_isolated_pods_in_each_layout(
     ruleset: Ruleset, node: Lab, sets: IsolatedSets, family: int
 ) -> None:
-    """And what comes from it is never taken for spoofed."""
+    """Its packets never count as spoofed."""
     await install(ruleset, sets)
     for pod in (A, B):
         with node.udp_flow(NODE, pod, family) as flow:
@@ -171,7 +171,7 @@ async def test_the_node_reaches_isolated_pods_in_each_layout(
     assert (await ruleset.counters())[SPOOFED] == 0
 
 
-async def test_bridged_packets_are_not_taken_for_those_of_the_node(ruleset: Ruleset, node: Lab) -> None:
+async def test_bridged_packets_do_not_count_as_packets_of_the_node(ruleset: Ruleset, node: Lab) -> None:
     """Both have no input interface where they are evaluated."""
     await install(ruleset, B_INGRESS)
     for family in (4, 6):

@@ -63,7 +63,7 @@ async def test_fail_open_accepts_and_counts_packets_without_a_verdict(config: Ru
     assert await without_verdict(ruleset) == 2
 
 
-async def test_fail_closed_drops_and_counts_what_returns_from_the_queue_without_an_acceptance(
+async def test_fail_closed_drops_and_counts_packets_that_return_from_the_queue_without_an_acceptance(
     ruleset: Ruleset, listener: QueueListener, node: Lab
 ) -> None:
     await ruleset.install(B_INGRESS)
@@ -111,7 +111,7 @@ async def test_udp_that_is_never_answered_is_evaluated_once(
 async def test_a_refused_connection_stays_refused_in_both_directions(
     ruleset: Ruleset, listener: QueueListener, node: Lab
 ) -> None:
-    """Also when it was open before the pod was isolated; its answers are handed over as such."""
+    """Also when it was open before the pod was isolated; its replies are queued as replies."""
     await ruleset.install(NOT_ISOLATED)
     with node.udp_flow(A, B) as flow:
         assert both_ways(flow)
@@ -248,7 +248,7 @@ async def test_foreign_bits_pass_through_and_none_of_ours_remain(
 
 
 def _probe_marks() -> None:
-    """Give every packet foreign bits where it enters, and count those that leave with exactly these."""
+    """Set foreign bits on every incoming packet, and count the packets that leave with exactly these bits."""
     nft(f"""
         add table ip probe
         add counter ip probe kept
@@ -264,7 +264,7 @@ def _probe_marks() -> None:
 
 
 @pytest.mark.parametrize("state", range(8))
-async def test_a_state_that_others_put_into_the_field_is_not_believed(ruleset: Ruleset, node: Lab, state: int) -> None:
+async def test_a_state_that_other_software_sets_in_the_mark_has_no_effect(ruleset: Ruleset, node: Lab, state: int) -> None:
     nft(f"""
         add table ip probe
         add chain ip probe early {{ type filter hook prerouting priority -300; }}
@@ -296,7 +296,7 @@ async def test_dns_is_evaluated_before_routing_and_only_once(config: RulesetConf
     assert queued() == 1
 
 
-async def test_dns_to_the_own_node_is_spared_when_node_egress_is_allowed(config: RulesetConfig, node: Lab) -> None:
+async def test_dns_to_the_own_node_is_not_queued_when_node_egress_is_allowed(config: RulesetConfig, node: Lab) -> None:
     config = dataclasses.replace(config, dns_in_prerouting=True, node_egress=NodeEgress.ALLOW)
     ruleset = Ruleset(config)
     await ruleset.install(A_EGRESS)
@@ -317,12 +317,10 @@ async def test_dns_without_a_verdict_is_dropped_before_routing_in_fail_closed(co
         assert both_ways(flow)
 
 
-# Connections that others belong to.
+# Connections that belong to other connections.
 
 
-async def test_a_connection_that_another_one_announces_is_evaluated_like_any_other(
-    ruleset: Ruleset, listener: QueueListener, node: Lab
-) -> None:
+async def test_an_expected_connection_is_evaluated_like_any_other(ruleset: Ruleset, listener: QueueListener, node: Lab) -> None:
     """A helper of connection tracking expects it (FTP, SIP); the kernel gives it the connection mark of its master, not the label."""
     nft(f"""
         table inet probe {{

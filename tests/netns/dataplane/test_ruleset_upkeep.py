@@ -1,4 +1,4 @@
-"""What install, update, in_place, cleanup and probe do to a real kernel, and what waiting packets survive."""
+"""Effects of install, update, in_place, cleanup and probe in a real kernel, also on waiting packets."""
 
 import asyncio
 import dataclasses
@@ -49,7 +49,7 @@ async def test_a_first_install_is_complete(ruleset: Ruleset) -> None:
     assert elements("isolated_egress_v6") == {ADDRESS[A, 6]}
 
 
-async def test_a_later_agent_adopts_the_base_chains_and_the_counters(config: RulesetConfig, node: Lab) -> None:
+async def test_a_later_agent_keeps_the_base_chains_and_the_counters(config: RulesetConfig, node: Lab) -> None:
     ruleset = Ruleset(dataclasses.replace(config, fail_open=True))
     await ruleset.install(B_INGRESS)
     before = base_chain_handles()
@@ -99,7 +99,7 @@ async def test_an_update_before_any_install_installs(ruleset: Ruleset) -> None:
     assert await ruleset.in_place()
 
 
-async def test_after_a_failed_update_the_next_one_puts_everything_in_place(ruleset: Ruleset) -> None:
+async def test_after_a_failed_update_the_next_one_installs_everything(ruleset: Ruleset) -> None:
     await ruleset.install(A_EGRESS)
     nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")
     with pytest.raises(RulesetError, match="ENOENT"):
@@ -136,7 +136,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damage_by_others_is_noticed_and_repaired(ruleset: Ruleset, damage: str) -> None:
-    """Whatever another program does to the table, and the message names the program."""
+    """For any change of another program to the table. The message names the program."""
     await ruleset.install(A_EGRESS)
     nft(damage)
     difference = await ruleset.difference()
@@ -166,7 +166,7 @@ async def test_a_rule_that_is_replaced_by_one_with_other_values_is_noticed(rules
     assert "0x00700000" not in listing()
 
 
-async def test_changes_of_other_tables_are_none_of_ours(ruleset: Ruleset) -> None:
+async def test_changes_of_other_tables_are_ignored(ruleset: Ruleset) -> None:
     await ruleset.install(A_EGRESS)
     nft("add table inet foreign; add chain inet foreign first { type filter hook postrouting priority -400; }")
     nft("add table ip netpolqx; add chain ip netpolqx netpolqx")
@@ -174,7 +174,7 @@ async def test_changes_of_other_tables_are_none_of_ours(ruleset: Ruleset) -> Non
     assert await ruleset.in_place()
 
 
-async def test_own_changes_are_not_taken_for_those_of_others(ruleset: Ruleset) -> None:
+async def test_own_changes_do_not_count_as_foreign(ruleset: Ruleset) -> None:
     await ruleset.install(A_EGRESS)
     await ruleset.update(B_INGRESS)
     await ruleset.update(A_EGRESS)
@@ -183,7 +183,7 @@ async def test_own_changes_are_not_taken_for_those_of_others(ruleset: Ruleset) -
 
 
 async def test_traffic_changes_nothing(ruleset: Ruleset, listener: QueueListener, node: Lab) -> None:
-    """Counters of rules count, and the table is still the same."""
+    """Counters of rules count, but the table still compares as equal."""
     await ruleset.install(A_EGRESS)
     with node.udp_flow(A, B) as flow:
         flow.send()
@@ -246,7 +246,7 @@ async def test_ten_thousand_addresses_are_one_transaction(ruleset: Ruleset) -> N
 async def test_an_nft_that_hangs_is_killed_with_its_children(
     ruleset: Ruleset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next installation goes on with an nft that answers; the verdict maps need not wait for the one that hangs."""
+    """The next installation succeeds with an nft that works. Changes of the verdict maps do not wait for the one that hangs."""
     await ruleset.install(A_EGRESS)
     hanging = tmp_path / "nft"
     hanging.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! >{tmp_path}/child\nwait\n", encoding="ascii")
@@ -347,7 +347,7 @@ async def test_no_packet_passes_without_evaluation_while_the_ruleset_is_installe
 
 
 async def test_a_form_that_the_kernel_lacks_is_refused_by_name(config: RulesetConfig, node: Lab) -> None:
-    """And trying leaves nothing behind."""
+    """The attempt leaves nothing behind."""
     accepted = []
     for form in (Dataplane.NATIVE, Dataplane.COMPAT):
         try:
@@ -377,7 +377,7 @@ async def test_without_nft_the_error_names_the_package(config: RulesetConfig, mo
 
 
 async def test_an_update_that_meets_the_damage_of_others_repairs_it_at_once(ruleset: Ruleset) -> None:
-    """The pods of the new sets are isolated without another try, and the repair is counted."""
+    """The pods of the new sets are isolated at the first attempt, and the repair is counted."""
     upkeep = RulesetUpkeep(ruleset, on_installed=lambda: None)
     await upkeep.bring_about(A_EGRESS)
     nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")

@@ -1,4 +1,4 @@
-"""Opening packets with a false source, in a real kernel: no connection that begins with one can be used in the reply direction."""
+"""Spoofed first packets, in a real kernel: a connection that begins with one is unusable in the reply direction."""
 
 import dataclasses
 import select
@@ -61,17 +61,17 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.fixture(autouse=True)
 def fresh(node: Lab) -> None:
-    """No connection is left from an earlier test."""
+    """Remove the connections of earlier tests."""
     run("conntrack", "-F")
 
 
 async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
-    """As the supervisor does it: with all local pods, and the interfaces that lead to them."""
+    """Install like the supervisor: with all local pods, and the interfaces that lead to them."""
     await ruleset.install(await with_interfaces(dataclasses.replace(sets, local=LOCAL)))
 
 
 def send(lab: Lab, place: str, frame: Frame) -> None:
-    """Put a packet on the wire of a pod, addressed to the node."""
+    """Send a packet from the interface of a pod to the node's hardware address."""
     lab.send_frame(place, bytes(Ether(dst=lab.hardware_address(NODE, f"pod-{place}"), src=lab.hardware_address(place)) / frame))
 
 
@@ -115,7 +115,7 @@ async def test_a_pod_does_not_answer_a_connection_that_it_opened_itself_in_the_n
 @FAMILIES
 @_TRANSPORTS
 @_RP_FILTER
-async def test_nor_in_the_name_of_an_address_outside(
+async def test_a_pod_does_not_answer_it_in_the_name_of_an_address_outside(
     ruleset: Ruleset, listener: QueueListener, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
@@ -128,7 +128,7 @@ async def test_nor_in_the_name_of_an_address_outside(
 @FAMILIES
 @_TRANSPORTS
 @_RP_FILTER
-async def test_nor_in_the_name_of_the_node(
+async def test_a_pod_does_not_answer_it_in_the_name_of_the_node(
     ruleset: Ruleset, listener: QueueListener, node: Lab, rp_filter: int, transport: type[Frame], family: int
 ) -> None:
     set_rp_filter(node, rp_filter)
@@ -153,7 +153,7 @@ async def test_a_neighbour_outside_does_not_open_a_connection_in_the_name_of_a_p
 
 @FAMILIES
 async def test_the_node_sends_no_error_to_a_pod_in_whose_name_another_sent(ruleset: Ruleset, node: Lab, family: int) -> None:
-    """Such an error would carry what the sender wrote past the isolation of the receiver."""
+    """Such an error would carry data of the sender past the isolation of the receiver."""
     set_rp_filter(node, 0)
     await install(ruleset, B_INGRESS)
     with node.inside(B):

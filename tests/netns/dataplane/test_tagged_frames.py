@@ -1,4 +1,4 @@
-"""Frames with VLAN tags between pods of one bridge, in a real kernel: none reaches its receiver past the evaluation."""
+"""Frames with VLAN tags between pods of one bridge, in a real kernel: none reaches its receiver without evaluation."""
 
 import asyncio
 import dataclasses
@@ -62,13 +62,13 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 async def guard(node: Lab) -> AsyncIterator[BridgeGuard]:
-    del node  # whose rules are cleared first
+    del node  # the fixture clears its rules
     yield BridgeGuard()
     cleanup()
 
 
 async def install(ruleset: Ruleset, guard: BridgeGuard, sets: IsolatedSets) -> PodInterfaces:
-    """As the supervisor does it."""
+    """Install the ruleset and the guard's table, like the supervisor."""
     found = await with_interfaces(dataclasses.replace(sets, local=LOCAL))
     await guard.keep(found.interfaces)
     assert guard.problem is None
@@ -77,7 +77,7 @@ async def install(ruleset: Ruleset, guard: BridgeGuard, sets: IsolatedSets) -> P
 
 
 def send(node: Lab, family: int, tags: Frame) -> None:
-    """From pod a to pod b, past the sockets of a."""
+    """Send a frame from pod a to pod b as raw bytes."""
     packet = (IP if family == 4 else IPv6)(src=ADDRESS[A, family], dst=ADDRESS[B, family])
     payload = packet / UDP(sport=_PORT, dport=_PORT) / b"hello"
     node.send_frame(A, bytes(Ether(src=node.hardware_address(A), dst=node.hardware_address(B)) / tags / payload))
@@ -91,8 +91,8 @@ def arrives(node: Lab, family: int, tags: Frame) -> bool:
 
 @FAMILIES
 @pytest.mark.parametrize("tags", TAGS.values(), ids=TAGS)
-async def test_a_receiver_takes_such_frames_for_untagged(node: Lab, family: int, tags: Frame) -> None:
-    """What the others guard against: without a ruleset, each of these frames arrives."""
+async def test_a_receiver_treats_such_frames_as_untagged(node: Lab, family: int, tags: Frame) -> None:
+    """Without a ruleset each of these frames arrives. The other tests show that the ruleset prevents it."""
     assert arrives(node, family, tags)
 
 
@@ -108,7 +108,7 @@ async def test_none_passes_an_isolation(
 
 
 async def test_frames_of_a_vlan_are_left_alone(ruleset: Ruleset, guard: BridgeGuard, node: Lab) -> None:
-    """They reach no address of a pod, and may be those of a network that policies do not know."""
+    """They reach no address of a pod, and may belong to a network that policies do not cover."""
     await install(ruleset, guard, B_INGRESS)
     for tags in (Dot1Q(vlan=5), Dot1AD(vlan=5), Dot1Q(vlan=5) / Dot1Q(vlan=0)):
         assert not arrives(node, 4, tags)

@@ -1,4 +1,4 @@
-"""Decisions in the kernel: what passes, is dropped or is queued when the maps are asked first."""
+"""Decisions in the kernel: the packets that pass, are dropped or are queued after a look-up in the verdict maps."""
 
 import asyncio
 import dataclasses
@@ -144,10 +144,8 @@ async def test_what_differs_in_anything_is_queued(
 
 
 @FAMILIES
-async def test_icmp_is_never_taken_for_a_remembered_port(
-    caching: Ruleset, node: Lab, listener: QueueListener, family: int
-) -> None:
-    """Where a port would stand, an echo request has its checksum."""
+async def test_icmp_never_matches_a_remembered_port(caching: Ruleset, node: Lab, listener: QueueListener, family: int) -> None:
+    """At the offset of the port, an echo request has its checksum."""
     if family == 4:
         kind, protocol = socket.AF_INET, socket.IPPROTO_ICMP
         request = bytes(ICMP(id=1))
@@ -193,7 +191,7 @@ async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching
     assert (elements_of("verdicts_v4"), elements_of("closed_v4"), elements_of("closed_v6")) == (0, 0, 0)
 
 
-async def test_decisions_do_not_look_like_somebody_elses_change(caching: Ruleset) -> None:
+async def test_changes_of_decisions_do_not_count_as_foreign(caching: Ruleset) -> None:
     await caching.install(B_INGRESS)
     await caching.remember_verdicts([hint(4, Verdict.ACCEPT), hint(4, Verdict.DROP, 1)], TTL_MS)
     assert await caching.in_place()
@@ -226,7 +224,7 @@ async def test_a_table_that_is_gone_holds_nothing_to_forget(caching: Ruleset) ->
 async def test_without_the_queue_rule_nothing_passes_for_a_remembered_accept(
     caching: Ruleset, config: RulesetConfig, node: Lab
 ) -> None:
-    """The chain `enqueue` returns when its rule is gone, and so does the verdict of a remembered accept: they must not be mistaken."""
+    """Without its rule the chain `enqueue` returns, like the verdict of a remembered accept. The ruleset must distinguish the two."""
     await caching.install(B_INGRESS)
     nft("flush chain inet netpolq enqueue")
     with node.udp_flow(A, B, port=PORT) as flow:
