@@ -1,23 +1,24 @@
-"""The one agent of a network namespace: who it is, and how another takes its place.
+"""Takeover protocol between two agents of one network namespace, and the lock that the serving agent holds.
 
-The agent holds an abstract Unix socket; such names belong to the network namespace (unix(7)), which is just the scope of ruleset and
-queues. Whoever connects is told which queues it serves. What follows, if anything does, is a takeover, one word a message:
+The lock is an abstract Unix socket. Abstract names belong to the network namespace (unix(7)), which is also the scope of ruleset and
+queues. The running agent sends its queue numbers to every process that connects. A takeover follows only if the peer asks for one. Each
+message is one datagram:
 
-    running agent                        the one that takes over
+    running agent                        replacement
     queues 100:101      ──────────►
-                        ◄──────────      key KEY, then binds other queues, and gets as far as judging by a snapshot of its own
+                        ◄──────────      key KEY, then binds other queues, and evaluates packets by a snapshot of its own
                         ◄──────────      stand-down KEY
-    standing-down       ──────────►      puts its rules in place: nobody else changes the ruleset any more
+    standing-down       ──────────►      installs its rules: the running agent no longer changes the ruleset
                         ◄──────────      leave
-    left, the socket    ──────────►      is the one agent now
+    left, the socket    ──────────►      holds the lock now
 
-An agent that stands down goes on judging what is in its queues. If the other ends before it says `leave`, it resumes. With its last word it
-hands on the socket itself, so that no third agent finds the name free in between.
+An agent that stands down still evaluates the packets in its queues. If the replacement ends before it sends `leave`, the agent resumes.
+The message `left` carries the listening socket itself, so that no third agent finds the name free in between.
 
-Who may take over must show the key that the running agent keeps in its run directory: user 0 of some container on the node's network,
-without any capability, is user 0 at the other end of a socket, but cannot read there. Another key is answered with `refused`. The key is
-shown at once, because the first sync before `stand-down` may take minutes: a connection that has not shown it is closed after seconds, and
-earlier when there are others, so connections that say nothing keep no agent from taking over.
+A replacement must send the key that the running agent keeps in its run directory. User 0 of a container on the node's network, even
+without any capability, is user 0 at the other end of a socket, but it cannot read that directory. The answer to a wrong key is `refused`.
+The replacement sends the key at once, because the first sync before `stand-down` may take minutes: the running agent closes a connection
+without a key after seconds, and earlier when there are others, so idle connections cannot block a takeover.
 """
 
 import contextlib
@@ -25,17 +26,17 @@ import hmac
 import os
 import secrets
 import socket
-import struct
 import time
 
 from pathlib import Path
 
+from netpolq.ipc.peer_credentials import peer_credentials
+
 _NAME = "\0netpolq"
-_CREDENTIALS = struct.Struct("3i")
 _TIMEOUT_S = 2.0
 _MAX_MESSAGE_BYTES = 64
 _BACKLOG = 128
-"""Connections that wait to be accepted; one more is refused with EAGAIN (unix(7))."""
+"""Connections that wait to be accepted; the kernel refuses further ones with EAGAIN (unix(7))."""
 
 _POLL_S = 0.01
 
@@ -48,28 +49,27 @@ LEFT = "left"
 REFUSED = "refused"
 
 
-def claim() -> socket.socket | None:
-    """Become the one agent of this network namespace, or None if there is one already. Keep the socket open."""
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+def acquire() -> socket.socket | None:
+    """The lock of this network namespace, or None if another process holds it. Closing the socket releases the lock."""
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        found.bind(_NAME)
+        lock.bind(_NAME)
     except OSError:
-        found.close()
+        lock.close()
         return None
-    return _listening(found)
+    return _listening(lock)
 
 
-def adopt(descriptor: int) -> socket.socket:
-    """Become the one agent by the socket of the one before. Takes over the descriptor."""
+def acquire_from_peer(descriptor: int) -> socket.socket:
+    """The lock that the previous agent has passed on. The socket owns the descriptor from then on."""
     return _listening(socket.socket(fileno=descriptor))
 
 
-def _listening(found: socket.socket) -> socket.socket:
-    found.listen(
-        _BACKLOG
-    )  # once more if it does already: whoever connects is told the process that was the last to call this (unix(7))
-    found.setblocking(False)
-    return found
+def _listening(lock: socket.socket) -> socket.socket:
+    # Also for a socket that listens already: a client reads the credentials of the last process that called listen(2) (unix(7)).
+    lock.listen(_BACKLOG)
+    lock.setblocking(False)
+    return lock
 
 
 def make_key() -> str:
@@ -78,7 +78,7 @@ def make_key() -> str:
 
 
 def write_key(path: Path, key: str) -> None:
-    """Keep a key in a file that its owner alone may read. Raises `OSError`, and leaves no half of a file."""
+    """Write a key to a file that only its owner may read. Raises `OSError` and removes a partial file."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
         try:
@@ -99,26 +99,25 @@ def read_key(path: Path) -> str:
 
 
 def is_key(wanted: str, given: str) -> bool:
-    """Whether a key is the right one; an empty one never is."""
+    """Whether the given key is the wanted one. An empty key never is."""
     return bool(wanted) and hmac.compare_digest(wanted.encode(), given.encode())
 
 
 class TakeoverConnection:
-    """One end of a takeover, or of what might become one. `pid`: the process at the other end. `handed_on`: the socket of the one agent."""
+    """One end of a connection between two agents. `pid`: the peer process. `handed_on`: the lock, once the peer has sent it."""
 
     def __init__(self, end: socket.socket, *, with_holder: bool = False) -> None:
         self._socket = end
         self._with_holder = with_holder
         self.handed_on: socket.socket | None = None
-        credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        self.pid: int
-        self.pid, self._uid, _gid = _CREDENTIALS.unpack(credentials)
+        self._credentials = peer_credentials(end)
+        self.pid = self._credentials.pid
 
     @classmethod
     def with_running_agent(cls) -> "TakeoverConnection | None":
-        """Speak to the agent that serves this network namespace; None if there is none.
+        """A connection to the agent that serves this network namespace, or None without one.
 
-        Somebody else's process that holds the name is none: anybody may bind an abstract name.
+        A process of another user that holds the name does not count: any process may bind an abstract name.
         """
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.settimeout(_TIMEOUT_S)
@@ -127,7 +126,7 @@ class TakeoverConnection:
             try:
                 end.connect(_NAME)
                 break
-            except BlockingIOError:  # the agent is there, and others wait to be accepted
+            except BlockingIOError:  # the agent listens, and its backlog is full
                 if time.monotonic() < deadline:
                     time.sleep(_POLL_S)
                     continue
@@ -136,81 +135,81 @@ class TakeoverConnection:
             except OSError:
                 end.close()
                 return None
-        conversation = cls(end, with_holder=True)
-        if not conversation.is_trusted:
-            conversation.close()
+        connection = cls(end, with_holder=True)
+        if not connection.is_trusted:
+            connection.close()
             return None
-        return conversation
+        return connection
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the other end is run by root or by the same user: abstract names have no permissions."""
-        return self._uid in {0, os.geteuid()}
+        """Whether root or the same user runs the peer: abstract names have no permissions."""
+        return self._credentials.is_trusted
 
     def fileno(self) -> int:
         """The descriptor, for polling."""
         return self._socket.fileno()
 
-    def say(self, word: str, more: str = "", *, handing_on: socket.socket | None = None) -> None:
-        """Send a word, perhaps with something behind it, or with a socket. That nobody hears it is seen when receiving."""
-        text = f"{word} {more}" if more else word
+    def send(self, kind: str, argument: str = "", *, handing_on: socket.socket | None = None) -> None:
+        """Send a message, with an optional argument and an optional socket. Errors are ignored: `receive` finds a peer that is gone."""
+        text = f"{kind} {argument}" if argument else kind
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [text.encode()], [] if handing_on is None else [handing_on.fileno()])
 
-    def hear(self) -> tuple[str, str]:
-        """The next word, and what is behind it. Raises `EOFError` when the other end is gone or is silent for too long."""
+    def receive(self) -> tuple[str, str]:
+        """Kind and argument of the next message. Raises `EOFError` when the peer is gone, or when a blocking receive times out."""
         try:
-            # Without room for descriptors the kernel closes those that come along: nobody but the holder may give us any.
+            # Only the lock holder may send a descriptor. The kernel closes those for which there is no room.
             data, descriptors, _flags, _address = socket.recv_fds(self._socket, _MAX_MESSAGE_BYTES, 1 if self._with_holder else 0)
         except OSError as error:
             raise EOFError from error
         if descriptors:
-            self.handed_on = adopt(descriptors[0])
+            self.handed_on = acquire_from_peer(descriptors[0])
         if not data:
             raise EOFError
-        word, _, more = data.decode(errors="replace").partition(" ")
-        return word, more
+        kind, _, argument = data.decode(errors="replace").partition(" ")
+        return kind, argument
 
-    def say_queues(self, queues: range) -> None:
-        """Tell which queues are served."""
-        self.say(_QUEUES, f"{queues.start}:{queues.stop - 1}")
+    def send_queues(self, queues: range) -> None:
+        """Send the numbers of the served queues."""
+        self.send(_QUEUES, f"{queues.start}:{queues.stop - 1}")
 
-    def hear_queues(self) -> range:
-        """Which queues are served. Raises `EOFError` like `hear`, and for an answer that cannot be read."""
+    def receive_queues(self) -> range:
+        """The numbers of the queues that the peer serves. Raises `EOFError` like `receive`, and for a malformed answer."""
         try:
-            word, numbers = self.hear()
+            kind, numbers = self.receive()
             first, last = map(int, numbers.split(":"))
         except ValueError as error:
             raise EOFError from error
-        if word != _QUEUES:
+        if kind != _QUEUES:
             raise EOFError
         return range(first, last + 1)
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._socket.close()
 
 
 def running_agent() -> int | None:
-    """Process id of the agent that serves this network namespace, or None."""
-    conversation = TakeoverConnection.with_running_agent()
-    if conversation is None:
+    """Process id of the agent that serves this network namespace, or None without one."""
+    connection = TakeoverConnection.with_running_agent()
+    if connection is None:
         return None
-    conversation.close()
-    return conversation.pid
+    connection.close()
+    return connection.pid
 
 
 def queues_beside(wanted: range) -> range:
-    """The queues for an agent that is to take over: the wanted ones, or if the running agent has some of them, as many others."""
-    conversation = TakeoverConnection.with_running_agent()
-    if conversation is None:
+    """The queues of a replacement: the wanted ones, or as many others if the running agent serves some of the wanted ones."""
+    connection = TakeoverConnection.with_running_agent()
+    if connection is None:
         return wanted
     try:
-        taken = conversation.hear_queues()
+        taken = connection.receive_queues()
     except EOFError:
-        return wanted  # it is leaving, or of a kind that cannot be taken over; the start will tell
+        return wanted  # the agent leaves, or does not support takeover; a later step of the start reports that
     finally:
-        conversation.close()
+        connection.close()
     if wanted.stop <= taken.start or taken.stop <= wanted.start:
         return wanted
     count = len(wanted)

@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
-import struct
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from netpolq.errors import BootError
+from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 
 MAX_CONNECTIONS = 64
@@ -24,10 +23,8 @@ MAX_CONNECTION_S = 20.0
 _KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
 _CHECK_S = 1.0
-_MAX_TOLD = 16
-"""Users whose refusal is logged, each once: who may ask as often as he likes must not fill the log."""
-
-_CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
+_MAX_LOGGED_UIDS = 16
+"""User ids that are logged when a request is rejected, each once: repeated requests must not fill the log."""
 
 log = logging.getLogger("http")
 
@@ -129,12 +126,11 @@ async def serve_metrics(
     return runner
 
 
-def _peer_uid(request: web.Request) -> int | None:
+def _credentials(request: web.Request) -> PeerCredentials | None:
     peer = request.transport.get_extra_info("socket") if request.transport is not None else None
     if peer is None:
         return None
-    _pid, uid, _gid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return int(uid)
+    return peer_credentials(peer)
 
 
 class StatusSocket:
@@ -149,7 +145,7 @@ class StatusSocket:
         self._builder = path.with_name(f"sock.{number}")
         self._status = status
         self._verbosity = verbosity
-        self._told: set[int | None] = set()
+        self._logged_uids: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get("/status", self._answer)])
         if verbosity is not None:
@@ -199,13 +195,14 @@ class StatusSocket:
         await self._runner.cleanup()
 
     def _refuse_others(self, request: web.Request) -> None:
-        """Raises `HTTPForbidden` unless root or the agent's own user asks."""
-        uid = _peer_uid(request)
-        if uid not in {0, os.geteuid()}:
-            # Permissions of file and folder keep others out as well, unless somebody has loosened them.
-            if uid not in self._told and len(self._told) < _MAX_TOLD:
-                self._told.add(uid)
-                log.warning("user %s asks for the status and is refused", uid)
+        """Raises `HTTPForbidden` unless the client runs as root or as the agent's own user."""
+        credentials = _credentials(request)
+        if credentials is None or not credentials.is_trusted:
+            # A second check: the permissions of file and directory may have been loosened.
+            uid = None if credentials is None else credentials.uid
+            if uid not in self._logged_uids and len(self._logged_uids) < _MAX_LOGGED_UIDS:
+                self._logged_uids.add(uid)
+                log.warning("status request from user %s rejected", uid)
             raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")
 
     async def _answer(self, request: web.Request) -> web.Response:

@@ -200,4 +200,4 @@ def test_only_root_gets_the_status_also_when_permissions_are_loose(closed_agent:
         for user in (0, 65534)
     }
     assert answers == {0: "200", 65534: "403"}
-    assert "user 65534 asks for the status and is refused" in closed_agent.log.read_text()
+    assert "status request from user 65534 rejected" in closed_agent.log.read_text()

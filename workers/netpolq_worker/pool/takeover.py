@@ -18,7 +18,7 @@ from netpolq.ipc.takeover import (
     STAND_DOWN,
     STANDING_DOWN,
     TakeoverConnection,
-    claim,
+    acquire,
     read_key,
     running_agent,
 )
@@ -52,7 +52,7 @@ class AgentLock:
 
     def _introduce(self, holder: TakeoverConnection) -> None:
         try:
-            taken = holder.hear_queues()
+            taken = holder.receive_queues()
         except EOFError:
             raise AlreadyRunningError(
                 f"the agent of this network namespace (pid {holder.pid}) does not support takeover: stop it first"
@@ -62,7 +62,7 @@ class AgentLock:
             raise AlreadyRunningError(
                 f"the agent to take over from (pid {holder.pid}) serves queues {numbers}: choose others with --nfqueue-id"
             )
-        holder.say(KEY, read_key(self._key_path))
+        holder.send(KEY, read_key(self._key_path))
         log.info("taking over from pid %d, which serves queues %s", holder.pid, numbers)
 
     def open(self) -> None:
@@ -79,18 +79,18 @@ class AgentLock:
         if self._holder is None:
             self._callbacks.on_stood_down()
         else:
-            self._holder.say(STAND_DOWN, read_key(self._key_path))
+            self._holder.send(STAND_DOWN, read_key(self._key_path))
 
     def request_leave(self) -> None:
         """Ask the holder to leave, if another agent holds the lock."""
         if self._holder is not None:
-            self._holder.say(LEAVE)
+            self._holder.send(LEAVE)
 
     def _on_holder_readable(self) -> None:
         if self._holder is None:
             return
         try:
-            command, _argument = self._holder.hear()
+            command, _argument = self._holder.receive()
         except EOFError:
             command = LEFT
         if command == STANDING_DOWN:
@@ -104,7 +104,7 @@ class AgentLock:
         self._events.unwatch(holder)
         holder.close()
         self._holder = None
-        self._socket = holder.handed_on or claim()
+        self._socket = holder.handed_on or acquire()
         if self._socket is None and (pid := running_agent()) is not None:
             self._lose(f"another agent (pid {pid}) has become the agent of this network namespace meanwhile")
             return
@@ -157,7 +157,7 @@ def _acquire_or_connect() -> tuple[socket.socket | None, TakeoverConnection | No
     """The lock's socket, or a connection to the agent that holds the lock; neither, if another program holds it."""
     deadline = time.monotonic() + _ACQUIRE_LIMIT_S
     while True:
-        acquired = claim()
+        acquired = acquire()
         holder = None if acquired is not None else TakeoverConnection.with_running_agent()
         if acquired is not None or holder is not None:
             return acquired, holder

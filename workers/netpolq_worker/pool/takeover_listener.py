@@ -98,12 +98,12 @@ class TakeoverListener:
     def send_stood_down(self) -> None:
         """Tell the successor that this agent no longer changes the ruleset."""
         if self.successor is not None:
-            self.successor.say(STANDING_DOWN)
+            self.successor.send(STANDING_DOWN)
 
     def close(self) -> None:
         """Close all connections, and the socket. A successor receives the socket."""
         if self.successor is not None:
-            self.successor.say(LEFT, handing_on=self._socket)
+            self.successor.send(LEFT, handing_on=self._socket)
         if self._socket is not None:
             self._events.unwatch(self._socket)
             self._socket.close()
@@ -137,14 +137,14 @@ class TakeoverListener:
             return
         if len(self._without_key) >= _MAX_PEERS:
             self._drop(next(iter(self._without_key)), "too many connections")
-        peer.say_queues(self._queues)
+        peer.send_queues(self._queues)
         self._peers.append(peer)
         self._without_key[peer] = time.monotonic() + _KEY_LIMIT_S
         self._events.watch(peer, lambda: self._on_readable(peer))
 
     def _on_readable(self, peer: TakeoverConnection) -> None:
         try:
-            command, argument = peer.hear()
+            command, argument = peer.receive()
         except EOFError:
             self._forget(peer)
             if peer is self.successor:
@@ -159,7 +159,7 @@ class TakeoverListener:
                 self._without_key.pop(peer, None)
         elif command in {KEY, STAND_DOWN} and not is_key(self._key, argument):
             log.warning("takeover request from pid %d rejected: it does not have the key in %s", peer.pid, self._key_path)
-            peer.say(REFUSED)
+            peer.send(REFUSED)
         elif command == STAND_DOWN and self.successor in {None, peer}:
             self._without_key.pop(peer, None)
             if self.successor is None:
