@@ -262,15 +262,15 @@ def _supervise(words: Sequence[str]) -> int:
 
 
 def _status(words: Sequence[str]) -> int:
-    from netpolq.supervisor import status  # noqa: PLC0415  # see the module's docstring
+    from netpolq.supervisor import status_client, status_report  # noqa: PLC0415  # see the module's docstring
 
     values = Values(from_words(STATUS_OPTIONS, words), from_environment((RUN_DIR,), os.environ))
     is_json = values[OUTPUT] == "json"
     try:
-        found = status.fetch(values[RUN_DIR])
-    except status.NoAgentError as error:
+        found = status_client.fetch(values[RUN_DIR])
+    except status_client.NoAgentError as error:
         raise _without_agent(error, is_json=is_json) from error
-    print((status.render_json if is_json else status.render_text)(found))
+    print((status_report.render_json if is_json else status_report.render_text)(found))
     return ExitCode.OK if found.ready else ExitCode.FAILED
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from netpolq import logs
 from netpolq.errors import NetpolqError
 from netpolq.settings.definitions import VERBOSITY
-from netpolq.supervisor.status import ask
+from netpolq.supervisor.status_client import request
 
 LOGLEVEL_PATH = "/loglevel"
 
@@ -53,7 +53,7 @@ def change(run_dir: Path, verbosity: int) -> int:
 
 
 def _number(run_dir: Path, method: str, text: str) -> int:
-    answer = ask(run_dir, method, LOGLEVEL_PATH, text).decode(errors="replace")
+    answer = request(run_dir, method, LOGLEVEL_PATH, text).decode(errors="replace")
     try:
         return int(answer)
     except ValueError:

@@ -128,7 +128,7 @@ def test_status_of_an_agent_that_is_not_ready_fails_and_says_what_is_in_force(
         closed_agent.pool.resume()
     assert done.returncode == ExitCode.FAILED
     assert "not ready: workers [0, 1] are more than 1 s behind" in done.stdout
-    assert f"version {before + 1} is published and not yet in force; in force: version {before}" in done.stdout
+    assert f"version {before + 1} is published, not yet in force; in force: version {before}" in done.stdout
     assert done.stderr == ""
 
 

@@ -24,10 +24,9 @@ from netpolq.supervisor.status import (
     WorkerStatus,
     decode,
     encode,
-    fetch,
-    render_json,
-    render_text,
 )
+from netpolq.supervisor.status_client import fetch
+from netpolq.supervisor.status_report import render_json, render_text
 from netpolq_worker.pool import orphaned_ruleset
 
 STATUS = Status(
@@ -174,7 +173,7 @@ def test_numbers_that_are_not_known_yet_are_null() -> None:
     assert document["programming_latency_s"] is None
     assert document["source"]["age_s"] is None
     assert decode(encode(early)) == early
-    assert "never heard" in render_text(early)
+    assert "no sync yet" in render_text(early)
 
 
 def test_the_page_says_why_the_agent_is_not_ready() -> None:
@@ -221,7 +220,7 @@ def test_a_manifest_cannot_steer_the_terminal() -> None:
     ("age_s", "text"), [(0.25, "0.2 s"), (119.0, "119.0 s"), (200.0, "3 min"), (8000.0, "2 h"), (2e5, "2 d")]
 )
 def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
-    assert f"heard {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
+    assert f"last sync {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
 
 
 def test_what_the_run_directory_lacks_is_shown() -> None:
@@ -238,12 +237,12 @@ def test_the_page_says_what_is_in_force_while_the_newest_snapshot_is_not() -> No
 
     assert snapshot(STATUS).endswith("version 12, in force everywhere after 12.3 ms")
     late = replace(STATUS, in_force_version=11)
-    assert snapshot(late).endswith("version 12 is published and not yet in force; in force: version 11")
+    assert snapshot(late).endswith("version 12 is published, not yet in force; in force: version 11")
     begun = replace(STATUS, in_force_version=0)
-    assert snapshot(begun).endswith("in force: what workers have of before, version 11 and 12")
+    assert snapshot(begun).endswith("in force: an earlier snapshot, version 11 and 12")
     none = replace(STATUS, snapshot_version=0, in_force_version=0)
     kept = replace(none, workers=[replace(STATUS.workers[0], acked_version=7)])
-    assert snapshot(kept).endswith("none published yet; in force: what workers have of before, version 7")
+    assert snapshot(kept).endswith("none published yet; in force: an earlier snapshot, version 7")
     assert "in force: nothing" in snapshot(replace(none, workers=[]))
 
 

@@ -1,0 +1,76 @@
+"""HTTP client of the Unix socket in the run directory."""
+
+import http.client
+import socket
+
+from pathlib import Path
+
+from netpolq.errors import NetpolqError, PrivilegeError
+from netpolq.ipc.run_dir import STATUS_SOCKET
+from netpolq.logs import one_line
+from netpolq.supervisor.status import Status, decode
+
+_TIMEOUT_S = 5.0
+
+
+class NoAgentError(NetpolqError):
+    """No process listens on the status socket."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+def request(run_dir: Path, method: str, path_of_url: str, text: str = "") -> bytes:
+    """The body of the answer of the agent that uses this run directory.
+
+    Raises `NetpolqError` with the path of the socket for a timeout or an answer other than 200: `PrivilegeError` if the agent rejects the
+    user, `NoAgentError` if no process listens.
+    """
+    path = run_dir / STATUS_SOCKET
+    connection = _UnixConnection(path)
+    try:
+        connection.request(method, path_of_url, body=text or None)
+        response = connection.getresponse()
+        body = response.read()
+    except PermissionError as error:
+        raise _not_root(path) from error
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise NoAgentError(f"no agent answers on {str(path)!r}: {error.strerror}; is one running with this --run-dir?") from error
+    except TimeoutError as error:
+        raise NetpolqError(f"the agent on {str(path)!r} does not answer within {_TIMEOUT_S:.0f} s") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
+    finally:
+        connection.close()
+    if response.status == http.client.FORBIDDEN:
+        raise _not_root(path)
+    if response.status != http.client.OK:
+        raise NetpolqError(
+            f"the agent on {str(path)!r} answered {response.status}: {one_line(body[:200].decode(errors='replace'))}"
+        )
+    return body
+
+
+def fetch(run_dir: Path) -> Status:
+    """The status of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
+    path = run_dir / STATUS_SOCKET
+    body = request(run_dir, "GET", "/status")
+    try:
+        return decode(body)
+    except ValueError as error:
+        raise NetpolqError(f"the answer on {str(path)!r} cannot be read: {error}; is the agent of another version?") from error
+
+
+def _not_root(path: Path) -> PrivilegeError:
+    return PrivilegeError(f"the status on {str(path)!r} is for root and the agent's own user: run as root")

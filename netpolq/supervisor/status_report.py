@@ -1,0 +1,118 @@
+"""Renders the status document as text for a terminal, or as indented JSON."""
+
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from netpolq.logs import one_line
+from netpolq.supervisor.status import Status, StrictModeStatus, VerdictCacheStatus, WorkerStatus
+
+
+def render_json(status: Status) -> str:
+    """The document as indented JSON, without the last line end."""
+    return orjson.dumps(status, option=orjson.OPT_INDENT_2).decode()
+
+
+def render_text(status: Status) -> str:
+    """The document as text, without the last line end. Unprintable characters, such as those of file names, are escaped."""
+    return "\n".join(one_line(line) for line in _lines(status))
+
+
+def _lines(status: Status) -> Iterator[str]:
+    source, dataplane = status.source, status.dataplane
+    state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
+    ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
+    age = "no sync yet" if source.age_s is None else f"last sync {_duration(source.age_s)} ago"
+    yield from _columns(
+        [
+            (f"netpolq {status.version}", state),
+            ("node", status.node),
+            ("snapshot", _snapshot(status)),
+            ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
+            *(("source problem", problem) for problem in source.problems),
+            ("objects", _counts(source.objects) + ignored),
+            ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
+            ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
+            *((("hold", dataplane.hold),) if dataplane.hold is not None else ()),
+            ("verdict cache", _verdict_cache(status.verdict_cache)),
+            ("strict mode", _strict_mode(status.strict_mode)),
+            ("packets without a verdict", f"{dataplane.unjudged_packets:,}"),
+            ("supervisor restarts", str(status.supervisor_restarts)),
+            *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
+        ],
+        align="<<",
+    )
+    yield ""
+    header = ("WORKER", "PID", "QUEUE", "SNAPSHOT", "PACKETS", "RESTARTS", "MEMORY")
+    rows = [_worker_row(worker, status.snapshot_version) for worker in status.workers]
+    yield from _columns([header, *rows], align=">>>>>>>")
+    if status.rejected:
+        yield ""
+        yield f"rejected ({len(status.rejected)})"
+        for rejection in status.rejected:
+            document = f"document {rejection.document}" if rejection.document else ""
+            yield "  " + "  ".join(part for part in (rejection.origin, document, rejection.key, rejection.field) if part)
+            *before, last = rejection.message, *rejection.further
+            yield from (f"      {text}" for text in before)
+            yield f"      {last}; {rejection.consequence}"
+
+
+def _snapshot(status: Status) -> str:
+    """The newest snapshot, and the version in force if that is another one."""
+    newest, in_force, latency = status.snapshot_version, status.in_force_version, status.programming_latency_s
+    if not newest:
+        return f"none published yet; in force: {_version_in_use(status)}"
+    if in_force >= newest:
+        return f"version {newest}, in force everywhere" + ("" if latency is None else f" after {latency * 1000:.1f} ms")
+    return f"version {newest} is published, not yet in force; in force: {f'version {in_force}' if in_force else _version_in_use(status)}"
+
+
+def _version_in_use(status: Status) -> str:
+    """The snapshot that workers use while no version is in force: one of an earlier run or supervisor, or none."""
+    versions = sorted({worker.acked_version for worker in status.workers if worker.acked_version})
+    if not versions:
+        return "nothing" if status.dataplane.fail_open else "nothing, so that new connections of isolated pods are dropped"
+    return f"an earlier snapshot, version {' and '.join(map(str, versions))}"
+
+
+def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:
+    return (
+        str(worker.slot),
+        str(worker.pid) if worker.pid else "none",
+        str(worker.queue_num),
+        f"{worker.acked_version}{'' if worker.acked_version >= newest else ' (old)'}",
+        f"{worker.packets:,}",
+        str(worker.restarts),
+        f"{worker.rss_bytes / 2**20:.1f} MiB",
+    )
+
+
+def _verdict_cache(cache: VerdictCacheStatus) -> str:
+    if not cache.enabled:
+        return "off: a worker evaluates every first packet"
+    return f"{cache.entries:,} of {cache.size:,} decisions in the kernel, for {cache.ttl_s} s each; {cache.hits:,} hits"
+
+
+def _strict_mode(strict: StrictModeStatus) -> str:
+    if not strict.enabled:
+        return "off: established connections stay accepted"
+    return f"evaluated by version {strict.done_version or 'none'}; {strict.denied:,} of {strict.examined:,} established connections denied"
+
+
+def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:
+    """Rows of equal length as lines with aligned columns: `<` left, `>` right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds up to two minutes, then minutes, hours and days, rounded down."""
+    for unit_s, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{int(seconds // unit_s)} {name}"
+    return f"{seconds:.1f} s"
