@@ -1,6 +1,6 @@
-"""Wire values and closed vocabularies shared by every layer.
+"""Enumerations that all layers share.
 
-The numeric values are part of the snapshot layout and of the channel encoding: never reuse one.
+Their numbers are part of the snapshot layout and of the channel encoding: never reuse one.
 """
 
 from enum import IntEnum, StrEnum
@@ -34,7 +34,7 @@ class Verdict(IntEnum):
 
 
 class Tier(IntEnum):
-    """Order in which policy tiers are evaluated. NetworkPolicy is the middle one of the network-policy API's three."""
+    """Policy tiers in the order of their evaluation. NetworkPolicy is the second of the network-policy API's three."""
 
     ADMIN = 0
     NETWORK_POLICY = 1
@@ -42,7 +42,7 @@ class Tier(IntEnum):
 
 
 class Action(IntEnum):
-    """What a matching rule does. NetworkPolicy rules only ever accept."""
+    """Action of a matching rule. NetworkPolicy rules only accept."""
 
     DENY = 0
     ACCEPT = 1
@@ -50,7 +50,7 @@ class Action(IntEnum):
 
 
 class Reason(IntEnum):
-    """Reason of a decision."""
+    """Reason of a verdict; every decision has one."""
 
     NOT_ISOLATED = 0
     ALLOWED = 1
@@ -82,11 +82,11 @@ class PacketMark(IntEnum):
 
 
 class ConnectionLabel(IntEnum):
-    """Bits of the label of a connection, counted from the first of those that netpolq uses.
+    """Bits of a connection label, counted from the first one that netpolq uses.
 
-    ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had put into the bits of the packet mark
+    ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had set in the bits of the packet mark
     that carry a `PacketMark` while its packet waits for a verdict. OWN: the node opened the connection, through an interface stacked on a
-    bridge, which passes the hooks once more.
+    bridge, so its packets pass the hooks twice.
     """
 
     ACCEPTED = 0
@@ -99,7 +99,7 @@ CONNECTION_LABEL_BITS = 5
 
 
 class Dataplane(StrEnum):
-    """The two forms of the queue rule: nftables' own `queue` statement, or the NFQUEUE target through nft_compat."""
+    """Forms of the queue rule: nftables' own `queue` statement, or the NFQUEUE target through nft_compat."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -114,7 +114,7 @@ class NodeEgress(StrEnum):
 
 
 class VerdictCacheMode(StrEnum):
-    """Whether decisions that were made more than once are kept in the kernel; AUTO: unless every first packet is to be logged."""
+    """Whether the kernel caches repeated decisions. AUTO: unless every first packet is logged."""
 
     AUTO = "auto"
     ON = "on"
@@ -122,7 +122,7 @@ class VerdictCacheMode(StrEnum):
 
 
 class LoggingFormat(StrEnum):
-    """Shape of the log lines on standard error."""
+    """Format of the log lines on standard error."""
 
     TEXT = "text"
     JSON = "json"

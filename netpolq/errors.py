@@ -1,10 +1,10 @@
-"""Errors that end the program, each with the exit code it ends with."""
+"""Errors that end the program, and their exit codes."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `netpolq`; documented in the README, so never renumber."""
+    """Exit codes of `netpolq`. They are documented in the README: never renumber them."""
 
     OK = 0
     FAILED = 1
@@ -18,19 +18,19 @@ class ExitCode(IntEnum):
 
 
 class NetpolqError(Exception):
-    """An expected failure: its text is one line for the operator, saying what is wrong and what to do."""
+    """An expected failure. Its text is one line for the operator: what is wrong and what to do."""
 
     exit_code = ExitCode.FAILED
 
     def __init__(self, message: str, *, exit_code: ExitCode | None = None) -> None:
-        """`exit_code`: another than that of the class."""
+        """`exit_code`: replaces that of the class."""
         super().__init__(message)
         if exit_code is not None:
             self.exit_code = exit_code
 
 
 class SettingsError(NetpolqError):
-    """A flag, environment variable or file entry has a value it must not have."""
+    """A flag, environment variable or file entry has an invalid value."""
 
     exit_code = ExitCode.USAGE
 
@@ -42,13 +42,13 @@ class PrivilegeError(NetpolqError):
 
 
 class QueueTakenError(NetpolqError):
-    """Another program is bound to a queue number that was asked for."""
+    """Another program is bound to a requested queue number."""
 
     exit_code = ExitCode.QUEUE_TAKEN
 
 
 class KernelError(NetpolqError):
-    """The kernel lacks something without which nothing can be enforced."""
+    """The kernel lacks a feature that enforcement needs."""
 
     exit_code = ExitCode.KERNEL
 
@@ -60,10 +60,10 @@ class AlreadyRunningError(NetpolqError):
 
 
 class BootError(NetpolqError):
-    """The agent cannot start and trying again would not help (a port that is taken, a folder that is not there)."""
+    """The agent cannot start, and a retry would fail as well (a port in use, a missing directory)."""
 
     exit_code = ExitCode.BOOT
 
 
 class SnapshotError(Exception):
-    """Bytes that are not a snapshot this version can read; the one in force stays in force."""
+    """The bytes are not a snapshot that this version can read. The snapshot in force stays in force."""

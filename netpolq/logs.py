@@ -12,34 +12,34 @@ from typing import TextIO
 from netpolq.enums import LoggingFormat
 
 PACKET_LOG_VERBOSITY = 2
-"""From this verbosity on, workers write a line for each packet they evaluate."""
+"""From this verbosity on, workers write a line for each packet that they evaluate."""
 
 DETAIL_VERBOSITY = 1
-"""From this verbosity on, there are lines of level `DETAIL`: each version in force, and what has changed."""
+"""From this verbosity on, lines of level `DETAIL` are written: each version in force, and its changes."""
 
 DEBUG_VERBOSITY = 4
-"""From this verbosity on, there are debug lines: steps of a change through supervisor, pool and workers."""
+"""From this verbosity on, debug lines are written: steps of a change through supervisor, pool and workers."""
 
 DETAIL = 15
-"""Level between those of INFO and DEBUG."""
+"""Level between INFO and DEBUG."""
 
 PACKET_LOG = "packet"
-"""Name of the logger of these lines, which has a limit of its own."""
+"""Name of the logger of packet lines, which has its own rate limit."""
 
 LINES_PER_S = 1
 BURST_LINES = 100
-"""Limit for the lines of one call site: an outsider who can cause a line must not be able to fill a disk."""
+"""Rate limit for each source line that logs: outside input must not be able to fill a disk."""
 
 
 def one_line(text: str) -> str:
-    """Text with everything escaped that could end a line or speak to a terminal: names of files may hold any character."""
+    """The text with control characters escaped, such as line ends: file names may contain any character."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 class TokenBucket:
-    """Allows `rate_per_s`, and up to `burst` at once after a quiet time. `refused`: number of refusals since it was last set to 0."""
+    """Token bucket: allows `rate_per_s`, and bursts of `burst`. `refused`: refusals since the caller last set it to 0."""
 
     def __init__(self, rate_per_s: float, burst: int, clock: Callable[[], float]) -> None:
         self._rate_per_s = rate_per_s
@@ -50,7 +50,7 @@ class TokenBucket:
         self.refused = 0
 
     def take(self) -> bool:
-        """Whether one more is allowed now."""
+        """Take a token. Returns whether there was one."""
         now_s = self._clock()
         self._tokens = min(self._tokens + (now_s - self._filled_s) * self._rate_per_s, self._burst)
         self._filled_s = now_s
@@ -62,26 +62,26 @@ class TokenBucket:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left, but for what has been filled since `take` was asked last."""
+        """Whether there was no token left at the last `take`."""
         return self._tokens < 1
 
 
 class Limit(logging.Filter):
-    """Leaves out lines when there are too many from one place in the code, and says so. `clock`: seconds, monotonic."""
+    """Limits the rate of lines from each source line, and notes how many were dropped. `clock`: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._places: dict[tuple[str, int], TokenBucket] = {}
+        self._buckets: dict[tuple[str, int], TokenBucket] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write a line. It may get a remark on lines left out."""
+        """Whether to write a line. May append a remark on dropped lines."""
         if record.name == PACKET_LOG:
             return True
-        place = record.pathname, record.lineno
-        bucket = self._places.get(place)
+        origin = record.pathname, record.lineno
+        bucket = self._buckets.get(origin)
         if bucket is None:
-            bucket = self._places[place] = TokenBucket(LINES_PER_S, BURST_LINES, self._clock)
+            bucket = self._buckets[origin] = TokenBucket(LINES_PER_S, BURST_LINES, self._clock)
         if not bucket.take():
             return False
         if bucket.refused:
@@ -96,13 +96,13 @@ class Limit(logging.Filter):
 
 
 class _Text(logging.Formatter):
-    """`2026-01-31T12:00:00.123Z INFO pool[12]: message`. A traceback follows on lines of its own."""
+    """Text format: `2026-01-31T12:00:00.123Z INFO pool[12]: message`. A traceback follows on separate lines."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s[%(process)d]: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self.converter = time.gmtime
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging calls it so
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # name defined by logging
         return one_line(super().formatMessage(record))
 
 
@@ -118,11 +118,11 @@ class _Json(logging.Formatter):
         protocol            TCP, UDP, SCTP, ICMP, ICMPv6, or the number
         source_ip, source_port, source_pod, destination_ip, destination_port, destination_pod
                             of the connection in its original direction; pods as ns/name
-        reply               true: the packet goes the other way, and its connection was judged
+        reply               true: the packet goes in reply direction; the verdict is that of its connection
         snapshot            version of the snapshot, 0 for none
         processing_us       microseconds from the packet's arrival in the worker to its verdict
 
-    and, where lines are left out because there are too many: queue, suppressed (how many packets).
+    and, where the rate limit drops lines: queue, suppressed (number of packets).
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -144,7 +144,7 @@ class _Json(logging.Formatter):
 def write_error(message: str, logging_format: LoggingFormat, stream: TextIO | None = None) -> None:
     """Write the error that ends a program as one line: `netpolq: error: …`, or the JSON object of a log line.
 
-    Nothing is raised where the stream cannot be written: there is no other place to say it.
+    Raises nothing if the stream cannot be written: there is no other output.
     """
     output = stream if stream is not None else sys.stderr
     text = one_line(" ".join(message.splitlines()))
@@ -152,7 +152,7 @@ def write_error(message: str, logging_format: LoggingFormat, stream: TextIO | No
         line = _Json().format(logging.LogRecord("netpolq", logging.ERROR, "", 0, text, (), None))
     else:
         line = f"netpolq: error: {text}"
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or not there at all
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed or absent
         output.write(line + "\n")
         output.flush()
 
@@ -173,6 +173,6 @@ def logs_packets(verbosity: int) -> bool:
 
 
 def set_verbosity(verbosity: int) -> None:
-    """Write the lines of this verbosity from now on, in this process and in those that it forks."""
+    """Set the verbosity of this process and of those that it forks from now on."""
     levels = {DETAIL_VERBOSITY: DETAIL, DEBUG_VERBOSITY: logging.DEBUG}
     logging.getLogger().setLevel(min((level for at, level in levels.items() if verbosity >= at), default=logging.INFO))

@@ -1,7 +1,7 @@
-"""The messages between pool, supervisor and workers, and their encoding.
+"""Messages between pool, supervisor and workers, and their encoding.
 
-Carried by Unix SOCK_SEQPACKET socket pairs: one datagram is one message, and the end of the peer process is seen as an empty one. The
-pool stands in the middle: it forwards `Publish` from the supervisor to every worker, and `Report` and `Refusal` the other way.
+Carried by Unix SOCK_SEQPACKET socket pairs: one datagram is one message, and an empty one means that the peer process has ended. The
+pool forwards `Publish` from the supervisor to every worker, and `Report`, `Refusal` and `Hints` from workers to the supervisor.
 
     supervisor → pool → worker   Publish (carries the descriptor of the sealed memfd)
     pool → worker                Serve, Drain
@@ -11,8 +11,8 @@ pool stands in the middle: it forwards `Publish` from the supervisor to every wo
     supervisor → pool            Heartbeat, StandDown, RulesetInstalled
     pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, PeerGone
 
-A peer that stands still keeps what it has not read, and with each `Publish` a whole snapshot: so no process has more than `MAX_UNREAD` of
-them on their way. The supervisor waits for `Taken`, the pool for `Report` or `Heartbeat`.
+Messages that a stalled peer has not read stay in memory, each `Publish` with a whole snapshot. So a sender has at most `MAX_UNREAD`
+unread snapshots in flight. The supervisor waits for `Taken`, the pool for `Report` or `Heartbeat`.
 
 Encoding: one byte of kind, then fixed fields in host byte order.
 """
@@ -29,18 +29,18 @@ from typing import NamedTuple
 from netpolq.enums import Verdict
 
 MAX_CHANGED = 1024
-"""A publish that changes more addresses than this says "everything" instead."""
+"""Maximum number of changed addresses in a `Publish`. With more, it means that all addresses changed."""
 
 MAX_UNREAD = 4
-"""Snapshots that a process may be sent before it says that it has read them.
+"""Maximum number of snapshots sent to a process before it acknowledges one.
 
-At 50 in a second that is a pause of 80 ms, and in a large cluster 26 MiB."""
+At 50 a second that covers a pause of 80 ms; in a large cluster it is 26 MiB."""
 
 MAX_HINTS = 256
-"""Hints in one message."""
+"""Maximum number of hints in one message."""
 
 EVERY_PORT = 0
-"""In place of a port. Port 0 itself, which nobody uses (RFC 6335 section 6), is never hinted at."""
+"""Port value of a hint for all ports. Port 0 itself is reserved (RFC 6335 section 6) and never hinted."""
 
 _KEY_BYTES = 16
 _MAX_MESSAGE_BYTES = 64 + MAX_CHANGED * _KEY_BYTES
@@ -55,10 +55,10 @@ class _Kind(IntEnum):
     HINTS = 6
     STAND_DOWN = 7
     STOOD_DOWN = 8
-    IN_PLACE = 9
-    ALONE = 10
+    RULESET_INSTALLED = 9
+    PEER_GONE = 10
     SERVE = 11
-    ALIVE = 12
+    HEARTBEAT = 12
     COUNTERS = 13
     TAKEN = 14
     FAILURE = 15
@@ -66,9 +66,8 @@ class _Kind(IntEnum):
 
 
 class Publish(NamedTuple):
-    """A new snapshot. `changed`: 16-byte address keys whose flows may be judged differently than by the version before (this one minus 1).
-
-    None: all may. A reader that has another version than the one before must take it for None.
+    """A new snapshot. `changed`: 16-byte keys of addresses whose flows this version may evaluate differently than the previous
+    one (this version minus 1). None: all addresses. A reader whose version is not the previous one must treat it as None.
     """
 
     version: int
@@ -76,9 +75,9 @@ class Publish(NamedTuple):
 
 
 class Serve(NamedTuple):
-    """A spare worker is to serve a slot from now on. `inherited_packets`: judged in this slot by its predecessors.
+    """Assigns a slot to a standby worker. `inherited_packets`: evaluated in this slot by earlier workers.
 
-    `suspect_orphans`: the predecessor may have died of what it had read.
+    `suspect_orphans`: a packet that the previous worker had read may have crashed it.
     """
 
     slot: int
@@ -87,13 +86,13 @@ class Serve(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """Judge what is queued, then exit."""
+    """Tells a worker to evaluate the queued packets and exit."""
 
 
 class Report(NamedTuple):
-    """State of a worker. `acked_version`: the snapshot it judges by (0: none yet). `packets`: judged in this slot since the pool started.
+    """State of a worker. `acked_version`: the snapshot in use (0: none yet). `packets`: evaluated in this slot since the pool started.
 
-    `pid` 0: the slot has no process at the moment. `restarts`: how many successors the slot has had; filled in by the pool.
+    `pid` 0: the slot has no process at present. `restarts`: number of replacements in the slot; set by the pool.
     """
 
     slot: int
@@ -105,7 +104,7 @@ class Report(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A worker could not use a snapshot and goes on with the one it has."""
+    """A worker could not load a snapshot and keeps the previous one."""
 
     slot: int
     version: int
@@ -120,9 +119,9 @@ class Welcome(NamedTuple):
 
 
 class Hint(NamedTuple):
-    """A decision that a worker was asked for again. Addresses are 16-byte keys; `port`: destination port, all in original direction.
+    """A decision that a worker has repeated. Addresses are 16-byte keys; `port`: destination port, all in original direction.
 
-    `EVERY_PORT`, which only a drop has: all ports of the protocol.
+    `EVERY_PORT`, only with a drop: all ports of the protocol.
     """
 
     source: bytes
@@ -133,80 +132,80 @@ class Hint(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """Decisions made by the snapshot of this version that are worth keeping in the kernel. `packed`: for `unpack_hints`."""
+    """Decisions by the snapshot of this version, for the verdict cache in the kernel. `packed`: for `unpack_hints`."""
 
     version: int
     packed: bytes
 
 
 class StandDown(NamedTuple):
-    """The supervisor is about to change the ruleset: an agent that serves beside us must let go of it."""
+    """The supervisor is about to change the ruleset: in a takeover, the other agent must stand down."""
 
 
 class StoodDown(NamedTuple):
-    """Nobody else changes the ruleset."""
+    """No other agent changes the ruleset."""
 
 
 class RulesetInstalled(NamedTuple):
-    """The ruleset is ours: an agent that serves beside us may leave."""
+    """The ruleset is installed: in a takeover, the other agent may leave."""
 
 
 class PeerGone(NamedTuple):
-    """The agent that served beside us has left. It was judging until now."""
+    """In a takeover, the other agent has left. It evaluated packets until now."""
 
 
 class Failure(NamedTuple):
-    """Why the supervisor ends: one line for the operator, at most 1,024 bytes of it."""
+    """Why the supervisor ends: one line for the operator, cut to 1,024 bytes."""
 
     message: str
 
 
 class Heartbeat(NamedTuple):
-    """A standby worker or the supervisor is there, and its loop runs. `version`: the last snapshot that it was sent or has sent."""
+    """The event loop of a standby worker or the supervisor runs. `version`: the last snapshot received or sent."""
 
     version: int
 
 
 class Logging(NamedTuple):
-    """What is to be logged from now on. `verbosity`: as in `--v`, 0 to 255; `denied`: a line for denied packets (`--log-denied`)."""
+    """New log settings. `verbosity`: as in `--v`, 0 to 255; `denied`: whether denied packets are logged (`--log-denied`)."""
 
     verbosity: int
     denied: bool
 
 
 class Counters(NamedTuple):
-    """The memory in which the worker of a seat counts; its descriptor comes along."""
+    """The counter memory of a worker; carries its descriptor."""
 
-    seat: int
+    metrics_file_id: int
 
 
 class Taken(NamedTuple):
-    """What the pool has done with a published snapshot. `problem` not empty: it has refused it, and everything must be published again."""
+    """The pool has read a snapshot. `problem` not empty: the pool refused it, and everything must be published again."""
 
     version: int
     problem: str
 
 
-_Bare = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | Heartbeat | Counters | Taken | Failure | Logging | _Bare
+_Empty = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Heartbeat | Counters | Taken | Failure | Logging | _Empty
 
-_BARE: dict[int, _Bare] = {
+_EMPTY: dict[int, _Empty] = {
     _Kind.DRAIN: Drain(),
     _Kind.STAND_DOWN: StandDown(),
     _Kind.STOOD_DOWN: StoodDown(),
-    _Kind.IN_PLACE: RulesetInstalled(),
-    _Kind.ALONE: PeerGone(),
+    _Kind.RULESET_INSTALLED: RulesetInstalled(),
+    _Kind.PEER_GONE: PeerGone(),
 }
-"""Messages that say nothing but their kind."""
+"""Messages without fields."""
 
-_BARE_KINDS = {type(message): kind for kind, message in _BARE.items()}
+_EMPTY_KINDS = {type(message): kind for kind, message in _EMPTY.items()}
 
 _PUBLISH = struct.Struct("=BQi")
 _SERVE = struct.Struct("=BIQ?")
 _REPORT = struct.Struct("=BIIIQQI")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
-_ALIVE = struct.Struct("=BQ")
+_HEARTBEAT = struct.Struct("=BQ")
 _COUNTERS = struct.Struct("=BI")
 _TAKEN = struct.Struct("=BQ")
 _MAX_TEXT_BYTES = 1024
@@ -230,7 +229,7 @@ def encode(message: Message) -> bytes:
         case Taken(version, text):
             return _TAKEN.pack(_Kind.TAKEN, version) + text.encode()[:_MAX_TEXT_BYTES]
         case Heartbeat():
-            return _ALIVE.pack(_Kind.ALIVE, *message)
+            return _HEARTBEAT.pack(_Kind.HEARTBEAT, *message)
         case Counters():
             return _COUNTERS.pack(_Kind.COUNTERS, *message)
         case Failure(text):
@@ -242,11 +241,11 @@ def encode(message: Message) -> bytes:
         case Hints(version, packed):
             return _HINTS.pack(_Kind.HINTS, version) + packed
         case _:
-            return bytes([_BARE_KINDS[type(message)]])
+            return bytes([_EMPTY_KINDS[type(message)]])
 
 
 def decode(data: bytes) -> Message:
-    """The message in some bytes. Raises `ValueError` for anything that `encode` cannot have made."""
+    """The message that the bytes encode. Raises `ValueError` for bytes that `encode` never returns."""
     try:
         match _Kind(data[0]):
             case _Kind.PUBLISH:
@@ -266,8 +265,8 @@ def decode(data: bytes) -> Message:
             case _Kind.TAKEN:
                 _kind, version = _TAKEN.unpack_from(data)
                 return Taken(version, data[_TAKEN.size :].decode(errors="replace"))
-            case _Kind.ALIVE:
-                return Heartbeat(*_ALIVE.unpack(data)[1:])
+            case _Kind.HEARTBEAT:
+                return Heartbeat(*_HEARTBEAT.unpack(data)[1:])
             case _Kind.COUNTERS:
                 return Counters(*_COUNTERS.unpack(data)[1:])
             case _Kind.FAILURE:
@@ -283,8 +282,8 @@ def decode(data: bytes) -> Message:
                 return Hints(version, data[_HINTS.size :])
             case kind:
                 if len(data) != 1:
-                    raise ValueError(f"{len(data) - 1} bytes behind a message that says nothing but its kind")
-                return _BARE[kind]
+                    raise ValueError(f"{len(data) - 1} bytes after a message without fields")
+                return _EMPTY[kind]
     except (struct.error, IndexError) as error:
         raise ValueError(f"not a message: {error}") from error
 
@@ -295,12 +294,12 @@ def pack_hints(version: int, hints: Iterable[Hint]) -> Hints:
 
 
 def unpack_hints(message: Hints) -> Iterator[Hint]:
-    """The hints in a message. Raises `ValueError` for anything that `pack_hints` cannot have made."""
+    """The hints in a message. Raises `ValueError` for bytes that `pack_hints` never returns."""
     try:
         for source, destination, port, protocol, verdict in _HINT.iter_unpack(message.packed):
             yield Hint(source, destination, port, protocol, Verdict(verdict))
     except struct.error as error:
-        raise ValueError(f"{len(message.packed)} bytes are no whole number of hints") from error
+        raise ValueError(f"{len(message.packed)} bytes are not a whole number of hints") from error
 
 
 class Channel:
@@ -321,8 +320,8 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
-        """Send a message. Returns False when it cannot be sent now, and nothing was: the peer is gone or does not read, or the kernel
-        has no memory or no room for descriptors on their way (ETOOMANYREFS in unix(7)).
+        """Send a message. Returns False if nothing was sent: the peer is gone or does not read, or the kernel
+        has no memory, or too many descriptors in flight (ETOOMANYREFS in unix(7)).
         """
         try:
             if descriptors:
@@ -334,9 +333,9 @@ class Channel:
         return True
 
     def receive(self) -> tuple[Message, int | None] | None:
-        """The next message and the descriptor that came with it (the caller's from then on), or None when there is none yet.
+        """The next message and the descriptor sent with it, which the caller then owns, or None without a message.
 
-        A process that has used up its descriptors gets the message without the one that was sent along (MSG_CTRUNC in recvmsg(2)).
+        If the process has no free descriptor, the message arrives without its descriptor (MSG_CTRUNC in recvmsg(2)).
 
         Raises `EOFError` when the peer is gone and `ValueError` for a message that cannot be read.
         """
@@ -360,5 +359,5 @@ class Channel:
             raise
 
     def close(self) -> None:
-        """Close this end; the peer sees the end of the channel."""
+        """Close this end; the peer's `receive` then raises `EOFError`."""
         self._socket.close()

@@ -1,11 +1,10 @@
-"""The memory in which a worker counts: a memfd in the file format of prometheus_client's multiprocess mode.
+"""Counter memory of a worker: a memfd in the file format of prometheus_client's multiprocess mode.
 
-The library's own files are sparse and mapped: on a full disk a write to one ends the process with SIGBUS, and so does one behind the end
-of a file that another program has cut. This memory has a fixed size, all of it is allocated before it is mapped, and it is sealed against
-shrinking (memfd_create(2), posix_fallocate(3)). It depends on no file system: a run directory that is full, read-only or emptied costs no
-counter.
+The library's own files are sparse and mapped: on a full disk, or after another program has truncated the file, a write ends the process
+with SIGBUS. This memory has a fixed size, is allocated in full before it is mapped, and is sealed against shrinking (memfd_create(2),
+posix_fallocate(3)). It depends on no file system: a full, read-only or emptied run directory loses no counter.
 
-The pool makes one for each seat, a worker inherits it, and the supervisor is given the descriptor and merges them all.
+The pool creates one memory for each metrics file id, a worker inherits it, and the supervisor receives the descriptors and merges all.
 """
 
 import fcntl
@@ -28,7 +27,7 @@ _reading = Lock()
 
 
 def make() -> int:
-    """New memory for the counters of one seat. The caller owns the descriptor. Raises `OSError` where there is no memory."""
+    """New counter memory. The caller owns the descriptor. Raises `OSError` without free memory."""
     descriptor = os.memfd_create("netpolq-counters", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.posix_fallocate(descriptor, 0, SIZE_BYTES)
@@ -39,22 +38,22 @@ def make() -> int:
     return descriptor
 
 
-def count_in(descriptor: int, seat: int) -> None:
-    """Have the metrics that this process makes from now on count in the memory. Takes over the descriptor."""
+def count_in(descriptor: int, metrics_file_id: int) -> None:
+    """Store the metrics that this process creates from now on in the memory, which owns the descriptor from then on."""
 
     def in_memory(_filename: str) -> MmapedDict:
-        return MmapedDict(descriptor)  # opened by open(), which takes a descriptor in place of a name
+        return MmapedDict(descriptor)  # the library calls open(), which accepts a descriptor instead of a name
 
-    values.MmapedDict = in_memory  # type: ignore[assignment, attr-defined]  # the library's only way to name a file is a folder
-    values.ValueClass = values.MultiProcessValue(lambda: seat)
+    values.MmapedDict = in_memory  # type: ignore[assignment, attr-defined]  # the library can only be given a directory
+    values.ValueClass = values.MultiProcessValue(lambda: metrics_file_id)
 
 
 def merge(memories: Mapping[int, int]) -> Iterator[Metric]:
-    """The metrics of all seats, as the library merges its files. `memories`: descriptors by seat. Raises `OSError`."""
-    descriptors = {f"{_PREFIX}{seat}.db": descriptor for seat, descriptor in memories.items()}
+    """Merged metrics of all memories. `memories`: descriptors by metrics file id. Raises `OSError`."""
+    descriptors = {f"{_PREFIX}{file_id}.db": descriptor for file_id, descriptor in memories.items()}
 
     class Memories(MmapedDict):
-        """What the library reads in place of a file of that name."""
+        """Reads the memory instead of a file of that name."""
 
         @staticmethod
         def read_all_values_from_file(filename: str) -> Iterator[tuple[str, float, float, int]]:

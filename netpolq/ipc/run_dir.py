@@ -1,6 +1,6 @@
-"""What lies where in the run directory, and what makes a folder fit to be one.
+"""File names in the run directory, and the checks of the directory at the start.
 
-Known to the pool, to the supervisor, and to the commands that ask or clean up.
+Used by the pool, the supervisor, and the commands `status` and `cleanup`.
 """
 
 import errno
@@ -17,15 +17,15 @@ _METRICS = "metrics-"
 
 
 def metrics_dirs(run_dir: Path) -> list[Path]:
-    """Folders with counters that builds before 0.1.0 have left."""
+    """Directories with counters of builds before 0.1.0."""
     return sorted(path for path in run_dir.glob(f"{_METRICS}*") if path.is_dir() and not path.is_symlink())
 
 
 def prepare(run_dir: Path) -> None:
-    """Make the folder, or have it for this user alone. Raises `OSError` that names what is in the way.
+    """Create the directory if it is missing, and give only this user access. Raises `OSError` with the path at fault.
 
-    Another user's folder is refused, and so is one in which a name that the agent uses is a symbolic link or belongs to another user: a
-    program of that user could have the agent write or read elsewhere, or judge by a snapshot of its making.
+    Rejects a directory of another user, and one in which a file of the agent is a symbolic link or belongs to another user: a program of
+    that user could make the agent read or write elsewhere, or load a forged snapshot.
     """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -35,7 +35,7 @@ def prepare(run_dir: Path) -> None:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(run_dir)) from None
         raise
     try:
-        _refuse_others(str(run_dir), os.fstat(folder))
+        _check_owner(str(run_dir), os.fstat(folder))
         os.fchmod(folder, 0o700)
         for name in (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY):
             try:
@@ -44,11 +44,11 @@ def prepare(run_dir: Path) -> None:
                 continue
             if stat.S_ISLNK(found.st_mode):
                 raise OSError(errno.ELOOP, "it is a symbolic link", str(run_dir / name))
-            _refuse_others(str(run_dir / name), found)
+            _check_owner(str(run_dir / name), found)
     finally:
         os.close(folder)
 
 
-def _refuse_others(path: str, found: os.stat_result) -> None:
+def _check_owner(path: str, found: os.stat_result) -> None:
     if found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, not to user {os.geteuid()}", path)
