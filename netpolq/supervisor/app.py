@@ -1,4 +1,4 @@
-"""The composition root: the only place where source, store, compiler, publisher, ruleset and endpoints meet."""
+"""Composition root of the supervisor: the only module that wires source, store, compiler, publisher, ruleset and HTTP servers."""
 
 import asyncio
 import logging
@@ -9,29 +9,25 @@ import sys
 import time
 
 from collections.abc import Collection
-from importlib.metadata import version
 
 import uvloop
 
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.dataplane.host_checks import dns_in_prerouting
+from netpolq.dataplane import queue_stats
 from netpolq.dataplane.install import Ruleset, probe
-from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import Channel, Failure, Hints, Logging
 from netpolq.ipc.run_dir import IMAGE, STATUS_SOCKET
 from netpolq.model import Update
 from netpolq.netlink import queue_table
 from netpolq.settings import Settings
-from netpolq.sources.folder.source import ManifestFolder
-from netpolq.sources.source import Source
 from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
-from netpolq.supervisor.enforcer import Enforcer, log_rejections
+from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
+from netpolq.supervisor.from_settings import log_start, make_source, ruleset_config
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, serve_metrics
@@ -43,6 +39,7 @@ from netpolq.supervisor.metrics.timings import Timings
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.readiness import Readiness
 from netpolq.supervisor.readiness_log import ReadyLog
+from netpolq.supervisor.rejection_log import log_rejections
 from netpolq.supervisor.status import encode
 
 log = logging.getLogger("supervisor")
@@ -52,32 +49,26 @@ def main(settings: Settings) -> int:
     """Run the supervisor on the channel that is its standard input. Returns the exit code."""
     logs.configure(settings.logging_format, settings.verbosity)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # The pool decides when to leave; the end of the channel says so.
+        # The pool decides when the supervisor ends, by closing the channel.
         signal.signal(number, signal.SIG_IGN)
     try:
         channel = Channel(socket.socket(fileno=os.dup(sys.stdin.fileno())))
     except OSError:
-        logs.write_error("`netpolq supervise` is started by `netpolq run` and by nothing else", settings.logging_format)
+        logs.write_error(
+            "`netpolq supervise` is an internal command: start the agent with `netpolq run`", settings.logging_format
+        )
         return ExitCode.USAGE
     failures: list[BaseException] = []
     try:
         uvloop.run(Supervisor(settings, channel).run())
     except* NetpolqError as group:
         failures += _leaves(group)
-    if failures and not channel.send(Failure("; ".join(dict.fromkeys(map(str, failures))))):  # the pool says it, as its last line
+    if failures and not channel.send(
+        Failure("; ".join(dict.fromkeys(map(str, failures))))
+    ):  # else the pool writes it as its last line
         for failure in failures:
             logs.write_error(str(failure), settings.logging_format)
     return next((failure.exit_code for failure in failures if isinstance(failure, NetpolqError)), ExitCode.OK)
-
-
-def make_source(settings: Settings) -> Source:
-    """The source that the settings name: a folder, or the cluster."""
-    if settings.manifests is not None:
-        return ManifestFolder(settings.manifests)
-    # Only now, because the kubernetes package takes a second and tens of megabytes that a folder does not need.
-    from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
-
-    return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -88,7 +79,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 
 class Supervisor:
-    """Everything the supervisor holds, wired together."""
+    """All parts of the supervisor, and the callbacks between them."""
 
     def __init__(self, settings: Settings, channel: Channel) -> None:
         self._settings = settings
@@ -100,28 +91,28 @@ class Supervisor:
             on_progress=self._on_progress,
             on_hints=self._on_hints,
             on_publish=self._on_publish,
-            on_alone=self._on_alone,
+            on_peer_gone=self._on_peer_gone,
             on_refusal=self._on_refusal,
             on_end=self._pool_gone.set,
         )
         self._registry = CollectorRegistry()
         self._timings = Timings(self._registry)
         self._changes = Changes()
-        self._verbosity = Verbosity(settings.verbosity, self._tell_verbosity)
+        self._verbosity = Verbosity(settings.verbosity, self._send_verbosity)
         self._enforcer: Enforcer | None = None
         self._verdict_cache: VerdictCache | None = None
         self._strict_mode: StrictMode | None = None
         self._status_socket: StatusSocket | None = None
-        self._claiming: asyncio.Task[None] | None = None
+        self._binding: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Serve until the pool is gone. Raises `NetpolqError` when that cannot even begin."""
+        """Serve until the pool closes the channel. Raises `NetpolqError` when the start fails."""
         settings = self._settings
         self._publisher.attach(asyncio.get_running_loop())
-        beating = asyncio.create_task(self._publisher.beat())
+        beating = asyncio.create_task(self._publisher.send_heartbeats())
         await self._publisher.welcomed.wait()
         form = await probe(settings.dataplane)
-        ruleset = Ruleset(self._ruleset_config(form))
+        ruleset = Ruleset(ruleset_config(settings, form))
         if settings.verdict_cache:
             self._verdict_cache = VerdictCache(
                 ruleset,
@@ -182,7 +173,7 @@ class Supervisor:
             expose=lambda: expose(self._registry),
             not_ready=readiness.not_ready,
         )
-        self._log_start(form, source)
+        log_start(settings, form, source)
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [
@@ -202,43 +193,12 @@ class Supervisor:
             await metrics.cleanup()
             await status_socket.cleanup()
 
-    def _log_start(self, form: Dataplane, source: Source) -> None:
-        settings = self._settings
-        log.info(
-            "netpolq %s starts on node %s: %s, queues %s (%s), source %s %s, strict mode %s, verdict cache %s, verbosity %d",
-            version("netpolq"),
-            settings.hostname,
-            "fail-open" if settings.fail_open else "fail-closed",
-            settings.queues,
-            form,
-            source.kind,
-            source.location,
-            "on" if settings.strict_mode else "off",
-            "on" if settings.verdict_cache else "off",
-            settings.verbosity,
-        )
-
-    def _ruleset_config(self, form: Dataplane) -> RulesetConfig:
-        settings = self._settings
-        return RulesetConfig(
-            queue_first=settings.queue_first,
-            queue_count=settings.queue_count,
-            fanout=settings.fanout,
-            fail_open=settings.fail_open,
-            mark_mask=settings.mark_mask,
-            ct_label=settings.ct_label,
-            node_egress=settings.node_egress,
-            dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
-            form=form,
-            verdict_cache=settings.verdict_cache,
-        )
-
-    def _tell_verbosity(self, verbosity: int) -> bool:
-        return self._publisher.tell_logging(Logging(verbosity, self._settings.log_denied))
+    def _send_verbosity(self, verbosity: int) -> bool:
+        return self._publisher.send_logging(Logging(verbosity, self._settings.log_denied))
 
     def _on_progress(self) -> None:
         if self._enforcer is not None:
-            self._enforcer.settle()
+            self._enforcer.update_in_force()
 
     def _on_hints(self, hints: Hints) -> None:
         if self._verdict_cache is not None:
@@ -254,17 +214,17 @@ class Supervisor:
         if self._enforcer is not None:
             self._enforcer.notice(time.monotonic_ns())
 
-    def _on_alone(self) -> None:
+    def _on_peer_gone(self) -> None:
         if self._strict_mode is not None:
-            self._strict_mode.suspect_all()  # until now the other has accepted connections by what it knew
+            self._strict_mode.suspect_all()  # until now the other agent accepted connections by its own snapshot
         if self._status_socket is not None:
-            self._claiming = asyncio.create_task(self._claim_status_socket(self._status_socket))
+            self._binding = asyncio.create_task(self._bind_status_socket(self._status_socket))
 
-    async def _claim_status_socket(self, status_socket: StatusSocket) -> None:
+    async def _bind_status_socket(self, status_socket: StatusSocket) -> None:
         try:
-            await status_socket.claim()  # the other's supervisor may have been started again meanwhile, and have taken it
+            await status_socket.bind()  # the supervisor of the other agent may have restarted and replaced the socket
         except OSError as error:
-            log.error("the status socket cannot be made: %s", error.strerror)
+            log.error("cannot create the status socket: %s", error.strerror)
 
     def _deliver(self, update: Update) -> None:
         log_rejections(self._store.rejections, update.rejections)

@@ -1,7 +1,7 @@
-"""From a changed store to a policy in force: compile, publish, change the ruleset, and know when all of it has happened.
+"""Enforcement of the store: compiles changes, publishes snapshots, updates the ruleset, and tracks the version in force.
 
-A version is **in force** when every worker judges by it, the sets of isolated pods in the kernel are those of it, and the kernel
-remembers no verdict that it would give differently.
+A version is **in force** when every worker uses it, the kernel has its sets of isolated pods, and the verdict cache in the kernel has no
+verdict that differs from it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import logging
 import time
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -28,10 +28,11 @@ from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rejection_log import log_rejections
 from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 
 PUBLISH_INTERVAL_S = 0.02
-"""At least this long between two snapshots: changes that come in a burst become one."""
+"""Minimum interval between two snapshots: one snapshot carries all changes of a burst."""
 
 _FIRST_SNAPSHOT_LIMIT_S = 2.0
 
@@ -41,9 +42,8 @@ log = logging.getLogger("enforcer")
 class Enforcer:
     """Carries changes of the store to the workers and the kernel.
 
-    `on_in_force` is told the seconds from notice to enforcement, `on_compiled` and `on_published` what the two steps took of them.
-    `changes`: what has changed in the store, for the log.
-    `rejections`: what the source could use and the compiler cannot.
+    `on_in_force` is called with the seconds from notice to enforcement, `on_compiled` and `on_published` with the seconds of the two
+    steps. `changes`: changes of the store, for the log. `rejections`: objects that the source accepted and the compiler rejects.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Enforcer:
         self.bridge_guard = BridgeGuard()
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
-        self.ruleset_problem: str | None = "the ruleset is not in place yet"
+        self.ruleset_problem: str | None = "the ruleset is not installed yet"
         self.in_force_version = 0
         self.last_latency_s: float | None = None
         self.rejections: list[Rejection] = []
 
     def notice(self, observed_ns: int) -> None:
-        """The store has changed; `observed_ns` (monotonic) is when the change was first seen."""
+        """Schedule a compilation of the changed store. `observed_ns` (monotonic): time at which the source saw the change."""
         self._noticed_ns = observed_ns if self._noticed_ns is None else min(self._noticed_ns, observed_ns)
         self._store_changed.set()
 
@@ -101,13 +101,13 @@ class Enforcer:
         return (time.monotonic_ns() - min(noticed)) / 1e9 if noticed else 0.0
 
     def begin_with(self, kept_version: int, sets: IsolatedSets) -> None:
-        """Enforce by the kept snapshot, by which workers judge already, until the first one is published. To be told before `run`."""
+        """Enforce the kept snapshot, which workers use already, until the first publish. Call it before `run`."""
         self._sets_version = kept_version
         self.sets = sets
         self._sets_changed.set()
 
     async def wait_in_force(self, version: int) -> None:
-        """Wait until this version or a later one is in force. For one caller."""
+        """Wait until this version or a later one is in force. Only one task may wait."""
         while self.in_force_version < version:
             self._reached.clear()
             await self._reached.wait()
@@ -131,8 +131,8 @@ class Enforcer:
             await self._publisher.room()
             self._store_changed.clear()
             if is_first:
-                # Most of what the first sync brings, and of what is made from it, stays for good. To look for garbage in all of it
-                # again and again would keep everything else waiting for a third of a second each time.
+                # Most objects of the first sync, and most of those compiled from it, live as long as the process. Each full garbage
+                # collection over them would block the event loop for a third of a second.
                 gc.freeze()
             noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
             started = time.perf_counter()
@@ -170,7 +170,7 @@ class Enforcer:
             await asyncio.sleep(PUBLISH_INTERVAL_S)
 
     def _is_local(self, pod: Pod) -> bool:
-        # A manifest without a node is taken for this one: a set entry for an address that is elsewhere does no harm.
+        # A manifest without a node counts as local: a set entry for an address on another node has no effect.
         return pod.node_name in {"", self._hostname}
 
     async def _keep_ruleset(self) -> None:
@@ -199,29 +199,29 @@ class Enforcer:
             if version != self._ruleset_version:
                 log.debug("the kernel isolates the pods of snapshot %d", version)
             self._ruleset_version = version
-            self.settle()
+            self.update_in_force()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.upkeep.due_in_s):
                     await self._sets_changed.wait()
 
     def _on_installed(self) -> None:
-        self._publisher.tell_in_place()
+        self._publisher.send_ruleset_installed()
         if self._verdict_cache is not None:
             self._verdict_cache.ruleset_installed()
         if self._strict_mode is not None:
-            self._strict_mode.suspect_all()  # the process that changed the ruleset may have let something in
+            self._strict_mode.suspect_all()  # a foreign ruleset change may have admitted connections
 
     async def _await_first_snapshot(self) -> None:
-        """Queue nothing before somebody can judge it, unless workers take strangely long."""
+        """Wait until workers can evaluate packets, but at most `_FIRST_SNAPSHOT_LIMIT_S`, before the ruleset queues any."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SNAPSHOT_LIMIT_S):
                 await self._acknowledged.wait()
 
-    def settle(self) -> None:
-        """Find out which versions have come into force. Called when a worker reports and when the ruleset has changed."""
+    def update_in_force(self) -> None:
+        """Update the version in force. Called when a worker reports and when the ruleset has changed."""
         if 0 < self._sets_version <= self._publisher.acknowledged_version:
             self._acknowledged.set()
-        # What was in force stays so while a worker is being succeeded: the successor starts with the newest snapshot.
+        # The version in force never decreases while a worker is replaced: the replacement starts with the newest snapshot.
         reached = min(self._publisher.acknowledged_version, self._ruleset_version)
         if self._verdict_cache is not None:
             self._verdict_cache.acknowledged(self._publisher.acknowledged_version)
@@ -235,32 +235,12 @@ class Enforcer:
             version, noticed_ns, changed = self._pending.popleft()
             self.last_latency_s = (time.monotonic_ns() - noticed_ns) / 1e9
             self._on_in_force(self.last_latency_s)
-            log.log(
-                DETAIL,
-                "snapshot %d is in force after %.1f ms: %s",
-                version,
-                self.last_latency_s * 1e3,
-                changed or "nothing changed",
-            )
+            latency_ms = self.last_latency_s * 1e3
+            log.log(DETAIL, "snapshot %d is in force after %.1f ms: %s", version, latency_ms, changed or "nothing changed")
 
 
 async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:
-    """The same sets, with the interfaces that lead to the pods at this moment."""
+    """The same sets, with the interfaces that lead to the pods at present."""
     if not sets.local:
         return sets
     return replace(sets, interfaces=await asyncio.to_thread(pod_interfaces, sets.local, sets.ingress, sets.egress))
-
-
-def log_rejections(before: Iterable[Rejection], now: Iterable[Rejection]) -> None:
-    """Log what is rejected now and was not before, and what was and is not any more.
-
-    A rejection that another one of the same object takes the place of has not ended.
-    """
-    known, present = set(before), set(now)
-    for rejection in now:
-        if rejection not in known:
-            log.error("rejected: %s", rejection)
-    rejected = {(rejection.origin, rejection.document, rejection.key) for rejection in present}
-    for rejection in before:
-        if rejection not in present and (rejection.origin, rejection.document, rejection.key) not in rejected:
-            log.info("no longer rejected: %s", rejection)

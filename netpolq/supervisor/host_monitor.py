@@ -1,7 +1,7 @@
-"""What nobody tells and must be looked at.
+"""Polls host state every second.
 
-The ruleset's counters, bridges that bypass it, rules of other software that set the agent's bits of connection labels, and how full the
-connection table is.
+Reads the ruleset's counters, bridges that bypass the ruleset, rules of other software that set the agent's bits of connection labels, and
+the usage of the conntrack table.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from netpolq.netlink.nftables import open_socket
 
 _REFRESH_S = 1.0
 _MAX_RULES_SHARE = 0.01
-"""Of the time, to look at the rules of others."""
+"""Maximum share of the time for reading the rules of other software."""
 
 _NEARLY_FULL = 0.95
 
@@ -31,10 +31,10 @@ log = logging.getLogger("supervisor")
 
 
 class HostMonitor:
-    """The state as it was when last looked at. `counters`: packets by name, empty while there is no table.
+    """The host state at the last poll. `counters`: packets by name, empty while there is no table.
 
-    `clashing_chains`: of other tables, that set bits of labels which are the agent's. `cache_counts`: None until the table has counters of
-    the verdict cache. `conntrack`: None where the kernel does not tell.
+    `clashing_chains`: chains of other tables that set the agent's label bits. `cache_counts`: None until the table has counters of the
+    verdict cache. `conntrack`: None if the kernel does not report it.
     """
 
     def __init__(self, ct_label: int) -> None:
@@ -50,57 +50,57 @@ class HostMonitor:
 
     @property
     def problem(self) -> str | None:
-        """Why packets may pass that no policy admits, or None."""
+        """Why packets may bypass policies, or None."""
         if not self._bridges:
             return self._label_problem
         return (
-            f"traffic between ports of bridge {', '.join(self._bridges)} does not pass the IP hooks and is not judged: "
+            f"traffic between ports of bridge {', '.join(self._bridges)} bypassed policy evaluation: it does not pass the IP hooks; "
             "load br_netfilter and set net.bridge.bridge-nf-call-iptables and -ip6tables to 1"
         )
 
     def count(self, counters: Mapping[str, int]) -> None:
-        """Keep what the ruleset's counters say now."""
+        """Store the present values of the ruleset's counters."""
         self.counters = counters
         if CACHE_LOOKUPS in counters:
             counts, earlier = CacheCounts.of(counters), self.cache_counts
             self.cache_counts = counts if earlier is None else counts.not_below(earlier)
 
     async def watch(self, ruleset: Ruleset, bridge_guard: BridgeGuard) -> None:
-        """ScanResult once a second until cancelled, and log what gets bad."""
+        """Poll once a second until cancelled, and log new problems."""
         while True:
             try:
                 self.count({**await ruleset.counters(), **await bridge_guard.counters()})
             except NetpolqError as error:
                 log.warning("%s", error)
             known_problem, self._bridges = self.problem, await asyncio.to_thread(unfiltered_bridges)
-            await self._look_at_rules()
+            await self._read_rules()
             if self.problem not in {None, known_problem}:
                 log.warning("%s", self.problem)
             before, self.conntrack = self.conntrack, await asyncio.to_thread(conntrack_usage)
             if self.conntrack is not None and _is_nearly_full(self.conntrack) and not _is_nearly_full(before):
                 log.warning(
-                    "the connection table holds %d of %d connections: once it is full, the kernel drops the first packets of new ones "
-                    "before they are judged; raise net.netfilter.nf_conntrack_max",
+                    "the conntrack table has %d of %d entries: when it is full, the kernel drops the first packets of new "
+                    "connections before their evaluation; raise net.netfilter.nf_conntrack_max",
                     self.conntrack.entries,
                     self.conntrack.limit,
                 )
             await asyncio.sleep(_REFRESH_S)
 
-    async def _look_at_rules(self) -> None:
-        """Not if none has changed, and not too often: a node may have tens of thousands of rules."""
+    async def _read_rules(self) -> None:
+        """Read the rules of other software if any has changed, but not too often: a node may have tens of thousands of rules."""
         started_s = time.monotonic()
         if started_s < self._rules_due_s:
             return
-        with suppress(OSError):  # also when the rules change meanwhile: then the next time
+        with suppress(OSError):  # also when the rules change during the read; the next poll reads them again
             generation, setters = await asyncio.to_thread(_read_setters, self._rules_generation)
             self._rules_generation = generation
             if setters is not None:
-                self.take_up(setters)
+                self.update_clashes(setters)
         finished_s = time.monotonic()
         self._rules_due_s = finished_s + (finished_s - started_s) / _MAX_RULES_SHARE
 
-    def take_up(self, setters: Sequence[Setter]) -> None:
-        """Find out which of these chains set bits that are the agent's."""
+    def update_clashes(self, setters: Sequence[Setter]) -> None:
+        """Set `clashing_chains` and the problem from the rules that set label bits."""
         self.clashing_chains = tuple(clashes(setters, self._ct_label))
         self._label_problem = None
         if self.clashing_chains:
@@ -109,12 +109,12 @@ class HostMonitor:
             advice = "no other bits are free" if free is None else f"set --ct-label to bits that no rule sets, such as {free}"
             self._label_problem = (
                 f"rules of chain {self.clashing_chains[0]}{more} set bits of connection labels ({self._ct_label} and the next "
-                f"{CONNECTION_LABEL_BITS - 1}) by which accepted connections are told: {advice}"
+                f"{CONNECTION_LABEL_BITS - 1}) that mark accepted connections: {advice}"
             )
 
 
 def _read_setters(known_generation: int | None) -> tuple[int, list[Setter] | None]:
-    """The generation of the ruleset, and what sets labels in it; None if it is that of the last time."""
+    """The generation of the ruleset, and its rules that set label bits; None for the rules if the generation is known."""
     with open_socket() as netlink:
         generation = read_generation(netlink)
     return generation, None if generation == known_generation else read_setters()

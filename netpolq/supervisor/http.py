@@ -1,4 +1,4 @@
-"""The HTTP endpoints: /metrics, /healthz and /readyz for the network, /status and /loglevel on a Unix socket for root."""
+"""HTTP servers: /metrics, /healthz and /readyz on the network; /status and /loglevel on a Unix socket for root."""
 
 import asyncio
 import logging
@@ -15,10 +15,10 @@ from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 
 MAX_CONNECTIONS = 64
-"""To the metrics, at the same time. Prometheus and the kubelet have one or two each."""
+"""Simultaneous connections to the metrics server. Prometheus and the kubelet have one or two each."""
 
 MAX_CONNECTION_S = 20.0
-"""Longer than any scrape may take (scrape_timeout is 10 s by default)."""
+"""Maximum lifetime of a connection. Longer than any scrape (scrape_timeout is 10 s by default)."""
 
 _KEEPALIVE_S = 10.0
 _SHUTDOWN_S = 0.5
@@ -32,7 +32,7 @@ _MAX_QUOTED = 200
 
 
 class _OneLine(logging.Filter):
-    """Makes one line of what aiohttp says of a request that is no HTTP: a warning without the traceback. Errors of our own stay whole."""
+    """Turns aiohttp's error about a malformed request into a warning of one line. Errors of the agent keep their traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -47,7 +47,7 @@ class _OneLine(logging.Filter):
 
 
 def _server_log() -> logging.Logger:
-    """The logger of the HTTP servers. At debug level, because aiohttp tells some malformed requests only there."""
+    """The logger of the HTTP servers. At debug level, because aiohttp logs some malformed requests at no other."""
     found = logging.getLogger("http.server")
     found.setLevel(logging.DEBUG)
     if not any(isinstance(one, _OneLine) for one in found.filters):
@@ -56,10 +56,10 @@ def _server_log() -> logging.Logger:
 
 
 class _ConnectionLimit(web.Server):
-    """Lets in anybody, and bounds what that costs: clients of the metrics may be slow, many, or hostile.
+    """Server that caps connections and evicts the oldest: clients of the metrics may be slow, many, or hostile.
 
-    One more connection than there may be closes the oldest, not the new one: who answers in time is through long before his turn comes,
-    and nobody can keep others out by holding connections open. Nor can he hold one for longer than a while.
+    A connection above `MAX_CONNECTIONS` closes the oldest one, so idle clients cannot block others. Every connection is closed after
+    `MAX_CONNECTION_S`.
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
@@ -67,14 +67,14 @@ class _ConnectionLimit(web.Server):
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """A client has come."""
+        """Count a new connection, and close the oldest one above the limit."""
         super().connection_made(handler, transport)
         self._open[handler] = transport, asyncio.get_running_loop().call_later(MAX_CONNECTION_S, transport.abort)
         if len(self._open) > MAX_CONNECTIONS:
             self._close(next(iter(self._open)))
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """A client has gone."""
+        """Forget a closed connection."""
         super().connection_lost(handler, exc)
         self._close(handler)
 
@@ -88,11 +88,11 @@ class _ConnectionLimit(web.Server):
 async def serve_metrics(
     host: str, port: int, *, expose: Callable[[], bytes], not_ready: Callable[[], list[str]]
 ) -> web.ServerRunner:
-    """Serve on an address (empty host: all). Raises `BootError` when it is taken."""
+    """Serve on an address (empty host: all). Raises `BootError` when it is in use."""
     exposing: asyncio.Task[bytes] | None = None
 
     async def metrics() -> bytes:
-        # In a thread, because it reads the files of all workers; and once for all who ask meanwhile.
+        # In a thread, because it reads the counters of all workers. Concurrent requests share one result.
         nonlocal exposing
         if exposing is None or exposing.done():
             exposing = asyncio.create_task(asyncio.to_thread(expose))
@@ -116,7 +116,7 @@ async def serve_metrics(
     runner = web.ServerRunner(_ConnectionLimit(answer), handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
-        # Two agents listen while one takes over from the other.
+        # Two agents listen during a takeover.
         await web.TCPSite(runner, host or None, port, reuse_port=True).start()
     except OSError as error:
         await runner.cleanup()
@@ -134,67 +134,67 @@ def _credentials(request: web.Request) -> PeerCredentials | None:
 
 
 class StatusSocket:
-    """Serves the status document, and the verbosity of the log, on a Unix socket that only its owner may use.
+    """Serves the status document and the log verbosity on a Unix socket that only its owner may use.
 
-    `number`: that no other agent has, for the name under which the socket is made. Then it takes the place of whatever is at `path`: the
-    socket of a supervisor that was killed, or of an agent that we take over from, which goes on with those who have connected.
+    `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at `path`: that of a killed
+    supervisor, or of the running agent in a takeover, which still serves its open connections.
     """
 
     def __init__(self, path: Path, number: int, *, status: Callable[[], bytes], verbosity: Verbosity | None = None) -> None:
         self._path = path
-        self._builder = path.with_name(f"sock.{number}")
+        self._temporary_path = path.with_name(f"sock.{number}")
         self._status = status
         self._verbosity = verbosity
         self._logged_uids: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get("/status", self._answer)])
         if verbosity is not None:
-            application.add_routes([web.get(LOGLEVEL_PATH, self._tell_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
+            application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
             application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
         )
 
     async def open(self) -> None:
-        """Raises `BootError` where it cannot be made."""
+        """Start to serve. Raises `BootError` if the socket cannot be created."""
         await self._runner.setup()
         try:
-            await self.claim()
+            await self.bind()
         except OSError as error:
             await self._runner.cleanup()
             raise BootError(
-                f"--run-dir {self._path.parent}: the status socket cannot be made: {os.strerror(error.errno or 0)}"
+                f"--run-dir {self._path.parent}: cannot create the status socket: {os.strerror(error.errno or 0)}"
             ) from error
 
-    async def claim(self) -> None:
-        """Have the name, whoever had it. Raises `OSError`."""
-        self._builder.unlink(missing_ok=True)
-        await web.UnixSite(self._runner, self._builder).start()
-        self._builder.chmod(0o600)
-        self._builder.rename(self._path)
+    async def bind(self) -> None:
+        """Create the socket and move it to its path, replacing what is there. Raises `OSError`."""
+        self._temporary_path.unlink(missing_ok=True)
+        await web.UnixSite(self._runner, self._temporary_path).start()
+        self._temporary_path.chmod(0o600)
+        self._temporary_path.rename(self._path)
 
     async def look_after(self) -> None:
-        """Once a second, make the socket again if another program has removed it or the folder. Until cancelled."""
-        is_told = False
+        """Create the socket again if another program has removed it or its directory. Checks every second until cancelled."""
+        is_logged = False
         while True:
             await asyncio.sleep(_CHECK_S)
             if self._path.is_socket():
                 continue
             try:
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
-                await self.claim()
+                await self.bind()
             except OSError as error:
-                if not is_told:
-                    log.error("%s is missing and cannot be made again: %s", self._path, os.strerror(error.errno or 0))
-                is_told = True
+                if not is_logged:
+                    log.error("%s is missing and cannot be created again: %s", self._path, os.strerror(error.errno or 0))
+                is_logged = True
                 continue
-            is_told = False
-            log.warning("%s was missing and is there again", self._path)
+            is_logged = False
+            log.warning("%s was missing and has been created again", self._path)
 
     async def cleanup(self) -> None:
-        """Stop to serve."""
+        """Stop serving."""
         await self._runner.cleanup()
 
-    def _refuse_others(self, request: web.Request) -> None:
+    def _reject_others(self, request: web.Request) -> None:
         """Raises `HTTPForbidden` unless the client runs as root or as the agent's own user."""
         credentials = _credentials(request)
         if credentials is None or not credentials.is_trusted:
@@ -203,20 +203,20 @@ class StatusSocket:
             if uid not in self._logged_uids and len(self._logged_uids) < _MAX_LOGGED_UIDS:
                 self._logged_uids.add(uid)
                 log.warning("status request from user %s rejected", uid)
-            raise web.HTTPForbidden(text="only root and the agent's own user may ask\n")
+            raise web.HTTPForbidden(text="only root and the agent's own user have access\n")
 
     async def _answer(self, request: web.Request) -> web.Response:
-        self._refuse_others(request)
+        self._reject_others(request)
         return web.Response(body=self._status(), content_type="application/json")
 
-    async def _tell_verbosity(self, request: web.Request) -> web.Response:
-        self._refuse_others(request)
-        assert self._verbosity is not None  # noqa: S101  # or there would be no such path
+    async def _get_verbosity(self, request: web.Request) -> web.Response:
+        self._reject_others(request)
+        assert self._verbosity is not None  # noqa: S101  # otherwise there is no such route
         return web.Response(text=str(self._verbosity.present))
 
     async def _set_verbosity(self, request: web.Request) -> web.Response:
-        self._refuse_others(request)
-        assert self._verbosity is not None  # noqa: S101  # or there would be no such path
+        self._reject_others(request)
+        assert self._verbosity is not None  # noqa: S101  # otherwise there is no such route
         try:
             before = self._verbosity.change(await request.text())
         except ValueError as error:

@@ -47,8 +47,8 @@ class VerdictCache:
         self._newest_version = 0
         self._acknowledged_version = 0
         self._installed = False
-        self._doubts = 1  # the maps may hold what an earlier agent left; settled when they have been emptied since
-        self._settled_doubts = 0
+        self._flush_generation = 1  # the maps may hold what an earlier agent left; settled when they have been emptied since
+        self._flushed_generation = 0
         self._work = asyncio.Event()
         self.size = size
         self.clean_version = 0
@@ -90,7 +90,7 @@ class VerdictCache:
         self._acknowledged_version = version
         self._ledger.expire(time.monotonic_ns())
         affected = self._affected(version)
-        if self._doubts == self._settled_doubts and affected is not None and not affected:
+        if self._flush_generation == self._flushed_generation and affected is not None and not affected:
             # Nothing to take out: what is being written at this moment is in the ledger already.
             self._become_clean(version)
         else:
@@ -99,7 +99,7 @@ class VerdictCache:
     def ruleset_installed(self) -> None:
         """The whole ruleset was put in place (again). What the maps hold is not known for certain: something may be written just now."""
         self._installed = True
-        self._doubts += 1
+        self._flush_generation += 1
         self._work.set()
 
     def _affected(self, version: int) -> list[Hint] | None:
@@ -131,7 +131,7 @@ class VerdictCache:
                 await self._remember_what_waits()
                 self.problem = None
             except NetpolqError as error:
-                self._doubts += 1  # whether anything was written is not known
+                self._flush_generation += 1  # whether anything was written is not known
                 if self.problem != str(error):
                     log.error("%s; trying again", error)
                 self.problem = str(error)
@@ -139,13 +139,13 @@ class VerdictCache:
                 self._work.set()
 
     async def _forget_what_changed(self) -> None:
-        version, doubts = self._acknowledged_version, self._doubts
+        version, generation = self._acknowledged_version, self._flush_generation
         self._ledger.expire(time.monotonic_ns())
         affected = self._affected(version)
-        if doubts != self._settled_doubts or affected is None:
+        if generation != self._flushed_generation or affected is None:
             await self._ruleset.forget_verdicts(None)
             self._emptied()
-            self._settled_doubts = doubts
+            self._flushed_generation = generation
         elif affected:
             if await self._ruleset.forget_verdicts(affected):
                 self._ledger.remove(affected)
@@ -161,7 +161,7 @@ class VerdictCache:
         self.flushes += 1
 
     async def _remember_what_waits(self) -> None:
-        while self._waiting and self._doubts == self._settled_doubts:
+        while self._waiting and self._flush_generation == self._flushed_generation:
             batch, self._waiting = self._waiting[:MAX_DECISIONS], self._waiting[MAX_DECISIONS:]
             self._ledger.expire(time.monotonic_ns())
             admitted, full = self._ledger.admit(batch)

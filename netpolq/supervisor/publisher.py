@@ -1,4 +1,4 @@
-"""Snapshots → workers: seals, sends, keeps a copy for the next start, and knows what every worker judges by."""
+"""The supervisor's end of the channel: seals and sends snapshots, keeps a copy for the next start, tracks each worker's version."""
 
 import asyncio
 import logging
@@ -32,18 +32,18 @@ from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.supervisor.snapshot_file import SnapshotFile
 
 _RETRY_S = 1.0
-_BEAT_S = 1.0
+_HEARTBEAT_S = 1.0
 
 log = logging.getLogger("publisher")
 
 
 class Publisher:
-    """The supervisor's end of the channel.
+    """Publishes snapshots and reads the messages of the pool.
 
-    `on_progress` is called when a worker reports; `on_hints` when it was asked again for some decisions; `on_publish` when a snapshot
-    was sent, with its version, the addresses it may judge differently (None: all), and its memfd; `on_alone` when an agent whose place
-    we took has left; `on_refusal` a second after the pool has refused a snapshot: then everything must be published again; `on_end` when
-    the pool has gone.
+    Called back: `on_progress` when a worker reports; `on_hints` when a worker has repeated decisions; `on_publish` when a snapshot was
+    sent, with its version, the addresses that it may evaluate differently (None: all), and its memfd; `on_peer_gone` when the agent that
+    this one replaces has left; `on_refusal` a second after the pool has refused a snapshot: then everything must be published again;
+    `on_end` when the pool has closed the channel.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Publisher:
         on_progress: Callable[[], None],
         on_hints: Callable[[Hints], None],
         on_publish: Callable[[int, Collection[bytes] | None, int], None],
-        on_alone: Callable[[], None],
+        on_peer_gone: Callable[[], None],
         on_refusal: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -63,7 +63,7 @@ class Publisher:
         self._on_progress = on_progress
         self._on_hints = on_hints
         self._on_publish = on_publish
-        self._on_alone = on_alone
+        self._on_peer_gone = on_peer_gone
         self._on_refusal = on_refusal
         self._on_end = on_end
         self._stood_down = asyncio.Event()
@@ -80,16 +80,16 @@ class Publisher:
         self.refusals = 0
         self.workers: dict[int, Report] = {}
         self.memories: dict[int, int] = {}
-        """Descriptors of the workers' memories of counters, by seat."""
+        """Descriptors of the workers' counter memories, by metrics file id."""
 
-    async def beat(self) -> None:
-        """Show the pool, once a second, that the event loop runs. Until cancelled."""
+    async def send_heartbeats(self) -> None:
+        """Send a heartbeat every second, which shows that the event loop runs. Runs until cancelled."""
         while True:
             self._channel.send(Heartbeat(self.version))
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(_HEARTBEAT_S)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to read messages."""
+        """Read messages from now on."""
         loop.add_reader(self._channel.fileno(), self._read)
 
     def _read(self) -> None:
@@ -120,12 +120,12 @@ class Publisher:
                         self._stood_down.set()
                         self._snapshot_file.begin()
                     case PeerGone():
-                        self._on_alone()
+                        self._on_peer_gone()
                     case _:
                         log.error("unexpected message %r", message)
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            self.welcomed.set()  # nobody will welcome us any more, and whoever waits for it must see the end
+            self.welcomed.set()  # no welcome can arrive any more; the waiting task must go on
             self._has_room.set()
             self._on_end()
         except ValueError as error:
@@ -143,24 +143,24 @@ class Publisher:
         asyncio.get_running_loop().call_later(_RETRY_S, self._on_refusal)
 
     async def room(self) -> None:
-        """Wait until the pool has read what was sent, but for a few: each one that waits keeps a whole snapshot in memory."""
+        """Wait until the pool has read all but a few snapshots: each unread one stays in memory as a whole."""
         await self._has_room.wait()
 
     def publish(self, builder: SnapshotBuilder, changed: Collection[bytes]) -> int:
-        """Send a snapshot to every worker unless it is the one they have. Returns the version that holds it.
+        """Send a snapshot to every worker, unless nothing has changed. Returns its version.
 
-        `changed`: the addresses whose flows may be judged differently from the builder that was given last.
+        `changed`: addresses whose flows it may evaluate differently than the previous one. Raises `ConnectionError`.
         """
         if self._is_complete and not builder.is_touched:
             return self.version
-        told = tuple(sorted(changed)) if self._is_complete and len(changed) <= MAX_CHANGED else None
-        # Whatever fails from here on: what changed is forgotten, so the next publish, whenever it comes, must be a complete one.
+        announced = tuple(sorted(changed)) if self._is_complete and len(changed) <= MAX_CHANGED else None
+        # After a failure below the changed addresses are lost, so the next publish must be a complete one.
         self._is_complete = False
         descriptor = memfd.seal(*builder.pieces(version=self.version + 1, created_ns=time.time_ns()))
         try:
             self._snapshot_file.outdate()
-            if not self._channel.send(Publish(self.version + 1, told), [descriptor]):
-                raise ConnectionError("the pool does not take the snapshot")
+            if not self._channel.send(Publish(self.version + 1, announced), [descriptor]):
+                raise ConnectionError("the pool does not accept the snapshot")
             self._is_complete = True
             self.version += 1
             self._unread.append(self.version)
@@ -169,30 +169,30 @@ class Publisher:
             self.published += 1
             self.image_bytes = os.fstat(descriptor).st_size
             self.published_ns = time.monotonic_ns()
-            self._on_publish(self.version, told, descriptor)
+            self._on_publish(self.version, announced, descriptor)
             self._snapshot_file.keep(descriptor)
         finally:
             os.close(descriptor)
         return self.version
 
     async def stand_down(self) -> None:
-        """Wait until no other agent changes the ruleset. Takes no time unless we are to take over from one."""
+        """Wait until no other agent changes the ruleset. Returns at once unless there is a takeover."""
         while not self._stood_down.is_set():
             self._channel.send(StandDown())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S):
                     await self._stood_down.wait()
 
-    def tell_in_place(self) -> None:
-        """Our ruleset is in place: an agent that serves beside us may leave."""
+    def send_ruleset_installed(self) -> None:
+        """Report that the ruleset is installed: the agent that this one replaces may leave."""
         self._channel.send(RulesetInstalled())
 
-    def tell_logging(self, logging_settings: Logging) -> bool:
-        """Have pool and workers log this from now on. Returns whether the pool could be told."""
+    def send_logging(self, logging_settings: Logging) -> bool:
+        """Change what pool and workers log. Returns whether the message was sent."""
         return self._channel.send(logging_settings)
 
     async def leave(self) -> None:
-        """Finish what is under way. Nothing is published afterwards."""
+        """Finish writing the snapshot file. Nothing is published afterwards."""
         await self._snapshot_file.leave()
 
     @property
@@ -206,7 +206,7 @@ class Publisher:
         return min((report.acked_version for report in self.workers.values()), default=0)
 
     def late_workers(self, limit_s: float) -> list[int]:
-        """Slots that do not have the newest version although it was published longer ago than the limit."""
+        """Slots without the newest version, if it was published longer ago than the limit."""
         if time.monotonic_ns() - self.published_ns < limit_s * 1e9:
             return []
         return [slot for slot, report in sorted(self.workers.items()) if report.acked_version < self.version]

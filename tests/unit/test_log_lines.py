@@ -6,8 +6,8 @@ from netpolq.logs import set_verbosity
 from netpolq.model import NetworkPolicy, ObjectKey, Rejection, Update
 from netpolq.store import Store
 from netpolq.supervisor.change_summary import MAX_NAMED, Changes
-from netpolq.supervisor.enforcer import log, log_rejections
 from netpolq.supervisor.readiness_log import ReadyLog
+from netpolq.supervisor.rejection_log import log, log_rejections
 from tests.support.clusters import store_of
 from tests.support.logging_output import logging_output
 

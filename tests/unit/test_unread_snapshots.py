@@ -109,7 +109,7 @@ def publisher_on(channel: Channel, again: asyncio.Event | None = None) -> Publis
         on_progress=lambda: None,
         on_hints=lambda _hints: None,
         on_publish=lambda _version, _changed, _descriptor: None,
-        on_alone=lambda: None,
+        on_peer_gone=lambda: None,
         on_refusal=lambda: None if again is None else again.set(),
         on_end=lambda: None,
     )

@@ -1,0 +1,57 @@
+"""Source and ruleset configuration that the settings ask for, and the log line that names them."""
+
+import logging
+
+from importlib.metadata import version
+
+from netpolq.dataplane.host_checks import dns_in_prerouting
+from netpolq.dataplane.ruleset import RulesetConfig
+from netpolq.enums import Dataplane
+from netpolq.settings import Settings
+from netpolq.sources.folder.source import ManifestFolder
+from netpolq.sources.source import Source
+
+log = logging.getLogger("supervisor")
+
+
+def make_source(settings: Settings) -> Source:
+    """The source that the settings select: a directory of manifests, or the cluster."""
+    if settings.manifests is not None:
+        return ManifestFolder(settings.manifests)
+    # Imported here: the kubernetes package takes a second and tens of megabytes, which a directory of manifests does not need.
+    from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
+
+    return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
+
+
+def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:
+    """Configuration of the ruleset. `form`: of the queue rule."""
+    return RulesetConfig(
+        queue_first=settings.queue_first,
+        queue_count=settings.queue_count,
+        fanout=settings.fanout,
+        fail_open=settings.fail_open,
+        mark_mask=settings.mark_mask,
+        ct_label=settings.ct_label,
+        node_egress=settings.node_egress,
+        dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
+        form=form,
+        verdict_cache=settings.verdict_cache,
+    )
+
+
+def log_start(settings: Settings, form: Dataplane, source: Source) -> None:
+    """Log the settings with which the agent starts."""
+    log.info(
+        "netpolq %s starts on node %s: %s, queues %s (%s), source %s %s, strict mode %s, verdict cache %s, verbosity %d",
+        version("netpolq"),
+        settings.hostname,
+        "fail-open" if settings.fail_open else "fail-closed",
+        settings.queues,
+        form,
+        source.kind,
+        source.location,
+        "on" if settings.strict_mode else "off",
+        "on" if settings.verdict_cache else "off",
+        settings.verbosity,
+    )
