@@ -1,4 +1,4 @@
-"""Former names of metrics, exposed beside the present names for one version, so that rules and dashboards can be changed in between.
+"""Former names of metrics, exposed beside the present names for one version, which leaves time to change rules and dashboards.
 
 There are two caches, each with one name: the *flow cache* of each worker, and the *verdict cache* in the kernel. The metrics of the
 kernel's begin with `netpolq_kernel_verdict_cache`, because `netpolq_verdict_cache` was the prefix of the workers' until 0.1.0.
@@ -20,7 +20,7 @@ FORMER_NAMES: Mapping[str, str] = {
 
 
 def with_former_names(metrics: Iterable[Metric]) -> Iterator[Metric]:
-    """Each metric, and after it the same samples under the name that it had before. HELP says which name to use."""
+    """Each metric, and after it the same samples under its former name. HELP gives the present name."""
     for metric in metrics:
         yield metric
         if (former := FORMER_NAMES.get(metric.name)) is not None:

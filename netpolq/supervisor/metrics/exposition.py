@@ -1,7 +1,7 @@
-"""What Prometheus sees: the workers' counters merged, the queues' statistics, the supervisor's own state.
+"""Exposition of all metrics: merged counters of the workers, queue statistics, state of the supervisor.
 
-The seven metrics of the kube-network-policies agent keep their bare names: the client library would append `_total` to a counter and has
-no quantiles, so `packet_count` is renamed on the way out and the summary is made here, from counts that all workers keep on one scale.
+The seven metrics of the kube-network-policies agent keep their names without suffix. The client library appends `_total` to
+counters and has no quantiles. So `expose` renames `packet_count`, and this module computes the summary from buckets of all workers.
 """
 
 import logging
@@ -40,10 +40,10 @@ _QUEUE_GAUGES = (
 
 
 class WorkerCollector(Collector):
-    """Merges the workers' memories of counters. Quantiles are of the last ten minutes, sums and counts of all time.
+    """Merges the workers' counter memories. Quantiles cover the last ten minutes, sums and counts the time since the start.
 
-    `memories`: gives their descriptors by seat (`netpolq.ipc.counter_memory`). `kernel_counts`: what the verdict cache in the kernel has
-    answered, for the count of all connections; None where there is none.
+    `memories`: returns their descriptors by metrics file id (`netpolq.ipc.counter_memory`). `kernel_counts`: returns the counters of the
+    verdict cache in the kernel, for the count of all connections; None without the cache.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class WorkerCollector(Collector):
 
 
 def quantile_us(counts: dict[int, float], quantile: float) -> float:
-    """A quantile in microseconds, from counts by bucket: the upper bound of the bucket it falls into. NaN without any."""
+    """A quantile in microseconds, from counts by bucket: the upper bound of its bucket. NaN without counts."""
     remaining = quantile * sum(counts.values())
     if not counts:
         return float("nan")
@@ -121,11 +121,11 @@ def quantile_us(counts: dict[int, float], quantile: float) -> float:
 def _connections(by_workers: Mapping[str, float], by_kernel: CacheCounts | None) -> Metric:
     family = CounterMetricFamily(
         "netpolq_connections_total",
-        "New connections that were answered as the policies say, by a worker or by the verdict cache in the kernel; each try of a denied "
+        "New connections with a verdict by policies, from a worker or from the verdict cache in the kernel; each attempt of a denied "
         "one counts",
         labels=("verdict", "answered_by"),
     )
-    # A series for each: the counts begin again at different times, and Prometheus sees that only where they are not added up.
+    # One series each: worker and kernel counters reset at different times, and Prometheus detects a reset only in separate series.
     for verdict in VERDICTS:
         family.add_metric((verdict, "worker"), by_workers[verdict])
     if by_kernel is not None:
@@ -154,15 +154,15 @@ class QueueCollector(Collector):
     def __init__(self, read: Callable[[], Iterable[QueueStats]], queue_nums: range) -> None:
         self._read = read
         self._queue_nums = queue_nums
-        self._is_told = False
+        self._is_logged = False
 
     def collect(self) -> Iterator[Metric]:
-        """Four gauges by queue; none where the kernel's table cannot be read: it belongs to root, whatever the capabilities."""
+        """Four gauges for each queue; none if the kernel's table is unreadable: only root may read it, whatever the capabilities."""
         try:
             rows = [row for row in self._read() if row.queue_num in self._queue_nums]
         except OSError as error:
-            if not self._is_told:
-                self._is_told = True
+            if not self._is_logged:
+                self._is_logged = True
                 log.warning("metrics nfqueue_* are left out: %s: %s", error.filename, error.strerror)
             return
         for field, name, documentation in _QUEUE_GAUGES:

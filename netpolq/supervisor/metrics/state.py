@@ -1,4 +1,4 @@
-"""Metrics of the supervisor's own state, read when they are asked for."""
+"""Metrics of the supervisor's state, read at each scrape."""
 
 import os
 
@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 def readings(readiness: Readiness) -> list[Reading]:
-    """All of them, as they are now."""
+    """Present values of all metrics."""
     publisher, enforcer, counters = readiness.publisher, readiness.enforcer, readiness.host_monitor.counters
     workers = [report for _slot, report in sorted(publisher.workers.items())]
     single = Reading.single
@@ -51,13 +51,13 @@ def readings(readiness: Readiness) -> list[Reading]:
         single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(readiness.rejections)),
         Reading(
             "netpolq_worker_restarts_total",
-            "Successors of workers that ended",
+            "Replacements of workers that ended",
             ("slot",),
             tuple(((str(report.slot),), report.restarts) for report in workers),
         ),
         Reading(
             "netpolq_worker_snapshot_version",
-            "Snapshot that a worker judges by",
+            "Snapshot that a worker uses",
             ("slot",),
             tuple(((str(report.slot),), report.acked_version) for report in workers),
         ),
@@ -87,9 +87,7 @@ def readings(readiness: Readiness) -> list[Reading]:
         )
     )
     if (age_s := readiness.source_age_s) is not None:
-        found.append(
-            single("netpolq_source_age_seconds", "Seconds since what is known was last known to be the present state", age_s)
-        )
+        found.append(single("netpolq_source_age_seconds", "Seconds since the last sync with the source", age_s))
     counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
     found.append(
         Reading(
@@ -109,7 +107,7 @@ def readings(readiness: Readiness) -> list[Reading]:
         found += [
             single(
                 "netpolq_established_examined_total",
-                "Established connections that were judged again after a change",
+                "Established connections that were evaluated again after a change",
                 strict.examined,
             ),
             single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
@@ -120,9 +118,9 @@ def readings(readiness: Readiness) -> list[Reading]:
 
 
 def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
-    """Of the ruleset's own counters, once they were read.
+    """Values of the ruleset's counters; empty before the first read.
 
-    Not 0 before: the table outlives agents, and to Prometheus a counter that goes to 0 and back has counted everything once more.
+    Not 0: the table outlives agents, and Prometheus would take a counter that drops to 0 and rises again for a new increase.
     """
     if UNJUDGED not in counters:
         return []
@@ -146,7 +144,7 @@ def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:
 
 
 def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> list[Reading]:
-    """`counts`: None before the kernel's counters were read."""
+    """Values of the verdict cache. `counts`: None before the first read of the kernel's counters."""
     single = Reading.single
     found = [
         single("netpolq_kernel_verdict_cache_entries", "Decisions the kernel holds", cache.entries),

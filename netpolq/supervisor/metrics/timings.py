@@ -1,4 +1,4 @@
-"""How long the steps from a change to its enforcement take, as histograms."""
+"""Histograms of the steps from a change to its enforcement."""
 
 from prometheus_client import CollectorRegistry, Histogram
 
@@ -7,7 +7,7 @@ _LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.
 
 
 class Timings:
-    """One histogram for each step, in seconds, registered where they are to be exposed."""
+    """One histogram for each step, in seconds, registered in the given registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, documentation: str, buckets: tuple[float, ...] = _STEP_BUCKETS_S) -> Histogram:
