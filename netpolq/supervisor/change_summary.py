@@ -1,4 +1,4 @@
-"""What has changed in the store between two snapshots, for the line of the log that says a version is in force."""
+"""Summary of the changes of the store between two snapshots, for the log line about a version in force."""
 
 from collections import Counter
 
@@ -6,18 +6,18 @@ from netpolq.model import Object, ObjectKey, Update
 from netpolq.store import Store
 
 MAX_NAMED = 5
-"""Objects that are named in a line; of more, the kinds are counted. Names are kept of so many only."""
+"""Maximum number of objects named in a line. With more, the line has counts by kind, and no further names are kept."""
 
 
 class Changes:
-    """Objects that were added, changed or deleted since `take`, each counted once an update."""
+    """Objects that were added, changed or deleted since `take`, each counted once per update."""
 
     def __init__(self) -> None:
         self._named: dict[str, None] = {}
         self._counts: Counter[str] = Counter()
 
     def note(self, update: Update, store: Store) -> None:
-        """Note what an update changes in a store. To be called before the store applies it."""
+        """Note the changes that an update makes. Call it before the store applies the update."""
         for item in update.upserted:
             before = _known(store, item.key)
             if before is None:
@@ -34,7 +34,7 @@ class Changes:
             self._named[f"{key} {what}"] = None
 
     def take(self) -> str:
-        """One line about all of it, which is forgotten. Empty: nothing was noted."""
+        """One line about all changes since the last call; empty without any."""
         if len(self._named) > MAX_NAMED:
             line = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self._counts.items()))
         else:

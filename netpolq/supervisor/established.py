@@ -1,10 +1,10 @@
-"""Strict mode: a change of policy also reaches connections that are established.
+"""Strict mode: applies policy changes to established connections.
 
-Once a version is in force, the connections that were accepted and that it may judge differently are judged by it again, and those it
-denies lose their accepted bit. Their next packet, in either direction, then comes to a worker as that of a new connection would, which
-drops it. Nothing is cut or deleted, so a connection that is allowed again in time goes on.
+When a version is in force, it evaluates the accepted connections again that it may decide differently. Those it denies lose their accepted
+bit. Their next packet, in either direction, then goes to a worker like that of a new connection, and the worker drops it. No conntrack
+entry is deleted, so a connection continues if policies allow it again in time.
 
-Only the bits of connections are looked at: one without it is judged at its next packet anyway.
+Connections without the accepted bit are skipped: a worker evaluates their next packet anyway.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.memfd import map_trusted
 
 _MAX_ADDRESSES = 4096
-"""Changed addresses that are remembered; more of them mean that all connections are looked at."""
+"""Maximum number of changed addresses kept; with more, all connections are evaluated."""
 
 _RETRY_S = 0.2
 
@@ -29,10 +29,10 @@ log = logging.getLogger("strict")
 
 
 class StrictMode:
-    """Judges established connections. `on_pass` is told the seconds that it took to go through them.
+    """Evaluates established connections. `on_pass` is called with the seconds of each pass over the conntrack table.
 
-    `examined`: connections looked at so far; `denied`: those of them that lost the bit. `problem`: why the kernel's table of connections
-    could not be gone through at the last try, or None. `done_version`: a version by which all connections have been judged.
+    `examined`: connections evaluated so far; `denied`: those of them that lost the bit. `problem`: why the last pass over the conntrack
+    table failed, or None. `done_version`: a version by which all connections have been evaluated.
     """
 
     def __init__(self, *, ct_label: int, on_pass: Callable[[float], None]) -> None:
@@ -40,7 +40,7 @@ class StrictMode:
         self._on_pass = on_pass
         self._descriptor = -1
         self._published: list[tuple[int, Collection[bytes] | None]] = []
-        self._about: set[AddressKey] | None = set()  # whose connections are due; None: all
+        self._about: set[AddressKey] | None = set()  # addresses whose connections are due; None: all
         self._in_force_version = 0
         self._work = asyncio.Event()
         self.done_version = 0
@@ -49,9 +49,9 @@ class StrictMode:
         self.problem: str | None = None
 
     def published(self, version: int, changed: Collection[bytes] | None, descriptor: int) -> None:
-        """A snapshot was published. `changed`: addresses whose connections it may judge differently; None: all.
+        """A snapshot was published. `changed`: addresses whose connections it may evaluate differently; None: all.
 
-        Does not take over the descriptor.
+        The caller still owns the descriptor.
         """
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -59,7 +59,7 @@ class StrictMode:
         self._published.append((version, changed))
 
     def in_force(self, version: int) -> None:
-        """Nobody decides by an older version any more."""
+        """This version is in force: no worker uses an older one."""
         if version <= self._in_force_version:
             return
         self._in_force_version = version
@@ -69,7 +69,7 @@ class StrictMode:
         self._work.set()
 
     def suspect_all(self) -> None:
-        """Connections may have been accepted that no policy accepts: all are due."""
+        """Schedule all connections: some may have been accepted against the policies."""
         self._add(None)
         self._work.set()
 
@@ -89,7 +89,7 @@ class StrictMode:
             version, about, self._about = self._in_force_version, self._about, set()
             if about is None or about:
                 try:
-                    await self._judge(about)
+                    await self._evaluate(about)
                 except InterruptedError:
                     self._add(about)  # the table changed its size while it was read
                     self._work.set()
@@ -97,7 +97,7 @@ class StrictMode:
                 except OSError as error:
                     self._add(about)
                     if self.problem is None:
-                        log.error("established connections cannot be judged: %s; trying again", error.strerror or error)
+                        log.error("cannot evaluate established connections: %s; trying again", error.strerror or error)
                     self.problem = str(error.strerror or error)
                     await asyncio.sleep(_RETRY_S)
                     self._work.set()
@@ -105,11 +105,11 @@ class StrictMode:
             self.problem = None
             self.done_version = version
 
-    async def _judge(self, about: set[AddressKey] | None) -> None:
+    async def _evaluate(self, about: set[AddressKey] | None) -> None:
         started = time.perf_counter()
-        # The newest snapshot may be newer than the one that is in force. What it denies is denied soon; what it allows and the other does
-        # not is judged at the next packet if it is judged at all.
-        cleared = await asyncio.to_thread(_judge, self._ct_label, os.dup(self._descriptor), about)
+        # The newest snapshot may be newer than the one in force. What it denies will be denied soon anyway. What it newly allows is
+        # evaluated at the next packet, if at all.
+        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(self._descriptor), about)
         self._on_pass(time.perf_counter() - started)
         self.examined += cleared.examined
         self.denied += cleared.cleared
@@ -117,7 +117,7 @@ class StrictMode:
             log.info("%d of %d established connections are denied from now on", cleared.cleared, cleared.examined)
 
 
-def _judge(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
+def _evaluate(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
     try:
         view = map_trusted(descriptor)
     finally:

@@ -1,8 +1,8 @@
-"""The time between the start of the agent and its first policies in force: the kept snapshot, the hold, and the end of the hold.
+"""Protection between the start of the agent and its first policies in force: kept snapshot, hold, and removal of the hold.
 
-In fail-closed mode, and where no rules of an earlier agent are in place, a start enforces by the kept snapshot if it is one of this
-boot, and else drops the traffic of the node's pods (`netpolq.hold`). In either mode a hold, whichever program installed it, is removed
-when the agent's rules are in force: sets in the kernel, workers that judge by the same version, no older verdict remembered.
+In fail-closed mode, and without rules of an earlier agent, the agent enforces the kept snapshot if that is one of this boot. Otherwise it
+drops the traffic of the node's pods (`netpolq.hold`). In either mode the agent removes a hold, of whatever origin, when its rules are in
+force: the kernel has the sets, workers use the same version, and the verdict cache has no older verdict.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ log = logging.getLogger("hold")
 
 
 class _Kept(NamedTuple):
-    """What the kept snapshot says. `is_of_this_boot`: else its pods have other addresses by now."""
+    """Version and sets of the kept snapshot. `is_of_this_boot`: if False, its pods have other addresses by now."""
 
     version: int
     sets: IsolatedSets
@@ -42,7 +42,7 @@ class _Kept(NamedTuple):
 class Hold:
     """Holds the node's pods until policies are in force, then removes the hold.
 
-    `problem`: why the agent is not ready, as far as it concerns the hold, in one sentence; None when no pod is held and none has to be.
+    `problem`: one sentence on why the hold keeps the agent from being ready; None if no pod is held and none must be.
     """
 
     def __init__(self, *, settings: Settings, ruleset: Ruleset, enforcer: Enforcer) -> None:
@@ -57,14 +57,16 @@ class Hold:
         self.problem: str | None = None
 
     async def begin(self, pool_version: int) -> None:
-        """Close the time until the first sync, as far as the mode asks for it and the node lets us know its pods.
+        """Install the hold or enforce the kept snapshot, if the mode asks for it and the pod ranges are known.
 
-        `pool_version`: of the snapshot by which workers judge already, 0 without one.
+        `pool_version`: version of the snapshot that workers use already, 0 without one.
         """
         self._enough_version = pool_version + 1
         try:
             if await self._table.is_present():
-                self._tell(logging.INFO, f"traffic of pods is dropped by the table inet {TABLE} until policies are in force")
+                self._set_problem(
+                    logging.INFO, f"traffic of pods is dropped by the table inet {TABLE} until policies are in force"
+                )
             if self._settings.fail_open or await self._ruleset.has_rules():
                 return
             self._must_hold = True
@@ -76,25 +78,25 @@ class Hold:
                 self._enough_version = kept.version
                 self._must_hold = False
         except NetpolqError as error:
-            self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
+            self._set_problem(logging.ERROR, f"nothing is held before the first sync: {error}")
         await self._keep_held()
 
     async def _keep_held(self) -> None:
-        """Hold what has to be held and is not: at first, when another program changes the table, and when ranges become known."""
+        """Install or complete the hold: at the start, when another program changes the table, and when ranges become known."""
         if not self._must_hold:
             return
         try:
             in_kernel = await self._table.ranges() if await self._table.is_present() else None
-            # A table without ranges is of another form than ours, unless it was ours: left as it is.
+            # A table without ranges has another form than this agent's, unless this agent installed it: leave it.
             if in_kernel or in_kernel is None or self._held:
                 await self._hold(in_kernel)
         except NetpolqError as error:
-            self._tell(logging.ERROR, f"nothing is held before the first sync: {error}")
+            self._set_problem(logging.ERROR, f"nothing is held before the first sync: {error}")
 
     async def _hold(self, in_kernel: tuple[PodRange, ...] | None) -> None:
-        """Hold all ranges that are known, beside those that the table in the kernel holds; None: there is no table.
+        """Hold all known ranges and those of the table in the kernel (`in_kernel`; None: no table).
 
-        What is held stays held, whichever program has begun it: the pods of a range that is named no longer may still be there.
+        Ranges are only added: pods of a range that is no longer configured may still exist.
         """
         found, problems = await asyncio.to_thread(self._find_ranges)
         ranges = collapse((*self._held, *(in_kernel or ()), *found))
@@ -103,9 +105,9 @@ class Hold:
             return
         if not ranges:
             reason = f" ({'; '.join(problems)})" if problems else ""
-            self._tell(
+            self._set_problem(
                 logging.ERROR,
-                f"nothing is held before the first sync, and pods are open: no pod range is known{reason}; set --pod-cidrs",
+                f"nothing is held before the first sync, and pods are unprotected: no pod range is known{reason}; set --pod-cidrs",
             )
             return
         for problem in problems:
@@ -115,12 +117,14 @@ class Hold:
         else:
             await self._table.change_ranges(ranges)
         self._held = ranges
-        self._tell(logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force")
+        self._set_problem(
+            logging.WARNING, f"traffic of pods in {listed(ranges)} is dropped until the first policies are in force"
+        )
 
     def _find_ranges(self) -> tuple[tuple[PodRange, ...], list[str]]:
-        """The pod ranges that are known at present, and what could not be used, each a sentence.
+        """The pod ranges known at present, and problems, each a sentence.
 
-        The setting alone where it names any; else what the CNI configuration names, and the Node.
+        Ranges of the setting if it has any; otherwise those of the CNI configuration and of the Node.
         """
         settings = self._settings
         if settings.pod_cidrs:
@@ -132,15 +136,15 @@ class Hold:
                 found.problems.append(_no_range_of_the_node(self._source.node_exists, settings.hostname))
         return tuple(found.ranges), found.problems
 
-    def _tell(self, level: int, problem: str) -> None:
+    def _set_problem(self, level: int, problem: str) -> None:
         if problem != self.problem:
             log.log(level, "%s", problem)
         self.problem = problem
 
     async def run(self, source: Source) -> None:
-        """Keep the hold until policies are in force; then remove it, and each one that is installed later. Runs until cancelled.
+        """Keep the hold until policies are in force; then remove it, and any later one. Runs until cancelled.
 
-        `source`: may know ranges before its first sync.
+        `source`: may have pod ranges before its first sync.
         """
         self._source = source
         while True:
@@ -156,7 +160,7 @@ class Hold:
                     log.info("policies are in force: the table inet %s is removed", TABLE)
                 self.problem = None
             except NetpolqError as error:
-                self._tell(logging.ERROR, f"the hold cannot be removed: {error}")
+                self._set_problem(logging.ERROR, f"cannot remove the hold: {error}")
             await asyncio.sleep(_CHECK_INTERVAL_S)
 
 
@@ -165,7 +169,7 @@ def _no_range_of_the_node(exists: bool | None, name: str) -> str:
 
 
 def _read_kept(path: Path) -> _Kept | None:
-    """The kept snapshot; None, with a line in the log, if it cannot be used."""
+    """The kept snapshot; None, with a log line, if it is unusable."""
     try:
         view = SnapshotReader(memfd.load(path))
     except (OSError, SnapshotError) as error:
@@ -180,7 +184,7 @@ def _read_kept(path: Path) -> _Kept | None:
 
 
 def _boot_time_s() -> float:
-    """When this machine was booted, in seconds of the epoch. Source: proc_stat(5), `btime`; without it, as if it were now."""
+    """Boot time in seconds since the epoch; the present time if unknown. Source: proc_stat(5), `btime`."""
     try:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
         return float(next(line.split()[1] for line in lines if line.startswith("btime ")))

@@ -1,10 +1,10 @@
-"""The verdict cache in the kernel: decisions that workers were asked for more than once, kept where no packet has to be queued for them.
+"""Verdict cache in the kernel: repeated decisions of workers, for which the kernel then queues no packet.
 
-Workers hint at such decisions, and this is the only writer of the maps. **A decision must not outlive the snapshot it was made by.** So
-there is one task that does one thing after the other:
-- what is written was hinted by the newest snapshot that was published; hints of older ones are refused;
-- once every worker judges by a version, what that version may decide differently is taken out, and only then is the version clean.
-  Nothing older can be written afterwards. A version that is not clean is not in force (`netpolq.supervisor.enforcer`).
+Workers send hints about such decisions. This module is the only writer of the maps. **A decision must not outlive the snapshot it was
+made by.** So a single task works sequentially:
+- It writes only hints of the newest published snapshot. Hints of older ones are refused.
+- When every worker uses a version, it removes the decisions that this version may change. Only then is the version clean: no older
+  decision can be written afterwards. A version that is not clean is not in force (`netpolq.supervisor.enforcer`).
 """
 
 import asyncio
@@ -30,10 +30,10 @@ log = logging.getLogger("verdict-cache")
 class VerdictCache:
     """Feeds and clears the maps. `on_clean` is called when a version has become clean.
 
-    `size`: decisions kept at most; `ttl_s`: for how long each. `problem`: why the maps cannot be changed at the moment, or None.
+    `size`: decisions kept at most; `ttl_s`: for how long each. `problem`: why the maps cannot be changed at present, or None.
     `with_drops`: keep denials, too; without, every first packet that is denied reaches a worker, which logs it.
-    `refused`: hints that were not followed, by reason. `flushes`: how often both maps were emptied. `forgotten`: decisions taken out
-    because a snapshot had changed, one by one. `remembered`: decisions written.
+    `refused`: refused hints by reason. `flushes`: how often both maps were emptied. `forgotten`: decisions removed one by one after
+    a change. `remembered`: decisions written.
     """
 
     def __init__(self, ruleset: Ruleset, *, size: int, ttl_s: int, on_clean: Callable[[], None], with_drops: bool = True) -> None:
@@ -47,7 +47,7 @@ class VerdictCache:
         self._newest_version = 0
         self._acknowledged_version = 0
         self._installed = False
-        self._flush_generation = 1  # the maps may hold what an earlier agent left; settled when they have been emptied since
+        self._flush_generation = 1  # raised when the content of the maps becomes uncertain, at first by an earlier agent
         self._flushed_generation = 0
         self._work = asyncio.Event()
         self.size = size
@@ -63,10 +63,10 @@ class VerdictCache:
         """Decisions the kernel may hold."""
         return len(self._ledger)
 
-    # --- what others tell ---------------------------------------------------------------------------------------------------------
+    # --- inputs -------------------------------------------------------------------------------------------------------------------
 
     def hinted(self, message: Hints) -> None:
-        """A worker was asked again for some decisions. Raises `ValueError` for a message that cannot be read."""
+        """Accept the hints of a worker. Raises `ValueError` for a message that cannot be read."""
         hints = [hint for hint in unpack_hints(message) if self._with_drops or hint.verdict is Verdict.ACCEPT]
         if message.version != self._newest_version or not self._installed:
             self.refused["old-version"] += len(hints)
@@ -77,33 +77,33 @@ class VerdictCache:
             self._work.set()
 
     def published(self, version: int, changed: Collection[bytes] | None) -> None:
-        """A new snapshot is on its way to the workers. `changed`: addresses whose connections it may judge differently; None: all."""
+        """A new snapshot was sent to the workers. `changed`: addresses whose connections it may evaluate differently; None: all."""
         self.refused["old-version"] += len(self._waiting)
         self._waiting.clear()
         self._newest_version = version
         self._changes.append((version, changed))
 
     def acknowledged(self, version: int) -> None:
-        """Every worker judges by this version, or by a newer one."""
+        """Every worker uses this version or a newer one."""
         if version <= self._acknowledged_version:
             return
         self._acknowledged_version = version
         self._ledger.expire(time.monotonic_ns())
         affected = self._affected(version)
         if self._flush_generation == self._flushed_generation and affected is not None and not affected:
-            # Nothing to take out: what is being written at this moment is in the ledger already.
+            # Nothing to remove: decisions that are being written at present are in the ledger already.
             self._become_clean(version)
         else:
             self._work.set()
 
     def ruleset_installed(self) -> None:
-        """The whole ruleset was put in place (again). What the maps hold is not known for certain: something may be written just now."""
+        """The whole ruleset was installed (again). The content of the maps is uncertain: a write may be under way."""
         self._installed = True
         self._flush_generation += 1
         self._work.set()
 
     def _affected(self, version: int) -> list[Hint] | None:
-        """Decisions that the versions up to this one, as far as they are not clean yet, may make differently; None: all of them."""
+        """Decisions that the versions up to this one which are not clean yet may change; None: all of them."""
         addresses: set[bytes] = set()
         for known, changed in self._changes:
             if known <= version:
@@ -131,7 +131,7 @@ class VerdictCache:
                 await self._remember_what_waits()
                 self.problem = None
             except NetpolqError as error:
-                self._flush_generation += 1  # whether anything was written is not known
+                self._flush_generation += 1  # the write may have happened or not
                 if self.problem != str(error):
                     log.error("%s; trying again", error)
                 self.problem = str(error)
@@ -171,5 +171,5 @@ class VerdictCache:
                 self._ledger.given(admitted, time.monotonic_ns())
                 self.remembered += len(admitted)
             if self._changes and self._changes[0][0] <= self._acknowledged_version:
-                self._work.set()  # a version that waits to become clean goes before more hints
+                self._work.set()  # cleaning a version takes precedence over further hints
                 return

@@ -1,7 +1,7 @@
-"""The verbosity of the log at run time: the supervisor's side of `netpolq loglevel`, and the client's.
+"""Log verbosity at run time: server and client of `netpolq loglevel`.
 
-The supervisor tells the pool, which tells all workers and those that it starts later. Where the lines about each first packet begin or
-end, the pool starts another supervisor besides: the names of pods in the snapshot and the verdict cache depend on it.
+The supervisor sends a change to the pool, which forwards it to all present and later workers. If the change switches packet lines on or
+off, the pool also restarts the supervisor: pod names in the snapshot and the verdict cache depend on it.
 """
 
 import logging
@@ -20,35 +20,35 @@ log = logging.getLogger("supervisor")
 
 
 class Verbosity:
-    """The present verbosity. `tell`: tells the pool of another one, and returns whether that was possible."""
+    """The present verbosity. `send`: sends a new one to the pool, and returns whether it was sent."""
 
-    def __init__(self, present: int, tell: Callable[[int], bool]) -> None:
+    def __init__(self, present: int, send: Callable[[int], bool]) -> None:
         self.present = present
-        self._tell = tell
+        self._send = send
 
     def change(self, text: str) -> int:
-        """Have another verbosity from now on. Returns the one before.
+        """Change the verbosity. Returns the previous one.
 
-        Raises `ValueError` for a text that is none, `ConnectionError` if the pool cannot be told: nothing has changed then.
+        Raises `ValueError` for an invalid value, and `ConnectionError` if the pool cannot be reached. Both leave it unchanged.
         """
         try:
             wanted = VERBOSITY.parse(text)
         except ValueError:
             raise ValueError(f"{text[:40]!r} is refused; allowed: {VERBOSITY.allowed}") from None
-        if not self._tell(wanted):
-            raise ConnectionError("the pool is busy and was not told; try again")
+        if not self._send(wanted):
+            raise ConnectionError("the pool is busy; try again")
         before, self.present = self.present, wanted
         logs.set_verbosity(wanted)
         return before
 
 
 def fetch(run_dir: Path) -> int:
-    """The verbosity of the agent that has this run directory. Raises `NetpolqError`."""
+    """The verbosity of the agent that uses this run directory. Raises `NetpolqError`."""
     return _number(run_dir, "GET", "")
 
 
 def change(run_dir: Path, verbosity: int) -> int:
-    """Give the agent that has this run directory another verbosity. Returns the one before. Raises `NetpolqError`."""
+    """Change the verbosity of the agent that uses this run directory. Returns the previous one. Raises `NetpolqError`."""
     return _number(run_dir, "PUT", str(verbosity))
 
 

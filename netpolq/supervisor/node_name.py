@@ -1,4 +1,4 @@
-"""Whether the name of this agent's node is one that the source knows: under a wrong name no pod is local, and nothing is enforced."""
+"""Check of the node name against the source: with a wrong name no pod is local, and nothing is enforced."""
 
 from netpolq.sources.source import Source
 from netpolq.store import Store
@@ -7,7 +7,7 @@ _ADVICE = "set --hostname-override to spec.nodeName of this node's pods"
 
 
 def node_name_problem(source: Source, store: Store, node_name: str) -> str | None:
-    """What is wrong with the node's name, and what to set; None if nothing is. Of a source that is synced."""
+    """The problem with the node name and its fix, or None. The source must be synced."""
     if source.kind == "cluster":
         return _problem_in_cluster(source.node_exists, store, node_name)
     return _problem_in_manifests(store, node_name)
@@ -16,7 +16,7 @@ def node_name_problem(source: Source, store: Store, node_name: str) -> str | Non
 def _problem_in_cluster(node_exists: bool | None, store: Store, node_name: str) -> str | None:
     """The Node must exist.
 
-    Where the role does not permit to ask for it, some pod must be on a node of this name: the agent's own pod is one.
+    If the role does not permit reading Nodes, some pod must be on a node of this name: the agent's own pod is one.
     """
     if node_exists:
         return None
@@ -28,7 +28,7 @@ def _problem_in_cluster(node_exists: bool | None, store: Store, node_name: str) 
 
 
 def _problem_in_manifests(store: Store, node_name: str) -> str | None:
-    """If there are pods, one must be on this node, or name no node."""
+    """If there are pods, at least one must be on this node or have no node name."""
     pods = store.pods.values()
     if not pods or any(pod.node_name in {"", node_name} for pod in pods):
         return None

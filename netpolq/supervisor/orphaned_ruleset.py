@@ -1,6 +1,6 @@
-"""A ruleset without an agent: what `netpolq status` shows where none answers.
+"""Ruleset without an agent: what `netpolq status` shows when no agent answers.
 
-The table stays when an agent ends, and goes on counting: that is how many packets passed unjudged since.
+The table stays when an agent ends, and its counters go on: they count the packets that passed without a verdict since.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Leftover:
 
 
 def find() -> Leftover | None:
-    """What is there; None if there is no table. Raises `PermissionError` without CAP_NET_ADMIN, and `OSError`."""
+    """The leftover table, or None without one. Raises `PermissionError` without CAP_NET_ADMIN, and `OSError`."""
     chains, sets = read_chains(), read_set_names()
     if not chains and not sets:
         return None
@@ -31,7 +31,7 @@ def find() -> Leftover | None:
 
 
 def render_text(leftover: Leftover) -> str:
-    """A page for a terminal, without the last line end."""
+    """The table as text, without the last line end."""
     lines = [
         ("agent", "none"),
         (
@@ -45,5 +45,5 @@ def render_text(leftover: Leftover) -> str:
 
 
 def render_json(leftover: Leftover) -> str:
-    """The same for a program, without the last line end. `ready` is false, as in the document of an agent that is not ready."""
+    """The table as indented JSON, without the last line end. `ready` is false, as in the document of an agent that is not ready."""
     return orjson.dumps({"ready": False, "leftover": leftover}, option=orjson.OPT_INDENT_2).decode()

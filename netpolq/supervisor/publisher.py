@@ -106,8 +106,8 @@ class Publisher:
                     case Refusal() as refusal:
                         self.refusals += 1
                         log.error("worker %d refused snapshot %d: %s", *refusal)
-                    case Counters(seat) if descriptor is not None:
-                        self.memories[seat] = descriptor
+                    case Counters(metrics_file_id) if descriptor is not None:
+                        self.memories[metrics_file_id] = descriptor
                     case Taken(version, problem):
                         self._on_taken(version)
                         if problem:

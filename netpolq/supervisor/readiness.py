@@ -1,4 +1,4 @@
-"""What the supervisor tells of the agent: whether it is ready, and the status document."""
+"""Readiness of the agent, and its status document."""
 
 import time
 
@@ -31,13 +31,13 @@ from netpolq.supervisor.status import (
 
 _LATE_S = 1.0
 _MAX_NAMED = 5
-"""Files that one reason names; the status lists all of them."""
+"""Maximum number of files that a reason names; the status lists all of them."""
 _MAX_BEHIND_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """All that there is to be told about. `form`: of the queue rule. `verdict_cache`, `strict_mode`: None where they are switched off."""
+    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`: None if switched off."""
 
     settings: Settings
     form: Dataplane
@@ -51,7 +51,7 @@ class Readiness:
     strict_mode: StrictMode | None
 
     def not_ready(self) -> list[str]:
-        """Why the agent is not ready; empty when it is."""
+        """Reasons why the agent is not ready; empty if it is ready."""
         reasons = []
         if not self.store.synced or not self.publisher.published:
             reasons.append("the first sync is not published yet")
@@ -67,7 +67,7 @@ class Readiness:
         if self.enforcer.ruleset_problem is not None:
             reasons.append(self.enforcer.ruleset_problem)
         if self.enforcer.upkeep.contention is not None:
-            reasons.append(f"the ruleset is changed again and again: {self.enforcer.upkeep.contention}")
+            reasons.append(f"another program keeps changing the ruleset: {self.enforcer.upkeep.contention}")
         behind_s = self.enforcer.behind_s
         if behind_s > _MAX_BEHIND_S:
             reasons.append(
@@ -77,9 +77,9 @@ class Readiness:
         if self.hold.problem is not None:
             reasons.append(self.hold.problem)
         if self.verdict_cache is not None and self.verdict_cache.problem is not None:
-            reasons.append(f"the verdict cache cannot be changed: {self.verdict_cache.problem}")
+            reasons.append(f"cannot update the verdict cache: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
-            reasons.append(f"established connections cannot be judged: {self.strict_mode.problem}")
+            reasons.append(f"cannot evaluate established connections: {self.strict_mode.problem}")
         if self.enforcer.bridge_guard.problem is not None:
             reasons.append(self.enforcer.bridge_guard.problem)
         if self.host_monitor.problem is not None:
@@ -90,7 +90,7 @@ class Readiness:
         return reasons + self._not_ready_for_manifests()
 
     def _not_ready_for_manifests(self) -> list[str]:
-        """Why a folder of manifests may enforce less than its author wants."""
+        """Reasons why a directory of manifests may enforce less than its author intends."""
         reasons = []
         unclear = sorted({rejection.origin for rejection in self.store.rejections if rejection.leaves_open})
         if unclear:
@@ -167,7 +167,7 @@ class Readiness:
 
     @property
     def source_age_s(self) -> float | None:
-        """Seconds since what is known was last known to be the present state, or None before."""
+        """Seconds since the last sync with the source, or None before the first."""
         contact_ns = self.source.contact_ns
         return None if contact_ns is None else (time.monotonic_ns() - contact_ns) / 1e9
 
@@ -179,12 +179,12 @@ class Readiness:
 
     @property
     def rejections(self) -> list[Rejection]:
-        """What of the source cannot be used as written, and what of the rest cannot be compiled."""
+        """Objects that the source rejects, and those that the compiler rejects."""
         return [*self.store.rejections, *self.enforcer.rejections]
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of a process; 0 if there is none."""
+    """Resident memory of a process in bytes; 0 without a process."""
     try:
         return int(psutil.Process(pid).memory_info().rss) if pid else 0
     except psutil.Error:

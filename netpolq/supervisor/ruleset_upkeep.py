@@ -1,7 +1,7 @@
-"""Keeps the ruleset in the kernel as it should be: installs it, looks at it, and puts back what other processes have changed.
+"""Upkeep of the ruleset in the kernel: installs it, checks it, and repairs changes by other processes.
 
-It is looked at as soon as the kernel tells of a change by another process, and once a second. A process that keeps changing it is not
-raced against: after `REPAIR_BURST` repairs there is one a second, and the agent is not ready.
+A check follows each notification of a change by another process, and runs once a second. Against a process that keeps changing the
+ruleset, repairs are limited: after `REPAIR_BURST` repairs there is one a second, and the agent is not ready.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from netpolq.logs import TokenBucket
 
 CHECK_INTERVAL_S = 1.0
 REPAIR_BURST = 30
-"""Repairs at once. One takes some 20 ms, so half a second of work at most."""
+"""Maximum burst of repairs. One takes about 20 ms, so a burst is about half a second of work."""
 
 REPAIRS_PER_S = 1.0
 CALM_S = 5.0
-"""Without a repair, after which a process that kept changing the table counts as gone."""
+"""Time without a repair after which the contention counts as over."""
 
 _MIN_PAUSE_S = 0.01
-"""Between two looks at the table, whatever others do to it."""
+"""Minimum pause between two checks of the table."""
 
 _MAX_CHECK_SHARE = 0.05
-"""Of the time, for looks that nothing gave a reason for. A table with 100,000 isolated addresses is looked at less than once a second."""
+"""Maximum share of the time for periodic checks. A table with 100,000 isolated addresses is checked less than once a second."""
 
 log = logging.getLogger("enforcer")
 
 
 class RulesetUpkeep:
-    """Carries sets into the kernel and repairs the table. `on_installed` is called when it was installed or repaired.
+    """Carries sets into the kernel and repairs the table. `on_installed` is called after an installation or repair.
 
-    `repairs`: how often something was found that had to be put back. `contention`: what keeps changing the table, or None.
+    `repairs`: number of repairs. `contention`: the last difference while another process keeps changing the table, or None.
     """
 
     def __init__(
@@ -46,43 +46,43 @@ class RulesetUpkeep:
         self._clock = clock
         self._budget = TokenBucket(REPAIRS_PER_S, REPAIR_BURST, clock)
         self._is_installed = False
-        self._looked_s = self._repaired_s = clock()
-        self._look_took_s = 0.0
+        self._checked_s = self._repaired_s = clock()
+        self._check_took_s = 0.0
         self.repairs = 0
         self.contention: str | None = None
 
     @property
     def due_in_s(self) -> float:
-        """Seconds until the next look, if nothing happens before."""
-        interval_s = max(CHECK_INTERVAL_S, self._look_took_s / _MAX_CHECK_SHARE)
-        return max(0.0, self._looked_s + interval_s - self._clock())
+        """Seconds until the next periodic check."""
+        interval_s = max(CHECK_INTERVAL_S, self._check_took_s / _MAX_CHECK_SHARE)
+        return max(0.0, self._checked_s + interval_s - self._clock())
 
     async def bring_about(self, sets: IsolatedSets) -> None:
-        """Have these sets and the whole ruleset in force. Raises `NetpolqError`; the next call then installs everything."""
+        """Bring these sets and the whole ruleset into the kernel. Raises `NetpolqError`; the next call then installs everything."""
         if not self._is_installed:
             await self._ruleset.install(sets)
             self._done()
             return
         self._is_installed = False
         if self._ruleset.may_have_changed or not self.due_in_s:
-            await self._look(sets)
+            await self._check(sets)
         try:
             await self._ruleset.update(sets)
         except RulesetError:
-            # Most likely because another process has taken out what should be removed: then it is named and repaired as ever.
-            if not await self._look(sets):
+            # Most likely another process has removed an element that this update removes too: the check then repairs it.
+            if not await self._check(sets):
                 raise
         self._is_installed = True
 
-    async def _look(self, sets: IsolatedSets) -> bool:
-        """Whether something differed and has been repaired, so that these sets are in force."""
-        await asyncio.sleep(max(0.0, self._looked_s + _MIN_PAUSE_S - self._clock()))
+    async def _check(self, sets: IsolatedSets) -> bool:
+        """Check and repair the table. Returns whether a repair has brought these sets into force."""
+        await asyncio.sleep(max(0.0, self._checked_s + _MIN_PAUSE_S - self._clock()))
         started_s = self._clock()
         difference = await self._ruleset.difference()
-        self._looked_s = self._clock()
-        self._look_took_s = self._looked_s - started_s
+        self._checked_s = self._clock()
+        self._check_took_s = self._checked_s - started_s
         if difference is None:
-            if self._looked_s - self._repaired_s > CALM_S:
+            if self._checked_s - self._repaired_s > CALM_S:
                 self.contention = None
             return False
         await self._wait_for_turn(difference)
@@ -93,14 +93,14 @@ class RulesetUpkeep:
         return True
 
     async def _wait_for_turn(self, difference: str) -> None:
-        """Repair at once, unless there were too many repairs lately."""
+        """Wait until the rate limit allows a repair."""
         while not self._budget.take():
             if self.contention is None:
-                log.error("the ruleset is changed again and again and is repaired once a second from now on: %s", difference)
+                log.error("another program keeps changing the ruleset; from now on it is repaired once a second: %s", difference)
             self.contention = difference
             await asyncio.sleep(1 / REPAIRS_PER_S / 4)
 
     def _done(self) -> None:
         self._is_installed = True
-        self._repaired_s = self._looked_s = self._clock()
+        self._repaired_s = self._checked_s = self._clock()
         self._on_installed()

@@ -1,9 +1,9 @@
-"""The copy of the newest snapshot in the run directory, by which workers judge after a restart until the first sync.
+"""Copy of the newest snapshot in the run directory, which workers use after a restart until the first sync.
 
-A copy of every version would be megabytes many times a second, so the file is written once a second, and may be older than what is in
-force. So that no start admits by an older one, the file carries a mark (`netpolq.snapshot.memfd.mark`): before a version is sent to the
-workers, the kept one is marked as not the newest, which is one byte; only when the newest is written and nothing newer was sent meanwhile
-is it marked as such. Whatever ends at any moment in between leaves a file that the next start refuses.
+Copying every version would write megabytes many times a second. So the file is written at most once a second, and may be older than the
+version in force. No start may use an older one, so the file has a mark of one byte (`netpolq.snapshot.memfd.mark`). Before a version is
+sent to the workers, the file is marked as stale. It is marked as newest only when the newest version is written and no newer one was sent
+in between. A crash at any point leaves a file that the next start refuses.
 """
 
 import asyncio
@@ -16,22 +16,22 @@ from pathlib import Path
 from netpolq.snapshot import memfd
 
 SAVE_INTERVAL_S = 1.0
-"""At least this long between two copies. Also how often the file is looked after: it may be gone, or there may be room for it again."""
+"""Minimum interval between two copies, and the interval of checks: the file may be removed, or a full disk may have room again."""
 
 log = logging.getLogger("snapshot")
 
 
 class SnapshotFile:
-    """Writes the newest snapshot it was given, in another thread and not too often. A file is replaced whole or not at all.
+    """Writes the newest snapshot in another thread, at most once per `SAVE_INTERVAL_S`. Replaces the file atomically.
 
-    Writes nothing before `begin`: until then the supervisor of another agent may be writing the same file. `problem`: why the newest one
+    Writes nothing before `begin`: until then the supervisor of another agent may write the same file. `problem`: why the newest snapshot
     is not kept, or None.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._newest = -1
-        self._sent = 0  # versions so far, those included that were only about to be sent
+        self._sent = 0  # versions so far, including those whose send may have failed
         self._saved = 0
         self._file: tuple[int, int, int] | None = None  # device, inode and size of the one that is marked as the newest
         self._is_marked_stale = False
@@ -41,19 +41,19 @@ class SnapshotFile:
         self.problem: str | None = None
 
     def outdate(self) -> None:
-        """A newer version is about to be sent: what is kept is not the newest from now on."""
+        """Mark the file as stale, before a newer version is sent."""
         self._sent += 1
         if self._task is not None and not self._is_marked_stale:
             self._mark_stale()
 
     def keep(self, descriptor: int) -> None:
-        """Have the sealed snapshot written that was sent, unless a newer one comes first. Does not take over the descriptor."""
+        """Schedule a sealed snapshot for writing, unless a newer one comes first. The caller still owns the descriptor."""
         self._forget()
         self._newest = os.dup(descriptor)
         self._given.set()
 
     def begin(self) -> None:
-        """Nobody else writes the file from now on. May be told more than once."""
+        """Start to write: no other process writes the file from now on. May be called repeatedly."""
         if self._task is None:
             if self._sent:
                 self._mark_stale()
@@ -69,11 +69,11 @@ class SnapshotFile:
             try:
                 self._path.unlink(missing_ok=True)
             except OSError:
-                self._tell(f"{self._path} cannot be marked as outdated: {error.strerror}; remove it before the next start")
+                self._set_problem(f"{self._path} cannot be marked as outdated: {error.strerror}; remove it before the next start")
                 return
         self._is_marked_stale = True
 
-    def _tell(self, problem: str | None) -> None:
+    def _set_problem(self, problem: str | None) -> None:
         if problem is not None and problem != self.problem:
             log.warning("%s", problem)
         self.problem = problem
@@ -95,7 +95,7 @@ class SnapshotFile:
                 await asyncio.sleep(SAVE_INTERVAL_S)
 
     def _is_kept(self) -> bool:
-        """Whether the newest one is in the file, as it was written: the folder may have been emptied."""
+        """Whether the file still has the newest snapshot: another program may have emptied the directory."""
         if self._saved != self._sent or self._file is None:
             return False
         try:
@@ -111,9 +111,9 @@ class SnapshotFile:
                 self._file = _identity(memfd.mark(self._path, is_newest=True))
                 self._is_marked_stale = False
                 self._saved = sent
-            self._tell(None)
+            self._set_problem(None)
         except OSError as error:
-            self._tell(f"{self._path}: {error.strerror}; the next start will have no snapshot before its first sync")
+            self._set_problem(f"{self._path}: {error.strerror}; the next start will have no snapshot before its first sync")
         finally:
             os.close(descriptor)
 
@@ -122,12 +122,12 @@ class SnapshotFile:
         memfd.save(self._path, descriptor)
 
     async def leave(self) -> None:
-        """Write what is not written yet, and nothing after that."""
+        """Write the newest snapshot if the file lacks it, and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             if self._saving is not None:
-                await self._saving  # the thread that writes cannot be called off, and two must not write at once
+                await self._saving  # the writing thread cannot be cancelled, and two must not write at once
             if self._newest >= 0 and not self._is_kept():
                 await self._save()
         self._forget()

@@ -1,4 +1,4 @@
-"""Which decisions the kernel may hold: bounded, and never fewer than it does hold. Pure."""
+"""Bounded ledger of the decisions in the kernel: a superset of what the kernel holds. Pure."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,7 +7,7 @@ from netpolq.ipc.channel import EVERY_PORT, Hint
 
 _NEVER_NS = 1 << 63
 _SLACK_NS = 50_000_000
-"""The kernel's timeouts are as exact as its clock tick (10 ms at HZ=100): a decision counts as held for this much longer."""
+"""Margin for kernel timeouts, whose resolution is the clock tick (10 ms at HZ=100): a decision counts as held this much longer."""
 
 _PROTOCOLS = frozenset(Protocol)
 
@@ -15,19 +15,19 @@ _PROTOCOLS = frozenset(Protocol)
 class VerdictLedger:
     """Decisions that were given to the kernel and have not timed out there.
 
-    `size`: how many there may be, half of them drops, so that a scan cannot keep accepted connections out. `ttl_ns`: for how long the
-    kernel keeps each. The caller says what time it is, in nanoseconds of the monotonic clock.
+    `size`: maximum number; at most half of them drops, so that a scan cannot displace accepted connections. `ttl_ns`: lifetime of each in
+    the kernel. The caller passes the time, in nanoseconds of the monotonic clock.
     """
 
     def __init__(self, size: int, ttl_ns: int) -> None:
         self._size = size
         self._ttl_ns = ttl_ns
-        self._expiries: dict[Hint, int] = {}  # in order of expiry, since every decision lives equally long
+        self._expiries: dict[Hint, int] = {}  # in order of expiry, since every decision has the same lifetime
         self._by_address: dict[bytes, set[Hint]] = {}
         self._drops = 0
 
     def admit(self, hints: Iterable[Hint]) -> tuple[list[Hint], int]:
-        """Take up decisions about to be given to the kernel. Returns those that are new and fit, and how many did not fit."""
+        """Add decisions before they are written to the kernel. Returns those that are new and fit, and how many did not fit."""
         admitted = []
         refused = 0
         for hint in hints:
@@ -45,14 +45,14 @@ class VerdictLedger:
         return admitted, refused
 
     def given(self, hints: Iterable[Hint], now_ns: int) -> None:
-        """The kernel has them, at the latest since now: their time runs."""
+        """The kernel has the decisions since `now_ns` at the latest: their lifetime runs."""
         expiry_ns = now_ns + self._ttl_ns + _SLACK_NS
         for hint in hints:
             if hint in self._expiries:
                 self._expiries[hint] = expiry_ns
 
     def expire(self, now_ns: int) -> None:
-        """Drop what the kernel has surely forgotten by now."""
+        """Remove decisions that have certainly timed out in the kernel."""
         gone = []
         for hint, expiry_ns in self._expiries.items():
             if expiry_ns > now_ns:
@@ -68,7 +68,7 @@ class VerdictLedger:
         return sorted(found)
 
     def remove(self, hints: Collection[Hint]) -> None:
-        """The kernel holds them no more."""
+        """The kernel no longer holds these decisions."""
         for hint in hints:
             del self._expiries[hint]
             self._drops -= hint.verdict is Verdict.DROP
@@ -79,7 +79,7 @@ class VerdictLedger:
                     del self._by_address[address]
 
     def clear(self) -> None:
-        """The kernel holds nothing."""
+        """The kernel holds no decision."""
         self._expiries.clear()
         self._by_address.clear()
         self._drops = 0
