@@ -1,4 +1,4 @@
-"""A supervisor that publishes what it is told to, damaged or not. Run by a real pool in place of its own: `-m tests.support.publishing`.
+"""Supervisor that publishes given snapshots, damaged or not. A real pool runs it instead of its own: `-m tests.support.publishing`.
 
 Reads versions from the file that is named first, with `!` behind those to damage. Writes what comes back from the pool to the second, as
 JSON lines, and ends when the last whole version is acknowledged and a second has passed.
@@ -24,7 +24,7 @@ _LIMIT_S = 15.0
 def main() -> None:
     commands, answers = (Path(argument) for argument in sys.argv[1:])
     channel = Channel(socket.socket(fileno=os.dup(0)))
-    told: list[dict[str, object]] = []
+    events: list[dict[str, object]] = []
     wanted = 0
     for line in commands.read_text().split():
         version = int(line.rstrip("!"))
@@ -47,12 +47,12 @@ def main() -> None:
         match received[0]:
             case Report() as report:
                 reached = max(reached, report.acked_version)
-                told.append({"acked": report.acked_version})
+                events.append({"acked": report.acked_version})
             case Refusal() as refusal:
-                told.append({"refused": refusal.version})
+                events.append({"refused": refusal.version})
             case Welcome(version):
-                told.append({"welcome": version})
-    answers.write_text("\n".join(json.dumps(line) for line in told))
+                events.append({"welcome": version})
+    answers.write_text("\n".join(json.dumps(line) for line in events))
     sys.exit(2)  # "cannot start": the pool ends, too
 
 

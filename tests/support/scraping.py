@@ -78,7 +78,7 @@ def _snake(name: str) -> str:
 
 
 def found(directory: Path, job: Job, *targets: StaticConfig) -> list[dict[str, str]]:
-    """Labels of the targets that are scraped, each once, by promtool. `targets`: in place of the job's own discovery."""
+    """Labels of the targets that are scraped, each once, by promtool. `targets`: replaces the discovery of the job."""
     if targets:
         job = prometheus.with_static_discovery(job, *targets)
     path = prometheus.config_file(directory, [job])

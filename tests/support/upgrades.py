@@ -19,7 +19,7 @@ class Upgrades:
         return Agent(self._box, self._folder, *self._flags)
 
     def upgrade(self) -> None:
-        """Start another, and wait until it alone serves."""
+        """Start a replacement, and wait until it is the only agent."""
         before, self.agent = self.agent, self._make()
         self.agent.start()  # either of them may say that it is ready
         before.wait_until("the agent before has left", lambda: not before.is_running)

@@ -18,8 +18,8 @@ import sys
 from netpolq.buckets import BOUNDS_NS
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import SERIES
-memory, seat, times = map(int, sys.argv[1:])
-metrics = WorkerMetrics(seat, memory)
+memory, file_id, times = map(int, sys.argv[1:])
+metrics = WorkerMetrics(file_id, memory)
 for _ in range(times):
     for series in range(len(SERIES)):
         for duration_ns in (*BOUNDS_NS, 10**12):
@@ -40,10 +40,10 @@ def memory() -> Iterator[int]:
     os.close(descriptor)
 
 
-def count_all(memory: int, seat: int, times: int = 1) -> int:
+def count_all(memory: int, file_id: int, times: int = 1) -> int:
     """Let a process of its own count a packet of every series, as a worker does. Returns how many packets that are."""
     done = subprocess.run(
-        [sys.executable, "-c", COUNT_ALL, str(memory), str(seat), str(times)],
+        [sys.executable, "-c", COUNT_ALL, str(memory), str(file_id), str(times)],
         pass_fds=[memory],
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nonexistent"},
         stdout=subprocess.PIPE,
@@ -65,7 +65,7 @@ def test_every_series_that_a_worker_can_have_finds_room(memory: int) -> None:
     assert used < 0.9 * counter_memory.SIZE_BYTES
 
 
-def test_seats_are_summed_and_a_successor_goes_on_counting(memory: int) -> None:
+def test_counters_of_all_files_are_summed_and_a_replacement_continues(memory: int) -> None:
     other = counter_memory.make()
     try:
         packets = count_all(memory, 0) + count_all(memory, 0, 2) + count_all(other, 1)

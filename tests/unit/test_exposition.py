@@ -30,10 +30,10 @@ import sys
 from netpolq.enums import Verdict
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import series_of
-memory, seat, accepted, dropped, duration_ns = map(int, sys.argv[1:])
-metrics = WorkerMetrics(seat, memory)
-metrics.count_evaluated(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
-metrics.count_evaluated(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
+memory, file_id, accepted, dropped, duration_ns = map(int, sys.argv[1:])
+metrics = WorkerMetrics(file_id, memory)
+metrics.judged(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
+metrics.judged(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
 metrics.flush(misses=1)
 """
 
@@ -43,18 +43,18 @@ Memories = dict[int, int]
 
 @pytest.fixture
 def memories() -> Iterator[Memories]:
-    """Two seats' memories of counters, by seat."""
-    found = {seat: counter_memory.make() for seat in range(2)}
+    """Counter memories of two workers, by metrics file id."""
+    found = {file_id: counter_memory.make() for file_id in range(2)}
     yield found
     for descriptor in found.values():
         os.close(descriptor)
 
 
-def work(memories: Memories, seat: int, *, accepted: int, dropped: int, duration_ns: int) -> None:
+def work(memories: Memories, file_id: int, *, accepted: int, dropped: int, duration_ns: int) -> None:
     """Let a process of its own count packets as a worker does."""
-    memory = memories[seat]
+    memory = memories[file_id]
     subprocess.run(
-        [sys.executable, "-c", WORKER, *map(str, (memory, seat, accepted, dropped, duration_ns))],
+        [sys.executable, "-c", WORKER, *map(str, (memory, file_id, accepted, dropped, duration_ns))],
         env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": "/nonexistent"},
         pass_fds=[memory],
         check=True,
@@ -142,7 +142,9 @@ def test_quantile_of_nothing_is_not_a_number() -> None:
     assert quantile_us({}, 0.5) != quantile_us({}, 0.5)
 
 
-def test_a_table_of_queues_that_cannot_be_read_costs_its_series_alone_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_table_of_queues_that_cannot_be_read_costs_its_series_alone_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def read() -> tuple[QueueStats, ...]:
         raise PermissionError(13, "Permission denied", "/proc/net/netfilter/nfnetlink_queue")
 
@@ -221,7 +223,7 @@ def connections(registry: CollectorRegistry) -> dict[tuple[str, str], float]:
 
 
 def test_a_counter_of_the_kernel_is_not_shown_as_zero_before_it_was_read() -> None:
-    """The table outlives agents: back from 0, the counter of unjudged packets would raise a false alert."""
+    """The table outlives agents: back from 0, the counter of packets without a verdict would raise a false alert."""
     assert ruleset_readings(HostMonitor(120).counters) == []
     assert HostMonitor(120).cache_counts is None
     host_monitor = HostMonitor(120)

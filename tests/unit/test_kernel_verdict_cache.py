@@ -22,7 +22,7 @@ def hint(source: bytes = A, destination: bytes = B, port: int = 80) -> Hint:
 
 
 class Maps:
-    """The maps of a kernel that answers when it is told to. `vanished`: what has timed out there."""
+    """Maps of a kernel that answers on command. `vanished`: entries that have timed out there."""
 
     def __init__(self) -> None:
         self.held: set[Hint] = set()
@@ -64,7 +64,7 @@ class Scene:
     def _on_clean(self) -> None:
         self.cleaned.append(self.cache.clean_version)
 
-    async def settle(self) -> None:
+    async def run_until_idle(self) -> None:
         for _ in range(20):
             await asyncio.sleep(0)
 
@@ -73,7 +73,7 @@ class Scene:
         self.cache.published(version, None)
         self.cache.ruleset_installed()
         self.cache.acknowledged(version)
-        await self.settle()
+        await self.run_until_idle()
         assert self.cache.clean_version == version
 
 
@@ -91,10 +91,10 @@ async def test_what_an_earlier_agent_left_is_gone_before_the_first_version_is_cl
     scene.maps.held.add(hint(C, C))
     scene.cache.published(1, None)
     scene.cache.acknowledged(1)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.clean_version == 0
     scene.cache.ruleset_installed()
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == set()
     assert scene.cleaned == [1]
 
@@ -104,7 +104,7 @@ async def test_hints_of_the_newest_version_are_written_and_no_others(scene: Scen
     for version in (4, 6):
         scene.cache.hinted(pack_hints(version, [hint(port=version)]))
     scene.cache.hinted(pack_hints(5, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == {hint()}
     assert scene.cache.refused == {"old-version": 2, "full": 0, "busy": 0}
 
@@ -115,7 +115,7 @@ async def test_without_drops_only_accepted_connections_are_kept() -> None:
     task = asyncio.create_task(scene.cache.run())
     await scene.serve(5)
     scene.cache.hinted(pack_hints(5, [hint(), hint(port=81)._replace(verdict=Verdict.DROP)]))
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == {hint()}
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -127,23 +127,23 @@ async def test_hints_that_wait_when_a_new_version_is_published_are_dropped(scene
     scene.cache.hinted(pack_hints(1, [hint()]))
     scene.cache.published(2, ())
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == set()
 
 
 async def test_a_version_is_clean_only_when_what_it_changed_is_out_of_the_kernel(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.cache.published(2, (A,))
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == {hint(), hint(C, B)}, "workers still decide like that"
     scene.maps.open.clear()
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.clean_version == 1
     scene.maps.open.set()
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == {hint(C, B)}
     assert scene.cache.clean_version == 2
 
@@ -151,29 +151,29 @@ async def test_a_version_is_clean_only_when_what_it_changed_is_out_of_the_kernel
 async def test_a_change_about_others_is_clean_at_once_and_costs_nothing(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     calls = scene.maps.calls
     scene.cache.published(2, (C,))
     scene.cache.acknowledged(2)
     assert scene.cache.clean_version == 2
-    await scene.settle()
+    await scene.run_until_idle()
     assert (scene.maps.calls, scene.maps.held) == (calls, {hint()})
 
 
 async def test_a_later_version_is_not_clean_before_an_earlier_one(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.maps.open.clear()
     scene.cache.published(2, (A,))
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     scene.cache.published(3, (C,))
     scene.cache.acknowledged(3)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.clean_version == 1
     scene.maps.open.set()
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.clean_version == 3
     assert scene.maps.held == set()
 
@@ -182,13 +182,13 @@ async def test_what_is_being_written_when_its_version_is_replaced_is_taken_out_a
     await scene.serve()
     scene.maps.open.clear()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.cache.published(2, (B,))
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.clean_version == 1
     scene.maps.open.set()
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == set()
     assert scene.cache.clean_version == 2
 
@@ -196,11 +196,11 @@ async def test_what_is_being_written_when_its_version_is_replaced_is_taken_out_a
 async def test_what_has_timed_out_meanwhile_leads_to_empty_maps(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.maps.vanished = {hint()}
     scene.cache.published(2, (A,))
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == set()
     assert scene.cache.entries == 0
     assert scene.cache.clean_version == 2
@@ -209,12 +209,12 @@ async def test_what_has_timed_out_meanwhile_leads_to_empty_maps(scene: Scene) ->
 async def test_an_install_by_which_the_maps_were_emptied_is_noticed(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.cache.ruleset_installed()
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.cache.entries == 0
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     assert scene.maps.held == {hint()}
 
 
@@ -224,13 +224,13 @@ async def test_while_the_kernel_refuses_no_version_becomes_clean_and_the_reason_
     monkeypatch.setattr("netpolq.supervisor.kernel_verdict_cache._RETRY_S", 0)
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    await scene.settle()
+    await scene.run_until_idle()
     scene.maps.broken = True
     scene.cache.published(2, (A,))
     scene.cache.acknowledged(2)
-    await scene.settle()
+    await scene.run_until_idle()
     assert (scene.cache.clean_version, scene.cache.problem) == (1, "no")
     scene.maps.broken = False
-    await scene.settle()
+    await scene.run_until_idle()
     assert (scene.cache.clean_version, scene.cache.problem) == (2, None)
     assert scene.maps.held == set()

@@ -46,14 +46,14 @@ def test_of_many_changes_the_kinds_are_counted() -> None:
 
 
 def test_rejections_are_logged_once_and_so_is_their_end() -> None:
-    """A rejection of the same object for another reason has taken the place of the first, which has not ended."""
+    """A rejection of the same object for another reason replaces the first, which has not ended."""
     with logging_output(LoggingFormat.TEXT) as output:
         log_rejections([], [rejection()])
         log_rejections([rejection()], [rejection()])
         log_rejections([rejection()], [rejection(field="spec.egress[0]")])
         log_rejections([rejection(field="spec.egress[0]"), rejection(document=2)], [rejection(document=2)])
-    told = [line.split("]: ", 1)[1].split(" (")[0] for line in output.getvalue().splitlines()]
-    assert told == [
+    logged = [line.split("]: ", 1)[1].split(" (")[0] for line in output.getvalue().splitlines()]
+    assert logged == [
         "rejected: a.yaml document 1: NetworkPolicy shop/web: spec.ingress[0]: is wrong",
         "rejected: a.yaml document 1: NetworkPolicy shop/web: spec.egress[0]: is wrong",
         "no longer rejected: a.yaml document 1: NetworkPolicy shop/web: spec.egress[0]: is wrong",
@@ -71,8 +71,8 @@ def test_being_ready_and_not_is_told_at_each_change_and_not_in_between() -> None
         ):
             now_s, reasons = at_s, found
             lines.look()
-    told = [line.split(" ", 1)[1].replace(line.split("[")[1].split("]")[0], "PID") for line in output.getvalue().splitlines()]
-    assert told == [
+    logged = [line.split(" ", 1)[1].replace(line.split("[")[1].split("]")[0], "PID") for line in output.getvalue().splitlines()]
+    assert logged == [
         "INFO supervisor[PID]: ready, 2.5 s after the start",
         "WARNING supervisor[PID]: not ready: 1.0 s behind",
         "INFO supervisor[PID]: ready",
@@ -97,8 +97,8 @@ def test_verbosity_says_which_levels_are_written_and_can_be_changed() -> None:
             set_verbosity(verbosity)
             for level in (10, 15, 20):
                 log.log(level, "line of level %d at %d", level, verbosity)
-    told = [line.split("]: ")[1].split()[3::2] for line in output.getvalue().splitlines()]
-    assert told == [
+    logged = [line.split("]: ")[1].split()[3::2] for line in output.getvalue().splitlines()]
+    assert logged == [
         *(["20", "0"], ["15", "1"], ["20", "1"], ["15", "3"], ["20", "3"]),
         *(["10", "4"], ["15", "4"], ["20", "4"], ["10", "10"], ["15", "10"], ["20", "10"], ["20", "0"]),
     ]

@@ -1,4 +1,4 @@
-"""How much is written, whoever makes us write."""
+"""Rate limits of log lines, whatever input causes them."""
 
 import contextlib
 import io
@@ -35,8 +35,8 @@ def test_lines_from_one_place_are_left_out_when_there_are_too_many_and_others_ar
     assert written[-1].getMessage().endswith("(of lines like this, 1 a second is written from now on)")
     assert limit.filter(record(line=8))
     clock.now_s = 1.5
-    (told,) = [line for line in (record() for _ in range(2)) if limit.filter(line)]
-    assert told.getMessage() == f"x is refused (and {2 * BURST_LINES} lines like this that were left out)"
+    (logged,) = [line for line in (record() for _ in range(2)) if limit.filter(line)]
+    assert logged.getMessage() == f"x is refused (and {2 * BURST_LINES} lines like this that were left out)"
 
 
 def test_after_a_quiet_time_all_lines_are_written_again() -> None:
@@ -60,10 +60,10 @@ def test_what_a_program_writes_is_limited(logging_format: LoggingFormat) -> None
     with logging_output(logging_format) as output:
         for _ in range(2 * BURST_LINES):
             try:
-                raise ValueError("a packet that cannot be judged")
+                raise ValueError("a packet that cannot be evaluated")
             except ValueError:
-                logging.getLogger("worker").exception("packet %d could not be judged", 1)
-    assert output.getvalue().count("packet 1 could not be judged") == BURST_LINES
+                logging.getLogger("worker").exception("packet %d could not be evaluated", 1)
+    assert output.getvalue().count("packet 1 could not be evaluated") == BURST_LINES
 
 
 def test_the_error_that_ends_a_program_is_one_line_in_the_shape_of_the_log() -> None:

@@ -43,11 +43,11 @@ class Upkeep(RulesetUpkeep):
     def __init__(self) -> None:
         self.table = Table()
         self.now_s = 100.0
-        self.told = 0
+        self.installations = 0
         super().__init__(self.table, on_installed=self._tell, clock=lambda: self.now_s)  # type: ignore[arg-type]
 
     def _tell(self) -> None:
-        self.told += 1
+        self.installations += 1
 
 
 async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of_a_change() -> None:
@@ -63,7 +63,7 @@ async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of
     await upkeep.bring_about(SETS)
     assert upkeep.table.calls[4:] == ["look", "update"]
     assert upkeep.due_in_s == CHECK_INTERVAL_S
-    assert (upkeep.repairs, upkeep.told) == (0, 1)
+    assert (upkeep.repairs, upkeep.installations) == (0, 1)
 
 
 async def test_a_refused_update_is_repaired_at_once_if_the_table_differs() -> None:
@@ -87,7 +87,7 @@ async def test_after_a_refusal_everything_is_installed() -> None:
     upkeep.table.refusal = None
     await upkeep.bring_about(SETS)
     assert upkeep.table.calls == ["install", "update", "look", "install"]
-    assert upkeep.told == 2
+    assert upkeep.installations == 2
 
 
 async def test_repairs_are_limited_and_contention_ends_with_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ async def test_repairs_are_limited_and_contention_ends_with_quiet(monkeypatch: p
     while upkeep.contention is None:
         await upkeep.bring_about(SETS)
     assert REPAIR_BURST < upkeep.repairs <= REPAIR_BURST + 2
-    assert upkeep.told == upkeep.repairs + 1
+    assert upkeep.installations == upkeep.repairs + 1
     repaired, since_s = upkeep.repairs, upkeep.now_s
     assert since_s - started_s < 2
     while upkeep.now_s < since_s + 10:

@@ -8,7 +8,7 @@ import pytest
 
 from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, prepare
 
-NOBODY = 65534
+OTHER_UID = 65534
 NAMES = pytest.mark.parametrize("name", [IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY])
 
 
@@ -41,8 +41,8 @@ def test_a_link_in_place_of_the_folder_is_refused_and_one_on_the_way_is_not(run_
 
 def test_another_users_folder_is_refused_and_left_alone(run_dir: Path) -> None:
     run_dir.mkdir(parents=True, mode=0o755)
-    os.chown(run_dir, NOBODY, NOBODY)
-    with pytest.raises(PermissionError, match=f"user {NOBODY}"):
+    os.chown(run_dir, OTHER_UID, OTHER_UID)
+    with pytest.raises(PermissionError, match=f"user {OTHER_UID}"):
         prepare(run_dir)
     assert run_dir.stat().st_mode & 0o777 == 0o755
 
@@ -64,6 +64,6 @@ def test_another_users_file_in_the_folder_is_refused(run_dir: Path, name: str) -
     """It could be a snapshot of that user's making."""
     prepare(run_dir)
     (run_dir / name).touch()
-    os.chown(run_dir / name, NOBODY, NOBODY)
-    with pytest.raises(PermissionError, match=f"user {NOBODY}"):
+    os.chown(run_dir / name, OTHER_UID, OTHER_UID)
+    with pytest.raises(PermissionError, match=f"user {OTHER_UID}"):
         prepare(run_dir)

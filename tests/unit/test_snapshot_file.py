@@ -31,7 +31,7 @@ def version_in(path: Path) -> int:
 
 
 def is_kept(path: Path, version: int) -> bool:
-    """Whether the next start would judge by this version."""
+    """Whether the next start would use this version."""
     try:
         return version_in(path) == version
     except (OSError, SnapshotError):
@@ -46,7 +46,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system with room for one snapshot and a little more, in place of a folder."""
+    """A file system with room for one snapshot and a little more, instead of a directory."""
     blocks = len(encode(Image(), version=1, created_ns=0)) // 4096 + 4
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"nr_blocks={blocks}", "netpolq-test", folder], check=True)
     try:
@@ -59,7 +59,7 @@ def remount(folder: Path, option: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)
 
 
-async def test_no_start_judges_by_a_version_that_another_was_sent_after(tmp_path: Path) -> None:
+async def test_no_start_uses_a_version_that_another_was_sent_after(tmp_path: Path) -> None:
     """Whatever ends all processes between the sending of a version and its copy: the older file is refused.
 
     It may be the version before a client was denied.
@@ -166,7 +166,7 @@ async def test_the_first_is_written_at_once_and_the_newest_when_the_supervisor_l
     assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_nothing_is_written_while_somebody_else_may_write(tmp_path: Path) -> None:
+async def test_nothing_is_written_while_another_process_may_write(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.bin"
     for begins in (False, True):
         kept = SnapshotFile(path)

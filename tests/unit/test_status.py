@@ -114,7 +114,7 @@ async def test_an_answer_that_is_no_success_is_an_error(run_dir: Path, tmp_path:
         await runner.cleanup()
 
 
-def test_nobody_on_the_socket_is_one_line_naming_it(tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_one_line_naming_it(tmp_path: Path) -> None:
     path = tmp_path / "status.sock"
     with pytest.raises(NetpolqError, match="No such file") as caught:
         fetch(tmp_path)
@@ -191,7 +191,7 @@ def test_the_page_aligns_the_columns_of_the_workers() -> None:
         assert (first[:end].split()[-1], second[:end].split()[-1]) == cells
 
 
-def test_the_page_marks_a_worker_that_judges_by_an_old_snapshot() -> None:
+def test_the_page_marks_a_worker_with_an_old_snapshot() -> None:
     worker_lines = [line for line in render_text(STATUS).splitlines() if "MiB" in line]
     assert ["(old)" in line for line in worker_lines] == [False, True]
 
@@ -224,7 +224,7 @@ def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> 
 
 
 def test_what_the_run_directory_lacks_is_shown() -> None:
-    """A full disk costs no packet; that the newest snapshot is not kept must be told, or nobody frees it before a restart."""
+    """A full disk costs no packet; the status reports that the newest snapshot is not kept, so that it can be freed before a restart."""
     problem = "/run/netpolq/snapshot.bin: No space left on device"
     assert any(problem in line for line in render_text(replace(STATUS, run_dir_problem=problem)).splitlines())
     assert "run directory" not in render_text(STATUS)
