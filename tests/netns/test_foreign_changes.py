@@ -126,7 +126,7 @@ def test_a_program_that_keeps_changing_the_table_causes_one_repair_per_second() 
             fighter.wait()
         cluster.agent.wait_until("ready", cluster.agent.is_ready)
         assert nft(cluster, "list", "set", "inet", "netpolq", "isolated_ingress_v4").count(cluster.box.address("x/a", 4)) == 1
-        assert log_of(cluster).count("again and again and is repaired once a second") == 1
+        assert log_of(cluster).count("from now on it is repaired once a second") == 1
 
 
 def test_an_nft_that_hangs_delays_no_change_of_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
