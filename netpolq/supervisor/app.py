@@ -15,7 +15,6 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
-from netpolq.dataplane import queue_stats
 from netpolq.dataplane.install import Ruleset, probe
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import Channel, Failure, Hints, Logging
