@@ -34,7 +34,7 @@ class Compiler:
         self.builder = SnapshotBuilder()
         self._peer_classes = PeerClasses(self.builder)
         self._endpoints = EndpointPolicies(self.builder, self._peer_classes)
-        self._group_of: dict[AddressKey, PeerClass] = {}
+        self._class_of: dict[AddressKey, PeerClass] = {}
         self._changed: set[AddressKey] = set()
 
     def update(self) -> None:
@@ -75,13 +75,13 @@ class Compiler:
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
-        before = self._group_of.get(address)
-        after = None if pod is None else self._peer_classes.group_of(pod)
+        before = self._class_of.get(address)
+        after = None if pod is None else self._peer_classes.class_of(pod)
         if before is not after:
             if after is None:
-                del self._group_of[address]
+                del self._class_of[address]
             else:
-                self._group_of[address] = after
+                self._class_of[address] = after
             if (EXTERNAL if before is None else before.identity) != (EXTERNAL if after is None else after.identity):
                 self._changed.add(address)
             self._peer_classes.move(address, before, after)

@@ -1,7 +1,7 @@
-"""Equivalence classes of pods, and the selectors that match each.
+"""Peer classes: equivalence classes of pods, and the peer selectors in use that match each.
 
-A peer class is a namespace, labels and named ports: no selector distinguishes its pods. Selectors are evaluated once for each class
-they may match, never for each pod, and only when a selector comes into use or a class is new. A class has one identity in the snapshot.
+A peer class is a namespace, labels and named ports. A selector is evaluated once for each peer class that it may match, never for each
+pod, and only when the selector comes into use or the peer class is created. The snapshot stores one identity for each peer class.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,17 +11,18 @@ from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort
 from netpolq.policy.program_compiler import PeerSelector
 from netpolq.policy.selectors import matches
 from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Identity
 
 EXTERNAL = Identity((), ())
-"""The identity of an external address: no selector matches, no port has a name. It needs no entry in the snapshot."""
+"""The identity of an address that belongs to no pod: no selector matches it and it has no named port. Such an address needs no entry."""
 
-_GROUPS_A_STEP = 2000
-_ADDRESSES_A_STEP = 2000
+_CLASSES_PER_STEP = 2000
+_ADDRESSES_PER_STEP = 2000
 
 
 class PeerClass:
-    """Pods of one namespace with equal labels and named ports, by the addresses they own. `number`: of its identity, 0: none."""
+    """Pods of one namespace with equal labels and named ports. `members`: their addresses; `number`: identity id, 0 if it has none."""
 
     __slots__ = ("identity", "labels", "members", "named_ports", "namespace", "number")
 
@@ -35,7 +36,7 @@ class PeerClass:
 
 
 class _Use:
-    """A peer selector or port name in use: reference count and id."""
+    """A peer selector or port name in use: its number of references and its id."""
 
     __slots__ = ("count", "number")
 
@@ -45,9 +46,9 @@ class _Use:
 
 
 class PeerClasses:
-    """All peer classes, and the selectors and port names in use. Writes identities and addresses of a snapshot builder.
+    """All peer classes, and the selectors and port names in use. Writes the identities and addresses of a builder.
 
-    What is acquired and released takes effect with `update_identities`; until then released ids are not reused.
+    `acquire` and `release` take effect with `update_identities`. Until then the ids of released selectors are not reused.
     """
 
     def __init__(self, builder: SnapshotBuilder) -> None:
@@ -59,14 +60,13 @@ class PeerClasses:
         self._scopes: dict[str, dict[int, LabelSelector]] = {}
         self._selectors: dict[PeerSelector, _Use] = {}
         self._port_names: dict[str, _Use] = {}
-        self._selector_count = 0
-        self._free_numbers: list[int] = []
-        self._unsettled: dict[PeerSelector, bool] = {}
-        self._unsettled_names: dict[str, bool] = {}
+        self._selector_ids = IdAllocator()
+        self._pending: dict[PeerSelector, bool] = {}
+        self._pending_names: dict[str, bool] = {}
 
     @property
     def selectors(self) -> dict[int, PeerSelector]:
-        """The selectors by id."""
+        """The selectors in use by id."""
         return {use.number: selector for selector, use in self._selectors.items()}
 
     # --- selectors and names in use -----------------------------------------------------------------------------------------------
@@ -75,25 +75,20 @@ class PeerClasses:
         """Add a reference to a selector. Returns its id."""
         use = self._selectors.get(selector)
         if use is None:
-            if self._free_numbers:
-                number = self._free_numbers.pop()
-            else:
-                number = self._selector_count
-                self._selector_count += 1
-            use = self._selectors[selector] = _Use(number)
-            self._unsettled[selector] = True
+            use = self._selectors[selector] = _Use(self._selector_ids.allocate())
+            self._pending[selector] = True
         use.count += 1
         return use.number
 
     def release(self, selector: PeerSelector) -> None:
-        """Drop a reference to a selector."""
+        """Remove a reference to a selector."""
         use = self._selectors[selector]
         use.count -= 1
         if not use.count:
-            self._unsettled.setdefault(selector, False)
+            self._pending.setdefault(selector, False)
 
     def number(self, selector: PeerSelector) -> int:
-        """The id of a selector in use."""
+        """Return the id of a selector in use."""
         return self._selectors[selector].number
 
     def acquire_port_name(self, name: str) -> None:
@@ -101,19 +96,19 @@ class PeerClasses:
         use = self._port_names.get(name)
         if use is None:
             use = self._port_names[name] = _Use(self._builder.strings.acquire(name))
-            self._unsettled_names[name] = True
+            self._pending_names[name] = True
         use.count += 1
 
     def release_port_name(self, name: str) -> None:
-        """Drop a reference to a port name."""
+        """Remove a reference to a port name."""
         use = self._port_names[name]
         use.count -= 1
         if not use.count:
-            self._unsettled_names.setdefault(name, False)
+            self._pending_names.setdefault(name, False)
 
     def update_identities(self) -> Iterator[None]:
-        """Update the identities of all classes for the selectors and names in use. Pauses at times."""
-        fresh, gone = self._take_unsettled()
+        """Recompute the identities of all peer classes from the selectors and port names in use. Yields every few milliseconds."""
+        fresh, gone = self._take_pending()
         changed: dict[PeerClass, set[int]] = {}
         seen = 0
         for selector, number in (*gone, *fresh):
@@ -125,47 +120,48 @@ class PeerClasses:
                     if present is None:
                         present = changed[peer_class] = set(peer_class.identity.selectors)
                     (present.add if is_fresh else present.discard)(number)
-                if seen % _GROUPS_A_STEP == 0:
+                if seen % _CLASSES_PER_STEP == 0:
                     yield
-        self._free_numbers += (number for _selector, number in gone)
-        for name in self._take_unsettled_names():
+        for _selector, number in gone:
+            self._selector_ids.free(number)
+        for name in self._take_pending_names():
             for peer_class in self._with_port_name.get(name, ()):
                 changed.setdefault(peer_class, set(peer_class.identity.selectors))
         written = 0
         self._builder.addresses.reserve(sum(len(peer_class.members) for peer_class in changed if not peer_class.number))
         for peer_class, numbers in changed.items():
             written += self._set_identity(peer_class, Identity(tuple(sorted(numbers)), self._ports(peer_class)))
-            if written > _ADDRESSES_A_STEP:
+            if written > _ADDRESSES_PER_STEP:
                 written = 0
                 yield
 
-    def _take_unsettled(self) -> tuple[list[tuple[PeerSelector, int]], list[tuple[PeerSelector, int]]]:
-        """The selectors that came into use, and those without references; the latter are removed."""
+    def _take_pending(self) -> tuple[list[tuple[PeerSelector, int]], list[tuple[PeerSelector, int]]]:
+        """Return the selectors that came into use and those that went out of use. Removes the latter."""
         fresh, gone = [], []
-        for selector, is_fresh in self._unsettled.items():
+        for selector, is_fresh in self._pending.items():
             use = self._selectors[selector]
             if use.count and is_fresh:
                 fresh.append((selector, use.number))
             elif not use.count:
                 del self._selectors[selector]
                 if is_fresh:
-                    self._free_numbers.append(use.number)
+                    self._selector_ids.free(use.number)
                 else:
                     gone.append((selector, use.number))
-        self._unsettled = {}
+        self._pending = {}
         return fresh, gone
 
-    def _take_unsettled_names(self) -> list[str]:
-        names = [name for name, is_fresh in self._unsettled_names.items() if bool(self._port_names[name].count) is is_fresh]
-        for name in self._unsettled_names:
+    def _take_pending_names(self) -> list[str]:
+        names = [name for name, is_fresh in self._pending_names.items() if bool(self._port_names[name].count) is is_fresh]
+        for name in self._pending_names:
             if not self._port_names[name].count:
                 del self._port_names[name]
                 self._builder.strings.release(name)
-        self._unsettled_names = {}
+        self._pending_names = {}
         return names
 
     def _in_scope(self, selector: PeerSelector, number: int, *, joins: bool) -> Iterator[PeerClass]:
-        """The classes of the namespaces that a selector covers, whose scopes it joins or leaves."""
+        """Yield the peer classes of the namespaces that a selector covers. Adds it to their scopes, or removes it from them."""
         for namespace in (selector.namespace,) if selector.namespace else tuple(self._scopes):
             scope = self._scopes.get(namespace)
             if scope is None:
@@ -181,7 +177,7 @@ class PeerClasses:
     # --- namespaces and pods ------------------------------------------------------------------------------------------------------
 
     def label(self, namespace: str, labels: Mapping[str, str]) -> set[AddressKey]:
-        """Replace the labels of a namespace. Returns the addresses whose identity changed."""
+        """Set the labels of a namespace. Returns the addresses whose identity changed."""
         if labels == {NAMESPACE_NAME_LABEL: namespace}:
             self._labels.pop(namespace, None)  # as if it had never been declared
         else:
@@ -197,8 +193,8 @@ class PeerClasses:
                 changed |= peer_class.members
         return changed
 
-    def group_of(self, pod: Pod) -> PeerClass:
-        """The class of a pod; a new one if it is the first of its kind."""
+    def class_of(self, pod: Pod) -> PeerClass:
+        """Return the peer class of a pod. Creates it for the first pod."""
         labels = Labels.of(pod.labels)
         key = pod.namespace, labels, pod.named_ports
         peer_class = self._peer_classes.get(key)
@@ -213,7 +209,7 @@ class PeerClasses:
         return peer_class
 
     def move(self, address: AddressKey, before: PeerClass | None, after: PeerClass | None) -> None:
-        """Move an address to another class, or to none."""
+        """Move an address to another peer class, or to none."""
         if before is not None:
             before.members.discard(address)
         if after is not None:
@@ -236,8 +232,8 @@ class PeerClasses:
     # --- identities ---------------------------------------------------------------------------------------------------------------
 
     def _scope(self, namespace: str) -> dict[int, LabelSelector]:
-        settled = ((selector, use) for selector, use in self._selectors.items() if not self._unsettled.get(selector))
-        return {use.number: selector.pod_selector for selector, use in settled if self._is_about(selector, namespace)}
+        active = ((selector, use) for selector, use in self._selectors.items() if not self._pending.get(selector))
+        return {use.number: selector.pod_selector for selector, use in active if self._is_about(selector, namespace)}
 
     def _is_about(self, selector: PeerSelector, namespace: str) -> bool:
         if selector.namespace:
@@ -256,7 +252,7 @@ class PeerClasses:
         return tuple(sorted({port for port in peer_class.named_ports if port.name in self._port_names}))
 
     def _set_identity(self, peer_class: PeerClass, identity: Identity) -> int:
-        """Write the identity of a class. Returns the number of addresses written."""
+        """Write the identity of a peer class. Returns the number of cells written."""
         peer_class.identity = identity
         builder = self._builder
         if identity == EXTERNAL:

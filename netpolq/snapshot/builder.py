@@ -1,7 +1,7 @@
-"""Builder of a snapshot: sections that are patched in place, and copied when the snapshot is published.
+"""The snapshot builder: the sections of the next snapshot, patched in place and copied when it is published.
 
-A change of one address costs the same in a cluster of any size. Identity and name ids are allocated on demand, so the bytes may depend
-on earlier contents; their meaning does not.
+A change to one address costs the same whatever the size of the cluster. Ids of identities and strings are allocated on demand, so the
+bytes may depend on earlier contents; the meaning of the bytes does not.
 """
 
 import zlib
@@ -30,9 +30,9 @@ from netpolq.snapshot.string_table import StringTable
 
 
 class SnapshotBuilder:
-    """The contents of a snapshot. After changes, call `collect_garbage`; then `pieces` returns the bytes.
+    """The contents of a snapshot. After a change the caller calls `collect_garbage`, then `pieces` for the bytes.
 
-    `addresses`: address key → identity number. `is_touched`: whether anything differs from the last result of `pieces`.
+    `addresses`: address key → identity id. `is_touched`: whether anything changed since the last call of `pieces`.
     """
 
     def __init__(self) -> None:
@@ -53,12 +53,12 @@ class SnapshotBuilder:
         self._names = b""
 
     def set_programs(self, programs: Sequence[RelocatableProgram], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
-        """Replace the programs. `endpoints`: address key → indexes into `programs` for egress and ingress, -1: not isolated."""
+        """Replace the programs. `endpoints`: address key → indices in `programs` of egress and ingress, -1: not isolated."""
         self._programs, self._programs_at = programs, endpoints
         self._words_base = 0
 
     def set_nodes(self, nodes: Sequence[RelocatableProgram], node_of: Mapping[bytes, int]) -> None:
-        """Replace the addresses of nodes. `node_of`: address key of a pod → index into `nodes`."""
+        """Replace the node addresses. `node_of`: address key of a pod → index in `nodes`."""
         self._nodes, self._node_at = nodes, node_of
         self._words_base = 0
 
@@ -67,7 +67,7 @@ class SnapshotBuilder:
         return any(touched for _section, touched in self._touched())
 
     def collect_garbage(self) -> None:
-        """Free what is no longer used, and relocate the programs. Ids are not reused before this."""
+        """Free what is no longer in use and relocate programs. Ids of released items are not reused before this."""
         self.strings.collect_garbage()
         self.identities.collect_garbage()
         self.pod_names.collect_garbage()
@@ -75,24 +75,24 @@ class SnapshotBuilder:
             self._assemble(len(self.identities.cells))
 
     def _assemble(self, base: int) -> None:
-        """Write the programs behind the identities, and the endpoints that refer to them."""
+        """Put the programs behind the identities, and set the program offsets of the endpoints."""
         self._words_base = base
         words = array("I")
         entries = []
-        for code in (*self._programs, *self._nodes):
-            entries.append(base + len(words) + code.entry)
-            words.extend(code.relocate(base + len(words)))
+        for program in (*self._programs, *self._nodes):
+            entries.append(base + len(words) + program.entry)
+            words.extend(program.relocate(base + len(words)))
         if words.tobytes() != self._words.tobytes():
             self._words, self._words_touched = words, True
         none = [0]
         programs, nodes = entries[: len(self._programs)] + none, entries[len(self._programs) :]
         endpoints = {key: programs[egress] | programs[ingress] << 32 for key, (egress, ingress) in self._programs_at.items()}
         self._endpoints = _rewritten(self._endpoints, HashTable(ENDPOINT_CELL), endpoints)
-        node_of = {key: nodes[place] for key, place in self._node_at.items()}
+        node_of = {key: nodes[index] for key, index in self._node_at.items()}
         self._node_of = _rewritten(self._node_of, HashTable(NODE_OF_CELL), node_of)
 
     def pieces(self, *, version: int, created_ns: int) -> list[Piece]:
-        """The bytes of the snapshot, in pieces that are valid until the next change. `version`: rising; `created_ns`: Unix time."""
+        """Return the snapshot bytes, in pieces valid until the next change. `version`: increasing; `created_ns`: Unix time."""
         if self.strings.is_touched:
             self._names = self.strings.encoded()
         sections: dict[Section, tuple[list[Piece], int]] = {
@@ -111,7 +111,7 @@ class SnapshotBuilder:
                 for piece in sections[section][0]:
                     checksum = zlib.crc32(piece, checksum)
                 self._checksums[section] = checksum
-        self._settle()
+        self._mark_clean()
         table = b""
         body: list[Piece] = []
         end = PREFIX_BYTES
@@ -129,7 +129,7 @@ class SnapshotBuilder:
         return [header(zlib.crc32(header(0) + table)) + table, *body]
 
     def encoded(self, *, version: int, created_ns: int) -> bytes:
-        """The bytes of the snapshot in one piece, for callers that do not publish it."""
+        """Return the bytes of the snapshot in one piece, for evaluation in the same process."""
         return b"".join(bytes(piece) for piece in self.pieces(version=version, created_ns=created_ns))
 
     def _touched(self) -> list[tuple[Section, bool]]:
@@ -145,14 +145,14 @@ class SnapshotBuilder:
             (Section.NAMES, names.table.is_touched),
         ]
 
-    def _settle(self) -> None:
+    def _mark_clean(self) -> None:
         for part in (self.addresses, self._endpoints, self._node_of, self.pod_names.table, self.identities, self.strings):
             part.is_touched = False
         self._words_touched = False
 
 
 def _rewritten(before: HashTable, after: HashTable, entries: Mapping[bytes, int]) -> HashTable:
-    """The table with these entries; the previous one if it has the same entries."""
+    """Return a table with these entries: `before` if it has exactly these, else `after`, filled."""
     if len(before) == len(entries) and all(before.get(key) == value for key, value in entries.items()):
         return before
     after.reserve(len(entries))

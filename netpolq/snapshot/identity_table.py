@@ -1,21 +1,22 @@
-"""Identity table of the snapshot builder: stable ids with contents that change.
+"""The identity table of a snapshot builder: stable identity ids, and the content that each id refers to.
 
-An address refers to an id, and the id to its content. So a change for all pods of a peer class changes one cell, not the cells of
-their addresses. Equal contents are stored once.
+An address refers to an id, and the id refers to the u32s of the content. A change to all pods of a peer class therefore changes one cell
+and not the cells of their addresses. Equal contents are stored once.
 """
 
 from array import array
 from collections.abc import Callable
 
+from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Identity
 
 _MAX_GARBAGE_CELLS = 1024
 _ROOM = 1.2
-"""Growth of the space for contents. The programs follow it, and are relocated when it grows."""
+"""Growth factor of the content area. Programs lie behind the area and are relocated when it grows."""
 
 
 class _Content:
-    """Offset of a content, and how many ids refer to it."""
+    """The offset of a content, and the number of ids that refer to it."""
 
     __slots__ = ("offset", "uses")
 
@@ -25,14 +26,14 @@ class _Content:
 
 
 class IdentityTable:
-    """The IDENTITIES section and the first part of WORDS. `number_of_name`: of a named port in use."""
+    """The IDENTITIES section and the first part of WORDS. `number_of_name` returns the string id of a port name in use."""
 
     def __init__(self, number_of_name: Callable[[str], int]) -> None:
         self.is_touched = True
         self.offsets = array("I", [0])
         """Word offset of each id's content; id 0 is reserved."""
         self.cells = array("I", [0])
-        """The contents, with space for more."""
+        """The content area, including unused space at its end."""
         if self.cells.itemsize != 4:  # pragma: no cover
             raise SystemError(f"array('I') has {self.cells.itemsize} bytes on this platform, not 4")
         self._number_of_name = number_of_name
@@ -40,22 +41,20 @@ class IdentityTable:
         self._contents: dict[Identity, _Content] = {}
         self._end = 1
         self._garbage = 0
-        self._free_numbers: list[int] = []
-        self._free_places: dict[int, list[int]] = {}
+        self._ids = IdAllocator(first=1)
+        self._free_offsets: dict[int, list[int]] = {}
 
     def add(self, identity: Identity) -> int:
-        """Allocate an id for an identity."""
-        if self._free_numbers:
-            number = self._free_numbers.pop()
-        else:
-            number = len(self.offsets)
+        """Allocate an id for an identity and return it."""
+        number = self._ids.allocate()
+        if number == len(self.offsets):
             self.offsets.append(0)
             self._identities.append(None)
         self._put(number, identity)
         return number
 
     def change(self, number: int, identity: Identity) -> None:
-        """Replace the content of an id."""
+        """Replace the identity of an id."""
         before = self._identities[number]
         if before != identity:
             self._put(number, identity)
@@ -63,11 +62,11 @@ class IdentityTable:
                 self._drop(before)
 
     def discard(self, number: int) -> None:
-        """Release an id. No address may refer to it."""
+        """Free an id. No address may refer to it."""
         before = self._identities[number]
         self._identities[number] = None
         self.offsets[number] = 0
-        self._free_numbers.append(number)
+        self._ids.free(number)
         self.is_touched = True
         if before is not None:
             self._drop(before)
@@ -75,7 +74,7 @@ class IdentityTable:
     def _put(self, number: int, identity: Identity) -> None:
         content = self._contents.get(identity)
         if content is None:
-            content = self._contents[identity] = _Content(self._place(self._words(identity)))
+            content = self._contents[identity] = _Content(self._store(self._words(identity)))
         else:
             content.uses += 1
         self._identities[number] = identity
@@ -89,10 +88,10 @@ class IdentityTable:
             words.append(protocol << 16 | port)
         return words
 
-    def _place(self, words: "array[int]") -> int:
-        places = self._free_places.get(len(words))
-        if places:
-            offset = places.pop()
+    def _store(self, words: "array[int]") -> int:
+        free = self._free_offsets.get(len(words))
+        if free:
+            offset = free.pop()
             self._garbage -= len(words)
         else:
             offset = self._end
@@ -108,18 +107,18 @@ class IdentityTable:
         if not content.uses:
             del self._contents[identity]
             length = 2 + len(identity.selectors) + 2 * len(identity.named_ports)
-            self._free_places.setdefault(length, []).append(content.offset)
+            self._free_offsets.setdefault(length, []).append(content.offset)
             self._garbage += length
 
     def collect_garbage(self) -> None:
-        """Compact the contents if most of the space is garbage. Ids do not change."""
+        """Compact the contents if most of the area is garbage. Ids stay."""
         if self._garbage <= max(_MAX_GARBAGE_CELLS, self._end - self._garbage):
             return
         live = list(self._contents)
         self.cells = array("I", [0])
-        self._end, self._garbage, self._free_places = 1, 0, {}
+        self._end, self._garbage, self._free_offsets = 1, 0, {}
         for identity in live:
-            self._contents[identity].offset = self._place(self._words(identity))
+            self._contents[identity].offset = self._store(self._words(identity))
         for number, present in enumerate(self._identities):
             if present is not None:
                 self.offsets[number] = self._contents[present].offset

@@ -33,7 +33,7 @@ class PodNames:
         return bytes(self.texts[value - 1 : value - 1 + NAME_LENGTH.size + length])
 
     def collect_garbage(self) -> None:
-        """Compact the texts if most of them are garbage."""
+        """Write all names anew if most of the texts are garbage."""
         if self._garbage <= max(_MAX_GARBAGE_BYTES, len(self.texts) // 2):
             return
         texts = bytearray()

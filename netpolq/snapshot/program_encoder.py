@@ -1,6 +1,7 @@
-"""Encoder of programs into 32-bit words. A program is encoded once, relative to its own start, and relocated when programs are laid out.
+"""The program enencoder: programs as relocatable u32 arrays.
 
-So an unchanged program costs a copy and one addition for each offset in it.
+A program is encoded once, at offset 0, and relocated whenever programs are put together. An unchanged program costs a copy and an
+addition for each offset in it.
 """
 
 from array import array
@@ -14,41 +15,38 @@ _PROTOCOL_ORDER = (Protocol.TCP, Protocol.UDP, Protocol.SCTP)
 
 
 class RelocatableProgram(NamedTuple):
-    """Words that can be relocated. `pointers`: indexes of the words that are offsets, relative to the first word.
-
-    `entry`: index of the first word to read.
-    """
+    """An encoded program at offset 0. `pointers`: indices of the words that are offsets. `entry`: index of the first word to read."""
 
     words: "array[int]"
     pointers: "array[int]"
     entry: int
 
     def relocate(self, base: int) -> "array[int]":
-        """The words at an offset."""
+        """Return the words for a start at offset `base`."""
         words = self.words[:]
-        for place in self.pointers:
-            words[place] += base
+        for index in self.pointers:
+            words[index] += base
         return words
 
 
 def encode_program(program: Program, rules: Sequence[Rule], number_of_name: Callable[[str], int]) -> RelocatableProgram:
-    """The words of a program. `rules`: the rules that its rule numbers refer to; `number_of_name`: of policies and named ports in use."""
-    coder = _Coder(number_of_name)
-    tiers = [coder.tier(tier, rules) for tier in program]
-    entry = coder.place([len(tiers), *tiers], range(1, 1 + len(tiers)))
-    return RelocatableProgram(coder.words, coder.pointers, entry)
+    """Encode a program. `rules`: its rules by number; `number_of_name`: string ids of the policies and named ports in use."""
+    encoder = _Enencoder(number_of_name)
+    tiers = [encoder.tier(tier, rules) for tier in program]
+    entry = encoder.store([len(tiers), *tiers], range(1, 1 + len(tiers)))
+    return RelocatableProgram(encoder.words, encoder.pointers, entry)
 
 
 def encode_addresses(addresses: Sequence[bytes]) -> RelocatableProgram:
-    """The words of a node's addresses."""
+    """Encode the addresses of a node."""
     words = array("I", [len(addresses)])
     for address in addresses:
         words.frombytes(address)
     return RelocatableProgram(words, array("I"), 0)
 
 
-class _Coder:
-    """Words under construction. Equal structures are stored once."""
+class _Enencoder:
+    """The words of one program during encoding. Equal structures are stored once."""
 
     def __init__(self, number_of_name: Callable[[str], int]) -> None:
         self.words = array("I")
@@ -58,8 +56,8 @@ class _Coder:
         self._ranks: dict[int, int] = {}
         self._port_tables: dict[PortTable, int] = {}
 
-    def place(self, cells: Sequence[int], pointers: Iterable[int] = ()) -> int:
-        """Store cells; `pointers`: which of them are offsets of what was stored before. Returns their offset."""
+    def store(self, cells: Sequence[int], pointers: Iterable[int] = ()) -> int:
+        """Store cells and return their offset. `pointers`: indices of the cells that are offsets of structures stored earlier."""
         key = tuple(cells), tuple(pointers)
         offset = self._placed.get(key)
         if offset is None:
@@ -77,7 +75,7 @@ class _Coder:
         count = len(tier.selectors)
         cells = [
             tier.tier,
-            self.place([len(tier.isolated_by), *map(self._number_of_name, tier.isolated_by)]),
+            self.store([len(tier.isolated_by), *map(self._number_of_name, tier.isolated_by)]),
             any_peer,
             *addresses,
             count,
@@ -86,14 +84,14 @@ class _Coder:
             *(self._port_table(table) for _selector, table in tier.selectors),
         ]
         present = [place for place, table in ((2, tier.any_peer), (3, tier.ipv4), (4, tier.ipv6)) if table is not None]
-        return self.place(cells, [1, *present, 6, *range(7 + count, 7 + 2 * count)])
+        return self.store(cells, [1, *present, 6, *range(7 + count, 7 + 2 * count)])
 
     def _rules(self, rules: Sequence[Rule]) -> int:
         cells: list[int] = []
         for rule in rules:
             flags = rule.tier << 16 | rule.direction << 8 | rule.action
             cells += (self._number_of_name(rule.policy), flags, rule.position)
-        return self.place(cells)
+        return self.store(cells)
 
     def _port_table(self, table: PortTable) -> int:
         offset = self._port_tables.get(table)
@@ -111,7 +109,7 @@ class _Coder:
         cells = [0 if table.every is None else self._ranks[table.every] + 1, *ends, len(table.names), *bounds, *ranks]
         for name in table.names:
             cells += (self._number_of_name(name.name), name.protocol, self._ranks[name.rule])
-        offset = self._port_tables[table] = self.place(cells)
+        offset = self._port_tables[table] = self.store(cells)
         return offset
 
     def _address_table(self, table: AddressTable | None, *, width: int) -> int:
@@ -121,7 +119,7 @@ class _Coder:
         numbers = [word for start in table.starts for word in _number_words(start, width)]
         first = 1 + len(numbers)
         cells = [len(table.starts), *numbers, *(offsets[place] for place in table.nodes)]
-        return self.place(cells, [first + node for node, place in enumerate(table.nodes) if place])
+        return self.store(cells, [first + node for node, place in enumerate(table.nodes) if place])
 
 
 def _number_words(number: int, width: int) -> tuple[int, ...]:
@@ -129,7 +127,7 @@ def _number_words(number: int, width: int) -> tuple[int, ...]:
 
 
 def tables_of(tier: TierProgram) -> Iterable[PortTable]:
-    """All port tables of a tier."""
+    """Yield all port tables of a tier."""
     if tier.any_peer is not None:
         yield tier.any_peer
     for _selector, table in tier.selectors:
@@ -140,7 +138,7 @@ def tables_of(tier: TierProgram) -> Iterable[PortTable]:
 
 
 def rules_of(table: PortTable) -> Iterable[int]:
-    """All rules that a port table may return."""
+    """Yield all rules that a port table may return."""
     if table.every is not None:
         yield table.every
     for _protocol, ranges in table.ranges:

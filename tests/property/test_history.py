@@ -191,7 +191,7 @@ def test_what_is_told_as_changed_is_what_some_flow_may_notice(seed: int) -> None
 
 def _told_apart(compiler: Compiler) -> dict[AddressKey, object]:
     """All by which programs can tell an address from others, and its own programs."""
-    groups, sides = compiler._group_of, compiler._endpoints._sides
+    groups, sides = compiler._class_of, compiler._endpoints._sides
     return {
         address: (
             sorted(compiler.selectors[number] for number in groups[address].identity.selectors) if address in groups else [],
