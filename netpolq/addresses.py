@@ -1,6 +1,6 @@
 """IP addresses as 16-byte keys, the one form in which they are compared, hashed and stored.
 
-Shape: 16 bytes in network byte order; an IPv4 address is stored IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
+Format: 16 bytes in network byte order; an IPv4 address is stored IPv4-mapped (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""Scale of packet processing times, shared by the workers, which count, and the supervisor, which exposes the counts.
+"""The histogram buckets of packet processing times, shared by the workers that count and the supervisor that exposes.
 
 One scale serves both metrics: its bounds contain those of the histogram, so the histogram is exact, and they are close enough together
 (at most 8 %) for the quantiles of the summary. Counts of several workers are merged by addition.

@@ -1,4 +1,4 @@
-"""The objects the agent knows, reduced to the fields it uses and with API defaults already applied.
+"""The objects of the agent, reduced to the fields it uses and with API defaults already applied.
 
 Everything here is immutable by contract (a `Mapping` is never written after construction). Untyped API bodies stop at
 `netpolq.sources.decode.decoder`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod` and
@@ -14,7 +14,7 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import Direction, Protocol, SelectorOperator
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
-"""The label that every namespace carries, whether its manifest says so or not."""
+"""The label that every namespace has, also where its manifest does not list it."""
 
 Kind = Literal["Namespace", "Pod", "NetworkPolicy"]
 
@@ -50,7 +50,7 @@ class Labels(dict[str, str]):
 
     @classmethod
     def of(cls, labels: Mapping[str, str]) -> "Labels":
-        """Some labels in this form; those that have it already are given back."""
+        """Return labels in this form, the same object if they have it already."""
         return labels if isinstance(labels, cls) else cls(labels)
 
     def __hash__(self) -> int:  # type: ignore[override]  # a plain dict has none because it may change
@@ -99,7 +99,7 @@ class Pod:
 
 
 class Requirement(NamedTuple):
-    """One condition on a label (`LabelSelectorRequirement`). `values` are sorted, and empty for Exists and DoesNotExist."""
+    """One requirement on a label (`LabelSelectorRequirement`). `values` are sorted, and empty for Exists and DoesNotExist."""
 
     key: str
     operator: SelectorOperator
@@ -184,8 +184,8 @@ class Rejection:
 
     `origin`: file path relative to the folder, or empty. `document`: 1-based number in the file, or 0. `key`: the object, as far as known.
     `field`: path such as `spec.ingress[0].ports[1].endPort`, or empty. `consequence`: what is in force instead. `leaves_open`: whether it
-    may concern pods that nothing isolates for it, because it says too little; then the agent is not ready. `further`: what else is wrong
-    with the same object, each with its field in front; bounded, the last may count the rest.
+    may leave pods without isolation because the object is too incomplete; then the agent is not ready. `further`: other problems
+    of the same object, each with its field in front; bounded, the last may count the rest.
     """
 
     origin: str
@@ -201,7 +201,7 @@ class Rejection:
         return f"{'; '.join([': '.join([*self._where, *self._first]), *self.further])} ({self.consequence})"
 
     def lines(self) -> list[str]:
-        """The same with a line for each thing that is wrong; all say where, the last says what is in force instead."""
+        """Return one line for each problem; each names the object, the last also names what is in force instead."""
         *before, last = [": ".join([*self._where, *self._first]), *(": ".join([*self._where, text]) for text in self.further)]
         return [*before, f"{last} ({self.consequence})"]
 

@@ -1,4 +1,4 @@
-"""Store of the current objects, and of which of them changed. It holds the last state from the source: no history, no decisions."""
+"""The store: the current objects as last reported by the source, and which of them changed. No history, no decisions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from netpolq.model import NAMESPACE_NAME_LABEL, Namespace, NetworkPolicy, Object
 
 @dataclass(slots=True)
 class DirtySet:
-    """Dirty set: addresses whose owner may have changed, policies, and names of namespaces."""
+    """Possible changes: addresses whose owner may be another or may have changed; policies; names of namespaces."""
 
     addresses: set[AddressKey] = field(default_factory=set)
     policies: set[tuple[str, str]] = field(default_factory=set)
@@ -34,7 +34,7 @@ class Store:
         self._touched = DirtySet()
 
     def apply(self, update: Update) -> bool:
-        """Apply an update. Returns whether any object changed."""
+        """Apply an update. Returns whether any object differs from before."""
         changed = not self.synced
         for key in update.deleted:
             changed |= self._delete(key)
@@ -89,7 +89,7 @@ class Store:
                 return self.policies.pop((key.namespace, key.name), None) is not None
 
     def _claim(self, before: Pod | None, after: Pod | None) -> None:
-        """Replace the addresses of a pod."""
+        """Replace the address assignments of a pod."""
         for address in _claimed(before):
             self._touched.addresses.add(address)
             rest = tuple(pod for pod in self.claimants(address) if pod is not before)
@@ -100,19 +100,19 @@ class Store:
             self._set_claimants(address, (*present, after) if present and after is not None else (after,) if after else ())
 
     def _set_claimants(self, address: AddressKey, pods: tuple[Pod, ...]) -> None:
-        # Nearly every address is claimed by one pod, which then needs no tuple around it.
+        # Nearly every address is assigned to one pod, which is stored without a tuple to save memory.
         if not pods:
             self._claims.pop(address, None)
         else:
             self._claims[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_claim_strength, reverse=True))
 
     def take_touched(self) -> DirtySet:
-        """The dirty set since the last call; at first, everything. For one reader."""
+        """Return the changes since the last call; the first call returns everything. For a single reader."""
         touched, self._touched = self._touched, DirtySet()
         return touched
 
     def everything(self) -> DirtySet:
-        """Everything, for a reader that starts empty."""
+        """Return a dirty set of all objects, for a reader that starts empty."""
         return DirtySet(set(self._claims), set(self.policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
@@ -126,15 +126,15 @@ class Store:
         return claim[0] if isinstance(claim, tuple) else claim
 
     def claimants(self, address: AddressKey) -> tuple[Pod, ...]:
-        """All pods that claim an address, its owner first."""
+        """All pods that report an address, its owner first."""
         claim = self._claims.get(address, ())
         return claim if isinstance(claim, tuple) else (claim,)
 
     def address_owners(self) -> dict[bytes, Pod]:
-        """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none, whether they say
-        that they are such pods or only that they have the node's address.
+        """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none; so do
+        pods that only report an address of their node.
 
-        Where several pods claim an address, one that is not being deleted wins, then the running one, then the newest, then the first
+        Where several pods report an address, one that is not being deleted wins, then the running one, then the newest, then the first
         by namespace and name. A pod that is being deleted may be Running until the kubelet has reported its end, when its address is
         already that of a new pod, which is Pending as long as its init containers run.
         """

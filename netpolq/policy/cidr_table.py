@@ -1,8 +1,8 @@
-"""CIDR table: rules about IP blocks as a segment tree over disjoint pieces of the address space.
+"""The CIDR table: rules about IP blocks, flattened into disjoint pieces of the address space in a segment tree.
 
-An address lies in one piece, whatever the number of overlapping blocks, and its rules are found in as many steps as a binary search
-takes. A list of rules for each piece could grow with the square of the blocks; in a segment tree a block is stored at no more than two
-nodes of each level, and the rules of a node are one port table.
+Each address lies in one piece, and a look-up takes as many steps as a binary search. A list of rules for each piece could grow with the
+square of the number of blocks. In the segment tree a block of one piece is stored at no more than two nodes of each level, and each node
+has one port table.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ class Block(NamedTuple):
     except_: tuple[AddressRange, ...]
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """The remaining ranges, as first address and the address after the last."""
+        """Yield the remaining ranges, as first address and the one after the last."""
         start = self.network
         for low, high in self.except_:
             if start < low:
@@ -75,13 +75,13 @@ def build_address_table(
 def _rules_at_nodes(starts: Sequence[int], blocks: Mapping[Block, Sequence[Candidate]]) -> list[frozenset[int]]:
     """The rules at each node of the tree, whose leaves are its second half; node 0 is not used."""
     leaves = len(starts)
-    leaf_of = {start: leaves + place for place, start in enumerate(starts)}
+    leaf_of = {start: leaves + index for index, start in enumerate(starts)}
     nodes: list[set[int]] = [set() for _ in range(2 * leaves)]
     for block, found in blocks.items():
         rules = [candidate.rule for candidate in found]
         for start, end in block.pieces():
             low, high = leaf_of[start], leaf_of.get(end, 2 * leaves)
-            # From both ends upwards: a parent that is covered whole stores the rule.
+            # From both ends upwards: a range that a parent covers is stored at the parent.
             while low < high:
                 if low & 1:
                     nodes[low].update(rules)
@@ -95,7 +95,7 @@ def _rules_at_nodes(starts: Sequence[int], blocks: Mapping[Block, Sequence[Candi
 
 
 def _thinned(nodes: list[frozenset[int]], candidates: Mapping[int, Candidate]) -> tuple[list[frozenset[int]], frozenset[int]]:
-    """The nodes without the largest rules, until they fit, and the rules that were left out."""
+    """Remove the rules with the most entries until the limit holds. Returns the nodes and the removed rules."""
     uses = Counter(rule for rules in set(nodes) for rule in rules)
     entries = {rule: count * len(candidates[rule].ports or (None,)) for rule, count in uses.items()}
     excess = sum(entries.values()) - MAX_ENTRIES

@@ -1,4 +1,4 @@
-"""The compiled evaluator: evaluates flows from the encoded bytes of a cluster-wide snapshot, as workers do from theirs."""
+"""The compiled evaluator: evaluates flows from the bytes of a cluster-wide snapshot, with the same reader as the workers."""
 
 import time
 
@@ -13,7 +13,7 @@ from netpolq.store import Store
 class CompiledEvaluator:
     """An `Evaluator` over the encoded store, with every pod of the cluster as an endpoint.
 
-    `rejections`: parts of the store that are not in these bytes.
+    `rejections`: the parts of the store that are not in these bytes.
     """
 
     def __init__(self, store: Store) -> None:

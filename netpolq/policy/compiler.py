@@ -1,8 +1,8 @@
-"""Compiler from the store to a snapshot. Incremental: an event costs what it affects, whatever the size of the cluster.
+"""The policy compiler: keeps a snapshot builder up to date with a store. The cost of an event does not depend on the cluster size.
 
-Each peer selector of a policy in use gets a number; a pod's identity is the list of numbers that match it, so a rule names selectors,
-never pods, and a pod that comes or goes changes one address and no program. The meaning of the snapshot depends only on the objects in the
-store; the ids in it may depend on earlier contents.
+Each peer selector of a policy in use has an id, and the identity of a pod is the list of the ids that match it. A rule refers to
+selectors, never to pods, so adding or removing a pod changes one address and no program. The meaning of the snapshot depends only on
+the objects in the store; the ids in it also depend on earlier contents.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.program_encoder import encode_addresses
 from netpolq.store import DirtySet, Store
 
-_ADDRESSES_A_STEP = 1000
+_ADDRESSES_PER_STEP = 1000
 
 
 class Compiler:
-    """Keeps a snapshot builder up to date with a store.
+    """Keeps the snapshot builder of a store up to date.
 
-    `is_local`: the pods to compile programs for. `with_pod_names`: also store the name of the pod with each address, for the packet log.
+    `is_local`: the pods to compile programs for. `with_pod_names`: also store the pod name of each address, for the packet log.
     """
 
     def __init__(self, store: Store, *, is_local: Callable[[Pod], bool], with_pod_names: bool = False) -> None:
@@ -43,34 +43,34 @@ class Compiler:
             pass
 
     def steps(self) -> Iterator[None]:
-        """The same in steps of some milliseconds. The store may change between them: the builder is consistent again at the end.
+        """Apply all changes of the store in steps of some milliseconds. The store may change between steps.
 
-        After the last step every change is applied, so a caller that continues without a pause has a whole state of the store. The
-        compiler consumes the store's dirty set, so a store can have only one compiler.
+        After the last step the builder holds a complete state of the store, which a caller can publish before it pauses again. This
+        takes the dirty set of the store, so a store can have only one compiler.
         """
-        yield from self.take_over(self._store.take_touched())
-        # Changes that arrived during the pauses are applied without any: a store that always changes would keep this from ending.
-        for _ in self.take_over(self._store.take_touched()):
+        yield from self.apply_changes(self._store.take_touched())
+        # Changes from the pauses are applied without a pause; otherwise a store that always changes would keep this from ending.
+        for _ in self.apply_changes(self._store.take_touched()):
             pass
 
-    def take_over(self, touched: DirtySet) -> Iterator[None]:
-        """Apply what may have changed, in steps."""
+    def apply_changes(self, touched: DirtySet) -> Iterator[None]:
+        """Apply the changes of a dirty set, in steps."""
         if not touched:
             return
-        # In this order a change is compared by the selectors that were in use before, so ids mean the same on both sides. A selector that
-        # comes into use or goes out of use does so with a program, whose endpoints are reported as changed.
+        # In this order identities before and after a change use the same selector ids. A selector that comes into use or goes out of
+        # use does so with a program, and the endpoints of that program are reported as changed.
         for name in sorted(touched.namespaces):
             self._changed |= self._peer_classes.label(name, self._store.namespace_labels(name))
             yield
         for done, address in enumerate(touched.addresses):
             self._move(address)
-            if done % _ADDRESSES_A_STEP == _ADDRESSES_A_STEP - 1:
+            if done % _ADDRESSES_PER_STEP == _ADDRESSES_PER_STEP - 1:
                 yield
         for key in sorted(touched.policies):
             self._endpoints.put_policy(key, self._store.policies.get(key))
         yield from self._endpoints.compile()
         yield from self._peer_classes.update_identities()
-        self._changed |= self._endpoints.place()
+        self._changed |= self._endpoints.write_endpoints()
         self.builder.collect_garbage()
 
     def _move(self, address: AddressKey) -> None:
@@ -85,13 +85,13 @@ class Compiler:
             if (EXTERNAL if before is None else before.identity) != (EXTERNAL if after is None else after.identity):
                 self._changed.add(address)
             self._peer_classes.move(address, before, after)
-        # A pod of another node with an address of a local pod does not remove its isolation.
+        # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
         self._endpoints.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
         if self._with_pod_names:
             self.builder.pod_names.set(address, "" if pod is None else f"{pod.namespace}/{pod.name}")
 
     def take_changed(self) -> frozenset[AddressKey]:
-        """The addresses whose flows may have other verdicts since the last call."""
+        """Return the addresses whose flows may have other verdicts than at the last call."""
         changed, self._changed = frozenset(self._changed), set()
         return changed
 
@@ -107,7 +107,7 @@ class Compiler:
 
     @property
     def rejections(self) -> list[Rejection]:
-        """Rules whose IP blocks take too much space. One rejection for each policy and direction, sorted."""
+        """Rules whose IP blocks exceed the size limit of a program. One rejection for each policy and direction, sorted."""
         by_policy: dict[tuple[str, Direction], list[int]] = {}
         for rule in sorted(self._endpoints.left_out):
             by_policy.setdefault((rule.policy, rule.direction), []).append(rule.position)
@@ -118,7 +118,7 @@ class Compiler:
                 key=f"NetworkPolicy {policy}",
                 field=f"spec.{direction.api_name.lower()}[{positions[0]}]",
                 message="with the other policies of a pod, its IP blocks and ports make more than "
-                f"{MAX_ENTRIES:,} entries" + (f"; so do those of {len(positions) - 1} rules more" if positions[1:] else ""),
+                f"{MAX_ENTRIES:,} entries" + (f"; so do those of {len(positions) - 1} other rules" if positions[1:] else ""),
                 consequence="these blocks admit nothing",
             )
             for (policy, direction), positions in by_policy.items()
@@ -126,19 +126,19 @@ class Compiler:
 
     @property
     def selectors(self) -> dict[int, PeerSelector]:
-        """The selectors by their ids in the snapshot."""
+        """The selectors in use by id."""
         return self._peer_classes.selectors
 
 
 def compile_snapshot(
     store: Store, *, is_local: Callable[[Pod], bool], with_nodes: bool, with_pod_names: bool = False
 ) -> Compiler:
-    """Compile a whole store, whatever its dirty set.
+    """Compile a whole store, whatever its dirty set contains.
 
-    `with_nodes`: also store the node addresses of every pod, which an evaluation without a kernel needs.
+    `with_nodes`: also store the node addresses of every pod, which an evaluation outside the kernel needs.
     """
     compiler = Compiler(store, is_local=is_local, with_pod_names=with_pod_names)
-    for _ in compiler.take_over(store.everything()):
+    for _ in compiler.apply_changes(store.everything()):
         pass
     if with_nodes:
         _add_nodes(compiler.builder, store)

@@ -1,6 +1,6 @@
-"""Endpoint policies: the local pods, the policies that isolate them, and their programs.
+"""The endpoint policies: the local pods, the policies that isolate them, and their programs.
 
-Only what concerns local pods is compiled. Pods of one namespace with equal labels are isolated by the same policies; pods that are
+Only policies of local pods are compiled. Pods of one namespace with equal labels are isolated by the same policies; pods that are
 isolated by the same policies share a program.
 """
 
@@ -22,28 +22,28 @@ PolicyKey = tuple[str, str]
 
 
 class Sides(NamedTuple):
-    """What the programs of an address allow, by direction (in the order of `Direction`); None: not isolated."""
+    """The decisions for an address by direction (in the order of `Direction`); None: not isolated."""
 
     egress: Decisions | None
     ingress: Decisions | None
 
 
 class _Program:
-    """A program in use. `uses`: number of endpoint classes that use it."""
+    """A program in use. `uses`: the number of endpoint classes with it."""
 
-    __slots__ = ("code", "compiled", "decisions", "place", "policies", "uses")
+    __slots__ = ("compiled", "decisions", "encoded", "index", "policies", "uses")
 
-    def __init__(self, compiled: Compiled, code: RelocatableProgram, policies: tuple[PolicyKey, ...]) -> None:
+    def __init__(self, compiled: Compiled, encoded: RelocatableProgram, policies: tuple[PolicyKey, ...]) -> None:
         self.compiled = compiled
-        self.code = code
+        self.encoded = encoded
         self.policies = policies
         self.decisions = compiled.decisions()
-        self.place = 0
+        self.index = 0
         self.uses = 0
 
 
 class _EndpointClass:
-    """Local pods of one namespace with equal labels, by the addresses they own. `selected_by`: policies, in either direction."""
+    """Local pods of one namespace with equal labels. `addresses`: theirs; `selected_by`: policies, in either direction."""
 
     __slots__ = ("addresses", "labels", "namespace", "programs", "selected_by")
 
@@ -56,18 +56,18 @@ class _EndpointClass:
 
 
 class EndpointPolicies:
-    """The programs of the local addresses. Writes programs and endpoints of a snapshot builder.
+    """The programs of the local addresses. Writes the programs and endpoints of a builder.
 
     `local`: the addresses of all local pods; `isolated`: those that some policy isolates, by direction (in the order of `Direction`).
-    `left_out`: rules whose IP blocks take too much room in a program (`netpolq.policy.cidr_table`) and admit nothing.
+    `left_out`: rules whose IP blocks exceed the size limit of a program (`netpolq.policy.cidr_table`) and admit nothing.
     """
 
-    def __init__(self, builder: SnapshotBuilder, groups: PeerClasses) -> None:
+    def __init__(self, builder: SnapshotBuilder, peer_classes: PeerClasses) -> None:
         self._builder = builder
-        self._peer_classes = groups
+        self._peer_classes = peer_classes
         self._policies: dict[str, dict[PolicyKey, NetworkPolicy]] = {}
-        self._kinds: dict[str, dict[Labels, _EndpointClass]] = {}
-        self._kind_of: dict[AddressKey, _EndpointClass] = {}
+        self._classes: dict[str, dict[Labels, _EndpointClass]] = {}
+        self._class_of: dict[AddressKey, _EndpointClass] = {}
         self._programs: dict[tuple[Direction, tuple[PolicyKey, ...]], _Program] = {}
         self._stale: dict[_EndpointClass, None] = {}
         self._released: dict[_Program, Direction] = {}
@@ -81,8 +81,8 @@ class EndpointPolicies:
 
     def move(self, address: AddressKey, pod: Pod | None) -> None:
         """Assign an address to a local pod, or to none."""
-        before = self._kind_of.pop(address, None)
-        after = None if pod is None else self._kind(pod)
+        before = self._class_of.pop(address, None)
+        after = None if pod is None else self._endpoint_class(pod)
         if before is not after:
             self._is_moved = True
             if before is not None:
@@ -90,21 +90,21 @@ class EndpointPolicies:
                 self._stale[before] = None
         if after is not None:
             after.addresses.add(address)
-            self._kind_of[address] = after
+            self._class_of[address] = after
 
-    def _kind(self, pod: Pod) -> _EndpointClass:
+    def _endpoint_class(self, pod: Pod) -> _EndpointClass:
         labels = Labels.of(pod.labels)
-        kinds = self._kinds.setdefault(pod.namespace, {})
-        kind = kinds.get(labels)
-        if kind is None:
-            kind = kinds[labels] = _EndpointClass(pod.namespace, labels)
+        classes = self._classes.setdefault(pod.namespace, {})
+        endpoint_class = classes.get(labels)
+        if endpoint_class is None:
+            endpoint_class = classes[labels] = _EndpointClass(pod.namespace, labels)
             policies = self._policies.get(pod.namespace, {})
-            kind.selected_by = {key for key, policy in policies.items() if matches(policy.pod_selector, labels)}
-            self._stale[kind] = None
-        return kind
+            endpoint_class.selected_by = {key for key, policy in policies.items() if matches(policy.pod_selector, labels)}
+            self._stale[endpoint_class] = None
+        return endpoint_class
 
     def put_policy(self, key: PolicyKey, policy: NetworkPolicy | None) -> None:
-        """Replace or remove a policy."""
+        """Add, replace or remove a policy."""
         policies = self._policies.setdefault(key[0], {})
         if policies.get(key) == policy:
             return
@@ -112,30 +112,30 @@ class EndpointPolicies:
             del policies[key]
         else:
             policies[key] = policy
-        for kind in self._kinds.get(key[0], {}).values():
-            was_selected = key in kind.selected_by
-            is_selected = policy is not None and matches(policy.pod_selector, kind.labels)
+        for endpoint_class in self._classes.get(key[0], {}).values():
+            was_selected = key in endpoint_class.selected_by
+            is_selected = policy is not None and matches(policy.pod_selector, endpoint_class.labels)
             if was_selected or is_selected:
-                (kind.selected_by.add if is_selected else kind.selected_by.discard)(key)
-                self._stale[kind] = None
-        # Programs are keyed by the names of their policies, which do not change when a policy does.
+                (endpoint_class.selected_by.add if is_selected else endpoint_class.selected_by.discard)(key)
+                self._stale[endpoint_class] = None
+        # The key of a program is the names of its policies, which stay the same when a policy changes.
         for direction in Direction:
             for names in [names for side, names in self._programs if side is direction and key in names]:
                 del self._programs[direction, names]
 
-    # --- results -----------------------------------------------------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------------------------------------------
 
     def compile(self) -> Iterator[None]:
-        """Compile the programs that are newly needed, and release those no longer needed. Pauses at times."""
+        """Compile new programs and release unused ones. Yields after each endpoint class."""
         if not self._stale:
             return
-        for kind in self._stale:
-            policies = self._policies.get(kind.namespace, {})
-            names = sorted(kind.selected_by) if kind.addresses else []
+        for endpoint_class in self._stale:
+            policies = self._policies.get(endpoint_class.namespace, {})
+            names = sorted(endpoint_class.selected_by) if endpoint_class.addresses else []
             for direction in Direction:
                 isolating = tuple(key for key in names if direction in policies[key].policy_types)
                 program = self._program(direction, isolating, policies) if isolating else None
-                before = kind.programs[direction]
+                before = endpoint_class.programs[direction]
                 if program is before:
                     continue
                 if program is not None:
@@ -143,10 +143,10 @@ class EndpointPolicies:
                 if before is not None:
                     before.uses -= 1
                     self._released[before] = direction
-                kind.programs[direction] = program
+                endpoint_class.programs[direction] = program
                 self._is_moved = True
-            if not kind.addresses:
-                del self._kinds[kind.namespace][kind.labels]
+            if not endpoint_class.addresses:
+                del self._classes[endpoint_class.namespace][endpoint_class.labels]
             yield
         self._stale = {}
         for program, direction in self._released.items():
@@ -167,8 +167,8 @@ class EndpointPolicies:
             strings = self._builder.strings
             for text in compiled.isolated_by:
                 strings.acquire(text)
-            code = encode_program((compiled.tier(self._peer_classes.number),), compiled.rules, strings.number)
-            program = self._programs[direction, names] = _Program(compiled, code, names)
+            encoded = encode_program((compiled.tier(self._peer_classes.number),), compiled.rules, strings.number)
+            program = self._programs[direction, names] = _Program(compiled, encoded, names)
         return program
 
     def _release(self, direction: Direction, program: _Program) -> None:
@@ -181,27 +181,27 @@ class EndpointPolicies:
         if self._programs.get((direction, program.policies)) is program:
             del self._programs[direction, program.policies]
 
-    def place(self) -> set[AddressKey]:
-        """Write programs and endpoints, if they changed. Returns the addresses with other decisions."""
+    def write_endpoints(self) -> set[AddressKey]:
+        """Write the programs and endpoints if they changed. Returns the addresses with other decisions than before."""
         if not self._is_moved:
             return set()
         self._is_moved = False
         programs: dict[_Program, None] = {}
         endpoints: dict[bytes, tuple[int, int]] = {}
         sides: dict[AddressKey, Sides] = {}
-        for address, kind in self._kind_of.items():
-            egress, ingress = kind.programs
+        for address, endpoint_class in self._class_of.items():
+            egress, ingress = endpoint_class.programs
             for program in (egress, ingress):
                 if program is not None and program not in programs:
-                    program.place = len(programs)
+                    program.index = len(programs)
                     programs[program] = None
             if egress is not None or ingress is not None:
-                endpoints[address] = (-1 if egress is None else egress.place), (-1 if ingress is None else ingress.place)
+                endpoints[address] = (-1 if egress is None else egress.index), (-1 if ingress is None else ingress.index)
                 sides[address] = Sides(_decisions(egress), _decisions(ingress))
-        self._builder.set_programs([program.code for program in programs], endpoints)
+        self._builder.set_programs([program.encoded for program in programs], endpoints)
         self.left_out = frozenset(rule for program in programs for rule in program.compiled.left_out)
         before, self._sides = self._sides, sides
-        self.local = frozenset(self._kind_of)
+        self.local = frozenset(self._class_of)
         self.isolated = tuple(
             frozenset(address for address, decided in sides.items() if decided[direction] is not None) for direction in Direction
         )

@@ -1,4 +1,4 @@
-"""Interface of the two evaluators: the compiled one, which reads an encoded snapshot, and the reference."""
+"""The evaluator contract: the explanation that both the compiled evaluator and the reference evaluator return."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,7 +26,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A verdict with its reasons, cluster-wide: egress of the source and ingress of the destination."""
+    """A cluster-wide verdict and its reasons: egress of the source and ingress of the destination."""
 
     verdict: Verdict
     reason: Reason

@@ -9,11 +9,11 @@ from netpolq.enums import Protocol, SelectorOperator
 from netpolq.model import IPBlock, LabelSelector, Peer, Pod, PodPeer, PolicyPort, Requirement
 from netpolq.policy.selectors import requirement_holds
 
-MAX_TOLD = 4
-"""Of requirements, values or ports in one line: a policy may have thousands."""
+MAX_LISTED = 4
+"""Maximum number of requirements, values or ports in one line: a policy may have thousands."""
 
 _FAR = 1 << 16
-"""Requirements by which a peer of the wrong kind misses: a selector for an address that no pod owns, a block for another address."""
+"""Distance, in requirements, of a peer of the wrong kind: a selector for an address without a pod, or a block without the address."""
 
 
 class PeerMiss(NamedTuple):
@@ -50,9 +50,9 @@ def _selector_miss(policy_namespace: str, peer: PodPeer, pod: Pod, namespace_lab
     else:
         found = _unmet(peer.namespace_selector, namespace_labels)
         count = len(found)
-        reasons += _told(f"namespace {pod.namespace}", "namespaceSelector", found, namespace_labels)
+        reasons += _reasons(f"namespace {pod.namespace}", "namespaceSelector", found, namespace_labels)
     found = _unmet(peer.pod_selector, pod.labels)
-    reasons += _told(f"pod {pod.namespace}/{pod.name}", "podSelector", found, pod.labels)
+    reasons += _reasons(f"pod {pod.namespace}/{pod.name}", "podSelector", found, pod.labels)
     return PeerMiss(count + len(found), f"peer: {'; '.join(reasons)}")
 
 
@@ -60,10 +60,10 @@ def _unmet(selector: LabelSelector, labels: Mapping[str, str]) -> list[Requireme
     return [requirement for requirement in selector.requirements if not requirement_holds(requirement, labels)]
 
 
-def _told(subject: str, selector: str, unmet: Sequence[Requirement], labels: Mapping[str, str]) -> list[str]:
-    """One reason for each requirement that does not hold, up to a limit."""
+def _reasons(subject: str, selector: str, unmet: Sequence[Requirement], labels: Mapping[str, str]) -> list[str]:
+    """Return one reason for each requirement that does not hold, up to `MAX_LISTED`."""
     reasons = []
-    for requirement in unmet[:MAX_TOLD]:
+    for requirement in unmet[:MAX_LISTED]:
         value = labels.get(requirement.key)
         has = f"has {requirement.key}={value}" if value is not None else f"has no label {requirement.key}"
         reasons.append(f"{subject} {has}, {selector} wants {_wanted(requirement)}")
@@ -76,12 +76,12 @@ def _wanted(requirement: Requirement) -> str:
         return f"{key}={values[0]}"
     if not values:
         return f"{key} {operator}"
-    return f"{key} {operator} ({', '.join([*values[:MAX_TOLD], *_and_more(values, 'values')])})"
+    return f"{key} {operator} ({', '.join([*values[:MAX_LISTED], *_and_more(values, 'values')])})"
 
 
 def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destination: Pod | None) -> str:
-    """Why no entry of a rule's ports matches a port. `destination`: the pod whose port names count, or None."""
-    allowed = ", ".join([*map(_entry, entries[:MAX_TOLD]), *_and_more(entries, "entries")])
+    """Why no entry of a rule's ports is about a port. `destination`: the pod whose port names count, or None."""
+    allowed = ", ".join([*map(_entry, entries[:MAX_LISTED]), *_and_more(entries, "entries")])
     if protocol not in Protocol.__members__.values():
         return f"protocol: a rule with ports ({allowed}) allows TCP, UDP and SCTP only"
     name = Protocol(protocol).name
@@ -100,15 +100,15 @@ def _entry(entry: PolicyPort) -> str:
 
 
 def _carried(pod: Pod | None, protocol: str, names: Sequence[str]) -> str:
-    """The port numbers of a rule's port names at a pod."""
+    """Describe the ports of a pod for the port names of a rule."""
     if pod is None:
-        return "the destination is no pod, so port names match nothing"
-    told = []
-    for name in names[:MAX_TOLD]:
+        return "the destination is not a pod, so port names match nothing"
+    reasons = []
+    for name in names[:MAX_LISTED]:
         numbers = [str(port.port) for port in pod.named_ports if port.name == name and port.protocol.name == protocol]
-        told.append(f"{name} is {protocol} {', '.join(numbers)}" if numbers else f"has no {protocol} port named {name}")
-    return f"pod {pod.namespace}/{pod.name}: {', '.join([*told, *_and_more(names, 'names')])}"
+        reasons.append(f"{name} is {protocol} {', '.join(numbers)}" if numbers else f"has no {protocol} port named {name}")
+    return f"pod {pod.namespace}/{pod.name}: {', '.join([*reasons, *_and_more(names, 'names')])}"
 
 
 def _and_more(items: Sequence[object], what: str) -> list[str]:
-    return [f"{len(items) - MAX_TOLD} more {what}"] if len(items) > MAX_TOLD else []
+    return [f"{len(items) - MAX_LISTED} more {what}"] if len(items) > MAX_LISTED else []

@@ -1,7 +1,7 @@
 """Why the rules of an isolating policy do not allow a flow, and the smallest addition to the policy that would.
 
-For each policy the closest rule is reported: one that fails in one part (its peers, or its ports) before one that fails in both,
-then the one whose selectors miss by the fewest requirements, then the first. Evaluated from the objects, like the reference evaluator.
+For each policy this reports the closest rule: one that fails in one part (its peers, or its ports) before one that fails in both,
+then the one whose selectors miss by the fewest requirements, then the first. Read straight from the objects, like the reference evaluator.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Failed(StrEnum):
 
 
 class Addition(NamedTuple):
-    """What would have to be added to a policy. `rule` None: a rule of its own, with the peer and the port (None: every one of them).
+    """The addition that a policy needs. `rule` None: a rule of its own, with the peer and the port (None: every one of them).
 
     Otherwise one of `peer` and `port`, to the rule with this index.
     """
@@ -55,7 +55,7 @@ class Addition(NamedTuple):
 class NearMiss:
     """A policy that isolates and does not allow a flow. `rule`: index of the rule that comes closest, None where there is none.
 
-    `why`: what of it does not match, one line. `addition`: with this the policy allows the flow; None where nothing is missing.
+    `why`: the parts that do not match, one line. `addition`: with this the policy allows the flow; None where nothing is missing.
     """
 
     policy: str
@@ -87,7 +87,7 @@ def smallest(misses: tuple[NearMiss, ...]) -> NearMiss | None:
 
 
 class _Flow(NamedTuple):
-    """A flow as one direction sees it. `peer`: the address that peers are held against."""
+    """A flow as one direction sees it. `peer`: the address to compare peers with."""
 
     direction: Direction
     peer: AddressKey
@@ -138,7 +138,7 @@ class NearMissFinder:
         closest = min((self._distance(policy, index, rule, flow) for index, rule in enumerate(rules)), key=lambda rule: rule[:3])
         where = f"{where}[{closest.rule}]"
         if closest.peer is None and closest.port is None:
-            why = f"{where} matches, but its IP blocks take more room than a program has, and allow nothing"
+            why = f"{where} matches, but its IP blocks exceed the size limit of a program, so they allow nothing"
             return NearMiss(policy=name, failed=Failed.NO_ROOM, rule=closest.rule, why=why, addition=None)
         failed, addition = self._addition(policy, rules[closest.rule], closest, flow)
         reasons = [reason for reason in (closest.peer and closest.peer.why, closest.port) if reason]

@@ -1,6 +1,6 @@
-"""Port table: the rules that apply to one peer, as disjoint port ranges.
+"""The port table: the rules for one peer, flattened into disjoint port ranges.
 
-The table has fewer than twice as many ranges as the rules, however they overlap, and a look-up is one binary search.
+The table has fewer than twice as many ranges as the rules have, whatever their overlap. A look-up is one binary search.
 """
 
 import heapq
@@ -59,7 +59,7 @@ def build_port_table(candidates: Collection[Candidate]) -> PortTable:
 
 
 def _disjoint(ranges: list[PortRange]) -> tuple[PortRange, ...]:
-    """Sweep over the ports: at each place the lowest rule that covers it; neighbours with the same rule are joined."""
+    """Sweep over the ports: each range gets the lowest rule that covers it; neighbours with the same rule are joined."""
     ranges = sorted(ranges)
     bounds = sorted({port_range.low for port_range in ranges} | {port_range.high + 1 for port_range in ranges})
     result: list[PortRange] = []

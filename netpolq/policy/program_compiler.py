@@ -1,4 +1,4 @@
-"""Compiler from the policies that isolate a pod to its program. Pure."""
+"""The program compiler: from the policies that isolate a pod to its program, and the decisions of the program. Pure."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from netpolq.snapshot.ir import AddressTable, PortTable, Rule, TierProgram
 
 
 class PeerSelector(NamedTuple):
-    """A `PodPeer` with its scope spelled out: the policy's namespace, or (`namespace` empty) whatever the namespace selector selects."""
+    """A `PodPeer` with its scope spelled out: the policy's namespace, or (`namespace` empty) all that the namespace selector selects."""
 
     namespace: str
     namespace_selector: LabelSelector
@@ -19,7 +19,7 @@ class PeerSelector(NamedTuple):
 
 
 class Ports(NamedTuple):
-    """What a port table allows, by any rule: everything, or ranges by protocol and named ports."""
+    """The ports that a port table allows, whatever the rule: all, or ranges by protocol and named ports."""
 
     every: bool
     ranges: tuple[tuple[Protocol, tuple[tuple[int, int], ...]], ...]
@@ -27,16 +27,16 @@ class Ports(NamedTuple):
 
 
 Peer = PeerSelector | Block | None
-"""The peers of a port table; None: all."""
+"""The peer of a port table; None: every peer."""
 
 Decisions = dict[Peer, Ports]
-"""Everything that a program allows. Two programs that allow the same are equal, whatever the names of their policies."""
+"""All that a program allows. Programs with equal decisions are equivalent, whatever the names of their policies."""
 
 
 class Compiled(NamedTuple):
-    """The program of the pods that some policies of a namespace isolate. Rule numbers are indexes into `rules`.
+    """The compiled form of the policies that isolate a pod. Rule numbers are indices in `rules`.
 
-    `left_out`: rules whose IP blocks are not in the program, because they would take too much space.
+    `left_out`: rules whose IP blocks are not in it, because they would exceed the size limit.
     """
 
     rules: tuple[Rule, ...]
@@ -57,13 +57,13 @@ class Compiled(NamedTuple):
         return {name.name for table in self.tables.values() for name in table.names}
 
     def decisions(self) -> Decisions:
-        """What it decides."""
+        """Return the ports that the program allows, by peer."""
         distinct = {id(table): table for table in self.tables.values()}
         ports = {number: _ports(table) for number, table in distinct.items()}
         return {peer: ports[id(table)] for peer, table in self.tables.items()}
 
     def tier(self, number: Callable[[PeerSelector], int]) -> TierProgram:
-        """The tier of the program, with ids for selectors."""
+        """Return the tier of the program. `number` returns the id of a selector."""
         selectors = ((number(peer), table) for peer, table in self.tables.items() if isinstance(peer, PeerSelector))
         return TierProgram(
             tier=Tier.NETWORK_POLICY,
@@ -103,7 +103,7 @@ def compile_policies(direction: Direction, policies: Sequence[NetworkPolicy]) ->
 def _take_blocks(
     version: int, candidates: dict[Peer, list[Candidate]], port_tables: PortTables
 ) -> tuple[AddressTable | None, frozenset[int]]:
-    """The table of the blocks of one family. Removes from the candidates what does not fit, and returns those rules."""
+    """The table of the blocks of one family. Removes rules that exceed the size limit from the candidates, and returns them."""
     blocks = {peer: found for peer, found in candidates.items() if isinstance(peer, Block) and peer.version == version}
     table, left_out = build_address_table(blocks, port_tables)
     if left_out:

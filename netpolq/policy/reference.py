@@ -1,7 +1,7 @@
-"""The reference evaluator: walks every policy for each flow, straight from the objects. Slow and obvious.
+"""The reference evaluator: reads every policy for each flow, directly from the objects. Slow and simple.
 
-The compiled evaluator is tested against it, so they share nothing but the model and the selectors. Its structure follows the
-text of the API (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
+Tests compare the compiled evaluator with it, so it shares only the model and the selectors with that, and its code follows the text of
+the API documentation (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class ReferenceEvaluator:
     def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
         """Evaluate a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP.
 
-        A pod always reaches itself and is always reached by its own node; both sides still contain the result of the policies alone.
+        A pod always reaches itself and is always reached by its own node; both sides still state the result of the policies alone.
         """
         egress = self._side(Direction.EGRESS, pod_at=source, peer=destination, destination=destination, flow=(protocol, port))
         ingress = self._side(Direction.INGRESS, pod_at=destination, peer=source, destination=destination, flow=(protocol, port))
@@ -45,7 +45,7 @@ class ReferenceEvaluator:
     def _side(
         self, direction: Direction, *, pod_at: AddressKey, peer: AddressKey, destination: AddressKey, flow: tuple[int, int]
     ) -> Side:
-        """One direction, evaluated at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
+        """Evaluate one direction at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
         pod = self._owners.get(pod_at)
         if pod is None:
             return Side()

@@ -1,4 +1,4 @@
-"""Label selectors, evaluated exactly as the API does (`meta/v1 LabelSelector`)."""
+"""The matching of label selectors, with the semantics of the API (`meta/v1 LabelSelector`)."""
 
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from netpolq.enums import SelectorOperator
 from netpolq.model import LabelSelector, Requirement
 
 _FEW_VALUES = 16
-"""Up to so many values it is faster to look at each of them."""
+"""Up to this many values a linear search is faster."""
 
 
 def matches(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
     """Whether labels meet every requirement of a selector. The empty selector matches everything."""
-    for requirement in selector.requirements:  # noqa: SIM110  # a generator would take as long as all the rest
+    for requirement in selector.requirements:  # noqa: SIM110  # a generator would double the time
         if not requirement_holds(requirement, labels):
             return False
     return True
@@ -35,8 +35,8 @@ def requirement_holds(requirement: Requirement, labels: Mapping[str, str]) -> bo
 
 
 def _is_among(values: tuple[str, ...], value: str) -> bool:
-    # They are sorted and unbounded in number, and every peer class is compared with them.
+    # Values are sorted. A policy may have many, and every peer class is compared with them.
     if len(values) <= _FEW_VALUES:
         return value in values
-    place = bisect_left(values, value)
-    return place < len(values) and values[place] == value
+    index = bisect_left(values, value)
+    return index < len(values) and values[index] == value

@@ -1,9 +1,9 @@
-"""Evaluator of a snapshot that is fast for connections it has not evaluated before.
+"""The cached evaluator: verdicts from a snapshot, fast also for a connection that the worker sees for the first time.
 
-A verdict depends on the two programs, the identities of both ends, the IP blocks that the peer lies in, the protocol, and the port. All
-but the port have few values: they are a **pair**. For a pair that is evaluated more than once, the ports are divided into classes with
-equal verdicts, and each class is evaluated once. A new address with a random port then costs its look-ups and one binary search,
-whatever the number of policies.
+A verdict depends on the two programs, the identities of both ends, the IP blocks that contain the peer, the protocol, and the port. All
+of these but the port form a **pair**, and there are few pairs. When a pair occurs for the second time, the evaluator divides the ports
+into classes of equal verdicts and evaluates each class once. A new address with a random port then costs its look-ups and one binary
+search, however many policies there are.
 """
 
 from bisect import bisect_right
@@ -13,17 +13,17 @@ from netpolq.enums import Direction, Verdict
 from netpolq.snapshot.reader import SnapshotReader
 
 MAX_PAIRS = 4096
-"""Maximum number of pairs; beyond it all are discarded. The largest classes take about 7 MB, usual ones 2."""
+"""Maximum number of cached pairs; at the limit all are dropped. About 7 MB with the largest classes, 2 MB with usual ones."""
 
 MAX_CLASSES = 64
-"""A pair whose ports fall into more classes than this is evaluated each time, so that thousands of port ranges take no memory here."""
+"""A pair with more port classes than this is evaluated each time, so thousands of port ranges cost only the flows that they concern."""
 
 MAX_UNPACKED_PIECES = 512
-"""A program that divides the addresses of a family into more pieces than this is evaluated in the snapshot itself, which takes some
-microseconds: unpacking many pieces for every snapshot would delay packets."""
+"""A program with more address pieces in a family than this is read from the snapshot itself, which takes some microseconds. Unpacking
+many pieces for every new snapshot would delay packets."""
 
 DROP_ON_EVERY_PORT = 2
-"""Answer of an evaluator whose lowest bit is that of `Verdict.DROP`."""
+"""Result of `answer` for a drop on every port; the lowest bit is that of `Verdict.DROP`."""
 
 _ACCEPT = Verdict.ACCEPT.value
 
@@ -31,7 +31,7 @@ _Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 
 class _Classes:
-    """`starts`: first port of each class, rising, the first 0. `answers`: one byte for each."""
+    """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one byte for each."""
 
     __slots__ = ("answers", "starts")
 
@@ -41,11 +41,11 @@ class _Classes:
 
 
 _UNDIVIDED = _Classes((), b"")
-"""In place of the classes of a pair that has too many: without any."""
+"""Marks a pair that has more than `MAX_CLASSES`."""
 
 
 class _Pieces:
-    """`starts`: first address of each piece with equal results, rising. `tables`: the tables of the pieces that were evaluated."""
+    """Address pieces of a program. `starts`: first address of each, ascending. `tables`: port tables of the pieces looked up so far."""
 
     __slots__ = ("starts", "tables")
 
@@ -55,19 +55,19 @@ class _Pieces:
 
 
 class CachedEvaluator:
-    """Evaluates flows by one view, and must not outlive it. The verdicts are those of `SnapshotReader.evaluate`."""
+    """Evaluates flows with one reader, and must not outlive it. The verdicts are those of `SnapshotReader.evaluate`."""
 
     def __init__(self, view: SnapshotReader) -> None:
         self._view = view
-        # A node has a few hundred pods at most, and nearly every evaluated connection has one of them at one end.
+        # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes | None] = {}
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
-        """Evaluate a flow; see `SnapshotReader.evaluate`. The lowest bit is the verdict.
+        """Evaluate a flow; see `SnapshotReader.evaluate`. The lowest bit of the result is the verdict.
 
-        `DROP_ON_EVERY_PORT`: every other port of the protocol is dropped too. Returned only for pairs that were evaluated before.
+        `DROP_ON_EVERY_PORT`: every other port of the protocol is dropped too. Returned only for a pair that has port classes.
         """
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
@@ -76,7 +76,7 @@ class CachedEvaluator:
             return _ACCEPT
         destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
         source_identity = 0
-        if ingress:  # egress rules do not look at the source
+        if ingress:  # egress rules do not depend on the source
             source_identity = local_source[2] if local_source is not None else self._view.identity(source)
         pair = (
             egress,
@@ -92,7 +92,7 @@ class CachedEvaluator:
             if pair in self._pairs:
                 classes = self._pairs[pair] = self._classes(pair, source, destination)
             else:
-                # Dividing the ports takes longer than evaluating one connection, so it is done for the second one.
+                # Dividing the ports takes longer than one evaluation, so it waits for the second flow of the pair.
                 if len(self._pairs) >= MAX_PAIRS:
                     self._pairs = {}
                 self._pairs[pair] = None
@@ -101,7 +101,7 @@ class CachedEvaluator:
         return self._view.evaluate(source, destination, protocol, port).verdict.value
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
-        """What of a program depends on the peer's address."""
+        """Return the port tables of a program that depend on the peer's address."""
         is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
         of_family = self._pieces[is_ipv4]
         if program not in of_family:

@@ -1,8 +1,8 @@
-"""Intermediate representation of a snapshot: identities, and the programs that evaluate them.
+"""The intermediate representation of a snapshot before encoding: identities and programs.
 
-An **identity** stands for all pods that no selector in use distinguishes: the set of peer selectors that match them, and those of
-their named ports that a rule in use names. A **program** belongs to a pod and a direction. Nothing here depends on the order in which
-objects arrived.
+An **identity** is the set of peer selectors in use that match a pod, and those of its named ports that a rule in use names. All pods of
+a peer class have one identity. A **program** belongs to a pod and a direction. Nothing here depends on the order in which objects
+arrived.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from netpolq.enums import Action, Direction, Protocol, Tier
 class Rule(NamedTuple):
     """A rule that can decide. Rules are stored in order of precedence: within a tier the first that matches decides.
 
-    `policy`: ns/name. `position`: 0-based place in the policy's list of this direction.
+    `policy`: ns/name. `position`: 0-based index in the policy's list of this direction.
     """
 
     tier: Tier
@@ -51,11 +51,11 @@ class PortTable(NamedTuple):
 
 
 class AddressTable(NamedTuple):
-    """The port tables that apply to an address of one family: those from its leaf of a tree to the root.
+    """The port tables for an address of one family: all those on the path from its leaf of a tree to the root.
 
-    `starts`: rising numbers, each the first address of a piece that ends before the next; below the first no table applies.
-    `nodes`: two for each piece. The leaf of a piece is `len(starts)` + its index, the parent of node n is n // 2, node 1 is the root,
-    node 0 is not used. The value is the index of its port table in `tables`, counted from 1, or 0 for none.
+    `starts`: ascending numbers, each the first address of a piece that ends before the next; below the first no table applies.
+    `nodes`: two for each piece. That of a piece is `len(starts)` + its index, the parent of node n is n // 2, node 1 is the root, node 0
+    is not used. The value is the index of the port table in `tables`, counted from 1, or 0 for none.
     """
 
     starts: tuple[int, ...]
@@ -64,7 +64,7 @@ class AddressTable(NamedTuple):
 
 
 class TierProgram(NamedTuple):
-    """One tier of a program. `isolated_by`: policies (ns/name, sorted) that deny what no rule matches; empty: go to the next tier.
+    """One tier of a program. `isolated_by`: policies (ns/name, sorted) that deny what no rule of this tier decided; empty: next tier.
 
     `any_peer`: rules without peers. `selectors`: sorted by selector number. `ipv4`, `ipv6`: rules about IP blocks; None: there are none.
     """

@@ -1,6 +1,6 @@
 """Binary layout of a snapshot: a header, a section table, and sections that are read in place.
 
-All integers are in host byte order (an image never leaves its host); `BYTE_ORDER_MARK` makes a foreign one unreadable. Offsets in the
+All integers are in host byte order (a snapshot never leaves its host); `BYTE_ORDER_MARK` detects another one. Offsets in the
 section table are bytes from the start; every section starts on eight bytes. "Word" means an unsigned 32-bit integer; offsets inside
 the WORDS section count words from its start, and word 0 is reserved so that offset 0 can mean "none".
 
@@ -26,8 +26,8 @@ the WORDS section count words from its start, and word 0 is reserved so that off
     STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
     NAMES       names of pods: length u16, UTF-8
 
-A rank is a rule's position in the order of precedence within its tier of its program. `SnapshotReader.rule` takes the word
-offset of a rule.
+A rank is the index of a rule in the order of precedence within its tier of its program. `SnapshotReader.rule` takes the word offset of a
+rule.
 
 Hash tables use open addressing with linear probing from cell `crc32(key) * entries >> 32`, without a wrap: behind the cells that keys
 start from there are as many more as the last ones need, and the last cell of all is always empty.
@@ -52,7 +52,7 @@ RULE_WORDS = 3
 NAME_LENGTH = struct.Struct("=H")
 
 MAX_IMAGE_BYTES = 1 << 31
-"""Larger images are refused: word offsets and the probing arithmetic stay far from their limits."""
+"""Larger snapshots are rejected: word offsets and the probing arithmetic stay far from their limits."""
 
 
 class Section(IntEnum):

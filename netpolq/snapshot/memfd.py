@@ -1,7 +1,7 @@
-"""Snapshots in shared memory: one sealed memfd per version, passed on as a file descriptor.
+"""Snapshots in shared memory, one sealed memfd per version and passed by file descriptor, and the snapshot file.
 
 No process, not even the publisher, can change a sealed memfd (memfd_create(2), F_ADD_SEALS in fcntl(2)), so readers need no lock and
-cannot see half a version. Mapped private, because older kernels refuse a shared mapping of a write-sealed memfd.
+cannot see a partial version. Readers map it private, because older kernels refuse a shared mapping of a write-sealed memfd.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ _NEWEST = b"\x01"
 
 
 def seal(*pieces: Piece) -> int:
-    """Put an encoded snapshot, in one piece or several, into a new sealed memfd. The caller owns the descriptor."""
+    """Write an encoded snapshot, in one piece or several, to a new sealed memfd. The caller owns the descriptor."""
     descriptor = os.memfd_create("netpolq-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         remaining = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
@@ -45,15 +45,15 @@ def seal(*pieces: Piece) -> int:
 
 
 def open_view(descriptor: int) -> SnapshotReader:
-    """Map a sealed memfd and validate its whole content. The caller keeps the descriptor. Raises `SnapshotError`."""
+    """Map a sealed memfd and validate all of its contents. The caller keeps the descriptor. Raises `SnapshotError`."""
     return SnapshotReader(_map(descriptor))
 
 
 def map_trusted(descriptor: int) -> SnapshotReader:
-    """Map a sealed memfd that `open_view` has accepted in another process: check header, layout and bounds, not the sums of sections.
+    """Map a sealed memfd that `open_view` has accepted in another process: check header, layout and bounds, not the section checksums.
 
-    That is safe because what a sealed memfd holds cannot change: the descriptor that the pool hands on leads to the very pages that it
-    validated, and the pool hands on no other. A pass over every byte would keep packets waiting for milliseconds in a large cluster.
+    This is safe because the contents of a sealed memfd cannot change: the pool passes only descriptors whose pages it has validated.
+    A pass over every byte would delay packets for milliseconds in a large cluster.
     Raises `SnapshotError`.
     """
     return SnapshotReader(_map(descriptor), is_validated=True)
@@ -61,40 +61,40 @@ def map_trusted(descriptor: int) -> SnapshotReader:
 
 def _map(descriptor: int) -> mmap.mmap:
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-        raise SnapshotError("the memory region is not sealed")
+        raise SnapshotError("the memfd is not sealed")
     size = os.lseek(descriptor, 0, os.SEEK_END)  # fstat(2) is a call with a path in some C libraries, which workers may not make
     if not 0 < size <= MAX_IMAGE_BYTES:
-        raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
+        raise SnapshotError(f"invalid size of a snapshot: {size} bytes")
     return mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
 
 
 def save(path: Path, descriptor: int) -> None:
-    """Write a sealed snapshot to a file (mode 0600), replacing an older one atomically. The caller keeps the descriptor.
+    """Save a sealed snapshot to a file (mode 0600), atomically replacing an older one. The caller keeps the descriptor.
 
-    One byte after the snapshot says whether it is the newest; at first it says that it is not: see `mark`. Raises `OSError`, and then
-    keeps the older file.
+    One byte after the snapshot records whether it is the newest. Its initial value is "not the newest"; see `mark`. Raises `OSError` and
+    leaves the older file.
     """
-    builder = path.with_suffix(".new")
+    temporary = path.with_suffix(".new")
     size = os.fstat(descriptor).st_size
-    builder.unlink(missing_ok=True)
-    file = os.open(builder, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    temporary.unlink(missing_ok=True)
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         offset = 0
         while offset < size:
             offset += os.sendfile(file, descriptor, offset, size - offset)
         os.pwrite(file, _STALE, size)
-        builder.replace(path)
+        temporary.replace(path)
     except OSError:
-        builder.unlink(missing_ok=True)  # another process may need the blocks that it takes
+        temporary.unlink(missing_ok=True)  # its blocks may be what another program lacks
         raise
     finally:
         os.close(file)
 
 
 def mark(path: Path, *, is_newest: bool) -> os.stat_result:
-    """Write to a snapshot file whether it is the newest, and sync before returning. Returns the identity of the file.
+    """Record in a snapshot file whether it is the newest, and sync before returning. Returns the status of the file.
 
-    One byte of a block that the file has already, so a full disk does not matter. Raises `OSError`.
+    The byte lies in a block that the file already has, so a full disk does not matter. Raises `OSError`.
     """
     file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -107,17 +107,17 @@ def mark(path: Path, *, is_newest: bool) -> os.stat_result:
 
 
 def load(path: Path) -> bytes:
-    """Read a kept snapshot and validate it. Raises `OSError` if it cannot be read.
+    """Read a snapshot file and validate it. Raises `OSError` if it cannot be read.
 
-    Raises `SnapshotError` if it is not a snapshot, not the newest one, or if another user may have written it.
+    Raises `SnapshotError` if it is no snapshot, if it is not marked as the newest, or if another user could have written it.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise SnapshotError(f"it is no file of user {os.geteuid()}")
+            raise SnapshotError(f"it must be a regular file owned by user {os.geteuid()}")
         kept = file.read(MAX_IMAGE_BYTES + 2)
     image, freshness = kept[:-1], kept[-1:]
     SnapshotReader(image).close()
     if freshness != _NEWEST:
-        raise SnapshotError("a newer one was published after it, so this one could admit what is denied since")
+        raise SnapshotError("a newer one was published after it, and this one could accept connections that are denied since")
     return image

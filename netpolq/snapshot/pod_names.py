@@ -1,4 +1,4 @@
-"""Pod names by address, as the snapshot builder holds them; for the packet log only."""
+"""The pod names of a snapshot builder, by address; used for the packet log only."""
 
 from netpolq.snapshot.hash_table import HashTable
 from netpolq.snapshot.layout import NAME_LENGTH, POD_NAME_CELL
@@ -15,7 +15,7 @@ class PodNames:
         self._garbage = 0
 
     def set(self, address: bytes, name: str) -> None:
-        """Set the name of the pod with an address; empty: no pod."""
+        """Set the pod name of an address; the empty name removes it."""
         before = self.table.get(address)
         text = NAME_LENGTH.pack(len(name.encode())) + name.encode()
         if before:
@@ -33,7 +33,7 @@ class PodNames:
         return bytes(self.texts[value - 1 : value - 1 + NAME_LENGTH.size + length])
 
     def collect_garbage(self) -> None:
-        """Write all names anew if most of the texts are garbage."""
+        """Compact the names if most of the text area is garbage."""
         if self._garbage <= max(_MAX_GARBAGE_BYTES, len(self.texts) // 2):
             return
         texts = bytearray()

@@ -63,7 +63,7 @@ class _Enencoder:
         if offset is None:
             offset = self._placed[key] = len(self.words)
             self.words.extend(cells)
-            self.pointers.extend(offset + place for place in key[1])
+            self.pointers.extend(offset + index for index in key[1])
         return offset
 
     def tier(self, tier: TierProgram, rules: Sequence[Rule]) -> int:
@@ -83,7 +83,7 @@ class _Enencoder:
             *(selector for selector, _table in tier.selectors),
             *(self._port_table(table) for _selector, table in tier.selectors),
         ]
-        present = [place for place, table in ((2, tier.any_peer), (3, tier.ipv4), (4, tier.ipv6)) if table is not None]
+        present = [index for index, table in ((2, tier.any_peer), (3, tier.ipv4), (4, tier.ipv6)) if table is not None]
         return self.store(cells, [1, *present, 6, *range(7 + count, 7 + 2 * count)])
 
     def _rules(self, rules: Sequence[Rule]) -> int:
@@ -118,12 +118,12 @@ class _Enencoder:
         offsets = [0, *map(self._port_table, table.tables)]
         numbers = [word for start in table.starts for word in _number_words(start, width)]
         first = 1 + len(numbers)
-        cells = [len(table.starts), *numbers, *(offsets[place] for place in table.nodes)]
-        return self.store(cells, [first + node for node, place in enumerate(table.nodes) if place])
+        cells = [len(table.starts), *numbers, *(offsets[index] for index in table.nodes)]
+        return self.store(cells, [first + node for node, index in enumerate(table.nodes) if index])
 
 
 def _number_words(number: int, width: int) -> tuple[int, ...]:
-    return tuple(number >> 32 * place & 0xFFFFFFFF for place in reversed(range(width)))
+    return tuple(number >> 32 * index & 0xFFFFFFFF for index in reversed(range(width)))
 
 
 def tables_of(tier: TierProgram) -> Iterable[PortTable]:

@@ -1,6 +1,6 @@
-"""Reader of a snapshot: evaluates flows from its bytes in place, without deserialising it.
+"""The snapshot reader: read-only access to the bytes of a snapshot, and the evaluation of flows. Nothing is deserialised as a whole.
 
-Workers use it on a mapped memfd and `netpolq explain` on plain bytes, so both give the same answer.
+Workers use it on a mapped memfd, and `netpolq explain` on plain bytes, so both give the same verdict.
 """
 
 import zlib
@@ -22,8 +22,8 @@ _PORT_TABLE_HEAD = 5
 
 
 class Decision(NamedTuple):
-    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: the rule that decided last, `NO_RULE` if none did;
-    an argument of this reader's `rule` only.
+    """A verdict on a flow. `direction`: the one that denies, None when accepted. `rule`: the last deciding rule, `NO_RULE` if none did;
+    a number that is valid for `rule` of this reader only.
     """
 
     verdict: Verdict
@@ -47,7 +47,7 @@ _SAME_ADDRESS = Decision(Verdict.ACCEPT, Reason.SAME_ADDRESS, None, NO_RULE)
 
 
 class SnapshotReader:
-    """A validated snapshot. `buffer` must not change while the view lives."""
+    """A validated snapshot. `buffer` must not change while the reader is in use."""
 
     def __init__(self, buffer: bytes | mmap, *, is_validated: bool = False) -> None:
         """See `netpolq.snapshot.sections.check`. Raises `SnapshotError`."""
@@ -77,7 +77,7 @@ class SnapshotReader:
     # --- the decision -------------------------------------------------------------------------------------------------------------
 
     def evaluate(self, source: bytes, destination: bytes, protocol: int, port: int) -> Decision:
-        """Evaluate a flow in both directions: egress of the source, then ingress of the destination, where they are endpoints.
+        """Evaluate a flow in both directions: egress of the source, then ingress of the destination, as far as they are endpoints.
 
         Addresses: 16-byte keys. `protocol`: IANA number. `port`: destination port, 0 unless TCP, UDP or SCTP.
         """
@@ -122,7 +122,7 @@ class SnapshotReader:
         return min((self._match(table, destination_identity, protocol, port) for table in tables), default=NO_RULE)
 
     def _tables_of_identity(self, tier: int, peer_identity: int) -> list[int]:
-        """The port tables of a tier for a peer with this identity (0: none), whatever its address."""
+        """The port tables of a tier for a peer with this identity (0: none)."""
         words = self._words
         tables = [words[tier + 2]] if words[tier + 2] else []
         count = words[tier + 5]
@@ -132,21 +132,21 @@ class SnapshotReader:
         end = start + count
         mine = peer_identity + 1
         mine_end = mine + words[peer_identity]
-        # Walk the shorter list and search the longer one: policies can make either arbitrarily long.
+        # Walk the shorter list and search the longer one: policies may make either of them long.
         if mine_end - mine <= count:
             for selector in words[mine:mine_end]:
-                place = bisect_left(words, selector, start, end)
-                if place < end and words[place] == selector:
-                    tables.append(words[place + count])
+                index = bisect_left(words, selector, start, end)
+                if index < end and words[index] == selector:
+                    tables.append(words[index + count])
         else:
-            for place in range(start, end):
-                found = bisect_left(words, words[place], mine, mine_end)
-                if found < mine_end and words[found] == words[place]:
-                    tables.append(words[place + count])
+            for index in range(start, end):
+                found = bisect_left(words, words[index], mine, mine_end)
+                if found < mine_end and words[found] == words[index]:
+                    tables.append(words[index + count])
         return tables
 
     def _tables_of_address(self, tier: int, peer: bytes) -> list[int]:
-        """The port tables of a tier's IP blocks that a peer's address lies in."""
+        """The port tables of a tier's IP blocks that contain a peer's address."""
         words = self._words
         is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
         table = words[tier + (3 if is_ipv4 else 4)]
@@ -173,7 +173,7 @@ class SnapshotReader:
         return words[offset] << 96 | words[offset + 1] << 64 | words[offset + 2] << 32 | words[offset + 3]
 
     def tables(self, program: int, peer: bytes, peer_identity: int) -> list[int]:
-        """All port tables of a program for a peer: between their bounds, `run` returns the same for every port."""
+        """All port tables of a program for a peer: between their bounds, the port does not change the result of `run`."""
         words = self._words
         return [
             table
@@ -203,7 +203,7 @@ class SnapshotReader:
         return sorted(found)
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
-        """Ports at which the answer of a port table may change: one below the port, another from the port on."""
+        """Ports at which the answer of a port table may change: each is the first port of a new range."""
         words = self._words
         end_cell = _RANGE_END.get(cast("Protocol", protocol))
         if end_cell is None:
@@ -232,9 +232,9 @@ class SnapshotReader:
         low = bounds + (words[table + end_cell - 1] if end_cell > 1 else 0)
         high = bounds + words[table + end_cell]
         if low < high:
-            place = bisect_right(words, port << 16 | 0xFFFF, low, high) - 1
-            if place >= low and words[place] & 0xFFFF >= port:
-                best = min(best, words[place + ranges])
+            index = bisect_right(words, port << 16 | 0xFFFF, low, high) - 1
+            if index >= low and words[index] & 0xFFFF >= port:
+                best = min(best, words[index + ranges])
         names = words[table + 4]
         if names and destination_identity:
             best = min(best, self._match_names(bounds + 2 * ranges, names, destination_identity, protocol << 16 | port))
@@ -244,11 +244,11 @@ class SnapshotReader:
         words = self._words
         best = NO_RULE
         ports = destination_identity + 1 + words[destination_identity]
-        carried = {words[place] for place in range(ports + 1, ports + 1 + 2 * words[ports], 2) if words[place + 1] == wanted}
+        carried = {words[index] for index in range(ports + 1, ports + 1 + 2 * words[ports], 2) if words[index + 1] == wanted}
         if carried:
-            for place in range(first, first + 3 * names, 3):
-                if words[place] in carried and words[place + 1] == wanted >> 16:
-                    best = min(best, words[place + 2])
+            for index in range(first, first + 3 * names, 3):
+                if words[index] in carried and words[index + 1] == wanted >> 16:
+                    best = min(best, words[index + 2])
         return best
 
     # --- look-ups -----------------------------------------------------------------------------------------------------------------
@@ -256,36 +256,36 @@ class SnapshotReader:
     def identity(self, address: bytes) -> int:
         """Word offset of an address's identity, 0 if it has none."""
         buffer = self._buffer
-        place = self._address_base + (zlib.crc32(address) * self._address_slots >> 32) * ADDRESS_CELL.size
+        position = self._address_base + (zlib.crc32(address) * self._address_slots >> 32) * ADDRESS_CELL.size
         while True:
-            key, number = ADDRESS_CELL.unpack_from(buffer, place)
+            key, number = ADDRESS_CELL.unpack_from(buffer, position)
             if not number:
                 return 0
             if key == address:
                 identity: int = self._identities[number]
                 return identity
-            place += ADDRESS_CELL.size
+            position += ADDRESS_CELL.size
 
     def programs(self, address: bytes) -> tuple[int, int]:
         """Word offsets of an address's egress and ingress programs (in the order of `Direction`), 0 where it is not isolated."""
         buffer = self._buffer
-        place = self._endpoint_base + (zlib.crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
+        position = self._endpoint_base + (zlib.crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
         while True:
-            key, programs = ENDPOINT_CELL.unpack_from(buffer, place)
+            key, programs = ENDPOINT_CELL.unpack_from(buffer, position)
             if key == address or not programs:
                 return programs & 0xFFFFFFFF, programs >> 32
-            place += ENDPOINT_CELL.size
+            position += ENDPOINT_CELL.size
 
     def _find(self, section: Section, address: bytes) -> int:
         """The value of an address in a hash table, 0 if it has none."""
         cell = CELLS[section]
         offset, _, slots = self._sections[section]
-        place = offset + (zlib.crc32(address) * slots >> 32) * cell.size
+        position = offset + (zlib.crc32(address) * slots >> 32) * cell.size
         while True:
-            key, value = cell.unpack_from(self._buffer, place)
+            key, value = cell.unpack_from(self._buffer, position)
             if key == address or not value:
                 return cast("int", value)
-            place += cell.size
+            position += cell.size
 
     def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
         """Address, egress program and ingress program of every isolated local pod, in no order."""
@@ -305,7 +305,7 @@ class SnapshotReader:
         return frozenset(cells[start : start + _KEY_BYTES] for start in range(0, len(cells), _KEY_BYTES))
 
     def pod_name(self, address: bytes) -> str | None:
-        """ns/name of the pod with this address; None for an external address, and where the snapshot has no names."""
+        """ns/name of the pod with this address; None for an address without a pod, and in a snapshot without names."""
         name = self._find(Section.POD_NAMES, address)
         if not name:
             return None

@@ -1,4 +1,4 @@
-"""Header and section table of a snapshot: validation, and the location of each section."""
+"""The validation of a snapshot: header, section table, bounds and checksums. Every reader starts with it."""
 
 import zlib
 
@@ -27,13 +27,13 @@ CELLS = {
     Section.NODE_OF: NODE_OF_CELL,
     Section.POD_NAMES: POD_NAME_CELL,
 }
-"""How the cells of the hash tables are packed."""
+"""The cell format of each hash table."""
 
 _ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
 
 
 class SectionInfo(NamedTuple):
-    """A section: offset and length in bytes, and its number of entries."""
+    """Offset and length of a section in bytes, and its number of entries."""
 
     offset: int
     length: int
@@ -41,7 +41,7 @@ class SectionInfo(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The content of the header and the section table."""
+    """The values of the header and the section table."""
 
     version: int
     created_ns: int
@@ -51,23 +51,23 @@ class Contents(NamedTuple):
 def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
     """Check magic, layout, bounds and every checksum. Raises `SnapshotError` naming what is wrong.
 
-    `is_validated`: another process has validated these very bytes, so the checksums of sections are not computed again.
+    `is_validated`: another process has validated these bytes, so the section checksums are not computed again.
     """
     size = len(buffer)
     if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
-        raise SnapshotError(f"{size} bytes is no possible size of a snapshot")
+        raise SnapshotError(f"invalid size of a snapshot: {size} bytes")
     magic, layout, order, version, total, created_ns, sections, checksum = HEADER.unpack_from(buffer)
     if magic != MAGIC:
         raise SnapshotError("not a snapshot (wrong magic)")
     if layout != LAYOUT_VERSION or order != BYTE_ORDER_MARK or sections != len(Section):
-        raise SnapshotError(f"layout {layout} is not layout {LAYOUT_VERSION} of this version")
+        raise SnapshotError(f"layout {layout} is not supported: must be {LAYOUT_VERSION}")
     if total != size:
         raise SnapshotError(f"{size} bytes, the header says {total}")
     prefix = bytearray(buffer[:PREFIX_BYTES])
     prefix[HEADER.size - 4 : HEADER.size] = bytes(4)
     if zlib.crc32(prefix) != checksum:
         raise SnapshotError("checksum of the header does not match")
-    placed: dict[Section, SectionInfo] = {}
+    found: dict[Section, SectionInfo] = {}
     with memoryview(buffer) as memory:
         for section in Section:
             offset, length, checksum, entries = SECTION.unpack_from(buffer, HEADER.size + section * SECTION.size)
@@ -77,14 +77,14 @@ def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
                 _check_entries(section, data, entries)
                 if not is_validated and zlib.crc32(data) != checksum:
                     raise SnapshotError(f"checksum of section {section.name} does not match")
-            placed[section] = SectionInfo(offset, length, entries)
-    return Contents(version, created_ns, placed)
+            found[section] = SectionInfo(offset, length, entries)
+    return Contents(version, created_ns, found)
 
 
 def _check_entries(section: Section, data: memoryview, entries: int) -> None:
     length = len(data)
     if section in CELLS:
-        # A search goes on to the next empty cell, so there must be one behind the last slot.
+        # A search reads up to the next empty cell, so there must be one behind the last slot.
         cell = CELLS[section]
         if entries == 0 or length % cell.size or length // cell.size <= entries:
             raise SnapshotError(f"section {section.name} has {length} bytes for {entries} slots")

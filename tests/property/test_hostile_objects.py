@@ -221,7 +221,7 @@ def test_a_value_more_in_a_selector_costs_next_to_nothing_for_each_pod() -> None
 
         def compile_again() -> None:
             compiler = Compiler(stores, is_local=lambda _pod: True)
-            for _ in compiler.take_over(stores.everything()):
+            for _ in compiler.apply_changes(stores.everything()):
                 pass
 
         return compile_again
@@ -321,7 +321,7 @@ def test_compiling_nested_blocks_and_ranges_costs_as_many_times_as_there_are_mor
 
         def compile_again() -> None:
             compiler = Compiler(store, is_local=lambda _pod: True)
-            for _ in compiler.take_over(store.everything()):
+            for _ in compiler.apply_changes(store.everything()):
                 pass
 
         return compile_again

@@ -143,7 +143,7 @@ def test_a_link_or_another_users_file_is_no_kept_snapshot(tmp_path: Path) -> Non
     memfd.save(path, descriptor)
     assert target.read_bytes() == before
     os.chown(path, 65534, 65534)
-    with pytest.raises(SnapshotError, match="no file of user"):
+    with pytest.raises(SnapshotError, match="must be a regular file owned by user"):
         memfd.load(path)
     os.close(descriptor)
 

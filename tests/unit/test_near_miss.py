@@ -180,5 +180,5 @@ def test_a_rule_that_matches_and_has_no_room_in_the_snapshot_is_told_as_that() -
     flow = source, destination, 6, port
     (miss,) = NearMissFinder(store).find(evaluator.explain(*flow), *flow).ingress
     assert (miss.failed, miss.addition) == (Failed.NO_ROOM, None)
-    assert "matches, but its IP blocks take more room" in miss.why
+    assert "matches, but its IP blocks exceed the size limit" in miss.why
     assert advice_for((miss,), Direction.INGRESS) == ""
