@@ -1,6 +1,6 @@
-"""The compiled evaluator, which reads encoded bytes, and the reference, which walks the objects, say the same of every flow.
+"""The compiled evaluator, which reads encoded bytes, and the reference, which walks the objects, give the same explanation for every flow.
 
-So does the evaluator, which remembers what it has seen.
+The cached evaluator gives the same verdicts.
 """
 
 import random

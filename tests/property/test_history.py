@@ -1,4 +1,4 @@
-"""What a snapshot says depends on the present objects alone, and a worker's cache never outlives what it was made from."""
+"""The meaning of a snapshot depends on the current objects alone, and a worker's flow cache has no stale verdicts."""
 
 import random
 import time
@@ -104,7 +104,7 @@ def random_change(rng: random.Random, store: Store) -> Update:
 
 
 class History:
-    """A store that changes, the compiler that keeps up with it, and a worker's cache that is told what changed."""
+    """A store that changes, the compiler that keeps up with it, and a worker's cache that receives the changes."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -148,7 +148,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -> None:
+def test_a_cache_that_was_updated_answers_as_an_empty_one(seed: int) -> None:
     rng = random.Random(1000 + seed)
     history = History(rng)
     flows = {as_question(flow): flow for _ in range(4) for flow in random_flows(rng, random_cluster(rng), 60)}
@@ -173,8 +173,8 @@ def test_a_cache_that_was_told_what_changed_answers_as_an_empty_one(seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_told_as_changed_is_what_some_flow_may_notice(seed: int) -> None:
-    """Nothing is named for being written again: whoever is named has other programs, or is another peer to some selector in use."""
+def test_every_address_reported_as_changed_may_change_a_flow(seed: int) -> None:
+    """A rewrite alone reports no address: a reported address has other programs, or other selectors in use match it."""
     rng = random.Random(2000 + seed)
     history = History(rng)
     named = noticed = 0

@@ -1,4 +1,4 @@
-"""Policies and pods as an attacker may write them: what they cost others is bounded, and they open nobody else's pod.
+"""Policies and pods of an attacker: their cost for others is bounded, and they open no pod of another namespace.
 
 Costs are compared with a modest case in the same run, the least of several rounds each.
 """
@@ -56,7 +56,7 @@ BYSTANDERS: tuple[Body, ...] = (
 
 
 class World:
-    """What a node makes of some bodies."""
+    """The state of a node after it has decoded and compiled some bodies."""
 
     def __init__(self, bodies: Iterable[Body]) -> None:
         self.errors: list[DecodeError] = []
@@ -89,7 +89,7 @@ def decisions_about_the_vault(world: World) -> list[object]:
     return [*verdicts, world.isolated(VICTIM), world.isolated(VICTIM6)]
 
 
-# --- nobody else's pod is opened ------------------------------------------------------------------------------------------------------
+# --- no other pod is opened -----------------------------------------------------------------------------------------------------------
 
 NEWER = "2026-06-01T00:00:00Z"
 ATTACKS: dict[str, list[Body]] = {
@@ -132,14 +132,14 @@ def test_the_isolation_of_a_local_pod_outlives_claims_that_come_and_go() -> None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "0.1.2.3", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1"])
-def test_an_address_that_no_pod_can_have_is_refused_and_has_nothing_judged(address: str) -> None:
+def test_an_address_that_no_pod_can_have_is_rejected_and_isolates_nothing(address: str) -> None:
     world = World([pod("evil/p", [address, EVIL]), policy("evil/p", policyTypes=["Ingress", "Egress"])])
     assert "address of one host" in str(world.errors[0])
     assert world.isolated(address) == (False, False)
     assert world.isolated(EVIL) == (True, True), "the other address is still the pod's"
 
 
-def test_a_pod_with_the_address_of_its_node_does_not_have_the_node_judged() -> None:
+def test_a_pod_with_the_address_of_its_node_does_not_isolate_the_node() -> None:
     world = World([pod("evil/p", ["10.9.0.1", EVIL]), policy("evil/p", policyTypes=["Ingress", "Egress"])])
     assert world.isolated("10.9.0.1") == (False, False)
     assert world.isolated(EVIL) == (True, True)
@@ -249,13 +249,13 @@ def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7)
 
 
 def test_a_cold_packet_costs_the_same_however_many_blocks_its_peer_lies_in() -> None:
-    def judging(blocks: int) -> Callable[[], object]:
+    def evaluation(blocks: int) -> Callable[[], object]:
         world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=blocks_of(blocks))])
         destinations = [parse_address(f"{n % 200 + 1}.{n % 250}.{n * 7 % 250}.{n}") for n in range(250)]
         return lambda: answer_from(world, destinations)
 
     # A hundred times as many: seven levels of the tree more, where one step for each block would make it a hundredfold.
-    assert ratio(judging(3000), judging(30)) < 10
+    assert ratio(evaluation(3000), evaluation(30)) < 10
 
 
 def test_overlapping_blocks_with_exceptions_take_no_more_of_a_workers_memory() -> None:
@@ -295,7 +295,7 @@ def test_exceptions_of_one_block_are_not_unpacked_while_packets_wait() -> None:
 
 
 def test_thousands_of_port_ranges_are_not_divided_again_for_every_packet() -> None:
-    def judging(ranges: int) -> Callable[[], object]:
+    def evaluation(ranges: int) -> Callable[[], object]:
         entries = [{"port": 1 + 3 * n, "endPort": 2 + 3 * n} for n in range(ranges)]
         world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=[{"ports": entries}])])
         evaluator = answer_from(world, [parse_address(STRANGER)] * 3)
@@ -303,7 +303,7 @@ def test_thousands_of_port_ranges_are_not_divided_again_for_every_packet() -> No
         return lambda: [evaluator.answer(source, destination, 6, port) for port in range(1, 60_000, 100)]
 
     # Both are beyond what is divided into classes, so both are a binary search for each packet.
-    assert ratio(judging(20_000), judging(100)) < 3
+    assert ratio(evaluation(20_000), evaluation(100)) < 3
 
 
 def test_overlapping_port_ranges_make_a_table_that_is_no_larger_than_they_are() -> None:

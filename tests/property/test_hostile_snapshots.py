@@ -1,6 +1,6 @@
-"""Snapshots whose checksums are right and whose words are not: reads stay inside and end, and no packet is left without a verdict.
+"""Snapshots with valid checksums and invalid words: reads stay in bounds and end, and every packet gets a verdict.
 
-Nobody but a supervisor that has gone wrong makes such a thing. A worker must outlive that, too.
+Only a faulty supervisor writes such a snapshot. A worker must survive it.
 """
 
 import random
@@ -48,9 +48,9 @@ words = st.sampled_from([0, 1, 2, 0x7FFFFFFF, 0xFFFFFFFF]) | st.integers(0, 4000
 
 def with_right_checksums(data: bytearray) -> bytes:
     for section in Section:
-        place = HEADER.size + section * SECTION.size
-        offset, length, _checksum, entries = SECTION.unpack_from(data, place)
-        SECTION.pack_into(data, place, offset, length, zlib.crc32(data[offset : offset + length]), entries)
+        position = HEADER.size + section * SECTION.size
+        offset, length, _checksum, entries = SECTION.unpack_from(data, position)
+        SECTION.pack_into(data, position, offset, length, zlib.crc32(data[offset : offset + length]), entries)
     for checksum in (0, None):
         struct.pack_into("=I", data, HEADER.size - 4, zlib.crc32(data[:PREFIX_BYTES]) if checksum is None else checksum)
     return bytes(data)
@@ -63,9 +63,9 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
         yield WorkerMetrics(0)
 
 
-def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
-    """Have a worker with a sound snapshot take up another one, and judge by whichever it has then."""
-    serving = ServingWorker(metrics)
+def evaluate_with(metrics: WorkerMetrics, image: bytes) -> None:
+    """Load another snapshot in a worker that has a valid one, and evaluate packets with the one it has then."""
+    serving = Serving(metrics)
     sound = SnapshotReader(SOUND)
     serving.flow_cache.load(sound, None)
     try:
@@ -77,7 +77,7 @@ def judge_by(metrics: WorkerMetrics, image: bytes) -> None:
         serving.drained()
     assert not serving.kernel.waiting
     assert len(serving.kernel.answers) == 3 * len(PACKETS)
-    # The failure mode is to drop: what could not be judged has no mark of an acceptance.
+    # The failure mode is to drop: a packet that cannot be evaluated has no mark of an acceptance.
     assert all((verdict is Verdict.ACCEPT) is bool(mark) for verdict, mark in serving.kernel.answers.values())
 
 
@@ -87,23 +87,23 @@ def test_words_that_are_wrong_leave_no_packet_without_a_verdict(
     metrics: WorkerMetrics, image: bytes, patches: list[tuple[Section, int, int]]
 ) -> None:
     data = bytearray(image)
-    for section, place, word in patches:
+    for section, position, word in patches:
         offset, length, _checksum, _entries = SECTION.unpack_from(data, HEADER.size + section * SECTION.size)
         if length >= 4:
-            struct.pack_into("=I", data, offset + place % (length // 4) * 4, word)
-    judge_by(metrics, with_right_checksums(data))
+            struct.pack_into("=I", data, offset + position % (length // 4) * 4, word)
+    evaluate_with(metrics, with_right_checksums(data))
 
 
 @settings(max_examples=100, deadline=LIMIT_MS)
 @given(IMAGES, st.binary(min_size=16, max_size=600), st.integers(0, 1 << 20))
 def test_random_bytes_with_right_checksums_leave_no_packet_without_a_verdict(
-    metrics: WorkerMetrics, image: bytes, noise: bytes, place: int
+    metrics: WorkerMetrics, image: bytes, noise: bytes, position: int
 ) -> None:
     data = bytearray(image)
-    start = PREFIX_BYTES + place % (len(data) - PREFIX_BYTES)
+    start = PREFIX_BYTES + position % (len(data) - PREFIX_BYTES)
     end = min(start + len(noise), len(data))
     data[start:end] = noise[: end - start]
-    judge_by(metrics, with_right_checksums(data))
+    evaluate_with(metrics, with_right_checksums(data))
 
 
 @settings(max_examples=200, deadline=LIMIT_MS)
@@ -111,12 +111,12 @@ def test_random_bytes_with_right_checksums_leave_no_packet_without_a_verdict(
 def test_sections_that_lie_elsewhere_are_refused_or_leave_no_packet_without_a_verdict(
     metrics: WorkerMetrics, image: bytes, section: Section, data: st.DataObject
 ) -> None:
-    place = HEADER.size + section * SECTION.size
-    offset, length, _checksum, entries = SECTION.unpack_from(image, place)
+    position = HEADER.size + section * SECTION.size
+    offset, length, _checksum, entries = SECTION.unpack_from(image, position)
     # Near what it was, inside of the snapshot, or anything: only some of it gets past the checks.
     other_offset = data.draw(st.sampled_from([offset, offset + 8]) | st.integers(0, len(image)) | st.integers(0, 2**64 - 1))
     other_length = data.draw(st.sampled_from([length, 0]) | st.integers(0, length) | st.integers(0, 2**64 - 1))
     other_entries = data.draw(st.sampled_from([entries]) | st.integers(0, entries + 1) | st.integers(0, 2**32 - 1))
     changed = bytearray(image)
-    SECTION.pack_into(changed, place, other_offset, other_length, 0, other_entries)
-    judge_by(metrics, with_right_checksums(changed))
+    SECTION.pack_into(changed, position, other_offset, other_length, 0, other_entries)
+    evaluate_with(metrics, with_right_checksums(changed))

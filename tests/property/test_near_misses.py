@@ -1,4 +1,4 @@
-"""What `explain` says would have let a flow pass does let it pass."""
+"""The addition that `explain` suggests makes the policy allow the flow."""
 
 import random
 

@@ -50,7 +50,7 @@ class Expectation(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A set of manifests (API bodies of the whole cluster, policies last) and who reaches whom under them."""
+    """A set of manifests (API bodies of the whole cluster, policies last) and the connections that they allow."""
 
     name: str
     manifests: list[Body]

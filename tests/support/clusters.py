@@ -39,7 +39,7 @@ V6_BLOCKS = ("::/0", "fd00::/16", "fd00::/64", "fd00::/125", "fd00::4/126", "fd0
 
 
 class Flow(NamedTuple):
-    """What an evaluator is asked. `port` is 0 unless TCP, UDP or SCTP."""
+    """A flow to evaluate. `port` is 0 unless TCP, UDP or SCTP."""
 
     source: AddressKey
     destination: AddressKey

@@ -1,7 +1,7 @@
-"""Whole snapshots as values, and their bytes, from scratch. Deterministic: equal images give equal bytes, but for the version and time.
+"""Snapshots as values, and their encoding from scratch. Equal images give equal bytes, except for version and time.
 
-The supervisor publishes from a `SnapshotBuilder` that it patches. Here a snapshot is built from a value, for small ones in tests, and
-for comparing what two builders hold whatever their history.
+The supervisor publishes from a `SnapshotBuilder` that it patches. Tests build a small snapshot from a value here, and compare the
+contents of two builders independent of their history.
 """
 
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ class Endpoint(NamedTuple):
 class Image:
     """Everything a worker needs. Addresses are 16-byte keys (`netpolq.addresses`).
 
-    `selectors`: what the selector numbers stand for, in order; not encoded, but two images with different ones cannot be compared
-    by number. `addresses`: address → index into `identities`; an address that no rule in use can tell from an outsider is left out.
+    `selectors`: the selectors by id; not encoded, but two images with different ones cannot be compared
+    by number. `addresses`: address → index into `identities`; an address without a distinguishing rule in use is left out.
     `node_of`: pod address → index into `nodes`, the addresses of the pod's own node; only filled for cluster-wide images, because on
-    a node the kernel knows its own packets without looking at addresses. `pod_names`: pod address → ns/name; only filled where somebody
-    reads names, because judging needs none and they cost memory and a new version for each pod that comes or goes.
+    a node the kernel knows its own packets without looking at addresses. `pod_names`: pod address → ns/name; only filled where names
+    are read, because evaluation needs none and they cost memory and a new version for each pod that comes or goes.
     """
 
     rules: tuple[Rule, ...] = ()
@@ -43,11 +43,11 @@ class Image:
 
 def encode(image: Image, *, version: int, created_ns: int) -> bytes:
     """The bytes of an image. `version`: snapshot version, rising; `created_ns`: Unix time in nanoseconds."""
-    return draft_of(image).encoded(version=version, created_ns=created_ns)
+    return builder_of(image).encoded(version=version, created_ns=created_ns)
 
 
-def draft_of(image: Image) -> SnapshotBuilder:
-    """A builder that says what an image says."""
+def builder_of(image: Image) -> SnapshotBuilder:
+    """Return a builder with the contents of an image."""
     builder = SnapshotBuilder()
     # In sorted order throughout, so that the bytes come out the same however the mappings came about.
     for name in sorted(_names(image)):
@@ -58,28 +58,32 @@ def draft_of(image: Image) -> SnapshotBuilder:
         builder.addresses.set(address, numbers[image.addresses[address]])
     for address in sorted(image.pod_names):
         builder.pod_names.set(address, image.pod_names[address])
-    places: dict[Program, int] = {}
-    codes: list[RelocatableProgram] = []
+    indices: dict[Program, int] = {}
+    encoded_programs: list[RelocatableProgram] = []
     endpoints: dict[bytes, tuple[int, int]] = {}
     for address in sorted(image.endpoints):
-        egress, ingress = (_place(image, builder, program, places, codes) for program in image.endpoints[address])
+        egress, ingress = (_place(image, builder, program, indices, encoded_programs) for program in image.endpoints[address])
         endpoints[address] = egress, ingress
-    builder.set_programs(codes, endpoints)
+    builder.set_programs(encoded_programs, endpoints)
     builder.set_nodes([encode_addresses(addresses) for addresses in image.nodes], image.node_of)
     builder.collect_garbage()
     return builder
 
 
 def _place(
-    image: Image, builder: SnapshotBuilder, program: Program | None, places: dict[Program, int], codes: list[RelocatableProgram]
+    image: Image,
+    builder: SnapshotBuilder,
+    program: Program | None,
+    indices: dict[Program, int],
+    encoded_programs: list[RelocatableProgram],
 ) -> int:
     if program is None:
         return -1
-    place = places.get(program)
-    if place is None:
-        place = places[program] = len(codes)
-        codes.append(encode_program(program, image.rules, builder.strings.number))
-    return place
+    index = indices.get(program)
+    if index is None:
+        index = indices[program] = len(encoded_programs)
+        encoded_programs.append(encode_program(program, image.rules, builder.strings.number))
+    return index
 
 
 def _names(image: Image) -> set[str]:

@@ -1,7 +1,7 @@
 """The canonical form of a snapshot: its bytes decoded back to a value, numbered in sorted order, and encoded from scratch.
 
-A snapshot that was patched for a while may say the same as a fresh one with other numbers and other places. What it says is what must not
-depend on history, and this form holds nothing else.
+A patched snapshot may have the same meaning as a fresh one with other ids and offsets. The meaning must not depend on history, and this
+form contains nothing else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ from tests.support.images import Endpoint, Image, encode
 
 
 def canonical(compiler: Compiler) -> bytes:
-    """What the snapshot of a compiler says, as bytes that depend on nothing else."""
+    """Return the meaning of a compiler's snapshot, as bytes that depend on nothing else."""
     return encode(image_of(compiler.builder, compiler.selectors), version=1, created_ns=0)
 
 
 def image_of(builder: SnapshotBuilder, selectors: Mapping[int, PeerSelector]) -> Image:
-    """The value of a snapshot. `selectors`: what its selector numbers stand for."""
+    """The value of a snapshot. `selectors`: its selectors by id."""
     view = SnapshotReader(builder.encoded(version=1, created_ns=0))
     try:
         return _Reader(view, selectors).image()

@@ -1,4 +1,4 @@
-"""Parts of a snapshot that is written for a long time: numbers that stay, garbage that does not."""
+"""The snapshot builder over many changes: ids stay stable, and garbage is bounded."""
 
 import random
 
@@ -42,7 +42,7 @@ def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
     assert len(identities.cells) < 2.5 * needed + 2000
 
 
-def test_a_name_keeps_its_number_while_it_is_used_and_no_other_gets_it_before_the_sweep() -> None:
+def test_a_name_keeps_its_number_while_it_is_used_and_no_other_gets_it_before_garbage_collection() -> None:
     strings = StringTable()
     first, second = strings.acquire("a"), strings.acquire("b")
     assert strings.acquire("a") == first
@@ -68,7 +68,7 @@ def test_names_of_pods_that_come_and_go_leave_no_more_garbage_than_names() -> No
     assert len(names.texts) < 6000
 
 
-def test_a_draft_that_was_taken_is_untouched_until_something_differs() -> None:
+def test_a_published_builder_is_untouched_until_something_changes() -> None:
     builder = SnapshotBuilder()
     touched = []
 

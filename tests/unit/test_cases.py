@@ -1,4 +1,4 @@
-"""The truth table, asked of `netpolq explain`: from manifest files to one JSON line for each attempt, by both evaluators."""
+"""The truth table, evaluated by `netpolq explain`: from manifest files to one JSON line for each attempt, by both evaluators."""
 
 import json
 

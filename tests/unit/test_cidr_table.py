@@ -1,4 +1,4 @@
-"""The tree of IP blocks is held against the blocks themselves."""
+"""The CIDR table gives the same rules as the blocks themselves."""
 
 import random
 

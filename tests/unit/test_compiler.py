@@ -1,4 +1,4 @@
-"""What the compiler names as changed, event by event, and what an event costs it."""
+"""The addresses that the compiler reports as changed for each event, and the cost of an event."""
 
 import time
 
@@ -145,7 +145,7 @@ def test_a_policy_that_lets_the_same_through_is_no_change_however_rules_and_sele
 
 def test_a_policy_of_no_local_pod_is_not_even_published(cluster: Cluster) -> None:
     cluster.is_touched()
-    assert not cluster.change(policy("nobody", selecting(app="nobody"), admitting(EVERYBODY)))
+    assert not cluster.change(policy("unused", selecting(app="unused"), admitting(EVERYBODY)))
     assert not cluster.is_touched()
 
 
@@ -195,7 +195,7 @@ def test_a_large_first_sync_pauses_and_a_small_event_does_not() -> None:
     assert sum(1 for _ in cluster.compiler.steps()) <= 1
 
 
-def test_what_comes_while_the_compiler_pauses_is_taken_over_before_it_ends() -> None:
+def test_what_comes_while_the_compiler_pauses_is_applied_before_it_ends() -> None:
     """A builder never holds half an update, whenever the update came."""
     cluster = Cluster(WEB, POLICY)
     many = [pod(f"client-{number}", f"10.1.{number // 250}.{number % 250}", app="client") for number in range(5000)]

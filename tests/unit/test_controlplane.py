@@ -1,4 +1,4 @@
-"""The measurement of the control plane measures something that works."""
+"""The control plane benchmark measures a working control plane."""
 
 from loadtest.controlplane import LOCAL_PODS, measure
 

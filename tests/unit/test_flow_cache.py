@@ -11,7 +11,7 @@ from netpolq.snapshot.ir import Identity, PortRange, PortTable, Rule, TierProgra
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, NO_ANSWER, FlowCache
 from netpolq_worker.worker.packet import Question
-from tests.support.images import Endpoint, Image, draft_of, encode
+from tests.support.images import Endpoint, Image, builder_of, encode
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))
@@ -249,8 +249,8 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
 
 def test_a_snapshot_that_points_outside_of_itself_does_not_replace_the_present_one() -> None:
     flow_cache = FlowCache()
-    flow_cache.load(view_that_admits(FRIEND), None)
-    builder = draft_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
+    flow_cache.adopt(view_that_admits(FRIEND), None)
+    builder = builder_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
     builder.addresses.set(POD, 4000)
     with pytest.raises(SnapshotError, match="points outside"):
         flow_cache.load(SnapshotReader(builder.encoded(version=2, created_ns=0)), None)

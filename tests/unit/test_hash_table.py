@@ -16,7 +16,7 @@ def key_of(number: int) -> bytes:
 
 
 def searched(table: HashTable, cell: Struct, key: bytes) -> int:
-    """What a reader finds who knows nothing but the layout."""
+    """The value that a reader finds by the layout alone."""
     place = (crc32(key) * table.slots >> 32) * cell.size
     while True:
         found, value = cell.unpack_from(table.cells, place)

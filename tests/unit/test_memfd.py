@@ -19,7 +19,7 @@ from netpolq.snapshot import memfd
 from netpolq.snapshot.ir import AddressTable, Identity, PortRange, PortTable, Rule, TierProgram
 from netpolq.snapshot.layout import ADDRESS_CELL, HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.reader import SnapshotReader
-from tests.support.images import Endpoint, Image, draft_of, encode
+from tests.support.images import Endpoint, Image, builder_of, encode
 
 POD, PEER, STRANGER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 
@@ -41,7 +41,7 @@ def small_image() -> Image:
     )
 
 
-def test_a_sealed_snapshot_is_judged_by_and_cannot_be_written() -> None:
+def test_a_sealed_snapshot_can_be_evaluated_and_not_written() -> None:
     descriptor = memfd.seal(encode(small_image(), version=7, created_ns=1))
     view = memfd.open_view(descriptor)
     assert view.version == 7
@@ -70,10 +70,10 @@ def test_memory_that_could_still_change_is_refused() -> None:
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("place", [0, 8, 16, 24, HEADER.size, HEADER.size + 9, HEADER.size + 20])
-def test_header_and_section_table_are_checked_by_whoever_opens_what_another_validated(place: int) -> None:
+@pytest.mark.parametrize("position", [0, 8, 16, 24, HEADER.size, HEADER.size + 9, HEADER.size + 20])
+def test_header_and_section_table_are_checked_for_a_trusted_snapshot(position: int) -> None:
     image = bytearray(encode(small_image(), version=1, created_ns=1))
-    image[place] ^= 1
+    image[position] ^= 1
     descriptor = memfd.seal(image)
     with pytest.raises(SnapshotError):
         memfd.map_trusted(descriptor)
@@ -89,7 +89,7 @@ def test_memory_that_could_still_change_cannot_count_as_validated() -> None:
 
 
 def test_a_table_in_which_a_search_might_not_end_is_refused() -> None:
-    builder = draft_of(small_image())
+    builder = builder_of(small_image())
     cells = builder.addresses.cells
     cells[-ADDRESS_CELL.size :] = ADDRESS_CELL.pack(STRANGER, 1)
     for opened in (memfd.open_view, memfd.map_trusted):
@@ -113,7 +113,7 @@ def test_a_kept_snapshot_is_private_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_kept_snapshot_that_may_not_be_the_newest_is_refused(tmp_path: Path) -> None:
-    """As it is written, and after it is marked as outdated: a start that judged by it could admit what is denied since."""
+    """As it is written, and after it is marked as outdated: a start with it could accept connections that are denied since."""
     path = tmp_path / "snapshot.bin"
     descriptor = memfd.seal(encode(small_image(), version=3, created_ns=1))
     memfd.save(path, descriptor)
@@ -153,11 +153,11 @@ def test_a_link_or_another_users_file_is_no_kept_snapshot(tmp_path: Path) -> Non
 def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
     """Any flipped bit, any truncation, any appended byte: the checksums and bounds see it."""
     image = encode(small_image(), version=3, created_ns=1)
-    place = data.draw(st.integers(0, len(image) - 1))
+    position = data.draw(st.integers(0, len(image) - 1))
     flipped = bytearray(image)
-    flipped[place] ^= 1 << data.draw(st.integers(0, 7))
-    damaged = [image[:place], image + b"\x00" * (place + 1)]
-    if place in _informative(image):
+    flipped[position] ^= 1 << data.draw(st.integers(0, 7))
+    damaged = [image[:position], image + b"\x00" * (position + 1)]
+    if position in _informative(image):
         damaged.append(bytes(flipped))
     for bad in damaged:
         with pytest.raises(SnapshotError):
@@ -165,7 +165,7 @@ def test_a_damaged_snapshot_is_refused(data: st.DataObject) -> None:
 
 
 def _informative(image: bytes) -> set[int]:
-    """All places but the padding between sections, which nobody reads."""
+    """All offsets but the padding between sections, which no reader reads."""
     places = set(range(PREFIX_BYTES))
     for section in Section:
         offset, length, _checksum, _entries = SECTION.unpack_from(image, HEADER.size + section * SECTION.size)

@@ -1,4 +1,4 @@
-"""What is said of a policy that isolates and does not allow a flow: the part of its closest rule that fails, in words."""
+"""Near misses: for a policy that isolates and does not allow a flow, the failing part of its closest rule, as text."""
 
 from collections.abc import Mapping
 
@@ -137,14 +137,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_failing_part_of_the_closest_rule_is_told(name: str) -> None:
+def test_the_failing_part_of_the_closest_rule_is_reported(name: str) -> None:
     rules, source, protocol, port, failed, why = CASES[name]
     (miss,) = misses(shop(policy("shop/guard", ingress=rules, policyTypes=["Ingress"])), source, port, protocol)
     assert miss.failed is failed
     assert miss.why.startswith(why)
 
 
-def test_a_rule_with_thousands_of_ports_and_values_is_told_in_a_short_line() -> None:
+def test_a_rule_with_thousands_of_ports_and_values_is_reported_in_a_short_line() -> None:
     ports = [{"port": 1000 + number} for number in range(1000)]
     values = [f"v{number}" for number in range(1000)]
     selector = {"matchExpressions": [{"key": "app", "operator": "In", "values": values}]}
@@ -166,7 +166,7 @@ def test_of_several_policies_the_smallest_addition_is_advised() -> None:
     assert advice_for(found, Direction.INGRESS) == 'add {"protocol":"TCP","port":80} to spec.ingress[0].ports of shop/b'
 
 
-def test_a_rule_that_matches_and_has_no_room_in_the_snapshot_is_told_as_that() -> None:
+def test_a_rule_that_matches_and_has_no_room_in_the_snapshot_is_reported_as_too_large() -> None:
     """Nothing is missing from it, so nothing is advised."""
     store = shop(policy("shop/greedy", ingress=rules_without_room("from")))
     source, destination = parse_address("192.0.2.1"), parse_address("10.0.0.1")

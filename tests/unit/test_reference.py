@@ -66,7 +66,7 @@ def test_a_node_reaches_its_own_pods_and_no_others() -> None:
 
 
 def test_a_node_address_known_from_another_pod_of_the_node_counts() -> None:
-    """The second host address of a dual-homed node is told by one of its pods only."""
+    """The second host address of a dual-homed node is reported by one of its pods only."""
     neighbour = pod("y/neighbour", "10.0.0.3", host_ip="172.16.0.1")
     assert explain([A, neighbour, DENY_ALL], "172.16.0.1", "10.0.0.1").reason is Reason.OWN_NODE
 

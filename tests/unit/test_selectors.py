@@ -40,7 +40,7 @@ def test_every_requirement_must_hold() -> None:
     assert not matches(selector(("app", SelectorOperator.IN, ("web",)), ("tier", SelectorOperator.DOES_NOT_EXIST, ())), WEB)
 
 
-def test_two_requirements_on_one_key_are_both_judged() -> None:
+def test_two_requirements_on_one_key_are_both_evaluated() -> None:
     both = selector(("app", SelectorOperator.IN, ("web",)), ("app", SelectorOperator.NOT_IN, ("web",)))
     assert not matches(both, WEB)
     assert not matches(both, {})
