@@ -29,7 +29,7 @@ from netpolq.policy.selectors import matches
 from netpolq.store import Store
 
 HERE = "here"
-EVERYBODY = LabelSelector()
+EVERY_POD = LabelSelector()
 
 
 def selecting(**labels: str) -> LabelSelector:
@@ -145,12 +145,12 @@ def test_a_policy_that_lets_the_same_through_is_no_change_however_rules_and_sele
 
 def test_a_policy_of_no_local_pod_is_not_even_published(cluster: Cluster) -> None:
     cluster.is_touched()
-    assert not cluster.change(policy("unused", selecting(app="unused"), admitting(EVERYBODY)))
+    assert not cluster.change(policy("unused", selecting(app="unused"), admitting(EVERY_POD)))
     assert not cluster.is_touched()
 
 
 def test_the_label_of_a_namespace_names_the_addresses_that_become_other_peers() -> None:
-    team = admitting(EVERYBODY, namespaces=selecting(team="a"))
+    team = admitting(EVERY_POD, namespaces=selecting(team="a"))
     one = pod("one", "10.0.1.1", namespace="ops", node="elsewhere")
     two = pod("two", "10.0.1.2", namespace="dev", node="elsewhere")
     cluster = Cluster(WEB, one, two, policy("web", selecting(app="web"), team))
