@@ -65,7 +65,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]
 
 def evaluate_with(metrics: WorkerMetrics, image: bytes) -> None:
     """Load another snapshot in a worker that has a valid one, and evaluate packets with the one it has then."""
-    serving = Serving(metrics)
+    serving = ServingWorker(metrics)
     sound = SnapshotReader(SOUND)
     serving.flow_cache.load(sound, None)
     try:

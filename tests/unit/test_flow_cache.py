@@ -249,7 +249,7 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
 
 def test_a_snapshot_that_points_outside_of_itself_does_not_replace_the_present_one() -> None:
     flow_cache = FlowCache()
-    flow_cache.adopt(view_that_admits(FRIEND), None)
+    flow_cache.load(view_that_admits(FRIEND), None)
     builder = builder_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
     builder.addresses.set(POD, 4000)
     with pytest.raises(SnapshotError, match="points outside"):

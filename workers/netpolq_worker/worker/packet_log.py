@@ -152,7 +152,7 @@ def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) 
 
 def _decision(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> LoggedDecision:
     if view is None:
-        return Judgement("no-snapshot")
+        return LoggedDecision("no-snapshot")
     decision = view.evaluate(source, destination, protocol, port)
     reason = decision.reason.label
     if decision.rule != NO_RULE:
