@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from netpolq.enums import Direction
 from netpolq.model import LabelSelector, Namespace, NetworkPolicy, Pod
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode, decode_all
-from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_TOLD
+from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_REPORTED
 from netpolq.sources.decode.yaml_values import documents
 from netpolq.sources.folder.manifest_file import parse
 from netpolq.sources.folder.open_file import UnreadableError
@@ -93,8 +93,8 @@ def check(body: object) -> None:
         decoded = item.partial if isinstance(item, DecodeError) else item
         if isinstance(item, DecodeError):
             assert str(item).isprintable()
-            assert len(str(item)) < 1000 + 2 * MAX_CHARACTERS * MAX_TOLD
-            assert len(item.further) <= MAX_TOLD
+            assert len(str(item)) < 1000 + 2 * MAX_CHARACTERS * MAX_REPORTED
+            assert len(item.further) <= MAX_REPORTED
         assert isinstance(decoded, Namespace | Pod | NetworkPolicy | Ignored | None)
         if not isinstance(decoded, Ignored | None):
             hash(decoded.key)

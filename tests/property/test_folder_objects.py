@@ -5,17 +5,17 @@ from hypothesis import strategies as st
 
 from netpolq.model import Namespace, Object, ObjectKey
 from netpolq.sources.folder.manifest_file import Content, Located
-from netpolq.sources.folder.objects import FolderObjects, HeldFile
+from netpolq.sources.folder.objects import FolderObjects, RetainedFile
 
 NAMES = st.sampled_from("abcde")
 OBJECTS = st.builds(lambda name, stage: Namespace(name=name, labels={"stage": stage}), NAMES, st.sampled_from("xy"))
 CONTENTS = st.lists(OBJECTS, max_size=4).map(
     lambda objects: Content(objects=tuple(Located(number, item) for number, item in enumerate(objects, 1)))
 )
-FOLDERS = st.dictionaries(st.sampled_from(["1.yaml", "2.yaml", "3.yaml"]), st.builds(HeldFile, CONTENTS, st.booleans()))
+FOLDERS = st.dictionaries(st.sampled_from(["1.yaml", "2.yaml", "3.yaml"]), st.builds(RetainedFile, CONTENTS, st.booleans()))
 
 
-def expected(files: dict[str, HeldFile]) -> dict[ObjectKey, Object]:
+def expected(files: dict[str, RetainedFile]) -> dict[ObjectKey, Object]:
     chosen: dict[ObjectKey, Object] = {}
     for path in sorted(files, key=lambda path: (files[path].is_missing, path)):
         for _document, item in files[path].content.objects:
@@ -24,7 +24,7 @@ def expected(files: dict[str, HeldFile]) -> dict[ObjectKey, Object]:
 
 
 @given(st.lists(FOLDERS, max_size=6))
-def test_changes_lead_to_what_the_present_files_say(folders: list[dict[str, HeldFile]]) -> None:
+def test_changes_lead_to_what_the_present_files_say(folders: list[dict[str, RetainedFile]]) -> None:
     objects = FolderObjects()
     known: dict[ObjectKey, Object] = {}
     for files in folders:

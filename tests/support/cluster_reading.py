@@ -21,9 +21,9 @@ HURRIED = Timing(
     idle_s=0.8,
     initial_events_s=1.0,
     first_delay_s=0.02,
-    most_delay_s=0.2,
+    max_delay_s=0.2,
     relist_s_per_object=0.01,
-    most_relist_s=0.5,
+    max_relist_s=0.5,
 )
 """Everything in less time, so that what takes minutes in a cluster takes a second here."""
 

@@ -15,7 +15,7 @@ from loadtest.testbed.manifests import Body, policy
 from netpolq.model import NetworkPolicy, ObjectKey, Pod, Rejection
 from netpolq.sources.decode.decoder import DecodeError, decode, decode_all
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
-from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_TOLD
+from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_REPORTED
 from netpolq.sources.folder.manifest_file import parse
 from netpolq.sources.folder.source import load
 from netpolq.sources.kubernetes.resources import RESOURCES, read_item
@@ -288,14 +288,18 @@ def test_no_error_hides_another(first: str, second: str) -> None:
 # --- bounds ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "last"), [(MAX_TOLD, None), (MAX_TOLD + 1, "and 1 more"), (5000, "and at least 980 more")])
+@pytest.mark.parametrize(
+    ("count", "last"), [(MAX_REPORTED, None), (MAX_REPORTED + 1, "and 1 more"), (5000, "and at least 980 more")]
+)
 def test_many_errors_are_counted(count: int, last: str | None) -> None:
     ports = [{"port": 0}] * count
     with pytest.raises(DecodeError) as caught:
         decode(policy("shop/web", ingress=[{"ports": ports}]))
     lines = told(caught.value)
-    assert lines[:MAX_TOLD] == [f"spec.ingress[0].ports[{n}].port: must be between 1 and 65535, not 0" for n in range(MAX_TOLD)]
-    assert lines[MAX_TOLD:] == ([] if last is None else [last])
+    assert lines[:MAX_REPORTED] == [
+        f"spec.ingress[0].ports[{n}].port: must be between 1 and 65535, not 0" for n in range(MAX_REPORTED)
+    ]
+    assert lines[MAX_REPORTED:] == ([] if last is None else [last])
 
 
 def test_a_long_path_and_a_long_value_are_clipped() -> None:

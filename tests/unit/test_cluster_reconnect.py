@@ -89,7 +89,7 @@ async def test_a_watch_that_is_answered_and_says_nothing_is_no_contact(tmp_path:
     async with ApiServer(bookmark_interval_s=0.1) as server:
         fill(server)
         async with reading(
-            server.kubeconfig(tmp_path / "config"), replace(PATIENT, first_delay_s=0.5, most_delay_s=0.5)
+            server.kubeconfig(tmp_path / "config"), replace(PATIENT, first_delay_s=0.5, max_delay_s=0.5)
         ) as reader:
             await until(lambda: reader.agrees_with(server))
             await server.until(lambda: server.open_watches() == 3)
@@ -150,7 +150,7 @@ async def test_a_reflector_that_waits_tries_again_when_another_one_reaches_the_s
             pass
 
         by_kind = {resource.kind: resource for resource in READ}
-        slow = replace(HURRIED, first_delay_s=600.0, most_delay_s=600.0)
+        slow = replace(HURRIED, first_delay_s=600.0, max_delay_s=600.0)
         waiting = Reflector(by_kind["Namespace"], connection, ignore, slow)
         first = asyncio.create_task(waiting.run())
         await until(lambda: waiting.problem is not None)

@@ -33,7 +33,7 @@ from tests.support.cluster_reading import (
 PATIENT = replace(HURRIED, watch_s=(60.0, 60.0), idle_s=60.0, failures_before_relist=1000)
 """Neither the end of a watch nor its silence helps within the time of a test."""
 
-NEVER = replace(PATIENT, relist_s_per_object=600.0, most_relist_s=600.0)
+NEVER = replace(PATIENT, relist_s_per_object=600.0, max_relist_s=600.0)
 """A list that is scheduled does not come within the time of a test either."""
 
 Change = Callable[[ApiServer], object]
@@ -217,7 +217,7 @@ async def test_without_a_proof_the_watch_goes_on_and_everything_is_listed_later_
         fill(server)
         connection = Connection(str(server.kubeconfig(tmp_path / "config")))
         await connection.open()
-        timing = replace(PATIENT, relist_s_per_object=1.0, most_relist_s=3.0)
+        timing = replace(PATIENT, relist_s_per_object=1.0, max_relist_s=3.0)
         deliveries: list[object] = []
         resource = next(each for each in READ if each.kind == "Pod")
         reflector = Reflector(resource, connection, deliveries.append, timing, noise=lambda: 1.0)
@@ -241,8 +241,8 @@ async def test_without_a_proof_the_watch_goes_on_and_everything_is_listed_later_
 
 
 async def test_where_connections_are_cut_all_the_time_such_lists_do_not_follow_each_other(tmp_path: Path) -> None:
-    """A proxy that cuts silent connections does not make each cut a list: after one of them the next comes `most_relist_s` later."""
-    timing = replace(PATIENT, relist_s_per_object=0.0, most_relist_s=600.0)
+    """A proxy that cuts silent connections does not make each cut a list: after one of them the next comes `max_relist_s` later."""
+    timing = replace(PATIENT, relist_s_per_object=0.0, max_relist_s=600.0)
     async with ApiServer(bookmark_interval_s=0.1) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config"), timing) as reader:

@@ -12,7 +12,7 @@ import pytest
 
 from netpolq.model import NetworkPolicy, Update
 from netpolq.policy.selectors import matches
-from netpolq.sources.folder.contents import ABANDONED_NS, INLINE_BYTES, SETTLE_NS, VANISHED_NS, FolderContents, ScanResult
+from netpolq.sources.folder.contents import ABANDONED_NS, INLINE_BYTES, STABLE_NS, VANISHED_NS, FolderContents, ScanResult
 from netpolq.sources.folder.open_file import Writers
 from netpolq.sources.folder.scan import Scan
 from netpolq.store import Store
@@ -28,14 +28,14 @@ class Looking:
     """Folder contents looked at step by step."""
 
     def __init__(self, folder: Path, background: Executor | None = None) -> None:
-        self.contents = FolderContents(str(folder), SETTLE_NS, background)
+        self.contents = FolderContents(str(folder), STABLE_NS, background)
         self.look = ScanResult(scan=Scan())
         self.now_ns = 0
         self.store = Store()
 
     def at(self, later_ns: int = STEP_NS) -> Update | None:
         self.now_ns += later_ns
-        self.look = self.contents.look(self.now_ns)
+        self.look = self.contents.refresh(self.now_ns)
         update = self.contents.update(self.now_ns)
         if update is not None:
             self.store.apply(update)
@@ -154,7 +154,7 @@ def test_a_file_held_open_for_writing_is_not_taken_while_it_lacks_what_it_had(tm
         writer.write(half)
         writer.flush()
         assert looking.at() is None
-        update = looking.at(SETTLE_NS[Writers.SOME])
+        update = looking.at(STABLE_NS[Writers.SOME])
         assert update is not None
         assert (update.upserted, update.deleted) == ((), ())
         assert "still open for writing" in update.rejections[0].message
@@ -178,7 +178,7 @@ def test_a_file_held_open_for_ever_is_taken_in_the_end(tmp_path: Path) -> None:
         writer.write(namespace("a"))
         writer.flush()
         looking.at()
-        looking.at(SETTLE_NS[Writers.SOME])
+        looking.at(STABLE_NS[Writers.SOME])
         looking.at(ABANDONED_NS)
         assert looking.store.policies == {}
 
@@ -192,7 +192,7 @@ def test_a_file_held_open_that_gained_objects_is_taken_once_it_rests(tmp_path: P
         writer.write("---\n" + policy("web"))
         writer.flush()
         assert looking.at() is None
-        looking.at(SETTLE_NS[Writers.SOME])
+        looking.at(STABLE_NS[Writers.SOME])
         assert ("default", "web") in looking.store.policies
 
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from netpolq.model import Object
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, shown
-from netpolq.sources.decode.kinds import LIST_VERSIONS, VERSIONS, is_of_another_group, meant_kind
+from netpolq.sources.decode.kinds import LIST_VERSIONS, VERSIONS, intended_kind, is_of_another_group
 from netpolq.sources.decode.known_fields import unknown_fields
 from netpolq.sources.decode.objects import UNNAMED, namespace, network_policy, pod
 from netpolq.sources.decode.problems import Problems
-from netpolq.sources.folder.namespace_guess import namespaces_of
+from netpolq.sources.folder.concerned_namespaces import namespaces_of
 
 __all__ = ["UNNAMED", "DecodeError", "Ignored", "Unknown", "decode", "decode_all"]
 
@@ -70,13 +70,13 @@ def _is_list(field: Field) -> bool:
 
 def _problems_of_list(field: Field) -> Iterator[DecodeError]:
     kind = field.get("kind").text()
-    strange = Problems(field.path)
-    strange.add_all(unknown_fields(field, kind))
-    if strange.heard:
-        yield DecodeError(field, strange, key=kind, namespaces=namespaces_of(field.value))
+    unknown = Problems(field.path)
+    unknown.add_all(unknown_fields(field, kind))
+    if unknown.count:
+        yield DecodeError(field, unknown, key=kind, namespaces=namespaces_of(field.value))
     version = Problems(field.path)
     version.add_all(_version_problems(field.get("apiVersion"), LIST_VERSIONS[kind]))
-    if version.heard:
+    if version.count:
         consequence = "its items are read all the same"
         yield DecodeError(field, version, key=kind, consequence=consequence, namespaces=namespaces_of(field.value))
 
@@ -108,35 +108,35 @@ def _decode(body: Field, unknown: Unknown) -> Object | Ignored:
         problems.add(error)
         raise DecodeError(body, problems, namespaces=namespaces_of(body.value)) from error
     if kind not in VERSIONS:
-        _refuse_misspelt(body, kind, unknown, problems)
+        _refuse_misspelled(body, kind, unknown, problems)
         return Ignored(kind)
     version = body.get("apiVersion")
     if is_of_another_group(version.value, kind):
         return Ignored(f"{kind} of another API group")
     problems.add_all(_version_problems(version, VERSIONS[kind]))
-    strange = unknown_fields(body, kind) if unknown is Unknown.REFUSED else []
-    problems.add_all(strange)
+    found = unknown_fields(body, kind) if unknown is Unknown.REFUSED else []
+    problems.add_all(found)
     match kind:
         case "NetworkPolicy":
             # Even one of another version, or of none, may be meant for us: it must not be passed over in silence.
-            return network_policy(body, problems, strange)
+            return network_policy(body, problems, found)
         case "Pod":
             return pod(body, problems)
         case _:
             return namespace(body, problems)
 
 
-def _refuse_misspelt(body: Field, kind: str, unknown: Unknown, problems: Problems) -> None:
+def _refuse_misspelled(body: Field, kind: str, unknown: Unknown, problems: Problems) -> None:
     """Refuse what was probably meant to be of a kind that is used, with what is wrong with it as an object of that kind."""
-    meant = meant_kind(kind, body.mapping()) if unknown is Unknown.REFUSED else None
-    if meant is None:
+    intended = intended_kind(kind, body.mapping()) if unknown is Unknown.REFUSED else None
+    if intended is None:
         return
-    version, expected = shown(body.get("apiVersion").value), (VERSIONS | LIST_VERSIONS)[meant]
-    message = f"there is no kind {shown(kind)} in apiVersion {version}; did you mean {meant} of {expected}?"
+    version, expected = shown(body.get("apiVersion").value), (VERSIONS | LIST_VERSIONS)[intended]
+    message = f"there is no kind {shown(kind)} in apiVersion {version}; did you mean {intended} of {expected}?"
     problems.add(body.get("kind").error(message))
-    if meant in VERSIONS:
+    if intended in VERSIONS:
         try:
-            _decode(Field(body.path, {**body.mapping(), "kind": meant, "apiVersion": expected}), unknown)
+            _decode(Field(body.path, {**body.mapping(), "kind": intended, "apiVersion": expected}), unknown)
         except DecodeError as error:
             problems.add_all(error.problems.kept())
     raise DecodeError(body, problems, key=kind, namespaces=namespaces_of(body.value))

@@ -23,7 +23,7 @@ class DecodeError(Exception):
         consequence: str = "",
         namespaces: tuple[str, ...] = (),
     ) -> None:
-        first, *others = problems.told(body)
+        first, *others = problems.reported(body)
         super().__init__("; ".join(map(str, (first, *others))) if not key else f"{key}: {'; '.join(map(str, (first, *others)))}")
         self.problems = problems
         self.field = first.path

@@ -20,7 +20,7 @@ class InternPool:
         self._young: dict[Any, Any] = {}
         self._old: dict[Any, Any] = {}
 
-    def one(self, value: T) -> T:
+    def intern(self, value: T) -> T:
         """The value that stands for all equal ones. Values of different types must not be equal, as 1 and True are."""
         found = self._young.get(value)
         if found is None:

@@ -45,7 +45,7 @@ def is_of_another_group(version: object, kind: str) -> bool:
     return group != ""
 
 
-def meant_kind(kind: str, body: Mapping[object, object]) -> str | None:
+def intended_kind(kind: str, body: Mapping[object, object]) -> str | None:
     """The kind of ours that an object of no known kind was probably meant to have, or None. `kind`: as written, not one of ours."""
     group = group_of(body.get("apiVersion"))
     if kind in _FOREIGN or kind.removesuffix("List") in _FOREIGN:

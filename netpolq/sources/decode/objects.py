@@ -12,7 +12,7 @@ from netpolq.sources.decode.pod import pod as read_pod
 from netpolq.sources.decode.policy import BOTH_DIRECTIONS, pod_selector, policy_types, rules
 from netpolq.sources.decode.problems import Problems
 from netpolq.sources.decode.validation import labels_where_valid, namespace_name, object_name
-from netpolq.sources.folder.namespace_guess import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
+from netpolq.sources.folder.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
 
 UNNAMED = ""
 """Name of the stand-in for a policy whose own name cannot be read; the caller that keeps it gives it a name."""
@@ -30,7 +30,7 @@ def namespace(body: Field, problems: Problems) -> Namespace:
     if name is None:
         raise DecodeError(body, problems, key="Namespace", namespaces=namespaces_of(body.value))
     decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name})
-    if problems.heard:
+    if problems.count:
         raise DecodeError(
             body,
             problems,
@@ -50,7 +50,7 @@ def pod(body: Field, problems: Problems) -> Pod:
     decoded = read_pod(body, of_namespace or "", name or "", problems.add)
     if name is None or of_namespace is None:
         raise DecodeError(body, problems, key="Pod", namespaces=namespaces_of(body.value))
-    if problems.heard:
+    if problems.count:
         raise DecodeError(
             body,
             problems,
@@ -62,56 +62,56 @@ def pod(body: Field, problems: Problems) -> Pod:
     return decoded
 
 
-def network_policy(body: Field, problems: Problems, strange: list[FieldError]) -> NetworkPolicy:
-    """A policy. Reads part after part, so that what is wrong with one does not take away what the others say. `strange`: its unknown
+def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -> NetworkPolicy:
+    """A policy. Reads part after part, so that what is wrong with one does not take away what the others say. `unknown`: its unknown
     fields, which are among the problems already.
     """
     metadata = body.get("metadata")
     spec = read_or(Field.record, body.get("spec"), problems.add, None)
     of_namespace = read_or(_namespace_of, metadata, problems.add, None)
     name = read_or(_name_of, metadata, problems.add, UNNAMED)
-    before = problems.heard
+    before = problems.count
     selector = LabelSelector() if spec is None else pod_selector(spec, problems.add)
-    is_selector_clear = spec is not None and problems.heard == before and not _may_select(body, strange)
+    is_selector_clear = spec is not None and problems.count == before and not _may_select(body, unknown)
     if not is_selector_clear:
         selector = LabelSelector()
-    before = problems.heard
+    before = problems.count
     types = BOTH_DIRECTIONS if spec is None else policy_types(spec, problems.add)
-    if problems.heard != before or (_outer_names(body, strange) and spec is not None and not spec.get("policyTypes").value):
+    if problems.count != before or (_outer_names(body, unknown) and spec is not None and not spec.get("policyTypes").value):
         types = BOTH_DIRECTIONS  # an unknown field may have been meant as rules, or as policyTypes
     ingress = () if spec is None else rules(spec, Direction.INGRESS, problems.add)
     egress = () if spec is None else rules(spec, Direction.EGRESS, problems.add)
-    if not problems.heard and of_namespace is not None:
+    if not problems.count and of_namespace is not None:
         return NetworkPolicy(
             namespace=of_namespace, name=name, pod_selector=selector, policy_types=types, ingress=ingress, egress=egress
         )
     if of_namespace is None:
         raise DecodeError(body, problems, key="NetworkPolicy", namespaces=namespaces_of(body.value))
-    stand_in = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types)
+    placeholder = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types)
     reach = "isolates the pods it selects" if is_selector_clear else f"isolates every pod of namespace {of_namespace}"
     raise DecodeError(
         body,
         problems,
-        key=str(stand_in.key) if name else f"NetworkPolicy of namespace {of_namespace}",
-        partial=stand_in,
+        key=str(placeholder.key) if name else f"NetworkPolicy of namespace {of_namespace}",
+        partial=placeholder,
         consequence=f"{reach} ({_names(types)}) and admits nothing",
         namespaces=_other_namespaces(body, of_namespace),
     )
 
 
-def _outer_names(body: Field, strange: list[FieldError]) -> list[str]:
+def _outer_names(body: Field, unknown: list[FieldError]) -> list[str]:
     """Unknown fields of the object itself and of its specification, in small letters."""
     holders = {body.path, body.get("spec").path}
-    return [error.path[len(error.unknown_in) :].casefold() for error in strange if error.unknown_in in holders]
+    return [error.path[len(error.unknown_in) :].casefold() for error in unknown if error.unknown_in in holders]
 
 
-def _may_select(body: Field, strange: list[FieldError]) -> bool:
+def _may_select(body: Field, unknown: list[FieldError]) -> bool:
     """Whether an unknown field may have been meant to say which pods a policy selects. With too many of them not all are known."""
     selector = body.get("spec").get("podSelector").path
     return (
-        len(strange) >= MAX_UNKNOWN
-        or any(error.path.startswith(selector) for error in strange)
-        or any(word in name for name in _outer_names(body, strange) for word in _SELECTING_WORDS)
+        len(unknown) >= MAX_UNKNOWN
+        or any(error.path.startswith(selector) for error in unknown)
+        or any(word in name for name in _outer_names(body, unknown) for word in _SELECTING_WORDS)
     )
 
 

@@ -22,19 +22,19 @@ def pod(body: Field, namespace: str, name: str, complain: Complain) -> Pod:
     label_map = read_or(Field.record, metadata.get("labels"), complain, Field("metadata.labels", None))
     phase = read_or(_phase, status.get("phase"), complain, "")
     return Pod(
-        namespace=SHARED.one(namespace),
+        namespace=SHARED.intern(namespace),
         name=name,
-        labels=SHARED.one(Labels(labels_where_valid(label_map, complain))),
+        labels=SHARED.intern(Labels(labels_where_valid(label_map, complain))),
         ips=tuple(_addresses(status, "podIP", complain)),
-        host_ips=SHARED.one(tuple(_addresses(status, "hostIP", complain))),
-        node_name=SHARED.one(read_or(_node_name, spec.get("nodeName"), complain, "")),
+        host_ips=SHARED.intern(tuple(_addresses(status, "hostIP", complain))),
+        node_name=SHARED.intern(read_or(_node_name, spec.get("nodeName"), complain, "")),
         host_network=read_or(Field.flag, spec.get("hostNetwork"), complain, False),
         completed=phase in {"Succeeded", "Failed"},
         # The API server always sets a phase; a manifest that lists addresses and leaves it out means a pod that runs.
         running=phase in {"Running", ""},
         terminating=bool(read_or(timestamp, metadata.get("deletionTimestamp"), complain, "")),
         created=read_or(timestamp, metadata.get("creationTimestamp"), complain, ""),
-        named_ports=SHARED.one(tuple(_named_ports(spec, complain))),
+        named_ports=SHARED.intern(tuple(_named_ports(spec, complain))),
     )
 
 

@@ -61,7 +61,7 @@ def _rule(field: Field, direction: Direction, complain: Complain) -> PolicyRule:
         complain(misplaced.error(message))
     peers = each(partial(_peer, complain=complain), field.get(_PEERS_FIELD[direction]).elements(complain), complain)
     ports = each(partial(_port, complain=complain), field.get("ports").elements(complain), complain)
-    return SHARED.one(PolicyRule(tuple(peers) or None, tuple(ports) or None))
+    return SHARED.intern(PolicyRule(tuple(peers) or None, tuple(ports) or None))
 
 
 def _peer(field: Field, complain: Complain) -> Peer:
@@ -121,7 +121,7 @@ def label_selector(field: Field, complain: Complain) -> LabelSelector:
     expressions = field.get("matchExpressions").elements(complain)
     if expressions:
         requirements.update(each(partial(_requirement, complain=complain), expressions, complain))
-    return SHARED.one(LabelSelector(tuple(sorted(requirements))))
+    return SHARED.intern(LabelSelector(tuple(sorted(requirements))))
 
 
 def _requirement(field: Field, complain: Complain) -> Requirement:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from netpolq.sources.decode.fields import Field, FieldError, shown
 
-MAX_TOLD = 20
+MAX_REPORTED = 20
 """Errors of one object that are told; the rest is counted."""
 MAX_KEPT = 1000
 """Errors of one object that are kept, to be put in order; 1000 take some 0.3 MB."""
@@ -32,18 +32,18 @@ class Problems:
     `roots`: the outermost fields that have errors, relative to the object.
     """
 
-    __slots__ = ("_base", "_kept", "heard", "roots")
+    __slots__ = ("_base", "_kept", "count", "roots")
 
     def __init__(self, base: str = "") -> None:
         """`base`: the path of the object."""
         self._base = base
         self._kept: dict[tuple[str, str], FieldError] = {}
-        self.heard = 0
+        self.count = 0
         self.roots: set[str] = set()
 
     def add(self, error: FieldError) -> None:
         """Note an error."""
-        self.heard += 1
+        self.count += 1
         self.roots.add(error.path[len(self._base) :].lstrip(".").partition(".")[0].partition("[")[0])
         if len(self._kept) < MAX_KEPT:
             # A traceback would keep every frame that it passed.
@@ -58,8 +58,8 @@ class Problems:
         """The errors, each once, in the order in which they were found."""
         return list(self._kept.values())
 
-    def told(self, body: Field) -> list[Problem]:
-        """At least one and at most `MAX_TOLD` of the errors, in the order of the document; then one without a path that counts the rest."""
+    def reported(self, body: Field) -> list[Problem]:
+        """From 1 to `MAX_REPORTED` errors, in the order of the document, then one without a path that counts the rest."""
         errors = self.kept()
         found = _found(body, [error.path for error in errors])
         ranks = {path: rank for rank, path in enumerate(found)}
@@ -69,11 +69,11 @@ class Problems:
             return max(ranks.get(path, 0) for path in _leading_to(error.path, len(body.path)))
 
         ordered = sorted(_without_consequences(errors, found, len(body.path)), key=rank)
-        told = [Problem(_clipped(error.path), _clipped(error.message)) for error in ordered[:MAX_TOLD]]
-        if len(ordered) > MAX_TOLD:
+        reported = [Problem(_clipped(error.path), _clipped(error.message)) for error in ordered[:MAX_REPORTED]]
+        if len(ordered) > MAX_REPORTED:
             at_least = "at least " if len(self._kept) >= MAX_KEPT else ""
-            told.append(Problem("", f"and {at_least}{len(ordered) - MAX_TOLD} more"))
-        return told
+            reported.append(Problem("", f"and {at_least}{len(ordered) - MAX_REPORTED} more"))
+        return reported
 
 
 def _without_consequences(errors: list[FieldError], found: Mapping[str, object], start: int) -> list[FieldError]:

@@ -18,7 +18,7 @@ BEST_SO_FAR = "what could be read of the file before stays in force"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Retained:
     """What is in force of a file. `base`: the content that was last taken, good if `is_good`; `content`: with what isolates besides."""
 
     base: Content = field(default_factory=Content)
@@ -27,7 +27,7 @@ class Held:
     is_good: bool = False
 
     @classmethod
-    def good(cls, content: Content) -> "Held":
+    def good(cls, content: Content) -> "Retained":
         """Of a content without problems."""
         return cls(base=content, content=content, is_good=True)
 
@@ -36,14 +36,14 @@ class Held:
         """What stays in force, in words."""
         return LAST_GOOD if self.is_good else BEST_SO_FAR
 
-    def with_rejection(self, rejection: Rejection) -> "Held":
+    def with_rejection(self, rejection: Rejection) -> "Retained":
         """The same, with another problem."""
         return replace(self, rejections=(rejection,))
 
-    def with_broken(self, broken: Content) -> "Held":
+    def with_broken(self, broken: Content) -> "Retained":
         """After the file was found with problems: `broken` is what it says now."""
         if not self.base.objects or not (self.is_good or not broken.keys() >= self.base.keys()):
-            return Held(base=broken, content=broken, rejections=broken.rejections)
+            return Retained(base=broken, content=broken, rejections=broken.rejections)
         known = self.base.namespaces() if broken.is_unclear else ()
         origin = broken.rejections[0].origin
         added = [*_isolating(broken, self.base, origin), *placeholders.of_namespaces(known, origin)]
@@ -64,7 +64,7 @@ class Held:
 def _isolating(broken: Content, base: Content, origin: str) -> list[Object]:
     """What isolates the pods that the present state of a file may concern, and its pods that were not known."""
     known = {item.key: item for _document, item in base.objects}
-    added: list[Object] = list(broken.stand_ins)
+    added: list[Object] = list(broken.placeholders)
     for _document, item in broken.objects:
         if isinstance(item, NetworkPolicy):
             # Most policies are the same as before, and isolate already.

@@ -14,13 +14,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from netpolq.model import Rejection, Update
-from netpolq.sources.folder.broken_file import Held
+from netpolq.sources.folder.broken_file import Retained
 from netpolq.sources.folder.manifest_file import Content, parse, unreadable
-from netpolq.sources.folder.objects import FolderObjects, HeldFile
+from netpolq.sources.folder.objects import FolderObjects, RetainedFile
 from netpolq.sources.folder.open_file import OpenFile, UnreadableError, Writers, open_file
 from netpolq.sources.folder.scan import Fingerprint, FoundFile, Scan, scan
 
-SETTLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
+STABLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_000_000}
 """How long a file must stay as it is before it is read."""
 
 ABANDONED_NS = 30_000_000_000
@@ -47,11 +47,11 @@ class _File:
     it read again.
     """
 
-    held: Held = field(default_factory=Held)
+    retained: Retained = field(default_factory=Retained)
     taken: Fingerprint | None = None
     digest: bytes = b""
-    unsettled: Fingerprint | None = None
-    unsettled_ns: int = 0
+    seen: Fingerprint | None = None
+    seen_ns: int = 0
     refused: bool = False
     missing_ns: int | None = None
     parsing: "_Parsing | None" = None
@@ -68,30 +68,30 @@ class _Parsing:
 
 @dataclass(slots=True, kw_only=True)
 class ScanResult:
-    """Result of looking. `again_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
+    """Result of looking. `rescan_after_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
     being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
     files that this look has parsed itself.
     """
 
     scan: Scan
-    again_ns: int | None = None
+    rescan_after_ns: int | None = None
     unfinished: int = 0
     parsing: int = 0
     inline_bytes: int = 0
 
-    def look_again(self, after_ns: int) -> None:
+    def rescan_after(self, after_ns: int) -> None:
         """Ask for another look, if none earlier is asked for."""
-        self.again_ns = after_ns if self.again_ns is None else min(self.again_ns, after_ns)
+        self.rescan_after_ns = after_ns if self.rescan_after_ns is None else min(self.rescan_after_ns, after_ns)
 
 
 class FolderContents:
-    """The files of a folder and their objects. `settle_ns`: see SETTLE_NS. `background`: parses what is too much for a look, or None."""
+    """The files of a folder and their objects. `stable_ns`: see STABLE_NS. `background`: parses what is too much for a look, or None."""
 
-    def __init__(self, folder: str, settle_ns: Mapping[Writers, int] = SETTLE_NS, background: Executor | None = None) -> None:
+    def __init__(self, folder: str, stable_ns: Mapping[Writers, int] = STABLE_NS, background: Executor | None = None) -> None:
         self._folder = folder
         self._background = background
         self._holds_back = False
-        self._settle_ns = settle_ns
+        self._stable_ns = stable_ns
         self._files: dict[str, _File] = {}
         self._scan = Scan()
         self._root: tuple[int, int] | None = None
@@ -100,7 +100,7 @@ class FolderContents:
         self._delivered_rejections: tuple[Rejection, ...] = ()
         self._delivered_ignored: Mapping[str, int] = {}
 
-    def look(self, now_ns: int) -> ScanResult:
+    def refresh(self, now_ns: int) -> ScanResult:
         """ScanResult at the folder and read what changed. `now_ns`: `time.monotonic_ns()`."""
         found = scan(self._folder)
         if found.root != self._root and not found.files and self._files:
@@ -109,26 +109,26 @@ class FolderContents:
         elif found.files:
             self._root = found.root
         self._scan = found
-        look = ScanResult(scan=found)
+        result = ScanResult(scan=found)
         changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
         changed.sort(key=_size)
         # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
-        self._holds_back = self._background is not None and self._will_parse_beside(changed)
+        self._holds_back = self._background is not None and self._will_parse_in_background(changed)
         for path, file in changed:
-            self._look_at(path, file, now_ns, look)
+            self._refresh_file(path, file, now_ns, result)
         for path in [path for path in self._files if path not in found.files]:
-            self._miss(path, now_ns, look)
-        return look
+            self._miss(path, now_ns, result)
+        return result
 
     def update(self, observed_ns: int) -> Update | None:
         """What changed since the last call, or None. The first call always has an answer."""
         upserted, deleted = self._objects.change(
-            {path: HeldFile(file.held.content, file.missing_ns is not None) for path, file in self._files.items()}
+            {path: RetainedFile(file.retained.content, file.missing_ns is not None) for path, file in self._files.items()}
         )
         rejections = (*self._folder_rejections(), *self._file_rejections(), *self._duplicate_rejections())
         ignored: Counter[str] = Counter()
         for file in self._files.values():
-            ignored.update(file.held.content.ignored)
+            ignored.update(file.retained.content.ignored)
         unchanged = (
             not upserted and not deleted and rejections == self._delivered_rejections and ignored == self._delivered_ignored
         )
@@ -142,67 +142,67 @@ class FolderContents:
         file.missing_ns = None
         return found.fingerprint is not None and found.fingerprint == file.taken
 
-    def _look_at(self, path: str, found: FoundFile, now_ns: int, look: ScanResult) -> None:
+    def _refresh_file(self, path: str, found: FoundFile, now_ns: int, result: ScanResult) -> None:
         file = self._files[path]
         if file.parsing is not None and not file.parsing.content.done():
-            _await_parsing(look)
+            _await_parsing(result)
             return
         try:
             if found.problem:
                 raise UnreadableError(found.problem)
             with open_file(found.path) as opened:
-                self._read(path, file, opened, now_ns, look)
+                self._read(path, file, opened, now_ns, result)
         except FileNotFoundError:
-            look.look_again(VANISHED_NS)
+            result.rescan_after(VANISHED_NS)
         except (OSError, UnreadableError) as error:
             # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
             file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
             file.digest = b""
-            file.held = file.held.with_broken(unreadable(_printable(path), _reason(error)))
+            file.retained = file.retained.with_broken(unreadable(_printable(path), _reason(error)))
 
-    def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, look: ScanResult) -> None:
-        if file.unsettled != opened.fingerprint:
-            file.unsettled, file.unsettled_ns, file.refused = opened.fingerprint, now_ns, False
+    def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, result: ScanResult) -> None:
+        if file.seen != opened.fingerprint:
+            file.seen, file.seen_ns, file.refused = opened.fingerprint, now_ns, False
         writers = opened.writers()
-        still_ns = now_ns - file.unsettled_ns
-        needed_ns = ABANDONED_NS if file.refused and writers is Writers.SOME else self._settle_ns[writers]
+        still_ns = now_ns - file.seen_ns
+        needed_ns = ABANDONED_NS if file.refused and writers is Writers.SOME else self._stable_ns[writers]
         if still_ns < needed_ns:
-            _postpone(file, look, min(needed_ns - still_ns, POLL_NS))
+            _postpone(file, result, min(needed_ns - still_ns, POLL_NS))
             return
         data = opened.read()
         if not opened.is_unchanged(writers):
-            _postpone(file, look, CLOCK_TICK_NS)
+            _postpone(file, result, CLOCK_TICK_NS)
             return
         file.taken = opened.fingerprint
         if 0 <= time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS:
-            look.look_again(CLOCK_TICK_NS)
+            result.rescan_after(CLOCK_TICK_NS)
             file.taken = None
         digest = hashlib.blake2b(data).digest()
         if digest == file.digest:
             return
-        content = self._parsed(path, opened.fingerprint, data, digest, look)
+        content = self._parsed(path, opened.fingerprint, data, digest, result)
         if content is None:
             file.taken = None
-            _await_parsing(look)
+            _await_parsing(result)
             return
-        if self._holds_back and not content.keys() >= file.held.base.keys():
+        if self._holds_back and not content.keys() >= file.retained.base.keys():
             parsed: Future[Content] = Future()
             parsed.set_result(content)
             file.parsing = _Parsing(opened.fingerprint, digest, parsed)
             file.taken = None
-            _await_parsing(look)
+            _await_parsing(result)
             return
         if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
             file.taken, file.digest, file.refused = None, b"", True
-            file.held = file.held.with_rejection(
-                _rejection(path, "still open for writing, and what it holds so far is not whole", file.held.kept)
+            file.retained = file.retained.with_rejection(
+                _rejection(path, "still open for writing, and what it holds so far is not whole", file.retained.kept)
             )
-            look.look_again(POLL_NS)
+            result.rescan_after(POLL_NS)
             return
         file.digest = digest
-        file.held = file.held.with_broken(content) if content.rejections else Held.good(content)
+        file.retained = file.retained.with_broken(content) if content.rejections else Retained.good(content)
 
-    def _will_parse_beside(self, changed: list[tuple[str, FoundFile]]) -> bool:
+    def _will_parse_in_background(self, changed: list[tuple[str, FoundFile]]) -> bool:
         """Whether some of the changed files are being parsed beside the looks, or will be."""
         new_bytes = 0
         for path, found in changed:
@@ -213,7 +213,7 @@ class FolderContents:
                 new_bytes += _size((path, found))
         return new_bytes > INLINE_BYTES
 
-    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, look: ScanResult) -> Content | None:
+    def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, result: ScanResult) -> Content | None:
         """The content, or None while it is being parsed beside the looks."""
         file = self._files[path]
         if file.parsing is not None and file.parsing.digest == digest:
@@ -221,24 +221,24 @@ class FolderContents:
             file.parsing = None
             return content
         file.parsing = None
-        look.inline_bytes += len(data)
-        if self._background is None or look.inline_bytes <= INLINE_BYTES:
+        result.inline_bytes += len(data)
+        if self._background is None or result.inline_bytes <= INLINE_BYTES:
             return parse(_printable(path), data)
         file.parsing = _Parsing(fingerprint, digest, self._background.submit(parse, _printable(path), data))
         return None
 
-    def _miss(self, path: str, now_ns: int, look: ScanResult) -> None:
+    def _miss(self, path: str, now_ns: int, result: ScanResult) -> None:
         file = self._files[path]
-        if any(path.startswith(directory) for directory in look.scan.unreadable):
+        if any(path.startswith(directory) for directory in result.scan.unreadable):
             file.missing_ns = None
             return
         if file.missing_ns is None:
             file.missing_ns = now_ns
         remaining_ns = VANISHED_NS - (now_ns - file.missing_ns)
         if self._holds_back:
-            _await_parsing(look)
+            _await_parsing(result)
         elif remaining_ns > 0:
-            look.look_again(remaining_ns)
+            result.rescan_after(remaining_ns)
         else:
             del self._files[path]
 
@@ -262,7 +262,7 @@ class FolderContents:
         )
 
     def _file_rejections(self) -> tuple[Rejection, ...]:
-        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].held.rejections)
+        return tuple(rejection for path in sorted(self._files) for rejection in self._files[path].retained.rejections)
 
 
 def _size(found: tuple[str, FoundFile]) -> int:
@@ -270,20 +270,20 @@ def _size(found: tuple[str, FoundFile]) -> int:
     return 0 if fingerprint is None else fingerprint.size
 
 
-def _await_parsing(look: ScanResult) -> None:
-    look.parsing += 1
-    look.look_again(POLL_NS)
+def _await_parsing(result: ScanResult) -> None:
+    result.parsing += 1
+    result.rescan_after(POLL_NS)
 
 
-def _postpone(file: _File, look: ScanResult, by_ns: int) -> None:
-    look.look_again(by_ns)
-    if not file.held.content.objects:
-        look.unfinished += 1
+def _postpone(file: _File, result: ScanResult, by_ns: int) -> None:
+    result.rescan_after(by_ns)
+    if not file.retained.content.objects:
+        result.unfinished += 1
 
 
 def _would_lose(file: _File, content: Content) -> bool:
     """Whether taking the content would take objects away, or take unreadable ones for good ones."""
-    base = file.held.base
+    base = file.retained.base
     return bool(base.objects) and (bool(content.rejections) or not content.keys() >= base.keys())
 
 

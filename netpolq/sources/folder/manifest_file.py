@@ -13,7 +13,7 @@ from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode
 from netpolq.sources.decode.json_values import JSONTextError, json_documents
 from netpolq.sources.decode.yaml_values import Document, YAMLTextError, documents
 from netpolq.sources.folder import placeholders
-from netpolq.sources.folder.namespace_guess import namespaces_in, namespaces_of
+from netpolq.sources.folder.concerned_namespaces import namespaces_in, namespaces_of
 from netpolq.sources.folder.open_file import UnreadableError
 
 MAX_REJECTIONS = 50
@@ -38,13 +38,13 @@ class Located(NamedTuple):
 class Content:
     """What a file says. `rejections`: what in it cannot be used as written; what stands in for that is among the objects.
 
-    `stand_ins`: the same once more, under names that no object has. `is_unclear`: whether something in it may concern any pod.
+    `placeholders`: the same once more, under names that no object has. `is_unclear`: whether something in it may concern any pod.
     """
 
     objects: tuple[Located, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
-    stand_ins: tuple[NetworkPolicy, ...] = ()
+    placeholders: tuple[NetworkPolicy, ...] = ()
     is_unclear: bool = False
 
     def keys(self) -> frozenset[ObjectKey]:
@@ -84,7 +84,7 @@ class _Reading:
         self._objects: list[Located] = []
         self._rejections: list[Rejection] = []
         self._ignored: Counter[str] = Counter()
-        self._stand_ins: list[NetworkPolicy] = []
+        self._placeholders: list[NetworkPolicy] = []
         self._isolated: dict[str, int] = {}
         self._unnamed = 0
         self._is_unclear = False
@@ -96,7 +96,7 @@ class _Reading:
             objects=(*self._objects, *(Located(self._isolated[policy.namespace], policy) for policy in whole)),
             rejections=_clipped(self._origin, self._rejections),
             ignored=self._ignored,
-            stand_ins=(*self._stand_ins, *whole),
+            placeholders=(*self._placeholders, *whole),
             is_unclear=self._is_unclear,
         )
 
@@ -120,10 +120,10 @@ class _Reading:
 
     def refuse_text(self, document: int, message: str, text: str) -> None:
         """Refuse what cannot be parsed: isolates the namespaces that the text names."""
-        meant = namespaces_in(text)
-        self._isolate(document, meant.namespaces)
-        self._is_unclear |= not meant.is_complete
-        self._reject(document, message, _of_namespaces(meant.namespaces), leaves_open=not meant.is_complete)
+        named = namespaces_in(text)
+        self._isolate(document, named.namespaces)
+        self._is_unclear |= not named.is_complete
+        self._reject(document, message, _of_namespaces(named.namespaces), leaves_open=not named.is_complete)
 
     def _refuse_duplicates(self, document: Document, items: list[Object | Ignored | DecodeError]) -> None:
         """Refuse a document with equal keys: which of two is meant is not known, so its policies admit nothing and its namespaces are
@@ -131,11 +131,11 @@ class _Reading:
         """
         namespaces = dict.fromkeys([*namespaces_in(document.text).namespaces, *namespaces_of(document.value)])
         for item in items:
-            held = item.partial if isinstance(item, DecodeError) else item
-            if isinstance(held, Pod | Namespace):
-                self._objects.append(Located(document.number, held))
-            if isinstance(held, Pod | NetworkPolicy):
-                namespaces[held.namespace] = None
+            usable = item.partial if isinstance(item, DecodeError) else item
+            if isinstance(usable, Pod | Namespace):
+                self._objects.append(Located(document.number, usable))
+            if isinstance(usable, Pod | NetworkPolicy):
+                namespaces[usable.namespace] = None
             if isinstance(item, DecodeError):
                 namespaces.update(dict.fromkeys(item.namespaces))
         self._isolate(document.number, namespaces)
@@ -159,12 +159,12 @@ class _Reading:
             if partial.name == UNNAMED:
                 self._unnamed += 1
                 partial = replace(partial, name=f"(unnamed {self._unnamed} of {self._origin})")
-            self._stand_ins.append(placeholders.of_policy(partial, self._origin))
+            self._placeholders.append(placeholders.of_policy(partial, self._origin))
             isolates = True
         elif isinstance(partial, Pod):
-            partial, stand_in = placeholders.marked(partial, self._origin)
-            self._stand_ins.append(stand_in)
-            self._objects.append(Located(document, stand_in))
+            partial, placeholder = placeholders.marked(partial, self._origin)
+            self._placeholders.append(placeholder)
+            self._objects.append(Located(document, placeholder))
             consequence += ", and the pod is isolated"
             # Without an address there is nothing to isolate; one of the host network shares its node's.
             isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}

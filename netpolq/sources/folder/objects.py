@@ -8,7 +8,7 @@ from netpolq.model import Object, ObjectKey
 from netpolq.sources.folder.manifest_file import Content, Located
 
 
-class HeldFile(NamedTuple):
+class RetainedFile(NamedTuple):
     """What a file contributes. `is_missing`: it is not there at the moment, and yields to one that its objects may have moved to."""
 
     content: Content
@@ -26,18 +26,18 @@ class Duplicate(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """Where an object stands; the least of those with one name is used. `place`: within the file."""
+    """Where an object stands; the least of those with one name is used. `position`: within the file."""
 
     is_missing: bool
     path: str
-    place: int
+    position: int
     document: int
 
 
 class _Index:
     """The objects of files by name, for as long as one change takes: kept for good it would double what they cost."""
 
-    def __init__(self, files: Mapping[str, HeldFile]) -> None:
+    def __init__(self, files: Mapping[str, RetainedFile]) -> None:
         self._files = files
         self._known: dict[str, dict[ObjectKey, list[tuple[int, Located]]]] = {}
 
@@ -46,23 +46,23 @@ class _Index:
         found = self._known.get(path)
         if found is None:
             found = self._known[path] = {}
-            for place, located in enumerate(self._files[path].content.objects):
-                found.setdefault(located.item.key, []).append((place, located))
+            for position, located in enumerate(self._files[path].content.objects):
+                found.setdefault(located.item.key, []).append((position, located))
         return found
 
 
 class FolderObjects:
     """The objects of a set of files. Of those of one name the first counts: files that are there before missing ones, then by path and
-    place in the file.
+    position in the file.
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, HeldFile] = {}
+        self._files: dict[str, RetainedFile] = {}
         self._holders: dict[ObjectKey, tuple[str, ...]] = {}
         self._duplicates: dict[ObjectKey, tuple[Duplicate, ...]] = {}
         self._objects: dict[ObjectKey, Object] = {}
 
-    def change(self, files: Mapping[str, HeldFile]) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
+    def change(self, files: Mapping[str, RetainedFile]) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
         """Take over the present files. Returns the objects that are new or different, and the names that are gone."""
         touched: dict[ObjectKey, None] = {}
         for path in [path for path in self._files if path not in files]:
@@ -89,7 +89,7 @@ class FolderObjects:
         """Objects that are not used, by path and document."""
         return sorted(one for several in self._duplicates.values() for one in several)
 
-    def _put(self, path: str, file: HeldFile | None) -> dict[ObjectKey, None]:
+    def _put(self, path: str, file: RetainedFile | None) -> dict[ObjectKey, None]:
         """Replace a file; returns the names that it held or holds."""
         before = self._files.pop(path, None)
         old = {item.key: None for _document, item in before.content.objects} if before is not None else {}
@@ -111,9 +111,9 @@ class FolderObjects:
     def _choose(self, key: ObjectKey, index: "_Index") -> Object | None:
         copies = sorted(
             (
-                (_Copy(self._files[path].is_missing, path, place, located.document), located.item)
+                (_Copy(self._files[path].is_missing, path, position, located.document), located.item)
                 for path in self._holders.get(key, ())
-                for place, located in index.of(path)[key]
+                for position, located in index.of(path)[key]
             ),
             key=itemgetter(0),
         )

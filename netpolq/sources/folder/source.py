@@ -69,54 +69,54 @@ class ManifestFolder:
 
     async def _run(self, contents: FolderContents, deliver: Deliver) -> None:
         is_synced = False
-        told: str | None = None
+        reported: str | None = None
         noticed_ns = time.monotonic_ns()
         with FolderWatch() as watch:
             while True:
                 watch.take_events()
-                look = await asyncio.to_thread(contents.look, time.monotonic_ns())
-                self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(look.scan.unreadable.items())]
+                result = await asyncio.to_thread(contents.refresh, time.monotonic_ns())
+                self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(result.scan.unreadable.items())]
                 if not self.problems:
                     self.contact_ns = time.monotonic_ns()
-                if not is_synced and "" in look.scan.unreadable:
-                    raise BootError(f"manifest folder {self._path}: {look.scan.unreadable['']}")
+                if not is_synced and "" in result.scan.unreadable:
+                    raise BootError(f"manifest folder {self._path}: {result.scan.unreadable['']}")
                 # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.
-                is_stirred = watch.follow(look.scan) | watch.take_events()
+                has_changed = watch.follow(result.scan) | watch.take_events()
                 if watch.problem is not None:
                     self.problems.append(watch.problem)
-                if watch.problem != told:
-                    told = watch.problem
-                    log.warning("manifest folder: %s", told or "it is watched by inotify again")
-                is_whole = not is_stirred and (is_synced or not look.unfinished)
+                if watch.problem != reported:
+                    reported = watch.problem
+                    log.warning("manifest folder: %s", reported or "it is watched by inotify again")
+                is_whole = not has_changed and (is_synced or not result.unfinished)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
-                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not look.parsing)
+                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not result.parsing)
                 if is_due:
                     update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:
                         deliver(update)
                     is_synced = True
-                is_stirred = is_stirred or await watch.changed(_wait_s(look, watch))
+                has_changed = has_changed or await watch.changed(_wait_s(result, watch))
                 if is_due:
                     noticed_ns = time.monotonic_ns()
-                if is_stirred:
+                if has_changed:
                     await watch.quiet(QUIET_S, BURST_S)
 
 
-def _wait_s(look: ScanResult, watch: FolderWatch) -> float:
+def _wait_s(result: ScanResult, watch: FolderWatch) -> float:
     """How long to wait for an event before looking all the same."""
-    is_blind = "" in look.scan.unreadable or not watch.complete
+    is_blind = "" in result.scan.unreadable or not watch.complete
     wait_s = UNWATCHED_S if is_blind else SAFETY_S
-    return wait_s if look.again_ns is None else min(wait_s, look.again_ns / 1e9)
+    return wait_s if result.rescan_after_ns is None else min(wait_s, result.rescan_after_ns / 1e9)
 
 
 def load(path: Path) -> Update:
     """The folder's present content, read once and without waiting for writers. Raises `NetpolqError` if it cannot be read."""
     folder = _absolute(path)
-    contents = FolderContents(folder, settle_ns=dict.fromkeys(Writers, 0))
+    contents = FolderContents(folder, stable_ns=dict.fromkeys(Writers, 0))
     now_ns = time.monotonic_ns()
-    look = contents.look(now_ns)
-    if "" in look.scan.unreadable:
-        raise NetpolqError(f"manifest folder {folder}: {look.scan.unreadable['']}")
+    result = contents.refresh(now_ns)
+    if "" in result.scan.unreadable:
+        raise NetpolqError(f"manifest folder {folder}: {result.scan.unreadable['']}")
     update = contents.update(now_ns)
     assert update is not None  # noqa: S101  (the first call always answers)
     return update

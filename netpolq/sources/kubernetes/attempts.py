@@ -21,28 +21,28 @@ class Attempts:
         self._timing = timing
         self._noise = noise
         self._failures = 0
-        self._doubts = 0
+        self._suspect_failures = 0
         self.problem: str | None = None
 
-    def fail(self, problem: str, *, is_doubtful: bool = False) -> float:
+    def fail(self, problem: str, *, is_version_suspect: bool = False) -> float:
         """Note a failure. Returns how long to wait: growing, and never the same for two agents.
 
-        `is_doubtful`: the version that is known may be the reason, so that after some of them everything is listed again.
+        `is_version_suspect`: the version that is known may be the reason, so that after some of them everything is listed again.
         """
         self._failures += 1
-        self._doubts += is_doubtful
+        self._suspect_failures += is_version_suspect
         problem = _QUERY.sub("", problem)
         if self.problem != problem:
             log.warning("%s: %s; trying again", self._kind, problem)
         self.problem = problem
-        most_s: float = min(self._timing.first_delay_s * 2.0 ** min(self._failures - 1, 10), self._timing.most_delay_s)
-        return most_s * (0.5 + self._noise() / 2)
+        max_s: float = min(self._timing.first_delay_s * 2.0 ** min(self._failures - 1, 10), self._timing.max_delay_s)
+        return max_s * (0.5 + self._noise() / 2)
 
-    def take_doubt(self) -> bool:
+    def must_drop_version(self) -> bool:
         """Whether so many failures were doubtful that the known version is given up; they are then counted from the start."""
-        if self._doubts < self._timing.failures_before_relist:
+        if self._suspect_failures < self._timing.failures_before_relist:
             return False
-        self._doubts = 0
+        self._suspect_failures = 0
         return True
 
     def succeed(self) -> bool:
@@ -51,6 +51,6 @@ class Attempts:
         if was_failing:
             log.info("%s: the API server answers again", self._kind)
         self._failures = 0
-        self._doubts = 0
+        self._suspect_failures = 0
         self.problem = None
         return was_failing

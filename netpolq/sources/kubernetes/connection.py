@@ -155,11 +155,11 @@ class Connection:
         self._is_reached.set()
         self._is_reached = asyncio.Event()
 
-    async def wait_until_reached(self, reached: int, most_s: float) -> None:
+    async def wait_until_reached(self, reached: int, max_s: float) -> None:
         """Wait until the server is reached by another request than before (`reached`), or so many seconds."""
         if self._reached == reached:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(most_s):
+                async with asyncio.timeout(max_s):
                     await self._is_reached.wait()
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ from netpolq.sources.kubernetes.timing import Timing
 class DelayedList:
     """A list to come, at a random time, so that the agents of many nodes do not all list at once. `noise`: random numbers from 0 to 1.
 
-    Where contact is lost all the time, as behind a proxy that cuts silent connections every minute, such lists are `most_relist_s` apart.
+    Where contact is lost all the time, as behind a proxy that cuts silent connections every minute, such lists are `max_relist_s` apart.
     """
 
     def __init__(self, timing: Timing, noise: Callable[[], float]) -> None:
@@ -22,13 +22,13 @@ class DelayedList:
     def schedule(self, size: int) -> None:
         """List later; the more objects (`size`), the later. What is scheduled already stays."""
         if self._due is None:
-            most_s = min(size * self._timing.relist_s_per_object, self._timing.most_relist_s)
-            self._due = max(time.monotonic() + most_s * self._noise(), self._earliest)
+            max_s = min(size * self._timing.relist_s_per_object, self._timing.max_relist_s)
+            self._due = max(time.monotonic() + max_s * self._noise(), self._earliest)
 
     def finish(self) -> None:
         """Everything has been listed, for this reason or another."""
         if self._due is not None:
-            self._earliest = time.monotonic() + self._timing.most_relist_s
+            self._earliest = time.monotonic() + self._timing.max_relist_s
         self._due = None
 
     @property

@@ -55,15 +55,15 @@ class NodeReader:
     async def run(self) -> None:
         """Ask until all is known that is needed; less often where only ranges are missing."""
         range_delay_s = self._ask_s
-        while not self._knows_enough:
+        while not self._is_complete:
             delay_s = await self._ask()
             if self.exists is True:
                 delay_s, range_delay_s = range_delay_s, min(2 * range_delay_s, max(_ASK_AGAIN_S, self._ask_s))
-            if not self._knows_enough:
+            if not self._is_complete:
                 await asyncio.sleep(delay_s)
 
     @property
-    def _knows_enough(self) -> bool:
+    def _is_complete(self) -> bool:
         return self.exists is True and (bool(self.pod_ranges) or self._is_synced())
 
     async def _ask(self) -> float:

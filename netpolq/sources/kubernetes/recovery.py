@@ -30,9 +30,9 @@ class Recovery:
         """What keeps the reflector from reading at the moment."""
         return self._attempts.problem
 
-    def take_doubt(self) -> bool:
-        """See `Attempts.take_doubt`."""
-        return self._attempts.take_doubt()
+    def must_drop_version(self) -> bool:
+        """See `Attempts.must_drop_version`."""
+        return self._attempts.must_drop_version()
 
     def succeed(self) -> None:
         """The server has answered."""
@@ -41,16 +41,16 @@ class Recovery:
 
     def on_nonsense(self, error: StreamError) -> float:
         """The answer is not what was asked for. Returns how long to wait."""
-        return self._attempts.fail(str(error), is_doubtful=True)
+        return self._attempts.fail(str(error), is_version_suspect=True)
 
     async def on_refusal(self, error: StatusError, generation: int) -> float:
         """The server refuses. Returns how long to wait. `generation`: of the connection when the request was made."""
         problem = str(error)
         if error.code == 401:
             problem += await self._renew(generation)
-        is_doubtful = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
-        delay_s = self._attempts.fail(problem, is_doubtful=is_doubtful)
-        return max(delay_s, min(error.retry_after_s or 0.0, self._timing.most_delay_s))
+        is_version_suspect = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
+        delay_s = self._attempts.fail(problem, is_version_suspect=is_version_suspect)
+        return max(delay_s, min(error.retry_after_s or 0.0, self._timing.max_delay_s))
 
     async def wait_until_reachable(self, error: Exception, generation: int, reached: int) -> None:
         """Wait until the next attempt: until the back-off has passed, or another reflector has reached the server."""

@@ -99,7 +99,7 @@ class Reflector:
                 delay_s = await self._on_status(error, generation)
             except StreamError as error:
                 self._lose_contact()
-                delay_s = self._give_up_in_doubt(self._recovery.on_nonsense(error))
+                delay_s = self._drop_suspect_version(self._recovery.on_nonsense(error))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._lose_contact()
                 await self._recovery.wait_until_reachable(error, generation, reached)
@@ -120,15 +120,15 @@ class Reflector:
         if error.is_expired and self._replica.resume_version is not None:
             return self._list_again("what is known is too old to go on from")
         self._lose_contact()
-        return self._give_up_in_doubt(await self._recovery.on_refusal(error, generation))
+        return self._drop_suspect_version(await self._recovery.on_refusal(error, generation))
 
     def _lose_contact(self) -> None:
         self._replica.abandon()
         self._is_contact_lost = True
 
-    def _give_up_in_doubt(self, delay_s: float) -> float:
+    def _drop_suspect_version(self, delay_s: float) -> float:
         """After too many doubtful failures give up the version that is known. Returns `delay_s`."""
-        if self._recovery.take_doubt():
+        if self._recovery.must_drop_version():
             self._replica.resume_version = None
         return delay_s
 

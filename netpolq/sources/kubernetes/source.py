@@ -26,10 +26,10 @@ class ClusterSource:
 
     def __init__(self, kubeconfig: str, timing: Timing | None = None, *, node_name: str = "") -> None:
         self._connection = Connection(kubeconfig)
-        self._node = NodeReader(node_name, self._connection, lambda: self._held is None) if node_name else None
+        self._node = NodeReader(node_name, self._connection, lambda: self._before_sync is None) if node_name else None
         self._timing = timing if timing is not None else Timing()
         self._reflectors: list[Reflector] = []
-        self._held: Changes | None = Changes()
+        self._before_sync: Changes | None = Changes()
         self._rejections: dict[ObjectKey, Rejection] = {}
         self._address = ""
 
@@ -84,11 +84,11 @@ class ClusterSource:
 
     def _take(self, changes: Changes, deliver: Deliver) -> None:
         observed_ns = time.monotonic_ns()
-        if self._held is not None:
-            self._held.merge(changes)
+        if self._before_sync is not None:
+            self._before_sync.merge(changes)
             if not all(reflector.is_synced for reflector in self._reflectors):
                 return
-            changes, self._held = self._held, None
+            changes, self._before_sync = self._before_sync, None
         for key in (*changes.deleted, *changes.upserted):
             self._rejections.pop(key, None)
         self._rejections.update(changes.rejections)

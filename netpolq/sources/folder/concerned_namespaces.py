@@ -26,7 +26,7 @@ _MAX_NAMESPACES = 100
 _FREE_MAPS = frozenset({"labels", "annotations", "matchLabels"})
 
 
-class NamespaceGuess(NamedTuple):
+class ConcernedNamespaces(NamedTuple):
     """`namespaces`: those that a text names. `is_complete`: whether nothing in it may concern another one, or a pod that is not known."""
 
     namespaces: tuple[str, ...]
@@ -66,7 +66,7 @@ def namespaces_of(body: object) -> tuple[str, ...]:
     return () if any(_plain(key) == "namespace" and value for key, value in metadata.items()) else (DEFAULT_NAMESPACE,)
 
 
-def namespaces_in(text: str) -> NamespaceGuess:
+def namespaces_in(text: str) -> ConcernedNamespaces:
     """What a text names that is no YAML and no JSON, or several objects in one: a template, a manifest with a slip in it."""
     text = _COMMENT.sub("", text)
     namespaces = dict.fromkeys(_some(_NAMED, text))
@@ -77,7 +77,7 @@ def namespaces_in(text: str) -> NamespaceGuess:
         namespaces.update(dict.fromkeys(_some(_NAMES, text)))
     if sum(1 for kind in kinds if "polic" in kind) > mentions:
         namespaces[DEFAULT_NAMESPACE] = None
-    return NamespaceGuess(
+    return ConcernedNamespaces(
         tuple(namespaces), bool(namespaces) and is_complete and not any(kind.startswith("pod") for kind in kinds)
     )
 
