@@ -4,23 +4,20 @@ What the API server would refuse is reported and isolates: the pods that a polic
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
 from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode_all
-from netpolq.sources.decode.json_values import JSONTextError, json_documents
-from netpolq.sources.decode.yaml_values import Document, YAMLTextError, documents
+from netpolq.sources.decode.yaml_values import Document, YAMLTextError
 from netpolq.sources.folder import placeholders
 from netpolq.sources.folder.concerned_namespaces import namespaces_in, namespaces_of
+from netpolq.sources.folder.manifest_text import read_documents
 from netpolq.sources.folder.open_file import UnreadableError
 
 MAX_REJECTIONS = 50
 """Complaints about one file that are listed; the rest is counted."""
-
-_WIDE_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""Byte order marks; those of UTF-32 first, since one of them begins like one of UTF-16."""
 
 ISOLATES_NOTHING = "it is not known which pods it concerns: nothing is isolated for it, and the agent is not ready"
 _STRUCTURE = frozenset({"apiVersion", "kind", "metadata", "spec", "items", "<<"})
@@ -61,7 +58,7 @@ def parse(origin: str, data: bytes) -> Content:
     """The content of a file. `origin`: its path relative to the folder. Never raises for what the bytes are."""
     reading = _Reading(origin)
     try:
-        for document in _documents(origin, _text(data)):
+        for document in read_documents(origin, data):
             reading.take(document)
     except UnreadableError as error:
         # Without its NUL bytes, UTF-16 is ASCII enough for names of namespaces.
@@ -205,41 +202,6 @@ def _of_namespaces(namespaces: Iterable[str]) -> str:
         return ISOLATES_NOTHING
     shown_names = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"isolates every pod of namespace{'s' if len(names) > 1 else ''} {shown_names}"
-
-
-def _documents(origin: str, text: str) -> Iterator[Document]:
-    """As kubectl does: what begins with a brace is tried as JSON, whatever the name of the file, and all else is YAML."""
-    is_json = origin.casefold().endswith(".json")
-    if is_json or text.lstrip().startswith("{"):
-        try:
-            yield from json_documents(text)
-        except JSONTextError as error:
-            if is_json and text.lstrip().startswith(("{", "[")) and "\n---" not in text:
-                raise UnreadableError(str(error)) from error
-        else:
-            return
-    # A document without content is none.
-    yield from (document for document in documents(text) if document.value is not None or document.duplicates)
-
-
-def _text(data: bytes) -> str:
-    """The text of a file: UTF-8, with or without a byte order mark."""
-    if not data.strip():
-        # Emptying is how many a writer begins, and what a crash leaves behind; to withdraw objects, the file is deleted.
-        raise UnreadableError("the file is empty")
-    for mark, name in _WIDE_MARKS.items():
-        if data.startswith(mark):
-            raise UnreadableError(f"the file is {name} and must be UTF-8")
-    if (position := data.find(b"\0")) >= 0:
-        raise UnreadableError(f"line {_line(data, position)}: a NUL byte")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"line {_line(data, error.start)}: not UTF-8 (byte {data[error.start]:#04x})") from error
-
-
-def _line(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
 
 
 def _clipped(origin: str, rejections: list[Rejection]) -> tuple[Rejection, ...]:
