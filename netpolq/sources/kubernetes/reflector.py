@@ -19,6 +19,7 @@ import aiohttp
 
 from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.delayed_list import DelayedList
+from netpolq.sources.kubernetes.paged_list import PagedList
 from netpolq.sources.kubernetes.recovery import Recovery
 from netpolq.sources.kubernetes.replica import Replica
 from netpolq.sources.kubernetes.resources import Resource
@@ -33,15 +34,10 @@ from netpolq.sources.kubernetes.watch import (
     StreamError,
     read_list,
 )
+from netpolq.sources.kubernetes.watch_attempt import WatchAttempt
 
 _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 """Codes by which servers refuse streamed lists: Invalid where the feature is off, others from what stands between."""
-
-_MIN_WATCH_S = 1.0
-"""A watch that ends sooner and says nothing has not begun; asking again at once would never end."""
-
-_EARLY_S = 1.0
-"""A watch that ends so much sooner than was asked for did not end in the ordinary way: the server stops, or a proxy has cut it."""
 
 _MIN_WATCH_S = 2.0
 """No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
@@ -70,7 +66,7 @@ class Reflector:
         self._noise = noise
         self._replica = Replica(resource)
         self._streams_lists = True
-        self._pages_lists = True
+        self._paged_list = PagedList(connection, timing)
         self._recovery = Recovery(resource.kind, connection, timing, noise)
         self._is_version_checked = False
         self._is_contact_lost = False
@@ -169,32 +165,7 @@ class Reflector:
         )
 
     async def _list(self) -> None:
-        """The complete state in pages. If the pages expire on the way, everything at once.
-
-        No version is asked for: with "0" many a server answers from its cache and takes no notice of the limit, which for a hundred
-        thousand pods is a body of most of a gigabyte.
-        """
-        query = {"limit": str(self._timing.page_objects)} if self._pages_lists else {}
-        self._replica.begin()
-        while True:
-            try:
-                body = await self._connection.get(self._resource.path, query, timeout_s=self._timing.request_s)
-            except StatusError as error:
-                if error.is_expired and "continue" in query:
-                    self._pages_lists = False
-                raise
-            self._on_contact()
-            items, metadata = read_list(body)
-            self._replica.add_page(items)
-            following = metadata.get("continue")
-            if not following:
-                break
-            query = {**query, "continue": str(following)}
-            await asyncio.sleep(0)
-        resume_version = metadata.get("resourceVersion")
-        if not isinstance(resume_version, str) or not resume_version:
-            raise StreamError("a list without resourceVersion")
-        self._pages_lists = True
+        resume_version = await self._paged_list.read(self._replica, self._on_contact)
         self._on_complete()
         self._hand_on(self._replica.complete(resume_version), is_complete=True)
         self._is_version_checked = True
@@ -243,40 +214,24 @@ class Reflector:
         remaining_s = self._delayed_list.remaining_s
         if remaining_s is not None and not self._replica.is_arriving:
             asked_s = min(asked_s, remaining_s)
-        timeout_s = max(int(asked_s), 1)
-        query = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(timeout_s),
-            **query,
-        }
         lines = LineDecoder()
-        opened = heard = time.monotonic()
-        said = False
+        attempt = WatchAttempt(asked_s, timing)
         async with self._connection.stream(
-            self._resource.path, query, total_s=asked_s + timing.request_s, idle_s=timing.idle_s
+            self._resource.path, attempt.query(query), total_s=asked_s + timing.request_s, idle_s=timing.idle_s
         ) as content:
-            deadline = opened + timing.initial_events_s
             try:
                 async for data, _end_of_chunk in content.iter_chunks():
-                    said, heard = True, time.monotonic()
+                    attempt.note_data()
                     self._take(lines.feed(data))
-                    if self._replica.is_arriving and time.monotonic() > deadline:
+                    if self._replica.is_arriving and attempt.is_initial_state_overdue:
                         raise NoStreamedListsError("initial events without an end")
             except aiohttp.ServerTimeoutError:
-                if not said:
+                if not attempt.has_data:
                     self._replica.resume_version = None
                 raise
-
         if self._replica.is_arriving:
             raise StreamError("the stream ended before the initial events did")
-        now = time.monotonic()
-        lasted_s = now - opened
-        if not said and lasted_s < _MIN_WATCH_S:
-            raise StreamError("the watch ended as soon as it had begun")
-        if not said and lasted_s >= timing.silent_s:
-            raise NotResumableError(f"the watch said nothing in {lasted_s:.0f} s")
-        if lasted_s < timeout_s - _EARLY_S or now - heard >= timing.silent_s:
+        if attempt.end():
             self._is_contact_lost = True
         self._recovery.succeed()
 
