@@ -1,4 +1,4 @@
-"""What the supervisor needs from a source of objects, whichever it is."""
+"""Interface of a source of objects, as the supervisor uses it."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -7,16 +7,16 @@ from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
 
 Deliver = Callable[[Update], None]
-"""Takes over one update, at once and without waiting. Called in the source's own event loop."""
+"""Accepts one update without blocking. The source calls it in its own event loop."""
 
 
 class Source(Protocol):
-    """A source of truth.
+    """A source of namespaces, pods and policies.
 
-    `kind`: one word. `location`: where the objects come from, for status and logs. `contact_ns`: when what was delivered was last known
-    to be the present state (monotonic), or None. `problems`: what keeps it from knowing, for people.
-    `node_exists`: whether the source has a Node of this agent's name; None if it cannot tell.
-    `pod_ranges`: the ranges of that Node's pods, as far as the source knows them; for the hold, before the first sync.
+    `kind`: one word. `location`: where the objects come from, for status and logs. `contact_ns`: the last time at which the delivered
+    state was known to be current (monotonic), or None. `problems`: readable reasons why the state may be outdated.
+    `node_exists`: whether the source has a Node of this agent's name; None if unknown.
+    `pod_ranges`: the known pod ranges of that Node; for the hold, before the first sync.
     """
 
     @property
@@ -40,6 +40,6 @@ class Source(Protocol):
     async def run(self, deliver: Deliver) -> None:
         """Deliver until cancelled. The first update is the complete first sync; each later one is atomic.
 
-        Raises `BootError` when the source cannot be used and trying again would not help.
+        Raises `BootError` if the source is unusable and a retry would not help.
         """
         ...

@@ -1,10 +1,10 @@
-"""What of a file is in force while it has problems.
+"""Retained content of a file with problems.
 
-Of a file that was good, the last good content stays in force, as the API server keeps an object whose update it refuses. But what its
-author wants now is not in force, and may deny more. So what the file now says isolates besides: the pods that its policies select, good
-ones too, the namespaces that its unreadable parts name, and all that it concerned before where not even that is known. New pods are used.
+The last good content of the file stays in force, as the API server keeps an object whose update it refuses. The new text may deny more,
+so it isolates in addition: the pods that its policies select, valid policies too, the namespaces that its unreadable parts name, and,
+if those are unknown, every namespace that the file concerned before. New pods are used.
 
-Of a file that was never good, its good documents count, and the rest isolates.
+If the file was never good, its good documents are used, and the rest isolates.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,7 @@ BEST_SO_FAR = "what could be read of the file before stays in force"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retained:
-    """What is in force of a file. `base`: the content that was last taken, good if `is_good`; `content`: with what isolates besides."""
+    """The content of a file that is in force. `base`: the last accepted content, good if `is_good`; `content`: with placeholders."""
 
     base: Content = field(default_factory=Content)
     content: Content = field(default_factory=Content)
@@ -28,12 +28,12 @@ class Retained:
 
     @classmethod
     def good(cls, content: Content) -> "Retained":
-        """Of a content without problems."""
+        """Retain a content without problems."""
         return cls(base=content, content=content, is_good=True)
 
     @property
     def kept(self) -> str:
-        """What stays in force, in words."""
+        """What stays in force, for messages."""
         return LAST_GOOD if self.is_good else BEST_SO_FAR
 
     def with_rejection(self, rejection: Rejection) -> "Retained":
@@ -41,7 +41,7 @@ class Retained:
         return replace(self, rejections=(rejection,))
 
     def with_broken(self, broken: Content) -> "Retained":
-        """After the file was found with problems: `broken` is what it says now."""
+        """Apply the new content `broken`, which has problems."""
         if not self.base.objects or not (self.is_good or not broken.keys() >= self.base.keys()):
             return Retained(base=broken, content=broken, rejections=broken.rejections)
         known = self.base.namespaces() if broken.is_unclear else ()
@@ -58,11 +58,11 @@ class Retained:
             isolated = f"every pod of the namespaces that it concerned is isolated: {', '.join(known[:5])}"
             more = f" and {len(known) - 5} more" if len(known) > 5 else ""
             return replace(rejection, consequence=f"{self.kept}, and {isolated}{more}", leaves_open=False)
-        return replace(rejection, consequence=f"{self.kept}; besides, what it says now isolates and admits nothing")
+        return replace(rejection, consequence=f"{self.kept}; its new content isolates and admits nothing")
 
 
 def _isolating(broken: Content, base: Content, origin: str) -> list[Object]:
-    """What isolates the pods that the present state of a file may concern, and its pods that were not known."""
+    """Placeholders for the pods that the new content concerns, and its new pods."""
     known = {item.key: item for _document, item in base.objects}
     added: list[Object] = list(broken.placeholders)
     for _document, item in broken.objects:
@@ -76,7 +76,7 @@ def _isolating(broken: Content, base: Content, origin: str) -> list[Object]:
 
 
 def _marked_too(item: Object, now: Object | None) -> Object:
-    """The object; a pod that cannot be read whole now carries the label of such pods, by which it is isolated."""
+    """The object; a pod that is now only partly readable gets the label that isolates it."""
     mark = now.labels.get(placeholders.UNREADABLE_LABEL) if isinstance(now, Pod) else None
     if mark is None or not isinstance(item, Pod):
         return item

@@ -1,7 +1,6 @@
-"""Namespaces that an object or a text may have been meant for, where it cannot be read as the API reads it.
+"""Namespaces that an unreadable object or text concerns.
 
-What cannot be understood isolates. These functions say where: they look for what an author would have written, and find too much rather
-than too little.
+The unreadable parts of a manifest isolate pods in these namespaces. The search prefers too many namespaces to too few.
 """
 
 import re
@@ -21,20 +20,20 @@ _ANY_NAMESPACE = re.compile(_KEY.format("namespace"))
 _NAMES = re.compile(_KEY.format("name") + rf"[\"']?({_NAME})" + _END)
 _KIND = re.compile(_KEY.format("kind") + r"[\"']?([A-Za-z]+)")
 _MAX_VALUES = 10_000
-"""Values of one body that are looked at."""
+"""Maximum number of values searched in one body."""
 _MAX_NAMESPACES = 100
 _FREE_MAPS = frozenset({"labels", "annotations", "matchLabels"})
 
 
 class ConcernedNamespaces(NamedTuple):
-    """`namespaces`: those that a text names. `is_complete`: whether nothing in it may concern another one, or a pod that is not known."""
+    """`namespaces`: those named in a text. `is_complete`: whether the text concerns no other namespace and no unknown pod."""
 
     namespaces: tuple[str, ...]
     is_complete: bool
 
 
 def named_namespaces(value: object) -> tuple[str, ...]:
-    """Every namespace that a body names in a field `namespace`, however that is spelt and wherever it stands."""
+    """Every namespace in a field `namespace` of a body, in any spelling and at any depth."""
     found: dict[str, None] = {}
     pending, looked_at = [value], 0
     while pending and looked_at < _MAX_VALUES and len(found) < _MAX_NAMESPACES:
@@ -52,7 +51,7 @@ def named_namespaces(value: object) -> tuple[str, ...]:
 
 
 def namespaces_of(body: object) -> tuple[str, ...]:
-    """The namespaces of an object of unclear kind; `default` where it has metadata that names none. None if that cannot be told."""
+    """The namespaces of an object of unclear kind; `default` if its metadata names none. Empty if unknown."""
     if not isinstance(body, dict):
         return named_namespaces(body)
     metadata = body.get("metadata")
@@ -67,7 +66,7 @@ def namespaces_of(body: object) -> tuple[str, ...]:
 
 
 def namespaces_in(text: str) -> ConcernedNamespaces:
-    """What a text names that is no YAML and no JSON, or several objects in one: a template, a manifest with a slip in it."""
+    """The namespaces named in a text that is not valid YAML or JSON (a template, a manifest with an error), or has duplicate keys."""
     text = _COMMENT.sub("", text)
     namespaces = dict.fromkeys(_some(_NAMED, text))
     mentions = len(_ANY_NAMESPACE.findall(text))

@@ -1,6 +1,7 @@
-"""One manifest file: the objects that its bytes describe.
+"""Content of one manifest file: its objects, rejections and placeholders.
 
-What the API server would refuse is reported and isolates: the pods that a policy selects, a pod, a namespace (`placeholders.py`).
+An object that the API server would refuse is rejected, and isolates the pods that a policy selects, a pod, or a namespace
+(`placeholders.py`).
 """
 
 from collections import Counter
@@ -17,15 +18,15 @@ from netpolq.sources.folder.manifest_text import read_documents
 from netpolq.sources.folder.open_file import UnreadableError
 
 MAX_REJECTIONS = 50
-"""Complaints about one file that are listed; the rest is counted."""
+"""Maximum number of rejections listed for one file; the rest is counted."""
 
 ISOLATES_NOTHING = "it is not known which pods it concerns: nothing is isolated for it, and the agent is not ready"
 _STRUCTURE = frozenset({"apiVersion", "kind", "metadata", "spec", "items", "<<"})
-"""Keys that, if an object has them twice, may be two objects in one document."""
+"""Keys whose duplicates may mean two objects in one document."""
 
 
 class Located(NamedTuple):
-    """An object and the number of the document that it stands in."""
+    """An object and the number of its document."""
 
     document: int
     item: Object
@@ -33,9 +34,9 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a file says. `rejections`: what in it cannot be used as written; what stands in for that is among the objects.
+    """Decoded content of a file. `rejections`: its unusable parts; `objects` includes the placeholders for them.
 
-    `placeholders`: the same once more, under names that no object has. `is_unclear`: whether something in it may concern any pod.
+    `placeholders`: the same placeholders, under names that no object can have. `is_unclear`: whether a part may concern any pod.
     """
 
     objects: tuple[Located, ...] = ()
@@ -45,7 +46,7 @@ class Content:
     is_unclear: bool = False
 
     def keys(self) -> frozenset[ObjectKey]:
-        """The objects it speaks of."""
+        """The keys of its objects."""
         return frozenset(located.item.key for located in self.objects)
 
     def namespaces(self) -> tuple[str, ...]:
@@ -55,26 +56,26 @@ class Content:
 
 
 def parse(origin: str, data: bytes) -> Content:
-    """The content of a file. `origin`: its path relative to the folder. Never raises for what the bytes are."""
-    reading = _Reading(origin)
+    """The content of a file. `origin`: its path relative to the folder. Never raises."""
+    builder = _ContentBuilder(origin)
     try:
         for document in read_documents(origin, data):
-            reading.take(document)
+            builder.take(document)
     except UnreadableError as error:
-        # Without its NUL bytes, UTF-16 is ASCII enough for names of namespaces.
-        reading.refuse_text(0, str(error), data.replace(b"\0", b"").decode("utf-8", "replace"))
-    return reading.content()
+        # Without NUL bytes, the names of namespaces in UTF-16 are ASCII.
+        builder.refuse_text(0, str(error), data.replace(b"\0", b"").decode("utf-8", "replace"))
+    return builder.content()
 
 
 def unreadable(origin: str, message: str) -> Content:
-    """The content of a file of which not even bytes are known."""
-    reading = _Reading(origin)
-    reading.refuse_text(0, message, "")
-    return reading.content()
+    """The content of a file whose bytes cannot be read."""
+    builder = _ContentBuilder(origin)
+    builder.refuse_text(0, message, "")
+    return builder.content()
 
 
-class _Reading:
-    """What has been made of a file's documents so far."""
+class _ContentBuilder:
+    """Builds the content of a file, document by document."""
 
     def __init__(self, origin: str) -> None:
         self._origin = origin
@@ -98,7 +99,7 @@ class _Reading:
         )
 
     def take(self, document: Document) -> None:
-        """Take what a document says."""
+        """Add the objects and rejections of a document."""
         if isinstance(document.value, YAMLTextError):
             self.refuse_text(document.number, str(document.value), document.text)
             return
@@ -116,15 +117,15 @@ class _Reading:
                 self._objects.append(Located(document.number, item))
 
     def refuse_text(self, document: int, message: str, text: str) -> None:
-        """Refuse what cannot be parsed: isolates the namespaces that the text names."""
+        """Reject a text that cannot be parsed; isolate the namespaces that it names."""
         named = namespaces_in(text)
         self._isolate(document, named.namespaces)
         self._is_unclear |= not named.is_complete
         self._reject(document, message, _of_namespaces(named.namespaces), leaves_open=not named.is_complete)
 
     def _refuse_duplicates(self, document: Document, items: list[Object | Ignored | DecodeError]) -> None:
-        """Refuse a document with equal keys: which of two is meant is not known, so its policies admit nothing and its namespaces are
-        isolated. Its pods and namespaces are used, as without them there would be nothing to isolate.
+        """Reject a document with duplicate keys: the intended one is unknown, so its policies admit nothing and its namespaces are
+        isolated. Its pods and namespaces are used, because isolation needs them.
         """
         namespaces = dict.fromkeys([*namespaces_in(document.text).namespaces, *namespaces_of(document.value)])
         for item in items:
@@ -163,7 +164,7 @@ class _Reading:
             self._placeholders.append(placeholder)
             self._objects.append(Located(document, placeholder))
             consequence += ", and the pod is isolated"
-            # Without an address there is nothing to isolate; one of the host network shares its node's.
+            # A pod without an address cannot be isolated; a host-network pod has its node's address.
             isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}
         if error.namespaces:
             consequence += f"; {_of_namespaces(error.namespaces)}"

@@ -1,4 +1,4 @@
-"""Which object stands for each name, when several files may hold one of the same name. What did not change costs nothing."""
+"""Objects of a set of files, with the choice between files that have an object of the same name. Unchanged files cost nothing."""
 
 from collections.abc import Mapping
 from operator import itemgetter
@@ -9,14 +9,14 @@ from netpolq.sources.folder.manifest_file import Content, Located
 
 
 class RetainedFile(NamedTuple):
-    """What a file contributes. `is_missing`: it is not there at the moment, and yields to one that its objects may have moved to."""
+    """The content of a file. `is_missing`: the file does not exist now, so any other file with the same object takes precedence."""
 
     content: Content
     is_missing: bool
 
 
 class Duplicate(NamedTuple):
-    """An object that is not used, because another of its name comes first: in `first_path`, as document `first_document`."""
+    """An unused object: the object of this name in document `first_document` of `first_path` comes first."""
 
     path: str
     document: int
@@ -26,7 +26,7 @@ class Duplicate(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """Where an object stands; the least of those with one name is used. `position`: within the file."""
+    """Location of an object, in order of precedence: the smallest one of a name is used. `position`: within the file."""
 
     is_missing: bool
     path: str
@@ -35,14 +35,14 @@ class _Copy(NamedTuple):
 
 
 class _Index:
-    """The objects of files by name, for as long as one change takes: kept for good it would double what they cost."""
+    """The objects of files by name, during one change only: a permanent index would double the memory of the objects."""
 
     def __init__(self, files: Mapping[str, RetainedFile]) -> None:
         self._files = files
         self._known: dict[str, dict[ObjectKey, list[tuple[int, Located]]]] = {}
 
     def of(self, path: str) -> dict[ObjectKey, list[tuple[int, Located]]]:
-        """Places and objects of a file."""
+        """Positions and objects of a file, by name."""
         found = self._known.get(path)
         if found is None:
             found = self._known[path] = {}
@@ -52,7 +52,7 @@ class _Index:
 
 
 class FolderObjects:
-    """The objects of a set of files. Of those of one name the first counts: files that are there before missing ones, then by path and
+    """The objects of a set of files. The first object of a name is used: existing files before missing ones, then by path and
     position in the file.
     """
 
@@ -63,13 +63,13 @@ class FolderObjects:
         self._objects: dict[ObjectKey, Object] = {}
 
     def change(self, files: Mapping[str, RetainedFile]) -> tuple[tuple[Object, ...], tuple[ObjectKey, ...]]:
-        """Take over the present files. Returns the objects that are new or different, and the names that are gone."""
+        """Replace the set of files. Returns the new or changed objects, and the names of deleted ones."""
         touched: dict[ObjectKey, None] = {}
         for path in [path for path in self._files if path not in files]:
             touched.update(self._put(path, None))
         for path in sorted(files):
             before, after = self._files.get(path), files[path]
-            # By identity: a content is made anew whenever a file is read, and to compare two large ones would cost what it saves.
+            # By identity: each read of a file creates a new content, and comparing two large ones would cost as much as it saves.
             if before is None or before.content is not after.content or before.is_missing is not after.is_missing:
                 touched.update(self._put(path, after))
         upserted: list[Object] = []
@@ -86,15 +86,15 @@ class FolderObjects:
         return tuple(upserted), tuple(deleted)
 
     def duplicates(self) -> list[Duplicate]:
-        """Objects that are not used, by path and document."""
+        """The unused objects, by path and document."""
         return sorted(one for several in self._duplicates.values() for one in several)
 
     def _put(self, path: str, file: RetainedFile | None) -> dict[ObjectKey, None]:
-        """Replace a file; returns the names that it held or holds."""
+        """Replace a file. Returns the names in its old and new content."""
         before = self._files.pop(path, None)
         old = {item.key: None for _document, item in before.content.objects} if before is not None else {}
         new = {item.key: None for _document, item in file.content.objects} if file is not None else {}
-        alone = (path,)  # one tuple for all that this file alone holds
+        alone = (path,)  # one tuple shared by all objects of this file alone
         for key in old.keys() - new.keys():
             others = tuple(one for one in self._holders[key] if one != path)
             if others:

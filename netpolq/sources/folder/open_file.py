@@ -1,4 +1,4 @@
-"""A manifest file that is open for reading: whether a process still writes to it, and its bytes."""
+"""An open manifest file: its bytes, and whether a process still writes to it."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 class UnreadableError(Exception):
-    """A file has no content that could be looked at; its text says why."""
+    """A file without readable content. The message is the reason."""
 
 
 class Writers(Enum):
@@ -33,11 +33,11 @@ class OpenFile(NamedTuple):
     fingerprint: Fingerprint
 
     def writers(self) -> Writers:
-        """Asks the kernel: a read lease is only granted on a file that nobody has open for writing. It is given back at once.
+        """Ask the kernel for writers: it grants a read lease only if no process has the file open for writing. Releases it at once.
 
-        A process that opens the file for writing in that instant waits for it, and the kernel tells the holder by a signal: made one
-        that is ignored by default, for the usual one would end the process. Source: fcntl(2), F_SETLEASE; it wants the file's owner or
-        CAP_LEASE, and a file system that has leases.
+        A process that opens the file for writing in that instant waits for the release, and the kernel signals the lease holder: with
+        SIGURG, which is ignored by default, since the default SIGIO would end the process. Source: fcntl(2), F_SETLEASE; it needs
+        the file's owner or CAP_LEASE, and a file system with leases.
         """
         try:
             fcntl.fcntl(self.descriptor, fcntl.F_SETSIG, signal.SIGURG)
@@ -50,7 +50,7 @@ class OpenFile(NamedTuple):
         return Writers.NONE
 
     def is_unchanged(self, writers: Writers) -> bool:
-        """Whether the file is still as it was opened, and nobody has begun to write to it."""
+        """Whether the file is as it was when opened, and the writers are the same."""
         return Fingerprint.of(os.fstat(self.descriptor)) == self.fingerprint and self.writers() is writers
 
     def read(self) -> bytes:
@@ -67,7 +67,7 @@ class OpenFile(NamedTuple):
 
 @contextmanager
 def open_file(path: str) -> Iterator[OpenFile]:
-    """Open a file for reading. Raises OSError. Never waits, whatever the path has become meanwhile."""
+    """Open a file for reading. Raises OSError. Never blocks, also if the path is now a pipe or device."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         yield OpenFile(descriptor, Fingerprint.of(os.fstat(descriptor)))

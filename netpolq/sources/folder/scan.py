@@ -1,9 +1,9 @@
-"""What a manifest folder holds at this moment, by stat alone: files, what cannot be read, and which directories to watch.
+"""Scan of a manifest folder by stat alone: files, unreadable directories, and the directories to watch.
 
-Nothing is opened here. Hidden entries are passed over, which passes over the `..data` and timestamped directories of a ConfigMap mount
-too; the visible links into them are followed. Each directory is read once, whatever number of links lead to it.
+The scan opens no file. It skips hidden entries, and with them the `..data` and timestamped directories of a ConfigMap mount;
+it follows the visible links into them. It reads each directory once, however many links lead to it.
 
-Paths are plain strings: a folder of a thousand files is looked at on every change.
+Paths are plain strings for speed: every change scans the whole folder, which may have a thousand files.
 """
 
 import os
@@ -26,7 +26,7 @@ def is_manifest_name(name: str) -> bool:
 class Fingerprint(NamedTuple):
     """Equal fingerprints mean that a file was not touched, within the resolution of the file system's clock.
 
-    `changed_ns` (ctime) tells changes of permissions, and of content where the modification time was set back.
+    `changed_ns` (ctime) shows changes of permissions, and of content where the modification time was set back.
     """
 
     device: int
@@ -41,7 +41,7 @@ class Fingerprint(NamedTuple):
 
 
 class FoundFile(NamedTuple):
-    """A file that is there. `problem`: why it cannot be read, then without a fingerprint; or empty."""
+    """An existing file. `problem`: why it is unreadable, then without a fingerprint; or empty."""
 
     path: str
     fingerprint: Fingerprint | None
@@ -53,9 +53,9 @@ class Scan:
     """Paths in `files` and `unreadable` are relative to the folder, the others absolute. A relative directory ends in a slash or is
     empty, so that it is a prefix of what it holds.
 
-    `unreadable`: directories that are there and cannot be read, with the reason; the folder itself also when it is not there.
-    `root`: device and inode of the folder, None if it is not there. `directories`: those whose every visible name matters.
-    `names`: (directory, name) of all that links and the folder's own path depend on.
+    `unreadable`: existing directories that cannot be read, with the reason; also the folder itself if it does not exist.
+    `root`: device and inode of the folder, None if it does not exist. `directories`: those in which every visible name matters.
+    `names`: (directory, name) of every path component that links and the folder's own path depend on.
     """
 
     files: dict[str, FoundFile] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Scan:
 
 
 def scan(folder: str) -> Scan:
-    """ScanResult at everything below a folder. Never raises for what it finds there."""
+    """Scan everything below a folder. Never raises."""
     found = Scan()
     _note_names(found, "/", folder)
     seen: set[tuple[int, int]] = set()
@@ -80,7 +80,7 @@ def scan(folder: str) -> Scan:
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            # A directory that vanished meanwhile is gone. Of the folder itself that says nothing about its objects.
+            # A subdirectory that vanished meanwhile is deleted. A missing folder does not delete its objects.
             if not relative or not isinstance(error, FileNotFoundError):
                 found.unreadable[relative] = error.strerror or str(error)
             continue
@@ -100,7 +100,7 @@ def scan(folder: str) -> Scan:
 
 
 def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
-    """Whether to go into the entry; a manifest file is noted on the way."""
+    """Whether the entry is a directory. Adds a manifest file to the scan."""
     is_manifest = is_manifest_name(entry.name)
     try:
         status = os.stat(entry.path)  # noqa: PTH116
@@ -124,7 +124,7 @@ def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
 
 
 def _note_names(found: Scan, start: str, path: str) -> None:
-    """Note what a path depends on: each symbolic link on the way, and its end, or the first part of it that is missing."""
+    """Add the names that a path depends on: each symbolic link, and its last or first missing component."""
     current, links = start, 0
     parts = path.split("/")[::-1]
     while parts:
@@ -140,7 +140,7 @@ def _note_names(found: Scan, start: str, path: str) -> None:
         except FileNotFoundError:
             found.names.add((current, name))
             return
-        except OSError:  # not a link, or not to be known
+        except OSError:  # not a link, or unreadable
             if not parts:
                 found.names.add((current, name))
             current = candidate

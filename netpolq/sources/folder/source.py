@@ -1,4 +1,4 @@
-"""The manifest folder as a source: namespaces, pods and policies as YAML or JSON files, watched for changes."""
+"""The manifest folder source: namespaces, pods and policies in YAML or JSON files, watched for changes."""
 
 import asyncio
 import logging
@@ -19,29 +19,30 @@ from netpolq.sources.source import Deliver
 log = logging.getLogger("source")
 
 QUIET_S = 0.003
-"""Events closer together than this are looked at together: writing a file is several."""
+"""Events closer together than this lead to one scan: one write of a file causes several."""
 
 BURST_S = 0.05
-"""A burst of events is looked at after this time, whether it has ended or not."""
+"""Longest wait for the end of a burst of events before a scan."""
 
 SAFETY_S = 30.0
-"""The folder is looked at this often without any event: for file systems without inotify, and for links that lead through others."""
+"""Interval of scans without events: for file systems without inotify, and for links that lead through others."""
 
 UNWATCHED_S = 1.0
-"""The same, while the folder is not there or not all of it can be watched."""
+"""The same, while the folder does not exist or is not completely watched."""
 
 PATIENCE_S = 0.2
-"""A change is delivered after this time even if the folder has not come to rest."""
+"""A change is delivered after this time even if the folder still changes."""
 
 FIRST_SYNC_S = 2.0
-"""The first sync waits this long for files that are being written while it starts."""
+"""The first sync waits this long for files that a process still writes."""
 
 
 class ManifestFolder:
-    """A `Source`. Every *.yaml, *.yml and *.json below the folder counts, unless hidden; the first by path wins where two say the same.
+    """A `Source`. Every *.yaml, *.yml and *.json below the folder counts, unless hidden; of two objects of the same
+    name, the first by path is used.
 
-    A broken file keeps its last good content in force; where there is none, what can be read of it is used and a policy that cannot be
-    read isolates. A folder that disappears changes nothing but the rejections.
+    The last good content of a broken file stays in force; without one, its readable parts are used and an unreadable policy isolates.
+    A folder that disappears only adds a rejection.
     """
 
     kind = "folder"
@@ -55,7 +56,7 @@ class ManifestFolder:
 
     @property
     def location(self) -> str:
-        """The folder, as it was given."""
+        """The folder, as configured."""
         return str(self._path)
 
     async def run(self, deliver: Deliver) -> None:
@@ -80,13 +81,13 @@ class ManifestFolder:
                     self.contact_ns = time.monotonic_ns()
                 if not is_synced and "" in result.scan.unreadable:
                     raise BootError(f"manifest folder {self._path}: {result.scan.unreadable['']}")
-                # What changed while it was looked at may have been seen in part, such as one file of two that are swapped together.
+                # The scan may have seen only part of a change during it, such as one of two files that are swapped together.
                 has_changed = watch.follow(result.scan) | watch.take_events()
                 if watch.problem is not None:
                     self.problems.append(watch.problem)
                 if watch.problem != reported:
                     reported = watch.problem
-                    log.warning("manifest folder: %s", reported or "it is watched by inotify again")
+                    log.warning("manifest folder: %s", reported or "inotify watches it again")
                 is_whole = not has_changed and (is_synced or not result.unfinished)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
                 is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not result.parsing)
@@ -103,14 +104,14 @@ class ManifestFolder:
 
 
 def _wait_s(result: ScanResult, watch: FolderWatch) -> float:
-    """How long to wait for an event before looking all the same."""
+    """How long to wait for an event before the next scan, in seconds."""
     is_blind = "" in result.scan.unreadable or not watch.complete
     wait_s = UNWATCHED_S if is_blind else SAFETY_S
     return wait_s if result.rescan_after_ns is None else min(wait_s, result.rescan_after_ns / 1e9)
 
 
 def load(path: Path) -> Update:
-    """The folder's present content, read once and without waiting for writers. Raises `NetpolqError` if it cannot be read."""
+    """Read the folder's content once, without waiting for writers. Raises `NetpolqError` if it cannot be read."""
     folder = _absolute(path)
     contents = FolderContents(folder, stable_ns=dict.fromkeys(Writers, 0))
     now_ns = time.monotonic_ns()
@@ -118,7 +119,7 @@ def load(path: Path) -> Update:
     if "" in result.scan.unreadable:
         raise NetpolqError(f"manifest folder {folder}: {result.scan.unreadable['']}")
     update = contents.update(now_ns)
-    assert update is not None  # noqa: S101  (the first call always answers)
+    assert update is not None  # noqa: S101  (the first call always returns an update)
     return update
 
 

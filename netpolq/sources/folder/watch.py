@@ -1,8 +1,7 @@
-"""Waiting for something to change in a set of directories, through inotify.
+"""Inotify watch on a set of directories.
 
-An event only says "look again": what changed is found by looking. So no event has to be understood, and a lost one (a full queue, a
-race with a new directory) costs time and nothing else. Where the kernel gives no inotify instance or not enough watches, looking
-regularly takes its place.
+An event only triggers a scan, and the scan finds the changes. So a lost event (a full queue, a race with a new directory) costs time
+and nothing else. If the kernel refuses an inotify instance or a watch, regular scans replace the events.
 """
 
 import asyncio
@@ -17,11 +16,11 @@ from netpolq.sources.folder.scan import Scan, is_manifest_name
 
 _STRUCTURE = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO
 _CONTENT = Mask.MODIFY | Mask.CLOSE_WRITE | Mask.ATTRIB
-_ABOUT_THE_WATCH = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED | Mask.Q_OVERFLOW
+_WATCH_EVENTS = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED | Mask.Q_OVERFLOW
 _WATCHED = _STRUCTURE | _CONTENT | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR | Mask.EXCL_UNLINK
 
-_TAKEN_AT_ONCE = 16384
-"""Events taken without pause. Source: the default of fs.inotify.max_queued_events."""
+_MAX_EVENTS = 16384
+"""Maximum number of events read without a pause. Source: the default of fs.inotify.max_queued_events."""
 
 
 _RETRY_S = 30.0
@@ -35,14 +34,14 @@ _LIMITS = {
     (errno.ENFILE, "instance"): "no file can be opened for inotify: raise sysctl fs.file-max",
     (errno.ENOSPC, "watch"): "no inotify watch is left: raise sysctl fs.inotify.max_user_watches",
 }
-"""What the kernel's refusals mean. Source: inotify_init(2), inotify_add_watch(2)."""
+"""Messages for the kernel's refusals. Source: inotify_init(2), inotify_add_watch(2)."""
 
 
 class FolderWatch:
     """Watches on the directories of the latest scan. A context manager; belongs to one event loop.
 
-    `complete`: whether every one of them is watched; if not, only looking regularly helps. `problem`: why not, where a limit of the kernel
-    is the reason, or None.
+    `complete`: whether every one of them has a watch; if not, regular scans are necessary. `problem`: the reason, if it is a limit of the
+    kernel, or None.
     """
 
     def __init__(self) -> None:
@@ -61,8 +60,8 @@ class FolderWatch:
             self._inotify.close()
 
     def follow(self, scan: Scan) -> bool:
-        """Watch what a scan found, and nothing else. True if a watch is new: what happened before it was placed, only another scan
-        can tell.
+        """Watch exactly the directories of a scan. Returns whether a watch is new: only another scan finds earlier changes in its
+        directory.
         """
         self.problem = self.problem if self._inotify is None else None
         inotify = self._open()
@@ -70,19 +69,21 @@ class FolderWatch:
             self.complete = False
             return False
         known = {watch.wd for watch in inotify.watches}
-        placed = {path: self._place(inotify, path) for path in scan.directories | {directory for directory, _ in scan.names}}
-        current = set(placed.values()) - {None}
-        self.complete = None not in placed.values()
-        self._every_name = {wd for path in scan.directories if (wd := placed[path]) is not None}
-        self._names = {(wd, name) for path, name in scan.names if (wd := placed[path]) is not None}
+        descriptors = {
+            path: self._add_watch(inotify, path) for path in scan.directories | {directory for directory, _ in scan.names}
+        }
+        current = set(descriptors.values()) - {None}
+        self.complete = None not in descriptors.values()
+        self._every_name = {wd for path in scan.directories if (wd := descriptors[path]) is not None}
+        self._names = {(wd, name) for path, name in scan.names if (wd := descriptors[path]) is not None}
         for watch in inotify.watches:
             if watch.wd not in current:
-                with contextlib.suppress(OSError):  # its directory is gone, and the watch with it
+                with contextlib.suppress(OSError):  # the kernel removed the watch with its directory
                     inotify.rm_watch(watch)
         return not current <= known
 
     def _open(self) -> Inotify | None:
-        """The instance; None while the kernel gives none, and then `problem` says why."""
+        """The inotify instance; None if the kernel refuses one, with the reason in `problem`."""
         if self._inotify is None and time.monotonic() - self._tried_s >= _RETRY_S:
             self._tried_s = time.monotonic()
             try:
@@ -90,51 +91,51 @@ class FolderWatch:
                 os.set_blocking(self._inotify.fd, False)
                 self.problem = None
             except OSError as error:
-                self.problem = _meaning(error, "instance")
+                self.problem = _message(error, "instance")
         return self._inotify
 
-    def _place(self, inotify: Inotify, path: str) -> int | None:
-        """The watch descriptor of a directory; the same one as long as the directory is the same. None if there can be none."""
+    def _add_watch(self, inotify: Inotify, path: str) -> int | None:
+        """The watch descriptor of a directory, the same for the same directory; None if the kernel refuses the watch."""
         try:
             return inotify.add_watch(path, _WATCHED).wd
         except OSError as error:
             if (error.errno, "watch") in _LIMITS:
-                self.problem = _meaning(error, "watch")
+                self.problem = _message(error, "watch")
             return None
 
     async def changed(self, within_s: float) -> bool:
-        """Whether anything that matters happens within a time. Returns at once when it does."""
+        """Whether a relevant event arrives within a time. Returns as soon as it does."""
         if self._inotify is None:
             await asyncio.sleep(within_s)
             return False
         try:
             async with asyncio.timeout(within_s):
-                while not self._matters(await self._inotify.get()):
+                while not self._is_relevant(await self._inotify.get()):
                     pass
         except TimeoutError:
             return False
         return True
 
     async def quiet(self, for_s: float, at_most_s: float) -> None:
-        """Wait until nothing that matters has happened for a time, but not longer than `at_most_s`."""
+        """Wait until no relevant event has arrived for `for_s`, at most `at_most_s`."""
         deadline = time.monotonic() + at_most_s
         while time.monotonic() < deadline and await self.changed(for_s):
             pass
 
     def take_events(self) -> bool:
-        """Forget all events so far; whether any of them mattered. Call it after looking, too: what happens meanwhile is seen in part."""
-        mattered = False
+        """Discard all pending events. Returns whether any was relevant. Call it after a scan too, which may see only part of a change."""
+        is_relevant = False
         if self._inotify is None:
             return False
-        for _ in range(_TAKEN_AT_ONCE):
+        for _ in range(_MAX_EVENTS):
             event = self._inotify.sync_get()
             if event is None:
                 break
-            mattered |= self._matters(event)
-        return mattered
+            is_relevant |= self._is_relevant(event)
+        return is_relevant
 
-    def _matters(self, event: Event) -> bool:
-        if event.mask & _ABOUT_THE_WATCH:
+    def _is_relevant(self, event: Event) -> bool:
+        if event.mask & _WATCH_EVENTS:
             return True
         if event.watch is None or event.name is None:
             return False
@@ -146,6 +147,6 @@ class FolderWatch:
         return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or is_manifest_name(name)
 
 
-def _meaning(error: OSError, of: str) -> str:
+def _message(error: OSError, of: str) -> str:
     meaning = _LIMITS.get((error.errno or 0, of), f"inotify cannot be used: {error.strerror or error}")
-    return f"{meaning}; the folder is looked at every second instead"
+    return f"{meaning}; the folder is scanned every second instead"

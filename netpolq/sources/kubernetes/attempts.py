@@ -1,4 +1,4 @@
-"""How attempts of one reflector went: what is wrong at the moment, and how long to wait before the next one."""
+"""Failed attempts of one reflector: the current problem, and the back-off before the next attempt."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ log = logging.getLogger("reflector")
 
 
 class Attempts:
-    """Failures in a row. `kind`: of the objects, for the log. `noise`: random numbers from 0 to 1. `problem`: None after a success."""
+    """Counts consecutive failures. `kind`: for the log. `noise`: random numbers from 0 to 1. `problem`: None after a success."""
 
     def __init__(self, kind: str, timing: Timing, noise: Callable[[], float]) -> None:
         self._kind = kind
@@ -25,9 +25,9 @@ class Attempts:
         self.problem: str | None = None
 
     def fail(self, problem: str, *, is_version_suspect: bool = False) -> float:
-        """Note a failure. Returns how long to wait: growing, and never the same for two agents.
+        """Note a failure. Returns the delay in seconds, which grows with each failure and is random, so that agents do not retry together.
 
-        `is_version_suspect`: the version that is known may be the reason, so that after some of them everything is listed again.
+        `is_version_suspect`: the known version may be the cause; after some such failures the reflector lists everything again.
         """
         self._failures += 1
         self._suspect_failures += is_version_suspect
@@ -39,7 +39,7 @@ class Attempts:
         return max_s * (0.5 + self._noise() / 2)
 
     def must_drop_version(self) -> bool:
-        """Whether so many failures were doubtful that the known version is given up; they are then counted from the start."""
+        """Whether the known version is suspect after too many failures. Resets their count if so."""
         if self._suspect_failures < self._timing.failures_before_relist:
             return False
         self._suspect_failures = 0

@@ -1,7 +1,7 @@
-"""HTTP to the API server, with whatever address and credentials the configuration names.
+"""HTTP connection to the API server, with the address and credentials of the configuration.
 
-The kubernetes package serves for configuration, authentication and TLS only: bodies are taken as bytes, because its typed models cost
-many times the work and memory of the few fields that are used.
+The kubernetes package does configuration, authentication and TLS only. Bodies stay bytes, because its typed models cost many times the
+work and memory of the few fields that the agent uses.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
 
 @dataclass(slots=True)
 class _Lease:
-    """A client and how many requests are under way on it. `retired`: no new ones; the last one closes it."""
+    """A client and its number of running requests. `retired`: takes no new requests; the last one closes the client."""
 
     client: client.ApiClient
     requests: int = 0
@@ -70,7 +70,7 @@ class _Lease:
 class Connection:
     """Requests to one API server.
 
-    `kubeconfig_paths`: one path or several with colons between, or empty for the service account of the pod this runs in.
+    `kubeconfig_paths`: one path, several separated by colons, or empty for the service account of the pod.
     """
 
     def __init__(self, kubeconfig_paths: str) -> None:
@@ -82,10 +82,10 @@ class Connection:
         self._is_reached = asyncio.Event()
 
     async def open(self) -> None:
-        """Read the configuration. Raises `BootError` saying what is wrong with it."""
+        """Read the configuration. Raises `BootError` with the reason if it is unusable."""
         try:
             self._lease = _Lease(await self._make_client())
-        except Exception as error:  # the package raises whatever its parsers and plugins do
+        except Exception as error:  # its parsers and plugins raise any type
             origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BootError(
@@ -127,13 +127,13 @@ class Connection:
 
     @property
     def generation(self) -> int:
-        """Rises with every renewal; hand the one a request was made with to `renew`."""
+        """The number of renewals. Pass the value from before a request to `renew`."""
         return self._generation
 
     async def renew(self, generation: int) -> None:
-        """Read the configuration again, for credentials that are refused. Does nothing if somebody else has done so meanwhile.
+        """Read the configuration again, after refused credentials. Does nothing if another reflector has already renewed.
 
-        Requests under way are not cut: they end with the old credentials.
+        Running requests end with the old credentials.
         """
         async with self._renewal:
             if generation != self._generation:
@@ -146,24 +146,24 @@ class Connection:
 
     @property
     def reached(self) -> int:
-        """How often the server was reached after a failure; hand the one from before an attempt to `wait_until_reached`."""
+        """How often the server was reached after a failure. Pass the value from before an attempt to `wait_until_reached`."""
         return self._reached
 
     def note_reached(self) -> None:
-        """The server answers again, after a failure: the other reflectors need not wait any longer."""
+        """Wake the reflectors that wait: the server answers again after a failure."""
         self._reached += 1
         self._is_reached.set()
         self._is_reached = asyncio.Event()
 
     async def wait_until_reached(self, reached: int, max_s: float) -> None:
-        """Wait until the server is reached by another request than before (`reached`), or so many seconds."""
+        """Wait until `reached` has changed, at most `max_s` seconds."""
         if self._reached == reached:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max_s):
                     await self._is_reached.wait()
 
     async def close(self) -> None:
-        """Give up all connections, once no request is under way."""
+        """Close all connections as soon as no request is running."""
         if self._lease is not None:
             self._lease.retired = True
             await self._lease.close_if_done()
@@ -211,7 +211,7 @@ def _status_error(response: aiohttp.ClientResponse, body: bytes) -> StatusError:
 
 
 def is_about_certificates(error: BaseException) -> bool:
-    """Whether TLS failed: on this side for a certificate of an unknown authority, or on the server's for one of ours (an alert)."""
+    """Whether TLS failed: the agent rejected the server's certificate, or the server rejected the agent's (an alert)."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError)):

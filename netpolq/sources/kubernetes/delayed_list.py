@@ -1,4 +1,4 @@
-"""When everything is listed again because it could not be proved that the server still has the same history."""
+"""Schedule of the list that follows a lost contact when the server could not prove that its history is the same."""
 
 import time
 
@@ -8,9 +8,9 @@ from netpolq.sources.kubernetes.timing import Timing
 
 
 class DelayedList:
-    """A list to come, at a random time, so that the agents of many nodes do not all list at once. `noise`: random numbers from 0 to 1.
+    """A list at a random time, so that the agents of many nodes do not all list at once. `noise`: random numbers from 0 to 1.
 
-    Where contact is lost all the time, as behind a proxy that cuts silent connections every minute, such lists are `max_relist_s` apart.
+    Where contact is lost often, as behind a proxy that cuts silent connections every minute, such lists are `max_relist_s` apart.
     """
 
     def __init__(self, timing: Timing, noise: Callable[[], float]) -> None:
@@ -20,13 +20,13 @@ class DelayedList:
         self._earliest = 0.0
 
     def schedule(self, size: int) -> None:
-        """List later; the more objects (`size`), the later. What is scheduled already stays."""
+        """Schedule a list; the more objects (`size`), the later. Keeps an earlier schedule."""
         if self._due is None:
             max_s = min(size * self._timing.relist_s_per_object, self._timing.max_relist_s)
             self._due = max(time.monotonic() + max_s * self._noise(), self._earliest)
 
     def finish(self) -> None:
-        """Everything has been listed, for this reason or another."""
+        """Clear the schedule after a complete list, whatever its reason."""
         if self._due is not None:
             self._earliest = time.monotonic() + self._timing.max_relist_s
         self._due = None

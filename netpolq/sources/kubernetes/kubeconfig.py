@@ -1,4 +1,4 @@
-"""Kubeconfig files, looked at before the kubernetes package reads them: its errors do not name the file."""
+"""Checks of kubeconfig files before the kubernetes package reads them, because its errors do not name the file."""
 
 import ssl
 
@@ -15,9 +15,9 @@ class KubeconfigError(Exception):
 
 
 def check(paths: str) -> None:
-    """Read the files of a list with colons in it, as in KUBECONFIG. Raises `KubeconfigError`.
+    """Read the files of a colon-separated list, as in KUBECONFIG. Raises `KubeconfigError`.
 
-    As kubectl has it, a file that is missing is left out if another one is there.
+    As in kubectl, a missing file is ignored if another one exists.
     """
     found = [path for path in map(_expanded, filter(None, paths.split(":"))) if not _is_missing(path)]
     if not found:
@@ -46,7 +46,7 @@ def described(error: Exception, files: Iterable[str | None]) -> str:
 def _expanded(name: str) -> Path:
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # a user that there is not, or no home: then it is a name like any other
+    except RuntimeError:  # unknown user, or no home directory: an ordinary name
         return Path(name)
 
 

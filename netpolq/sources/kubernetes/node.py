@@ -1,7 +1,7 @@
-"""The Node of this agent's name: whether the API server has it, and the pod ranges that it names.
+"""Reader of this agent's Node: whether it exists, and its pod ranges.
 
-Under another name no pod of the cluster is local, and nothing is enforced. The ranges are for the hold, which needs them before the first
-sync: a Node is one small object, and may be read where the lists of pods are late. Source: Kubernetes API, core/v1 NodeSpec.
+With a wrong node name no pod is local, and the agent enforces nothing. The hold needs the ranges before the first sync: a Node is one
+small object, and can be read while the lists of pods are late. Source: Kubernetes API, core/v1 NodeSpec.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.watch import StatusError
 
 _ASK_S = 5.0
-"""Between two questions while there is no such Node: a kubelet registers it within seconds of its start."""
+"""Interval of requests while the Node does not exist: a kubelet registers it within seconds of its start."""
 
 _ASK_AGAIN_S = 60.0
-"""Between two questions that are refused, since a role is changed by hand; and the longest time between two questions for ranges."""
+"""Interval of requests that are refused, since people change roles by hand; and the longest interval of requests for ranges."""
 
 _REQUEST_S = 10.0
 
 _MAX_CIDRS = 16
-"""Entries that are read. The API server admits one of each family."""
+"""Maximum number of entries read. The API server allows one of each family."""
 
 _MAX_TEXT = 100
-"""Characters of an entry that the log shows."""
+"""Maximum characters of an entry in the log."""
 
 log = logging.getLogger("node")
 
 
 class NodeReader:
-    """Asks for one Node by name until it is there, and, before the first sync, until it names pod ranges.
+    """Reads one Node by name until it exists and, before the first sync, until it has pod ranges.
 
     A controller writes the ranges into a new Node some time after the kubelet has registered it, or never: many network plugins assign
-    addresses without it. `is_synced`: whether the source has delivered, so that ranges are of no use any more.
-    `exists`: None while that is not known, as where the role does not permit to ask. `pod_ranges`: those that the Node named last.
+    addresses without it. `is_synced`: whether the source has delivered; the ranges are then unnecessary.
+    `exists`: None while unknown, for example without permission to read nodes. `pod_ranges`: the latest ones of the Node.
     """
 
     def __init__(self, name: str, connection: Connection, is_synced: Callable[[], bool], ask_s: float = _ASK_S) -> None:
@@ -53,7 +53,7 @@ class NodeReader:
         self.pod_ranges: tuple[PodRange, ...] = ()
 
     async def run(self) -> None:
-        """Ask until all is known that is needed; less often where only ranges are missing."""
+        """Read until complete; with a growing interval if only ranges are missing."""
         range_delay_s = self._ask_s
         while not self._is_complete:
             delay_s = await self._ask()
@@ -67,7 +67,7 @@ class NodeReader:
         return self.exists is True and (bool(self.pod_ranges) or self._is_synced())
 
     async def _ask(self) -> float:
-        """Ask once. Returns after how many seconds to ask again."""
+        """Read once. Returns the delay until the next request, in seconds."""
         try:
             self._take(await self._connection.get(self._path, {}, timeout_s=_REQUEST_S))
         except StatusError as error:
@@ -82,7 +82,7 @@ class NodeReader:
                     self.exists = None
                 return max(_ASK_AGAIN_S, self._ask_s)
         except (aiohttp.ClientError, OSError, TimeoutError):
-            pass  # the reflectors tell of a server that cannot be reached
+            pass  # the reflectors report an unreachable server
         return self._ask_s
 
     def _take(self, body: bytes) -> None:
@@ -90,7 +90,7 @@ class NodeReader:
             node = orjson.loads(body)
             is_it = bool(node["metadata"]["name"] == self._name)
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            return  # no object of the API
+            return  # not an API object
         self.exists = is_it
         if not is_it:
             return
@@ -109,12 +109,12 @@ class NodeReader:
 
 def _range(value: object) -> PodRange:
     if not isinstance(value, str):
-        raise ValueError("not a text")
+        raise ValueError("not a string")
     return parse_range(value)
 
 
 def _named(spec: object) -> Iterator[tuple[str, object]]:
-    """What a Node's spec names as its pod ranges, with the field that does: `podCIDRs`, and its first entry again as `podCIDR`."""
+    """Fields and values of the pod ranges in a Node's spec: `podCIDRs`, and its first entry again as `podCIDR`."""
     if not isinstance(spec, dict):
         return
     several, one = spec.get("podCIDRs"), spec.get("podCIDR")

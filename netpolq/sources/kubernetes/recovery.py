@@ -1,4 +1,4 @@
-"""What one reflector does after a request that failed: renew credentials, and wait for the next attempt."""
+"""Recovery of a reflector from a failed request: renews credentials and waits for the next attempt."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ from netpolq.sources.kubernetes.timing import Timing
 from netpolq.sources.kubernetes.watch import StatusError, StreamError
 
 _NOT_ABOUT_THE_VERSION = frozenset({401, 403, 408, 429})
-"""Refusals that say nothing about the version that a watch goes on from. A server that starts answers 403 until it knows the roles."""
+"""Status codes that do not concern the version of a watch. A starting server answers 403 until it has loaded the roles."""
 
 _PAUSE_S = 0.5
-"""At most this long after the server was reached, at random, the others ask, too: agents of many nodes not all at the same moment."""
+"""Upper limit of the random pause after another reflector reached the server, so that agents of many nodes do not ask at once."""
 
 
 class Recovery:
-    """Failures of the requests for one kind. `noise`: random numbers from 0 to 1."""
+    """Handles failed requests for one kind. `noise`: random numbers from 0 to 1."""
 
     def __init__(self, kind: str, connection: Connection, timing: Timing, noise: Callable[[], float]) -> None:
         self._connection = connection
@@ -27,7 +27,7 @@ class Recovery:
 
     @property
     def problem(self) -> str | None:
-        """What keeps the reflector from reading at the moment."""
+        """The current problem, or None."""
         return self._attempts.problem
 
     def must_drop_version(self) -> bool:
@@ -35,16 +35,16 @@ class Recovery:
         return self._attempts.must_drop_version()
 
     def succeed(self) -> None:
-        """The server has answered."""
+        """Note a valid answer."""
         if self._attempts.succeed():
             self._connection.note_reached()
 
-    def on_nonsense(self, error: StreamError) -> float:
-        """The answer is not what was asked for. Returns how long to wait."""
+    def on_invalid_answer(self, error: StreamError) -> float:
+        """Note an answer that is invalid. Returns the delay in seconds."""
         return self._attempts.fail(str(error), is_version_suspect=True)
 
     async def on_refusal(self, error: StatusError, generation: int) -> float:
-        """The server refuses. Returns how long to wait. `generation`: of the connection when the request was made."""
+        """Note a refusal. Returns the delay in seconds. `generation`: of the connection when the request was made."""
         problem = str(error)
         if error.code == 401:
             problem += await self._renew(generation)
@@ -63,9 +63,9 @@ class Recovery:
         await asyncio.sleep(self._noise() * min(delay_s, _PAUSE_S))
 
     async def _renew(self, generation: int) -> str:
-        """Read credentials and authorities again. Returns what is to be added to the problem."""
+        """Read credentials and authorities again. Returns a suffix for the problem, empty on success."""
         try:
             await self._connection.renew(generation)
-        except Exception as failure:  # noqa: BLE001  # whatever a plugin or parser raises, the old credentials are still there
+        except Exception as failure:  # noqa: BLE001  # plugins and parsers raise any type; the old credentials stay
             return f"; credentials cannot be read again: {failure}"
         return ""

@@ -1,11 +1,11 @@
-"""Keeps a replica of one resource up to date: list or streamed list, then watch, for ever and whatever happens.
+"""Reflector of one resource: lists it (or streams the list), then watches it, until cancelled.
 
     NOTHING ── streamed list, or pages ──► KNOWN ── version of the server ── watch ──► KNOWN
         ▲                                    │
         ├──── 410, a server with another history, a silent watch, or a watch that keeps failing
         └──── some time after a lost contact, if the server could not prove that its history is the same (`replica.py`)
 
-What is known stays in force until a complete newer state has arrived.
+The known state stays in force until a complete newer state has arrived.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ from netpolq.sources.kubernetes.watch import (
 from netpolq.sources.kubernetes.watch_attempt import WatchAttempt
 
 _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
-"""Codes by which servers refuse streamed lists: Invalid where the feature is off, others from what stands between."""
+"""Status codes that refuse streamed lists: Invalid from a server without the feature, the others from proxies."""
 
 _MIN_WATCH_S = 2.0
-"""No watch is opened for less time until a list that is due. A watch of a second cannot be told from one that has not begun."""
+"""The reflector opens no watch when a list is due sooner: a watch of one second looks like one that has not begun."""
 
 log = logging.getLogger("reflector")
 
@@ -48,7 +48,7 @@ Deliver = Callable[[Changes], None]
 
 
 class Reflector:
-    """One resource of the cluster. `deliver` gets the first complete state, then every change; it must not raise."""
+    """Reflects one resource. Calls `deliver` with the first complete state, then with every change; `deliver` must not raise."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Reflector:
                 delay_s = await self._on_status(error, generation)
             except StreamError as error:
                 self._lose_contact()
-                delay_s = self._drop_suspect_version(self._recovery.on_nonsense(error))
+                delay_s = self._drop_suspect_version(self._recovery.on_invalid_answer(error))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._lose_contact()
                 await self._recovery.wait_until_reachable(error, generation, reached)
@@ -103,7 +103,7 @@ class Reflector:
             await asyncio.sleep(delay_s)
 
     def _list_again(self, why: str, *, level: int = logging.INFO) -> float:
-        """Give up the version that is known. Returns how long to wait."""
+        """Drop the known version. Returns the delay in seconds."""
         log.log(level, "%s: %s; listing again", self._resource.kind, why)
         self._replica.abandon()
         self._replica.resume_version = None
@@ -114,7 +114,7 @@ class Reflector:
             self._replica.drop_evidence()
             return 0.0
         if error.is_expired and self._replica.resume_version is not None:
-            return self._list_again("what is known is too old to go on from")
+            return self._list_again("the known version is too old to continue from")
         self._lose_contact()
         return self._drop_suspect_version(await self._recovery.on_refusal(error, generation))
 
@@ -123,7 +123,7 @@ class Reflector:
         self._is_contact_lost = True
 
     def _drop_suspect_version(self, delay_s: float) -> float:
-        """After too many doubtful failures give up the version that is known. Returns `delay_s`."""
+        """Drop the known version after too many failures that it may have caused. Returns `delay_s`."""
         if self._recovery.must_drop_version():
             self._replica.resume_version = None
         return delay_s
@@ -133,10 +133,8 @@ class Reflector:
 
     @property
     def problem(self) -> str | None:
-        """What keeps this from reading at the moment."""
+        """The current problem, or None."""
         return self._recovery.problem
-
-    # --- complete states ----------------------------------------------------------------------------------------------------------
 
     async def _synchronise(self) -> None:
         self.relists += 1
@@ -154,36 +152,28 @@ class Reflector:
         return await self._list()
 
     async def _stream_list(self) -> None:
-        """A watch that begins with the complete state and goes on as a watch (WatchList)."""
+        """Watch from the complete state on (WatchList)."""
         self._replica.begin()
-        await self._consume(
-            {
-                "sendInitialEvents": "true",
-                "resourceVersionMatch": "NotOlderThan",
-                "resourceVersion": "",
-            }
-        )
+        await self._consume({"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": ""})
 
     async def _list(self) -> None:
         resume_version = await self._paged_list.read(self._replica, self._on_contact)
         self._on_complete()
-        self._hand_on(self._replica.complete(resume_version), is_complete=True)
+        self._emit(self._replica.complete(resume_version), is_complete=True)
         self._is_version_checked = True
         self._recovery.succeed()
 
     def _on_complete(self) -> None:
-        """A complete state has arrived: what was in doubt before is settled."""
+        """Clear a lost contact and a scheduled list after a complete state has arrived."""
         self._is_contact_lost = False
         self._delayed_list.finish()
 
-    # --- changes ------------------------------------------------------------------------------------------------------------------
-
     async def _check_version(self) -> None:
-        """Ask which version the server has. Raises `NotResumableError` if it is behind the one that is known.
+        """Ask for the server's version. Raises `NotResumableError` if it is lower than the known one.
 
-        A server whose etcd was restored from a backup answers a watch from a version that it does not have yet with 200, and says nothing
-        until it gets there; what it then says belongs to another history. The version of a list, of one object at most, is the present
-        one: without resourceVersion it is read consistently (API concepts, "Resource versions").
+        A server whose etcd was restored from a backup answers a watch from a later version with 200 and sends nothing until it reaches
+        that version; what it then sends belongs to another history. A list of at most one object has the current version: without
+        resourceVersion it is a consistent read (API concepts, "Resource versions").
         """
         if self._is_version_checked:  # by a list a moment ago
             self._is_version_checked = False
@@ -193,7 +183,7 @@ class Reflector:
         self._replica.compare(metadata.get("resourceVersion"))
 
     async def _wait_for_due_list(self) -> None:
-        """Raises `NotResumableError` when the list that was scheduled is due, or nearly so."""
+        """Raise `NotResumableError` when the scheduled list is due, or due within `_MIN_WATCH_S`."""
         remaining_s = self._delayed_list.remaining_s
         if remaining_s is not None and remaining_s < _MIN_WATCH_S:
             await asyncio.sleep(remaining_s)
@@ -209,8 +199,8 @@ class Reflector:
 
     async def _consume(self, query: dict[str, str]) -> None:
         timing = self._timing
-        shortest_s, longest_s = timing.watch_s
-        asked_s = shortest_s + (longest_s - shortest_s) * self._noise()
+        min_s, max_s = timing.watch_s
+        asked_s = min_s + (max_s - min_s) * self._noise()
         remaining_s = self._delayed_list.remaining_s
         if remaining_s is not None and not self._replica.is_arriving:
             asked_s = min(asked_s, remaining_s)
@@ -236,23 +226,23 @@ class Reflector:
         self._recovery.succeed()
 
     def _take(self, lines: list[bytes]) -> None:
-        """Take what a watch says. It counts as contact: the answer 200 alone does not, a server that has lost its state gives it, too."""
+        """Apply watch events. They count as contact; the status 200 alone does not, as a server that lost its state sends it too."""
         self._on_contact()
         changes = Changes()
         try:
             for line in lines:
                 if self._replica.on_line(line, changes):
                     self._on_complete()
-                    self._hand_on(changes, is_complete=True)
+                    self._emit(changes, is_complete=True)
                     changes = Changes()
                 if not self._replica.is_arriving:
                     self._is_contact_lost &= self._replica.is_awaiting_proof
                     self._recovery.succeed()
         finally:
-            # What came before a bad line is good.
-            self._hand_on(changes)
+            # The events before a bad line are valid.
+            self._emit(changes)
 
-    def _hand_on(self, changes: Changes, *, is_complete: bool = False) -> None:
+    def _emit(self, changes: Changes, *, is_complete: bool = False) -> None:
         self.is_synced |= is_complete
         if changes or is_complete:
             self._deliver(changes)

@@ -1,9 +1,9 @@
-"""What is known of one resource, and the proof that a server goes on with the same history.
+"""Known state of one resource, and the proof that a server continues the same history.
 
-A version says how far a history was received, not which history: after a restore from a backup the server uses the same numbers for other
-changes. Therefore a watch goes on from just before the last event that was received, and the server must send that event again, first and
-unchanged. If it does, both histories are the same up to this event, and the watch delivers every change after it. If the server sends
-anything else, everything is listed again.
+A version is a position in a history and does not identify the history: after a restore from a backup the server uses the same numbers
+for other changes. Therefore a watch continues from just before the last received event, and the server must send that event again, first
+and unchanged. If it does, both histories are the same up to this event, and the watch delivers every change after it. If the server
+sends anything else, everything is listed again.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from netpolq.sources.kubernetes.watch import (
 )
 
 MIN_EVIDENCE_VERSION = 2
-"""A watch goes on from the version before it, and 0 would ask for any state (API concepts, "Resource versions")."""
+"""A watch continues from the version before the evidence, and version 0 would ask for any state (API concepts, "Resource versions")."""
 
 
 class Evidence(NamedTuple):
@@ -56,9 +56,9 @@ def _evidence(item: Item, body: object, *, is_deletion: bool) -> Evidence:
 
 
 class Replica:
-    """What is known of one resource: the keys of its objects, and from where to go on watching.
+    """The keys of the known objects of one resource, and the version to watch from.
 
-    `resume_version` None: nothing, everything must be listed. The objects themselves are handed on and not kept.
+    `resume_version`: None if everything must be listed. The replica passes the objects on and does not keep them.
     """
 
     def __init__(self, resource: Resource) -> None:
@@ -71,15 +71,15 @@ class Replica:
 
     @property
     def size(self) -> int:
-        """The number of objects that are known."""
+        """The number of known objects."""
         return len(self._known)
 
     def begin(self) -> None:
-        """A new complete state begins to arrive, by pages or by initial events. It shows only when it is complete."""
+        """Start a new complete state, from pages or initial events. It takes effect in `complete`."""
         self._incoming = {}
 
     def add_page(self, bodies: list[object]) -> None:
-        """Take objects of the state that arrives."""
+        """Add objects to the arriving state."""
         if self._incoming is None:
             raise ValueError("no state is arriving")
         for body in bodies:
@@ -88,7 +88,7 @@ class Replica:
                 self._incoming[item.key] = item
 
     def complete(self, resume_version: str) -> Changes:
-        """The state that arrived is complete: it replaces what was known, whatever its versions."""
+        """Replace the known state by the arrived one, whatever its versions. Returns the changes."""
         if self._incoming is None:
             raise ValueError("no state is arriving")
         incoming, self._incoming = self._incoming, None
@@ -103,7 +103,7 @@ class Replica:
         return changes
 
     def abandon(self) -> None:
-        """The request has ended. What arrived so far is not the whole state; what was known stays known."""
+        """Drop an incomplete state after its request has ended. The known state stays."""
         self._incoming = self._awaited = None
 
     @property
@@ -114,7 +114,7 @@ class Replica:
     # --- the proof of the same history ------------------------------------------------------------------------------------------
 
     def begin_watch(self) -> str:
-        """A watch begins. Returns the version that it must go on from: with evidence, the one before the event that must come again."""
+        """Start a watch. Returns the version to watch from: with evidence, the one before the event that must come again."""
         self._awaited = self._evidence
         return str(self._awaited.version - 1) if self._awaited is not None else self.resume_version or ""
 
@@ -124,11 +124,11 @@ class Replica:
         return self._awaited is not None
 
     def drop_evidence(self) -> None:
-        """Go on without a proof: the server has no history that reaches back to the evidence."""
+        """Continue without a proof: the history of the server does not reach back to the evidence."""
         self._evidence = self._awaited = None
 
     def _prove(self, awaited: Evidence, found: Evidence) -> None:
-        """Take the first event of a watch. Raises `RestoredError` if it is another event than the evidence.
+        """Compare the first event of a watch with the evidence. Raises `RestoredError` if it is another event than the evidence.
 
         After the proof the replica is at the version of the evidence: what the server changed between this version and a later one that a
         bookmark gave before is not skipped.
@@ -142,10 +142,10 @@ class Replica:
     # --- events -----------------------------------------------------------------------------------------------------------------
 
     def on_line(self, line: bytes, changes: Changes) -> bool:
-        """Take one event, adding to `changes`. True if it completed a state that arrived.
+        """Apply one event and add to `changes`. Returns whether it completed the arriving state.
 
         Raises `StatusError` for an ERROR event, `RestoredError` for an event or bookmark of another history than the known one, and
-        `StreamError` for what is no event.
+        `StreamError` for anything else.
         """
         try:
             event = orjson.loads(line)
@@ -203,7 +203,7 @@ class Replica:
         if item.version:
             self.compare(str(item.version))
             if item.version == self._resume_number():
-                return  # what is known already
+                return  # known already
         self._evidence = evidence if item.version >= MIN_EVIDENCE_VERSION else None
         if kind is EventType.DELETED:
             self._known.discard(item.key)
@@ -216,7 +216,7 @@ class Replica:
 
     def compare(self, version: object) -> None:
         """Compare a version of the server with the known one. Raises `RestoredError` if it is lower: versions only rise, and a watch
-        gives them in order, so the server has gone back to an older state. What is no number is not compared.
+        gives them in order, so the server has gone back to an older state. A version that is not a number is not compared.
         """
         number = version_number(version)
         if 0 < number < self._resume_number():

@@ -1,4 +1,4 @@
-"""What is read from the API server, and how one object of it becomes ours."""
+"""Resources that the agent reads from the API server, and the decoding of one object."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +24,7 @@ RESOURCES = (
 
 
 class Item(NamedTuple):
-    """An object as received. `version`: its resourceVersion as a number, 0 if it is none. `content` None: nothing of it can be used."""
+    """An object as received. `version`: its resourceVersion as a number, or 0. `content`: None if nothing of it is usable."""
 
     key: ObjectKey
     version: int
@@ -33,7 +33,7 @@ class Item(NamedTuple):
 
 
 def read_item(resource: Resource, body: object) -> Item | None:
-    """Reduce an object of the API to what is used of it. None for what does not even have a name.
+    """Decode an API object. Returns None for a body without a valid name.
 
     The items of a list carry neither kind nor apiVersion, so both are those of the resource, whatever the body says.
     """
@@ -64,6 +64,6 @@ def read_item(resource: Resource, body: object) -> Item | None:
 def version_number(text: object) -> int:
     """A resourceVersion as a number, by which objects of one kind are ordered; 0 for anything else.
 
-    Source: the API concepts page on resource versions: a decimal number since 1.35, and in practice ever before.
+    Source: the API concepts page on resource versions: a decimal number since 1.35, and in practice in every earlier version.
     """
     return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 20 else 0

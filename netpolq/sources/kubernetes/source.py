@@ -1,6 +1,6 @@
-"""The Kubernetes API as a source: three reflectors, one stream of updates.
+"""The Kubernetes API source: three reflectors, one stream of updates.
 
-The first update is delivered when all kinds are complete; before that nothing is, since half a cluster may look like an open one.
+The first update follows when all kinds are complete, because an incomplete state may lack policies.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from netpolq.sources.source import Deliver
 
 
 class ClusterSource:
-    """A `Source`. `kubeconfig`: path, or empty for the service account of the pod this runs in. `node_name`: of this agent's node;
-    empty: not asked for.
+    """A `Source`. `kubeconfig`: path, or empty for the service account of the pod. `node_name`: of this agent's node, or empty
+    to skip the request.
     """
 
     kind = "cluster"
@@ -35,19 +35,19 @@ class ClusterSource:
 
     @property
     def location(self) -> str:
-        """The API server's URL, as far as it is known."""
+        """The API server's URL; empty before the connection is open."""
         return self._address
 
     @property
     def contact_ns(self) -> int | None:
-        """When the server was last heard on the connection that has been silent longest (monotonic); None before all have."""
+        """The oldest of the reflectors' last contacts (monotonic); None until each has had one."""
         contacts = [reflector.contact_ns for reflector in self._reflectors]
         known = [contact for contact in contacts if contact is not None]
         return min(known) if known and len(known) == len(contacts) else None
 
     @property
     def problems(self) -> list[str]:
-        """What keeps reflectors from reading at the moment."""
+        """The current problems of the reflectors, sorted."""
         return sorted({reflector.problem for reflector in self._reflectors if reflector.problem is not None})
 
     @property
@@ -57,12 +57,12 @@ class ClusterSource:
 
     @property
     def pod_ranges(self) -> tuple[PodRange, ...]:
-        """What the Node of this agent names as the ranges of its pods; none before that is known, and where it names none."""
+        """The pod ranges of this agent's Node; empty while unknown, or if the Node has none."""
         return () if self._node is None else self._node.pod_ranges
 
     @property
     def relists(self) -> int:
-        """Complete states asked for so far, over all kinds."""
+        """The number of complete states requested so far, over all kinds."""
         return sum(reflector.relists for reflector in self._reflectors)
 
     async def run(self, deliver: Deliver) -> None:

@@ -1,17 +1,17 @@
-"""How long requests, watches and pauses of the cluster source may take."""
+"""Time limits of the cluster source: requests, watches and pauses."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long things may take, in seconds.
+    """Time limits, in seconds.
 
     `watch_s`: a watch is asked to end after a random time between these two. `idle_s`: without a byte, bookmarks included, a connection
     counts as dead; the server sends a bookmark about every minute. `first_delay_s`, `max_delay_s`: back-off between attempts that fail.
-    `failures_before_relist`: after so many watches in a row that fail for what they say, the version is not trusted to be resumable.
-    `silent_s`: a watch that lasts longer and never says a byte has missed a bookmark, and everything is listed again; the server may have
-    gone back to a state before the version that the watch goes on from.
+    `failures_before_relist`: after so many consecutive watches with invalid content, the reflector drops the version.
+    `silent_s`: a watch that lasts longer without any byte has missed a bookmark, and everything is listed again; the server may have
+    gone back to a state before the version of the watch.
     `relist_s_per_object`, `max_relist_s`: after a lost contact, where the server cannot prove that its history is the same, everything is
     listed again after a random time, which is at most so long for each known object, and at most so long in all. A thousand agents then
     ask for 10,000 objects a second or fewer, up to 6,000 objects in the cluster.

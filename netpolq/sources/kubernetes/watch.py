@@ -1,4 +1,4 @@
-"""The watch protocol without any I/O: bytes → lines → events → changes of what is known.
+"""The watch protocol without any I/O: bytes → lines → events → changes of the known state.
 
 Source: the API concepts page, "Efficient detection of changes", "Watch bookmarks", "Streaming lists"; `v1.WatchEvent`.
 """
@@ -12,21 +12,21 @@ from netpolq.model import Object, ObjectKey, Rejection
 from netpolq.sources.kubernetes.resources import Item
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
-"""Longer events are no objects of these kinds: etcd refuses a tenth of it."""
+"""A longer event is not an object of these kinds: etcd refuses a tenth of it."""
 
 INITIAL_EVENTS_END = "k8s.io/initial-events-end"
 
 
 class StreamError(Exception):
-    """The stream is not what a watch sends; it must be opened again."""
+    """The stream is not a valid watch stream and must be reopened."""
 
 
 class NoStreamedListsError(StreamError):
-    """The server does not know streamed lists: it took the request for a plain watch."""
+    """The server does not support streamed lists: it treated the request as a plain watch."""
 
 
 class NotResumableError(StreamError):
-    """The server cannot go on from the version that is known. Everything must be listed."""
+    """The server cannot continue from the known version. Everything must be listed."""
 
 
 class RestoredError(NotResumableError):
@@ -34,9 +34,9 @@ class RestoredError(NotResumableError):
 
 
 class StatusError(Exception):
-    """The API server answered with a failure. `code`: HTTP status. `retry_after_s`: how long it wants to be left alone, or None.
+    """The API server answered with a failure. `code`: HTTP status. `retry_after_s`: the delay that the server asks for, or None.
 
-    `is_event`: said within a watch.
+    `is_event`: sent as an event of a watch.
     """
 
     def __init__(self, code: int, message: str, retry_after_s: float | None = None, *, is_event: bool = False) -> None:
@@ -47,7 +47,7 @@ class StatusError(Exception):
 
     @property
     def is_expired(self) -> bool:
-        """Whether what was asked for is too old, so that all must be listed again."""
+        """Whether the requested version is too old, so that everything must be listed again."""
         return self.code == 410
 
 
@@ -62,13 +62,13 @@ class EventType(StrEnum):
 
 
 class LineDecoder:
-    """Cuts a stream into lines. What follows the last line end is kept for the next bytes, or lost with the stream."""
+    """Cuts a stream into lines. Keeps the text after the last line end for the next bytes."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that are complete now, without their ends. Raises `StreamError` for one that never ends."""
+        """The lines that are complete now, without their ends. Raises `StreamError` for a line that is too long."""
         self._rest += data
         *lines, rest = self._rest.split(b"\n")
         if len(rest) > MAX_LINE_BYTES:
@@ -79,14 +79,14 @@ class LineDecoder:
 
 @dataclass(slots=True)
 class Changes:
-    """What some events changed. `rejections`: of every object named here that has one now; of the others there is none any more."""
+    """Changes from a number of events. `rejections`: current ones of the objects named here; objects without an entry have none."""
 
     upserted: dict[ObjectKey, Object] = field(default_factory=dict)
     deleted: set[ObjectKey] = field(default_factory=set)
     rejections: dict[ObjectKey, Rejection] = field(default_factory=dict)
 
     def put(self, item: Item) -> None:
-        """Note an object that is there."""
+        """Note a present object."""
         self.deleted.discard(item.key)
         self.rejections.pop(item.key, None)
         if item.rejection is not None:
@@ -97,7 +97,7 @@ class Changes:
             self.upserted[item.key] = item.content
 
     def remove(self, key: ObjectKey, *, keep_rejection: bool = False) -> None:
-        """Note an object that is gone, or of which nothing can be used."""
+        """Note an object that is deleted or unusable."""
         self.upserted.pop(key, None)
         self.deleted.add(key)
         if not keep_rejection:
