@@ -1,1 +1,1 @@
-"""Decoding: from API objects as JSON or YAML values to the model, with every field checked as the API server checks it."""
+"""Decoder of API objects: from JSON or YAML values to the model, with the field checks of the API server."""

@@ -1,8 +1,8 @@
-"""From untyped API bodies to objects: the only way in, whether a body came from YAML, from JSON or from the API server.
+"""Decoder of untyped API bodies, for bodies from YAML, from JSON and from the API server.
 
-API defaults are applied and every field that is used is checked. `decode` ignores unknown fields, as clients of the API server do, which
-may be newer. `decode_all` reads manifests, which no API server has checked: it refuses what strict field validation refuses, too.
-All errors of an object are found at once. For any value whatever, nothing but `DecodeError` is raised.
+The decoder applies API defaults and checks every field that the agent uses. `decode` ignores unknown fields, as clients of a newer API
+server do. `decode_all` reads manifests, which no API server has checked, and also refuses what strict field validation refuses.
+It finds all errors of an object at once. For any value it raises only `DecodeError`.
 Source: the Kubernetes API types named in `netpolq.model`.
 """
 
@@ -25,7 +25,7 @@ _KIND_LENGTH = 63
 
 
 class Unknown(Enum):
-    """What is done about fields that the API does not know."""
+    """Treatment of fields that the API does not define."""
 
     IGNORED = "ignored"
     REFUSED = "refused"
@@ -38,7 +38,7 @@ class Ignored(NamedTuple):
 
 
 def decode_all(body: object) -> Iterator[Object | Ignored | DecodeError]:
-    """Every object of a manifest, in order, lists expanded. Errors are part of the answer: one bad item does not hide the others.
+    """Every object of a manifest, in order, lists expanded. Yields errors, so that one bad item does not hide the others.
 
     The items of a PodList, NamespaceList or NetworkPolicyList need not repeat apiVersion and kind, as in the API's own answers.
     """
@@ -77,12 +77,12 @@ def _problems_of_list(field: Field) -> Iterator[DecodeError]:
     version = Problems(field.path)
     version.add_all(_version_problems(field.get("apiVersion"), LIST_VERSIONS[kind]))
     if version.count:
-        consequence = "its items are read all the same"
+        consequence = "its items are used"
         yield DecodeError(field, version, key=kind, consequence=consequence, namespaces=namespaces_of(field.value))
 
 
 def _items(field: Field) -> list[Field]:
-    """The items of a list. Raises `DecodeError` where there is something else."""
+    """The items of a list. Raises `DecodeError` if it has none."""
     kind = field.get("kind").text()
     try:
         items = field.get("items").items()
@@ -118,7 +118,7 @@ def _decode(body: Field, unknown: Unknown) -> Object | Ignored:
     problems.add_all(found)
     match kind:
         case "NetworkPolicy":
-            # Even one of another version, or of none, may be meant for us: it must not be passed over in silence.
+            # A policy of another version, or without one, may be intended for this API group, so it must not be ignored.
             return network_policy(body, problems, found)
         case "Pod":
             return pod(body, problems)
@@ -127,7 +127,7 @@ def _decode(body: Field, unknown: Unknown) -> Object | Ignored:
 
 
 def _refuse_misspelled(body: Field, kind: str, unknown: Unknown, problems: Problems) -> None:
-    """Refuse what was probably meant to be of a kind that is used, with what is wrong with it as an object of that kind."""
+    """Refuse an object whose kind is probably misspelled, with its errors as an object of the intended kind."""
     intended = intended_kind(kind, body.mapping()) if unknown is Unknown.REFUSED else None
     if intended is None:
         return

@@ -1,4 +1,4 @@
-"""The refusal of an object: everything in it that is wrong, and what is used in its place."""
+"""Rejection of an object: all its errors, and the object to use in its place."""
 
 from netpolq.model import Object, Rejection
 from netpolq.sources.decode.fields import Field
@@ -9,8 +9,8 @@ class DecodeError(Exception):
     """An object that cannot be used as written. `field` and `message`: the first error in the order of the document; `further`: the others.
 
     `partial`: what to use in its place, or None. For a policy it isolates at least the pods that the policy would isolate and admits
-    nothing; for a pod or namespace it is the part that could be read. `consequence` says so in words. `key`: the object, as far as known.
-    `namespaces`: those that the object may have been meant for, besides that of `partial`.
+    nothing; for a pod or namespace it is the readable part. `consequence`: the effect, for messages. `key`: the object, as far as known.
+    `namespaces`: those that the object may concern, besides that of `partial`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DecodeError(Exception):
         consequence: str | None = None,
         leaves_open: bool = False,
     ) -> Rejection:
-        """The same for log and status. `key`, `consequence`: where they are others than those of the error."""
+        """The rejection for log and status. `key`, `consequence`: replacements for those of the error."""
         return Rejection(
             origin=origin,
             document=document,

@@ -1,6 +1,6 @@
-"""Reading untyped API bodies: a value together with its path, so that every complaint names its field.
+"""Fields of untyped API bodies: a value with its path, so that every error names its field.
 
-A body is anything a JSON or YAML parser may return. Nothing here recurses into a value or formats more of it than fits a log line.
+A body is any value of a JSON or YAML parser. No function here recurses into a value or formats more of it than fits a log line.
 `null` is the same as absent, as in the API server's decoder.
 """
 
@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 SHOWN_CHARACTERS = 60
-"""A message quotes no more than this of what was written."""
+"""Maximum number of characters that a message quotes from a value."""
 
 
 class FieldError(Exception):
-    """A field is not what the API allows. `path` is such as `spec.ingress[0].ports[1].endPort`.
+    """An invalid field. `path` is such as `spec.ingress[0].ports[1].endPort`.
 
-    `is_missing`: whether it says that a field is absent. `unknown_in`: of a field that the API does not know, the path of the object
-    that has it.
+    `is_missing`: whether the field is absent. `unknown_in`: for a field that the API does not define, the path of its object.
     """
 
     def __init__(self, path: str, message: str, *, is_missing: bool = False, unknown_in: str | None = None) -> None:
@@ -26,15 +25,15 @@ class FieldError(Exception):
         self.unknown_in = unknown_in
 
 
-Complain = Callable[[FieldError], None]
-"""Takes an error of one field, so that reading goes on with the next."""
+Report = Callable[[FieldError], None]
+"""Records an error of one field, so that reading continues with the next field."""
 
 _Value = TypeVar("_Value")
 _Otherwise = TypeVar("_Otherwise")
 
 
 def shown(value: object) -> str:
-    """The value as a message may show it: quoted and clipped, or only its type."""
+    """The value for a message: quoted and clipped, or only its type."""
     match value:
         case None:
             return "null"
@@ -55,13 +54,13 @@ def shown(value: object) -> str:
 
 
 class Field(NamedTuple):
-    """A value and where it stands."""
+    """A value and its path."""
 
     path: str
     value: object
 
     def error(self, message: str) -> FieldError:
-        """The complaint about this field; `raise` it."""
+        """An error of this field, for the caller to raise."""
         return FieldError(self.path, message, is_missing=self.value is None)
 
     @property
@@ -84,34 +83,34 @@ class Field(NamedTuple):
     def get(self, name: str) -> "Field":
         """A field of this object; a field of an absent object is absent."""
         value = self.value
-        # Nearly always an object, and this is called some forty times for one policy.
+        # Fast path for objects: one policy needs about forty calls.
         inner = value.get(name) if isinstance(value, dict) else self.mapping().get(name)
         return Field(f"{self.path}.{name}" if self.path else name, inner)
 
     def items(self) -> "list[Field]":
-        """The elements as they are, null ones too; none if absent."""
+        """The elements, null ones included; none if absent."""
         if self.value is None:
             return []
         if not isinstance(self.value, list):
             raise self.error(f"must be a list, not {shown(self.value)}")
         return [Field(f"{self.path}[{index}]", value) for index, value in enumerate(self.value)]
 
-    def elements(self, complain: Complain) -> "list[Field]":
-        """The elements; none if absent. Complains of what is no list, and of `null` as an element: it is a dash without content,
-        never an intention.
+    def elements(self, report: Report) -> "list[Field]":
+        """The elements; none if absent. Records an error for a value that is not a list, and for a `null` element, which is a dash
+        without content and never intended.
         """
         value = self.value
         if value is None:
             return []
         if not isinstance(value, list):
-            complain(self.error(f"must be a list, not {shown(value)}"))
+            report(self.error(f"must be a list, not {shown(value)}"))
             return []
         path = self.path
         fields = [Field(f"{path}[{index}]", element) for index, element in enumerate(value)]
         if None in value:
             for field in fields:
                 if field.absent:
-                    complain(FieldError(field.path, "must not be null"))
+                    report(FieldError(field.path, "must not be null"))
             return [field for field in fields if not field.absent]
         return fields
 
@@ -141,21 +140,21 @@ class Field(NamedTuple):
         return self.value
 
 
-def read_or(read: Callable[[Field], _Value], field: Field, complain: Complain, otherwise: _Otherwise) -> _Value | _Otherwise:
-    """What `read` returns, or `otherwise` after a complaint."""
+def read_or(read: Callable[[Field], _Value], field: Field, report: Report, otherwise: _Otherwise) -> _Value | _Otherwise:
+    """The result of `read`, or `otherwise` after an error."""
     try:
         return read(field)
     except FieldError as error:
-        complain(error)
+        report(error)
         return otherwise
 
 
-def each(read: Callable[[Field], _Value], fields: Iterable[Field], complain: Complain) -> list[_Value]:
-    """What `read` returns for each field; those that it refuses are complained of and left out."""
+def each(read: Callable[[Field], _Value], fields: Iterable[Field], report: Report) -> list[_Value]:
+    """The results of `read` for the valid fields; records an error for each of the others."""
     found = []
     for field in fields:
         try:
             found.append(read(field))
         except FieldError as error:
-            complain(error)
+            report(error)
     return found

@@ -1,7 +1,7 @@
-"""JSON text to plain values: one value, or several in a row as kubectl reads them (`jq -c`, one `kubectl get -o json` after another).
+"""Parser of JSON text: one value, or several in a row as kubectl reads them (`jq -c`, one `kubectl get -o json` after another).
 
-orjson decides what is JSON, and is fast. It takes the last of two equal keys in silence, so the standard library reads the text again to
-find those.
+orjson validates the JSON, and is fast. It silently uses the last of two equal keys, so the standard library reads the text again to find
+them.
 """
 
 import json
@@ -18,7 +18,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class JSONTextError(Exception):
-    """A text that is not JSON; says where."""
+    """A text that is not JSON. The message has the position."""
 
 
 def json_documents(text: str) -> Iterator[Document]:
@@ -49,7 +49,7 @@ def _values(text: str) -> Iterator[tuple[object, list[Duplicate]]]:
             seen: set[str] = set()
             for key, _value in pairs:
                 if key in seen and len(duplicates) < MAX_DUPLICATES:
-                    duplicates.append(Duplicate(key, f"the key {shown(key)} stands twice in one object"))
+                    duplicates.append(Duplicate(key, f"the key {shown(key)} occurs twice in one object"))
                 seen.add(key)
         return found
 

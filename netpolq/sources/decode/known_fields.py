@@ -1,7 +1,7 @@
-"""Fields that the API knows, and the unknown ones of a body: what the API server refuses with strict field validation.
+"""Fields that the API defines, and the search for unknown ones, which strict field validation refuses.
 
-A field that is not known is never passed over in a manifest: `From` read as nothing leaves a rule that admits everything. NetworkPolicy
-and Namespace are known whole; of a Pod the levels that hold fields the agent reads, since nothing else in it concerns policies.
+The agent never ignores an unknown field of a manifest: a rule with `From` would have no peers and admit everything. The schemas of
+NetworkPolicy and Namespace are complete; that of Pod has the levels with fields that the agent reads.
 
 Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/test_known_fields.py` compares.
 """
@@ -13,14 +13,14 @@ from typing import Final
 from netpolq.sources.decode.fields import SHOWN_CHARACTERS, Field, FieldError, shown
 
 Schema = Mapping[str, "Schema | None"]
-"""Known fields of an object. The value: the schema of the object, or of each object of the list; None for what is not looked into."""
+"""Known fields of an object. The value: the schema of the object, or of each object of the list; None for a value that is not checked."""
 
 _SIMILAR = 0.7
-"""Likeness (0 to 1) from which a known field is named as what was meant. `egres` and `egress` have 0.91, `port` and `ports` 0.89."""
+"""Similarity (0 to 1) from which the message suggests a known field. `egres` and `egress` have 0.91, `port` and `ports` 0.89."""
 MAX_UNKNOWN = 1000
-"""Unknown fields of one object that are looked for."""
+"""Maximum number of unknown fields found in one object."""
 _MAX_HINTS = 20
-"""Of these, the first that come with a guess of what was meant: a guess takes some 0.1 ms."""
+"""Maximum number of unknown fields with a suggestion: a suggestion takes about 0.1 ms."""
 
 
 def _plain(names: str) -> dict[str, "Schema | None"]:
@@ -85,8 +85,8 @@ _COUNTERPARTS = {"from": "to", "to": "from"}
 
 
 def unknown_fields(body: Field, kind: str) -> list[FieldError]:
-    """A complaint for each field that the API does not know, outermost first, at most `MAX_UNKNOWN`. What is no object is left to those
-    that read it.
+    """An error for each field that the API does not define, outermost first, at most `MAX_UNKNOWN`. The readers of the fields check
+    their types.
     """
     root = SCHEMAS[kind]
     if _all_known(body.value, root):
@@ -102,7 +102,7 @@ def unknown_fields(body: Field, kind: str) -> list[FieldError]:
                 if name not in schema:
                     if len(found) >= MAX_UNKNOWN:
                         return found
-                    found.append(_complaint(field, name, schema, root if len(found) < _MAX_HINTS else None))
+                    found.append(_unknown_field(field, name, schema, root if len(found) < _MAX_HINTS else None))
         for name, inner in schema.items():
             if inner is not None and (held := value.get(name)):
                 inside = Field(f"{field.path}.{name}" if field.path else name, held)
@@ -114,7 +114,7 @@ def unknown_fields(body: Field, kind: str) -> list[FieldError]:
 
 
 def _all_known(value: object, schema: Schema) -> bool:
-    """Whether no field is unknown: the usual case, in which no path is needed. Recurses as deep as schemas nest."""
+    """Whether all fields are known: a fast path for the usual case, without paths. Recurses as deep as schemas nest."""
     if isinstance(value, dict):
         for name, inside in value.items():
             inner = schema.get(name, _UNKNOWN)
@@ -131,8 +131,8 @@ def _all_known(value: object, schema: Schema) -> bool:
     return True
 
 
-def _complaint(field: Field, name: object, schema: Schema, root: Schema | None) -> FieldError:
-    """With a hint if a root schema is given."""
+def _unknown_field(field: Field, name: object, schema: Schema, root: Schema | None) -> FieldError:
+    """The error of an unknown field, with a hint if a root schema is given."""
     text = (
         name if isinstance(name, str) and name.isascii() and name.isprintable() and len(name) <= SHOWN_CHARACTERS else shown(name)
     )
@@ -142,24 +142,24 @@ def _complaint(field: Field, name: object, schema: Schema, root: Schema | None) 
 
 
 def _hint(name: str, schema: Schema, root: Schema) -> str:
-    """What was probably meant: a field of the same object that looks alike, or the place where a field of this name belongs."""
+    """A suggestion: a similar field of the same object, or the path to which a field of this name belongs."""
     other = _COUNTERPARTS.get(name)
     if other in schema:
         return f"; did you mean {other}?"
     by_small = {known.casefold(): known for known in schema}
-    places = list(_places(name, root, ""))
+    paths = list(_paths(name, root, ""))
     close = get_close_matches(name.casefold(), by_small, n=1, cutoff=_SIMILAR)
-    if close and (not places or by_small[close[0]].casefold() == name.casefold()):
+    if close and (not paths or by_small[close[0]].casefold() == name.casefold()):
         return f"; did you mean {by_small[close[0]]}?"
-    if places:
-        belongs = f"; it belongs to {' or '.join(places[:2])}"
+    if paths:
+        belongs = f"; it belongs to {' or '.join(paths[:2])}"
         return belongs + (f"; did you mean {by_small[close[0]]}?" if close else "")
     return ""
 
 
-def _places(name: str, schema: Schema, path: str) -> Iterator[str]:
+def _paths(name: str, schema: Schema, path: str) -> Iterator[str]:
     if name in schema:
         yield path or "the top level"
     for inner_name, inner in schema.items():
         if inner is not None:
-            yield from _places(name, inner, f"{path}.{inner_name}" if path else inner_name)
+            yield from _paths(name, inner, f"{path}.{inner_name}" if path else inner_name)

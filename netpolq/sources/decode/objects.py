@@ -1,6 +1,6 @@
-"""Objects from bodies of a known kind, and what is used in place of one that cannot be used as written.
+"""Readers of the three kinds, and the placeholder for a policy that is unusable.
 
-Each function adds to the problems that are known already, and raises `DecodeError` if there are any in the end.
+Each function adds to the given problems, and raises `DecodeError` if there are any at the end.
 """
 
 from netpolq.enums import Direction
@@ -15,15 +15,15 @@ from netpolq.sources.decode.validation import labels_where_valid, namespace_name
 from netpolq.sources.folder.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
 
 UNNAMED = ""
-"""Name of the stand-in for a policy whose own name cannot be read; the caller that keeps it gives it a name."""
+"""Name of the placeholder for a policy without a readable name; the caller names it."""
 
 _NOTHING = Field("", None)
 _SELECTING_WORDS = ("select", "match", "label", "pod")
-"""An unknown field of a policy with one of these in its name may have been meant to say which pods it selects."""
+"""An unknown field of a policy with one of these in its name may be intended as the pod selector."""
 
 
 def namespace(body: Field, problems: Problems) -> Namespace:
-    """A namespace."""
+    """Read a namespace."""
     metadata = body.get("metadata")
     name = read_or(lambda field: namespace_name(field.get("name")), metadata, problems.add, None)
     labels = labels_where_valid(read_or(lambda field: field.get("labels"), metadata, problems.add, _NOTHING), problems.add)
@@ -43,7 +43,7 @@ def namespace(body: Field, problems: Problems) -> Namespace:
 
 
 def pod(body: Field, problems: Problems) -> Pod:
-    """A pod."""
+    """Read a pod."""
     metadata = body.get("metadata")
     name = read_or(_name_of, metadata, problems.add, None)
     of_namespace = read_or(_namespace_of, metadata, problems.add, None)
@@ -63,8 +63,8 @@ def pod(body: Field, problems: Problems) -> Pod:
 
 
 def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -> NetworkPolicy:
-    """A policy. Reads part after part, so that what is wrong with one does not take away what the others say. `unknown`: its unknown
-    fields, which are among the problems already.
+    """Read a policy, each part independently, so that an error in one does not hide the others. `unknown`: its unknown fields, which
+    are in `problems` already.
     """
     metadata = body.get("metadata")
     spec = read_or(Field.record, body.get("spec"), problems.add, None)
@@ -78,7 +78,7 @@ def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -
     before = problems.count
     types = BOTH_DIRECTIONS if spec is None else policy_types(spec, problems.add)
     if problems.count != before or (_outer_names(body, unknown) and spec is not None and not spec.get("policyTypes").value):
-        types = BOTH_DIRECTIONS  # an unknown field may have been meant as rules, or as policyTypes
+        types = BOTH_DIRECTIONS  # an unknown field may be intended as rules or policyTypes
     ingress = () if spec is None else rules(spec, Direction.INGRESS, problems.add)
     egress = () if spec is None else rules(spec, Direction.EGRESS, problems.add)
     if not problems.count and of_namespace is not None:
@@ -100,13 +100,13 @@ def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -
 
 
 def _outer_names(body: Field, unknown: list[FieldError]) -> list[str]:
-    """Unknown fields of the object itself and of its specification, in small letters."""
+    """Unknown fields of the object itself and of its specification, in lower case."""
     holders = {body.path, body.get("spec").path}
     return [error.path[len(error.unknown_in) :].casefold() for error in unknown if error.unknown_in in holders]
 
 
 def _may_select(body: Field, unknown: list[FieldError]) -> bool:
-    """Whether an unknown field may have been meant to say which pods a policy selects. With too many of them not all are known."""
+    """Whether an unknown field may be intended as the pod selector. Also true with too many unknown fields to list."""
     selector = body.get("spec").get("podSelector").path
     return (
         len(unknown) >= MAX_UNKNOWN
@@ -125,7 +125,7 @@ def _namespace_of(metadata: Field) -> str:
 
 
 def _other_namespaces(body: Field, of_namespace: str) -> tuple[str, ...]:
-    """Namespaces that an object names where the API does not look, as in a field `Namespace`."""
+    """Namespaces in fields that the API does not read, such as `Namespace`."""
     return tuple(name for name in named_namespaces(body.value) if name != of_namespace)
 
 

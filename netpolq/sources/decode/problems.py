@@ -1,6 +1,6 @@
-"""Errors of one object: collected while it is read, and told in the order of the document.
+"""Errors of one object, collected during decoding and reported in the order of the document.
 
-An error that only follows from an unknown field is not told beside it: a field that is missing where one is misspelt.
+An error that only follows from an unknown field is not reported beside it, such as a missing field beside a misspelled one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,15 +9,15 @@ from typing import NamedTuple
 from netpolq.sources.decode.fields import Field, FieldError, shown
 
 MAX_REPORTED = 20
-"""Errors of one object that are told; the rest is counted."""
+"""Maximum number of errors reported for one object; the rest is counted."""
 MAX_KEPT = 1000
-"""Errors of one object that are kept, to be put in order; 1000 take some 0.3 MB."""
+"""Maximum number of errors kept for one object, for sorting; 1000 take about 0.3 MB."""
 MAX_CHARACTERS = 300
 """Of a path, and of a message. The longest that the agent writes about fields of the API have some 150 and 250."""
 
 
 class Problem(NamedTuple):
-    """An error as it is told."""
+    """An error as reported."""
 
     path: str
     message: str
@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """Errors of one object. `heard`: how many times it was complained of; one error may be found, and heard, more than once.
+    """Errors of one object. `count`: the number of errors added, duplicates included.
 
     `roots`: the outermost fields that have errors, relative to the object.
     """
@@ -46,7 +46,7 @@ class Problems:
         self.count += 1
         self.roots.add(error.path[len(self._base) :].lstrip(".").partition(".")[0].partition("[")[0])
         if len(self._kept) < MAX_KEPT:
-            # A traceback would keep every frame that it passed.
+            # A traceback would keep its frames alive.
             self._kept.setdefault((error.path, error.message), error.with_traceback(None))
 
     def add_all(self, errors: Iterable[FieldError]) -> None:
@@ -55,7 +55,7 @@ class Problems:
             self.add(error)
 
     def kept(self) -> list[FieldError]:
-        """The errors, each once, in the order in which they were found."""
+        """The distinct errors, in the order of discovery."""
         return list(self._kept.values())
 
     def reported(self, body: Field) -> list[Problem]:
@@ -65,7 +65,7 @@ class Problems:
         ranks = {path: rank for rank, path in enumerate(found)}
 
         def rank(error: FieldError) -> int:
-            """That of the field, or of the object that it is missing from."""
+            """The rank of the field, or of the object that lacks it."""
             return max(ranks.get(path, 0) for path in _leading_to(error.path, len(body.path)))
 
         ordered = sorted(_without_consequences(errors, found, len(body.path)), key=rank)

@@ -1,4 +1,4 @@
-"""The shapes of names, labels and addresses. Each function takes a field, and returns its value or raises `FieldError`.
+"""Validation of names, labels and addresses. Each function returns the value of a field or raises `FieldError`.
 
 Source: apimachinery's `util/validation` (IsDNS1123Subdomain, IsDNS1123Label, IsQualifiedName, IsValidLabelValue, IsValidPortName)
 and the API server's validation of `IPBlock`.
@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from netpolq.addresses import is_ipv4, parse_address
 from netpolq.enums import Protocol
-from netpolq.sources.decode.fields import Complain, Field, FieldError, shown
+from netpolq.sources.decode.fields import Field, FieldError, Report, shown
 
 NAME_LENGTH = 253
 LABEL_LENGTH = 63
@@ -69,24 +69,24 @@ def label_value(field: Field) -> str:
     return text
 
 
-def labels_where_valid(field: Field, complain: Complain) -> dict[str, str]:
-    """The valid entries of a map of labels, `metadata.labels` or `matchLabels`; the others are complained of, and so is what is no map."""
+def labels_where_valid(field: Field, report: Report) -> dict[str, str]:
+    """The valid entries of a map of labels, `metadata.labels` or `matchLabels`; records an error for the others, or if it is no map."""
     found: dict[str, str] = {}
     try:
         entries = field.mapping()
     except FieldError as error:
-        complain(error)
+        report(error)
         return found
     for key, value in entries.items():
         try:
             valid_key = label_key(Field(field.path, key))
         except FieldError as error:
-            complain(error)
+            report(error)
             valid_key = None
         try:
             valid_value = label_value(Field(f"{field.path}[{shown(key)}]", value))
         except FieldError as error:
-            complain(error)
+            report(error)
             continue
         if valid_key is not None:
             found[valid_key] = valid_value

@@ -1,11 +1,11 @@
-"""YAML text to plain values (dict, list, str, int, float, bool, None), with bounded memory, depth and time.
+"""Parser of YAML text to plain values (dict, list, str, int, float, bool, None), with bounded memory, depth and time.
 
-Built from the parser's events, not with a PyYAML loader: those recurse in C as deep as the text nests (a line of brackets ends the
+It uses the parser's events, not with a PyYAML loader: those recurse in C as deep as the text nests (a line of brackets ends the
 process), let aliases and merge keys multiply without bound, and read more into plain scalars than Kubernetes does (`1:20` as a number,
 `2006-01-02` as a date).
 
 Source: YAML 1.1 as kubectl's parser reads it: plain scalars become null, booleans (yes, no, on, off, y, n too) and numbers; merge keys
-are applied; keys are always strings. Of two equal keys of a mapping the last is taken, and reported: the API server refuses them.
+are applied; keys are always strings. Of two equal keys the last is used, and both are reported: the API server refuses them.
 """
 
 import re
@@ -25,7 +25,7 @@ MAX_ALIASED_VALUES = 100_000
 """Values that aliases may repeat in one document."""
 
 MAX_DUPLICATES = 100
-"""Equal keys of one document that are reported."""
+"""Maximum number of duplicate keys reported for one document."""
 
 _BREAKS = r"\n\r\x85\u2028\u2029"
 _LINE_START = rf"(?:^|(?<=[{_BREAKS}]))"
@@ -37,28 +37,28 @@ _INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9
 _NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _TRUE = ("y", "yes", "on", "true")
 _FALSE = ("n", "no", "off", "false")
-_WORDS: dict[str, object] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
-for _words, _value in ((_TRUE, True), (_FALSE, False)):
-    _WORDS.update({form: _value for word in _words for form in (word, word.capitalize(), word.upper())})
-for _word, _number in ((".nan", float("nan")), (".inf", float("inf")), ("+.inf", float("inf")), ("-.inf", float("-inf"))):
-    _WORDS.update(dict.fromkeys((_word, _word.upper(), _word[:-3] + _word[-3:].capitalize()), _number))
+_CONSTANTS: dict[str, object] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
+for _names, _value in ((_TRUE, True), (_FALSE, False)):
+    _CONSTANTS.update({form: _value for name in _names for form in (name, name.capitalize(), name.upper())})
+for _name, _number in ((".nan", float("nan")), (".inf", float("inf")), ("+.inf", float("inf")), ("-.inf", float("-inf"))):
+    _CONSTANTS.update(dict.fromkeys((_name, _name.upper(), _name[:-3] + _name[-3:].capitalize()), _number))
 _TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
 class YAMLTextError(Exception):
-    """A document that cannot be read; says where."""
+    """An unreadable document. The message has the position."""
 
 
 class Duplicate(NamedTuple):
-    """A key that stands twice in one mapping."""
+    """A key that occurs twice in one mapping."""
 
     key: str
     message: str
 
 
 class Document(NamedTuple):
-    """A document of a stream. `number` is 1-based. `value` is the error itself where it cannot be read, and then `text` is what stands
-    there. `duplicates`: keys that mappings of it have twice; also then with `text`.
+    """A document of a stream. `number` is 1-based. `value` is the error if it is unreadable, and `text` is then its text.
+    `duplicates`: keys that occur twice in one of its mappings; `text` is then set too.
     """
 
     number: int
@@ -70,12 +70,12 @@ class Document(NamedTuple):
 def documents(text: str) -> Iterator[Document]:
     """The documents of a stream, one by one, so that one that cannot be read does not hide those after it.
 
-    As in Kubernetes' own reader, a line that starts with `---` starts a document, wherever it stands. So do the markers that only YAML
-    knows: `...`, and `---` after a line end other than a line feed.
+    As in Kubernetes' own reader, a line that starts with `---` starts a document, at any position. So do the markers that only YAML
+    has: `...`, and `---` after a line end other than a line feed.
     """
     number = line = 0
     for part, is_marked in _parts(text):
-        # What stands before the first marker is a document only if it says anything.
+        # The text before the first marker is a document only if it has content.
         if is_marked or not _NO_CONTENT.fullmatch(part):
             read = 0
             for document in _documents_of(part, line, number):
@@ -243,7 +243,7 @@ class _Builder:
             else:
                 if top.key in top.value and len(self._duplicates) < MAX_DUPLICATES:
                     self._duplicates.append(
-                        Duplicate(top.key, f"{self._where(top.key_mark)}the key {shown(top.key)} stands twice in one object")
+                        Duplicate(top.key, f"{self._where(top.key_mark)}the key {shown(top.key)} occurs twice in one object")
                     )
                 top.value[top.key] = value
             top.key = None
@@ -257,9 +257,9 @@ def _mappings(value: object) -> Iterator[dict[str, object]]:
 
 
 def _plain_value(text: str) -> object:
-    """What a scalar without quotes and tag means."""
-    if text in _WORDS:
-        return _WORDS[text]
+    """The value of a scalar without quotes and tag."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if text[0] not in "+-.0123456789":
         return text
     digits = text.replace("_", "")

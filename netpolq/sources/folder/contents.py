@@ -1,8 +1,7 @@
-"""What of a manifest folder is in force, kept up to date by looking at it.
+"""Content of a manifest folder that is in force, updated by scans.
 
-The rules, in order of weight: nothing that was half written is ever taken for what was meant; nothing unreadable ever takes an object
-away, and what it may concern is isolated (`broken_file.py`); a file that is really gone takes its objects with it. Synchronous, and no
-wiser about time than what it is told.
+The rules, by priority: a half-written file is never used; an unreadable file never removes an object, and isolates what it may concern
+(`broken_file.py`); a deleted file removes its objects. The code is synchronous, and time is an argument.
 """
 
 import hashlib
@@ -24,27 +23,27 @@ STABLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_
 """How long a file must stay as it is before it is read."""
 
 ABANDONED_NS = 30_000_000_000
-"""A file held open for writing this long without a change is taken as it is."""
+"""A file that a process holds open for writing this long without a change is used as it is."""
 
 VANISHED_NS = 40_000_000
-"""How long a file must be missing: many a writer removes a file an instant before it writes the new one."""
+"""How long a file must be missing before its objects go: many writers remove a file just before they write the new one."""
 
 CLOCK_TICK_NS = 50_000_000
-"""A file changed less than this before it was read may change again without a new time stamp; it is read once more."""
+"""A file changed less than this before it was read may change again without a new time stamp, so it is read again."""
 
 INLINE_BYTES = 512 * 1024
-"""Bytes of changed files that one look parses itself, the smallest files first; a parser of YAML takes about a second for them. The rest is
-parsed beside it, so that a policy in a small file need not wait for a large one.
+"""Bytes of changed files that one scan parses itself, the smallest files first; YAML of this size takes about a second. The background
+executor parses the rest, so that a policy in a small file need not wait for a large one.
 """
 
 POLL_NS = 250_000_000
-"""How often a file that is being written is asked after, besides the events."""
+"""Interval of scans while a process writes a file, in addition to the events."""
 
 
 @dataclass(slots=True)
 class _File:
-    """A file and what it contributes. `held`: what of its contents is in force. `taken`: fingerprint of what was last read, None to have
-    it read again.
+    """A file and its content in force (`retained`). `taken`: fingerprint of the last read, None to read the file again. `seen`, `seen_ns`:
+    the latest fingerprint, and since when.
     """
 
     retained: Retained = field(default_factory=Retained)
@@ -59,7 +58,7 @@ class _File:
 
 @dataclass(slots=True)
 class _Parsing:
-    """A content that is being parsed beside the looks, or waits for others that are; of which state of the file, and of which bytes."""
+    """A content in the background executor, or one that waits for others there, with the fingerprint and digest of the file."""
 
     fingerprint: Fingerprint
     digest: bytes
@@ -68,9 +67,9 @@ class _Parsing:
 
 @dataclass(slots=True, kw_only=True)
 class ScanResult:
-    """Result of looking. `rescan_after_ns`: when to look again without being told of a change, or None. `unfinished`: files that are still
-    being written and of which nothing is in force yet. `parsing`: files that are being parsed beside the looks. `inline_bytes`: size of the
-    files that this look has parsed itself.
+    """Result of a refresh. `rescan_after_ns`: delay of the next scan without an event, or None. `unfinished`: files that a process still
+    writes and that have no content in force yet. `parsing`: files in the background executor. `inline_bytes`: size of the files that
+    the refresh has parsed itself.
     """
 
     scan: Scan
@@ -80,12 +79,12 @@ class ScanResult:
     inline_bytes: int = 0
 
     def rescan_after(self, after_ns: int) -> None:
-        """Ask for another look, if none earlier is asked for."""
+        """Request another scan after this time, unless an earlier one is requested."""
         self.rescan_after_ns = after_ns if self.rescan_after_ns is None else min(self.rescan_after_ns, after_ns)
 
 
 class FolderContents:
-    """The files of a folder and their objects. `stable_ns`: see STABLE_NS. `background`: parses what is too much for a look, or None."""
+    """The files of a folder and their objects. `stable_ns`: see STABLE_NS. `background`: parses large files, or None."""
 
     def __init__(self, folder: str, stable_ns: Mapping[Writers, int] = STABLE_NS, background: Executor | None = None) -> None:
         self._folder = folder
@@ -101,10 +100,10 @@ class FolderContents:
         self._delivered_ignored: Mapping[str, int] = {}
 
     def refresh(self, now_ns: int) -> ScanResult:
-        """ScanResult at the folder and read what changed. `now_ns`: `time.monotonic_ns()`."""
+        """Scan the folder and read the changed files. `now_ns`: `time.monotonic_ns()`."""
         found = scan(self._folder)
         if found.root != self._root and not found.files and self._files:
-            # What an unmounted volume leaves in its place, or a folder that is about to be filled.
+            # An unmounted volume leaves an empty folder, and a new folder may be filled soon.
             found.unreadable.setdefault("", "was replaced by an empty folder")
         elif found.files:
             self._root = found.root
@@ -112,7 +111,7 @@ class FolderContents:
         result = ScanResult(scan=found)
         changed = [(path, file) for path, file in found.files.items() if not self._is_taken(path, file)]
         changed.sort(key=_size)
-        # What is being parsed may hold what others no longer do: an object that moved must not be missing in between.
+        # A file in the background may have objects that others have lost: an object that moves must not be missing in between.
         self._holds_back = self._background is not None and self._will_parse_in_background(changed)
         for path, file in changed:
             self._refresh_file(path, file, now_ns, result)
@@ -121,7 +120,7 @@ class FolderContents:
         return result
 
     def update(self, observed_ns: int) -> Update | None:
-        """What changed since the last call, or None. The first call always has an answer."""
+        """The changes since the last call, or None. The first call always returns an update."""
         upserted, deleted = self._objects.change(
             {path: RetainedFile(file.retained.content, file.missing_ns is not None) for path, file in self._files.items()}
         )
@@ -155,7 +154,7 @@ class FolderContents:
         except FileNotFoundError:
             result.rescan_after(VANISHED_NS)
         except (OSError, UnreadableError) as error:
-            # What is too large stays so until it changes; what may not be read may be allowed without a change of the file.
+            # A file that is too large stays so until it changes. Read permission may come without a change of the file.
             file.taken = found.fingerprint if isinstance(error, UnreadableError) else None
             file.digest = b""
             file.retained = file.retained.with_broken(unreadable(_printable(path), _reason(error)))
@@ -195,7 +194,7 @@ class FolderContents:
         if writers is Writers.SOME and still_ns < ABANDONED_NS and _would_lose(file, content):
             file.taken, file.digest, file.refused = None, b"", True
             file.retained = file.retained.with_rejection(
-                _rejection(path, "still open for writing, and what it holds so far is not whole", file.retained.kept)
+                _rejection(path, "still open for writing, and its content is incomplete", file.retained.kept)
             )
             result.rescan_after(POLL_NS)
             return
@@ -203,7 +202,7 @@ class FolderContents:
         file.retained = file.retained.with_broken(content) if content.rejections else Retained.good(content)
 
     def _will_parse_in_background(self, changed: list[tuple[str, FoundFile]]) -> bool:
-        """Whether some of the changed files are being parsed beside the looks, or will be."""
+        """Whether the background executor parses some of the changed files, or will."""
         new_bytes = 0
         for path, found in changed:
             parsing = self._files[path].parsing
@@ -214,7 +213,7 @@ class FolderContents:
         return new_bytes > INLINE_BYTES
 
     def _parsed(self, path: str, fingerprint: Fingerprint, data: bytes, digest: bytes, result: ScanResult) -> Content | None:
-        """The content, or None while it is being parsed beside the looks."""
+        """The content, or None while the background executor parses it."""
         file = self._files[path]
         if file.parsing is not None and file.parsing.digest == digest:
             content = file.parsing.content.result()
@@ -282,7 +281,7 @@ def _postpone(file: _File, result: ScanResult, by_ns: int) -> None:
 
 
 def _would_lose(file: _File, content: Content) -> bool:
-    """Whether taking the content would take objects away, or take unreadable ones for good ones."""
+    """Whether the content would remove objects, or replace good ones by unreadable ones."""
     base = file.retained.base
     return bool(base.objects) and (bool(content.rejections) or not content.keys() >= base.keys())
 
@@ -296,5 +295,5 @@ def _rejection(origin: str, message: str, consequence: str, *, document: int = 0
 
 
 def _printable(path: str) -> str:
-    """A path as it may be shown: file names may hold any byte."""
+    """A printable path: file names may contain any byte."""
     return path if path.isprintable() else ascii(path)[1:-1]

@@ -35,7 +35,7 @@ class Item(NamedTuple):
 def read_item(resource: Resource, body: object) -> Item | None:
     """Decode an API object. Returns None for a body without a valid name.
 
-    The items of a list carry neither kind nor apiVersion, so both are those of the resource, whatever the body says.
+    The items of a list carry neither kind nor apiVersion, so both come from the resource and not from the body.
     """
     if not isinstance(body, dict):
         return None
