@@ -1,4 +1,4 @@
-"""What stands for each name depends on the present files alone, and what is told as changed leads there."""
+"""The object used for each name depends only on the present files, and the reported changes lead to it."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""A cluster source at work against the test API server, and the objects that it reads there."""
+"""A cluster source that runs against the test API server, and the objects that it reads there."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ HURRIED = Timing(
     relist_s_per_object=0.01,
     max_relist_s=0.5,
 )
-"""Everything in less time, so that what takes minutes in a cluster takes a second here."""
+"""Short time limits, so that minutes in a cluster become a second in a test."""
 
 LIMIT_S = 30.0
 
@@ -55,7 +55,7 @@ def policy(name: str, app: str, *, namespace: str = "shop") -> Body:
 
 
 def store_of(server: ApiServer) -> Store:
-    """What somebody who reads the server's state at once would know."""
+    """The objects that a direct read of the server's state returns."""
     store = Store()
     bodies = [
         {**body, "kind": resource.kind, "apiVersion": resource.api_version}
@@ -68,7 +68,7 @@ def store_of(server: ApiServer) -> Store:
 
 
 class Reader:
-    """Takes what a source delivers."""
+    """Collects the updates of a source."""
 
     def __init__(self, source: ClusterSource) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""Manifests for the tests of the folder source, and short forms of what was made of them."""
+"""Manifests for the tests of the folder source, and short forms of the resulting updates."""
 
 import json
 

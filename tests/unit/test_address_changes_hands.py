@@ -1,4 +1,4 @@
-"""An address that passes from one pod to another, while the API still knows both: which pod's policies and identity count.
+"""An address that moves from one pod to another while the API still has both: which pod's policies and identity apply.
 
 The agent and both evaluators of `netpolq explain` must say the same, in whatever order the pods become known.
 """

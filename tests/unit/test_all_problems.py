@@ -1,4 +1,4 @@
-"""All errors of one object are told at once: in the order of the document, each with its path, bounded, and none twice."""
+"""All errors of one object are reported at once: in the order of the document, each with its path, bounded, and none twice."""
 
 import copy
 import json
@@ -29,14 +29,14 @@ def errors(text: str) -> list[DecodeError]:
     return [item for item in decode_all(yaml.safe_load(text)) if isinstance(item, DecodeError)]
 
 
-def told(error: DecodeError) -> list[str]:
+def reported(error: DecodeError) -> list[str]:
     return [f"{error.field}: {error.message}" if error.field else error.message, *error.further]
 
 
 def paths(text: str) -> list[str]:
     """The paths of all errors of the one object of a manifest that has errors."""
     (error,) = errors(text)
-    return [line.partition(": ")[0] for line in told(error)]
+    return [line.partition(": ")[0] for line in reported(error)]
 
 
 MANY = """apiVersion: networking.k8s.io/v1
@@ -95,7 +95,7 @@ def test_an_error_keeps_its_words_among_others() -> None:
         "spec.egress[0].ports[0].port: must be between 1 and 65535, not 0",
         "spec.ingress[0].from[1].ipBlock.except[0]: must lie strictly inside 10.0.0.0/8, and 11.0.0.0/16 does not",
         "spec.ingress[1].to: unknown field; did you mean from?",
-    } <= set(told(error))
+    } <= set(reported(error))
     assert str(error).startswith("NetworkPolicy of namespace shop: metadata.name: must be a DNS subdomain")
 
 
@@ -159,7 +159,7 @@ def test_an_error_does_not_hide_those_beside_or_behind_it(spec: str, expected: l
     ],
 )  # fmt: skip
 def test_what_follows_from_an_error_is_not_told_beside_it(text: str, expected: list[str]) -> None:
-    """A field that is missing where one is misspelt, and one error that two readers find."""
+    """A field that is missing where one is misspelled, and one error that two readers find."""
     assert paths(text) == expected
 
 
@@ -219,7 +219,7 @@ status:
   podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0}, {ip: 127.0.0.1}]
   hostIP: x
 """)
-    assert [line.partition(": ")[0] for line in told(error)] == [
+    assert [line.partition(": ")[0] for line in reported(error)] == [
         "metadata.labels['tier']",
         "metadata.deletionTimestamp",
         "spec.nodename",
@@ -242,14 +242,14 @@ def test_every_item_of_a_list_tells_its_own_errors_and_the_list_those_of_its_own
     item = policy("shop/web", podSelector={"matchLabels": {"a": 1, "b": 2}})
     body = {"apiVersion": "v2", "kind": "List", "Items": [], "item": [], "items": [item, item]}
     found = [error for error in decode_all(body) if isinstance(error, DecodeError)]
-    assert [[line.partition(": ")[0] for line in told(error)] for error in found] == [
+    assert [[line.partition(": ")[0] for line in reported(error)] for error in found] == [
         ["Items", "item"],
         ["apiVersion"],
         ["items[0].spec.podSelector.matchLabels['a']", "items[0].spec.podSelector.matchLabels['b']"],
         ["items[1].spec.podSelector.matchLabels['a']", "items[1].spec.podSelector.matchLabels['b']"],
     ]
     (error,) = errors("apiVersion: v2\nkind: List\nItems: []\nitems: text\n")
-    assert [line.partition(": ")[0] for line in told(error)] == ["apiVersion", "Items", "items"]
+    assert [line.partition(": ")[0] for line in reported(error)] == ["apiVersion", "Items", "items"]
 
 
 FAULTS: dict[str, tuple[list[str | int], object]] = {
@@ -282,7 +282,7 @@ def test_no_error_hides_another(first: str, second: str) -> None:
             holder = holder[step]
         holder[last] = value
     (error,) = (item for item in decode_all(body) if isinstance(item, DecodeError))
-    assert {line.partition(": ")[0] for line in told(error)} == {first, second}
+    assert {line.partition(": ")[0] for line in reported(error)} == {first, second}
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_many_errors_are_counted(count: int, last: str | None) -> None:
     ports = [{"port": 0}] * count
     with pytest.raises(DecodeError) as caught:
         decode(policy("shop/web", ingress=[{"ports": ports}]))
-    lines = told(caught.value)
+    lines = reported(caught.value)
     assert lines[:MAX_REPORTED] == [
         f"spec.ingress[0].ports[{n}].port: must be between 1 and 65535, not 0" for n in range(MAX_REPORTED)
     ]
@@ -308,7 +308,7 @@ def test_a_long_path_and_a_long_value_are_clipped() -> None:
         body = {"apiVersion": "v1", "kind": "List", "items": [body]}
     (error,) = (item for item in decode_all(body) if isinstance(item, DecodeError))
     assert len(error.further) == 2
-    assert all(len(line) <= 2 * MAX_CHARACTERS + 2 for line in told(error))
+    assert all(len(line) <= 2 * MAX_CHARACTERS + 2 for line in reported(error))
     assert error.field.startswith("items[0].items[0]")
     assert "spec.podSelector" in error.field
 
@@ -361,7 +361,7 @@ def test_an_error_of_a_pods_metadata_does_not_hide_that_its_address_is_not_known
         assert content.is_unclear is leaves_open
 
 
-# --- where they are told --------------------------------------------------------------------------------------------------------------
+# --- where they are reported -----------------------------------------------------------------------------------------------------------
 
 TWICE = f"{HEAD}spec: {{podSelector: {{}}, ingress: [{{ports: [{{port: 0}}], From: []}}]}}\n"
 PORT = "spec.ingress[0].ports[0].port: must be between 1 and 65535, not 0"

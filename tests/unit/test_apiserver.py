@@ -1,4 +1,4 @@
-"""The test API server keeps to the protocol: lists, pages, versions and credentials; and it runs wherever tests need it."""
+"""The test API server follows the protocol for lists, pages, versions and credentials, and runs in a loop or a thread."""
 
 import gzip
 import http.client
@@ -155,7 +155,7 @@ async def test_large_lists_are_compressed_for_those_who_ask() -> None:
             assert names(cast("Listing", json.loads(await response.read()))) == ["a"]
 
 
-# Who asks, and what
+# Users and requests
 
 
 async def test_an_old_token_is_refused_after_rotation() -> None:
@@ -179,13 +179,13 @@ async def test_a_client_certificate_says_who_asks(tmp_path: Path) -> None:
         assert server.authority is not None
         async with client(server) as session:
             assert (await refused(session))["code"] == 401
-        path = server.kubeconfig(tmp_path / "config", client_certificate=server.authority.client("somebody"))
+        path = server.kubeconfig(tmp_path / "config", client_certificate=server.authority.client("another-client"))
         user = json.loads(path.read_text())["users"][0]["user"]
         context = trusting(server)
         context.load_cert_chain(user["client-certificate"], user["client-key"])
         async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(ssl=context)) as session:
             await listed(session)
-        assert [request.user for request in server.requests] == ["", "somebody"]
+        assert [request.user for request in server.requests] == ["", "another-client"]
 
 
 async def test_a_stranger_does_not_trust_the_server() -> None:

@@ -1,4 +1,4 @@
-"""What the test API server can let go wrong does go wrong, in the way that it says and no oftener."""
+"""Each fault of the test API server happens as configured, and only as often as configured."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Watches of the test API server keep to the protocol: versions, bookmarks, initial events and their end."""
+"""Watches of the test API server follow the protocol: versions, bookmarks, initial events and their end."""
 
 from typing import cast
 

@@ -1,4 +1,4 @@
-"""What a cluster source does when the API server comes back: with an older state, another authority, or not at once."""
+"""Reconnection of the cluster source to an API server that returns with an older state, another authority, or not at once."""
 
 import asyncio
 import logging
@@ -53,7 +53,7 @@ async def test_a_server_restored_behind_the_known_version_is_listed_again_when_i
 
 @pytest.mark.parametrize("kind", ["BOOKMARK", "MODIFIED", "ADDED", "DELETED"])
 async def test_anything_of_a_lower_version_in_an_open_watch_leads_to_a_new_list_at_once(kind: str, tmp_path: Path) -> None:
-    """Whatever a watch says of a version before the known one, an event or a bookmark: the server's state is older."""
+    """An event or a bookmark with a version before the known one shows that the server's state is older."""
     async with ApiServer(bookmark_interval_s=60.0) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config"), PATIENT) as reader:

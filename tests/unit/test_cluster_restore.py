@@ -122,7 +122,7 @@ async def test_changes_after_a_restore_are_seen_though_their_versions_are_known_
 async def test_a_restore_that_undoes_a_change_is_found_before_any_list_that_is_scheduled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The evidence alone is enough where the server has the versions: one warning says what was received before."""
+    """The evidence alone is enough where the server has the versions: one warning names the event that was received before."""
     async with ApiServer(bookmark_interval_s=0.1) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config"), NEVER) as reader:
@@ -172,7 +172,7 @@ async def test_an_event_of_the_same_version_and_name_is_no_proof_if_it_is_anothe
 
 
 async def test_a_watch_that_falls_silent_and_comes_back_to_a_restored_server_is_listed_again(tmp_path: Path) -> None:
-    """A proxy keeps a watch open that has said something, while the server behind it is restored: the silence ends the watch."""
+    """A proxy keeps a watch open that has delivered data, while the server behind it is restored: the silence ends the watch."""
     async with ApiServer(bookmark_interval_s=0.1) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config"), replace(NEVER, idle_s=0.5)) as reader:

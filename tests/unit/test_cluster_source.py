@@ -1,4 +1,4 @@
-"""The Kubernetes API as a source, against a server that speaks the protocol over real sockets."""
+"""The Kubernetes API source, against a test server that implements the protocol over real sockets."""
 
 import asyncio
 import random

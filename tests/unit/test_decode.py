@@ -1,4 +1,4 @@
-"""What API bodies are taken to mean."""
+"""Decoding of API bodies."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the bodies of network policies are taken to mean."""
+"""Decoding of network policies."""
 
 from ipaddress import ip_network
 

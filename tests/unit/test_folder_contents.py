@@ -1,4 +1,4 @@
-"""What looking at a manifest folder again means. Time is given, so that nothing here depends on the machine."""
+"""Repeated scans of a manifest folder. Time is an argument, so the tests do not depend on the machine."""
 
 import os
 import time
@@ -62,7 +62,7 @@ def age(*paths: Path) -> None:
 def test_a_broken_file_keeps_its_last_good_content_and_isolates_what_it_may_concern_until_it_is_repaired(
     tmp_path: Path, broken: str, isolated: set[str]
 ) -> None:
-    """What it concerned before, where what it says now does not even tell the namespace."""
+    """Isolates what the file concerned before, if its new text does not name the namespace."""
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a") + "---\n" + policy("web"))
     looking = Looking(tmp_path)
@@ -253,7 +253,7 @@ def test_a_folder_link_that_leads_nowhere_keeps_what_was_below_it(tmp_path: Path
 
 
 class Beside(Executor):
-    """An executor that parses when the test says so."""
+    """An executor that parses only on request of the test."""
 
     def __init__(self) -> None:
         self._waiting: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""The manifest folder where the kernel gives no inotify instance or no watch. Limits are those of a user namespace of the test's own."""
+"""The manifest folder if the kernel refuses an inotify instance or watch. The limits apply to a user namespace of the test."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The fields that manifests may have are those of the API's schemas."""
+"""The known fields of manifests are those of the API's schemas."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the files of a manifest folder mean."""
+"""Reading the files of a manifest folder."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The manifest folder as a source: which changes are delivered as what. Real files, real inotify."""
+"""The manifest folder source: the update that each change of the folder causes. Real files, real inotify."""
 
 import asyncio
 
@@ -347,7 +347,7 @@ async def test_hundreds_of_files_at_once_are_few_updates(tmp_path: Path) -> None
 
 
 async def test_a_full_event_queue_loses_nothing(tmp_path: Path) -> None:
-    """More events than the kernel keeps, while nobody reads them: the overflow itself says to look again."""
+    """More events than the kernel keeps, while no process reads them: the overflow event itself triggers a scan."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     async with watching(tmp_path) as seen:
         for number in range(limit // 2 + 100):  # two events each, no two of them alike

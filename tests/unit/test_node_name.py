@@ -1,4 +1,4 @@
-"""A node's name that the source does not know: not ready, with what to set; never silently nothing enforced."""
+"""An unknown node name: the agent is not ready and names the setting, because it would enforce nothing."""
 
 import asyncio
 

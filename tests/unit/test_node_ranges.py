@@ -1,4 +1,4 @@
-"""The pod ranges of a Node: what is taken from an API server that may say anything, and how long it is asked."""
+"""The pod ranges of a Node: which values of the API server are valid, and how long the agent requests them."""
 
 import asyncio
 import logging
@@ -62,7 +62,7 @@ async def test_both_fields_name_ranges_and_none_is_no_fault(
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "logged"),
     [
         ({"podCIDRs": ["10.5.1.0/24", "0.0.0.0/0"]}, "spec.podCIDRs[1] '0.0.0.0/0'"),
         ({"podCIDRs": ["::/0", "10.5.1.0/24"]}, "spec.podCIDRs[0] '::/0'"),
@@ -77,7 +77,7 @@ async def test_both_fields_name_ranges_and_none_is_no_fault(
     ],
 )
 async def test_what_is_no_range_is_told_once_and_hides_no_other(
-    spec: object, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spec: object, logged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A hold of all addresses would cut the node off; a good range beside a bad one is held."""
     async with ApiServer() as server:
@@ -86,7 +86,7 @@ async def test_what_is_no_range_is_told_once_and_hides_no_other(
             await task
             assert listed(node.pod_ranges) == "10.5.1.0/24"
     (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert told in line
+    assert logged in line
     assert len(line.splitlines()) == 1
 
 
@@ -103,7 +103,7 @@ async def test_a_spec_that_is_no_object_names_no_range(spec: object, tmp_path: P
 async def test_before_the_first_sync_the_node_is_asked_until_it_names_ranges(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A controller writes them after the kubelet has registered the Node. A value that stays bad is told once."""
+    """A controller writes them after the kubelet has registered the Node. A value that stays bad is logged once."""
     async with ApiServer() as server:
         server.node_specs[NAME] = {"podCIDR": "pods"}
         async with asking(server, tmp_path, is_synced=False) as (node, task):

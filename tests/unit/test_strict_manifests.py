@@ -1,4 +1,4 @@
-"""What the API server would refuse with strict field validation: it is reported with its place, and isolates."""
+"""Manifests that strict field validation refuses: the agent reports them with their position, and they isolate."""
 
 import codecs
 

@@ -1,4 +1,4 @@
-"""Who may ask: certificates made at run time, tokens that change, and the files in which clients find both."""
+"""Credentials of the test API server: certificates made at run time, tokens that change, and the client files with both."""
 
 import ssl
 
@@ -44,7 +44,7 @@ class Authority:
 
 
 class Kubeconfig(NamedTuple):
-    """What a kubeconfig says. It is written as JSON, which is YAML too; certificates are files beside it."""
+    """The content of a kubeconfig, written as JSON, which is YAML too. Certificates are files beside it."""
 
     url: str
     authority: bytes | None

@@ -1,4 +1,4 @@
-"""What can go wrong between an API server and its client, each kind of it a value to inject."""
+"""Faults between an API server and its client, each one a value to inject."""
 
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -8,7 +8,7 @@ from tests.support.apiserver.resources import Resource, Verb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Which requests it befalls: of one kind of objects or of all, of one verb or of both, the next `times` or (None) until cleared."""
+    """The affected requests: of one kind of objects or of all, of one verb or of both, the next `times` or (None) until cleared."""
 
     resource: Resource | None = None
     verb: Verb | None = None
@@ -25,7 +25,7 @@ class CloseAbruptly(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeverAnswer(Fault):
-    """The request is taken and nothing follows, until the client gives up or the server stops."""
+    """The server accepts the request and sends nothing, until the client gives up or the server stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class CutBody(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchFault(Fault):
-    """Something in the stream of a watch, after that many more lines. Injected it befalls new watches, by `strike` the open ones."""
+    """Something in the stream of a watch, after that many more lines. Injection affects new watches, `strike` the open ones."""
 
     verb: Verb | None = Verb.WATCH
     after_lines: int = 0
@@ -62,7 +62,7 @@ class WatchFault(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoSilent(WatchFault):
-    """The stream stays open and says nothing more, ever."""
+    """The stream stays open without any more data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class EndStream(WatchFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendLine(WatchFault):
-    """A line that is no event; the stream goes on."""
+    """A line that is not an event; the stream continues."""
 
     line: bytes = b'}{"type": not json\n'
 
@@ -95,7 +95,7 @@ class SendError(WatchFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay(WatchFault):
-    """The last events that the stream has passed, once more and with their old versions; `backwards`: newest first."""
+    """The last events that the stream has passed, again, with their old versions; `backwards`: newest first."""
 
     last: int = 10
     backwards: bool = False
@@ -115,11 +115,11 @@ class FaultPlan:
 
     @property
     def waiting(self) -> list[Fault]:
-        """Each with the number of times that it has left."""
+        """The faults, each with its remaining number of times."""
         return list(self._waiting)
 
     def take(self, resource: Resource | None, verb: Verb | None) -> list[Fault]:
-        """Those that befall this request. What prevents an answer comes alone: the others would have nothing to befall."""
+        """The faults of this request. A fault that prevents an answer comes alone."""
         matching = [fault for fault in self._waiting if fault.befalls(resource, verb)]
         taken: list[Fault] = next(([fault] for fault in matching if isinstance(fault, _PREVENTS)), matching)
         for fault in taken:

@@ -14,13 +14,13 @@ _NOT_SERVED = ("fieldSelector", "labelSelector")
 
 
 class WatchListSupport(Enum):
-    """What the server makes of `sendInitialEvents`."""
+    """Treatment of `sendInitialEvents` by the server."""
 
     FULL = auto()
     REFUSED = auto()
     """422, as with the feature gate switched off."""
     IGNORED = auto()
-    """As before the parameter existed: a watch from the present state, whose initial events are never said to end."""
+    """As before the parameter existed: a watch from the present state, whose initial events have no end marker."""
 
 
 class Match(Enum):

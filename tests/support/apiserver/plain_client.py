@@ -1,4 +1,4 @@
-"""A plain client of the test API server, with no opinions: what its tests ask with and look at."""
+"""A minimal client for the tests of the test API server."""
 
 import json
 import ssl
@@ -33,7 +33,7 @@ class _Metadata(TypedDict):
 
 
 class Line(NamedTuple):
-    """An event of a watch, with the parts that tests look at."""
+    """An event of a watch, with the parts that tests check."""
 
     type: str
     name: str

@@ -1,4 +1,4 @@
-"""The kinds that the test API server knows, and where it serves them."""
+"""The kinds of the test API server, and their paths."""
 
 from collections.abc import Mapping
 from enum import StrEnum

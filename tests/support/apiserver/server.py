@@ -1,4 +1,4 @@
-"""An API server for tests: lists and watches as the real one serves them, over real sockets, and whatever can go wrong with them.
+"""An API server for tests: lists and watches as the real one serves them, over real sockets, with faults to inject.
 
 On aiohttp, because no ready-made server was found that does this. kmock 0.8 comes nearest and is made for another purpose, scripted
 answers and request assertions for operators: its lists have no versions and no pages, its watches begin at whatever is there and know no
@@ -36,7 +36,7 @@ _NODES = "/api/v1/nodes/"
 
 
 class Request(NamedTuple):
-    """One that has arrived. `user`: empty where nobody was recognised."""
+    """A received request. `user`: empty for an unauthenticated one."""
 
     method: str
     path: str
@@ -130,7 +130,7 @@ class ApiServer:
         return version
 
     def load(self, bodies: Iterable[Body]) -> None:
-        """Put many objects before anybody asks; nothing is known of how they came about."""
+        """Put many objects before the first request, without a history of events."""
         self.store.load(bodies)
 
     def objects(self, resource: Resource) -> dict[str, Body]:
@@ -142,7 +142,7 @@ class ApiServer:
         self.store.advance(count)
         self._wake()
 
-    # Who may ask
+    # Authentication
 
     def rotate_token(self, token: str) -> None:
         """From now on only this token is good."""
@@ -180,43 +180,43 @@ class ApiServer:
         return sum(resource is None or stream.resource == resource for stream in self._streams)
 
     async def until(self, condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
-        """Wait for something to become true. Raises `TimeoutError`."""
+        """Wait until a condition is true. Raises `TimeoutError`."""
         async with asyncio.timeout(limit_s):
-            while not condition():  # noqa: ASYNC110 - about anything, so nobody could set an event
+            while not condition():  # noqa: ASYNC110 - the condition is arbitrary, so no event could signal it
                 await asyncio.sleep(_STEP_S)
 
     # What goes wrong
 
     def inject(self, fault: Fault) -> None:
-        """Let something go wrong with requests to come."""
+        """Inject a fault into future requests."""
         self._plan.add(fault)
 
     def clear(self) -> None:
-        """No more faults for requests to come. What has befallen others stays with them."""
+        """Remove the faults of future requests. Active faults stay."""
         self._plan.clear()
 
     @property
     def faults(self) -> list[Fault]:
-        """Those that still wait for requests."""
+        """The faults that still wait for requests."""
         return self._plan.waiting
 
     def strike(self, fault: WatchFault) -> int:
-        """Let something go wrong in the watches that are open now. Returns how many that are."""
+        """Inject a fault into the open watches. Returns their number."""
         struck = [stream for stream in self._streams if fault.befalls(stream.resource, Verb.WATCH)]
         for stream in struck:
             stream.strike(fault)
         return len(struck)
 
     def cut_connections(self) -> None:
-        """Cut all that are open."""
+        """Cut all open connections."""
         for connection in self._runner.server.connections if self._runner.server else []:
             if connection.transport is not None:
                 connection.transport.abort()
 
     async def refuse_connections(self) -> None:
-        """New connections are refused, those that are open stay."""
+        """Refuse new connections; open ones stay."""
         await self.leave_connections_waiting()
-        # On Linux a socket that has been shut down can listen again. It keeps a port that was asked for by number, and says so when
+        # On Linux a socket that has been shut down can listen again. It keeps a port that was asked for by number, and reports it when
         # it is bound again; a port that the kernel chose is given back.
         address = self._listener.getsockname()
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -227,7 +227,7 @@ class ApiServer:
                 raise
 
     async def leave_connections_waiting(self) -> None:
-        """New connections are established by the kernel and nobody takes them."""
+        """The kernel establishes new connections and the server does not accept them."""
         if self._site:
             await self._site.stop()
             self._site = None
@@ -240,7 +240,7 @@ class ApiServer:
             await self._site.start()
 
     async def restart(self, *, compact: bool = True, down_s: float = 0.0) -> None:
-        """Go away and come back on the same port: all connections are cut and, if compacted, all history is forgotten."""
+        """Restart on the same port: cut all connections and, if compacted, forget all history."""
         await self.refuse_connections()
         self.cut_connections()
         if compact:
@@ -249,7 +249,7 @@ class ApiServer:
         await self.accept_connections()
 
     async def rotate_authority(self) -> None:
-        """Come back with a certificate of another authority, with all connections cut."""
+        """Restart with a certificate of another authority, with all connections cut."""
         await self.refuse_connections()
         self.cut_connections()
         self.authority = Authority()
@@ -261,7 +261,7 @@ class ApiServer:
         self.store.compact()
 
     async def restore(self, checkpoint: Checkpoint, *, down_s: float = 0.0) -> None:
-        """Come back with the state of an earlier `store.checkpoint()`, versions included."""
+        """Restart with the state of an earlier `store.checkpoint()`, versions included."""
         await self.refuse_connections()
         self.cut_connections()
         self.store.restore(checkpoint)
@@ -318,7 +318,7 @@ class ApiServer:
         return await self._list(request, resource, faults)
 
     def _user(self, request: web.Request) -> str | None:
-        """Who asks, or None if that cannot be told. A wrong token is wrong even where anonymous requests are welcome."""
+        """The user of a request, or None if unknown. A wrong token is refused even if anonymous requests are allowed."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme:
             # The scheme is read in any case (RFC 9110 section 11.1), as the real server reads it.

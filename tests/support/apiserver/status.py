@@ -1,4 +1,4 @@
-"""Answers that are not objects: `Status` bodies, with the words of the real server.
+"""Answers that are not objects: `Status` bodies, with the texts of the real server.
 
 Source: k8s.io/apimachinery/pkg/api/errors and k8s.io/apiserver/pkg/storage/errors.go.
 """
@@ -71,13 +71,13 @@ def too_large(version: int, current: int) -> ApiError:
 
 def invalid_options(causes: Sequence[tuple[str, str]]) -> ApiError:
     """Parameters that may not be used like this: pairs of a parameter and the reason."""
-    said = ", ".join(f"{field}: Forbidden: {why}" for field, why in causes)
+    reasons = ", ".join(f"{field}: Forbidden: {why}" for field, why in causes)
     details = {
         "group": "meta.k8s.io",
         "kind": "ListOptions",
         "causes": [{"reason": "FieldValueForbidden", "message": f"Forbidden: {why}", "field": field} for field, why in causes],
     }
-    message = f'ListOptions.meta.k8s.io "" is invalid: {said}'
+    message = f'ListOptions.meta.k8s.io "" is invalid: {reasons}'
     return ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", message, details=details)
 
 

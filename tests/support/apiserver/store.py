@@ -1,6 +1,6 @@
-"""The objects of the test API server and what happened to them, versioned by one number as in etcd.
+"""Objects and history of the test API server, versioned by one number as in etcd.
 
-An object is kept as the bytes of a list's item, encoded once: so that 100,000 of them are listed quickly and nobody can change one
+An object is kept as the bytes of a list's item, encoded once: so that 100,000 of them are listed quickly and no caller can change one
 behind the server's back.
 """
 
@@ -147,19 +147,19 @@ class Store:
         return snapshot
 
     def events_after(self, resource: Resource, version: int) -> list[Event]:
-        """What happened to a kind after a version. Raises `CompactedError` if some of it is forgotten."""
+        """The changes of a kind after a version. Raises `CompactedError` if some are compacted."""
         if version < self._forgotten[resource]:
             raise CompactedError
         events = self._events[resource]
         return events[bisect_right(events, version, key=_version) :]
 
     def events_until(self, resource: Resource, version: int) -> list[Event]:
-        """What is still known to have happened to a kind up to a version."""
+        """The remaining changes of a kind up to a version."""
         events = self._events[resource]
         return events[: bisect_right(events, version, key=_version)]
 
     def compact(self) -> None:
-        """Forget what happened until now."""
+        """Forget all changes until now."""
         self.compacted_at = self.resource_version
         self._snapshots.clear()
         for resource, events in self._events.items():

@@ -1,4 +1,4 @@
-"""One open watch: a line of JSON for each event, bookmarks between them, and what may go wrong."""
+"""One open watch: a line of JSON for each event, bookmarks between them, and faults."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ class _Due:
 
 
 class WatchStream:
-    """Sends what happens to a kind of objects until it is told to stop, its time is up, or the client leaves."""
+    """Sends the events of one kind of objects until it is stopped, its timeout ends, or the client disconnects."""
 
     def __init__(
         self,

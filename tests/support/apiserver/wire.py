@@ -1,4 +1,4 @@
-"""The body of one answer on its way out, and what may befall it there."""
+"""Sender of the body of one answer, with faults."""
 
 import asyncio
 import zlib
