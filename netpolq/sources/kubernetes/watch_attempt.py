@@ -5,7 +5,7 @@ import time
 from netpolq.sources.kubernetes.timing import Timing
 from netpolq.sources.kubernetes.watch import NotResumableError, StreamError
 
-_MIN_SILENT_WATCH_S = 2.0
+_MIN_SILENT_WATCH_S = 1.0
 """A watch that ends sooner without any data has not begun. An immediate retry would repeat without end."""
 
 _EARLY_S = 1.0
