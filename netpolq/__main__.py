@@ -1,13 +1,13 @@
-"""The program `netpolq`; `python -m netpolq` is the form in which the pool starts the supervisor.
+"""The program `netpolq`; the pool starts the supervisor as `python -m netpolq`.
 
-`netpolq hold` runs at boot and is dispatched here, before the imports of all other commands.
+`netpolq hold` runs at boot and is dispatched here, before any other command is imported.
 """
 
 import sys
 
 
 def main() -> int:
-    """Run the command that the program's arguments name. Returns the exit code."""
+    """Run the command of the program's arguments. Returns the exit code."""
     if sys.argv[1:2] == ["hold"]:
         import os  # noqa: PLC0415  # see the module's docstring
 

@@ -139,7 +139,7 @@ def _label_bit(given: Mapping[str, list[str]], environ: Mapping[str, str]) -> in
     except ValueError:
         bit = -1
     if not 0 <= bit <= MAX_CT_LABEL:
-        raise HoldError(f"{origin}: {values[-1]!r} is refused; allowed: 0 to {MAX_CT_LABEL}", USAGE)
+        raise HoldError(f"{origin}: invalid value {values[-1]!r}; allowed: 0 to {MAX_CT_LABEL}", USAGE)
     return bit
 
 
@@ -150,7 +150,7 @@ def _ranges(given: Mapping[str, list[str]], environ: Mapping[str, str]) -> list[
         try:
             ranges += parse_ranges(value)
         except ValueError:
-            raise HoldError(f"{origin}: {value!r} is refused; allowed: {ALLOWED}", USAGE) from None
+            raise HoldError(f"{origin}: invalid value {value!r}; allowed: {ALLOWED}", USAGE) from None
     if ranges:
         return ranges
     from pathlib import Path  # noqa: PLC0415  # not needed if ranges are given

@@ -1,4 +1,4 @@
-"""The settings of the agent: flags, environment and file become one frozen `Settings`. The only home of defaults."""
+"""The settings of the agent: flags, environment and file, merged into one frozen `Settings`. All defaults are defined here."""
 
 from netpolq.settings.resolve import Settings, resolve
 

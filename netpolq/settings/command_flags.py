@@ -1,4 +1,4 @@
-"""The flags of the commands beside `run`; of these only those that `run` has too are read from the environment."""
+"""The flags of all commands other than `run`. Only flags that `run` also has are read from the environment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ OUTPUT: Option[str] = Option(
     default="text",
     metavar="FORMAT",
     allowed="text or json",
-    help="Shape of the answer.",
+    help="Format of the output.",
     group=OptionGroup.COMMAND,
     letter="o",
 )
@@ -21,18 +21,18 @@ SOURCE: Option[str] = Option(
     name="src",
     parse=plain_text,
     default="",
-    metavar="WHO",
-    allowed="an IP address or NAMESPACE/POD; :PORT may follow and makes no difference",
-    help="Client: the end that opens the connection.",
+    metavar="ENDPOINT",
+    allowed="an IP address or NAMESPACE/POD; :PORT may follow and is ignored",
+    help="Client of the connection.",
     group=OptionGroup.COMMAND,
 )
 DESTINATION: Option[str] = Option(
     name="dst",
     parse=plain_text,
     default="",
-    metavar="WHO",
+    metavar="ENDPOINT",
     allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80",
-    help="Server: the end that the connection is for.",
+    help="Server of the connection.",
     group=OptionGroup.COMMAND,
 )
 PROTOCOL: Option[str] = Option(
@@ -50,7 +50,7 @@ PORT: Option[str] = Option(
     default="",
     metavar="PORT",
     allowed="0 to 65535, or the name of a port of the destination pod",
-    help="Destination port; needed with TCP, UDP and SCTP, here or behind --dst.",
+    help="Destination port. TCP, UDP and SCTP need one, here or in --dst.",
     group=OptionGroup.COMMAND,
 )
 EXPECT: Option[str] = Option(
@@ -59,14 +59,14 @@ EXPECT: Option[str] = Option(
     default="",
     metavar="VERDICT",
     allowed="allow or deny",
-    help="Exit code 8 unless this is the verdict (with --packets: on every line), for tests of policies.",
+    help="Exit with code 8 if the verdict differs (with --packets: the verdict of any line). For tests of policies.",
     group=OptionGroup.COMMAND,
 )
 MANIFESTS_TO_READ: Option[Path | None] = replace(
     MANIFESTS,
     metavar="PATH",
     allowed="a folder or a file",
-    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file, whatever its name.",
+    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file of any name.",
     group=OptionGroup.COMMAND,
 )
 PACKETS: Option[str] = Option(
@@ -75,9 +75,9 @@ PACKETS: Option[str] = Option(
     default="",
     metavar="FILE",
     allowed="a file, or - for standard input",
-    help='Judge many packets instead, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
-    "dport may be the name of a port of the destination pod. One JSON line answers each, in order, and repeats these four fields; "
-    "beside the number of a named port, dport_name has the name.",
+    help='Evaluate many packets, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
+    "dport may be the name of a port of the destination pod. The output has one JSON line for each, in the same order, with the same "
+    "four fields. For a named port, dport is the number and dport_name the name.",
     group=OptionGroup.COMMAND,
 )
 ENGINE: Option[str] = Option(
@@ -86,7 +86,7 @@ ENGINE: Option[str] = Option(
     default="snapshot",
     metavar="NAME",
     allowed="snapshot or reference",
-    help="What judges: the encoded snapshot, as workers read it, or the slow evaluator that is its yardstick.",
+    help="Evaluator. snapshot: the encoded snapshot, as workers read it. reference: the slow reference implementation.",
     group=OptionGroup.COMMAND,
 )
 

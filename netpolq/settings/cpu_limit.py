@@ -1,6 +1,6 @@
-"""How many CPUs this process may really use: those it may be scheduled on, and no more than its control group has a share of.
+"""The number of CPUs that this process can use: its CPU affinity, capped by the CPU limit of its control group.
 
-Neither `os` nor `psutil` asks the control group, and in a container the CPU limit is nowhere else.
+Neither `os` nor `psutil` reads the control group, and a container has its CPU limit nowhere else.
 """
 
 import math
@@ -15,9 +15,9 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cpus(hierarchies: Path = _HIERARCHIES, own_groups: Path = _OWN_GROUPS) -> int:
-    """The CPUs this process may be scheduled on, or its CPU limit rounded up where that is less.
+    """Return the number of CPUs in the affinity of this process, or its CPU limit rounded up if that is less.
 
-    In a container of Kubernetes the limit is `resources.limits.cpu`. What cannot be read is no limit.
+    In a Kubernetes container the limit is `resources.limits.cpu`. A limit that cannot be read is ignored.
     """
     schedulable = len(psutil.Process().cpu_affinity())
     limit = min(_limits(hierarchies, own_groups), default=math.inf)
@@ -25,7 +25,7 @@ def usable_cpus(hierarchies: Path = _HIERARCHIES, own_groups: Path = _OWN_GROUPS
 
 
 def _limits(hierarchies: Path, own_groups: Path) -> Iterator[float]:
-    """The limits of our control group and of all above it that can be seen, as numbers of CPUs.
+    """Yield the limits of the control group of this process and of its visible ancestors, as numbers of CPUs.
 
     Source: cgroups(7), /proc/PID/cgroup; in the kernel's documentation cgroup-v2.rst (cpu.max) and sched-bwc.rst (version 1).
     """
@@ -42,7 +42,7 @@ def _limits(hierarchies: Path, own_groups: Path) -> Iterator[float]:
         else:
             continue
         own = hierarchy / path.lstrip("/")
-        # In a container the path may be that of the host, while our own group is where the hierarchy begins.
+        # In a container the path may be that of the host, while the own group is the root of the hierarchy.
         for folder in (own, *own.parents):
             if folder.is_relative_to(hierarchy):
                 try:

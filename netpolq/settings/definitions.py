@@ -1,4 +1,4 @@
-"""The table of options of `netpolq run`: names, defaults, what is allowed, and what each is for."""
+"""The table of options of `netpolq run`: name, default, allowed values and help text of each."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ MANIFESTS: Option[Path | None] = Option(
     default="",
     metavar="DIR",
     allowed="a folder",
-    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; changes are followed. Without "
-    "it the cluster is watched.",
+    help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth. The agent watches it for changes. "
+    "Without this flag the agent watches the cluster.",
     group=OptionGroup.SOURCE,
 )
 KUBECONFIG: Option[str] = Option(
@@ -43,8 +43,8 @@ KUBECONFIG: Option[str] = Option(
     default="",
     metavar="FILE",
     allowed="a path",
-    help="Access to the Kubernetes API. Without it and without --manifests: the files in the variable KUBECONFIG, or else the service "
-    "account of the pod the agent runs in. ~ is the home folder.",
+    help="Kubeconfig file for access to the Kubernetes API. Without this flag and --manifests, the agent uses the files of the variable "
+    "KUBECONFIG, or else the service account of its pod. ~ is the home folder.",
     group=OptionGroup.SOURCE,
     upstream=True,
 )
@@ -54,7 +54,8 @@ HOSTNAME_OVERRIDE: Option[str] = Option(
     default="",
     metavar="NAME",
     allowed="a node name of letters, digits, '.', '-' and '_', or nothing",
-    help="Name of this node as in spec.nodeName of its pods; empty: the host name. Either is put in lower case, as the kubelet does.",
+    help="Name of this node, as in spec.nodeName of its pods. Empty: the host name. The agent converts both to lower case, as the kubelet "
+    "does.",
     group=OptionGroup.SOURCE,
     upstream=True,
 )
@@ -64,7 +65,7 @@ CONFIG: Option[Path | None] = Option(
     default="",
     metavar="FILE",
     allowed="a TOML file",
-    help="TOML file with any of these settings, keyed by flag name without dashes in front.",
+    help="TOML file with any of these settings. The keys are flag names without the leading dashes.",
     group=OptionGroup.SOURCE,
 )
 NFQUEUE_ID: Option[int] = Option(
@@ -73,9 +74,9 @@ NFQUEUE_ID: Option[int] = Option(
     default="100",
     metavar="N",
     allowed=f"0 to {MAX_QUEUE}",
-    help="Number of the first queue; worker k serves queue N+k.",
+    help="Number of the first queue. Worker k serves queue N+k.",
     group=OptionGroup.QUEUES,
-    natural=int,
+    toml_type=int,
     upstream=True,
 )
 WORKERS: Option[int | None] = Option(
@@ -84,10 +85,10 @@ WORKERS: Option[int | None] = Option(
     default="auto",
     metavar="N",
     allowed=f"auto or 1 to {MAX_WORKERS}",
-    help="Number of workers, each a process with a queue of its own; auto: one for each CPU that the agent may be scheduled on and that "
-    "its CPU limit pays for, at most 16.",
+    help="Number of workers. Each worker is a process with its own queue. auto: one worker for each CPU that the agent can use (affinity "
+    "and CPU limit), at most 16.",
     group=OptionGroup.QUEUES,
-    natural=int,
+    toml_type=int,
 )
 QUEUE_BALANCE: Option[QueueRange | None] = Option(
     name="queue-balance",
@@ -95,8 +96,8 @@ QUEUE_BALANCE: Option[QueueRange | None] = Option(
     default="",
     metavar="A:B",
     allowed=f"A:B with 0 <= A <= B <= {MAX_QUEUE} and at most {MAX_WORKERS} queues",
-    help="The exact queues, one worker each, instead of --nfqueue-id and --workers. Given beside one of them it is refused; where one "
-    "place of higher precedence gives either form, lower places have no say in the other.",
+    help="The exact queues, one worker each, instead of --nfqueue-id and --workers. It cannot be combined with them. If flags, "
+    "environment or file give one form, the other form is ignored at every lower precedence.",
     group=OptionGroup.QUEUES,
 )
 FANOUT: Option[bool] = Option(
@@ -105,9 +106,9 @@ FANOUT: Option[bool] = Option(
     default="true",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Choose the queue by the CPU a packet is on; false: by a hash of its two addresses.",
+    help="Select the queue by the CPU that processes the packet. false: by a hash of its two addresses.",
     group=OptionGroup.QUEUES,
-    natural=bool,
+    toml_type=bool,
 )
 TAKEOVER: Option[bool] = Option(
     name="takeover",
@@ -115,11 +116,11 @@ TAKEOVER: Option[bool] = Option(
     default="false",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Take over from an agent that runs in this network namespace with the same --run-dir, if there is one: get ready beside it, "
-    "on other queues if need be, put the own rules in place in one step, and have it drain its queues and leave. "
-    "No connection is lost or passes unjudged.",
+    help="Take over from a running agent of this network namespace with the same --run-dir, if there is one. The new agent starts "
+    "beside it, on other queues if necessary, and replaces its rules in one step. The old agent then drains its queues and ends. "
+    "No connection is lost, and none passes without a verdict.",
     group=OptionGroup.QUEUES,
-    natural=bool,
+    toml_type=bool,
 )
 DATAPLANE: Option[Dataplane] = Option(
     name="dataplane",
@@ -127,7 +128,8 @@ DATAPLANE: Option[Dataplane] = Option(
     default="auto",
     metavar="FORM",
     allowed="auto, native or compat",
-    help="Form of the queue rule: native is nftables' own statement, compat the NFQUEUE target; auto: the first that the kernel takes.",
+    help="Form of the queue rule. native: the queue statement of nftables. compat: the NFQUEUE target. auto: the first of the two that "
+    "the kernel accepts.",
     group=OptionGroup.DATA_PLANE,
 )
 MARK_MASK: Option[int] = Option(
@@ -136,10 +138,10 @@ MARK_MASK: Option[int] = Option(
     default="0x70",
     metavar="MASK",
     allowed="three adjacent bits of 32, such as 0x70",
-    help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. What other software keeps in them is put "
-    "back.",
+    help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. The agent restores the values that "
+    "other software keeps in them.",
     group=OptionGroup.DATA_PLANE,
-    natural=int,
+    toml_type=int,
 )
 CT_LABEL: Option[int] = Option(
     name="ct-label",
@@ -147,10 +149,10 @@ CT_LABEL: Option[int] = Option(
     default=f"{ruleset.DEFAULT_CT_LABEL}",
     metavar="N",
     allowed=f"0 to {ruleset.MAX_CT_LABEL}",
-    help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of a connection's label that say it was accepted; no other software may "
-    "use them.",
+    help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of the conntrack label that mark a connection as accepted. No other "
+    "software may use these bits.",
     group=OptionGroup.DATA_PLANE,
-    natural=int,
+    toml_type=int,
 )
 VERDICT_CACHE: Option[VerdictCacheMode] = Option(
     name="verdict-cache",
@@ -158,8 +160,8 @@ VERDICT_CACHE: Option[VerdictCacheMode] = Option(
     default="auto",
     metavar="MODE",
     allowed="auto, on or off",
-    help="Keep decisions that are asked for again in the kernel, so that further connections like these pass, or are dropped, without "
-    "a worker. Such connections show in counters only, not in the log of packets; auto: on, unless --v is 2 or more.",
+    help="Cache repeated verdicts in the kernel, which then accepts or drops further connections of the same kind without a worker. "
+    "These connections appear in counters only, not in the packet log. auto: on, unless --v is 2 or more.",
     group=OptionGroup.DATA_PLANE,
 )
 VERDICT_CACHE_TTL: Option[int] = Option(
@@ -168,9 +170,9 @@ VERDICT_CACHE_TTL: Option[int] = Option(
     default="60",
     metavar="SECONDS",
     allowed=f"1 to {MAX_VERDICT_TTL_S}",
-    help="Seconds after which a decision in the kernel is asked for anew. A change of policy does not wait for that.",
+    help="Lifetime of a cached verdict in seconds. A policy change takes effect at once, whatever the lifetime.",
     group=OptionGroup.DATA_PLANE,
-    natural=int,
+    toml_type=int,
 )
 VERDICT_CACHE_SIZE: Option[int] = Option(
     name="verdict-cache-size",
@@ -178,9 +180,9 @@ VERDICT_CACHE_SIZE: Option[int] = Option(
     default="32768",
     metavar="N",
     allowed=f"2 to {MAX_CACHED_VERDICTS}",
-    help="Decisions kept in the kernel at most, half of them drops; each takes some 200 bytes there and 500 in the supervisor.",
+    help="Maximum number of cached verdicts, half of them drops. Each needs about 200 bytes in the kernel and 500 in the supervisor.",
     group=OptionGroup.DATA_PLANE,
-    natural=int,
+    toml_type=int,
 )
 RUN_DIR: Option[Path] = Option(
     name="run-dir",
@@ -188,7 +190,7 @@ RUN_DIR: Option[Path] = Option(
     default="/run/netpolq",
     metavar="DIR",
     allowed="an absolute path of at most 95 bytes",
-    help="Folder for the status socket, the metrics of the workers and the image of the newest snapshot.",
+    help="Folder for the status socket, the metrics of the workers and the file of the newest snapshot.",
     group=OptionGroup.DATA_PLANE,
 )
 FAIL_OPEN: Option[bool] = Option(
@@ -197,9 +199,9 @@ FAIL_OPEN: Option[bool] = Option(
     default="true",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="What becomes of packets that nobody can judge (no agent, full queue): true lets them pass, false drops them.",
+    help="Accept new connections when no worker can evaluate them (no agent, full queue). false: drop them.",
     group=OptionGroup.POLICY,
-    natural=bool,
+    toml_type=bool,
     upstream=True,
 )
 POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
@@ -208,9 +210,9 @@ POD_CIDRS: Option[tuple[ranges.PodRange, ...]] = Option(
     default="",
     metavar="CIDRS",
     allowed=f"a comma-separated list of {ranges.ALLOWED}",
-    help="Ranges of this node's pods, for the hold: in fail-closed mode, and where no rules of an earlier agent are in place, traffic of "
-    "these pods is dropped until the first policies are in force (see `netpolq help hold`). Empty: as the CNI configuration "
-    "names them, and in a cluster spec.podCIDRs of the Node.",
+    help="Address ranges of this node's pods. In fail-closed mode, if no rules of an earlier agent exist, the agent drops the traffic of "
+    "these pods until the first policies are in force (see `netpolq help hold`). Empty: the ranges of the CNI configuration, "
+    "and in a cluster also spec.podCIDRs of the Node.",
     group=OptionGroup.POLICY,
 )
 CNI_CONF_DIR: Option[Path | None] = Option(
@@ -219,7 +221,7 @@ CNI_CONF_DIR: Option[Path | None] = Option(
     default=str(cni.CONF_DIR),
     metavar="DIR",
     allowed="a folder",
-    help="Folder of the CNI configuration, which is read for pod ranges where --pod-cidrs names none; empty: it is not read.",
+    help="Folder of the CNI configuration, which provides the pod ranges if --pod-cidrs is empty. Empty: the agent does not read it.",
     group=OptionGroup.POLICY,
 )
 STRICT_MODE: Option[bool] = Option(
@@ -228,19 +230,19 @@ STRICT_MODE: Option[bool] = Option(
     default="true",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Judge established connections again when a policy or a pod changes; those that are denied now get no further. false: what was "
-    "accepted once goes on until it ends.",
+    help="Evaluate established connections again when a policy or a pod changes, and drop the packets of those that are now denied. "
+    "false: an accepted connection stays accepted until it ends.",
     group=OptionGroup.POLICY,
-    natural=bool,
+    toml_type=bool,
     upstream=True,
 )
 NODE_EGRESS: Option[NodeEgress] = Option(
     name="node-egress",
     parse=NodeEgress,
     default="judge",
-    metavar="WHAT",
+    metavar="MODE",
     allowed="judge or allow",
-    help="Connections of a pod to its own node: judge applies the pod's egress policies, allow lets all of them pass.",
+    help="Connections from a pod to its own node. judge: apply the pod's egress policies. allow: accept all of them.",
     group=OptionGroup.POLICY,
 )
 METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
@@ -249,7 +251,7 @@ METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
     default=":9080",
     metavar="ADDRESS",
     allowed="HOST:PORT with a port from 0 to 65535, an IPv6 host in brackets, or :PORT for all addresses",
-    help="Where /metrics, /healthz and /readyz are served.",
+    help="Address that serves /metrics, /healthz and /readyz.",
     group=OptionGroup.OBSERVABILITY,
     upstream=True,
 )
@@ -259,10 +261,10 @@ VERBOSITY: Option[int] = Option(
     default="0",
     metavar="N",
     allowed="0 to 10",
-    help="Verbosity of the log; from 1 on with a line for each version in force and what has changed, from 2 on for each first packet, "
-    "from 4 on with debug lines.",
+    help="Log verbosity. From 1: a line for each version in force, with its changes. From 2: a line for each first packet. From 4: "
+    "debug lines.",
     group=OptionGroup.OBSERVABILITY,
-    natural=int,
+    toml_type=int,
     upstream=True,
 )
 LOG_DENIED: Option[bool] = Option(
@@ -271,10 +273,10 @@ LOG_DENIED: Option[bool] = Option(
     default="false",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Write a line for each denied first packet, few for each pair of source and destination, so that one pair cannot hide others. "
-    "Denials are then not kept in the kernel (--verdict-cache), so that workers see all of them.",
+    help="Log each denied first packet. The rate is limited for each pair of source and destination, so that one pair cannot hide "
+    "others. The kernel does not cache denials then (--verdict-cache), so that workers see all of them.",
     group=OptionGroup.OBSERVABILITY,
-    natural=bool,
+    toml_type=bool,
 )
 LOGGING_FORMAT: Option[LoggingFormat] = Option(
     name="logging-format",
@@ -282,7 +284,7 @@ LOGGING_FORMAT: Option[LoggingFormat] = Option(
     default="text",
     metavar="FORMAT",
     allowed="text or json",
-    help="Shape of the log lines on standard error.",
+    help="Format of the log lines on standard error.",
     group=OptionGroup.OBSERVABILITY,
 )
 NETFILTER_BUG_1766_FIX: Option[bool | None] = Option(
@@ -291,10 +293,10 @@ NETFILTER_BUG_1766_FIX: Option[bool | None] = Option(
     default="auto",
     metavar="BOOL",
     allowed=f"auto, {_BOOLEAN}",
-    help="Judge DNS over UDP before routing, so that queries sent at the same time from one socket are not lost to netfilter bug 1766; "
-    "auto: where the kernel has the bug.",
+    help="Evaluate DNS over UDP before routing, so that netfilter bug 1766 does not drop queries that one socket sends at the same time. "
+    "auto: if the kernel has the bug.",
     group=OptionGroup.COMPATIBILITY,
-    natural=bool,
+    toml_type=bool,
     upstream=True,
 )
 DISABLE_NRI: Option[bool] = Option(
@@ -303,9 +305,9 @@ DISABLE_NRI: Option[bool] = Option(
     default="false",
     metavar="BOOL",
     allowed=_BOOLEAN,
-    help="Do not ask the container runtime for pods. No effect yet, either way: the runtime is never asked.",
+    help="Accepted for compatibility with the kube-network-policies agent. No effect: this agent never queries the container runtime.",
     group=OptionGroup.COMPATIBILITY,
-    natural=bool,
+    toml_type=bool,
     upstream=True,
 )
 
@@ -338,7 +340,7 @@ OPTIONS: tuple[Option[object], ...] = (
     NETFILTER_BUG_1766_FIX,
     DISABLE_NRI,
 )
-"""In the order in which `--help` and the sample file show them."""
+"""All options, in the order of `--help` and of the sample file."""
 
 FILE_OPTIONS: tuple[Option[object], ...] = tuple(option for option in OPTIONS if option is not CONFIG)
-"""What a file may set: all but the file's own path."""
+"""The options that a file may set: all but the path of the file."""

@@ -1,7 +1,7 @@
-"""What an option is, and how the places that may give it are read.
+"""The type `Option`, and the layers that give options their values: command line, environment and file.
 
-Each place (command line, environment, file) is read into a layer of texts, unparsed; `Values` looks an option up in the layers and
-parses the first text it finds. A text that a higher layer replaces is therefore never looked at, however wrong it is.
+Each layer holds unparsed texts. `Values` searches the layers in order of precedence and parses the first text. A text that a higher layer
+overrides is never parsed, so an error in it has no effect.
 """
 
 import difflib
@@ -35,10 +35,10 @@ class OptionGroup(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option(Generic[T_co]):
-    """One option, wherever it is given.
+    """One option, for all layers.
 
     `parse` raises `ValueError` for a text that is not allowed and must accept `default`. `allowed` completes "allowed: ".
-    `natural`: the TOML type a file may use besides a string; `bool` also makes the flag one that needs no value.
+    `toml_type`: the TOML type that a file may use besides a string. `bool` also makes the flag a switch, which needs no value.
     `letter`: a short form, `-o`; empty for none.
     `upstream`: the flag exists under this name in the kube-network-policies agent.
     """
@@ -50,34 +50,34 @@ class Option(Generic[T_co]):
     allowed: str
     help: str
     group: OptionGroup
-    natural: type[str] | type[int] | type[bool] = str
+    toml_type: type[str] | type[int] | type[bool] = str
     upstream: bool = False
     letter: str = ""
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag stands alone (true) and never takes the following word for its value."""
-        return self.natural is bool
+        """Whether the flag alone means true and never uses the next argument as its value."""
+        return self.toml_type is bool
 
     @property
     def environment(self) -> str:
-        """Name of the environment variable."""
+        """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper().replace("-", "_")
 
 
 class Given(NamedTuple):
-    """The text of an option and, for messages, where it was found."""
+    """The text of an option, and its origin for messages."""
 
     origin: str
     text: str
 
 
 Layer = Mapping[str, Given]
-"""What one place gives, by option name."""
+"""The texts of one layer, by option name."""
 
 
 class Values:
-    """The options as given by some layers, highest precedence first."""
+    """The values of options from several layers, highest precedence first."""
 
     def __init__(self, *layers: Layer) -> None:
         self.layers = layers
@@ -87,12 +87,12 @@ class Values:
         return option.parse(option.default) if given is None else parse_given(option, given)
 
     def given(self, option: Option[object]) -> Given | None:
-        """What stands in the highest layer that has the option; None if the default holds."""
+        """Return the text of the highest layer that has the option; None if the default applies."""
         return next((layer[option.name] for layer in self.layers if option.name in layer), None)
 
 
 def parse_given(option: Option[T], given: Given) -> T:
-    """The value of a given text. Raises `SettingsError` naming origin, text and what is allowed."""
+    """Return the parsed value. Raises `SettingsError`, which names origin, text and allowed values."""
     try:
         return option.parse(given.text)
     except ValueError:
@@ -100,44 +100,44 @@ def parse_given(option: Option[T], given: Given) -> T:
 
 
 def refusal(option: Option[object], origin: str, value: object) -> SettingsError:
-    """The error for a value that is not allowed; one line, since `repr` escapes line ends."""
-    return SettingsError(f"{origin}: {value!r} is refused; allowed: {option.allowed}")
+    """Return the error for an invalid value. It is one line: `repr` escapes line ends."""
+    return SettingsError(f"{origin}: invalid value {value!r}; allowed: {option.allowed}")
 
 
-def from_words(options: Sequence[Option[object]], words: Sequence[str]) -> Layer:
-    """Read the words after the command, in the forms of Go's flag package and of argparse; a repeated flag counts with its last value.
+def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
+    """Read the arguments after the command, in the syntax of Go's flag package and of argparse. The last value of a repeated flag wins.
 
-    `--flag value`, `--flag=value` and the same with one dash. A boolean stands alone, as `--no-flag`, or with `=value`. Names are
-    never abbreviated. Raises `SettingsError` for everything else; the values themselves are not looked at.
+    `--flag value`, `--flag=value` and the same with one dash. A switch has the forms `--flag`, `--no-flag` and `--flag=value`. Names are
+    never abbreviated. Raises `SettingsError` for everything else. The values are not parsed here.
     """
     by_name = {option.name: option for option in options}
     letters = {option.letter: option.name for option in options if option.letter}
     layer: dict[str, Given] = {}
-    remaining = list(reversed(words))
-    bare_boolean = ""
+    remaining = list(reversed(argv))
+    bare_switch = ""
     while remaining:
-        word = remaining.pop()
-        if word == "--" and not remaining:
+        argument = remaining.pop()
+        if argument == "--" and not remaining:
             break
-        if word in {"-", "--"} or not word.startswith("-"):
-            hint = f"; write {bare_boolean}={word} to give the flag a value" if bare_boolean else ""
-            raise SettingsError(f"argument {word!r} is not expected here{hint}")
-        bare_boolean = ""
-        name, equals, text = word.removeprefix("-").removeprefix("-").partition("=")
+        if argument in {"-", "--"} or not argument.startswith("-"):
+            hint = f"; write {bare_switch}={argument} to give the flag a value" if bare_switch else ""
+            raise SettingsError(f"argument {argument!r} is not expected here{hint}")
+        bare_switch = ""
+        name, equals, text = argument.removeprefix("-").removeprefix("-").partition("=")
         name = letters.get(name, name)
         option = by_name.get(name)
         if option is None:
             option = by_name.get(name.removeprefix("no-"))
             if option is None or not option.is_switch:
-                raise _unknown_flag(word.partition("=")[0], name, by_name)
+                raise _unknown_flag(argument.partition("=")[0], name, by_name)
             if equals:
                 raise SettingsError(f"flag --{name}: takes no value; write --{option.name}=true or --{option.name}=false")
             text = "false"
         elif option.is_switch and not equals:
             text = "true"
-            bare_boolean = f"--{name}"
+            bare_switch = f"--{name}"
         elif not equals:
-            # Go would take a following flag for the value; that is nearly always a forgotten value.
+            # Go would use a following flag as the value. That is nearly always a forgotten value.
             if not remaining or (remaining[-1].startswith("-") and remaining[-1] != "-"):
                 raise SettingsError(f"flag --{name}: needs a value, as in --{name}={option.metavar}; allowed: {option.allowed}")
             text = remaining.pop()
@@ -154,7 +154,7 @@ def _unknown_flag(flag: str, name: str, by_name: Mapping[str, object]) -> Settin
 def from_environment(options: Sequence[Option[object]], environ: Mapping[str, str]) -> Layer:
     """Read the variables of the options.
 
-    Other variables with our prefix are not ours to refuse: a Service called netpolq puts NETPOLQ_SERVICE_HOST into every pod.
+    Other variables with the prefix are ignored: a Service called netpolq adds NETPOLQ_SERVICE_HOST to every pod of its namespace.
     """
     return {
         option.name: Given(f"environment variable {option.environment}", environ[option.environment])
@@ -165,25 +165,25 @@ def from_environment(options: Sequence[Option[object]], environ: Mapping[str, st
 
 def from_file(options: Sequence[Option[object]], path: Path) -> Layer:
     """Read a TOML file whose keys are flag names. Raises `SettingsError` if it cannot be read or has any other key."""
-    place = f"file {str(path)!r}"
+    file = f"file {str(path)!r}"
     try:
         document: dict[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"{place}: {error.strerror or error}; allowed for --config: a TOML file that can be read") from error
+        raise SettingsError(f"{file}: {error.strerror or error}; allowed for --config: a readable TOML file") from error
     except ValueError as error:  # of UTF-8 or of TOML
-        raise SettingsError(f"{place}: not TOML: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{file}: not TOML: {' '.join(str(error).split())}") from error
     by_name = {option.name: option for option in options}
     layer: dict[str, Given] = {}
     for key, value in document.items():
-        origin = f"{place}, key {key!r}"
+        origin = f"{file}, key {key!r}"
         option = by_name.get(key)
         if option is None:
             close = difflib.get_close_matches(key, by_name, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "; keys are flag names without dashes in front"
+            hint = f"; did you mean {close[0]!r}?" if close else "; keys are flag names without the leading dashes"
             raise SettingsError(f"{origin}: does not exist{hint}")
         if isinstance(value, str):
             layer[key] = Given(origin, value)
-        elif type(value) is option.natural:  # not isinstance: true is no number
+        elif type(value) is option.toml_type:  # not isinstance: bool is a subclass of int
             layer[key] = Given(origin, str(value).lower())
         else:
             raise refusal(option, origin, value)

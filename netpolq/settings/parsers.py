@@ -1,4 +1,4 @@
-"""From the text of an option to its value. Every function raises `ValueError` for a text that is not allowed."""
+"""Parsers of option texts. Every parser raises `ValueError` for an invalid text."""
 
 import ipaddress
 import os
@@ -36,12 +36,12 @@ class QueueRange(NamedTuple):
 
     @property
     def numbers(self) -> range:
-        """All of them."""
+        """All queue numbers."""
         return range(self.first, self.last + 1)
 
 
 class BindAddress(NamedTuple):
-    """Where to listen. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
+    """A listen address. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
 
     host: str
     port: int
@@ -51,7 +51,7 @@ class BindAddress(NamedTuple):
 
 
 def boolean(text: str) -> bool:
-    """Source: Go's strconv.ParseBool, in any case, and yes and no."""
+    """Return the truth value. Source: Go's strconv.ParseBool, case-insensitive, extended by yes and no."""
     folded = text.lower()
     if folded in _TRUE:
         return True
@@ -61,12 +61,12 @@ def boolean(text: str) -> bool:
 
 
 def boolean_or_auto(text: str) -> bool | None:
-    """None: auto."""
+    """Return None for `auto`."""
     return None if text == "auto" else boolean(text)
 
 
 def integer(lowest: int, highest: int) -> Callable[[str], int]:
-    """A parser of decimal or hexadecimal numbers within bounds, both included."""
+    """Return a parser of decimal and hexadecimal numbers from `lowest` to `highest`, both included."""
 
     def parse(text: str) -> int:
         number = _number(text)
@@ -79,17 +79,17 @@ def integer(lowest: int, highest: int) -> Callable[[str], int]:
 
 def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
-        raise ValueError  # a leading zero too: Go reads such numbers as octal
+        raise ValueError  # this includes a leading zero, which Go reads as octal
     return int(text, 0)
 
 
 def worker_count(text: str) -> int | None:
-    """None: auto."""
+    """Return None for `auto`."""
     return None if text == "auto" else integer(1, MAX_WORKERS)(text)
 
 
 def queue_range(text: str) -> QueueRange | None:
-    """`A:B`; None for the empty text, which stands for not given."""
+    """Return the range of `A:B`, or None for the empty text, which means "not given"."""
     if not text:
         return None
     first, _colon, last = text.partition(":")
@@ -100,7 +100,7 @@ def queue_range(text: str) -> QueueRange | None:
 
 
 def mark_mask(text: str) -> int:
-    """Three adjacent bits of a 32-bit mark."""
+    """Return a mask of three adjacent bits of a 32-bit mark."""
     mask = integer(1, 0xFFFFFFFF)(text)
     if mask != 0b111 * (mask & -mask):
         raise ValueError
@@ -108,7 +108,7 @@ def mark_mask(text: str) -> int:
 
 
 def bind_address(text: str) -> BindAddress:
-    """`host:port` as Go's net.Listen takes it, with a numeric port; 0 lets the kernel choose one."""
+    """Return the address of `host:port`, in the syntax of Go's net.Listen with a numeric port. With port 0 the kernel chooses one."""
     match = _BIND_ADDRESS.fullmatch(text)
     if not match or int(match["port"]) > 0xFFFF:
         raise ValueError
@@ -118,9 +118,9 @@ def bind_address(text: str) -> BindAddress:
 
 
 def host_name(text: str) -> str:
-    """A node name without surrounding space and in lower case; empty for the empty text, which stands for not given.
+    """Return a node name in lower case, without surrounding space; empty for the empty text, which means "not given".
 
-    Source: kubelet's `nodeutil.GetHostname`. The letters are checked, so that a `$(NODE_NAME)` that nobody expanded is noticed.
+    Source: kubelet's `nodeutil.GetHostname`. The check of the characters detects a `$(NODE_NAME)` that was not expanded.
     """
     name = text.strip().lower()
     if text and not _HOST_NAME.fullmatch(name):
@@ -129,18 +129,18 @@ def host_name(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """A text that can be passed to another program."""
+    """Return the text itself, if it can be an argument of a program."""
     if "\0" in text:
         raise ValueError
     os.fsencode(text)
     return text
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    """A parser that takes nothing but these words."""
+def one_of(*values: str) -> Callable[[str], str]:
+    """Return a parser that accepts only these values."""
 
     def parse(text: str) -> str:
-        if text not in words:
+        if text not in values:
             raise ValueError
         return text
 
@@ -148,12 +148,12 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def path_or_none(text: str) -> Path | None:
-    """None for the empty text."""
+    """Return the path, or None for the empty text."""
     return Path(plain_text(text)) if text else None
 
 
 def run_directory(text: str) -> Path:
-    """An absolute path that leaves room for the name of the status socket."""
+    """Return an absolute path, short enough for the address of the status socket below it."""
     path = Path(plain_text(text))
     if not path.is_absolute() or len(os.fsencode(path / STATUS_SOCKET)) > _MAX_SOCKET_PATH_BYTES:
         raise ValueError

@@ -1,4 +1,4 @@
-"""Flags, environment and file put together: the frozen `Settings` and the way back to flags."""
+"""The frozen `Settings`, resolved from flags, environment and file, and their conversion back to flags."""
 
 import socket
 
@@ -12,12 +12,12 @@ from netpolq.hold.ranges import PodRange, listed
 from netpolq.logs import PACKET_LOG_VERBOSITY
 from netpolq.settings import definitions
 from netpolq.settings.cpu_limit import usable_cpus
-from netpolq.settings.options import Given, Option, Values, from_environment, from_file, from_words, parse_given
+from netpolq.settings.options import Given, Option, Values, from_argv, from_environment, from_file, parse_given
 from netpolq.settings.parsers import MAX_QUEUE, BindAddress, QueueRange
 
 _MAX_AUTO_WORKERS = 16
-"""Sixteen workers judge more first packets than any node opens connections, and what each costs comes without load: 3 MiB of its own, a
-thousandth of a CPU, and a check of each new snapshot, which is in force only when the last of them has taken it up."""
+"""Sixteen workers evaluate more first packets than any node opens connections. Each worker has a cost without load: 3 MiB of its own
+memory, a thousandth of a CPU, and a check of each new snapshot, which is in force only when the last worker has loaded it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,9 @@ class Settings:
     """All settings of an agent, checked and with defaults applied.
 
     `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `metrics_host`: empty for all addresses, IPv6 without
-    brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: decided by the kernel's
-    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: a bit of the label of connections. `run_dir`: absolute.
-    `pod_cidrs`: empty where the ranges are to be read from the CNI configuration in `cni_conf_dir` (None: nowhere).
+    brackets. `metrics_port` 0: the kernel chooses. `hostname`: never empty. `netfilter_bug_1766_fix` None: depends on the kernel
+    version. `verbosity`: 0 to 10. `mark_mask`: three adjacent bits; `ct_label`: the first bit in the conntrack label. `run_dir`: absolute.
+    `pod_cidrs`: empty if the agent reads the ranges from the CNI configuration in `cni_conf_dir` (None: it does not read them).
     """
 
     kubeconfig: str
@@ -58,7 +58,7 @@ class Settings:
     takeover: bool
 
     def with_queues(self, queues: range) -> "Settings":
-        """The same with other queues, and so maybe with more or fewer workers."""
+        """Return the same settings with other queues. The number of workers changes with their number."""
         return replace(self, queue_first=queues.start, queue_count=len(queues))
 
     @property
@@ -68,21 +68,21 @@ class Settings:
 
     @property
     def verdict_cache(self) -> bool:
-        """Whether decisions are kept in the kernel."""
+        """Whether the kernel caches verdicts."""
         if self.verdict_cache_mode is VerdictCacheMode.AUTO:
             return self.verbosity < PACKET_LOG_VERBOSITY
         return self.verdict_cache_mode is VerdictCacheMode.ON
 
     @property
     def pod_names(self) -> bool:
-        """Whether workers are told the names of pods, for lines about packets."""
+        """Whether the snapshot contains pod names, which workers use in the packet log."""
         return self.log_denied or self.verbosity >= PACKET_LOG_VERBOSITY
 
     def to_argv(self) -> list[str]:
-        """Flags from which `resolve` makes the same settings, whatever its environment.
+        """Return flags from which `resolve` makes the same settings in any environment.
 
-        Every option is named, so that nothing else is asked; the empty `--config` keeps a file from being read. `--queue-balance`
-        stands for the three flags of the queues.
+        Every option is given, so that no lower layer applies; with the empty `--config`, `resolve` reads no file. `--queue-balance`
+        replaces the three flags of the queues.
         """
         fix = "auto" if self.netfilter_bug_1766_fix is None else _boolean(self.netfilter_bug_1766_fix)
         return [
@@ -117,13 +117,13 @@ class Settings:
         ]
 
 
-def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings that the words after the command, the environment and the file named by one of them give.
+def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings of the arguments after the command, of the environment, and of the file that one of the two names.
 
-    Precedence: flag, environment, file, default. Raises `SettingsError`. Looks at nothing else of the machine than the host name and
-    the usable CPUs, each only where needed; whether folders exist is not asked here.
+    Precedence: flag, environment, file, default. Raises `SettingsError`. Reads only the host name and the usable CPUs of the machine,
+    each only if needed. It does not check that folders exist.
     """
-    flags = from_words(definitions.OPTIONS, words)
+    flags = from_argv(definitions.OPTIONS, argv)
     environment = from_environment(definitions.OPTIONS, environ)
     config = Values(flags, environment)[definitions.CONFIG]
     values = Values(flags, environment, from_file(definitions.FILE_OPTIONS, config) if config else {})
@@ -160,7 +160,7 @@ def resolve(words: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 
 def _queues(values: Values) -> QueueRange:
-    """The queues, as the highest layer that says anything about them has it: in one of the two forms, never in both."""
+    """Return the queues of the highest layer that gives either form. Raises `SettingsError` if a layer gives both."""
     for layer in values.layers:
         balance = layer.get(definitions.QUEUE_BALANCE.name)
         count_form = [layer[option.name] for option in (definitions.NFQUEUE_ID, definitions.WORKERS) if option.name in layer]
@@ -168,7 +168,7 @@ def _queues(values: Values) -> QueueRange:
         if balance is not None and exact is not None:
             if count_form:
                 raise SettingsError(
-                    f"{balance.origin}: {balance.text!r} cannot stand beside {count_form[0].origin} ({count_form[0].text!r}); "
+                    f"{balance.origin}: {balance.text!r} cannot be combined with {count_form[0].origin} ({count_form[0].text!r}); "
                     "allowed: one of the two"
                 )
             return exact
@@ -182,7 +182,7 @@ def _queues(values: Values) -> QueueRange:
     if last > MAX_QUEUE:
         raise SettingsError(
             f"{_named(values, definitions.NFQUEUE_ID)} with {_named(values, definitions.WORKERS)}: "
-            f"the queues {first} to {last} are refused; allowed: queue numbers up to {MAX_QUEUE}"
+            f"invalid queues {first} to {last}; allowed: queue numbers up to {MAX_QUEUE}"
         )
     return QueueRange(first, last)
 
@@ -199,7 +199,7 @@ def _own_host_name() -> str:
     except ValueError:
         found = ""
     if not found:
-        raise SettingsError(f"host name of this machine: {name!r} is refused; allowed with --hostname-override: the node's name")
+        raise SettingsError(f"invalid host name {name!r} of this machine; set --hostname-override to the name of the node")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The flag lists of `--help`, written from the options."""
+"""The flag lists of `--help`, generated from the options."""
 
 import textwrap
 
@@ -10,7 +10,7 @@ _WIDTH = 110
 
 
 def grouped_flags(options: Sequence[Option[object]]) -> str:
-    """All options under the headings of their groups, each with its environment variable, `*` marking those carried over."""
+    """Return all options under the headings of their groups, with environment variables. `*` marks flags of kube-network-policies."""
     sections = []
     for group in OptionGroup:
         members = [option for option in options if option.group is group]
@@ -20,12 +20,12 @@ def grouped_flags(options: Sequence[Option[object]]) -> str:
 
 
 def flag_list(options: Sequence[Option[object]], *, environment: Collection[Option[object]]) -> str:
-    """The options, one after the other. `environment`: those that are also read from their environment variable."""
+    """Return the options in order. `environment`: the options that are also read from their environment variable."""
     return "".join(f"{line}\n" for option in options for line in _lines(option, option in environment))
 
 
 def paragraph(text: str, *, indent: str = "") -> str:
-    """A text broken into lines of the width of the flag list."""
+    """Return the text, wrapped to the width of the flag list."""
     return textwrap.fill(
         text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )

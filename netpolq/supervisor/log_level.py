@@ -34,7 +34,7 @@ class Verbosity:
         try:
             wanted = VERBOSITY.parse(text)
         except ValueError:
-            raise ValueError(f"{text[:40]!r} is refused; allowed: {VERBOSITY.allowed}") from None
+            raise ValueError(f"invalid value {text[:40]!r}; allowed: {VERBOSITY.allowed}") from None
         if not self._send(wanted):
             raise ConnectionError("the pool is busy; try again")
         before, self.present = self.present, wanted

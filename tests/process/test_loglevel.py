@@ -162,5 +162,5 @@ def test_other_users_and_wrong_values_change_nothing(agent: Agent) -> None:
         request.sock = connection
         request.request("PUT", "/loglevel", body="11")
         answer = request.getresponse()
-        assert (answer.status, answer.read()) == (400, b"'11' is refused; allowed: 0 to 10")
+        assert (answer.status, answer.read()) == (400, b"invalid value '11'; allowed: 0 to 10")
     assert loglevel(agent) == "log verbosity is 0\n"

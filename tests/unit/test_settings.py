@@ -181,14 +181,14 @@ def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> 
 def test_a_wrong_value_is_one_line_with_flag_value_and_what_is_allowed(name: str, bad: list[str]) -> None:
     for text in bad:
         message = refused([f"--{name}={text}"])
-        assert message.startswith(f"flag --{name}: {text!r} ")
+        assert message.startswith(f"flag --{name}: invalid value {text!r}; ")
         assert "allowed: " in message
 
 
 def test_a_wrong_value_names_the_variable_or_the_file_it_came_from(tmp_path: Path) -> None:
-    assert refused([], {"NETPOLQ_WORKERS": "many"}).startswith("environment variable NETPOLQ_WORKERS: 'many' ")
+    assert refused([], {"NETPOLQ_WORKERS": "many"}).startswith("environment variable NETPOLQ_WORKERS: invalid value 'many'; ")
     arguments = write(tmp_path, 'v = "loud"')
-    assert refused(arguments).startswith(f"file {arguments[1]!r}, key 'v': 'loud' ")
+    assert refused(arguments).startswith(f"file {arguments[1]!r}, key 'v': invalid value 'loud'; ")
 
 
 def test_an_error_about_a_value_with_line_ends_is_one_line() -> None:
@@ -237,11 +237,11 @@ def test_a_file_takes_natural_types_and_strings(tmp_path: Path) -> None:
         ("wrokers = 3", "key 'wrokers': does not exist; did you mean 'workers'?"),
         ("[run]\nv = 3", "key 'run': does not exist"),
         ('config = "other.toml"', "key 'config': does not exist"),
-        ("workers = true", "key 'workers': True is refused"),
-        ("fail-open = 1", "key 'fail-open': 1 is refused"),
-        ("v = 1.5", "key 'v': 1.5 is refused"),
-        ("run-dir = ['/run']", "key 'run-dir': ['/run'] is refused"),
-        ('kubeconfig = "a\\u0000b"', "key 'kubeconfig': 'a\\x00b' is refused"),
+        ("workers = true", "key 'workers': invalid value True"),
+        ("fail-open = 1", "key 'fail-open': invalid value 1"),
+        ("v = 1.5", "key 'v': invalid value 1.5"),
+        ("run-dir = ['/run']", "key 'run-dir': invalid value ['/run']"),
+        ('kubeconfig = "a\\u0000b"', "key 'kubeconfig': invalid value 'a\\x00b'"),
         ("v = ", "not TOML"),
         ("v = 1\nv = 2", "not TOML"),
     ],

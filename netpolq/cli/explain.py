@@ -1,0 +1,70 @@
+"""The command `explain`: shows which policies decide a connection, from manifests and without an agent."""
+
+from collections.abc import Sequence
+
+from netpolq.cli.command import Command
+from netpolq.cli.manifests import require_folder_or_file
+from netpolq.errors import SettingsError
+from netpolq.settings.command_flags import (
+    DESTINATION,
+    ENGINE,
+    EXPECT,
+    EXPLAIN_OPTIONS,
+    MANIFESTS_TO_READ,
+    OUTPUT,
+    PACKETS,
+    PORT,
+    PROTOCOL,
+    QUESTION,
+    SOURCE,
+)
+from netpolq.settings.options import Values, from_argv
+from netpolq.settings.usage import flag_list, paragraph
+
+
+def _run(argv: Sequence[str]) -> int:
+    from netpolq import explain  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+
+    values = Values(from_argv(EXPLAIN_OPTIONS, argv))
+    if values[PACKETS] and (given := next(filter(None, map(values.given, QUESTION)), None)):
+        raise SettingsError(f"{given.origin}: {given.text!r} cannot be combined with --packets; each line has its own value")
+    return explain.run(
+        manifests=require_folder_or_file(values[MANIFESTS_TO_READ]),
+        source=values[SOURCE] or None,
+        destination=values[DESTINATION] or None,
+        protocol=values[PROTOCOL],
+        port=values[PORT] or None,
+        packets=values[PACKETS] or None,
+        evaluator=values[ENGINE],
+        output=values[OUTPUT],
+        expect=values[EXPECT] or None,
+    )
+
+
+def _details() -> str:
+    about = paragraph(
+        "Give either --src and --dst, or --packets. The command needs neither an agent nor privileges. For a denied connection the "
+        "answer lists each isolating policy with the part of its closest rule that does not match (peer, port or protocol), and the "
+        "smallest addition to a policy that would allow the connection."
+    )
+    return f"{about}\n\n{flag_list(EXPLAIN_OPTIONS, environment=())}"
+
+
+EXPLAIN = Command(
+    run=_run,
+    usage="--manifests PATH [flags]",
+    summary="Show offline which policies decide a connection.",
+    details=_details,
+    # Each example was run, with manifests like those of its test.
+    examples=(
+        "# can the frontend reach the database, and if not, what is missing",
+        "netpolq explain --manifests manifests --src shop/frontend --dst shop/db --port 5432",
+        "# a named port; a single file; addresses that belong to no pod",
+        "netpolq explain --manifests policies.yaml --src 192.0.2.7 --dst shop/db:postgres",
+        "netpolq explain --manifests manifests --src [fd00::7] --dst [fd00::1]:5432 -o json",
+        "# a test in CI: exit code 8 if the connection is allowed",
+        "netpolq explain --manifests manifests --src other/pod --dst shop/db --port 5432 --expect deny",
+        "# many packets, one JSON object a line",
+        "netpolq explain --manifests manifests --packets questions.jsonl",
+    ),
+)

@@ -1,0 +1,116 @@
+"""The commands `run`, `supervise` and `reload`: start the agent, start its supervisor, and resolve the settings again."""
+
+import json
+import os
+import sys
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from netpolq.cli.command import Command
+from netpolq.cli.manifests import require_folder
+from netpolq.cli.pool import pool_command, pool_environment
+from netpolq.errors import ExitCode, SettingsError
+from netpolq.ipc import takeover
+from netpolq.settings import Settings, resolve
+from netpolq.settings.definitions import OPTIONS
+from netpolq.settings.options import ENVIRONMENT_PREFIX
+from netpolq.settings.usage import grouped_flags, paragraph
+
+_ORIGIN = "_NETPOLQ_ORIGIN"
+"""Environment variable with the arguments and `NETPOLQ_*` variables of `run`, from which a reload starts. Its name lacks the prefix of
+settings, so that `pool_environment` passes it on."""
+
+_EXIT_CODES: Mapping[ExitCode, str] = {
+    ExitCode.OK: "success, or the agent ended on SIGTERM",
+    ExitCode.FAILED: "failure; status: the agent is not ready or does not answer; explain: a line of --packets is invalid",
+    ExitCode.USAGE: "a flag, environment variable or file entry is invalid",
+    ExitCode.PRIVILEGES: "a privilege is missing: root, or CAP_NET_ADMIN and any others that the message names",
+    ExitCode.QUEUE_TAKEN: "another program serves one of the queues",
+    ExitCode.KERNEL: "the kernel lacks a feature that enforcement needs",
+    ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
+    ExitCode.BOOT: "the agent cannot start, and a retry would not help",
+    ExitCode.UNEXPECTED: "explain: the verdict differs from --expect",
+}
+
+
+def _run(argv: Sequence[str]) -> int:
+    settings = resolve(argv, os.environ)
+    if settings.manifests is not None:
+        require_folder(settings.manifests)
+        if settings.kubeconfig:
+            raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot be combined with --manifests; allowed: one source")
+    settings = _with_kubeconfig(settings, os.environ)
+    if settings.takeover:
+        settings = settings.with_queues(takeover.queues_beside(settings.queues.numbers))
+    environment = {**pool_environment(os.environ), _ORIGIN: _origin(argv, os.environ)}
+    os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
+
+
+def _supervise(argv: Sequence[str]) -> int:
+    from netpolq.supervisor import app  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+
+    return app.main(resolve(argv, os.environ))
+
+
+def _reload(argv: Sequence[str]) -> int:
+    """Resolve the settings again and print the new arguments of the pool as JSON. The pool runs this command on SIGHUP.
+
+    `argv`: the queues in use, which may differ from the settings after a takeover.
+    """
+    origin = os.environ.get(_ORIGIN)
+    if origin is None or len(argv) != 1:
+        raise SettingsError("`netpolq reload` is internal to a running agent; to reload its settings, send SIGHUP to the agent")
+    given, environ = json.loads(origin)
+    settings = _with_kubeconfig(resolve(given, environ), os.environ)
+    first, last = map(int, argv[0].split(":"))
+    if settings.takeover and settings.queue_count == last - first + 1:
+        settings = settings.with_queues(range(first, last + 1))
+    print(json.dumps(pool_command(settings)[3:]))
+    return ExitCode.OK
+
+
+def _origin(argv: Sequence[str], environ: Mapping[str, str]) -> str:
+    return json.dumps([list(argv), {name: text for name, text in environ.items() if name.startswith(ENVIRONMENT_PREFIX)}])
+
+
+def _with_kubeconfig(settings: Settings, environ: Mapping[str, str]) -> Settings:
+    """Return the settings with `~` expanded, and with the files of KUBECONFIG if neither --kubeconfig nor --manifests is given.
+
+    Relative paths stay relative: all processes of the agent have the same working directory.
+    """
+    if settings.manifests is not None:
+        return settings
+    paths = settings.kubeconfig or environ.get("KUBECONFIG", "")
+    return replace(settings, kubeconfig=":".join(os.path.expanduser(path) for path in paths.split(":") if path))  # noqa: PTH111  # Path raises without a home
+
+
+def _details() -> str:
+    paragraphs = (
+        "The agent runs in the foreground and enforces policies in its own network namespace. On SIGTERM it ends and leaves its rules "
+        "in place, so that traffic stays filtered during a restart; `netpolq cleanup` removes them. On SIGHUP it reads the file of "
+        "--config again. Settings of logging, and settings that workers do not use, change at once. If any other setting has changed, "
+        "nothing changes, and the log names that setting.",
+        "Every flag can also be set by its environment variable, or in the TOML file of --config under the flag's name without dashes. "
+        "Precedence: flag, environment variable, file, default.",
+        "`--flag VALUE`, `--flag=VALUE`, `-flag VALUE` and `-flag=VALUE` are equivalent. A flag with [=BOOL] needs no value: alone it "
+        "means true, and it never uses the next argument as its value. Flags marked * also exist in the kube-network-policies agent.",
+    )
+    codes = "\n".join(f"  {code.value}  {text}" for code, text in _EXIT_CODES.items())
+    return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(OPTIONS) + f"\nExit codes:\n{codes}"))
+
+
+RUN = Command(
+    run=_run,
+    usage="[flags]",
+    summary="Enforce network policies (the agent).",
+    details=_details,
+    examples=(
+        "# enforce the manifests of a folder; drop new connections while no worker can evaluate them",
+        "netpolq run --manifests /etc/netpolq/manifests --no-fail-open",
+        "# log each denied connection in JSON",
+        "netpolq run --config /etc/netpolq/netpolq.toml --log-denied --logging-format json",
+    ),
+)
+SUPERVISE = Command(run=_supervise, usage="[flags]", summary="", details=_details)
+RELOAD = Command(run=_reload, usage="", summary="", details=str)
