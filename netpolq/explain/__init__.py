@@ -1,4 +1,4 @@
-"""`netpolq explain`: which policies decide a flow, offline, from manifests. Needs no privileges and touches no kernel."""
+"""The work of `netpolq explain`: which policies decide a flow, from manifests. Needs no privileges and leaves the kernel alone."""
 
 import re
 import sys
@@ -28,14 +28,14 @@ from netpolq.store import Store
 
 
 class EvaluatorName(StrEnum):
-    """Which evaluator answers: the bytes that workers read, or the slow walk over the objects."""
+    """The evaluator: of the encoded snapshot, as workers read it, or the slow reference implementation over the objects."""
 
     SNAPSHOT = "snapshot"
     REFERENCE = "reference"
 
 
 class Output(StrEnum):
-    """Shape of the answer to a single question; a batch is always JSON lines."""
+    """The output format of a single answer. A batch is always JSON lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -58,44 +58,46 @@ def run(
     output: str,
     expect: str | None = None,
 ) -> int:
-    """Answer one question (`source`, `destination`, `protocol`, `port`) or a file of them (`packets`; `-` is standard input).
+    """Answer one question (`source`, `destination`, `protocol`, `port`) or a file of questions (`packets`; `-` is standard input).
 
-    `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`; `port`: a number, or the name of a port of the
-    destination pod. Answers go to standard output, what the manifests have that cannot be used as written to standard error.
+    `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`. `port`: a number, or the name of a port of the
+    destination pod. Answers go to standard output, rejections of manifests to standard error.
 
-    Returns the exit code: 0 whatever the verdict, unless `expect` names another one (8); 1 if a line of a batch was bad.
-    Raises `SettingsError` for a malformed flag, `NetpolqError` for a pod or file that is not there.
+    Returns the exit code: 0 for any verdict, 8 if the verdict differs from `expect`, 1 if a line of a batch is invalid.
+    Raises `SettingsError` for a malformed flag, `NetpolqError` for a pod or file that does not exist.
     """
-    engine_name = _choice("--engine", EvaluatorName, evaluator)
-    shape = _choice("--output", Output, output)
+    evaluator_name = _choice("--engine", EvaluatorName, evaluator)
+    form = _choice("--output", Output, output)
     expected = None if expect is None else _choice("--expect", Expected, expect)
     if packets is not None:
         if source is not None or destination is not None:
-            raise SettingsError("--packets: each line names both ends, so --src and --dst must be left out")
+            raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
         store = _load(manifests)
-        return answer_all(_evaluator(store, engine_name)[0], store, packets, expected)
+        return answer_all(_evaluator(store, evaluator_name)[0], store, packets, expected)
 
     if source is None or destination is None:
-        raise SettingsError(f"{'--src' if source is None else '--dst'}: needed unless --packets is given")
+        raise SettingsError(f"{'--src' if source is None else '--dst'}: required without --packets")
     number = _checked("--protocol", parse_protocol, protocol)
-    # The source's port is part of no policy; it is taken, so that both ends can be copied from a line of the log.
+    # No policy matches the source port. It is accepted so that both endpoints can be copied from a log line.
     first_end, second_end = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
     if port is not None and second_end.port is not None:
-        raise SettingsError(f"--dst: {destination!r} has a port, and so has --port {port!r}; allowed: one of the two")
+        raise SettingsError(
+            f"--dst: the port of {destination!r} cannot be combined with --port {port!r}; allowed: one of the two"
+        )
     given_port = _port(number, second_end.port if port is None else port)
     store = _load(manifests)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
-    engine_in_use, rejections = _evaluator(store, engine_name)
-    explanation = engine_in_use.explain(*flow)
+    chosen, rejections = _evaluator(store, evaluator_name)
+    explanation = chosen.explain(*flow)
     misses = NearMissFinder(store).find(explanation, *flow)
     answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
-    sys.stdout.write(as_json(*answer, [*store.rejections, *rejections]) if shape is Output.JSON else as_text(*answer))
+    sys.stdout.write(as_json(*answer, [*store.rejections, *rejections]) if form is Output.JSON else as_text(*answer))
     return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
 
 
 def _port(protocol: int, text: str | None) -> int | str:
-    """The destination port as a number, 0 where the protocol has none, or a name that is to be looked up."""
+    """Return the destination port: a number, 0 if the protocol has none, or a name that must still be resolved."""
     if text is None or not has_ports(protocol):
         return _checked("--port", lambda value: parse_port(protocol, value), None)
     if _NUMBER.fullmatch(text):
@@ -115,7 +117,7 @@ def _number_of(store: Store, destination: AddressKey, protocol: int, port: int |
 def _load(manifests: Path) -> Store:
     store = Store()
     if manifests.is_file():
-        # The reader of folders finds files by their suffix; a folder that holds nothing but a link to this one lets it have any name.
+        # The folder source selects files by suffix. A temporary folder with a link to this file allows any file name.
         with tempfile.TemporaryDirectory(prefix="netpolq-explain-") as folder:
             name = manifests.name.lstrip(".")
             link = Path(folder, name if name.endswith(SUFFIXES) else f"{name}{SUFFIXES[0]}")
@@ -134,7 +136,7 @@ def _report(rejections: Iterable[Rejection]) -> None:
 
 
 def _evaluator(store: Store, name: EvaluatorName) -> tuple[Evaluator, list[Rejection]]:
-    """An evaluator, and what of the store is not in it, which has been reported."""
+    """Return an evaluator of the store, and its rejections, after it has reported them."""
     if name is EvaluatorName.REFERENCE:
         return ReferenceEvaluator(store), []
     evaluator = CompiledEvaluator(store)

@@ -1,4 +1,4 @@
-"""Near misses in the words of the API: what to add to a policy, as fields that can be pasted into its manifest (JSON is YAML, too)."""
+"""Near misses as API fields: what to add to a policy, in JSON that can be pasted into its YAML manifest."""
 
 import orjson
 
@@ -10,7 +10,7 @@ Fields = dict[str, object]
 
 
 def advice(miss: NearMiss, direction: Direction) -> str:
-    """What to add and where, in one line; empty where nothing is missing."""
+    """Return in one line what to add, and to which list; empty if there is nothing to add."""
     if miss.addition is None:
         return ""
     what, where = _fields(miss.addition, direction)
@@ -18,13 +18,13 @@ def advice(miss: NearMiss, direction: Direction) -> str:
 
 
 def advice_for(misses: tuple[NearMiss, ...], direction: Direction) -> str:
-    """The smallest of some additions: one policy that allows is enough."""
+    """Return the advice with the smallest addition: a connection needs only one policy that allows it."""
     least = smallest(misses)
     return "" if least is None else advice(least, direction)
 
 
 def as_fields(misses: tuple[NearMiss, ...], direction: Direction) -> list[Fields]:
-    """Near misses for JSON. `add`: null, or the fields and the list that they would be added to."""
+    """Return near misses for JSON. `add`: null, or the fields to add and the list that they belong to."""
     return [
         {
             "policy": miss.policy,
@@ -38,7 +38,7 @@ def as_fields(misses: tuple[NearMiss, ...], direction: Direction) -> list[Fields
 
 
 def _fields(addition: Addition, direction: Direction) -> tuple[Fields, str]:
-    """What is to be added, and the list it belongs to."""
+    """Return the fields to add, and the list that they belong to."""
     rules = f"spec.{direction.name.lower()}"
     peers = "to" if direction is Direction.EGRESS else "from"
     if addition.rule is None:
@@ -62,7 +62,7 @@ def _peer(peer: Peer) -> Fields:
 
 
 def _selector(selector: LabelSelector) -> Fields:
-    """Source: `LabelSelector`. Additions are made of labels with one value each."""
+    """Source: `LabelSelector`. The labels of an addition have one value each."""
     labels = {key: values[0] for key, operator, values in selector.requirements if operator is SelectorOperator.IN}
     return {"matchLabels": labels} if labels else {}
 

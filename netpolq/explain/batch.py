@@ -1,10 +1,10 @@
-"""Many questions at once: JSON lines in, JSON lines out, in order, in constant memory.
+"""Batches of questions: JSON lines in, JSON lines out, in order, in constant memory.
 
     {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "sport": 1234, "dport": 80}
 
-`proto`: a name in any case or an IANA number; `dport`: needed for TCP, UDP and SCTP, ignored otherwise: a number, or the name of a port of
-the destination pod; `sport` and all else: ignored. An answer repeats `src`, `dst`, `proto` and `dport` as a number, and has the name of a
-port, where one was given, as `dport_name`. A line that is no such question is answered by `{"error": …, "line": N}`.
+`proto`: a name in any case or an IANA number. `dport`: a number, or the name of a port of the destination pod; required for TCP, UDP and
+SCTP, otherwise ignored. `sport` and all other fields are ignored. An answer repeats `src`, `dst`, `proto` and `dport`, the latter as a
+number; if the question has a port name, the answer has it as `dport_name`. The answer to an invalid line is `{"error": …, "line": N}`.
 """
 
 import functools
@@ -30,15 +30,15 @@ from netpolq.store import Store
 
 MAX_LINE_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
-_REMEMBERED_FLOWS = 16 * 1024
-_REMEMBERED_ANSWERS = 1024
+_MAX_CACHED_FLOWS = 16 * 1024
+_MAX_CACHED_ANSWERS = 1024
 
 _Value = TypeVar("_Value")
 _Owners = Callable[[], Mapping[bytes, Pod]]
 
 
 class _OutputError(NetpolqError):
-    """Answers cannot be written, which is not an error of the file that is read."""
+    """Standard output cannot be written. Unlike an `OSError`, it is no error of the input file."""
 
 
 def answer_all(evaluator: Evaluator, store: Store, packets: str, expected: Expected | None = None) -> ExitCode:
@@ -47,7 +47,7 @@ def answer_all(evaluator: Evaluator, store: Store, packets: str, expected: Expec
         with _opened(packets) as stream:
             return answer_stream(evaluator, store, stream, sys.stdout.buffer, expected)
     except BrokenPipeError:
-        # Whoever reads has gone. Python would complain again when it flushes standard output at exit.
+        # The reader has closed the pipe. Python would report that again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except _OutputError:
@@ -60,15 +60,15 @@ def answer_all(evaluator: Evaluator, store: Store, packets: str, expected: Expec
 def answer_stream(
     evaluator: Evaluator, store: Store, stream: BufferedIOBase, output: BinaryIO, expected: Expected | None = None
 ) -> ExitCode:
-    """Answer every line as soon as it has arrived. `store`: what the evaluator answers from; it has the names of ports.
+    """Answer every line as soon as it arrives. `store`: the objects of the evaluator, which include the names of ports.
 
-    Returns FAILED if a line was bad, UNEXPECTED if a verdict was not the expected one, otherwise OK.
+    Returns FAILED if a line is invalid, UNEXPECTED if a verdict differs from the expected one, otherwise OK.
     """
-    # Many flows share one answer, and what orjson returns occupies 4 KiB however short it is.
-    render = functools.lru_cache(maxsize=_REMEMBERED_ANSWERS)(as_json_line)
+    # Many flows share one answer, and each result of orjson occupies at least 4 KiB.
+    render = functools.lru_cache(maxsize=_MAX_CACHED_ANSWERS)(as_json_line)
 
-    # The evaluator never changes, so neither does the answer to a flow.
-    @functools.lru_cache(maxsize=_REMEMBERED_FLOWS)
+    # The evaluator never changes, so an answer can be cached.
+    @functools.lru_cache(maxsize=_MAX_CACHED_FLOWS)
     def answer(
         source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None
     ) -> tuple[bytes, bool]:
@@ -76,7 +76,7 @@ def answer_stream(
         is_expected = expected is None or expected.is_met_by(explanation)
         return echo(source, destination, protocol, port, port_name) + render(explanation)[1:], is_expected
 
-    # Asked for with the first name of a port: it takes as long as there are pods.
+    # Computed at the first port name: the time is proportional to the number of pods.
     owners = functools.cache(store.address_owners)
     is_bad = is_unexpected = False
     number = 0
@@ -110,7 +110,7 @@ def _opened(packets: str) -> BufferedReader:
 
 
 def _lines(stream: BufferedIOBase) -> Iterator[list[bytes | None]]:
-    """Lines without their ends, as many at a time as have arrived; None for one that is longer than `MAX_LINE_BYTES`."""
+    """Yield lists of the lines that have arrived, without line ends; None for a line longer than `MAX_LINE_BYTES`."""
     rest = b""
     overflowing = False
     while chunk := stream.read1(_CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""The two ends of a question: from what was written on the command line to addresses, and from addresses back to names."""
+"""The endpoints of a flow: conversion from command-line arguments to addresses, and from addresses to names."""
 
 import re
 
@@ -13,7 +13,7 @@ from netpolq.store import Store
 
 
 class PodName(NamedTuple):
-    """A pod as written: ns/name."""
+    """The name of a pod, written as namespace/name."""
 
     namespace: str
     name: str
@@ -23,7 +23,7 @@ class PodName(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """An address and who is behind it. `pod`: ns/name, or None; `nodes`: names of the nodes with this address, usually none."""
+    """An address and its owners. `pod`: namespace/name, or None. `nodes`: names of the nodes with this address, usually none."""
 
     address: AddressKey
     pod: str | None
@@ -39,16 +39,16 @@ _WITH_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<other>[^:\[\]]+))(?::(?P
 
 
 class Parsed(NamedTuple):
-    """An end as written. `port`: the number or name behind it, or None."""
+    """A parsed endpoint argument. `port`: the number or name after the colon, or None."""
 
     end: AddressKey | PodName
     port: str | None
 
 
 def parse_endpoint(flag: str, text: str) -> Parsed:
-    """An IP address, one in brackets, or ns/pod; `:PORT` may follow, an IPv6 address before it needs brackets.
+    """Parse an IP address or namespace/pod. `:PORT` may follow; an IPv6 address then needs brackets.
 
-    Raises `SettingsError` naming the flag.
+    Raises `SettingsError`, which names the flag.
     """
     match = _WITH_PORT.fullmatch(text)
     port = match["port"] if match else None
@@ -69,9 +69,9 @@ def parse_endpoint(flag: str, text: str) -> Parsed:
 def choose_addresses(
     store: Store, source: AddressKey | PodName, destination: AddressKey | PodName
 ) -> tuple[AddressKey, AddressKey]:
-    """The first address of each end in a family that both have, the source's order first.
+    """Return the first address of each endpoint in a common family, in the order of the source's addresses.
 
-    Raises `NetpolqError` for a pod that is not there or has no address, or if the ends share no family.
+    Raises `NetpolqError` for a pod that does not exist or has no address, or if the endpoints have no common family.
     """
     sources, destinations = _addresses(store, "--src", source), _addresses(store, "--dst", destination)
     for first in sources:
@@ -87,9 +87,9 @@ def _addresses(store: Store, flag: str, end: AddressKey | PodName) -> tuple[Addr
         return (end,)
     pod = store.pods.get((end.namespace, end.name))
     if pod is None:
-        raise NetpolqError(f"{flag}: there is no pod {end} in the manifests")
+        raise NetpolqError(f"{flag}: pod {end} does not exist in the manifests")
     if pod.completed:
-        raise NetpolqError(f"{flag}: pod {end} has completed and owns no address any more")
+        raise NetpolqError(f"{flag}: pod {end} has completed and no longer owns an address")
     addresses = _own_or_node_addresses(pod)
     if not addresses:
         raise NetpolqError(f"{flag}: pod {end} has no address")
@@ -101,25 +101,27 @@ def _own_or_node_addresses(pod: Pod) -> tuple[AddressKey, ...]:
 
 
 def describe(store: Store, address: AddressKey) -> Endpoint:
-    """Who is behind an address."""
+    """Return the owners of an address."""
     pod = store.address_owners().get(address)
     nodes = sorted(name for name, addresses in store.addresses_of_nodes().items() if address in addresses)
     return Endpoint(address, None if pod is None else f"{pod.namespace}/{pod.name}", tuple(nodes))
 
 
 def resolve_port(owners: Mapping[bytes, Pod], destination: AddressKey, protocol: int, name: str) -> int:
-    """The number of a named port of the pod that owns an address, as a policy would look it up. `owners`: see `Store.address_owners`.
+    """Return the number of a named port of the pod that owns an address, resolved as in a policy. `owners`: see `Store.address_owners`.
 
-    Raises `NetpolqError`, which says which named ports there are.
+    Raises `NetpolqError`, which lists the named ports of the pod.
     """
     pod = owners.get(destination)
     if pod is None:
-        raise NetpolqError(f"{name!r} is a name, and no pod owns {format_address(destination)}; give a number")
+        raise NetpolqError(f"port name {name!r} cannot be resolved: no pod owns {format_address(destination)}; give a number")
     numbers = sorted({port.port for port in pod.named_ports if port.name == name and port.protocol == protocol})
     if len(numbers) == 1:
         return numbers[0]
     if numbers:
-        raise NetpolqError(f"{name!r} stands for {', '.join(map(str, numbers))} at pod {pod.namespace}/{pod.name}; give a number")
+        raise NetpolqError(
+            f"port name {name!r} is ambiguous: {', '.join(map(str, numbers))} at pod {pod.namespace}/{pod.name}; give a number"
+        )
     known = ", ".join(f"{port.name} ({port.protocol.name} {port.port})" for port in pod.named_ports) or "none"
     raise NetpolqError(
         f"pod {pod.namespace}/{pod.name} has no {protocol_name(protocol)} port named {name!r}; its named ports: {known}"

@@ -1,4 +1,4 @@
-"""The verdict that `--expect` names, for tests of policies."""
+"""The verdict that `--expect` requires, for tests of policies."""
 
 from enum import StrEnum
 
@@ -7,11 +7,11 @@ from netpolq.policy.evaluator import Explanation
 
 
 class Expected(StrEnum):
-    """What a flow ought to be: allowed or denied."""
+    """The expected verdict of a flow."""
 
     ALLOW = "allow"
     DENY = "deny"
 
     def is_met_by(self, explanation: Explanation) -> bool:
-        """Whether the verdict is the expected one."""
+        """Whether the verdict of the explanation is the expected one."""
         return (explanation.verdict is Verdict.ACCEPT) == (self is Expected.ALLOW)

@@ -1,4 +1,4 @@
-"""Protocols and ports as people write them."""
+"""Parsers of protocols and ports, for the command line and for batches."""
 
 from netpolq.enums import Protocol
 
@@ -7,7 +7,7 @@ _NAMES = {number: name.replace("V6", "v6") for name, number in _NUMBERS.items()}
 
 
 def parse_protocol(value: object) -> int:
-    """IANA number of a protocol given by name (in any case) or number. Raises `ValueError` for anything else.
+    """Return the IANA number of a protocol, given by name (in any case) or by number. Raises `ValueError` for anything else.
 
     Source: IANA Assigned Internet Protocol Numbers, 0 to 255.
     """
@@ -20,21 +20,21 @@ def parse_protocol(value: object) -> int:
 
 
 def protocol_name(number: int) -> str:
-    """The usual name, or the number."""
+    """Return the name of a protocol, or its number if it has no name here."""
     return _NAMES.get(number, str(number))
 
 
 def has_ports(protocol: int) -> bool:
-    """Whether policies can name ports of a protocol."""
+    """Whether policies can match ports of a protocol."""
     return protocol in Protocol.__members__.values()
 
 
 def parse_port(protocol: int, value: object) -> int:
-    """Destination port of a flow: 0 where the protocol has none, whatever was given. Raises `ValueError` if it needs one."""
+    """Return the destination port of a flow; always 0 if the protocol has none. Raises `ValueError` for an invalid or missing port."""
     if not has_ports(protocol):
         return 0
     if value is None:
-        raise ValueError(f"needed with {protocol_name(protocol)}")
+        raise ValueError(f"required with {protocol_name(protocol)}")
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
         raise ValueError("must be a number from 0 to 65535")
     return value

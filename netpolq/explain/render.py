@@ -1,4 +1,4 @@
-"""An explanation as text for people and as one JSON object for programs."""
+"""Renderers of an explanation: text for people, one JSON object for programs."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,10 @@ from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.near_miss import NearMiss, NearMisses
 
 _BECAUSE = {
-    Reason.NOT_ISOLATED: "no policy isolates either end",
-    Reason.ALLOWED: "every isolated end allows it",
-    Reason.SAME_ADDRESS: "a pod always reaches itself",
-    Reason.OWN_NODE: "a pod's own node always reaches it",
+    Reason.NOT_ISOLATED: "no policy isolates either endpoint",
+    Reason.ALLOWED: "every isolated endpoint allows it",
+    Reason.SAME_ADDRESS: "a pod can always reach itself",
+    Reason.OWN_NODE: "a node can always reach its own pods",
 }
 
 
@@ -28,7 +28,7 @@ _INDENT = 13
 def as_text(
     explanation: Explanation, misses: NearMisses, source: Endpoint, destination: Endpoint, protocol: int, port: int
 ) -> str:
-    """Verdict, the two ends, and what each direction says; where one denies, why each policy does and what would have to be added."""
+    """Return the verdict, both endpoints, and the result of each direction; for a denial, the near misses and what to add."""
     service = f"{protocol_name(protocol)} port {port}" if has_ports(protocol) else protocol_name(protocol)
     lines = [
         ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
@@ -57,8 +57,8 @@ def as_json(
     port: int,
     rejections: Sequence[Rejection] = (),
 ) -> str:
-    """The same as one JSON object on one line. `rejections`: what cannot be used as written; `rejected` has them, if there are any, with
-    the fields that the status document gives them.
+    """Return the same as one JSON object on one line. The field `rejected` has the `rejections`, if there are any, with the fields of the
+    status document.
     """
     answer = {
         **summary(explanation),
@@ -74,7 +74,7 @@ def as_json(
 
 
 def as_json_line(explanation: Explanation) -> bytes:
-    """The short form of a batch. A direction is null where it does not isolate, and its policies are not listed."""
+    """Return the short form for a batch. A direction without isolation is null, and no isolating policies are listed."""
     sides = {"egress": explanation.egress, "ingress": explanation.ingress}
     answer: dict[str, object] = {
         **summary(explanation),
@@ -86,9 +86,9 @@ def as_json_line(explanation: Explanation) -> bytes:
 
 
 def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None = None) -> bytes:
-    """The question of a batch as its answer repeats it, under the names of the question: `{…`, to be continued by an answer's fields.
+    """Return the repeated fields of a question, for its answer: `{…`, without the end, so that the fields of the answer can follow.
 
-    `port_name`: what stood in the question, if it was a name; it comes behind the number as `dport_name`.
+    `port_name`: the port name of the question, if any; the field `dport_name` has it.
     """
     question = {
         "src": format_address(source),
@@ -101,7 +101,7 @@ def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int, 
 
 
 def summary(explanation: Explanation) -> dict[str, str | None]:
-    """What every JSON answer begins with."""
+    """Return the first fields of every JSON answer."""
     direction = explanation.direction
     return {
         "verdict": verdict_word(explanation),
@@ -112,7 +112,7 @@ def summary(explanation: Explanation) -> dict[str, str | None]:
 
 
 def verdict_word(explanation: Explanation) -> str:
-    """`accept` or `drop`."""
+    """Return `accept` or `drop`."""
     return "accept" if explanation.verdict is Verdict.ACCEPT else "drop"
 
 

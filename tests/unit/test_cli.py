@@ -114,12 +114,12 @@ def test_the_list_of_commands_leaves_out_the_internal_one(arguments: list[str], 
 
 
 @pytest.mark.parametrize("arguments", [["help", "stop"], ["help", "run", "more"], ["version", "now"], ["version", "--v=1"]])
-def test_words_that_nothing_expects_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_unexpected_arguments_are_rejected(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == ExitCode.USAGE
     assert repr(arguments[-1].partition("=")[0]) in one_error_line(capsys)
 
 
-def test_help_of_run_tells_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_run_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["help", "run"])
     codes = capsys.readouterr().out.partition("Exit codes:\n")[2].partition("\n\n")[0]
     assert [int(line.split()[0]) for line in codes.splitlines()] == list(ExitCode)
@@ -138,7 +138,7 @@ def test_the_console_script_exits_with_the_code() -> None:
     assert subprocess.run([script, "nonsense"], capture_output=True, check=False, timeout=60).returncode == ExitCode.USAGE
 
 
-def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
+def test_run_executes_the_pool_with_resolved_settings(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
     result = netpolq(
         *["run", "--manifests", str(manifests), "--queue-balance=7:9", "--no-fail-open", "--run-dir", str(tmp_path)],
         environ={**fake_pool, "NETPOLQ_MARK_MASK": "0x700", "NETPOLQ_V": "2"},
@@ -155,15 +155,15 @@ def test_run_becomes_the_pool_with_settings_resolved(fake_pool: dict[str, str], 
     assert (found.manifests, found.queue_first, found.queue_count, found.verbosity) == (manifests, 7, 3, 2)
 
 
-def test_the_pool_inherits_the_environment_without_our_variables(fake_pool: dict[str, str], manifests: Path) -> None:
+def test_the_pool_inherits_the_environment_without_netpolq_variables(fake_pool: dict[str, str], manifests: Path) -> None:
     result = netpolq("run", environ={**fake_pool, "NETPOLQ_MANIFESTS": str(manifests), "NETPOLQ_SERVICE_HOST": "x", "KEPT": "1"})
     environ = json.loads(result.stdout)["environ"]
     assert environ["KEPT"] == "1"
     assert not [name for name in environ if name.startswith("NETPOLQ_")]
 
 
-def test_the_pool_is_not_looked_for_in_the_working_directory(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
-    """Whoever may write there would otherwise run code as root."""
+def test_the_pool_is_not_imported_from_the_working_directory(fake_pool: dict[str, str], manifests: Path, tmp_path: Path) -> None:
+    """Otherwise, every user with write access to the directory could run code as root."""
     (tmp_path / "json.py").write_text("raise SystemExit('wrong module')")
     result = netpolq("run", "--manifests", str(manifests), environ=fake_pool, cwd=tmp_path)
     assert result.returncode == 0
@@ -172,7 +172,7 @@ def test_the_pool_is_not_looked_for_in_the_working_directory(fake_pool: dict[str
     assert str(tmp_path) not in path
 
 
-def test_there_is_one_source(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kubeconfig_and_manifests_cannot_be_combined(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--kubeconfig=/etc/kubeconfig", "--manifests", str(manifests)]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "--kubeconfig '/etc/kubeconfig'" in line
@@ -180,7 +180,7 @@ def test_there_is_one_source(manifests: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("command", ["run", "explain"])
-def test_the_folder_must_be_one(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manifests_must_name_a_readable_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     # `explain` also takes a file.
     for name, reason in (("absent", "No such file"), *((("file", "Not a directory"),) if command == "run" else ())):
@@ -195,7 +195,7 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
     assert one_error_line(capsys) == "netpolq: error: flag --workers: invalid value '0'; allowed: auto or 1 to 256"
 
 
-def test_supervise_is_not_for_people() -> None:
+def test_supervise_rejects_a_command_line_that_run_did_not_make() -> None:
     result = netpolq("supervise", "--manifests=/")
     assert result.returncode == ExitCode.USAGE
     assert len(result.stderr.splitlines()) == 1
@@ -210,7 +210,7 @@ def test_status_finds_the_run_directory_in_the_environment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NETPOLQ_RUN_DIR", str(tmp_path))
-    monkeypatch.setenv("NETPOLQ_OUTPUT", "nonsense")  # no variable of ours
+    monkeypatch.setenv("NETPOLQ_OUTPUT", "nonsense")  # no variable of netpolq
     assert cli.main(["status"]) == ExitCode.FAILED
     assert str(tmp_path / "status.sock") in one_error_line(capsys)
 
@@ -247,7 +247,7 @@ def test_cleanup_removes_what_an_agent_left_on_disk_and_nothing_else(tmp_path: P
 
 
 @pytest.mark.netns
-def test_cleanup_may_be_repeated_and_says_when_there_was_nothing(tmp_path: Path) -> None:
+def test_cleanup_can_be_repeated_and_reports_that_nothing_was_left(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     assert in_new_namespace("cleanup", "--run-dir", str(run_dir)).stdout == f"removed {run_dir}\n"
@@ -260,7 +260,7 @@ def test_cleanup_is_refused_while_an_agent_serves_the_namespace(tmp_path: Path) 
     (tmp_path / "snapshot.bin").touch()
     agent_and_cleanup = (
         "import os, sys; from netpolq import cli; from netpolq.ipc import takeover; "
-        "lock = takeover.acquire(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
+        "lock = takeover.claim(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
     )
     result = subprocess.run(
         ["unshare", "--net", sys.executable, "-P", "-c", agent_and_cleanup, "cleanup", "--run-dir", str(tmp_path)],
@@ -290,7 +290,7 @@ def test_cleanup_does_not_follow_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.netns
-def test_cleanup_leaves_alone_what_no_agent_makes_and_says_so_in_one_line(tmp_path: Path) -> None:
+def test_cleanup_keeps_a_directory_that_no_agent_makes_and_reports_it_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "snapshot.bin").mkdir()
     result = in_new_namespace("cleanup", "--run-dir", str(tmp_path))
     assert result.returncode == ExitCode.FAILED
@@ -327,7 +327,7 @@ def test_explain_answers_packets_from_standard_input(manifests: Path, evaluator:
         (["--src=10.0.0.1", "--dst=10.0.0.2", "--port=1", "--engine=fast"], "invalid value 'fast'"),
     ],
 )
-def test_explain_refuses_a_question_it_cannot_take(
+def test_explain_rejects_an_invalid_question(
     arguments: list[str], part: str, manifests: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["explain", "--manifests", str(manifests), *arguments]) == ExitCode.USAGE
@@ -335,7 +335,7 @@ def test_explain_refuses_a_question_it_cannot_take(
 
 
 def test_the_letter_of_a_flag_stands_for_its_name(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`-o json` and `-o=json`, in `status` too; the value is refused under the full name."""
+    """`-o json` and `-o=json`, in `status` too. The error for an invalid value has the full name."""
     question = ["explain", "--manifests", str(manifests), "--src=192.0.2.1", "--dst=shop/web:80"]
     for words in (["-o", "json"], ["-o=json"], ["--output", "json"]):
         assert cli.main([*question, *words]) == ExitCode.OK
@@ -345,8 +345,8 @@ def test_the_letter_of_a_flag_stands_for_its_name(manifests: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("words", [["11"], ["-1"], ["two"], ["2", "3"], ["2", "--v=3"]])
-def test_loglevel_refuses_what_is_no_verbosity(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Without asking an agent."""
+def test_loglevel_rejects_an_invalid_verbosity(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It does so without a connection to an agent."""
     assert cli.main(["loglevel", *words]) == ExitCode.USAGE
     assert repr(words[-1].partition("=")[0]) in one_error_line(capsys)
 
@@ -357,10 +357,10 @@ def test_loglevel_without_an_agent_names_the_socket(tmp_path: Path, capsys: pyte
         assert str(tmp_path / "status.sock") in one_error_line(capsys)
 
 
-def test_every_command_has_examples_that_it_understands(
+def test_every_command_has_valid_examples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of `explain` are run; of the others, which need an agent or change the machine, the flags are read."""
+    """The test runs the examples of `explain`. The others need an agent or change the machine: of these it parses the flags."""
     (tmp_path / "manifests").mkdir()
     pods = [
         {
@@ -385,7 +385,7 @@ def test_every_command_has_examples_that_it_understands(
     for name, command in cli.COMMANDS.items():
         lines = [line for line in command.examples if not line.startswith("#")]
         if name == "hold":
-            continue  # its help is a text of its own, with examples
+            continue  # its help page is separate, and has its own examples
         assert bool(lines) == bool(command.summary), name
         cli.main(["help", name])
         page = capsys.readouterr().out
@@ -402,7 +402,7 @@ def test_every_command_has_examples_that_it_understands(
         capsys.readouterr()
 
 
-def test_a_reader_that_had_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed_pipe:
@@ -436,7 +436,7 @@ def test_an_interrupt_ends_quietly(manifests: Path, tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_output_that_cannot_be_written_is_one_line_and_a_failure(arguments: list[str], manifests: Path) -> None:
-    """The disk is full. The command has done its work, and the result is lost."""
+    """The disk is full: the result of the command is lost."""
     if arguments[0] == "explain":
         arguments = [*arguments, f"--manifests={manifests}"]
     with FULL.open("w") as full:
@@ -448,7 +448,7 @@ def test_output_that_cannot_be_written_is_one_line_and_a_failure(arguments: list
 
 
 def test_many_verdicts_that_cannot_be_written_are_one_line(manifests: Path) -> None:
-    """More than a buffer holds, so that the error comes while the command still works."""
+    """The output exceeds the buffer, so that the error occurs while the command still runs."""
     question = json.dumps({"src": "10.0.0.2", "dst": "10.0.0.1", "proto": "TCP", "dport": 80}) + "\n"
     with FULL.open("w") as full:
         done = subprocess.run(
@@ -481,7 +481,7 @@ def test_closed_output_is_no_crash() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_kubeconfig_comes_from_the_flag_then_from_the_environment_and_beside_a_folder_not_at_all(
+def test_kubeconfig_comes_from_the_flag_or_the_environment_and_is_empty_with_manifests(
     fake_pool: dict[str, str], manifests: Path, tmp_path: Path
 ) -> None:
     def found(*flags: str, **environ: str) -> str:
@@ -496,11 +496,11 @@ def test_kubeconfig_comes_from_the_flag_then_from_the_environment_and_beside_a_f
     assert found("--kubeconfig=~/c") == "/home/ann/c"
     assert found(NETPOLQ_KUBECONFIG="~/d") == "/home/ann/d"
     assert found("--manifests", str(manifests), KUBECONFIG="/a") == ""
-    assert found("--kubeconfig=~nobody-of-this-name/c") == "~nobody-of-this-name/c"
+    assert found("--kubeconfig=~no-such-user/c") == "~no-such-user/c"
 
 
-def test_hold_is_reached_by_either_entry(capsys: pytest.CaptureFixture[str]) -> None:
-    """A script that was installed for an older version calls `netpolq.cli`."""
+def test_hold_runs_from_either_entry_point(capsys: pytest.CaptureFixture[str]) -> None:
+    """A script from the installation of an older version calls `netpolq.cli`."""
     words = ("hold", "--pod-cidrs=10.0.0.0/24", "--print")
     assert cli.main(words) == ExitCode.OK
     assert capsys.readouterr().out == netpolq(*words).stdout != ""

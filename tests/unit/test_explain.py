@@ -77,12 +77,12 @@ def run(folder: Path, **flags: object) -> int:
 
 
 @pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
-def test_text_says_who_isolates_and_which_rule_allows(
+def test_text_names_the_isolating_policies_and_the_rule_that_allows(
     manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str
 ) -> None:
     assert run(manifests, source="y/b", destination="x/a", port=80, evaluator=evaluator) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "verdict      accept, allowed: every isolated end allows it",
+        "verdict      accept, allowed: every isolated endpoint allows it",
         "source       10.77.2.2 (pod y/b)",
         "destination  10.77.1.1 (pod x/a), TCP port 80",
         "egress       not isolated",
@@ -105,7 +105,7 @@ def test_text_says_that_no_rule_allows(manifests: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
-def test_json_says_the_same_as_one_object(manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str) -> None:
+def test_json_has_the_same_facts_as_one_object(manifests: Path, capsys: pytest.CaptureFixture[str], evaluator: str) -> None:
     assert run(manifests, source="10.77.3.1", destination="x/a", port=80, evaluator=evaluator, output="json") == 0
     assert json.loads(capsys.readouterr().out) == {
         "verdict": "drop",
@@ -146,12 +146,12 @@ def test_the_node_is_named_and_reaches_its_pod(manifests: Path, capsys: pytest.C
     run(manifests, source="10.77.0.1", destination="x/a", port=81, evaluator=evaluator)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [
-        "verdict      accept, own-node: a pod's own node always reaches it",
+        "verdict      accept, own-node: a node can always reach its own pods",
         "source       10.77.0.1 (node node-1)",
     ]
 
 
-def test_names_take_a_family_that_both_ends_have(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pod_names_resolve_to_a_family_that_both_endpoints_have(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_pod(manifests, "six", {}, {"phase": "Running", "podIP": "fd77::9:9"})
     run(manifests, source="x/b", destination="y/six", port=80)
     assert "source       fd77::1:2 (pod x/b)" in capsys.readouterr().out.splitlines()
@@ -172,10 +172,10 @@ def test_what_cannot_be_used_is_reported_and_the_question_answered(manifests: Pa
     assert "x/d-web" in written.out
 
 
-def test_everything_that_is_wrong_with_an_object_has_a_line_and_is_in_the_json_answer(
+def test_every_error_of_an_object_has_a_line_and_is_in_the_json_answer(
     manifests: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each line says file, document, object and field; the last one what is in force instead."""
+    """Each line names file, document, object and field; the last one states what is in force instead."""
     broken = POLICIES.replace("c-web", "d-web").replace("192.0.2.0/24", "192.0.2.0/99").replace("ports:", "Ports:")
     (manifests / "broken.yaml").write_text(broken)
     cidr = "must be a CIDR such as 10.0.0.0/8 or 2001:db8::/64, not '192.0.2.0/99'"
@@ -212,7 +212,9 @@ def test_rules_that_have_no_room_in_a_program_are_reported(manifests: Path, caps
     assert complaint.endswith("(these blocks admit nothing)")
 
 
-def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_about_manifests_contain_no_terminal_control_sequences(
+    manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (manifests / "\x1b[2Jnice\nline.yaml").write_text("[", encoding="utf-8")
     assert run(manifests, source="y/b", destination="x/a", port=80) == 0
     (complaint,) = capsys.readouterr().err.splitlines()
@@ -226,11 +228,14 @@ def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Pat
         ({"source": "10.0.0", "destination": "x/a", "port": 80}, "--src: '10.0.0' must"),
         ({"source": "x/a", "destination": "a/b/c", "port": 80}, "--dst: 'a/b/c' must"),
         ({"source": "x/a", "destination": "/b", "port": 80}, "--dst: '/b' must"),
-        ({"source": "x/a", "port": 80}, "--dst: needed"),
-        ({"destination": "x/a", "port": 80}, "--src: needed"),
-        ({"source": "x/a", "destination": "x/b"}, "--port: needed with TCP"),
+        ({"source": "x/a", "port": 80}, "--dst: required"),
+        ({"destination": "x/a", "port": 80}, "--src: required"),
+        ({"source": "x/a", "destination": "x/b"}, "--port: required with TCP"),
         ({"source": "x/a", "destination": "x/b", "port": 65536}, "--port: 65536 must"),
-        ({"source": "x/a", "destination": "x/b:80", "port": 80}, "--dst: 'x/b:80' has a port, and so has --port '80'"),
+        (
+            {"source": "x/a", "destination": "x/b:80", "port": 80},
+            "--dst: the port of 'x/b:80' cannot be combined with --port '80'",
+        ),
         ({"source": "x/a", "destination": "x/b:65536"}, "--port: 65536 must"),
         ({"source": "x/a", "destination": "fd00::1]:80"}, "--dst: 'fd00::1]:80' must"),
         ({"source": "x/a", "destination": "[10.0.0.1]:80"}, "--dst: '[10.0.0.1]:80' must"),
@@ -239,7 +244,7 @@ def test_what_is_reported_of_manifests_cannot_speak_to_a_terminal(manifests: Pat
         ({"source": "x/a", "destination": "x/b", "protocol": "TPC", "port": 80}, "--protocol: 'TPC' must"),
         ({"source": "x/a", "destination": "x/b", "protocol": "256"}, "--protocol: '256' must"),
         ({"source": "10.0.0.1", "destination": "::1", "port": 80}, "--dst: has no address of the same family"),
-        ({"source": "x/a", "packets": "-"}, "--packets: each line names"),
+        ({"source": "x/a", "packets": "-"}, "--packets cannot be combined with --src"),
         ({"packets": "-", "evaluator": "guess"}, "--engine: 'guess' must be one of snapshot, reference"),
         ({"packets": "-", "output": "xml"}, "--output: 'xml' must be one of text, json"),
     ],
@@ -251,19 +256,19 @@ def test_a_malformed_flag_is_a_usage_error_that_names_it(manifests: Path, flags:
 
 
 @pytest.mark.parametrize(
-    ("destination", "says"),
+    ("destination", "message"),
     [
-        ("y/nobody", "there is no pod y/nobody"),
+        ("y/absent", "pod y/absent does not exist"),
         ("y/done", "has completed"),
         ("y/waiting", "has no address"),
         ("y/six", "same family"),
     ],
 )
-def test_a_pod_that_cannot_be_asked_about_is_an_error_that_names_the_flag(manifests: Path, destination: str, says: str) -> None:
+def test_a_pod_without_an_address_is_an_error_that_names_the_flag(manifests: Path, destination: str, message: str) -> None:
     add_pod(manifests, "done", {}, {"phase": "Succeeded", "podIP": "10.9.9.9"})
     add_pod(manifests, "waiting", {}, {"phase": "Pending"})
     add_pod(manifests, "six", {}, {"phase": "Running", "podIP": "fd77::9:9"})
-    with pytest.raises(NetpolqError, match=says) as caught:
+    with pytest.raises(NetpolqError, match=message) as caught:
         run(manifests, source="10.0.0.1", destination=destination, port=80)
     assert str(caught.value).startswith("--dst: ")
     assert caught.value.exit_code == ExitCode.FAILED
@@ -282,23 +287,23 @@ def test_a_pod_that_cannot_be_asked_about_is_an_error_that_names_the_flag(manife
         ("[fd77::2:2]:40123", "[fd77::1:1]:serve-80-tcp"),
     ],
 )
-def test_an_end_may_have_a_port_and_brackets(
+def test_an_endpoint_may_have_a_port_and_brackets(
     manifests: Path, capsys: pytest.CaptureFixture[str], source: str, destination: str
 ) -> None:
-    """The forms in which logs and other programs write an end; the port of the source makes no difference."""
+    """Logs and other programs write endpoints in these forms. The port of the source is ignored."""
     assert run(manifests, source=source, destination=destination, expect="allow") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("(pod y/b)")
     assert lines[2].endswith("(pod x/a), TCP port 80")
 
 
-def test_brackets_without_a_port_are_taken(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_brackets_without_a_port_are_accepted(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(manifests, source="[fd77::2:2]", destination="[fd77::1:1]", port="serve-80-tcp") == 0
     assert "fd77::1:1 (pod x/a), TCP port 80" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         (
             {"destination": "x/a", "port": "web"},
@@ -308,19 +313,22 @@ def test_brackets_without_a_port_are_taken(manifests: Path, capsys: pytest.Captu
             {"destination": "x/a", "protocol": "UDP", "port": "serve-80-tcp"},
             "--port: pod x/a has no UDP port named 'serve-80-tcp'",
         ),
-        ({"destination": "192.0.2.1", "port": "http"}, "--port: 'http' is a name, and no pod owns 192.0.2.1; give a number"),
+        (
+            {"destination": "192.0.2.1", "port": "http"},
+            "--port: port name 'http' cannot be resolved: no pod owns 192.0.2.1; give a number",
+        ),
         ({"destination": "x/a", "port": "080"}, "--port: pod x/a has no TCP port named '080'"),
-        ({"destination": "y/twice", "port": "web"}, "--port: 'web' stands for 80, 81 at pod y/twice; give a number"),
+        ({"destination": "y/twice", "port": "web"}, "--port: port name 'web' is ambiguous: 80, 81 at pod y/twice; give a number"),
         ({"destination": "y/plain", "port": "web"}, "--port: pod y/plain has no TCP port named 'web'; its named ports: none"),
     ],
 )
-def test_a_port_name_must_stand_for_one_port_of_the_destination(manifests: Path, flags: Flags, says: str) -> None:
+def test_a_port_name_must_resolve_to_one_port_of_the_destination(manifests: Path, flags: Flags, message: str) -> None:
     ports = [{"name": "web", "containerPort": 80}, {"name": "web", "containerPort": 81}]
     add_pod(manifests, "twice", {"containers": [{"name": "c", "ports": ports}]}, {"phase": "Running", "podIP": "10.9.9.8"})
     add_pod(manifests, "plain", {}, {"phase": "Running", "podIP": "10.9.9.9"})
     with pytest.raises(NetpolqError) as caught:
         run(manifests, source="10.77.2.2", **flags)
-    assert str(caught.value).startswith(says)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", ["all.yaml", "all.txt", ".hidden", "all"])
@@ -346,7 +354,7 @@ def test_manifests_may_be_one_file_of_any_name(
 def test_another_verdict_than_the_expected_one_has_its_own_exit_code(
     manifests: Path, capsys: pytest.CaptureFixture[str], port: int, expect: str | None, code: int
 ) -> None:
-    """The answer is given all the same."""
+    """The command still prints the answer."""
     assert run(manifests, source="y/b", destination="x/a", port=port, expect=expect) == code
     assert capsys.readouterr().out.startswith("verdict ")
 
@@ -362,7 +370,7 @@ def test_another_verdict_than_the_expected_one_has_its_own_exit_code(
         ((80, 81), None, False, 0),
     ],
 )
-def test_a_batch_is_held_against_the_expected_verdict_line_by_line(
+def test_a_batch_is_compared_with_the_expected_verdict_line_by_line(
     manifests: Path, tmp_path: Path, ports: tuple[int, ...], expect: str | None, bad: bool, code: int
 ) -> None:
     questions = tmp_path / "questions"
@@ -450,7 +458,7 @@ def test_a_destination_port_is_ignored_where_the_protocol_has_none() -> None:
         (line(proto=-1), "proto: must be"),
         (line(proto=6.0), "proto: must be"),
         (b'{"src": "10.77.2.2", "dst": "10.77.1.1", "proto": "UDP"}\n', "dport: missing"),
-        (line(dport=None), "dport: needed with TCP"),
+        (line(dport=None), "dport: required with TCP"),
         (line(dport=65536), "dport: must be a number from 0 to 65535"),
         (line(dport=-1), "dport: must be"),
         (line(dport="80"), "dport: must be"),
@@ -460,7 +468,7 @@ def test_a_destination_port_is_ignored_where_the_protocol_has_none() -> None:
     ],
 )
 @pytest.mark.parametrize("chunk_bytes", [7, 1 << 16])
-def test_a_bad_line_is_answered_in_its_place_and_the_others_too(bad: bytes, error: str, chunk_bytes: int) -> None:
+def test_a_bad_line_has_an_answer_in_order_and_so_have_the_others(bad: bytes, error: str, chunk_bytes: int) -> None:
     code, answers = ask(line() + bad + line(), chunk_bytes=chunk_bytes)
     assert code is ExitCode.FAILED
     assert answers[0] == answers[2] == ask(line())[1][0]
@@ -470,8 +478,8 @@ def test_a_bad_line_is_answered_in_its_place_and_the_others_too(bad: bytes, erro
     assert len(answers) == 3
 
 
-def test_a_line_may_name_a_port_of_the_destination_pod() -> None:
-    """The answer is that to its number, and repeats both."""
+def test_a_line_may_contain_a_port_name_of_the_destination_pod() -> None:
+    """The answer is the same as for the port number, and repeats both."""
     code, (named, plain) = ask(line(dport="serve-80-tcp") + line())
     assert code is ExitCode.OK
     assert (named["dport"], named.pop("dport_name")) == (80, "serve-80-tcp")
@@ -483,14 +491,17 @@ def test_a_line_may_name_a_port_of_the_destination_pod() -> None:
     [
         ({"dport": "web"}, "dport: pod x/a has no TCP port named 'web'; its named ports: serve-80-tcp (TCP 80), "),
         ({"dport": "serve-80-tcp", "proto": "UDP"}, "dport: pod x/a has no UDP port named 'serve-80-tcp'; its named ports: "),
-        ({"dport": "http", "dst": "192.0.2.1"}, "dport: 'http' is a name, and no pod owns 192.0.2.1; give a number"),
+        (
+            {"dport": "http", "dst": "192.0.2.1"},
+            "dport: port name 'http' cannot be resolved: no pod owns 192.0.2.1; give a number",
+        ),
         ({"dport": " 80"}, "dport: pod x/a has no TCP port named ' 80'"),
         ({"dport": "80"}, "dport: must be a number from 0 to 65535 without quotes, or the name of a port of the destination pod"),
         ({"dport": ""}, "dport: must be a number from 0 to 65535 without quotes, or the name of a port of the destination pod"),
         ({"dport": ["http"]}, "dport: must be a number from 0 to 65535"),
     ],
 )
-def test_a_port_name_of_a_line_must_stand_for_one_port_as_that_of_a_single_question(fields: Body, error: str) -> None:
+def test_a_port_name_of_a_line_must_resolve_to_one_port(fields: Body, error: str) -> None:
     code, (answer, good) = ask(line(**fields) + line(dport="serve-80-tcp"))
     assert code is ExitCode.FAILED
     assert str(answer["error"]).startswith(error.removesuffix(", "))
@@ -502,7 +513,7 @@ def test_a_port_name_is_ignored_where_the_protocol_has_none() -> None:
 
 
 def test_the_same_name_may_be_another_number_at_another_pod() -> None:
-    """The answer of one pod is not given for the other."""
+    """A cached answer for one pod is not used for the other."""
     bodies: list[dict[str, object]] = [
         {
             "apiVersion": "v1",
@@ -559,7 +570,7 @@ def test_a_line_on_standard_input_is_answered_before_the_next_one_is_there(manif
         assert process.wait(timeout=30) == 0
 
 
-def test_a_reader_that_leaves_ends_the_batch_quietly(manifests: Path) -> None:
+def test_a_closed_pipe_ends_the_batch_quietly(manifests: Path) -> None:
     command = [sys.executable, "-c", BATCH, str(manifests)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:

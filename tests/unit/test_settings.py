@@ -1,4 +1,4 @@
-"""Flags, environment and file become `Settings`."""
+"""Resolution of flags, environment and file into `Settings`."""
 
 import dataclasses
 import os
@@ -24,16 +24,16 @@ from netpolq.settings.usage import grouped_flags
 
 SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"
 
-words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 names = st.text(string.ascii_lowercase + string.digits + ".-_", min_size=1, max_size=20)
-paths = words.filter(bool).map(Path)
+paths = texts.filter(bool).map(Path)
 
 
 @st.composite
 def settings(draw: st.DrawFn) -> Settings:
     queue_first = draw(st.integers(0, 65535))
     return Settings(
-        kubeconfig=draw(words),
+        kubeconfig=draw(texts),
         manifests=draw(st.none() | paths),
         fail_open=draw(st.booleans()),
         pod_cidrs=draw(st.sampled_from([(), parse_ranges("10.0.0.0/8,fd00::/64")])),
@@ -77,7 +77,7 @@ def write(folder: Path, text: str) -> list[str]:
     return ["--config", str(path)]
 
 
-def test_defaults_are_those_of_the_agent_whose_flags_carry_over() -> None:
+def test_defaults_of_upstream_flags_are_those_of_the_upstream_agent() -> None:
     found = resolve([], {})
     assert found.fail_open
     assert found.strict_mode
@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_agent_whose_flags_carry_over() -> None:
     assert (found.metrics_host, found.metrics_port) == ("", 9080)
 
 
-def test_defaults_of_our_own_flags() -> None:
+def test_defaults_of_the_other_flags() -> None:
     found = resolve([], {})
     assert found.manifests is None
     assert found.netfilter_bug_1766_fix is None
@@ -114,12 +114,12 @@ def test_a_flag_may_be_written_in_the_forms_of_go_and_of_argparse(arguments: lis
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "1", "t", "yes", "Yes"])
 @pytest.mark.parametrize(("negated", "expected"), [("", True), ("no", False)])
-def test_a_boolean_takes_the_words_of_go_and_yes_and_no(text: str, negated: str, expected: bool) -> None:
+def test_a_switch_accepts_the_values_of_go_and_yes_and_no(text: str, negated: str, expected: bool) -> None:
     opposite = {"true": "false", "TRUE": "FALSE", "1": "0", "t": "f", "yes": "no", "Yes": "No"}
     assert resolve([f"--disable-nri={opposite[text] if negated else text}"], {}).disable_nri is expected
 
 
-def test_a_bare_boolean_never_takes_the_next_word() -> None:
+def test_a_bare_switch_never_uses_the_next_argument_as_its_value() -> None:
     assert "--fail-open=false" in refused(["--fail-open", "false"])
     found = resolve(["--disable-nri", "--v", "3"], {})
     assert (found.disable_nri, found.verbosity) == (True, 3)
@@ -149,7 +149,7 @@ def test_the_bug_1766_fix_is_a_boolean_with_a_third_value() -> None:
         (["--no-fanout=true"], "--no-fanout: takes no value"),
     ],
 )
-def test_what_is_no_flag_is_refused_by_name(arguments: list[str], part: str) -> None:
+def test_an_unknown_flag_is_rejected_by_name(arguments: list[str], part: str) -> None:
     if part:
         assert part in refused(arguments)
     else:
@@ -195,7 +195,7 @@ def test_an_error_about_a_value_with_line_ends_is_one_line() -> None:
     refused(["--v=1\n2\u2028\r\x1b[2J"])
 
 
-@given(st.sampled_from(FILE_OPTIONS).map(lambda option: option.name), words)
+@given(st.sampled_from(FILE_OPTIONS).map(lambda option: option.name), texts)
 def test_any_text_gives_settings_or_one_line(name: str, text: str) -> None:
     message = "settings"
     try:
@@ -217,18 +217,18 @@ def test_the_file_may_be_named_by_the_environment(tmp_path: Path) -> None:
     assert resolve(["--config="], {"NETPOLQ_CONFIG": path}).verbosity == 0
 
 
-def test_variables_that_belong_to_no_option_are_left_alone() -> None:
-    """A Service called netpolq puts such variables into every pod of its namespace."""
+def test_variables_of_no_option_are_ignored() -> None:
+    """A Service called netpolq adds such variables to every pod of its namespace."""
     assert resolve([], {"NETPOLQ_SERVICE_HOST": "10.96.0.7", "NETPOLQ_PORT": "tcp://10.96.0.7:80"}) == resolve([], {})
 
 
-def test_a_file_takes_natural_types_and_strings(tmp_path: Path) -> None:
-    natural = resolve(write(tmp_path, "mark-mask = 0x700\nworkers = 3\nfail-open = false\nnetfilter-bug-1766-fix = true"), {})
+def test_a_file_accepts_toml_types_and_strings(tmp_path: Path) -> None:
+    typed = resolve(write(tmp_path, "mark-mask = 0x700\nworkers = 3\nfail-open = false\nnetfilter-bug-1766-fix = true"), {})
     strings = resolve(
         write(tmp_path, 'mark-mask = "0x700"\nworkers = "3"\nfail-open = "false"\nnetfilter-bug-1766-fix = "true"'), {}
     )
-    assert natural == strings
-    assert (natural.mark_mask, natural.queue_count, natural.fail_open, natural.netfilter_bug_1766_fix) == (0x700, 3, False, True)
+    assert typed == strings
+    assert (typed.mark_mask, typed.queue_count, typed.fail_open, typed.netfilter_bug_1766_fix) == (0x700, 3, False, True)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_file_takes_natural_types_and_strings(tmp_path: Path) -> None:
         ("v = 1\nv = 2", "not TOML"),
     ],
 )
-def test_a_bad_file_is_refused_with_file_and_key(tmp_path: Path, text: str, part: str) -> None:
+def test_an_invalid_file_is_rejected_with_file_and_key(tmp_path: Path, text: str, part: str) -> None:
     arguments = write(tmp_path, text)
     message = refused(arguments)
     assert message.startswith(f"file {arguments[1]!r}")
@@ -273,7 +273,7 @@ def test_queue_balance_excludes_the_flags_it_replaces(other: str) -> None:
     assert other.partition("=")[0] in message
 
 
-def test_the_queues_are_chosen_by_the_first_place_that_says_anything_about_them(tmp_path: Path) -> None:
+def test_the_queues_come_from_the_highest_layer_that_gives_either_form(tmp_path: Path) -> None:
     arguments = write(tmp_path, 'queue-balance = "1:4"')
     assert resolve(arguments, {}).queue_count == 4
     found = resolve(arguments, {"NETPOLQ_WORKERS": "2"})
@@ -300,7 +300,7 @@ def test_workers_must_fit_below_the_last_queue_number() -> None:
         ("localhost:80", "localhost", 80),
     ],
 )
-def test_the_metrics_address_has_gos_form(text: str, host: str, port: int) -> None:
+def test_the_metrics_address_has_the_syntax_of_go(text: str, host: str, port: int) -> None:
     found = resolve(["--metrics-bind-address", text], {})
     assert (found.metrics_host, found.metrics_port) == (host, port)
 
@@ -317,7 +317,7 @@ def test_masks_are_hexadecimal_or_decimal(text: str) -> None:
 
 
 @given(settings())
-def test_settings_come_back_from_their_own_flags_whatever_the_environment(found: Settings) -> None:
+def test_settings_survive_the_conversion_to_flags_in_any_environment(found: Settings) -> None:
     hostile = {option.environment: "\0nonsense" for option in OPTIONS}
     assert resolve(found.to_argv(), hostile) == found
     assert resolve(found.to_argv(), {}) == found
@@ -344,7 +344,7 @@ def test_the_sample_file_changes_nothing_as_it_is() -> None:
 
 
 def test_the_defaults_in_the_sample_file_are_those_of_the_table() -> None:
-    """Also where two texts mean the same, such as a mask in decimal."""
+    """This includes equal values in different notations, such as a decimal mask."""
     text = re.sub(r"^#(?=\S)", "", SAMPLE.read_text(), flags=re.MULTILINE)
     for option in FILE_OPTIONS:
         line = re.search(rf"^{option.name} = (.*)$", text, flags=re.MULTILINE)
@@ -362,7 +362,7 @@ def test_help_names_every_flag_default_and_variable_under_its_group() -> None:
     assert headings == [group.value for group in OptionGroup if group is not OptionGroup.COMMAND]
 
 
-def test_help_marks_the_flags_that_carry_over_and_only_those() -> None:
+def test_help_marks_exactly_the_upstream_flags() -> None:
     marked = set(re.findall(r"^  --([a-z0-9-]+).* \*$", grouped_flags(OPTIONS), flags=re.MULTILINE))
     assert marked == {
         "kubeconfig",
@@ -377,6 +377,6 @@ def test_help_marks_the_flags_that_carry_over_and_only_those() -> None:
     }
 
 
-def test_resolve_reads_no_environment_but_the_one_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_reads_only_the_environment_that_is_passed_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "NETPOLQ_V", "9")
     assert resolve([], {}).verbosity == 0
