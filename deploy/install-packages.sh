@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Installs those of the named Debian packages that are missing; does nothing when all are there. Services that come with them are not
-# started.
+# Installs the missing ones of the named Debian packages. Does not start their services.
 set -euo pipefail
 
 missing=()
@@ -11,11 +10,11 @@ if ((${#missing[@]} == 0)); then
     exit 0
 fi
 if ((EUID != 0)); then
-    echo "these packages are missing, and only root may install them: ${missing[*]}" >&2
+    echo "these packages are missing, and only root can install them: ${missing[*]}" >&2
     exit 1
 fi
 echo "installing ${missing[*]}"
-# Asked by every package before it starts a service; 101 forbids it (invoke-rc.d(8)).
+# Every package runs it before it starts a service; exit code 101 forbids the start (invoke-rc.d(8)).
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
