@@ -1,4 +1,4 @@
-"""The load test: `python -m loadtest --help`."""
+"""The program of the load test: see `python -m loadtest --help`."""
 
 import json
 import os
@@ -25,9 +25,9 @@ _INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def main(words: Sequence[str]) -> int:
-    """Measure what is asked for. Returns the exit code."""
-    wanted = options.parse(words)
+def main(argv: Sequence[str]) -> int:
+    """Run the shapes of the command line. Returns the exit code."""
+    wanted = options.parse(argv)
     if os.geteuid():
         _say("network namespaces and queues need root; try `sudo make bench`")
         return _USAGE
@@ -57,7 +57,7 @@ def _measure(wanted: options.Options) -> int:
         shapes=[],
     )
     if parameters.quick:
-        _say("--quick: one round of tiny loads, to see that everything runs; the figures mean nothing")
+        _say("--quick: one round of tiny loads as a smoke test; the figures mean nothing")
     bad = False
     for name in wanted.shapes:
         result = run_shape(SHAPES[name](parameters), wanted.rounds, _say)
@@ -65,7 +65,7 @@ def _measure(wanted: options.Options) -> int:
         document["shapes"].append(shape_document(result))
         for line in table.lines(document["shapes"][-1]):
             print(line, flush=True)
-        if wanted.output is not None:  # after each shape: what is measured is not lost if a later one is interrupted
+        if wanted.output is not None:  # after each shape, so that an interrupt does not lose earlier results
             _write(wanted.output, document)
     return _MISSED if bad else 0
 
@@ -81,7 +81,7 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM ends the program as Ctrl-C does; further ones do not disturb the clearing up."""
+    """SIGTERM ends the program as Ctrl-C does. Further signals do not interrupt the cleanup."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         for number in _SIGNALS:

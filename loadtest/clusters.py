@@ -1,6 +1,6 @@
-"""The clusters that are loaded, as API objects of any number, and the folder an agent reads them from.
+"""The clusters of the load test: generated API objects, and the manifest folder of an agent.
 
-One pod stands in the lab, `SERVER`; the others are objects on other nodes whose addresses the generator sends from. Their addresses are
+One pod exists in the lab, `SERVER`; the others are objects on other nodes whose addresses the generator sends from. Their addresses are
 contiguous, so that a range names them all.
 """
 
@@ -24,7 +24,7 @@ CLIENTS = tuple(
 """Pods of the same node that open real connections."""
 
 UPLINK = ("10.200.2.1", "fd00:200:2::1")
-"""Addresses of whoever sends: what comes from beyond the node comes in through him."""
+"""Addresses of the sender: all packets from beyond the node arrive through it."""
 
 OUTSIDERS = "198.18.0.0/15"
 """Addresses that no pod has. Source: RFC 2544, set aside for measurements."""
@@ -105,7 +105,7 @@ class PolicyCluster:
             )
 
     def senders(self) -> tuple[str, ...]:
-        """A few pods whose policies lie evenly among all of them: what walks the policies in order meets, on average, half of them."""
+        """Pods whose policies are distributed evenly, so that a linear search visits half of the policies on average."""
         count = self.sender_count
         if self.on_pod < count:
             return tuple(pod_address(number) for number in range(count))

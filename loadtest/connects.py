@@ -1,4 +1,4 @@
-"""Real TCP connections in a lab: who serves them, who opens them, and how long that took."""
+"""Real TCP connections in a lab: the server, the clients, and the latency of connects."""
 
 import json
 import select
@@ -21,7 +21,7 @@ _TIMEOUT_MS = 1000
 
 
 class Report(TypedDict):
-    """What the client says of a load: see `connects --help`."""
+    """The report of a client about a load: see `connects --help`."""
 
     connected: int
     failed: int
@@ -43,7 +43,7 @@ class Load:
     seconds: float = 0.0
     rate_per_s: float = 0.0
 
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         """Arguments of the program that opens the connections."""
         found = ["--count", str(self.count)] if self.count else ["--seconds", str(self.seconds)]
         return [*found, "--rate", str(self.rate_per_s)] if self.rate_per_s else found
@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connects:
-    """What became of the connections of all clients together. `ordered_ns`: how long those took that were made, sorted."""
+    """The result of the connections of all clients. `ordered_ns`: how long those took that were made, sorted."""
 
     connected: int
     failed: int
@@ -100,14 +100,14 @@ class Clients:
         to = self._lab.box.address(SERVER, self._family)
         started = []
         for host, port in zip(self._hosts, self._next_ports, strict=True):
-            words = ["--from", host.address(self._family), "--to", to, "--port", str(PORT), "--first-port", str(port)]
-            words += ["--timeout-ms", str(_TIMEOUT_MS), *load.words()]
+            argv = ["--from", host.address(self._family), "--to", to, "--port", str(PORT), "--first-port", str(port)]
+            argv += ["--timeout-ms", str(_TIMEOUT_MS), *load.argv()]
             log = self._lab.log("clients")
-            started.append(self._lab.box.popen(host.name, [str(program("connects")), *words], log=log, pipe=True))
+            started.append(self._lab.box.popen(host.name, [str(program("connects")), *argv], log=log, pipe=True))
         return started
 
     def finish(self, processes: Sequence[subprocess.Popen[str]], load: Load) -> Connects:
-        """What became of a load. Raises `RuntimeError` if not a single connection was made."""
+        """Return the result of a load. Raises `RuntimeError` if not a single connection was made."""
         outputs = [process.communicate(timeout=load.longest_s)[0] for process in processes]
         if any(process.returncode for process in processes):
             raise RuntimeError(f"a client failed: {self._lab.log('clients').read_text(encoding='utf-8').strip()}")

@@ -1,4 +1,4 @@
-"""What the control plane costs at the size of a large cluster: from an event to a sealed snapshot, without kernel and without root.
+"""The cost of the control plane in a large cluster: from an event to a sealed snapshot, without kernel and root.
 
 A generated cluster goes the way that one from an API server goes (JSON, replica, store, compiler, builder, memfd), in a process of its own,
 so that memory is that of nothing else.
@@ -30,7 +30,7 @@ from netpolq.sources.kubernetes.watch import Changes
 from netpolq.store import Store
 
 LOCAL_PODS = 110
-"""The most pods of a node that a kubelet takes unless it is told otherwise (`maxPods`)."""
+"""The default limit of pods on a node (`maxPods` of the kubelet)."""
 
 _LOCAL_NAMESPACES = -(-LOCAL_PODS // scale.PODS_PER_NAMESPACE)
 _PAGE_OBJECTS = 500
@@ -121,7 +121,7 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
 
 
 class _ControlPlane:
-    """Store, compiler and publisher, without anybody to publish to."""
+    """Store, compiler and publisher, without workers."""
 
     def __init__(self, pods: int) -> None:
         local = {_name(scale.pod(index)) for index in range(min(LOCAL_PODS, pods))}

@@ -1,4 +1,4 @@
-"""Names and numbers as people read them. The unit of a value is in its name."""
+"""Formatted names and numbers. The name of a value contains its unit."""
 
 from loadtest.document import SpreadDocument, TargetDocument
 
@@ -37,7 +37,7 @@ def extent(name: str, spread: SpreadDocument) -> str:
 
 
 def claim(target: TargetDocument) -> str:
-    """What a target asks for: `delivered/s of netpolq ≥ 1.25 × accept-one`."""
+    """Return the requirement of a target: `delivered/s of netpolq ≥ 1.25 × accept-one`."""
     factor = f" × {target['reference']}" if target["reference"] else ""
     name = target["value"] if not target["reference"] else ""
     bounds = [

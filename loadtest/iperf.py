@@ -64,8 +64,8 @@ def tcp(opened: PodLab, family: int, seconds: float) -> Transfer:
 
 def udp(opened: PodLab, family: int, seconds: float, bits_per_s: float) -> Transfer:
     """Datagrams at a fixed rate; 0: as many as go."""
-    words = ["--udp", "--length", str(DATAGRAM_BYTES), "--bitrate", str(int(bits_per_s))]
-    end = _measure(opened, family, seconds, words)
+    flags = ["--udp", "--length", str(DATAGRAM_BYTES), "--bitrate", str(int(bits_per_s))]
+    end = _measure(opened, family, seconds, flags)
     sent, received = _number(end, "sum_sent", "bytes"), _number(end, "sum_received", "bytes")
     if not sent:
         raise RuntimeError(f"iperf3 sent no datagram, IPv{family}")
@@ -76,9 +76,9 @@ def udp(opened: PodLab, family: int, seconds: float, bits_per_s: float) -> Trans
     )
 
 
-def _measure(opened: PodLab, family: int, seconds: float, words: list[str]) -> Mapping[str, object]:
+def _measure(opened: PodLab, family: int, seconds: float, flags: list[str]) -> Mapping[str, object]:
     to = opened.box.address(SERVER, family)
-    argv = ["iperf3", "--client", to, "--port", str(PORT), "--time", str(max(1, round(seconds))), "--json", *words]
+    argv = ["iperf3", "--client", to, "--port", str(PORT), "--time", str(max(1, round(seconds))), "--json", *flags]
     # Where the scheduler puts the two ends makes more of a difference than anything else.
     argv += ["--affinity", f"{ALL_CPUS[0]},{ALL_CPUS[-1]}"]
     done = opened.box.run(_CLIENT, argv)

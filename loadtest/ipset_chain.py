@@ -75,7 +75,7 @@ class IpsetChain:
 
 
 def render(bodies: Iterable[Body]) -> tuple[str, str]:
-    """What `ipset restore` and `iptables-restore` are told: IPv4, ingress of the server."""
+    """The input of `ipset restore` and `iptables-restore`: IPv4, ingress of the server."""
     pods: list[_Pod] = []
     policies: list[_Policy] = []
     for body in bodies:

@@ -1,4 +1,4 @@
-"""A node with an agent or a reference in it, somebody who sends to it, and a pod that is sent to and counts.
+"""A node with an agent or a reference, a sender, and a pod that counts the received packets.
 
 `lab` opens one, `Lab.flood` loads it.
 """
@@ -26,7 +26,7 @@ RECEIVER = "load/server"
 _LIMIT_S = 60.0
 _DRAIN_LIMIT_S = 5.0
 _STEP_S = 0.0005
-_SETTLED_S = 0.02
+_QUIET_S = 0.02
 _NEVER_RESTS = ("sh", "-c", "while :; do :; done")
 
 # Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
@@ -92,7 +92,7 @@ class Lab:
             waiting, drained_s = self._waiting(), time.monotonic()
         ours_s = sum(one["cpu_s"] for one in sent) + sum(used.running_ns for used in competing.values()) / 1e9
         usage = watch.usage(ours_s)
-        time.sleep(_SETTLED_S)
+        time.sleep(_QUIET_S)
         began_s = min(one["began_s"] for one in sent)
         ended_s = max(one["ended_s"] for one in sent)
         after = queues(self.box)

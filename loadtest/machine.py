@@ -1,4 +1,4 @@
-"""What a reader must know of the machine on which something was measured."""
+"""Facts about the machine of a measurement."""
 
 import os
 import platform

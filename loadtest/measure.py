@@ -1,4 +1,4 @@
-"""What a shape of load is, and what it brings home.
+"""The types of a measurement: shapes, variants, targets and samples.
 
 A shape names the variants to compare. Each variant is opened once, with namespaces, an agent or a reference of its own, and all stay open:
 in every round each is loaded in turn, so that a noise of the machine meets all of them alike. Only ratios within a round are compared.

@@ -15,33 +15,33 @@ _QUICK_DURATION_S = 0.3
 _MAX_FLOWS = 500_000
 
 _DESCRIPTION = """\
-Measure netpolq under load, beside references, in network namespaces of its own on this machine.
+Measure netpolq under load, and compare it with references, in separate network namespaces on this machine.
 
 A shape is a kind of load. It compares variants: references (no agent, a C program that accepts everything, an ipset chain), netpolq
-with different settings, and other agents given by --external. All variants of a shape stay open at the same time, each with a node, pods
-and an agent of its own, and are loaded in turn in every round. Only ratios within a round count, and of the rounds their median."""
+with different settings, and other agents (--external). All variants of a shape stay open at the same time, each with its own node, pods
+and agent. Every round loads each variant in turn. A result is the median of the ratios within the rounds."""
 
 _EPILOG = """\
 examples:
-  python -m loadtest                                  every shape, {rounds} rounds
-  python -m loadtest new-flows workers                two of them
-  python -m loadtest --quick                          does everything run? The figures mean nothing
+  python -m loadtest                                  all shapes, {rounds} rounds
+  python -m loadtest new-flows workers                two shapes
+  python -m loadtest --quick                          smoke test; the figures mean nothing
   python -m loadtest new-flows --output build/bench   with results.json and report.html
   python -m loadtest new-flows --external 'other=/usr/bin/other-agent --queue-id {{queue}} --policies {{policies}}'
 
-While it runs, leave the machine alone. Needs root.
+Run no other load on the machine meanwhile. Needs root.
 
 exit codes:
-  0  no target was missed (undecided ones are said so)
+  0  no target was missed (the output marks undecided targets)
   1  a target was missed, or a shape could not be measured
-  2  a wrong argument, or not root
-  130  ended by Ctrl-C or SIGTERM; everything is removed first
+  2  an invalid argument, or not root
+  130  ended by Ctrl-C or SIGTERM, after a complete cleanup
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for. `output` None: only the table."""
+    """The parsed command line. `output` None: print only the table."""
 
     shapes: tuple[str, ...]
     rounds: int
@@ -49,8 +49,8 @@ class Options:
     output: Path | None
 
 
-def parse(words: Sequence[str]) -> Options:
-    """Read the command line. Ends the program with code 2 and a complaint that names the argument, or with 0 after --help and --list."""
+def parse(argv: Sequence[str]) -> Options:
+    """Read the command line. Ends the program with code 2 and a message that names the argument, or with 0 after --help and --list."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest",
         description=_DESCRIPTION,
@@ -58,33 +58,33 @@ def parse(words: Sequence[str]) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     defaults = Parameters()
-    parser.add_argument("shape", nargs="*", help="names of shapes; all if none is given (see --list)")
-    parser.add_argument("--list", action="store_true", help="list the shapes and end")
+    parser.add_argument("shape", nargs="*", help="name of a shape (see --list; default: all shapes)")
+    parser.add_argument("--list", action="store_true", help="list the shapes and exit")
     parser.add_argument(
         "--rounds",
         type=_at_least_one,
         default=ROUNDS_FOR_A_VERDICT,
         metavar="N",
-        help=f"how often each variant is loaded; fewer than {ROUNDS_FOR_A_VERDICT} give no verdict (default %(default)s)",
+        help=f"number of rounds; fewer than {ROUNDS_FOR_A_VERDICT} give no verdict (default %(default)s)",
     )
     parser.add_argument(
         "--packets",
         type=_packets,
         default=defaults.packets,
         metavar="N",
-        help="size of one load of packets, where a shape counts packets (default %(default)s)",
+        help="packets of one load, for shapes that count packets (default %(default)s)",
     )
     parser.add_argument(
         "--duration",
         type=_seconds,
         default=defaults.duration_s,
         metavar="S",
-        help="seconds of one load, where a shape is measured in time (default %(default)s)",
+        help="seconds of one load, for shapes that measure over a time (default %(default)s)",
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a smoke test: one round of tiny loads on small clusters. Its figures mean nothing and decide nothing",
+        help="smoke test: one round of tiny loads on small clusters. Its figures mean nothing",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="write results.json and report.html into this folder")
     parser.add_argument(
@@ -93,10 +93,10 @@ def parse(words: Sequence[str]) -> Options:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="one more agent to compare with, where a shape loads packets; {queue} stands for the number of its queue and {policies} for "
-        "the folder of manifests. It is started in the node's namespace and one iptables rule sends it all new flows",
+        help="another agent to compare, for shapes that load packets. {queue} is replaced by its queue number, {policies} by the folder of "
+        "manifests. It runs in the node's namespace, and one iptables rule sends all new flows to it",
     )
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     if arguments.list:
         width = max(map(len, SHAPES))
         for name, shape in SHAPES.items():
@@ -131,7 +131,7 @@ def _at_least_one(word: str) -> int:
 def _packets(word: str) -> int:
     number = _at_least_one(word)
     if not 1_000 <= number <= _MAX_FLOWS:
-        # Each packet is a flow of its own, and a pod has only so many source ports.
+        # Each packet is a separate flow, and the source ports of a pod are limited.
         raise argparse.ArgumentTypeError(f"{word} is not from 1000 to {_MAX_FLOWS}")
     return number
 

@@ -1,4 +1,4 @@
-"""Variants that are loaded with packets of new flows, and what is read off a flood."""
+"""Variants that are loaded with packets of new flows, and the values of a flood."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -61,7 +61,7 @@ class PacketRun:
 
 
 def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
-    """What a flood says. Raises `RuntimeError` if nothing at all was delivered.
+    """Return the sample of a flood. Raises `RuntimeError` if nothing at all was delivered.
 
     The variant was the bottleneck when both hold: it did not take all that was offered, so that packets were lost at a full queue or
     socket, or the queue had filled by the time the last one was sent; and its workers were never idle, but on a CPU or waiting for one.
@@ -71,7 +71,7 @@ def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
     if not flood.delivered:
         raise RuntimeError(f"nothing was delivered of {flood.sent} packets; {flood.queue_dropped} dropped at the queue")
     lost = flood.queue_dropped + flood.user_dropped
-    judged = sum(flood.queued) - flood.user_dropped
+    evaluated = sum(flood.queued) - flood.user_dropped
     values = {
         "delivered_per_s": flood.delivered / flood.elapsed_s,
         "offered_per_s": flood.sent / flood.offered_s,
@@ -80,19 +80,19 @@ def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
         "user_dropped": float(flood.user_dropped),
         "unjudged": float(flood.unjudged),
     }
-    if judged:
-        values["judged_per_s"] = judged / flood.elapsed_s
-        values["accepted_share"] = flood.delivered / judged
+    if evaluated:
+        values["judged_per_s"] = evaluated / flood.elapsed_s
+        values["accepted_share"] = flood.delivered / evaluated
     demand = 0.0
-    if flood.cpu.workers and judged:
+    if flood.cpu.workers and evaluated:
         running_s = sum(time.running_ns for time in flood.cpu.workers) / 1e9
         waiting_s = sum(time.waiting_ns for time in flood.cpu.workers) / 1e9
         demand = (running_s + waiting_s) / len(flood.cpu.workers) / flood.elapsed_s
-        values["worker_cpu_us_per_packet"] = running_s * 1e6 / judged
-        values["kernel_thread_us_per_packet"] = flood.cpu.kernel_ns / 1000 / judged
+        values["worker_cpu_us_per_packet"] = running_s * 1e6 / evaluated
+        values["kernel_thread_us_per_packet"] = flood.cpu.kernel_ns / 1000 / evaluated
         values["worker_cpu_share"] = running_s / flood.elapsed_s
         values["worker_ready_share"] = min(1.0, demand)
-    if len(flood.queued) > 1 and judged:
+    if len(flood.queued) > 1 and evaluated:
         for number, queued in enumerate(flood.queued):
             values[f"queue_{number}_share"] = queued / sum(flood.queued)
     values[OTHERS_SHARE] = flood.cpu.others_share
@@ -111,7 +111,7 @@ def _notes(flood: Flood, *, inline: bool) -> Iterator[str]:
         if count:
             yield f"{count:,} of {flood.sent:,} packets dropped {where}"
     if flood.unjudged:
-        yield f"{flood.unjudged:,} packets that nobody judged"
+        yield f"{flood.unjudged:,} packets without a verdict"
     if not flood.drained:
         yield "the queue did not empty after the load"
     yield from others_notes(flood.cpu.others_share, flood.elapsed_s)

@@ -1,4 +1,4 @@
-"""What all shapes are told: how much load, for how long, and against whom else."""
+"""The parameters of all shapes: size and duration of loads, and other agents."""
 
 import shlex
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class External:
-    """An agent that is not ours. `template`: a command line with the fields `{queue}` and `{policies}`."""
+    """Another agent. `template`: a command line with the fields `{queue}` and `{policies}`."""
 
     name: str
     template: str
 
     def argv(self, queue: int, policies: Path) -> list[str]:
-        """The command for one queue. Raises `ValueError` if the template has a field that nobody knows, or is no command line."""
+        """The command for one queue. Raises `ValueError` if the template has an unknown field or is no command line."""
         try:
             return [word.format(queue=queue, policies=policies) for word in shlex.split(self.template)]
         except (KeyError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""What a shape wants to be drawn and said of itself. Both are optional: a shape has the methods or has not."""
+"""Optional plots and remarks of a shape. A shape can have these methods or not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""A node with an agent or a reference in it and pods that speak to each other through real sockets.
+"""A node with an agent or a reference, and pods that communicate through real sockets.
 
-`pod_lab` opens one. What stands in `loadtest.lab` swallows what arrives; here somebody answers.
+`pod_lab` opens one. The pod of `loadtest.lab` discards packets; these pods answer.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from loadtest.testbed.manifests import Body
 
 SERVER = clusters.SERVER.name
 OUTSIDER = Host(name="outsider", addresses=clusters.UPLINK)
-"""No pod: he is beyond the node, and no policy lets him in."""
+"""A host beyond the node, which no policy allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import psutil
 from loadtest.verdict import MAX_OTHERS_SHARE
 
 _TOLD_BY_TICKS_S = 0.3
-"""What others did is counted in ticks of ten milliseconds: of less than this they tell nothing."""
+"""The CPU time of other programs is counted in ticks of ten milliseconds, so shorter intervals have no meaning."""
 
 _KTHREADD = 2
 """The parent of all kernel threads. Source: rest_init in init/main.c."""
@@ -88,7 +88,7 @@ class Watch:
 
 
 def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
-    """What a reader must know of other programs that ran meanwhile, if they took much."""
+    """Yield a note about other programs, if they used much CPU time."""
     if others_share > MAX_OTHERS_SHARE and elapsed_s > _TOLD_BY_TICKS_S:
         yield f"other programs took {100 * others_share:.0f} % of the machine's CPU time meanwhile"
 
@@ -112,7 +112,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def supervisor_of(workers: Iterable[int]) -> int:
-    """The supervisor of some workers: the only child of their pool that is no fork of it, and so has other words."""
+    """Return the supervisor of some workers: the only child of their pool that is no fork of it, and so has another command line."""
     pool = psutil.Process(min(workers)).parent()
     assert pool is not None
     (supervisor,) = (child.pid for child in pool.children() if child.cmdline() != pool.cmdline())
@@ -152,6 +152,6 @@ def _kernel_threads() -> list[int]:
     """Of the kernel itself; softirqs and work that were put off are done by some of them."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(_KTHREADD)
-        if parent.name() == "kthreadd":  # in a PID namespace of our own it is somebody else
+        if parent.name() == "kthreadd":  # in another PID namespace it is a different process
             return [thread.pid for thread in parent.children()]
     return []

@@ -1,4 +1,4 @@
-"""Runs a shape: opens all variants, loads each in turn in every round, judges the targets."""
+"""Runs a shape: opens all variants, loads each in turn in every round, evaluates the targets."""
 
 import subprocess
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from loadtest.measure import Running, Sample, Shape, Variant
-from loadtest.verdict import Finding, Outcome, judge
+from loadtest.verdict import Finding, Outcome, evaluate
 
 Progress = Callable[[str], None]
 _FAILURES = (RuntimeError, OSError, subprocess.SubprocessError)
@@ -52,7 +52,7 @@ class ShapeResult:
 
 
 def run_shape(shape: Shape, rounds: int, progress: Progress) -> ShapeResult:
-    """Measure a shape. What does not work ends the shape, with the reason in the result; everything is removed in any case."""
+    """Measure a shape. A failure ends the shape and is in the result. The cleanup is always complete."""
     variants = shape.variants()
     samples: dict[str, list[Sample]] = {variant.name: [] for variant in variants}
     failure = ""
@@ -69,7 +69,7 @@ def run_shape(shape: Shape, rounds: int, progress: Progress) -> ShapeResult:
     results = tuple(VariantResult(name=name, samples=tuple(taken)) for name, taken in samples.items())
     targets = () if failure else shape.targets()
     findings = [
-        judge(target, samples[target.subject], samples[target.reference] if target.reference else ()) for target in targets
+        evaluate(target, samples[target.subject], samples[target.reference] if target.reference else ()) for target in targets
     ]
     return ShapeResult(shape=shape, variants=results, findings=tuple(findings), failure=failure)
 
@@ -93,7 +93,7 @@ def _measure(running: Running, name: str, number: int) -> Sample:
 
 
 def _order(names: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Each round begins with another one, so that nobody always comes after the same neighbour, warm or exhausted."""
+    """Each round begins with another one, so that the order of variants has no systematic effect."""
     start = (number - 1) % len(names)
     return names[start:] + names[:start]
 

@@ -1,4 +1,4 @@
-"""Bodies of a large cluster: as many as wanted, the same in every run, and as wordy as those of a real one.
+"""Bodies of a large cluster: any number, the same in every run, and as large as real ones.
 
 Most of a real pod is of no use to a network policy: managedFields, environments, resources, probes, conditions, container statuses. A
 source that keeps it needs ten times the memory, and only bodies of this size show that.
@@ -137,7 +137,7 @@ def _policy_spec(index: int, pod_selector: Body) -> Body:
     peer = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": _APPS[index % len(_APPS)]}}}
     team = {"namespaceSelector": {"matchLabels": {"team": _TEAMS[index % len(_TEAMS)]}}}
     match index % 5:
-        case 0:  # nobody may come in
+        case 0:  # no ingress at all
             return {"podSelector": pod_selector, "policyTypes": ["Ingress"]}
         case 1:  # one application of the same namespace, by the name of a port
             rule = {"from": [peer], "ports": [{"protocol": "TCP", "port": "http"}]}

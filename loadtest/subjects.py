@@ -1,7 +1,7 @@
-"""What can stand in a node between two pods: nothing, a reference that accepts everything, netpolq, somebody else's agent.
+"""The subjects in a node between two pods: no agent, a reference that accepts everything, netpolq, or another agent.
 
-All of them judge the first packet of each flow and let the rest pass by connection tracking. Nothing of what they cannot judge is
-delivered: what arrives was judged, and what was lost is seen.
+All agents evaluate the first packet of each flow; connection tracking accepts the rest. Packets without a verdict are not delivered, so
+every delivered packet was evaluated, and lost packets are counted.
 """
 
 import os
@@ -37,10 +37,10 @@ _STEP_S = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Something that stands in the node now.
+    """A subject that runs in the node.
 
-    `workers`: the processes that judge, by id; `unjudged`: how many packets have passed or been dropped so far because nobody judged
-    them; `remembered`: how many the kernel has accepted by its verdict cache; `agent`: netpolq itself, to ask or to tell more.
+    `workers`: ids of the worker processes. `unjudged`: packets so far that passed or were dropped without a verdict. `remembered`: packets
+    that the verdict cache in the kernel has accepted. `agent`: netpolq itself, for its status and metrics.
     """
 
     workers: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class Started:
 
 
 class Subject(Protocol):
-    """Something that can be put into a node."""
+    """A subject that can be started in a node."""
 
     def start(self, box: Box, manifests: Path) -> AbstractContextManager[Started]:
         """Start it, until it serves; leaving the context stops it. Raises `RuntimeError` if it does not start."""
@@ -88,7 +88,7 @@ class Accepting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Netpolq:
-    """The agent as it is deployed: supervisor, pool, workers, ruleset. Fails closed, so that nothing is delivered unjudged.
+    """The agent as it is deployed: supervisor, pool, workers, ruleset. Fails closed, so that no packet is delivered without a verdict.
 
     `verdict_cache`: whether the kernel may remember decisions; the path through the workers is measured without.
     """
@@ -114,7 +114,7 @@ class Netpolq:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalAgent:
-    """Somebody else's agent, started in the node's namespace. One rule gives it all new flows."""
+    """Another agent, started in the node's namespace. One rule gives it all new flows."""
 
     external: External
 
@@ -145,9 +145,9 @@ class ExternalAgent:
             )
 
 
-def queues(box: Box) -> tuple[queue_table.QueueStats, ...]:
-    """What the kernel says of the queues in the node of a box."""
-    return box.inside(box.node.name, lambda: queue_table.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+def queues(box: Box) -> tuple[queue_stats.QueueStats, ...]:
+    """Return the kernel's statistics of the queues in the node of a box."""
+    return box.inside(box.node.name, lambda: queue_stats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
 
 def queue_new_flows(box: Box) -> None:
@@ -170,7 +170,7 @@ def queue_new_flows(box: Box) -> None:
 
 
 def run(box: Box, name: str, argv: Sequence[str], *, stdin: str = "") -> str:
-    """Run a command in a host of a box. Raises `RuntimeError` with what it says when it fails."""
+    """Run a command in a host of a box. Raises `RuntimeError` with its message if it fails."""
     done = box.run(name, argv, stdin=stdin)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -185,7 +185,7 @@ def counter(box: Box, host: str, table: str, name: str) -> int:
 
 @contextmanager
 def _stopped(process: subprocess.Popen[str]) -> Iterator[None]:
-    """At the end a process and its whole session are asked to leave, and made to after a while."""
+    """End a process and its whole session at exit: SIGTERM first, SIGKILL after a timeout."""
     try:
         yield
     finally:

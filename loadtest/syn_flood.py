@@ -1,4 +1,4 @@
-"""A flood of SYN packets from beyond the node to ports of the server that nobody may reach, at a bounded rate."""
+"""A flood of SYN packets from beyond the node to denied ports of the server, at a bounded rate."""
 
 import json
 import signal
@@ -63,7 +63,7 @@ def arrived(opened: PodLab) -> int:
     return counter(opened.box, SERVER, "sink", "arrived")
 
 
-def most_per_s(opened: PodLab, kind: Kind) -> float:
+def max_per_s(opened: PodLab, kind: Kind) -> float:
     """What the generator can send here, with everything that the node does on its core. A short trial."""
     with _sending(opened, _traffic(kind, packets=_TRIAL_PACKETS, rate_per_s=0.0)) as process:
         output, _ = process.communicate(timeout=_LIMIT_S)

@@ -43,7 +43,7 @@ def _rows(variants: Sequence[VariantDocument]) -> list[list[str]]:
 
 
 def notes(variant: VariantDocument) -> dict[str, list[int]]:
-    """What was noted, and in which rounds. Notes that differ in numbers alone are one, in the words of the last round."""
+    """Return the notes, and their rounds. Notes that differ only in numbers are merged, with the text of the last round."""
     found: dict[str, tuple[str, list[int]]] = {}
     for number, sample in enumerate(variant["samples"], 1):
         for note in sample["notes"]:

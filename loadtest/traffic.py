@@ -1,4 +1,4 @@
-"""The load of packets: what the generator is told, and where it and the workers run."""
+"""The packet load: arguments of the generators, and the CPUs of generators and workers."""
 
 import os
 

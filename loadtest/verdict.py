@@ -1,4 +1,4 @@
-"""From samples to figures, and from figures to targets met, missed or undecided. Pure.
+"""The evaluation of targets: from samples to figures, and to met, missed or undecided. Pure.
 
 Of each round only the ratio within it counts, and of the rounds their median. A sample whose load was smaller than what the variant could
 have taken is a lower bound of what it can do: so is then a ratio with it above the line, and with it below the line there is no ratio.
@@ -17,7 +17,7 @@ OTHERS_SHARE = "others_cpu_share"
 """Name of the value that says what programs that do not belong to the load took of all CPUs."""
 
 MAX_OTHERS_SHARE = 0.1
-"""More than this, in most rounds, and there is no verdict: who was disturbed more is chance."""
+"""More than this, in most rounds, and there is no verdict: the disturbance differs by chance."""
 
 
 class Outcome(StrEnum):
@@ -56,8 +56,8 @@ def spread(samples: Sequence[Sample], value: str) -> Spread | None:
     return _spread([sample.values[value] for sample in having], lower_bound=_mostly_limited(having))
 
 
-def judge(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]) -> Finding:
-    """Judge a target by the samples of all rounds, in the order of the rounds. `reference` empty: the target has none."""
+def evaluate(target: Target, subject: Sequence[Sample], reference: Sequence[Sample]) -> Finding:
+    """Evaluate a target by the samples of all rounds, in the order of the rounds. `reference` empty: the target has none."""
     figures, problem = _figures(target, subject, reference)
     if problem:
         return Finding(target=target, outcome=Outcome.UNDECIDED, figure=None, reason=problem)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The manifests of the load test with the operator's image and address in them.
+# Prints the manifests of the load test with the given image and address.
 set -euo pipefail
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=../scripts/common.sh
@@ -11,12 +11,12 @@ usage: render.sh server --image IMAGE
        render.sh client --image IMAGE --target ADDRESS
        render.sh syn --image IMAGE --target ADDRESS
 
-Prints manifests; changes nothing. Pipe them to `kubectl apply --filename -`.
+Prints manifests and changes nothing. Pipe the output to `kubectl apply --filename -`.
 
-  --image IMAGE       with bash, coreutils, awk, grep and iperf3; for syn with hping3 too
-  --target ADDRESS    of the server's pod: kubectl -n netpolq-loadtest get pod server -o jsonpath={.status.podIP}
+  --image IMAGE       image with bash, coreutils, awk, grep and iperf3; for syn also hping3
+  --target ADDRESS    address of the server's pod: kubectl -n netpolq-loadtest get pod server -o jsonpath={.status.podIP}
 
-exit codes: 0 printed; 1 kubectl failed; 2 a wrong argument, or kubectl is missing
+exit codes: 0 printed; 1 kubectl failed; 2 an invalid argument, or kubectl is missing
 TEXT
 }
 
@@ -30,11 +30,11 @@ while (($#)); do
     *) refuse "$1: unknown; see --help" ;;
     esac
 done
-[[ -n $part ]] || refuse 'one of server, client and syn must be given; see --help'
-# What image names are made of, and nothing that sed would take for its own.
-[[ $image =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || refuse "--image IMAGE must be given, and is not a name of an image: '$image'"
+[[ -n $part ]] || refuse 'one of server, client and syn is required; see --help'
+# Only characters of image names, none of which is special in the sed program.
+[[ $image =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || refuse "--image IMAGE is required; not the name of an image: '$image'"
 if [[ $part == server ]]; then
-    [[ -z $target ]] || refuse '--target is for client and syn'
+    [[ -z $target ]] || refuse '--target is only for client and syn'
 else
     single_address "$target"
 fi

@@ -33,7 +33,7 @@ def program(name: str) -> Path:
             raise RuntimeError(
                 f"{source.name} does not compile; `make bench-setup` installs what it needs:\n{done.stderr.strip()}"
             )
-        # In one step: whoever runs the old one goes on with it.
+        # In one step: processes that run the old program continue with it.
         fresh.replace(built)
     return built
 

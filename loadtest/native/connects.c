@@ -1,4 +1,4 @@
-/* Opens TCP connections one after the other and says how long connect() took, and serves such connections.
+/* Opens TCP connections one after the other and reports the duration of connect(), and serves such connections.
  *
  * The client takes a source port of its own choice for each connection, the next one each time, so that no two are the same flow before
  * all ports were used; and it closes with a reset, so that neither end keeps the connection in TIME_WAIT and the port is free again. Time
@@ -22,7 +22,7 @@
 
 #include "program.h"
 
-enum { BACKLOG = 4096, FIRST_PORT = 1024, PORTS = 65536 - FIRST_PORT, MOST_SAMPLES = 2000000, MOST_SECONDS = 600 };
+enum { BACKLOG = 4096, FIRST_PORT = 1024, PORTS = 65536 - FIRST_PORT, MAX_SAMPLES = 2000000, MAX_SECONDS = 600 };
 
 static const char help[] =
     "usage: connects --serve ADDRESS --port N\n"
@@ -93,8 +93,8 @@ static struct options read_options(int argc, char **argv) {
         case 'f': options.from = optarg; break;
         case 't': options.to = optarg; break;
         case 'p': options.port = (uint16_t)read_number("--port", optarg, 1, 65535); break;
-        case 'c': options.count = (uint64_t)read_number("--count", optarg, 1, MOST_SAMPLES); break;
-        case 's': options.seconds = read_number("--seconds", optarg, 0.001, MOST_SECONDS); break;
+        case 'c': options.count = (uint64_t)read_number("--count", optarg, 1, MAX_SAMPLES); break;
+        case 's': options.seconds = read_number("--seconds", optarg, 0.001, MAX_SECONDS); break;
         case 'r': options.rate = read_number("--rate", optarg, 0.001, 1e6); break;
         case 'F': options.first_port = (uint64_t)read_number("--first-port", optarg, FIRST_PORT, 65535); break;
         case 'm': options.timeout_ms = (uint64_t)read_number("--timeout-ms", optarg, 1, 60000); break;
@@ -171,7 +171,7 @@ static int open_connections(const struct options *options) {
     read_address("--to", options->to, options->port, &to);
     if (from.ss_family != to.ss_family)
         fail(USAGE, "--from and --to are of different families");
-    const uint64_t most = options->count ? options->count : MOST_SAMPLES;
+    const uint64_t most = options->count ? options->count : MAX_SAMPLES;
     uint32_t *samples = calloc(most, sizeof *samples);
     if (!samples)
         fail(1, "no memory for %" PRIu64 " samples", most);
@@ -187,7 +187,7 @@ static int open_connections(const struct options *options) {
         int64_t start_ns = clock_ns(CLOCK_MONOTONIC);
         if (options->rate > 0 && due_ns > start_ns) {
             sleep_until(due_ns < end_ns ? due_ns : end_ns);
-            start_ns = clock_ns(CLOCK_MONOTONIC); /* waking up late is nobody's latency */
+            start_ns = clock_ns(CLOCK_MONOTONIC); /* a late wake-up is not part of the latency */
             over = stopped || due_ns >= end_ns;
         } else if (options->rate > 0) {
             late += number > 0;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How long it takes to connect.
+# Measures the time of TCP connects.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -8,18 +8,18 @@ usage() {
     cat <<'TEXT'
 usage: connect-latency.sh --target ADDRESS --port N [options]
 
-Opens TCP connections to a port that the policies accept, one after the other, and prints how long that took. Needs bash alone.
+Opens TCP connections to an allowed port, one after the other, and prints the time they took. Needs only bash.
 
-  --target ADDRESS    IPv4 or IPv6 address of the pod; no name, no default
-  --port N            a port that is listened on
-  --count N           connections, 1 to 10000 (default 200)
-  --pause-ms N        after each, 0 to 1000 (default 10); all of them together must be 60 seconds at most
+  --target ADDRESS    IPv4 or IPv6 address of the pod (no name; required)
+  --port N            a port with a listener
+  --count N           number of connections, 1 to 10000 (default 200)
+  --pause-ms N        pause after each, 0 to 1000 (default 10); all pauses together at most 60 seconds
 
-How to read it: the time from before the connection is asked for until bash has it. The clock is exact to a microsecond; bash adds some
-tens of microseconds of its own, always the same ones, so compare with the same run without an agent and take the difference. A maximum of
-a second or more is a packet that was lost and sent again. The port of a closed connection rests for a minute: of 28000 there are usually.
+Interpretation: the time of one connect in bash. The clock has a resolution of one microsecond. bash adds a constant overhead of some tens
+of microseconds, so compare with the same run without an agent and use the difference. A maximum of a second or more means that a packet
+was lost and sent again. The port of a closed connection stays reserved for a minute; usually there are 28000 ports.
 
-exit codes: 0 all were made; 1 one was not, within 20 seconds more than the pauses take; 2 a wrong argument
+exit codes: 0 all connections succeeded; 1 one failed, or all together took 20 seconds more than the pauses; 2 an invalid argument
 TEXT
 }
 
@@ -35,14 +35,14 @@ while (($#)); do
     esac
 done
 single_address "$target"
-[[ -n $port ]] || refuse "--port N must be given; see --help"
+[[ -n $port ]] || refuse "--port N is required; see --help"
 ((count * pause_ms <= 60000)) || refuse "--count $count with --pause-ms $pause_ms takes more than 60 seconds"
 
-# In a process of its own, since bash cannot be told to give up a connection: the limit ends it. It prints microseconds.
+# A separate process, because bash has no timeout for a connect: `timeout` ends the process. It prints microseconds.
 # shellcheck disable=SC2016  # expanded by the inner bash
 sample='
     printf -v pause "%d.%03d" $(($4 / 1000)) $(($4 % 1000))
-    exec {never}<> <(:)  # nothing is ever written there: a pause without a process
+    exec {never}<> <(:)  # nothing writes to it: the read is a pause without a process
     for ((number = 0; number < $3; number++)); do
         began=$EPOCHREALTIME
         exec {connection}<>"/dev/tcp/$1/$2" || exit 1
@@ -60,10 +60,10 @@ if ((made)); then
     sort -n <<<"$samples" | awk '
         { value[NR] = $1 }
         function at(share, rank) { rank = int(share * NR); if (rank < share * NR) rank++; return value[rank < 1 ? 1 : rank] }
-        END { printf "connect in µs: p50 %d, p90 %d, p99 %d, most %d\n", at(0.5), at(0.9), at(0.99), value[NR] }'
+        END { printf "connect in µs: p50 %d, p90 %d, p99 %d, max %d\n", at(0.5), at(0.9), at(0.99), value[NR] }'
 fi
 if ((code)); then
-    ((code != 124 && code != 137)) || echo 'A connection was neither accepted nor refused in time: it is denied, or there is no such pod.'
+    ((code != 124 && code != 137)) || echo 'A connection was neither accepted nor refused in time: policies deny it, or the pod does not exist.'
     exit "$UNEXPECTED"
 fi
-echo 'Compare with a run without an agent: bash has its own share in each of these.'
+echo 'Compare with a run without an agent: each value includes the overhead of bash.'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# New connections at a given rate: how many are answered.
+# Opens connections at a given rate and counts the answers.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -8,19 +8,19 @@ usage() {
     cat <<'TEXT'
 usage: connection-rate.sh --target ADDRESS --port N [options]
 
-Sends SYN packets to a port that the policies accept and that is listened on, each from another source port, so each is a new connection
-to be judged; counts what is answered. Connections are reset as soon as they are accepted.
+Sends SYN packets to an allowed port with a listener, each from another source port, so that each is a new connection to evaluate. Counts
+the answers. Accepted connections are reset at once.
 
-  --target ADDRESS    IPv4 address of the pod; no name, no default
-  --port N            a port that is listened on
-  --count N           packets, 1 to 50000 (default 1000)
-  --rate N            packets per second, 1 to 20000 (default 500); count divided by rate must be 60 seconds at most
+  --target ADDRESS    IPv4 address of the pod (no name; required)
+  --port N            a port with a listener
+  --count N           number of packets, 1 to 50000 (default 1000)
+  --rate N            packets per second, 1 to 20000 (default 500); count divided by rate: at most 60 seconds
 
-How to read it: all are answered as long as the agent, and the pod, keep up with the rate. Raise the rate until answers are missing; then
-do the same without an agent, since hping3 itself sends and sees no more than some thousands per second. Packets that nobody answered were
-dropped, or still waiting after a second. `rtt` has a resolution of 0.1 ms; for latency take connect-latency.sh.
+Interpretation: all packets are answered while agent and pod can process the rate. Raise the rate until answers are missing. Then repeat
+the run without an agent, because hping3 itself is limited to some thousands per second. Packets without an answer were dropped, or still
+waited after a second. `rtt` has a resolution of 0.1 ms; for latency use connect-latency.sh.
 
-exit codes: 0 at least 99 % were accepted; 1 fewer; 2 a wrong argument, or hping3 or the capability NET_RAW is missing
+exit codes: 0 at least 99 % were accepted; 1 fewer; 2 an invalid argument, or hping3 or the capability NET_RAW is missing
 TEXT
 }
 
@@ -36,16 +36,16 @@ while (($#)); do
     esac
 done
 single_address "$target"
-[[ -n $port ]] || refuse "--port N must be given; see --help"
+[[ -n $port ]] || refuse "--port N is required; see --help"
 ((count <= 60 * rate)) || refuse "--count $count at --rate $rate takes more than 60 seconds"
 hping_can_reach "$target"
 
 found=$(syn "$port" "$target" "$count" "$rate")
 read -r sent answered accepted refused _ rtt_ms took_ms <<<"$found"
-echo "$sent SYN to $target, port $port, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate were asked for)"
+echo "$sent SYN to $target, port $port, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate requested)"
 echo "accepted $accepted, refused $refused, unanswered $((sent - answered)), average rtt $rtt_ms ms"
 if ((accepted * 100 < sent * 99)); then
-    echo 'Fewer than 99 % were accepted: the policies deny it, nobody listens (refused), or the rate was too much for somebody on the way.'
+    echo 'Fewer than 99 % were accepted: policies deny the connection, the port has no listener (refused), or the rate was too high for the path.'
     exit "$UNEXPECTED"
 fi
-echo 'The agent and the pod keep up with this rate.'
+echo 'The agent and the pod can process this rate.'

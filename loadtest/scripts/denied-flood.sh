@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A bounded flood of connections that the policies deny.
+# Sends a bounded flood of denied connections.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -8,20 +8,20 @@ usage() {
     cat <<'TEXT'
 usage: denied-flood.sh --target ADDRESS --port N [options]
 
-Sends SYN packets to a pod of your own which the policies deny, each from another source port of this host, and sees that nothing is
-answered. Run connect-latency.sh or your application beside it, from another pod: that is what is to be looked at.
+Sends SYN packets that policies deny to your own pod, each from another source port of this host, and checks that none is answered.
+Meanwhile run connect-latency.sh or your application from another pod, and watch its latency.
 
-  --target ADDRESS    IPv4 address of the pod; no name, no default
-  --port N            a port that is denied
-  --next-ports        each packet goes to the next port, from N on: every packet a decision of its own. Without it there is one decision
+  --target ADDRESS    IPv4 address of the pod (no name; required)
+  --port N            a denied port
+  --next-ports        send each packet to the next port, from N on, so that each needs a new decision. Without this flag there is one
                       for all, which the kernel remembers
-  --count N           packets, 1 to 50000 (default 5000)
-  --rate N            packets per second, 1 to 20000 (default 500); count divided by rate must be 60 seconds at most
+  --count N           number of packets, 1 to 50000 (default 5000)
+  --rate N            packets per second, 1 to 20000 (default 500); count divided by rate: at most 60 seconds
 
-How to read it: not a single answer may come. An answer, also a refusal (RST), means that a packet has reached the pod. With --next-ports
-keep N plus the count below 65536, and the ports that are allowed out of it.
+Interpretation: there must be no answer. Any answer, including a RST, means that a packet has reached the pod. With --next-ports, N plus the
+count must be at most 65536, and the range must contain no allowed port.
 
-exit codes: 0 nothing was answered; 1 something was; 2 a wrong argument, or hping3 or the capability NET_RAW is missing
+exit codes: 0 no packet was answered; 1 at least one was; 2 an invalid argument, or hping3 or the capability NET_RAW is missing
 TEXT
 }
 
@@ -38,18 +38,18 @@ while (($#)); do
     esac
 done
 single_address "$target"
-[[ -n $port ]] || refuse "--port N must be given; see --help"
+[[ -n $port ]] || refuse "--port N is required; see --help"
 ((count <= 60 * rate)) || refuse "--count $count at --rate $rate takes more than 60 seconds"
-[[ -z $next ]] || ((port + count <= 65536)) || refuse "--next-ports: from port $port on there are not $count ports"
+[[ -z $next ]] || ((port + count <= 65536)) || refuse "--next-ports: there are fewer than $count ports from $port on"
 hping_can_reach "$target"
 
 found=$(syn "$next$port" "$target" "$count" "$rate")
 read -r sent answered accepted refused icmp _ took_ms <<<"$found"
 where="port $port${next:+ to $((port + sent - 1))}"
-echo "$sent SYN to $target, $where, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate were asked for)"
+echo "$sent SYN to $target, $where, in $took_ms ms: $((sent * 1000 / took_ms)) per second ($rate requested)"
 echo "answered $answered (accepted $accepted, refused $refused), answered by ICMP $icmp"
 if ((answered + icmp > 0)); then
-    echo 'Something was answered: the policies do not deny all of it, or it was not judged.'
+    echo 'A packet was answered: the policies do not deny all packets, or the agent did not evaluate them.'
     exit "$UNEXPECTED"
 fi
-echo 'Nothing was answered: all of it was denied (or there is no such pod: a port that is allowed must answer).'
+echo 'No packet was answered: all were denied (or the pod does not exist: check that an allowed port answers).'

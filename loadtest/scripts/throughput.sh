@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Throughput of an established connection, by iperf3.
+# Measures the throughput of an established connection with iperf3.
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "$(readlink -f "$0")")/common.sh"
@@ -8,19 +8,19 @@ usage() {
     cat <<'TEXT'
 usage: throughput.sh --target ADDRESS [options]
 
-Sends to `iperf3 --server` on another pod over one connection that the policies accept, and prints what arrived there.
+Sends data to `iperf3 --server` on another pod over one allowed connection, and prints the received rate.
 
-  --target ADDRESS    IPv4 or IPv6 address of the pod; no name, no default
-  --port N            of the server, TCP, and for UDP that too (default 5201)
-  --protocol P        tcp (default): as fast as it goes. udp: datagrams at a fixed rate
+  --target ADDRESS    IPv4 or IPv6 address of the pod (no name; required)
+  --port N            port of the server: TCP, and for UDP both (default 5201)
+  --protocol P        tcp (default): at the highest rate. udp: datagrams at a fixed rate
   --mbit-per-s N      rate of UDP, 1 to 40000 (default 100)
   --seconds N         1 to 60 (default 5)
 
-How to read it: only the first packet is judged, so this shows what the rules cost all others. Compare with the same run without an agent,
-several times in turn; single runs differ by some percent. TCP: the receiver's line counts, `Retr` are retransmissions. UDP: take a rate
-near what the path takes, and look at what was lost: below that rate nothing can be seen.
+Interpretation: the agent evaluates only the first packet, so this shows the cost of the rules for all later packets. Compare with the same
+run without an agent, several times in turn; single runs differ by some percent. TCP: use the receiver's line; `Retr` are retransmissions.
+UDP: set a rate near the capacity of the path and compare the loss; a lower rate shows no difference.
 
-exit codes: 0 measured; 1 iperf3 failed (it says why); 2 a wrong argument or a missing program
+exit codes: 0 measured; 1 iperf3 failed (see its message); 2 an invalid argument or a missing program
 TEXT
 }
 
@@ -39,17 +39,17 @@ done
 single_address "$target"
 need iperf3 iperf3
 
-words=(--client "$target" --port "$port" --time "$seconds" --interval 0 --format m --connect-timeout 5000)
+arguments=(--client "$target" --port "$port" --time "$seconds" --interval 0 --format m --connect-timeout 5000)
 case $protocol in
 tcp) ;;
-udp) words+=(--udp --length 1400 --bitrate "${rate}M") ;;
+udp) arguments+=(--udp --length 1400 --bitrate "${rate}M") ;;
 *) refuse "--protocol $protocol: neither tcp nor udp" ;;
 esac
 
-if ! output=$(timeout --kill-after=5 $((seconds + 20)) iperf3 "${words[@]}" 2>&1); then
+if ! output=$(timeout --kill-after=5 $((seconds + 20)) iperf3 "${arguments[@]}" 2>&1); then
     echo "${0##*/}: no measurement from $target, port $port: ${output##*$'\n'}" >&2
     exit "$UNEXPECTED"
 fi
 echo "$protocol to $target, port $port, $seconds s"
 grep -E 'Bitrate|sender$|receiver$' <<<"$output"
-echo 'The line of the receiver is what arrived. Compare with a run without an agent.'
+echo 'The line of the receiver shows the received rate. Compare with a run without an agent.'

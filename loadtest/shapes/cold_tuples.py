@@ -1,4 +1,4 @@
-"""Every packet from another address and to another port: no decision is remembered, each is made in full."""
+"""Every packet from another address and to another port: no decision is cached, each is evaluated in full."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _QUICK_PODS = 2_000
 class ColdTuples:
     """One worker; half of the packets come from a random one of all pods, half from a random outsider, all to random ports.
 
-    What counts is packets judged: a part of them is denied, as it must be.
+    The value is the number of evaluated packets, because the policies deny a part of them.
     """
 
     name = "cold-tuples"

@@ -168,14 +168,14 @@ class AgentRun:
         workers = self._lab.started.workers
         supervisor_bytes = int(psutil.Process(processes.supervisor_of(workers)).memory_info().rss)
         lost = sum(flood.sent - flood.delivered for flood in (pods.flood, policies.flood))
-        judged = sum(sum(flood.queued) for flood in (pods.flood, policies.flood))
+        evaluated = sum(sum(flood.queued) for flood in (pods.flood, policies.flood))
         return Sample(
             values={
                 "pod_changes_within_100_ms": pods.share_in_time,
                 "policy_changes_within_100_ms": policies.share_in_time,
                 "pod_changes_per_s": pods.changes / pods.flood.elapsed_s,
                 "packets_lost": float(lost),
-                "decisions_made_again": (pods.misses + policies.misses) / judged if judged else 1.0,
+                "decisions_made_again": (pods.misses + policies.misses) / evaluated if evaluated else 1.0,
                 "first_in_force_s": self._start_s,
                 "snapshot_bytes_per_pod": metrics["netpolq_snapshot_bytes"] / self._variant.cluster.pods,
                 "supervisor_bytes_per_pod": supervisor_bytes / self._variant.cluster.pods,
@@ -245,5 +245,5 @@ def _metrics(agent: Agent) -> dict[str, float]:
 
 
 def _private_bytes(pid: int) -> int:
-    """Memory that a process has written to and shares with nobody. The snapshot is not in it: one worker alone maps it, and only reads."""
+    """Return the written, private memory of a process. It excludes the snapshot, which workers only read."""
     return sum(int(part.private_dirty) for part in psutil.Process(pid).memory_maps(grouped=True))

@@ -98,7 +98,7 @@ class _Pace:
 
     def of(self, opened: PodLab, kind: Kind) -> float:
         if kind.name not in self.per_s:
-            self.per_s[kind.name] = min(_MAX_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.most_per_s(opened, kind))
+            self.per_s[kind.name] = min(_MAX_FLOOD_PER_S, _FLOOD_SHARE * syn_flood.max_per_s(opened, kind))
         return self.per_s[kind.name]
 
 
@@ -171,10 +171,10 @@ class FloodedRun:
             found = self._clients.run(load)
         through = syn_flood.arrived(self._lab) - arrived
         if through and not isinstance(self._variant.subject, Nothing):
-            raise RuntimeError(f"{through:,} of {flood.report['sent']:,} packets of a flood that is denied reached the pod")
+            raise RuntimeError(f"{through:,} of {flood.report['sent']:,} packets of a denied flood reached the pod")
         unjudged = self._lab.started.unjudged() - unjudged
         if unjudged:
-            notes.append(f"{kind.name}: {unjudged:,} packets that nobody judged")
+            notes.append(f"{kind.name}: {unjudged:,} packets without a verdict")
         notes += _notes(kind.name, found)
         self._lab.forget_connections()
         asked, remembered = self._queued() - queued, self._lab.started.remembered() - remembered

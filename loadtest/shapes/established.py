@@ -1,4 +1,4 @@
-"""Established connections through an isolated pod: what the rules cost packets that nobody needs to judge any more."""
+"""Established connections through an isolated pod: the cost of the rules for packets that need no evaluation."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

@@ -1,4 +1,4 @@
-"""New flows of few tuples with the verdict cache in the kernel: what a connection costs whose decision the kernel holds."""
+"""New flows of few tuples with the verdict cache in the kernel: the cost of a connection whose verdict the kernel has cached."""
 
 import time
 
@@ -81,7 +81,7 @@ def connects(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatedVariant:
-    """A subject whose kernel has been told all decisions before it is loaded."""
+    """A subject whose kernel has cached all verdicts before the load starts."""
 
     name: str
     subject: Subject

@@ -66,7 +66,7 @@ class Agent:
     ) -> None:
         """`manifests` None: the flags name another source. `limit_s`: how long to wait for anything it ought to do.
 
-        `prefix`: words of a program that runs it.
+        `prefix`: arguments of a program that runs it.
         """
         self.box = box
         self._limit_s = limit_s
@@ -143,17 +143,17 @@ class Agent:
 
     def supervisor(self) -> psutil.Process | None:
         """The supervisor, if there is one at the moment."""
-        words_of_pool = self.pool.cmdline()  # at the end of which are those of the supervisor
-        return next((child for child, words in self._children() if "supervise" in words and words != words_of_pool), None)
+        argv_of_pool = self.pool.cmdline()  # at the end of which are those of the supervisor
+        return next((child for child, argv in self._children() if "supervise" in argv and argv != argv_of_pool), None)
 
     def forks(self) -> list[psutil.Process]:
-        """The workers, those that serve and the spare one: forks of the pool, so they bear its command line."""
-        words_of_pool = self.pool.cmdline()
-        return [child for child, words in self._children() if words == words_of_pool]
+        """The workers, including the standby worker: forks of the pool, so they have its command line."""
+        argv_of_pool = self.pool.cmdline()
+        return [child for child, words in self._children() if words == argv_of_pool]
 
     def _children(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for child in self.pool.children():
-            with suppress(psutil.NoSuchProcess):  # it is dead, and perhaps not yet buried
+            with suppress(psutil.NoSuchProcess):  # it is dead, and perhaps not yet reaped
                 yield child, child.cmdline()
 
     def is_ready(self) -> bool:
@@ -180,7 +180,7 @@ class Agent:
             return _get(connection, path)
 
     def queues(self) -> tuple[QueueStats, ...]:
-        """What the kernel says of the queues in the node."""
+        """Return the kernel's statistics of the queues in the node."""
         return self.box.inside(self.box.node.name, lambda: read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
     def packets_queued(self) -> int:
@@ -188,7 +188,7 @@ class Agent:
         return sum(queue.id_sequence for queue in self.queues())
 
     def wait_until_acknowledged(self, before: Status) -> Status:
-        """Wait until every worker judges by a snapshot that is newer than the one of an earlier status. Returns the later status."""
+        """Wait until every worker uses a snapshot that is newer than the one of an earlier status. Returns the later status."""
         return self._wait_for_status(
             f"a snapshot newer than {before['snapshot_version']} is acknowledged",
             lambda status: status["snapshot_version"] > before["snapshot_version"] and is_acknowledged(status),
@@ -234,7 +234,7 @@ class Agent:
 
 
 def is_acknowledged(status: Status) -> bool:
-    """Whether every worker judges by the newest snapshot."""
+    """Whether every worker uses the newest snapshot."""
     return all(worker["acked_version"] == status["snapshot_version"] for worker in status["workers"])
 
 

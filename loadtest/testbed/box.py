@@ -47,7 +47,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Somebody on the network. `serves`: pairs of protocol (TCP, UDP, SCTP) and port, on every address."""
+    """A host on the network. `serves`: pairs of protocol (TCP, UDP, SCTP) and port, on every address."""
 
     name: str
     addresses: tuple[str, ...]
@@ -109,7 +109,7 @@ class Box:
             self._exit.close()
 
     def address(self, name: str, family: int) -> str:
-        """An address of somebody, by name; `family` is 4 or 6."""
+        """An address of a host, by name; `family` is 4 or 6."""
         return self.hosts[name].address(family)
 
     def inside(self, name: str, call: Callable[[], Answer]) -> Answer:
@@ -117,7 +117,7 @@ class Box:
         return netns.inside(self.namespaces[name], call)
 
     def probe(self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S) -> list[Result]:
-        """Try to reach somebody, all at the same time; see `Prober.run`. Raises `RuntimeError` if nobody is there to answer."""
+        """Run all probes at the same time; see `Prober.run`. Raises `RuntimeError` if the servers have ended."""
         if self._servers is None or self._servers.poll() is not None:
             raise RuntimeError(f"the servers of the box are gone: {self._servers_log.read_text(encoding='utf-8')}")
         return self._prober.run(probes, timeout_s)
@@ -153,7 +153,7 @@ class Box:
         )
 
     def nft(self, script: str) -> str:
-        """Apply a script of nft in the node's namespace. Returns what it prints; raises `RuntimeError` with its complaint."""
+        """Apply a script of nft in the node's namespace. Returns what it prints; raises `RuntimeError` with its error message."""
         done = self.run(self.node.name, ["nft", "-f", "-"], stdin=script)
         if done.returncode:
             raise RuntimeError(f"nft: {done.stderr.strip()}")

@@ -55,7 +55,7 @@ class Echo:
         self._selector.register(connection, selectors.EVENT_READ, serve)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # nobody there any more, or a connection that failed before it was accepted
+        with suppress(OSError):  # the peer has gone, or a connection that failed before it was accepted
             while True:
                 self._add(listener.accept()[0], self._answer_stream)
 
@@ -95,7 +95,7 @@ def _answer_init(raw: socket.socket, ports: frozenset[int]) -> None:
 
 
 def _received(connection: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
-    """All datagrams that have arrived. An answer that was refused shows up as an error here; it concerns nobody."""
+    """All datagrams that have arrived. An answer that was refused appears as an error here and is ignored."""
     while True:
         try:
             yield connection.recvfrom(65536)
@@ -111,7 +111,7 @@ def payload(family: int, data: bytes) -> bytes:
 
 
 def main() -> None:
-    """Open all sockets, say so, and serve."""
+    """Open all sockets, report readiness, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the starting one decides
     echo = Echo()
     for namespace, address, ports in json.loads(sys.stdin.buffer.readline()):

@@ -97,7 +97,7 @@ def policy(key: str, **spec: object) -> Body:
 
 
 def write(path: Path, bodies: Iterable[Body]) -> None:
-    """Replace a manifest file in one step, so that nobody ever reads half of it."""
+    """Replace a manifest file in one step, so that no reader sees a partial file."""
     items: Sequence[Body] = list(bodies)
     # A hidden name: not a manifest until it is complete.
     builder = path.with_name(f".{path.name}")

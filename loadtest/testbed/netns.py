@@ -1,6 +1,6 @@
 """Named network namespaces: made and removed in batches, entered by a thread.
 
-Sockets belong to the namespace in which they were made, whoever uses them later: that is all a test needs to be in many places at once.
+A socket belongs to the namespace in which it was created, in any later thread. So one test process can act in many namespaces at once.
 """
 
 import ctypes

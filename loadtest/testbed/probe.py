@@ -1,4 +1,4 @@
-"""Attempts to reach somebody, many at a time: TCP, UDP, ICMP and SCTP from any namespace, from one process and one loop.
+"""Probes of reachability, many at a time: TCP, UDP, ICMP and SCTP from any namespace, from one process and one loop.
 
 A refusal by policy is silence, so an attempt fails only when its time is over; all of them wait together.
 """
@@ -37,7 +37,7 @@ _RAW = {
 
 
 class Outcome(StrEnum):
-    """REACHED: the answer came back. REFUSED: the network or the peer said no, loudly. TIMEOUT: silence."""
+    """REACHED: the answer came back. REFUSED: the network or the peer sent an error. TIMEOUT: no answer."""
 
     REACHED = "reached"
     REFUSED = "refused"
@@ -59,7 +59,7 @@ class Probe(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of an attempt. `started_s`: `time.monotonic()` when its first packet went out; `elapsed_s`: until the outcome."""
+    """The result of an attempt. `started_s`: `time.monotonic()` when its first packet went out; `elapsed_s`: until the outcome."""
 
     probe: Probe
     outcome: Outcome
@@ -215,7 +215,7 @@ class _Round:
         if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._finish(number, Outcome.REFUSED)
             return
-        # Established on this side says little of the other: only an answer shows that the last packet of the handshake arrived.
+        # An established socket proves little about the other side: only an answer shows that the last packet of the handshake arrived.
         try:
             connection.send(self._attempts[number].token)
         except OSError:

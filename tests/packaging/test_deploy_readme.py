@@ -1,4 +1,4 @@
-"""What deploy/README.md tells operators to type is there and does what it says."""
+"""The commands, files, flags and values in deploy/README.md exist and work."""
 
 import re
 import subprocess
@@ -44,7 +44,7 @@ def blocks(start: str) -> list[str]:
     return [body for body in bodies if body.startswith(start)]
 
 
-def test_the_relabelling_gives_old_names_to_what_there_was_and_leaves_the_rest() -> None:
+def test_the_relabelling_gives_old_names_to_upstream_metrics_only() -> None:
     (block,) = blocks("metric_relabel_configs")
     rules: list[Relabelling] = yaml.safe_load(block)["metric_relabel_configs"]
     (rule,) = rules
@@ -53,7 +53,7 @@ def test_the_relabelling_gives_old_names_to_what_there_was_and_leaves_the_rest()
     assert renamed == {name: name for name in KEPT}
 
 
-def test_the_firewall_of_the_metrics_port_is_what_nft_understands() -> None:
+def test_the_firewall_of_the_metrics_port_is_valid_for_nft() -> None:
     (block,) = blocks("table inet")
     nft = tool("nft", "Debian's package nftables")
     done = subprocess.run(
@@ -72,7 +72,7 @@ def test_every_file_and_folder_that_is_named_exists(path: str) -> None:
     assert (DEPLOY.parent / path).exists() or (DEPLOY / path).exists()
 
 
-def test_every_flag_said_to_be_the_same_exists() -> None:
+def test_every_flag_listed_as_the_same_exists() -> None:
     same = re.findall(r"(?m)^\| `--([\w-]+)` \| (?:the same|accepted) \|", TEXT)
     assert len(same) >= 9
     assert set(same) == {option.name for option in OPTIONS if option.upstream}

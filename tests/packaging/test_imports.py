@@ -1,4 +1,4 @@
-"""What the processes are made of, and what the wheel holds."""
+"""Imports of the processes, and contents of the wheel."""
 
 import subprocess
 import sys
@@ -10,8 +10,8 @@ CHECKOUT = Path(__file__).parents[2]
 FORBIDDEN = ("kubernetes", "uvloop", "asyncio", "aiohttp", "yaml", "orjson", "asyncinotify", "netpolq.model", "netpolq.settings")
 
 
-def test_the_pool_and_so_its_workers_are_lean() -> None:
-    """Workers are forks of the pool: what it has not imported they do not have."""
+def test_pool_and_workers_import_no_heavy_module() -> None:
+    """Workers are forks of the pool, so they have only the modules that it has imported."""
     code = "import sys, netpolq_worker.__main__, netpolq_worker.pool.main; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = done.stdout.split()
@@ -37,5 +37,5 @@ def test_the_wheel_has_exactly_the_two_packages(tmp_path: Path) -> None:
 
 
 def test_the_core_package_is_empty_at_its_root() -> None:
-    """The pool executes netpolq/__init__.py; whatever stood there would be in every worker."""
+    """The pool imports netpolq/__init__.py, so its content would be in every worker."""
     assert (CHECKOUT / "netpolq" / "__init__.py").read_bytes() == b""

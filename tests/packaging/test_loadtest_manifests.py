@@ -1,4 +1,4 @@
-"""The jobs of the load test for a cluster: valid, admitted where they say they are, and right about addresses, ports and scripts."""
+"""The jobs of the load test for a cluster: valid, accepted by the stated Pod Security levels, with correct addresses, ports and scripts."""
 
 import copy
 import json
@@ -223,7 +223,7 @@ def test_what_needs_a_raw_socket_has_one_capability_in_a_namespace_that_says_so(
 
 @pytest.mark.parametrize("part", JOBS)
 def test_the_policies_admit_what_is_measured_and_deny_what_is_flooded(part: str, tmp_path: Path) -> None:
-    """Judged by netpolq itself, for a pod of the job and for one that is none of it."""
+    """netpolq itself evaluates them, for a pod of the job and for another pod."""
     template = one(part, "Job")["spec"]["template"]
     write(tmp_path, template)
     for container in containers(part):

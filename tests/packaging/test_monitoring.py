@@ -13,7 +13,7 @@ from tests.support.prometheus import SHIPPED, Panel
 
 
 def promtool(*words: str | Path) -> str:
-    """What promtool says. Fails the test if it complains."""
+    """Return the output of promtool. Fails the test if promtool reports an error."""
     argv = [prometheus.require("promtool"), *map(str, words)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=SHIPPED)
     assert done.returncode == 0, done.stdout + done.stderr

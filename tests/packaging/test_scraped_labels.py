@@ -114,7 +114,7 @@ def test_the_one_host_of_the_shipped_job_has_the_expected_job_and_a_name(tmp_pat
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
 @pytest.mark.parametrize("monitored", ["kustomize", "chart", "job"])
 def test_an_agent_is_scraped_once_however_many_containers_its_pod_has(monitored: str, address: str, tmp_path: Path) -> None:
-    """An init container and a sidecar make targets of their own, which would count everything once more."""
+    """An init container and a sidecar make targets of their own, which would count everything twice."""
     port = 9080
     match monitored:
         case "kustomize":

@@ -30,7 +30,7 @@ def test_what_is_broken_is_named() -> None:
         Result(Probe(name, "10.71.1.1", "TCP", 80), outcome, 0.0, 0.0)
         for name, outcome in ((STRANGER.name, Outcome.REACHED), (FRIEND.name, Outcome.TIMEOUT))
     ]
-    soak._judge(results, report)
+    soak._evaluate(results, report)
     report.memory_mib = {"pool": [20.0] * 6 + [60.0] * 3}
     report.descriptors = {"pool": [20.0] * 6 + [90.0] * 3}
     soak._compare(report)

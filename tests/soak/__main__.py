@@ -1,6 +1,6 @@
 """The soak: an agent under traffic while policies and pods change, processes are killed, and other agents take over.
 
-`python -m tests.soak`, as root. Exit code 0: every promise was kept; 1: one was broken, and the report says which; 130: interrupted.
+`python -m tests.soak`, as root. Exit code 0: every check passed; 1: one failed, and the report names it; 130: interrupted.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tests.soak.world import World, disturb_until
 _ROUND_S = 5.0
 _CONNECTIONS_PER_S = 40
 _WINDOW_S = 3.5
-"""A SYN is repeated after one second and again two later: nobody who is admitted may wait longer than two repetitions."""
+"""A SYN is repeated after one second and again two later: no allowed client may wait longer than two repetitions."""
 
 _PAUSE_S = 0.1
 _GROWTH = 1.25
@@ -85,7 +85,7 @@ def _soak(box: Box, world: World, report: Report) -> None:
     with ThreadPoolExecutor(max_workers=1) as thread:
         disturbing = thread.submit(disturb_until, world, end_s, _PAUSE_S)
         while time.monotonic() < end_s and not disturbing.done():
-            _judge(box.probe(_probes(box), _WINDOW_S), report)
+            _evaluate(box.probe(_probes(box), _WINDOW_S), report)
             _measure(world, report)
             report.happened = dict(world.counts)
             print(f"soak: {time.monotonic() - began_s:4.0f} of {report.minutes * 60:.0f} s: {_counts(report)}", flush=True)
@@ -106,7 +106,7 @@ def _probes(box: Box) -> list[Probe]:
     ]
 
 
-def _judge(results: Sequence[Result], report: Report) -> None:
+def _evaluate(results: Sequence[Result], report: Report) -> None:
     for result in results:
         probe = result.probe
         if probe.source == STRANGER.name:
@@ -116,7 +116,7 @@ def _judge(results: Sequence[Result], report: Report) -> None:
         elif result.reached:
             report.connections["admitted"] += 1
         elif probe.protocol == "UDP":
-            # What a dead worker had read is dropped when failing closed, and nobody sends a datagram again.
+            # What a dead worker had read is dropped when failing closed, and datagrams are not sent again.
             report.connections["lost datagrams"] += 1
         else:
             report.broken.append(f"allowed, and not let through within {_WINDOW_S} s: {probe}")
@@ -136,7 +136,7 @@ def _measure(world: World, report: Report) -> None:
 
 
 def _compare(report: Report) -> None:
-    """The last third with the first; what grows without end is larger there. A few figures alone tell nothing."""
+    """The last third with the first; what grows without end is larger there. A few figures alone have no meaning."""
     lost, sent = report.connections["lost datagrams"], report.connections["admitted"]
     if lost > max(5, sent // 100):
         report.broken.append(f"{lost} allowed datagrams lost, {sent} connections admitted")

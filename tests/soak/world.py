@@ -87,7 +87,7 @@ class World:
             self._upgrades.agent.wait_until("a worker that stands still is killed", lambda: not process.is_running())
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The agent's processes by what they are; the spare is one of the workers."""
+        """The agent's processes by what they are; the standby worker is one of the workers."""
         agent = self._upgrades.agent
         with suppress(psutil.NoSuchProcess):
             supervisor = agent.supervisor()
@@ -95,11 +95,11 @@ class World:
         return {"pool": [], "supervisor": [], "workers": []}
 
     def is_ready(self) -> bool:
-        """Whether the agent says so."""
+        """Whether the agent reports that it is ready."""
         return self._upgrades.agent.is_ready()
 
     def metric(self, name: str) -> float:
-        """The sum of all series of a metric at the moment; 0 while nobody answers."""
+        """The sum of all series of a metric at the moment; 0 while the agent does not answer."""
         with suppress(OSError):
             lines = [line for line in self._upgrades.agent.metrics().splitlines() if line.split("{")[0].split(" ")[0] == name]
             return sum(float(line.split()[-1]) for line in lines)

@@ -132,11 +132,11 @@ class Deployment(NamedTuple):
         return yaml.safe_dump_all(self.manifests, sort_keys=False)
 
 
-def tool(name: str, package: str, *places: Path) -> str:
-    """The path of a program, from some places or the search path. Without it the test is skipped, or fails in CI."""
-    for place in places:
-        if os.access(place, os.X_OK):
-            return str(place)
+def tool(name: str, package: str, *candidates: Path) -> str:
+    """Return the path of a program, from the candidates or the search path. Without it the test is skipped, or fails in CI."""
+    for candidate in candidates:
+        if os.access(candidate, os.X_OK):
+            return str(candidate)
     found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if found is None:
         reason = f"the program {name} is not installed: {package}"

@@ -1,4 +1,4 @@
-"""Latency in numbers, who may connect in the clusters of the load test, and that targets name what is measured."""
+"""Quantiles of latency, allowed connections in the clusters of the load test, and the names in targets."""
 
 import json
 
@@ -47,8 +47,8 @@ def test_the_distribution_never_falls_and_contains_what_targets_are_about() -> N
 
 
 def test_a_load_is_bounded_by_count_or_by_time() -> None:
-    assert Load(count=5).words() == ["--count", "5"]
-    assert Load(seconds=2.0, rate_per_s=100.0).words() == ["--seconds", "2.0", "--rate", "100.0"]
+    assert Load(count=5).argv() == ["--count", "5"]
+    assert Load(seconds=2.0, rate_per_s=100.0).argv() == ["--seconds", "2.0", "--rate", "100.0"]
 
 
 @pytest.mark.parametrize("policies", [1, 20])
@@ -61,8 +61,8 @@ def test_clients_reach_the_server_at_its_port_and_nowhere_else(
     closed = [int(kind.destination_ports.split("-")[0]) for kind in (ONE_TUPLE, MANY_TUPLES)]
     for port, expected in ((PORT, "accept"), *((port, "drop") for port in closed)):
         for client in CLIENTS:
-            words = ["explain", "--manifests", str(tmp_path / "cluster"), "--output", "json", "--src", client.address(family)]
-            main([*words, "--dst", SERVER.address(family), "--protocol", "TCP", "--port", str(port)])
+            argv = ["explain", "--manifests", str(tmp_path / "cluster"), "--output", "json", "--src", client.address(family)]
+            main([*argv, "--dst", SERVER.address(family), "--protocol", "TCP", "--port", str(port)])
             assert json.loads(capsys.readouterr().out)["verdict"].lower() == expected
 
 

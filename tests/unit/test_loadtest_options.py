@@ -1,4 +1,4 @@
-"""The command line of the load test: what it refuses, and how it says so."""
+"""Errors of the command line of the load test."""
 
 import os
 
@@ -13,7 +13,7 @@ from loadtest.shapes import SHAPES
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("argv", "message"),
     [
         (["no-such-shape"], "no shape is called 'no-such-shape'"),
         (["--rounds", "0"], "argument --rounds: '0'"),
@@ -31,11 +31,11 @@ from loadtest.shapes import SHAPES
         (["--external", "a=x {queue}", "--external", "a=y {queue}"], "the same name twice"),
     ],
 )
-def test_a_wrong_argument_is_named(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_argument_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        parse(words)
+        parse(argv)
     assert ended.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_names_every_shape_runs_and_names_keep_the_order_of_the_list() -> None:

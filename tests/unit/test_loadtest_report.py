@@ -14,7 +14,7 @@ from loadtest.plots import Medians, Plot
 from loadtest.report.page import render
 from loadtest.run import ShapeResult, VariantResult
 from loadtest.table import lines
-from loadtest.verdict import judge
+from loadtest.verdict import evaluate
 
 HOSTILE = "<script>alert('x')</script> & \"more\""
 
@@ -69,7 +69,7 @@ def document(*, failure: str = "") -> Document:
         )
     )
     by_name = {result.name: result.samples for result in results}
-    findings = tuple(judge(target, by_name[target.subject], by_name.get(target.reference, ())) for target in Shown().targets())
+    findings = tuple(evaluate(target, by_name[target.subject], by_name.get(target.reference, ())) for target in Shown().targets())
     result = ShapeResult(shape=Shown(), variants=tuple(results), findings=() if failure else findings, failure=failure)  # type: ignore[arg-type]
     return Document(
         netpolq="1.2.3",

@@ -62,7 +62,7 @@ class OneShape:
 
 
 def quiet(_text: str) -> None:
-    """Progress that nobody reads."""
+    """Discards progress messages."""
 
 
 def test_all_variants_are_open_at_once_and_each_round_begins_with_another_one() -> None:
@@ -106,7 +106,7 @@ FLOOD = Flood(
 )
 
 
-def test_what_was_judged_is_what_was_queued_and_not_lost_on_its_way_to_the_worker() -> None:
+def test_evaluated_packets_are_queued_packets_that_reached_the_worker() -> None:
     values = sample_of(FLOOD).values
     assert values["judged_per_s"] == 600 / 1.25
     assert values["delivered_per_s"] == 500 / 1.25
@@ -131,19 +131,19 @@ def test_a_queue_that_filled_counts_as_not_taken() -> None:
     assert not sample_of(replace(FLOOD, queue_dropped=0, user_dropped=0, backlog=4_000)).generator_limited
 
 
-def test_whatever_was_lost_or_not_judged_is_noted() -> None:
+def test_lost_packets_and_packets_without_a_verdict_are_noted() -> None:
     flood = replace(FLOOD, unjudged=7, refused=3, drained=False, cpu=replace(FLOOD.cpu, others_share=0.5))
     assert sample_of(flood).notes == (
         "3 packets refused by the sender's interface",
         "300 of 1,000 packets dropped at the full queue",
         "100 of 1,000 packets dropped at the full socket of the worker",
-        "7 packets that nobody judged",
+        "7 packets without a verdict",
         "the queue did not empty after the load",
         "other programs took 50 % of the machine's CPU time meanwhile",
     )
 
 
-def test_a_load_that_reaches_nobody_is_a_failure() -> None:
+def test_a_load_without_a_delivered_packet_is_a_failure() -> None:
     with pytest.raises(RuntimeError, match="nothing was delivered of 1000"):
         sample_of(replace(FLOOD, delivered=0))
 
