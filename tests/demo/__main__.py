@@ -29,7 +29,7 @@ METRICS = {
     "nfqueue_user_dropped": ("",),
     "nfqueue_packet_id": ("",),
 }
-"""Every metric that must be there, and which of its lines are shown."""
+"""The required metrics, and the lines of each that the demo shows."""
 
 _SERVED = (("TCP", 443), ("UDP", 443))
 _NODE = Host(name="node", addresses=("192.0.2.10", "2001:db8::10"), serves=_SERVED)
@@ -37,7 +37,7 @@ _OUTSIDE = Host(name="outside", addresses=("198.51.100.7", "2001:db8:ffff::7"), 
 
 
 class Demo:
-    """The steps of the demo. `problems`: what was not as it should be."""
+    """The steps of the demo. `problems`: the failed expectations."""
 
     def __init__(self, terminal: Terminal, box: Box) -> None:
         self.problems: list[str] = []
@@ -98,14 +98,14 @@ class Demo:
         self._terminal.line(self._terminal.styled(f"  + {edit.NEW[2:]}", Style.GOOD))
         self._terminal.line()
         timing = edit.edit(self._box, agent, self._manifests)
-        self._time(timing.acknowledged_s, f"every worker ({timing.workers}) judges by snapshot {timing.version}")
+        self._time(timing.acknowledged_s, f"every worker ({timing.workers}) uses snapshot {timing.version}")
         self._time(timing.first_admitted_s, "first new connection debug → db that was let through")
         self._time(timing.last_admitted_s, "last new connection backend → db that was let through")
         self._terminal.line()
         results_wrong = [] if timing.first_admitted_s is not None else ["no connection debug → db was let through"]
         if timing.late:
             results_wrong.append(
-                f"{timing.late} connections were still judged by the old policy after all workers had the new one"
+                f"{timing.late} connections were evaluated with the old policy after all workers had the new one"
             )
         self.problems += results_wrong
         self._matrix(expected.AFTER_EDIT, expected.WITH_POLICIES)
@@ -172,7 +172,7 @@ def main() -> int:
     """Run the demo."""
     terminal = Terminal()
     if os.geteuid():
-        print("the demo makes network namespaces and needs root", file=sys.stderr)
+        print("the demo creates network namespaces and needs root", file=sys.stderr)
         return 1
     if not Path("/proc/sys/net/ipv6").is_dir():
         print("the demo needs a kernel with IPv6", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A policy is edited while connections are tried every few milliseconds: when does the edit take effect, and where."""
+"""The time that an edit of a policy takes to come into force, measured by connections every few milliseconds."""
 
 import time
 
@@ -35,7 +35,7 @@ class Timing:
 
 
 def edit(box: Box, agent: Agent, manifests: Path) -> Timing:
-    """Admit the namespace ops to the database instead of the backend."""
+    """Allow the namespace ops to connect to the database instead of the backend."""
     path = manifests / POLICY
     text = path.read_text(encoding="utf-8")
     if OLD not in text:

@@ -1,10 +1,10 @@
-"""Who must reach whom, worked out by hand from what the policies in `config/demo` say. Nothing here is computed by the project.
+"""The expected connectivity, derived by hand from the policies in `config/demo`. No code of the project computes it.
 
 A cell tells TCP, UDP and ICMP in this order: ✓ reached over IPv4 and IPv6, ✗ refused, 4 reached over IPv4 only.
 """
 
 COLUMNS = ("frontend", "backend", "db", "dns", "monitor", "debug", "outside", "node")
-"""The end of each name; pods belong to shop (the first three) and ops."""
+"""The last part of each name; pods belong to shop (the first three) and ops."""
 
 Cells = dict[tuple[str, str], str]
 """(from, to) → cell."""

@@ -1,4 +1,4 @@
-"""The connectivity matrix: real connections between everybody, and how it is shown."""
+"""The connectivity matrix: real connections between all hosts, and their presentation."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -21,7 +21,7 @@ def short(name: str) -> str:
 
 
 def measure(box: Box) -> list[Result]:
-    """Try everybody from everywhere: each service by TCP and UDP, and ping, over IPv4 and IPv6, all at the same time."""
+    """Probe every host from every host: each service by TCP and UDP, and ping, over IPv4 and IPv6, all at the same time."""
     return box.probe(
         [
             Probe(source.name, destination.address(family), protocol, _port(destination, protocol))
@@ -37,7 +37,7 @@ def _port(host: Host, protocol: str) -> int:
 
 
 def cells(box: Box, results: Sequence[Result]) -> Cells:
-    """The matrix of some results."""
+    """Return the matrix of the results."""
     owner = {address: host.name for host in box.hosts.values() for address in host.addresses}
     reached = {
         (
@@ -59,19 +59,19 @@ def cells(box: Box, results: Sequence[Result]) -> Cells:
 
 
 def family(result: Result) -> int:
-    """IP version of an attempt."""
+    """Return the IP version of an attempt."""
     return 6 if ":" in result.probe.destination else 4
 
 
 def differences(expected: Cells, found: Cells) -> Iterator[str]:
-    """What is not as expected, in words."""
+    """Return the differences from the expected matrix, as text."""
     for (source, destination), cell in expected.items():
         if found[source, destination] != cell:
             yield f"{source} → {destination}: {found[source, destination]}, but the policies say {cell}"
 
 
 def show(terminal: Terminal, box: Box, found: Cells, before: Cells | None = None) -> None:
-    """Print a matrix; cells that differ from the one before stand in brackets."""
+    """Print a matrix; brackets mark cells that differ from the previous matrix."""
     widths = {name: max(len(name), 5) + 2 for name in COLUMNS}
     ports = {short(name): str(_port(host, "TCP")) for name, host in box.hosts.items()}
     shop = sum(widths[name] for name in COLUMNS[:3])

@@ -1,4 +1,4 @@
-"""Which policy refused what, asked of `netpolq explain`."""
+"""The policies that denied connections, according to `netpolq explain`."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ class _Answer(TypedDict):
 
 
 class _Decision(NamedTuple):
-    """What one line of the list is about: a policy that refuses in one direction of one pod."""
+    """The key of a line in the list: a policy that denies in one direction of one pod."""
 
     policy: str
     direction: str
@@ -30,7 +30,7 @@ class _Decision(NamedTuple):
 
 
 def explain(box: Box, manifests: Path, results: Sequence[Result]) -> list[_Answer]:
-    """What `netpolq explain --packets` says of each attempt. Raises `RuntimeError` with its complaint."""
+    """Return the answers of `netpolq explain --packets`. Raises `RuntimeError` with its error message."""
     packets = "".join(
         json.dumps(
             {
@@ -58,7 +58,7 @@ def explain(box: Box, manifests: Path, results: Sequence[Result]) -> list[_Answe
 
 
 def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Sequence[_Answer]) -> list[str]:
-    """Print the refusals by deciding policy. Returns where `explain` and the network disagree."""
+    """Print the denials by deciding policy. Returns the differences between `explain` and the network."""
     owner = {address: short(host.name) for host in box.hosts.values() for address in host.addresses}
     refused: dict[_Decision, dict[str, set[tuple[str, int]]]] = {}
     disagreements = []
@@ -84,7 +84,7 @@ def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Seque
 
 
 def _part(what: set[tuple[str, int]]) -> str:
-    """Which part of the traffic with a peer is refused; empty when all is."""
+    """Return the denied part of the traffic with a peer; empty if all of it is denied."""
     words = []
     for protocol in PROTOCOLS:
         families = {version for name, version in what if name == protocol}

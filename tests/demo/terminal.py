@@ -1,4 +1,4 @@
-"""Text for people: colour where the terminal has it, plain characters where it has not even ✓."""
+"""Terminal output: colour if the terminal supports it, plain characters if its encoding has no ✓."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ class Style(StrEnum):
 
 
 class Terminal:
-    """Standard output. Colour only on a terminal, and not where NO_COLOR is set (no-color.org)."""
+    """Standard output. Colour only on a terminal, and not if NO_COLOR is set (no-color.org)."""
 
     def __init__(self) -> None:
         self._colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,4 +1,4 @@
-"""Fuzzing by atheris: `python -m tests.fuzz`, guided by which lines of our code the bytes reach.
+"""Fuzzing with atheris: `python -m tests.fuzz`, guided by the coverage of the project.
 
 Exit code 0: nothing was found in the time given; otherwise the bytes that break something are in a file, which is named.
 """
@@ -18,7 +18,7 @@ _MARGIN_S = 120.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz each target in a process of its own. Returns the exit code."""
+    """Fuzz each target in a separate process. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "target", nargs="*", choices=[*NAMES, []], help=f"what to fuzz, of {', '.join(NAMES)}; all if none is given"

@@ -1,4 +1,4 @@
-"""One target under atheris, in the process that this is: `python -m tests.fuzz.run TARGET [libFuzzer's options]`."""
+"""The process that fuzzes one target with atheris: `python -m tests.fuzz.run TARGET [libFuzzer's options]`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: places where bytes come in, each with what must hold whatever they are."""
+"""The fuzz targets: inputs of untrusted bytes, each with the properties that hold for every input."""
 
 import logging
 import os
@@ -34,9 +34,9 @@ _PACKETS = [
 
 def _serving() -> ServingWorker:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
-    logging.disable()  # of what cannot be judged, each with its traceback
-    made = ServingWorker(WorkerMetrics(0))
-    made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
+    logging.disable()  # every failed evaluation would log a traceback
+    made = Serving(WorkerMetrics(0))
+    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 
@@ -68,7 +68,7 @@ class PacketTarget:
 
 
 def snapshot(data: bytes) -> None:
-    """A snapshot with bytes of it replaced, and cut off or lengthened: it is refused, or is what it was."""
+    """A snapshot with replaced bytes, truncated or extended: the reader rejects it, or it is unchanged."""
     image = bytearray(_IMAGE)
     for place, value in _PATCH.iter_unpack(data[1 : 1 + (len(data) - 1) // _PATCH.size * _PATCH.size] if data else b""):
         image[place % len(image)] = value
@@ -85,7 +85,7 @@ def snapshot(data: bytes) -> None:
 
 
 class WordsTarget:
-    """A snapshot with words replaced and all checksums made anew: whatever it says now, every packet gets one verdict."""
+    """A snapshot with replaced u32s and valid checksums: with any content, every packet gets exactly one verdict."""
 
     def __init__(self) -> None:
         self._serving = _serving()
@@ -109,7 +109,7 @@ class WordsTarget:
 
 
 def channel(data: bytes) -> None:
-    """A message of another process: it says something that can be said again, or it is refused."""
+    """A message of another process: it decodes to a message that encodes again, or the decoder rejects it."""
     try:
         message = decode(data)
     except ValueError:
@@ -133,4 +133,4 @@ TARGETS: dict[str, Callable[[], Callable[[bytes], None]]] = {
     "words": WordsTarget,
     "channel": lambda: channel,
 }
-"""By name, each to be made once in the process that fuzzes it."""
+"""The targets by name. The fuzzing process creates its target once."""

@@ -38,7 +38,7 @@ _MIN_FIGURES = 9
 
 @dataclass(slots=True)
 class Report:
-    """What happened. `broken`: promises that were not kept, with what shows it."""
+    """The result of a soak. `broken`: failed checks, with the evidence."""
 
     minutes: float
     fail_open: bool
@@ -52,7 +52,7 @@ class Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it, print a report, write it too. Returns the exit code."""
+    """Run the soak, print the report and write it to a file. Returns the exit code."""
     options = _options(arguments)
     report = Report(minutes=options.minutes, fail_open=options.fail_open, seed=options.seed)
     try:
@@ -136,7 +136,7 @@ def _measure(world: World, report: Report) -> None:
 
 
 def _compare(report: Report) -> None:
-    """The last third with the first; what grows without end is larger there. A few figures alone have no meaning."""
+    """Compare the last third with the first: a leak makes it larger. A few figures alone have no meaning."""
     lost, sent = report.connections["lost datagrams"], report.connections["admitted"]
     if lost > max(5, sent // 100):
         report.broken.append(f"{lost} allowed datagrams lost, {sent} connections admitted")

@@ -1,4 +1,4 @@
-"""What a soak disturbs: a box, an agent in it, and everything that happens to agents."""
+"""The environment of a soak: a box, an agent in it, and the events that disturb the agent."""
 
 import random
 import time
@@ -29,11 +29,11 @@ _DRAW = (
     "kill a supervisor",
     "take over",
 )
-"""What happens is drawn from these."""
+"""The events, from which each is drawn at random."""
 
 
 class World:
-    """A cluster that never rests, of which friend and stranger of the server stay what they are. `counts`: what has happened so far."""
+    """A cluster with constant changes, in which friend and stranger of the server keep their role. `counts`: the events so far."""
 
     def __init__(self, box: Box, *flags: str, seed: int) -> None:
         self._random = random.Random(seed)
@@ -56,7 +56,7 @@ class World:
         return self._upgrades.agent.log
 
     def disturb(self) -> None:
-        """Let one thing happen. Raises `RuntimeError` if an agent does not come back."""
+        """Cause one event. Raises `RuntimeError` if an agent does not come back."""
         what = self._random.choice(_DRAW)
         match what:
             case "label":
@@ -118,7 +118,7 @@ class World:
         manifests.write(self._folder / f"pod-{number}.json", [body])
 
     def _write_policy(self, number: int) -> None:
-        """About other pods, or one more of the server, which lets in what is no friend and no stranger."""
+        """Return a policy of other pods, or another policy of the server that allows neither friend nor stranger."""
         colour = {"podSelector": {"matchLabels": {"colour": self._random.choice("rgb")}}}
         rule: Body = {"from": [colour], "ports": [{"protocol": "TCP", "port": self._random.randrange(1, 65536)}]}
         selects = self._random.choice(({"app": "server"}, {"colour": self._random.choice("rgb")}))
@@ -127,7 +127,7 @@ class World:
 
 
 def disturb_until(world: World, end_s: float, pause_s: float) -> None:
-    """Let things happen until a moment of the monotonic clock."""
+    """Cause events until a time of the monotonic clock."""
     while time.monotonic() < end_s:
         world.disturb()
         time.sleep(pause_s)
