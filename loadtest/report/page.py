@@ -1,4 +1,4 @@
-"""The page of the report, from the document."""
+"""The HTML page of the report, generated from the document."""
 
 from collections.abc import Iterator
 from html import escape
@@ -32,7 +32,7 @@ td small { color: #777; display: block; white-space: nowrap; }
 
 
 def render(document: Document) -> str:
-    """The whole page. It asks for nothing from anywhere."""
+    """Return the complete page. It loads no other resources."""
     return "\n".join(
         (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

@@ -1,4 +1,4 @@
-"""The deployment and the jobs of the load test under a security linter: what fails is what is excepted, with a reason, and nothing else."""
+"""The deployment and the jobs of the load test under a security linter: exactly the excepted checks fail, each with a reason."""
 
 from itertools import pairwise
 

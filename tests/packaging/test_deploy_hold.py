@@ -1,4 +1,4 @@
-"""What operators are given to hold pods from boot on: the unit, its script, and the init container."""
+"""The files that hold pods from boot on: the unit, its script, and the init container."""
 
 import configparser
 import re

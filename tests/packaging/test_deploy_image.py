@@ -1,4 +1,4 @@
-"""The image's recipe: its linter, its steps in a fresh environment, and locks that say what the project asks for."""
+"""The Dockerfile of the image: its linter, its steps in a fresh environment, and its lock files."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The shipped manifests: what kustomize and the chart render is valid, is what the agent understands, and asks for no more than it uses."""
+"""The shipped manifests: the output of kustomize and the chart is valid, fits the agent, and requests only used privileges."""
 
 import copy
 import re
@@ -137,7 +137,7 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 
 
 def settings_of(deployment: Deployment) -> Settings:
-    """What the agent makes of its arguments and its environment."""
+    """Return the settings that the agent resolves from its arguments and environment."""
     command, *words = deployment.container["args"]
     assert command == "run"
     return resolve([word.replace("$(NODE_NAME)", "worker-1") for word in words], deployment.environment())

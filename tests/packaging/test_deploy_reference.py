@@ -1,4 +1,4 @@
-"""One place names the image, and what is made from it and from the overlays is current."""
+"""One file sets the image, and the files generated from it and from the overlays are current."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The scripts of the load test refuse what they should not do, before anything is sent, and are what shellcheck takes for sound."""
+"""The scripts of the load test reject invalid arguments before they send a packet, and pass shellcheck."""
 
 import os
 import re

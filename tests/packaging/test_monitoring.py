@@ -1,4 +1,4 @@
-"""The shipped rules, scrape jobs and dashboard, as promtool and a reader see them."""
+"""The shipped rules, scrape jobs and dashboard: syntax, tests of the rules, and completeness."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""The rules and the dashboard fit the labels that each shipped way of scraping gives."""
+"""The rules and the dashboard match the labels of each shipped scrape configuration."""
 
 import copy
 import json
