@@ -145,9 +145,9 @@ class ExternalAgent:
             )
 
 
-def queues(box: Box) -> tuple[queue_stats.QueueStats, ...]:
+def queues(box: Box) -> tuple[queue_table.QueueStats, ...]:
     """Return the kernel's statistics of the queues in the node of a box."""
-    return box.inside(box.node.name, lambda: queue_stats.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
+    return box.inside(box.node.name, lambda: queue_table.read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
 
 def queue_new_flows(box: Box) -> None:

@@ -35,8 +35,8 @@ _PACKETS = [
 def _serving() -> ServingWorker:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="npq-fuzz-")
     logging.disable()  # every failed evaluation would log a traceback
-    made = Serving(WorkerMetrics(0))
-    made.flow_cache.adopt(view_that_admits(FRIEND, FRIEND6), None)
+    made = ServingWorker(WorkerMetrics(0))
+    made.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
     return made
 
 

@@ -260,7 +260,7 @@ def test_cleanup_is_refused_while_an_agent_serves_the_namespace(tmp_path: Path) 
     (tmp_path / "snapshot.bin").touch()
     agent_and_cleanup = (
         "import os, sys; from netpolq import cli; from netpolq.ipc import takeover; "
-        "lock = takeover.claim(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
+        "lock = takeover.acquire(); print(os.getpid(), flush=True); sys.exit(cli.main(sys.argv[1:]))"
     )
     result = subprocess.run(
         ["unshare", "--net", sys.executable, "-P", "-c", agent_and_cleanup, "cleanup", "--run-dir", str(tmp_path)],
