@@ -32,8 +32,8 @@ from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import series_of
 memory, file_id, accepted, dropped, duration_ns = map(int, sys.argv[1:])
 metrics = WorkerMetrics(file_id, memory)
-metrics.judged(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
-metrics.judged(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
+metrics.count_evaluated(series_of(6, 4) << 1 | Verdict.ACCEPT, accepted, duration_ns)
+metrics.count_evaluated(series_of(17, 16) << 1 | Verdict.DROP, dropped, duration_ns)
 metrics.flush(misses=1)
 """
 
