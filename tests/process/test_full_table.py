@@ -38,7 +38,7 @@ def test_a_full_table_is_reported_in_time_admits_no_denied_connection_and_does_n
         nearly = usage.limit * 19 // 20
         insert(box, FRIEND.name, STRANGER.name, 4, nearly, status=ASSURED)
         agent.wait_until("the metric shows it", lambda: metric(agent, "netpolq_conntrack_entries") >= nearly)
-        agent.wait_until("it is logged", lambda: f"of {usage.limit} connections" in agent.log.read_text())
+        agent.wait_until("it is logged", lambda: f"of {usage.limit} entries" in agent.log.read_text())
         assert_admitted(box, "friend", families=(4, 6), protocols=("TCP", "UDP"))
         dropped = metric(agent, "netpolq_conntrack_dropped_total")
         numbers = itertools.count(nearly, usage.limit)
