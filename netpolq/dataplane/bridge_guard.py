@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from netpolq.dataplane.host_checks import are_vlans_filtered
-from netpolq.dataplane.kernel_errors import explained
+from netpolq.dataplane.kernel_errors import RulesetError, explained
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
 from netpolq.dataplane.ruleset_names import TABLE
@@ -30,6 +30,10 @@ TAGGED = "tagged"
 """Counter of dropped frames."""
 
 _PORTS = "pod_bridge_ports"
+_CHAIN = "drop_tagged"
+_OBJECTS = {f"table bridge {TABLE}", f"chain {_CHAIN}", f"rules of chain {_CHAIN}", f"set {_PORTS}", f"object {TAGGED}"}
+"""Keys of the table's objects in `TableState`, without the set that nft makes for the list of values in the rule."""
+
 _CHECK_INTERVAL_S = 1.0
 
 log = logging.getLogger("enforcer")
@@ -98,27 +102,40 @@ class BridgeGuard:
         if self._expected is not None and (found := state.differences(self._expected)):
             log.warning("another process changed table bridge %s; restoring it: %s", TABLE, "; ".join(found[:3]))
         if self._expected is None or state.objects != self._expected.objects:
-            await run_nft(render(ports), MAX_DEADLINE_S)
+            await self._install(ports, state)
             self._expected = await asyncio.to_thread(_read_state, self._known)
         elif state.elements != wanted:
             await asyncio.to_thread(_change, state.elements, wanted)
             self._expected = self._expected._replace(elements=wanted)
 
+    async def _install(self, ports: frozenset[int], state: TableState) -> None:
+        """Refill the table that an earlier agent has left; remove it first only if it has other objects, or cannot be refilled."""
+        if self._expected is None and {key for key in state.objects if not key.startswith("set __")} == _OBJECTS:
+            with suppress(RulesetError):
+                await run_nft(render(ports, keeps_chain=True), MAX_DEADLINE_S)
+                return
+        await run_nft(render(ports), MAX_DEADLINE_S)
 
-def render(ports: Iterable[int]) -> str:
-    """The nft script that installs the table and replaces an existing one. `ports`: interface indexes, at least one."""
+
+def render(ports: Iterable[int], *, keeps_chain: bool = False) -> str:
+    """The nft script that installs the table and replaces an existing one. `ports`: interface indexes, at least one.
+
+    `keeps_chain`: refill an existing table. To remove a base chain drops every packet of the network namespace that waits for a verdict.
+    """
     table = f"bridge {TABLE}"
+    empty = (
+        f"flush set {table} {_PORTS}\nflush chain {table} {_CHAIN}" if keeps_chain else f"delete table {table}\nadd table {table}"
+    )
     # nft reads the tag as it was on the wire, even if the kernel keeps it elsewhere: type at byte 12, id in the last 12 bits after it.
     is_priority_tag = "@ll,96,16 { 0x8100, 0x88a8 } @ll,116,12 0"
     return f"""\
 add table {table}
-delete table {table}
-add table {table}
+{empty}
 add counter {table} {TAGGED}
 add set {table} {_PORTS} {{ type iface_index; }}
 add element {table} {_PORTS} {{ {", ".join(map(str, sorted(ports)))} }}
-add chain {table} drop_tagged {{ type filter hook forward priority 0; policy accept; }}
-add rule {table} drop_tagged {is_priority_tag} oif @{_PORTS} counter name {TAGGED} drop
+add chain {table} {_CHAIN} {{ type filter hook forward priority 0; policy accept; }}
+add rule {table} {_CHAIN} {is_priority_tag} oif @{_PORTS} counter name {TAGGED} drop
 """
 
 

@@ -13,10 +13,14 @@ from netpolq.netlink.nftables import dry_run
 
 _NEEDED = f"""
 add table inet {TABLE}-probe
-add chain inet {TABLE}-probe needed {{ type filter hook prerouting priority 0; }}
+add chain inet {TABLE}-probe needed
 add rule inet {TABLE}-probe needed ct label 0 ct label set 1 fib saddr . iif oif 0
 """
-"""Expressions that the ruleset needs besides the queue rule, and that some kernels lack."""
+"""Expressions that the ruleset needs besides the queue rule, and that some kernels lack.
+
+Not in a base chain: the kernel removes its hook even after a check, and drops all packets that wait for a verdict in this network namespace
+with it, those of a running agent too (nf_unregister_net_hook and nfqnl_nf_hook_drop).
+"""
 
 
 async def probe(wanted: Dataplane = Dataplane.AUTO) -> Dataplane:

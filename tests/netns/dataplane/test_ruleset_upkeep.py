@@ -311,7 +311,7 @@ async def test_cleanup_clears_our_bit_of_the_connections_and_no_other(
         assert clear_accepted(FOREIGN_LABEL).cleared
 
 
-async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
+async def test_waiting_packets_survive_install_update_probe_and_a_new_queue_range(
     ruleset: Ruleset, config: RulesetConfig, listener: QueueListener, node: Lab
 ) -> None:
     await ruleset.install(B_INGRESS)
@@ -321,6 +321,7 @@ async def test_waiting_packets_survive_install_update_and_a_new_queue_range(
         listener.receive(2)
         await ruleset.install(B_INGRESS)
         await ruleset.update(A_EGRESS)
+        await probe()
         await Ruleset(dataclasses.replace(config, queue_first=300, queue_count=2)).install(NOT_ISOLATED)
         listener.accept()
         assert first.receive() == b"first"

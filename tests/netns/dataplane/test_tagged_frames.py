@@ -32,6 +32,7 @@ from tests.netns.dataplane.lab import (
     A,
     B,
     Lab,
+    QueueListener,
     both_ways,
     listing,
     nft,
@@ -137,6 +138,30 @@ async def test_a_new_port_is_guarded_and_the_table_stays_the_same(ruleset: Rules
     assert await install(ruleset, guard, B_INGRESS) == before
     assert "another" not in run("nft", "list", "set", "bridge", "netpolq", "pod_bridge_ports")
     assert run("nft", "-a", "list", "chain", "bridge", "netpolq", "drop_tagged") == table
+
+
+async def test_waiting_packets_survive_the_guard_of_a_later_agent(
+    ruleset: Ruleset, guard: BridgeGuard, listener: QueueListener, node: Lab
+) -> None:
+    interfaces = await install(ruleset, guard, B_INGRESS)
+    with node.udp_flow(A, B) as flow:
+        flow.send()
+        listener.receive()
+        later = BridgeGuard()
+        await later.keep(interfaces)
+        assert later.problem is None
+        listener.accept()
+        flow.receive()
+    assert "drop_tagged" in run("nft", "list", "table", "bridge", "netpolq")
+
+
+async def test_a_later_agent_removes_what_else_is_in_the_table(ruleset: Ruleset, guard: BridgeGuard) -> None:
+    interfaces = await install(ruleset, guard, B_INGRESS)
+    nft("add chain bridge netpolq other { type filter hook forward priority 5; }")
+    later = BridgeGuard()
+    await later.keep(interfaces)
+    assert later.problem is None
+    assert "other" not in run("nft", "list", "table", "bridge", "netpolq")
 
 
 @pytest.mark.parametrize(
