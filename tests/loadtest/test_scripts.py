@@ -23,7 +23,7 @@ DENY = f"table inet deny {{ chain incoming {{ type filter hook prerouting priori
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    """As in the job of the server: iperf3 twice, once only as somebody who listens."""
+    """As in the job of the server: iperf3 twice, once only as a listener."""
     with Box(node=NODE, hosts=[CLIENT, POD]) as built:
         assert built.run(POD.name, ["nft", "-f", "-"], stdin=DENY).returncode == 0
         for port in (5201, OPEN):
