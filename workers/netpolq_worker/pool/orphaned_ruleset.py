@@ -6,11 +6,10 @@ Source: linux/netfilter/nf_tables.h.
 import logging
 import socket
 
+from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, dump
+from netpolq.netlink.nftables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETTABLE
 
-_GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
-_NFPROTO_INET = 1
-_NFTA_TABLE_NAME = 1
 _TIMEOUT_S = 1.0
 
 TABLE = "netpolq"
@@ -24,10 +23,10 @@ def has_ruleset() -> bool | None:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_TIMEOUT_S)
-            tables = dump(netlink, _GET_TABLE, family=_NFPROTO_INET)
+            tables = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, family=NFPROTO_INET)
     except OSError:
         return None
-    names = {table.attributes.get(_NFTA_TABLE_NAME, b"").rstrip(b"\x00") for table in tables}
+    names = {table.attributes.get(nfta.TABLE_NAME, b"").rstrip(b"\x00") for table in tables}
     return TABLE.encode() in names
 
 
