@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 
 SIZE_BYTES = 512 * 1024
-"""Room for every series that a worker can have (tests/unit/test_counter_memory.py makes all of them: 325 KiB)."""
+"""Room for every series that a worker can have (tests/unit/ipc/test_counter_memory.py makes all of them: 325 KiB)."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PREFIX = "counter_"

@@ -21,7 +21,7 @@ from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster, store_of
-from tests.unit.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
+from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
 
 LIMIT_MS = 10_000
 """For what takes milliseconds: an endless search is found, a busy machine is none."""

@@ -22,7 +22,7 @@ from scapy.packet import Packet
 
 from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
 from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
-from tests.unit.test_flow_cache import FRIEND, FRIEND6, view_that_admits
+from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 NUMBERS: dict[type[Packet], int] = {
     IPv6ExtHdrHopByHop: 0, TCP: 6, UDP: 17, IPv6ExtHdrRouting: 43, IPv6ExtHdrFragment: 44, AH: 51, ICMPv6EchoRequest: 58,

@@ -3,7 +3,7 @@
 The agent never ignores an unknown field of a manifest: a rule with `From` would have no peers and admit everything. The schemas of
 NetworkPolicy and Namespace are complete; that of Pod has the levels with fields that the agent reads.
 
-Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/test_known_fields.py` compares.
+Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/sources/decode/test_known_fields.py` compares.
 """
 
 from collections.abc import Iterator, Mapping

@@ -22,7 +22,7 @@ from netpolq.settings.definitions import FILE_OPTIONS, OPTIONS
 from netpolq.settings.options import OptionGroup
 from netpolq.settings.usage import grouped_flags
 
-SAMPLE = Path(__file__).parents[2] / "config" / "netpolq.toml"
+SAMPLE = Path(__file__).parents[3] / "config" / "netpolq.toml"
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 names = st.text(string.ascii_lowercase + string.digits + ".-_", min_size=1, max_size=20)

@@ -16,7 +16,7 @@ from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS, WorkerContext, handle_packets
-from tests.unit.test_flow_cache import FRIEND, FRIEND6, view_that_admits
+from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70
 PENDING, REPLY, ACCEPTED = (state << 4 for state in (PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY, PacketMark.ACCEPTED))

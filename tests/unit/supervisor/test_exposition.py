@@ -23,7 +23,7 @@ from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from netpolq.supervisor.metrics.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
 from netpolq.supervisor.metrics.state import Reading, StateCollector, ruleset_readings, verdict_cache_readings
-from tests.unit.test_ruleset import CONFIG
+from tests.unit.dataplane.test_ruleset import CONFIG
 
 WORKER = """
 import sys
