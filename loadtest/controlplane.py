@@ -24,6 +24,7 @@ from netpolq.enums import Direction, Protocol
 from netpolq.model import LabelSelector, NetworkPolicy, Object, ObjectKey, Pod, PodPeer, PolicyPort, PolicyRule, Update
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot import memfd
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.sources.kubernetes.replica import Replica
 from netpolq.sources.kubernetes.resources import RESOURCES
 from netpolq.sources.kubernetes.watch import Changes
@@ -94,7 +95,7 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
     started = time.perf_counter()
     longest_s = 0.0
     begun = started
-    for _ in control.compiler.steps():
+    for _ in control.compile():
         longest_s = max(longest_s, time.perf_counter() - begun)
         begun = time.perf_counter()
     size = control.publish()
@@ -127,12 +128,19 @@ class _ControlPlane:
         local = {_name(scale.pod(index)) for index in range(min(LOCAL_PODS, pods))}
         self.store = Store()
         self.compiler = Compiler(self.store, is_local=lambda pod: (pod.namespace, pod.name) in local)
+        self.builder = SnapshotBuilder()
         self._version = 0
+
+    def compile(self) -> Iterator[None]:
+        """Compile what changed in the store, in steps."""
+        for delta in self.compiler.steps():
+            self.builder.apply(delta)
+            yield
 
     def publish(self) -> int:
         """Seal the builder. Returns its size in bytes."""
         self._version += 1
-        descriptor = memfd.seal(*self.compiler.builder.pieces(version=self._version, created_ns=time.time_ns()))
+        descriptor = memfd.seal(*self.builder.pieces(version=self._version, created_ns=time.time_ns()))
         size = os.fstat(descriptor).st_size
         os.close(descriptor)
         return size
@@ -141,7 +149,8 @@ class _ControlPlane:
         """Seconds to compile an event, and to publish what came of it."""
         started = time.perf_counter()
         self.store.apply(update)
-        self.compiler.update()
+        for _ in self.compile():
+            pass
         self.compiler.take_changed()
         compiled = time.perf_counter()
         self.publish()

@@ -40,9 +40,14 @@ class Tier(IntEnum):
     NETWORK_POLICY = 1
     BASELINE = 2
 
+    @property
+    def label(self) -> str:
+        """The value in output, e.g. `admin`."""
+        return self.name.lower().replace("_", "-")
+
 
 class Action(IntEnum):
-    """Action of a matching rule. NetworkPolicy rules only accept."""
+    """Action of a matching rule. NetworkPolicy rules only accept; PASS leaves the flow to the next tier."""
 
     DENY = 0
     ACCEPT = 1

@@ -11,12 +11,12 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, NamedTuple
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Direction, Protocol, SelectorOperator
+from netpolq.enums import Action, Direction, Protocol, SelectorOperator, Tier
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has, also where its manifest does not list it."""
 
-Kind = Literal["Namespace", "Pod", "NetworkPolicy"]
+Kind = Literal["Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy"]
 
 
 class ObjectKey(NamedTuple):
@@ -175,7 +175,46 @@ class NetworkPolicy:
         return self.egress if direction is Direction.EGRESS else self.ingress
 
 
-Object = Namespace | Pod | NetworkPolicy
+def policy_name(policy: NetworkPolicy) -> str:
+    """The name of a NetworkPolicy in decisions: ns/name."""
+    return f"{policy.namespace}/{policy.name}"
+
+
+class ClusterRule(NamedTuple):
+    """A rule of a cluster-wide policy. `peers` None: every peer; the namespace selector of a `PodPeer` is never None here. `ports` None:
+    every port and every protocol.
+    """
+
+    action: Action
+    peers: tuple[Peer, ...] | None = None
+    ports: tuple[PolicyPort, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterNetworkPolicy:
+    """A cluster-wide policy of the Admin or Baseline tier (`policy.networking.k8s.io ClusterNetworkPolicy`).
+
+    `subject`: the pods that it selects, of all namespaces; its namespace selector is never None. It decides nothing in a direction in
+    which it has no rules. `priority`: 0 is evaluated first; policies of equal priority are evaluated in order of name.
+    """
+
+    name: str
+    tier: Tier
+    priority: int
+    subject: PodPeer
+    ingress: tuple[ClusterRule, ...] = ()
+    egress: tuple[ClusterRule, ...] = ()
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey("ClusterNetworkPolicy", "", self.name)
+
+    def rules(self, direction: Direction) -> tuple[ClusterRule, ...]:
+        """The rules of one direction."""
+        return self.egress if direction is Direction.EGRESS else self.ingress
+
+
+Object = Namespace | Pod | NetworkPolicy | ClusterNetworkPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

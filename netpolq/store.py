@@ -4,8 +4,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Direction
-from netpolq.model import NAMESPACE_NAME_LABEL, Namespace, NetworkPolicy, ObjectKey, Pod, Rejection, Update
+from netpolq.enums import Direction, Tier
+from netpolq.model import (
+    NAMESPACE_NAME_LABEL,
+    ClusterNetworkPolicy,
+    Namespace,
+    NetworkPolicy,
+    ObjectKey,
+    Pod,
+    Rejection,
+    Update,
+)
 
 
 @dataclass(slots=True)
@@ -14,10 +23,11 @@ class DirtySet:
 
     addresses: set[AddressKey] = field(default_factory=set)
     policies: set[tuple[str, str]] = field(default_factory=set)
+    cluster_policies: set[str] = field(default_factory=set)
     namespaces: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.addresses or self.policies or self.namespaces)
+        return bool(self.addresses or self.policies or self.cluster_policies or self.namespaces)
 
 
 class Store:
@@ -27,6 +37,7 @@ class Store:
         self.namespaces: dict[str, Namespace] = {}
         self.pods: dict[tuple[str, str], Pod] = {}
         self.policies: dict[tuple[str, str], NetworkPolicy] = {}
+        self.cluster_policies: dict[str, ClusterNetworkPolicy] = {}
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
@@ -46,6 +57,8 @@ class Store:
                     changed |= self._put_pod(item)
                 case NetworkPolicy():
                     changed |= self._put_policy(item)
+                case ClusterNetworkPolicy():
+                    changed |= self._put_cluster_policy(item)
         self.rejections = update.rejections
         self.ignored = update.ignored
         self.synced = True
@@ -75,6 +88,13 @@ class Store:
         self._touched.policies.add(key)
         return True
 
+    def _put_cluster_policy(self, policy: ClusterNetworkPolicy) -> bool:
+        if self.cluster_policies.get(policy.name) == policy:
+            return False
+        self.cluster_policies[policy.name] = policy
+        self._touched.cluster_policies.add(policy.name)
+        return True
+
     def _delete(self, key: ObjectKey) -> bool:
         match key.kind:
             case "Namespace":
@@ -87,6 +107,9 @@ class Store:
             case "NetworkPolicy":
                 self._touched.policies.add((key.namespace, key.name))
                 return self.policies.pop((key.namespace, key.name), None) is not None
+            case "ClusterNetworkPolicy":
+                self._touched.cluster_policies.add(key.name)
+                return self.cluster_policies.pop(key.name, None) is not None
 
     def _claim(self, before: Pod | None, after: Pod | None) -> None:
         """Replace the address assignments of a pod."""
@@ -113,7 +136,7 @@ class Store:
 
     def everything(self) -> DirtySet:
         """Return a dirty set of all objects, for a reader that starts empty."""
-        return DirtySet(set(self._claims), set(self.policies), set(self.namespaces))
+        return DirtySet(set(self._claims), set(self.policies), set(self.cluster_policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Labels of a namespace; a namespace that was never declared has only its name label."""
@@ -164,6 +187,11 @@ class Store:
             policy = self.policies[key]
             if policy.namespace == namespace and direction in policy.policy_types:
                 yield policy
+
+    def cluster_policies_of(self, tier: Tier) -> list[ClusterNetworkPolicy]:
+        """The cluster-wide policies of a tier in the order of their evaluation: by priority, then by name."""
+        found = (policy for policy in self.cluster_policies.values() if policy.tier is tier)
+        return sorted(found, key=lambda policy: (policy.priority, policy.name))
 
 
 def _claimed(pod: Pod | None) -> tuple[AddressKey, ...]:

@@ -4,7 +4,7 @@ import time
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import psutil
@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest import controlplane, processes
 from loadtest.clusters import ChangingCluster
+from loadtest.kinds import KINDS
+from loadtest.kinds import measure as measure_kinds
 from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
@@ -27,6 +29,8 @@ _SIZES = ((1_000, 100), (10_000, 1_000), (100_000, 10_000))
 _QUICK_SIZES = ((500, 50), (1_000, 100))
 _EVENTS = 200
 _QUICK_EVENTS = 20
+_CHANGES = 40
+_QUICK_CHANGES = 3
 _CHURN_PER_S = 50
 _POLICY_CHANGES_PER_S = 5
 _PACKETS_PER_S = 20_000.0
@@ -36,14 +40,18 @@ _CACHE_BYTES = 5_000_000
 
 
 class ControlPlane:
-    """Events in clusters of three sizes. In the largest an agent runs too, with traffic, while pods and policies change."""
+    """Events in clusters of three sizes. In the largest an agent runs too, with traffic, while pods and policies change.
+
+    And 50 policies of 25 rules that select pods of many kinds, one of which changes.
+    """
 
     name = "control-plane"
-    title = "100,000 pods and 10,000 policies, 110 pods local: first snapshot, then changes while traffic flows"
+    title = "100,000 pods and 10,000 policies, 110 pods local: first snapshot, then changes while traffic flows; kinds of pods"
 
     def __init__(self, parameters: Parameters) -> None:
         self._sizes = _QUICK_SIZES if parameters.quick else _SIZES
         self._events = _QUICK_EVENTS if parameters.quick else _EVENTS
+        self._changes = _QUICK_CHANGES if parameters.quick else _CHANGES
         self._duration_s = parameters.duration_s
 
     def variants(self) -> Sequence[Variant]:
@@ -53,6 +61,7 @@ class ControlPlane:
                 CompilerVariant(name=_compiler(pods), pods=pods, policies=policies, events=self._events)
                 for pods, policies in self._sizes
             ),
+            *(KindsVariant(name=_kinds(kinds), kinds=kinds, changes=self._changes) for kinds in KINDS),
             AgentVariant(name=_agent(pods), cluster=ChangingCluster(pods=pods, policies=policies), duration_s=self._duration_s),
         ]
 
@@ -64,6 +73,9 @@ class ControlPlane:
             # and the copy of the largest, 7 MB, leaves nothing in them of what the next event needs.
             Target(value="pod_event_ms", subject=largest, reference=least, at_most=5.0),
             Target(value="policy_event_ms", subject=largest, reference=least, at_most=3.0),
+            Target(value="change_ms", subject=_kinds(60), at_most=100.0),
+            Target(value="change_ms", subject=_kinds(KINDS[-1]), reference=_kinds(KINDS[0]), at_most=10.0),
+            Target(value="snapshot_bytes", subject=_kinds(60), at_most=150_000.0),
             Target(value="pod_changes_within_100_ms", subject=agent, at_least=0.99),
             Target(value="policy_changes_within_100_ms", subject=agent, at_least=0.99),
             Target(value="packets_lost", subject=agent, at_most=0.0),
@@ -124,6 +136,34 @@ class CompilerVariant:
                 "publish_ms": cost.publish.median_ms,
                 "first_image_s": cost.first_image_s,
                 "snapshot_bytes_per_pod": cost.snapshot_bytes_per_pod,
+            }
+        )
+
+
+def _kinds(kinds: int) -> str:
+    return f"compiler, {kinds} kinds of pods"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindsVariant:
+    """Policies that select all pods of some kinds, in this process."""
+
+    name: str
+    kinds: int
+    changes: int
+
+    def open(self) -> AbstractContextManager["KindsVariant"]:
+        return nullcontext(self)
+
+    def measure(self, round_number: int) -> Sample:
+        """Changes of one policy after the other."""
+        del round_number
+        cost = measure_kinds(self.kinds, self.changes)
+        return Sample(
+            values={
+                "change_ms": cost.change_ms,
+                "first_ms": cost.first_ms,
+                "snapshot_bytes": float(cost.snapshot_bytes),
             }
         )
 

@@ -105,8 +105,8 @@ def write(path: Path, bodies: Iterable[Body]) -> None:
     builder.replace(path)
 
 
-def rules_without_room(side: str) -> list[Body]:
-    """Rules of more addresses times ports than a program has room for, some of which are left out. Ports 2000 to 7999.
+def rules_with_large_tables(side: str) -> list[Body]:
+    """Rules of more addresses times ports than a program has merged tables for. Ports 2000 to 7999.
 
     `side`: "from" or "to".
     """

@@ -12,13 +12,13 @@ from typing import TypeVar
 from netpolq.addresses import AddressKey
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import answer_all
+from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection
-from netpolq.policy.compiled_evaluator import CompiledEvaluator
 from netpolq.policy.evaluator import Evaluator
 from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
@@ -73,7 +73,7 @@ def run(
         if source is not None or destination is not None:
             raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
         store = _load(manifests)
-        return answer_all(_evaluator(store, evaluator_name)[0], store, packets, expected)
+        return answer_all(_evaluator(store, evaluator_name), store, packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: required without --packets")
@@ -88,11 +88,10 @@ def run(
     store = _load(manifests)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
-    chosen, rejections = _evaluator(store, evaluator_name)
-    explanation = chosen.explain(*flow)
+    explanation = _evaluator(store, evaluator_name).explain(*flow)
     misses = NearMissFinder(store).find(explanation, *flow)
     answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
-    sys.stdout.write(as_json(*answer, [*store.rejections, *rejections]) if form is Output.JSON else as_text(*answer))
+    sys.stdout.write(as_json(*answer, store.rejections) if form is Output.JSON else as_text(*answer))
     return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
 
 
@@ -135,13 +134,8 @@ def _report(rejections: Iterable[Rejection]) -> None:
             sys.stderr.write(f"{one_line(line)}\n")
 
 
-def _evaluator(store: Store, name: EvaluatorName) -> tuple[Evaluator, list[Rejection]]:
-    """Return an evaluator of the store, and its rejections, after it has reported them."""
-    if name is EvaluatorName.REFERENCE:
-        return ReferenceEvaluator(store), []
-    evaluator = CompiledEvaluator(store)
-    _report(evaluator.rejections)
-    return evaluator, evaluator.rejections
+def _evaluator(store: Store, name: EvaluatorName) -> Evaluator:
+    return ReferenceEvaluator(store) if name is EvaluatorName.REFERENCE else CompiledEvaluator(store)
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

@@ -10,9 +10,7 @@ Fields = dict[str, object]
 
 
 def advice(miss: NearMiss, direction: Direction) -> str:
-    """Return in one line what to add, and to which list; empty if there is nothing to add."""
-    if miss.addition is None:
-        return ""
+    """Return in one line what to add, and to which list."""
     what, where = _fields(miss.addition, direction)
     return f"add {orjson.dumps(what).decode()} to {where} of {miss.policy}"
 
@@ -24,14 +22,14 @@ def advice_for(misses: tuple[NearMiss, ...], direction: Direction) -> str:
 
 
 def as_fields(misses: tuple[NearMiss, ...], direction: Direction) -> list[Fields]:
-    """Return near misses for JSON. `add`: null, or the fields to add and the list that they belong to."""
+    """Return near misses for JSON. `add`: the fields to add and the list that they belong to."""
     return [
         {
             "policy": miss.policy,
             "failed": miss.failed.value,
             "rule": miss.rule,
             "why": miss.why,
-            "add": None if miss.addition is None else dict(zip(("item", "to"), _fields(miss.addition, direction), strict=True)),
+            "add": dict(zip(("item", "to"), _fields(miss.addition, direction), strict=True)),
         }
         for miss in misses
     ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import orjson
 
 from netpolq.addresses import AddressKey, format_address
+from netpolq.decision import Isolation, RuleDecision, decision_text
 from netpolq.enums import Direction, Reason, Verdict
 from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
@@ -34,9 +35,9 @@ def as_text(
         ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
         ("source", str(source)),
         ("destination", f"{destination}, {service}"),
-        ("egress", _side_text(Direction.EGRESS, explanation.egress)),
+        ("egress", _side_text(explanation.egress)),
         *(("", line) for line in _miss_lines(misses.egress, Direction.EGRESS)),
-        ("ingress", _side_text(Direction.INGRESS, explanation.ingress)),
+        ("ingress", _side_text(explanation.ingress)),
         *(("", line) for line in _miss_lines(misses.ingress, Direction.INGRESS)),
     ]
     return "".join(f"{name:<{_INDENT}}{one_line(text)}\n" for name, text in lines)
@@ -78,9 +79,7 @@ def as_json_line(explanation: Explanation) -> bytes:
     sides = {"egress": explanation.egress, "ingress": explanation.ingress}
     answer: dict[str, object] = {
         **summary(explanation),
-        **{
-            name: {"allowed_by": side.allowed_by, "rule": side.rule} if side.isolated_by else None for name, side in sides.items()
-        },
+        **{name: _allowed_by(side) if side.isolated_by else None for name, side in sides.items()},
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
@@ -117,22 +116,31 @@ def verdict_word(explanation: Explanation) -> str:
 
 
 def _because(explanation: Explanation) -> str:
-    if explanation.direction is None:
-        return _BECAUSE[explanation.reason]
-    return f"{explanation.direction.name.lower()} is isolated by {explanation.policy} and nothing allows it"
+    match explanation.denial:
+        case None:
+            return _BECAUSE[explanation.reason]
+        case Isolation(direction, policies):
+            return f"{direction.name.lower()} is isolated by {', '.join(policies)} and nothing allows it"
+        case RuleDecision() as rule:
+            return decision_text(rule)
 
 
-def _side_text(direction: Direction, side: Side) -> str:
-    if not side.isolated_by:
+def _side_text(side: Side) -> str:
+    if side.decision is None:
         return "not isolated"
-    allowed = "no rule allows it"
-    if side.allowed_by is not None:
-        allowed = f"allowed by {side.allowed_by}, spec.{direction.name.lower()}[{side.rule}]"
-    return f"isolated by {', '.join(side.isolated_by)}; {allowed}"
+    isolated = f"isolated by {', '.join(side.isolated_by)}" if side.isolated_by else "not isolated"
+    if side.rule is None:
+        return f"{isolated}; no rule allows it"
+    return f"{isolated}; {decision_text(side.rule).split(' ', 1)[1]}"
 
 
 def _side(side: Side) -> dict[str, object]:
-    return {"isolated_by": list(side.isolated_by), "allowed_by": side.allowed_by, "rule": side.rule}
+    return {"isolated_by": list(side.isolated_by), **_allowed_by(side)}
+
+
+def _allowed_by(side: Side) -> dict[str, object]:
+    rule = side.allowing_rule
+    return {"allowed_by": None, "rule": None} if rule is None else {"allowed_by": rule.policy, "rule": rule.position}
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, object]:

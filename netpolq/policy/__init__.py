@@ -1,0 +1,1 @@
+"""From objects to programs: the policy compiler, as pure functions of the objects, and the reference evaluator that checks it."""

@@ -1,81 +1,71 @@
-"""The endpoint policies: the local pods, the policies that isolate them, and their programs.
+"""The endpoint policies: the local pods, the policies that select them, and their programs.
 
-Only policies of local pods are compiled. Pods of one namespace with equal labels are isolated by the same policies; pods that are
-isolated by the same policies share a program.
+Only policies of local pods are compiled. Pods of one namespace with equal labels are selected by the same policies. A program is a list of
+tier programs (`netpolq.policy.policy_scope`), and endpoint classes with the same list share it.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Direction
-from netpolq.model import Labels, NetworkPolicy, Pod
-from netpolq.policy.peer_classes import PeerClasses
-from netpolq.policy.program_compiler import Compiled, Decisions, compile_policies
-from netpolq.policy.selectors import matches
-from netpolq.snapshot.builder import SnapshotBuilder
-from netpolq.snapshot.ir import Rule
-from netpolq.snapshot.program_encoder import RelocatableProgram, encode_program
+from netpolq.enums import Direction, Tier
+from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Pod
+from netpolq.policy.delta_writer import DeltaWriter
+from netpolq.policy.policy_scope import EndpointClass, PolicyScope, TierSet
+from netpolq.policy.selector_uses import SelectorUses
+from netpolq.policy.tier_policy import Policy, TierPolicy
+from netpolq.snapshot.id_allocator import IdAllocator
+from netpolq.snapshot.ir import Endpoint, Program
 
-PolicyKey = tuple[str, str]
-"""Namespace and name."""
+_CLUSTER_TIERS = (Tier.ADMIN, Tier.BASELINE)
 
+Sides = tuple[tuple[TierPolicy, ...], ...]
+"""All policies that decide for an address, by direction. Two addresses with equal sides have equal decisions for every flow."""
 
-class Sides(NamedTuple):
-    """The decisions for an address by direction (in the order of `Direction`); None: not isolated."""
-
-    egress: Decisions | None
-    ingress: Decisions | None
+_NO_SIDES: Sides = ((), ())
 
 
 class _Program:
-    """A program in use. `uses`: the number of endpoint classes with it."""
+    """A program in use. `uses`: the number of endpoint classes with it; `policies`: those of its tier programs, in order."""
 
-    __slots__ = ("compiled", "decisions", "encoded", "index", "policies", "uses")
+    __slots__ = ("number", "policies", "tiers", "uses")
 
-    def __init__(self, compiled: Compiled, encoded: RelocatableProgram, policies: tuple[PolicyKey, ...]) -> None:
-        self.compiled = compiled
-        self.encoded = encoded
+    def __init__(self, number: int, tiers: tuple[int, ...], policies: tuple[TierPolicy, ...]) -> None:
+        self.number = number
+        self.tiers = tiers
         self.policies = policies
-        self.decisions = compiled.decisions()
-        self.index = 0
         self.uses = 0
 
 
-class _EndpointClass:
-    """Local pods of one namespace with equal labels. `addresses`: theirs; `selected_by`: policies, in either direction."""
-
-    __slots__ = ("addresses", "labels", "namespace", "programs", "selected_by")
-
-    def __init__(self, namespace: str, labels: Labels) -> None:
-        self.namespace = namespace
-        self.labels = labels
-        self.addresses: set[AddressKey] = set()
-        self.selected_by: set[PolicyKey] = set()
-        self.programs: list[_Program | None] = [None for _ in Direction]
-
-
 class EndpointPolicies:
-    """The programs of the local addresses. Writes the programs and endpoints of a builder.
+    """The programs of the local addresses. Writes tier programs, programs and endpoints.
 
-    `local`: the addresses of all local pods; `isolated`: those that some policy isolates, by direction (in the order of `Direction`).
-    `left_out`: rules whose IP blocks exceed the size limit of a program (`netpolq.policy.cidr_table`) and admit nothing.
+    `local`: the addresses of all local pods; `isolated`: those that some policy selects, by direction (in the order of `Direction`).
+    `namespace_labels`: returns the labels of a namespace.
     """
 
-    def __init__(self, builder: SnapshotBuilder, peer_classes: PeerClasses) -> None:
-        self._builder = builder
-        self._peer_classes = peer_classes
-        self._policies: dict[str, dict[PolicyKey, NetworkPolicy]] = {}
-        self._classes: dict[str, dict[Labels, _EndpointClass]] = {}
-        self._class_of: dict[AddressKey, _EndpointClass] = {}
-        self._programs: dict[tuple[Direction, tuple[PolicyKey, ...]], _Program] = {}
-        self._stale: dict[_EndpointClass, None] = {}
-        self._released: dict[_Program, Direction] = {}
+    def __init__(self, uses: SelectorUses, delta: DeltaWriter, namespace_labels: Callable[[str], Mapping[str, str]]) -> None:
+        self._delta = delta
+        self._namespace_labels = namespace_labels
+        self._classes: dict[str, dict[Labels, EndpointClass]] = {}
+        self._class_of: dict[AddressKey, EndpointClass] = {}
+        tier_numbers = IdAllocator(first=1)
+
+        def new_scope(tier: Tier, namespace: str) -> PolicyScope:
+            return PolicyScope(tier, namespace, uses, tier_numbers, delta)
+
+        self._new_scope = new_scope
+        self._cluster_scopes = tuple(self._new_scope(tier, "") for tier in _CLUSTER_TIERS)
+        self._scopes: dict[str, PolicyScope] = {}  # of NetworkPolicies, by namespace
+        self._stale: dict[PolicyScope, None] = {}
+        self._concerned: dict[EndpointClass, None] = {}
+        self._sets: dict[EndpointClass, dict[Tier, tuple[tuple[TierSet, ...], ...]]] = {}
+        self._programs: dict[tuple[Direction, tuple[int, ...]], _Program] = {}
+        self._programs_of: dict[EndpointClass, list[_Program | None]] = {}
+        self._program_numbers = IdAllocator(first=1)
         self._sides: dict[AddressKey, Sides] = {}
-        self._is_moved = False
+        self._moved: set[AddressKey] = set()
         self.local: frozenset[AddressKey] = frozenset()
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
-        self.left_out: frozenset[Rule] = frozenset()
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
 
@@ -84,129 +74,154 @@ class EndpointPolicies:
         before = self._class_of.pop(address, None)
         after = None if pod is None else self._endpoint_class(pod)
         if before is not after:
-            self._is_moved = True
+            self._moved.add(address)
             if before is not None:
                 before.addresses.discard(address)
-                self._stale[before] = None
+                if not before.addresses:
+                    self._mark_stale(before)
         if after is not None:
+            if not after.addresses:
+                self._mark_stale(after)
             after.addresses.add(address)
             self._class_of[address] = after
 
-    def _endpoint_class(self, pod: Pod) -> _EndpointClass:
+    def _endpoint_class(self, pod: Pod) -> EndpointClass:
         labels = Labels.of(pod.labels)
         classes = self._classes.setdefault(pod.namespace, {})
         endpoint_class = classes.get(labels)
         if endpoint_class is None:
-            endpoint_class = classes[labels] = _EndpointClass(pod.namespace, labels)
-            policies = self._policies.get(pod.namespace, {})
-            endpoint_class.selected_by = {key for key, policy in policies.items() if matches(policy.pod_selector, labels)}
-            self._stale[endpoint_class] = None
+            endpoint_class = classes[labels] = EndpointClass(pod.namespace, labels)
+            namespace_labels = self._namespace_labels(pod.namespace)
+            for scope in self._scopes_of(pod.namespace):
+                scope.select(endpoint_class, namespace_labels, scope.policies)
         return endpoint_class
 
-    def put_policy(self, key: PolicyKey, policy: NetworkPolicy | None) -> None:
-        """Add, replace or remove a policy."""
-        policies = self._policies.setdefault(key[0], {})
-        if policies.get(key) == policy:
-            return
-        if policy is None:
-            del policies[key]
-        else:
-            policies[key] = policy
-        for endpoint_class in self._classes.get(key[0], {}).values():
-            was_selected = key in endpoint_class.selected_by
-            is_selected = policy is not None and matches(policy.pod_selector, endpoint_class.labels)
-            if was_selected or is_selected:
-                (endpoint_class.selected_by.add if is_selected else endpoint_class.selected_by.discard)(key)
-                self._stale[endpoint_class] = None
-        # The key of a program is the names of its policies, which stay the same when a policy changes.
-        for direction in Direction:
-            for names in [names for side, names in self._programs if side is direction and key in names]:
-                del self._programs[direction, names]
+    def _scopes_of(self, namespace: str) -> tuple[PolicyScope, ...]:
+        scope = self._scopes.get(namespace)
+        return self._cluster_scopes if scope is None else (*self._cluster_scopes, scope)
+
+    def _mark_stale(self, endpoint_class: EndpointClass) -> None:
+        # The sets of a scope depend on which classes have addresses.
+        self._concerned[endpoint_class] = None
+        for scope in self._scopes_of(endpoint_class.namespace):
+            if endpoint_class.selected_by.get(scope):
+                self._stale[scope] = None
+
+    def put_policy(self, namespace: str, name: str, policy: NetworkPolicy | None) -> None:
+        """Add, replace or remove a NetworkPolicy."""
+        scope = self._scopes.get(namespace)
+        if scope is None:
+            if policy is None:
+                return
+            scope = self._scopes[namespace] = self._new_scope(Tier.NETWORK_POLICY, namespace)
+        self._put(scope, f"{namespace}/{name}", policy)
+
+    def put_cluster_policy(self, name: str, policy: ClusterNetworkPolicy | None) -> None:
+        """Add, replace or remove a cluster-wide policy."""
+        for scope in self._cluster_scopes:
+            self._put(scope, name, policy if policy is not None and policy.tier is scope.tier else None)
+
+    def _put(self, scope: PolicyScope, name: str, policy: Policy | None) -> None:
+        if scope.put(name, policy):
+            for endpoint_class in self._classes_in(scope):
+                if scope.select(endpoint_class, self._namespace_labels(endpoint_class.namespace), (name,)):
+                    self._stale[scope] = None
+
+    def label(self, namespace: str, labels: Mapping[str, str]) -> None:
+        """Set the labels of a namespace, by which cluster-wide policies select."""
+        for endpoint_class in self._classes.get(namespace, {}).values():
+            for scope in self._cluster_scopes:
+                before = set(endpoint_class.selected_by.get(scope, ()))
+                scope.select(endpoint_class, labels, scope.policies)
+                if endpoint_class.selected_by[scope] != before:
+                    self._stale[scope] = None
+
+    def _classes_in(self, scope: PolicyScope) -> list[EndpointClass]:
+        namespaces = [self._classes.get(scope.namespace, {})] if scope.namespace else self._classes.values()
+        return [endpoint_class for classes in namespaces for endpoint_class in classes.values()]
 
     # --- results ------------------------------------------------------------------------------------------------------------------
 
     def compile(self) -> Iterator[None]:
-        """Compile new programs and release unused ones. Yields after each endpoint class."""
-        if not self._stale:
-            return
-        for endpoint_class in self._stale:
-            policies = self._policies.get(endpoint_class.namespace, {})
-            names = sorted(endpoint_class.selected_by) if endpoint_class.addresses else []
+        """Compile new tier programs and programs, and release unused ones. Yields after each new tier program."""
+        for scope in self._stale:
+            classes = self._classes_in(scope)
+            by_direction = yield from scope.compile([endpoint_class for endpoint_class in classes if endpoint_class.addresses])
+            for endpoint_class in classes:
+                by_tier = self._sets.setdefault(endpoint_class, {})
+                sets = tuple(found.get(endpoint_class, ()) for found in by_direction)
+                if by_tier.get(scope.tier) != sets:
+                    by_tier[scope.tier] = sets
+                    self._concerned[endpoint_class] = None
+        self._stale = {}
+        self._replace_programs()
+
+    def _replace_programs(self) -> None:
+        released: dict[_Program, Direction] = {}
+        for endpoint_class in self._concerned:
+            programs = self._programs_of.setdefault(endpoint_class, [None for _ in Direction])
             for direction in Direction:
-                isolating = tuple(key for key in names if direction in policies[key].policy_types)
-                program = self._program(direction, isolating, policies) if isolating else None
-                before = endpoint_class.programs[direction]
-                if program is before:
+                before, after = programs[direction], self._program(direction, endpoint_class)
+                if before is after:
                     continue
-                if program is not None:
-                    program.uses += 1
+                if after is not None:
+                    after.uses += 1
                 if before is not None:
                     before.uses -= 1
-                    self._released[before] = direction
-                endpoint_class.programs[direction] = program
-                self._is_moved = True
+                    released[before] = direction
+                programs[direction] = after
+                self._moved |= endpoint_class.addresses
             if not endpoint_class.addresses:
-                del self._classes[endpoint_class.namespace][endpoint_class.labels]
-            yield
-        self._stale = {}
-        for program, direction in self._released.items():
+                self._sets.pop(endpoint_class, None)
+                del self._programs_of[endpoint_class], self._classes[endpoint_class.namespace][endpoint_class.labels]
+        self._concerned = {}
+        for program, direction in released.items():
             if not program.uses:
-                self._release(direction, program)
-        self._released = {}
+                if self._programs.get((direction, program.tiers)) is program:
+                    del self._programs[direction, program.tiers]
+                self._delta.programs[program.number] = None
+                self._program_numbers.free(program.number)
 
-    def _program(
-        self, direction: Direction, names: tuple[PolicyKey, ...], policies: Mapping[PolicyKey, NetworkPolicy]
-    ) -> _Program:
-        program = self._programs.get((direction, names))
-        if program is None:
-            compiled = compile_policies(direction, [policies[key] for key in names])
-            for selector in compiled.selectors:
-                self._peer_classes.acquire(selector)
-            for name in sorted(compiled.port_names):
-                self._peer_classes.acquire_port_name(name)
-            strings = self._builder.strings
-            for text in compiled.isolated_by:
-                strings.acquire(text)
-            encoded = encode_program((compiled.tier(self._peer_classes.number),), compiled.rules, strings.number)
-            program = self._programs[direction, names] = _Program(compiled, encoded, names)
+    def _program(self, direction: Direction, endpoint_class: EndpointClass) -> _Program | None:
+        by_tier = self._sets.get(endpoint_class, {})
+        sets = [tier_set for tier in Tier if tier in by_tier for tier_set in by_tier[tier][direction]]
+        if not sets or not endpoint_class.addresses:
+            return None
+        tiers = tuple(tier_set.number for tier_set in sets)
+        policies = tuple(sorted((policy for tier_set in sets for policy in tier_set.policies), key=_order))
+        program = self._programs.get((direction, tiers))
+        if program is None or program.policies != policies:
+            program = self._programs[direction, tiers] = _Program(self._program_numbers.allocate(), tiers, policies)
+            isolated_by = tuple(policy.name for policy in policies if policy.tier is Tier.NETWORK_POLICY)
+            self._delta.programs[program.number] = Program(direction, tiers, isolated_by)
         return program
 
-    def _release(self, direction: Direction, program: _Program) -> None:
-        for selector in program.compiled.selectors:
-            self._peer_classes.release(selector)
-        for name in program.compiled.port_names:
-            self._peer_classes.release_port_name(name)
-        for text in program.compiled.isolated_by:
-            self._builder.strings.release(text)
-        if self._programs.get((direction, program.policies)) is program:
-            del self._programs[direction, program.policies]
-
     def write_endpoints(self) -> set[AddressKey]:
-        """Write the programs and endpoints if they changed. Returns the addresses with other decisions than before."""
-        if not self._is_moved:
-            return set()
-        self._is_moved = False
-        programs: dict[_Program, None] = {}
-        endpoints: dict[bytes, tuple[int, int]] = {}
-        sides: dict[AddressKey, Sides] = {}
-        for address, endpoint_class in self._class_of.items():
-            egress, ingress = endpoint_class.programs
-            for program in (egress, ingress):
-                if program is not None and program not in programs:
-                    program.index = len(programs)
-                    programs[program] = None
-            if egress is not None or ingress is not None:
-                endpoints[address] = (-1 if egress is None else egress.index), (-1 if ingress is None else ingress.index)
-                sides[address] = Sides(_decisions(egress), _decisions(ingress))
-        self._builder.set_programs([program.encoded for program in programs], endpoints)
-        self.left_out = frozenset(rule for program in programs for rule in program.compiled.left_out)
-        before, self._sides = self._sides, sides
-        self.local = frozenset(self._class_of)
-        self.isolated = tuple(
-            frozenset(address for address, decided in sides.items() if decided[direction] is not None) for direction in Direction
-        )
-        return {address for address in before.keys() | sides.keys() if before.get(address) != sides.get(address)}
+        """Write the endpoints that changed. Returns the addresses with other decisions than before."""
+        changed = set()
+        for address in self._moved:
+            endpoint_class = self._class_of.get(address)
+            egress, ingress = (None, None) if endpoint_class is None else self._programs_of.get(endpoint_class, (None, None))
+            sides: Sides = (() if egress is None else egress.policies, () if ingress is None else ingress.policies)
+            if egress is None and ingress is None:
+                self._delta.endpoints[address] = None
+            else:
+                numbers = (0 if program is None else program.number for program in (egress, ingress))
+                self._delta.endpoints[address] = Endpoint(*numbers)
+            if self._sides.get(address, _NO_SIDES) != sides:
+                changed.add(address)
+            if sides == _NO_SIDES:
+                self._sides.pop(address, None)
+            else:
+                self._sides[address] = sides
+        if self._moved:
+            self._moved = set()
+            self.local = frozenset(self._class_of)
+            self.isolated = tuple(
+                frozenset(address for address, sides in self._sides.items() if sides[direction]) for direction in Direction
+            )
+        return changed
 
 
-def _decisions(program: _Program | None) -> Decisions | None:
-    return None if program is None else program.decisions
+def _order(policy: TierPolicy) -> tuple[Tier, int, str]:
+    return policy.tier, policy.priority, policy.name

@@ -4,24 +4,33 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from netpolq.addresses import AddressKey
+from netpolq.decision import Decision, Isolation, RuleDecision, denies
 from netpolq.enums import Direction, Reason, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One direction of a flow. `isolated_by`: the policies (ns/name, sorted) that isolate the pod in this direction, empty if none does.
+    """One direction of a flow. `isolated_by`: the NetworkPolicies (ns/name, sorted) that isolate the pod in this direction.
 
-    `allowed_by`: the policy with the first rule that allows the flow (policies in ns/name order, rules in order), or None;
-    `rule`: the 0-based index of that rule within the policy's list of this direction, or None.
+    `decision`: of the first tier in which a rule accepts or denies; None: no policy decides, so the direction is accepted.
     """
 
     isolated_by: tuple[str, ...] = ()
-    allowed_by: str | None = None
-    rule: int | None = None
+    decision: Decision | None = None
 
     @property
     def denies(self) -> bool:
-        return bool(self.isolated_by) and self.allowed_by is None
+        return denies(self.decision)
+
+    @property
+    def rule(self) -> RuleDecision | None:
+        """The rule that decides, if one does."""
+        return None if isinstance(self.decision, Isolation) else self.decision
+
+    @property
+    def allowing_rule(self) -> RuleDecision | None:
+        """The rule that allows the flow, if one does."""
+        return None if self.denies else self.rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +42,17 @@ class Explanation:
     egress: Side
     ingress: Side
 
+    @classmethod
+    def of(cls, egress: Side, ingress: Side, exempt: Reason | None) -> "Explanation":
+        """Combine two directions. `exempt`: why the flow is accepted whatever the policies decide, or None."""
+        if exempt is not None:
+            return cls(verdict=Verdict.ACCEPT, reason=exempt, egress=egress, ingress=ingress)
+        if egress.denies or ingress.denies:
+            return cls(verdict=Verdict.DROP, reason=Reason.DENIED, egress=egress, ingress=ingress)
+        decided = egress.decision is not None or ingress.decision is not None
+        reason = Reason.ALLOWED if decided else Reason.NOT_ISOLATED
+        return cls(verdict=Verdict.ACCEPT, reason=reason, egress=egress, ingress=ingress)
+
     @property
     def direction(self) -> Direction | None:
         """The direction that denies (egress first), or None when the flow is accepted."""
@@ -41,11 +61,23 @@ class Explanation:
         return Direction.EGRESS if self.egress.denies else Direction.INGRESS
 
     @property
+    def denial(self) -> Decision | None:
+        """The decision that denies, or None when the flow is accepted."""
+        match self.direction:
+            case None:
+                return None
+            case Direction.EGRESS:
+                return self.egress.decision
+            case Direction.INGRESS:
+                return self.ingress.decision
+
+    @property
     def policy(self) -> str | None:
-        """The first policy, by ns/name, that isolates in the denying direction, or None when the flow is accepted."""
-        if self.direction is None:
+        """The policy whose rule denies, or the first that isolates in the denying direction; None when the flow is accepted."""
+        denial = self.denial
+        if denial is None:
             return None
-        return (self.egress if self.direction is Direction.EGRESS else self.ingress).isolated_by[0]
+        return denial.policies[0] if isinstance(denial, Isolation) else denial.policy
 
 
 class Evaluator(Protocol):

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, packed_address
+from netpolq.decision import Isolation
 from netpolq.enums import Direction, Protocol, SelectorOperator
 from netpolq.model import (
     NAMESPACE_NAME_LABEL,
@@ -22,6 +23,7 @@ from netpolq.model import (
     PolicyPort,
     PolicyRule,
     Requirement,
+    policy_name,
 )
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.misses import PeerMiss, peer_miss, port_miss
@@ -30,14 +32,13 @@ from netpolq.store import Store
 
 
 class Failed(StrEnum):
-    """The part of a policy's closest rule that does not match. NO_RULES: there is none; NO_ROOM: it matches and is left out."""
+    """The part of a policy's closest rule that does not match. NO_RULES: the policy has no rule in this direction."""
 
     PEER = "peer"
     PORT = "port"
     PROTOCOL = "protocol"
     PEER_AND_PORT = "peer-and-port"
     NO_RULES = "no-rules"
-    NO_ROOM = "no-room"
 
 
 class Addition(NamedTuple):
@@ -55,14 +56,14 @@ class Addition(NamedTuple):
 class NearMiss:
     """A policy that isolates and does not allow a flow. `rule`: index of the rule that comes closest, None where there is none.
 
-    `why`: the parts that do not match, one line. `addition`: with this the policy allows the flow; None where nothing is missing.
+    `why`: the parts that do not match, one line. `addition`: with this the policy allows the flow.
     """
 
     policy: str
     failed: Failed
     rule: int | None
     why: str
-    addition: Addition | None
+    addition: Addition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +83,7 @@ def smallest(misses: tuple[NearMiss, ...]) -> NearMiss | None:
 
     One policy that allows a flow is enough for its direction.
     """
-    with_addition = [miss for miss in misses if miss.addition is not None]
-    return min(with_addition, key=lambda miss: miss.addition is None or miss.addition.rule is None, default=None)
+    return min(misses, key=lambda miss: miss.addition.rule is None, default=None)
 
 
 class _Flow(NamedTuple):
@@ -124,12 +124,12 @@ class NearMissFinder:
 
     def _of_side(self, side: Side, isolated: AddressKey, flow: _Flow) -> tuple[NearMiss, ...]:
         pod = self._reference.owner(isolated)
-        if not side.denies or pod is None:
+        if not isinstance(side.decision, Isolation) or pod is None:
             return ()
         return tuple(self._of_policy(policy, flow) for policy in self._reference.isolating(flow.direction, pod))
 
     def _of_policy(self, policy: NetworkPolicy, flow: _Flow) -> NearMiss:
-        name = f"{policy.namespace}/{policy.name}"
+        name = policy_name(policy)
         where = f"spec.{flow.direction.name.lower()}"
         rules = policy.rules(flow.direction)
         if not rules:
@@ -137,9 +137,6 @@ class NearMissFinder:
             return NearMiss(policy=name, failed=Failed.NO_RULES, rule=None, why=why, addition=self._rule(policy, flow))
         closest = min((self._distance(policy, index, rule, flow) for index, rule in enumerate(rules)), key=lambda rule: rule[:3])
         where = f"{where}[{closest.rule}]"
-        if closest.peer is None and closest.port is None:
-            why = f"{where} matches, but its IP blocks exceed the size limit of a program, so they allow nothing"
-            return NearMiss(policy=name, failed=Failed.NO_ROOM, rule=closest.rule, why=why, addition=None)
         failed, addition = self._addition(policy, rules[closest.rule], closest, flow)
         reasons = [reason for reason in (closest.peer and closest.peer.why, closest.port) if reason]
         return NearMiss(

@@ -1,15 +1,17 @@
 """The reference evaluator: reads every policy for each flow, directly from the objects. Slow and simple.
 
 Tests compare the compiled evaluator with it, so it shares only the model and the selectors with that, and its code follows the text of
-the API documentation (`networking.k8s.io/v1 NetworkPolicySpec`). Not for the packet path.
+the API documentation (`networking.k8s.io/v1 NetworkPolicySpec`, `policy.networking.k8s.io ClusterNetworkPolicySpec`). Not for the packet
+path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from netpolq.addresses import AddressKey, is_ipv4
-from netpolq.enums import Direction, Reason, Verdict
-from netpolq.model import IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule
+from netpolq.decision import Isolation, RuleDecision
+from netpolq.enums import Action, Direction, Reason, Tier
+from netpolq.model import ClusterRule, IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule, policy_name
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
@@ -27,35 +29,54 @@ class ReferenceEvaluator:
 
         A pod always reaches itself and is always reached by its own node; both sides still state the result of the policies alone.
         """
-        egress = self._side(Direction.EGRESS, pod_at=source, peer=destination, destination=destination, flow=(protocol, port))
-        ingress = self._side(Direction.INGRESS, pod_at=destination, peer=source, destination=destination, flow=(protocol, port))
+        egress = self._side(Direction.EGRESS, source, destination, destination, (protocol, port))
+        ingress = self._side(Direction.INGRESS, destination, source, destination, (protocol, port))
         destination_pod = self._owners.get(destination)
+        exempt = None
         if source == destination:
-            verdict, reason = Verdict.ACCEPT, Reason.SAME_ADDRESS
+            exempt = Reason.SAME_ADDRESS
         elif destination_pod is not None and source in self._store.node_addresses(destination_pod):
-            verdict, reason = Verdict.ACCEPT, Reason.OWN_NODE
-        elif egress.denies or ingress.denies:
-            verdict, reason = Verdict.DROP, Reason.DENIED
-        elif egress.isolated_by or ingress.isolated_by:
-            verdict, reason = Verdict.ACCEPT, Reason.ALLOWED
-        else:
-            verdict, reason = Verdict.ACCEPT, Reason.NOT_ISOLATED
-        return Explanation(verdict=verdict, reason=reason, egress=egress, ingress=ingress)
+            exempt = Reason.OWN_NODE
+        return Explanation.of(egress, ingress, exempt)
 
     def _side(
-        self, direction: Direction, *, pod_at: AddressKey, peer: AddressKey, destination: AddressKey, flow: tuple[int, int]
+        self, direction: Direction, endpoint: AddressKey, peer: AddressKey, destination: AddressKey, service: tuple[int, int]
     ) -> Side:
-        """Evaluate one direction at the pod that owns `pod_at`; an address that no pod owns is never isolated."""
-        pod = self._owners.get(pod_at)
+        """Evaluate one direction at the pod that owns an address; no policy selects an address that no pod owns.
+
+        `service`: protocol and port at the destination. The tiers are evaluated in their order; PASS goes to the next one.
+        """
+        pod = self._owners.get(endpoint)
         if pod is None:
             return Side()
-        isolating = self.isolating(direction, pod)
-        isolated_by = tuple(f"{policy.namespace}/{policy.name}" for policy in isolating)
-        for policy in isolating:
-            for index, rule in enumerate(policy.rules(direction)):
-                if self.peers_match(policy, rule, peer) and self.ports_match(rule, destination, *flow):
-                    return Side(isolated_by=isolated_by, allowed_by=f"{policy.namespace}/{policy.name}", rule=index)
+        isolated_by = tuple(policy_name(policy) for policy in self.isolating(direction, pod))
+        for tier in Tier:
+            rules = (
+                self._network_rules(direction, pod) if tier is Tier.NETWORK_POLICY else self._cluster_rules(tier, direction, pod)
+            )
+            for decision, namespace, rule in rules:
+                if self._peers_match(namespace, rule, peer) and self.ports_match(rule, destination, *service):
+                    if decision.action is Action.PASS:
+                        break
+                    return Side(isolated_by=isolated_by, decision=decision)
+            else:
+                if tier is Tier.NETWORK_POLICY and isolated_by:
+                    return Side(isolated_by=isolated_by, decision=Isolation(direction, isolated_by))
         return Side(isolated_by=isolated_by)
+
+    def _network_rules(self, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, PolicyRule]]:
+        """The rules of the NetworkPolicies that isolate a pod, in order, each with its decision and the namespace of its policy."""
+        for policy in self.isolating(direction, pod):
+            for position, rule in enumerate(policy.rules(direction)):
+                name = policy_name(policy)
+                yield RuleDecision(direction, Tier.NETWORK_POLICY, name, position, Action.ACCEPT), policy.namespace, rule
+
+    def _cluster_rules(self, tier: Tier, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, ClusterRule]]:
+        """The rules of the cluster-wide policies of a tier that select a pod, in the same form."""
+        for policy in self._store.cluster_policies_of(tier):
+            if self._peer_matches_pod("", policy.subject, pod):
+                for position, rule in enumerate(policy.rules(direction)):
+                    yield RuleDecision(direction, tier, policy.name, position, rule.action), "", rule
 
     def isolating(self, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
         """The policies that isolate a pod in a direction, in order of name."""
@@ -68,29 +89,33 @@ class ReferenceEvaluator:
         return self._owners.get(address)
 
     def peers_match(self, policy: NetworkPolicy, rule: PolicyRule, address: AddressKey) -> bool:
-        """Whether a rule matches the peer at an address.
+        """Whether a rule of a NetworkPolicy matches the peer at an address.
 
         Source: `NetworkPolicyIngressRule.from`, `NetworkPolicyEgressRule.to`: peers are alternatives; none given means all.
         """
-        return rule.peers is None or any(self.peer_matches(policy, peer, address) for peer in rule.peers)
+        return self._peers_match(policy.namespace, rule, address)
 
-    def peer_matches(self, policy: NetworkPolicy, peer: Peer, address: AddressKey) -> bool:
-        """Whether a peer of a policy matches an address."""
+    def _peers_match(self, namespace: str, rule: PolicyRule | ClusterRule, address: AddressKey) -> bool:
+        return rule.peers is None or any(self._peer_matches(namespace, peer, address) for peer in rule.peers)
+
+    def _peer_matches(self, namespace: str, peer: Peer, address: AddressKey) -> bool:
         match peer:
             case IPBlock():
                 ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
                 return ip in peer.cidr and not any(ip in excepted for excepted in peer.except_)
             case PodPeer():
                 pod = self._owners.get(address)
-                if pod is None:
-                    return False
-                if peer.namespace_selector is None:
-                    in_namespace = pod.namespace == policy.namespace
-                else:
-                    in_namespace = matches(peer.namespace_selector, self._store.namespace_labels(pod.namespace))
-                return in_namespace and matches(peer.pod_selector, pod.labels)
+                return pod is not None and self._peer_matches_pod(namespace, peer, pod)
 
-    def ports_match(self, rule: PolicyRule, destination: AddressKey, protocol: int, port: int) -> bool:
+    def _peer_matches_pod(self, namespace: str, peer: PodPeer, pod: Pod) -> bool:
+        """Whether a peer matches a pod. `namespace`: of the policy, which counts if the peer has no namespace selector."""
+        if peer.namespace_selector is None:
+            in_namespace = pod.namespace == namespace
+        else:
+            in_namespace = matches(peer.namespace_selector, self._store.namespace_labels(pod.namespace))
+        return in_namespace and matches(peer.pod_selector, pod.labels)
+
+    def ports_match(self, rule: PolicyRule | ClusterRule, destination: AddressKey, protocol: int, port: int) -> bool:
         """Whether a rule matches a port.
 
         Source: `NetworkPolicyIngressRule.ports`: entries are alternatives; none given means every port of every protocol.

@@ -1,126 +1,107 @@
-"""The snapshot builder: the sections of the next snapshot, patched in place and copied when it is published.
+"""The snapshot builder: applies changes of the compiled policy to the sections of the next snapshot, in place.
 
-A change to one address costs the same whatever the size of the cluster. Ids of identities and strings are allocated on demand, so the
-bytes may depend on earlier contents; the meaning of the bytes does not.
+It knows nothing of policies: its input is a `CompiledDelta`. A change to one address costs the same whatever the size of the cluster.
 """
 
 import zlib
 
-from array import array
-from collections.abc import Mapping, Sequence
-
+from netpolq.snapshot.decision_table import DecisionTable
 from netpolq.snapshot.hash_table import HashTable
 from netpolq.snapshot.identity_table import IdentityTable
+from netpolq.snapshot.ir import CompiledDelta
 from netpolq.snapshot.layout import (
     ADDRESS_CELL,
     BYTE_ORDER_MARK,
-    ENDPOINT_CELL,
     HEADER,
     LAYOUT_VERSION,
     MAGIC,
-    NODE_OF_CELL,
     PREFIX_BYTES,
     SECTION,
     Section,
 )
 from netpolq.snapshot.memfd import Piece
 from netpolq.snapshot.pod_names import PodNames
-from netpolq.snapshot.program_encoder import RelocatableProgram
+from netpolq.snapshot.program_area import ProgramArea
 from netpolq.snapshot.string_table import StringTable
 
 
 class SnapshotBuilder:
-    """The contents of a snapshot. After a change the caller calls `collect_garbage`, then `pieces` for the bytes.
-
-    `addresses`: address key → identity id. `is_touched`: whether anything changed since the last call of `pieces`.
-    """
+    """The contents of a snapshot. `apply` changes them, `pieces` returns the bytes."""
 
     def __init__(self) -> None:
-        self.addresses = HashTable(ADDRESS_CELL)
-        self.pod_names = PodNames()
-        self.strings = StringTable()
-        self.identities = IdentityTable(self.strings.number)
-        self._endpoints = HashTable(ENDPOINT_CELL)
-        self._node_of = HashTable(NODE_OF_CELL)
-        self._programs: Sequence[RelocatableProgram] = ()
-        self._nodes: Sequence[RelocatableProgram] = ()
-        self._programs_at: Mapping[bytes, tuple[int, int]] = {}
-        self._node_at: Mapping[bytes, int] = {}
-        self._words = array("I")
-        self._words_base = 0
-        self._words_touched = True
+        self._strings = StringTable()
+        self._decisions = DecisionTable(self._strings)
+        self._identities = IdentityTable(self._strings)
+        self._programs = ProgramArea(self._strings, self._decisions)
+        self._addresses = HashTable(ADDRESS_CELL)
+        self._pod_names = PodNames()
         self._checksums: dict[Section, int] = {}
         self._names = b""
 
-    def set_programs(self, programs: Sequence[RelocatableProgram], endpoints: Mapping[bytes, tuple[int, int]]) -> None:
-        """Replace the programs. `endpoints`: address key → indices in `programs` of egress and ingress, -1: not isolated."""
-        self._programs, self._programs_at = programs, endpoints
-        self._words_base = 0
-
-    def set_nodes(self, nodes: Sequence[RelocatableProgram], node_of: Mapping[bytes, int]) -> None:
-        """Replace the node addresses. `node_of`: address key of a pod → index in `nodes`."""
-        self._nodes, self._node_at = nodes, node_of
-        self._words_base = 0
+    def apply(self, delta: CompiledDelta) -> None:
+        """Apply a change."""
+        for number, identity in delta.identities.items():
+            self._identities.set(number, identity)
+        if len(delta.addresses) > len(self._addresses):
+            self._addresses.reserve(len(delta.addresses))
+        for address, number in delta.addresses.items():
+            self._addresses.set(address, number)
+        for tier, tier_program in delta.tiers.items():
+            self._programs.set_tier(tier, tier_program)
+        for number, program in delta.programs.items():
+            self._programs.set_program(number, program)
+        for address, endpoint in delta.endpoints.items():
+            self._programs.set_endpoint(address, endpoint)
+        for address, addresses in delta.node_addresses.items():
+            self._programs.set_node_addresses(address, addresses)
+        for address, name in delta.pod_names.items():
+            self._pod_names.set(address, name)
 
     @property
     def is_touched(self) -> bool:
+        """Whether `pieces` would return other bytes than at its last call, apart from version and time."""
+        self._complete()
         return any(touched for _section, touched in self._touched())
 
-    def collect_garbage(self) -> None:
-        """Free what is no longer in use and relocate programs. Ids of released items are not reused before this."""
-        self.strings.collect_garbage()
-        self.identities.collect_garbage()
-        self.pod_names.collect_garbage()
-        if self._words_base != len(self.identities.cells):
-            self._assemble(len(self.identities.cells))
-
-    def _assemble(self, base: int) -> None:
-        """Put the programs behind the identities, and set the program offsets of the endpoints."""
-        self._words_base = base
-        words = array("I")
-        entries = []
-        for program in (*self._programs, *self._nodes):
-            entries.append(base + len(words) + program.entry)
-            words.extend(program.relocate(base + len(words)))
-        if words.tobytes() != self._words.tobytes():
-            self._words, self._words_touched = words, True
-        none = [0]
-        programs, nodes = entries[: len(self._programs)] + none, entries[len(self._programs) :]
-        endpoints = {key: programs[egress] | programs[ingress] << 32 for key, (egress, ingress) in self._programs_at.items()}
-        self._endpoints = _rewritten(self._endpoints, HashTable(ENDPOINT_CELL), endpoints)
-        node_of = {key: nodes[index] for key, index in self._node_at.items()}
-        self._node_of = _rewritten(self._node_of, HashTable(NODE_OF_CELL), node_of)
+    def _complete(self) -> None:
+        """Put together what changed and free what is no longer in use. Released numbers are not reused before this."""
+        self._programs.assemble()
+        self._decisions.collect_garbage()
+        self._identities.collect_garbage()
+        self._strings.collect_garbage()
+        self._pod_names.collect_garbage()
 
     def pieces(self, *, version: int, created_ns: int) -> list[Piece]:
         """Return the snapshot bytes, in pieces valid until the next change. `version`: increasing; `created_ns`: Unix time."""
-        if self.strings.is_touched:
-            self._names = self.strings.encoded()
-        sections: dict[Section, tuple[list[Piece], int]] = {
-            Section.ADDRESSES: ([self.addresses.cells], self.addresses.slots),
-            Section.ENDPOINTS: ([self._endpoints.cells], self._endpoints.slots),
-            Section.NODE_OF: ([self._node_of.cells], self._node_of.slots),
-            Section.POD_NAMES: ([self.pod_names.table.cells], self.pod_names.table.slots),
-            Section.IDENTITIES: ([self.identities.offsets], len(self.identities.offsets)),
-            Section.WORDS: ([self.identities.cells, self._words], len(self.identities.cells) + len(self._words)),
-            Section.STRINGS: ([self._names], len(self.strings)),
-            Section.NAMES: ([self.pod_names.texts], len(self.pod_names.texts)),
+        self._complete()
+        if self._strings.is_touched:
+            self._names = self._strings.encoded()
+        programs, identities, pod_names = self._programs, self._identities, self._pod_names
+        sections: dict[Section, tuple[Piece, int]] = {
+            Section.ADDRESSES: (self._addresses.cells, self._addresses.slots),
+            Section.ENDPOINTS: (programs.endpoints.cells, programs.endpoints.slots),
+            Section.NODE_OF: (programs.node_of.cells, programs.node_of.slots),
+            Section.POD_NAMES: (pod_names.table.cells, pod_names.table.slots),
+            Section.IDENTITIES: (identities.offsets, len(identities.offsets)),
+            Section.CONTENTS: (identities.cells, len(identities.cells)),
+            Section.PROGRAMS: (programs.words, len(programs.words)),
+            Section.DECISIONS: (self._decisions.words, len(self._decisions)),
+            Section.STRINGS: (self._names, len(self._strings)),
+            Section.NAMES: (pod_names.texts, len(pod_names.texts)),
         }
         for section, touched in self._touched():
             if touched or section not in self._checksums:
-                checksum = 0
-                for piece in sections[section][0]:
-                    checksum = zlib.crc32(piece, checksum)
-                self._checksums[section] = checksum
+                self._checksums[section] = zlib.crc32(sections[section][0])
         self._mark_clean()
         table = b""
         body: list[Piece] = []
         end = PREFIX_BYTES
         for section in Section:
-            pieces, entries = sections[section]
-            length = sum(memoryview(piece).nbytes for piece in pieces)
+            piece, entries = sections[section]
+            length = memoryview(piece).nbytes
             table += SECTION.pack(end, length, self._checksums[section], entries)
             padding = bytes(-length % 8)
-            body += [*pieces, padding] if padding else pieces
+            body += [piece, padding] if padding else [piece]
             end += length + len(padding)
 
         def header(checksum: int) -> bytes:
@@ -133,29 +114,31 @@ class SnapshotBuilder:
         return b"".join(bytes(piece) for piece in self.pieces(version=version, created_ns=created_ns))
 
     def _touched(self) -> list[tuple[Section, bool]]:
-        names = self.pod_names
+        names, programs = self._pod_names, self._programs
         return [
-            (Section.ADDRESSES, self.addresses.is_touched),
-            (Section.ENDPOINTS, self._endpoints.is_touched),
-            (Section.NODE_OF, self._node_of.is_touched),
+            (Section.ADDRESSES, self._addresses.is_touched),
+            (Section.ENDPOINTS, programs.endpoints.is_touched),
+            (Section.NODE_OF, programs.node_of.is_touched),
             (Section.POD_NAMES, names.table.is_touched),
-            (Section.IDENTITIES, self.identities.is_touched),
-            (Section.WORDS, self._words_touched or self.identities.is_touched),
-            (Section.STRINGS, self.strings.is_touched),
+            (Section.IDENTITIES, self._identities.is_touched),
+            (Section.CONTENTS, self._identities.is_touched),
+            (Section.PROGRAMS, programs.is_touched),
+            (Section.DECISIONS, self._decisions.is_touched),
+            (Section.STRINGS, self._strings.is_touched),
             (Section.NAMES, names.table.is_touched),
         ]
 
     def _mark_clean(self) -> None:
-        for part in (self.addresses, self._endpoints, self._node_of, self.pod_names.table, self.identities, self.strings):
+        programs = self._programs
+        parts = (
+            self._addresses,
+            programs,
+            programs.endpoints,
+            programs.node_of,
+            self._pod_names.table,
+            self._identities,
+            self._decisions,
+            self._strings,
+        )
+        for part in parts:
             part.is_touched = False
-        self._words_touched = False
-
-
-def _rewritten(before: HashTable, after: HashTable, entries: Mapping[bytes, int]) -> HashTable:
-    """Return a table with these entries: `before` if it has exactly these, else `after`, filled."""
-    if len(before) == len(entries) and all(before.get(key) == value for key, value in entries.items()):
-        return before
-    after.reserve(len(entries))
-    for key in sorted(entries):
-        after.set(key, entries[key])
-    return after

@@ -1,16 +1,17 @@
-"""The cached evaluator: verdicts from a snapshot, fast also for a connection that the worker sees for the first time.
+"""The cached evaluator: evaluations from a snapshot, fast also for a connection that the worker sees for the first time.
 
-A verdict depends on the two programs, the identities of both ends, the IP blocks that contain the peer, the protocol, and the port. All
+The result depends on the two programs, the identities of both ends, the IP blocks that contain the peer, the protocol, and the port. All
 of these but the port form a **pair**, and there are few pairs. When a pair occurs for the second time, the evaluator divides the ports
-into classes of equal verdicts and evaluates each class once. A new address with a random port then costs its look-ups and one binary
+into classes of equal results and evaluates each class once. A new address with a random port then costs its look-ups and one binary
 search, however many policies there are.
 """
 
 from bisect import bisect_right
+from typing import NamedTuple
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
-from netpolq.enums import Direction, Verdict
-from netpolq.snapshot.reader import SnapshotReader
+from netpolq.enums import Verdict
+from netpolq.snapshot.reader import UNDECIDED, Evaluation, SideTables, SnapshotReader
 
 MAX_PAIRS = 4096
 """Maximum number of cached pairs; at the limit all are dropped. About 7 MB with the largest classes, 2 MB with usual ones."""
@@ -22,26 +23,32 @@ MAX_UNPACKED_PIECES = 512
 """A program with more address pieces in a family than this is read from the snapshot itself, which takes some microseconds. Unpacking
 many pieces for every new snapshot would delay packets."""
 
-DROP_ON_EVERY_PORT = 2
-"""Result of `answer` for a drop on every port; the lowest bit is that of `Verdict.DROP`."""
-
-_ACCEPT = Verdict.ACCEPT.value
-
 _Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 
+class Answer(NamedTuple):
+    """An evaluation. `on_every_port`: the flow is dropped on every other port of the protocol too, by the same decision."""
+
+    evaluation: Evaluation
+    on_every_port: bool = False
+
+
 class _Classes:
-    """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one byte for each."""
+    """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one for each."""
 
     __slots__ = ("answers", "starts")
 
-    def __init__(self, starts: tuple[int, ...], verdicts: bytes) -> None:
+    def __init__(self, starts: tuple[int, ...], evaluations: list[Evaluation]) -> None:
         self.starts = starts
-        self.answers = verdicts if any(verdicts) else bytes([DROP_ON_EVERY_PORT]) * len(verdicts)
+        # One answer may stand for every port only if its reason does, too.
+        on_every_port = len(set(evaluations)) == 1 and evaluations[0].verdict is Verdict.DROP
+        self.answers = [Answer(evaluation, on_every_port) for evaluation in evaluations]
 
 
-_UNDIVIDED = _Classes((), b"")
+_UNDIVIDED = _Classes((), [])
 """Marks a pair that has more than `MAX_CLASSES`."""
+
+_UNDECIDED = Answer(UNDECIDED)
 
 
 class _Pieces:
@@ -55,7 +62,7 @@ class _Pieces:
 
 
 class CachedEvaluator:
-    """Evaluates flows with one reader, and must not outlive it. The verdicts are those of `SnapshotReader.evaluate`."""
+    """Evaluates flows with one reader, and must not outlive it. The evaluations are those of `SnapshotReader.evaluate`."""
 
     def __init__(self, view: SnapshotReader) -> None:
         self._view = view
@@ -64,16 +71,13 @@ class CachedEvaluator:
         self._pairs: dict[_Pair, _Classes | None] = {}
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
-    def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> int:
-        """Evaluate a flow; see `SnapshotReader.evaluate`. The lowest bit of the result is the verdict.
-
-        `DROP_ON_EVERY_PORT`: every other port of the protocol is dropped too. Returned only for a pair that has port classes.
-        """
+    def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> Answer:
+        """Evaluate a flow; see `SnapshotReader.evaluate`. `on_every_port` is only set for a pair that has port classes."""
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
         ingress = local_destination[1] if local_destination is not None else 0
         if source == destination or not (egress or ingress):
-            return _ACCEPT
+            return _UNDECIDED
         destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
         source_identity = 0
         if ingress:  # egress rules do not depend on the source
@@ -98,7 +102,7 @@ class CachedEvaluator:
                 self._pairs[pair] = None
         if classes is not None and (starts := classes.starts):
             return classes.answers[bisect_right(starts, port) - 1]
-        return self._view.evaluate(source, destination, protocol, port).verdict.value
+        return Answer(self._view.evaluate(source, destination, protocol, port))
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """Return the port tables of a program that depend on the peer's address."""
@@ -121,18 +125,18 @@ class CachedEvaluator:
     def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes:
         view = self._view
         egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
-        sides = {
-            Direction.EGRESS: (egress, destination, destination_identity),
-            Direction.INGRESS: (ingress, source, source_identity),
-        }
+        # The tables for the peer do not depend on the port, so they are looked up once for all classes.
+        sides = (
+            SideTables(egress, view.candidates(egress, destination, destination_identity) if egress else ()),
+            SideTables(ingress, view.candidates(ingress, source, source_identity) if ingress else ()),
+        )
         starts = {0}
-        for program, peer, peer_identity in sides.values():
-            if program:
-                for table in view.tables(program, peer, peer_identity):
-                    for start in view.port_bounds(table, destination_identity, protocol):
-                        starts.add(start)
-                        if len(starts) > MAX_CLASSES:
-                            return _UNDIVIDED
+        for tables in (tables for side in sides for tables in side.candidates):
+            for table in tables:
+                for start in view.port_bounds(table, destination_identity, protocol):
+                    starts.add(start)
+                    if len(starts) > MAX_CLASSES:
+                        return _UNDIVIDED
         starts.discard(1 << 16)
         ordered = tuple(sorted(starts))
-        return _Classes(ordered, bytes(view.evaluate(source, destination, protocol, port).verdict for port in ordered))
+        return _Classes(ordered, [view.evaluate_sides(*sides, destination_identity, protocol, port) for port in ordered])

@@ -1,22 +1,21 @@
-"""The identity table of a snapshot builder: stable identity ids, and the content that each id refers to.
+"""The identity table of a snapshot builder: the content that each identity number refers to.
 
-An address refers to an id, and the id refers to the u32s of the content. A change to all pods of a peer class therefore changes one cell
-and not the cells of their addresses. Equal contents are stored once.
+An address refers to a number, and the number refers to the words of the content. A change to all pods of a peer class therefore changes one
+cell and not the cells of their addresses. Equal contents are stored once.
 """
 
 from array import array
-from collections.abc import Callable
 
-from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Identity
+from netpolq.snapshot.string_table import StringTable
 
 _MAX_GARBAGE_CELLS = 1024
 _ROOM = 1.2
-"""Growth factor of the content area. Programs lie behind the area and are relocated when it grows."""
+"""Growth factor of the content area."""
 
 
 class _Content:
-    """The offset of a content, and the number of ids that refer to it."""
+    """The offset of a content, and the number of identity numbers that refer to it."""
 
     __slots__ = ("offset", "uses")
 
@@ -26,65 +25,52 @@ class _Content:
 
 
 class IdentityTable:
-    """The IDENTITIES section and the first part of WORDS. `number_of_name` returns the string id of a port name in use."""
+    """The IDENTITIES and CONTENTS sections. Port names are strings of `strings`."""
 
-    def __init__(self, number_of_name: Callable[[str], int]) -> None:
+    def __init__(self, strings: StringTable) -> None:
         self.is_touched = True
         self.offsets = array("I", [0])
-        """Word offset of each id's content; id 0 is reserved."""
+        """Offset in the content area of each number's content; number 0 is reserved."""
         self.cells = array("I", [0])
         """The content area, including unused space at its end."""
         if self.cells.itemsize != 4:  # pragma: no cover
             raise SystemError(f"array('I') has {self.cells.itemsize} bytes on this platform, not 4")
-        self._number_of_name = number_of_name
+        self._strings = strings
         self._identities: list[Identity | None] = [None]
         self._contents: dict[Identity, _Content] = {}
         self._end = 1
         self._garbage = 0
-        self._ids = IdAllocator(first=1)
         self._free_offsets: dict[int, list[int]] = {}
 
-    def add(self, identity: Identity) -> int:
-        """Allocate an id for an identity and return it."""
-        number = self._ids.allocate()
-        if number == len(self.offsets):
-            self.offsets.append(0)
-            self._identities.append(None)
-        self._put(number, identity)
-        return number
-
-    def change(self, number: int, identity: Identity) -> None:
-        """Replace the identity of an id."""
+    def set(self, number: int, identity: Identity | None) -> None:
+        """Set the identity of a number (from 1). None: no address may refer to it any more."""
+        missing = number + 1 - len(self.offsets)
+        if missing > 0:
+            self.offsets.extend([0] * missing)
+            self._identities.extend([None] * missing)
         before = self._identities[number]
-        if before != identity:
-            self._put(number, identity)
-            if before is not None:
-                self._drop(before)
-
-    def discard(self, number: int) -> None:
-        """Free an id. No address may refer to it."""
-        before = self._identities[number]
-        self._identities[number] = None
-        self.offsets[number] = 0
-        self._ids.free(number)
-        self.is_touched = True
+        if before == identity:
+            return
+        self._identities[number] = identity
+        self.offsets[number] = 0 if identity is None else self._acquire(identity)
         if before is not None:
-            self._drop(before)
+            self._release(before)
+        self.is_touched = True
 
-    def _put(self, number: int, identity: Identity) -> None:
+    def _acquire(self, identity: Identity) -> int:
         content = self._contents.get(identity)
         if content is None:
+            for name, _protocol, _port in identity.named_ports:
+                self._strings.acquire(name)
             content = self._contents[identity] = _Content(self._store(self._words(identity)))
         else:
             content.uses += 1
-        self._identities[number] = identity
-        self.offsets[number] = content.offset
-        self.is_touched = True
+        return content.offset
 
     def _words(self, identity: Identity) -> "array[int]":
         words = array("I", [len(identity.selectors), *identity.selectors, len(identity.named_ports)])
         for name, protocol, port in identity.named_ports:
-            words.append(self._number_of_name(name))
+            words.append(self._strings.number(name))
             words.append(protocol << 16 | port)
         return words
 
@@ -101,17 +87,19 @@ class IdentityTable:
         self.cells[offset : offset + len(words)] = words
         return offset
 
-    def _drop(self, identity: Identity) -> None:
+    def _release(self, identity: Identity) -> None:
         content = self._contents[identity]
         content.uses -= 1
         if not content.uses:
             del self._contents[identity]
+            for name, _protocol, _port in identity.named_ports:
+                self._strings.release(name)
             length = 2 + len(identity.selectors) + 2 * len(identity.named_ports)
             self._free_offsets.setdefault(length, []).append(content.offset)
             self._garbage += length
 
     def collect_garbage(self) -> None:
-        """Compact the contents if most of the area is garbage. Ids stay."""
+        """Compact the contents if most of the area is garbage. Numbers stay."""
         if self._garbage <= max(_MAX_GARBAGE_CELLS, self._end - self._garbage):
             return
         live = list(self._contents)

@@ -18,6 +18,7 @@ from netpolq.snapshot.layout import (
     POD_NAME_CELL,
     PREFIX_BYTES,
     SECTION,
+    DecisionWord,
     Section,
 )
 
@@ -29,7 +30,13 @@ CELLS = {
 }
 """The cell format of each hash table."""
 
-_ENTRY_BYTES = {Section.IDENTITIES: 4, Section.WORDS: 4, Section.NAMES: 1}
+_ENTRY_BYTES = {
+    Section.IDENTITIES: 4,
+    Section.CONTENTS: 4,
+    Section.PROGRAMS: 4,
+    Section.DECISIONS: 4 * len(DecisionWord),
+    Section.NAMES: 1,
+}
 
 
 class SectionInfo(NamedTuple):

@@ -52,3 +52,5 @@ def _known(store: Store, key: ObjectKey) -> Object | None:
             return store.pods.get((key.namespace, key.name))
         case "NetworkPolicy":
             return store.policies.get((key.namespace, key.name))
+        case "ClusterNetworkPolicy":
+            return store.cluster_policies.get(key.name)

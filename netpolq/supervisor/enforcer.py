@@ -21,14 +21,14 @@ from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
 from netpolq.logs import DETAIL
-from netpolq.model import Pod, Rejection
+from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.publisher import Publisher
-from netpolq.supervisor.rejection_log import log_rejections
 from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 
 PUBLISH_INTERVAL_S = 0.02
@@ -43,7 +43,7 @@ class Enforcer:
     """Carries changes of the store to the workers and the kernel.
 
     `on_in_force` is called with the seconds from notice to enforcement, `on_compiled` and `on_published` with the seconds of the two
-    steps. `changes`: changes of the store, for the log. `rejections`: objects that the source accepted and the compiler rejects.
+    steps. `changes`: changes of the store, for the log.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Enforcer:
         self._strict_mode = strict_mode
         self._hostname = hostname
         self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
+        self._builder = SnapshotBuilder()
         self._changes = changes
         self._on_in_force = on_in_force
         self._on_compiled = on_compiled
@@ -85,7 +86,6 @@ class Enforcer:
         self.ruleset_problem: str | None = "the ruleset is not installed yet"
         self.in_force_version = 0
         self.last_latency_s: float | None = None
-        self.rejections: list[Rejection] = []
 
     def notice(self, observed_ns: int) -> None:
         """Schedule a compilation of the changed store. `observed_ns` (monotonic): time at which the source saw the change."""
@@ -136,14 +136,13 @@ class Enforcer:
                 gc.freeze()
             noticed_ns, self._noticed_ns = self._noticed_ns or time.monotonic_ns(), None
             started = time.perf_counter()
-            for _ in compiler.steps():
+            for delta in compiler.steps():
+                self._builder.apply(delta)
                 await asyncio.sleep(0)
             compiled = time.perf_counter()
             self._on_compiled(compiled - started)
-            known, self.rejections = self.rejections, compiler.rejections
-            log_rejections(known, self.rejections)
             try:
-                version = self._publisher.publish(compiler.builder, compiler.take_changed())
+                version = self._publisher.publish(self._builder, compiler.take_changed())
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 self.notice(noticed_ns)

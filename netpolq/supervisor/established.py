@@ -125,7 +125,7 @@ def _evaluate(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> 
     resolver = CachedEvaluator(view)
 
     def is_denied(connection: Connection) -> bool:
-        return not resolver.answer(*connection) & 1
+        return not resolver.answer(*connection).evaluation.verdict
 
     try:
         return clear_accepted(ct_label + ConnectionLabel.ACCEPTED, is_denied, about)

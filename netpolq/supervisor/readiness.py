@@ -9,7 +9,6 @@ import psutil
 
 from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
-from netpolq.model import Rejection
 from netpolq.settings import Settings
 from netpolq.sources.source import Source
 from netpolq.store import Store
@@ -132,7 +131,7 @@ class Readiness:
                 objects=self.object_counts,
                 ignored=dict(self.store.ignored),
             ),
-            rejected=self.rejections,
+            rejected=list(self.store.rejections),
             dataplane=DataplaneStatus(
                 form=self.form.value,
                 queues=str(self.settings.queues),
@@ -176,11 +175,6 @@ class Readiness:
         """Objects in the store by kind."""
         store = self.store
         return {"namespaces": len(store.namespaces), "pods": len(store.pods), "policies": len(store.policies)}
-
-    @property
-    def rejections(self) -> list[Rejection]:
-        """Objects that the source rejects, and those that the compiler rejects."""
-        return [*self.store.rejections, *self.enforcer.rejections]
 
 
 def rss_bytes(pid: int) -> int:

@@ -14,12 +14,12 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import COPY_BYTES, parse
 from tests.property.test_hostile_snapshots import with_right_checksums
-from tests.support.images import encode as encode_image
-from tests.unit.snapshot.test_memfd import small_image
+from tests.support.compiled import encode as encode_snapshot
+from tests.unit.snapshot.test_memfd import small_snapshot
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, POD, view_that_admits
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker, tcp
 
-_IMAGE = encode_image(small_image(), version=3, created_ns=1)
+_IMAGE = encode_snapshot(small_snapshot(), version=3)
 _PATCH = struct.Struct("=HB")
 _WORD = struct.Struct("=HI")
 _PACKETS = [

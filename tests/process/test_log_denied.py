@@ -24,12 +24,12 @@ def test_denied_packets_are_logged_with_pods_and_policy_and_accepted_ones_are_no
         assert_admitted(box, "friend", families=(4, 6))
         agent.wait_until("both are logged", lambda: len(packet_lines(agent)) >= 2)
         lines = packet_lines(agent)
-    logged = [{key: line[key] for key in ("verdict", "reason", "policy", "source_pod", "destination_pod")} for line in lines]
+    logged = [{key: line[key] for key in ("verdict", "reason", "ingress", "source_pod", "destination_pod")} for line in lines]
     assert logged == 2 * [
         {
             "verdict": "drop",
             "reason": "denied",
-            "policy": "app/server",
+            "ingress": {"isolated_by": ["app/server"]},
             "source_pod": "app/stranger",
             "destination_pod": "app/server",
         }

@@ -43,10 +43,11 @@ def test_text_lines_name_verdict_flow_pods_and_policy(box: Box, folder: Path) ->
     assert sorted(logged) == sorted(
         2
         * [
-            "accept TCP 10.71.1.2:PORT (app/friend) -> 10.71.1.1:80 (app/server): allowed by ingress policy app/server",
-            "accept TCP [fd71:1::2]:PORT (app/friend) -> [fd71:1::1]:80 (app/server): allowed by ingress policy app/server",
-            "drop TCP 10.71.1.3:PORT (app/stranger) -> 10.71.1.1:80 (app/server): denied by ingress policy app/server",
-            "drop TCP [fd71:1::3]:PORT (app/stranger) -> [fd71:1::1]:80 (app/server): denied by ingress policy app/server",
+            "accept TCP 10.71.1.2:PORT (app/friend) -> 10.71.1.1:80 (app/server): allowed, ingress allowed by app/server, spec.ingress[0]",
+            "accept TCP [fd71:1::2]:PORT (app/friend) -> [fd71:1::1]:80 (app/server): "
+            "allowed, ingress allowed by app/server, spec.ingress[0]",
+            "drop TCP 10.71.1.3:PORT (app/stranger) -> 10.71.1.1:80 (app/server): denied, ingress isolated by app/server",
+            "drop TCP [fd71:1::3]:PORT (app/stranger) -> [fd71:1::1]:80 (app/server): denied, ingress isolated by app/server",
         ]
     )
 
@@ -65,11 +66,11 @@ def test_json_lines_are_one_object_each_with_the_same_facts(box: Box, folder: Pa
     packets = [entry for entry in entries if entry["component"] == "packet"]
     assert len(packets) == 8
     denied = next(entry for entry in packets if entry["source_ip"] == "fd71:1::3")
-    assert {key: denied[key] for key in ("verdict", "reason", "direction", "policy", "protocol", "source_pod", "snapshot")} == {
+    assert {key: denied[key] for key in ("verdict", "reason", "direction", "ingress", "protocol", "source_pod", "snapshot")} == {
         "verdict": "drop",
         "reason": "denied",
         "direction": "ingress",
-        "policy": "app/server",
+        "ingress": {"isolated_by": ["app/server"]},
         "protocol": "TCP",
         "source_pod": "app/stranger",
         "snapshot": version,

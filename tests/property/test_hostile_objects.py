@@ -20,9 +20,9 @@ from netpolq.enums import LoggingFormat, Verdict
 from netpolq.model import Object, Rejection, Update
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
-from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
+from tests.support.compiled import Compilation
 from tests.support.logging_output import logging_output
 
 HERE, ELSEWHERE = "here", "elsewhere"
@@ -70,13 +70,13 @@ class World:
                     objects.append(usable)
         self.store = Store()
         self.store.apply(Update(upserted=tuple(objects), ignored={}, observed_ns=0))
-        self.compiler = Compiler(self.store, is_local=lambda found: found.node_name == HERE)
-        self.compiler.update()
-        self.view = SnapshotReader(self.compiler.builder.encoded(version=1, created_ns=0))
+        self.compilation = Compilation(self.store, is_local=lambda found: found.node_name == HERE)
+        self.compilation.update()
+        self.view = self.compilation.view()
 
     def isolated(self, address: str) -> tuple[bool, ...]:
         key = parse_address(address)
-        return tuple(key in keys for keys in self.compiler.isolated)
+        return tuple(key in keys for keys in self.compilation.compiler.isolated)
 
     def verdict(self, source: str, destination: str, port: int) -> Verdict:
         return self.view.evaluate(parse_address(source), parse_address(destination), 6, port).verdict
@@ -127,7 +127,7 @@ def test_the_isolation_of_a_local_pod_outlives_claims_that_come_and_go() -> None
         Update(deleted=tuple(claim.key for claim in claims), ignored={}, observed_ns=0),
     ):
         world.store.apply(update)
-        world.compiler.update()
+        world.compilation.update()
         assert world.isolated(VICTIM) == (True, True)
 
 
@@ -220,9 +220,7 @@ def test_a_value_more_in_a_selector_costs_next_to_nothing_for_each_pod() -> None
         stores = World([*pods, isolating]).store
 
         def compile_again() -> None:
-            compiler = Compiler(stores, is_local=lambda _pod: True)
-            for _ in compiler.apply_changes(stores.everything()):
-                pass
+            Compiler(stores, is_local=lambda _pod: True).everything(with_node_addresses=False)
 
         return compile_again
 
@@ -279,7 +277,7 @@ def test_a_fast_answer_about_hostile_blocks_is_the_slow_one(destination: str) ->
     evaluator = CachedEvaluator(world.view)
     for port in (1, 257, 258, 999, 1000, 1001, 1002, 60000):
         for _ in range(3):
-            assert evaluator.answer(source, key, 6, port) & 1 == world.view.evaluate(source, key, 6, port).verdict
+            assert evaluator.answer(source, key, 6, port).evaluation == world.view.evaluate(source, key, 6, port)
 
 
 def test_exceptions_of_one_block_are_not_unpacked_while_packets_wait() -> None:
@@ -320,9 +318,7 @@ def test_compiling_nested_blocks_and_ranges_costs_as_many_times_as_there_are_mor
         store = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=rules)]).store
 
         def compile_again() -> None:
-            compiler = Compiler(store, is_local=lambda _pod: True)
-            for _ in compiler.apply_changes(store.everything()):
-                pass
+            Compiler(store, is_local=lambda _pod: True).everything(with_node_addresses=False)
 
         return compile_again
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
-from netpolq.policy.compiler import compile_snapshot
 from netpolq.snapshot.layout import HEADER, PREFIX_BYTES, SECTION, Section
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
-from tests.support.clusters import random_cluster, store_of
+from tests.support.clusters import random_cluster
+from tests.support.compiled import Compilation
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
 
 LIMIT_MS = 10_000
@@ -31,9 +31,9 @@ def image_of(seed: int) -> bytes:
     """A snapshot with everything in it that there is."""
     rng = random.Random(seed)
     while True:
-        store = store_of(random_cluster(rng).bodies)
-        builder = compile_snapshot(store, is_local=lambda _pod: True, with_nodes=True, with_pod_names=True).builder
-        image = builder.encoded(version=2, created_ns=0)
+        compilation = Compilation(random_cluster(rng).store(), with_pod_names=True)
+        compilation.apply(compilation.compiler.everything(with_node_addresses=True))
+        store, image = compilation.store, compilation.encoded(version=2)
         if len(store.policies) > 3 and len(list(SnapshotReader(image).endpoints())) > 3:
             return image
 

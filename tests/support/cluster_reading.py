@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from netpolq.model import Update
-from netpolq.policy.compiler import Compiler
 from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.sources.kubernetes.source import ClusterSource
 from netpolq.sources.kubernetes.timing import Timing
 from netpolq.store import Store
 from tests.support.apiserver import RESOURCES, ApiServer, Body
+from tests.support.compiled import Compilation
 
 HURRIED = Timing(
     page_objects=3,
@@ -73,13 +73,13 @@ class Reader:
     def __init__(self, source: ClusterSource) -> None:
         self.source = source
         self.store = Store()
-        self.compiler = Compiler(self.store, is_local=lambda _pod: True)
+        self.compilation = Compilation(self.store)
         self.updates: list[Update] = []
 
     def deliver(self, update: Update) -> None:
         self.updates.append(update)
         self.store.apply(update)
-        self.compiler.update()
+        self.compilation.update()
 
     def agrees_with(self, server: ApiServer) -> bool:
         expected = store_of(server)

@@ -13,7 +13,18 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from netpolq.addresses import AddressKey, parse_address
-from netpolq.model import Update
+from netpolq.enums import Action, Tier
+from netpolq.model import (
+    ClusterNetworkPolicy,
+    ClusterRule,
+    LabelSelector,
+    NetworkPolicy,
+    Object,
+    Peer,
+    PodPeer,
+    PolicyRule,
+    Update,
+)
 from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
 
@@ -49,19 +60,28 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """API bodies of namespaces, pods and policies in random order, and the addresses of pods, nodes and outsiders."""
+    """API bodies of namespaces, pods and NetworkPolicies in random order, and the addresses of pods, nodes and outsiders."""
 
     bodies: tuple[Body, ...]
+    cluster_policies: tuple[ClusterNetworkPolicy, ...]
     pod_addresses: tuple[str, ...]
     other_addresses: tuple[str, ...]
 
+    def objects(self) -> tuple[Object, ...]:
+        """All objects. Raises `DecodeError` for a body that is not valid."""
+        decoded = [decode(body) for body in self.bodies]
+        return (*(item for item in decoded if not isinstance(item, Ignored)), *self.cluster_policies)
+
+    def store(self) -> Store:
+        """A store with all objects."""
+        store = Store()
+        store.apply(Update(upserted=self.objects(), ignored={}, observed_ns=0))
+        return store
+
 
 def store_of(bodies: Iterable[Body]) -> Store:
-    """A store that holds what the bodies say. Raises `DecodeError` for a body that is not valid."""
-    decoded = [decode(body) for body in bodies]
-    store = Store()
-    store.apply(Update(upserted=tuple(item for item in decoded if not isinstance(item, Ignored)), ignored={}, observed_ns=0))
-    return store
+    """A store with the objects of bodies. Raises `DecodeError` for a body that is not valid."""
+    return Cluster(bodies=tuple(bodies), cluster_policies=(), pod_addresses=(), other_addresses=()).store()
 
 
 def clusters() -> st.SearchStrategy[tuple[Cluster, tuple[Flow, ...]]]:
@@ -72,7 +92,7 @@ def clusters() -> st.SearchStrategy[tuple[Cluster, tuple[Flow, ...]]]:
 
 
 def random_cluster(rng: random.Random) -> Cluster:
-    """Up to 4 namespaces, 12 pods on 3 nodes and 8 policies."""
+    """Up to 4 namespaces, 12 pods on 3 nodes, 8 NetworkPolicies and 5 cluster-wide policies."""
     namespaces = [f"ns{number}" for number in range(rng.randint(1, 4))]
     families = rng.choice(((4,), (6,), (4, 6), (6, 4)))
     pods = [_pod(rng, number, rng.choice(namespaces), families) for number in range(rng.randint(0, 12))]
@@ -84,7 +104,10 @@ def random_cluster(rng: random.Random) -> Cluster:
     pod_addresses = {address for pod in pods for address in pod.addresses}
     other_addresses = {address for pod in pods for address in pod.node_addresses} | set(OUTSIDERS)
     return Cluster(
-        bodies=tuple(bodies), pod_addresses=tuple(sorted(pod_addresses)), other_addresses=tuple(sorted(other_addresses))
+        bodies=tuple(bodies),
+        cluster_policies=tuple(_cluster_policy(rng, number) for number in range(rng.choice((0, 0, 1, 3, 5)))),
+        pod_addresses=tuple(sorted(pod_addresses)),
+        other_addresses=tuple(sorted(other_addresses)),
     )
 
 
@@ -258,3 +281,38 @@ def _policy(rng: random.Random, number: int, namespace: str) -> Body:
     name = f"{rng.choice(('p', 'p-0', 'pa', 'z'))}-{number}"
     body: Body = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
     return {**body, "metadata": _metadata(name, {}, namespace), "spec": spec}
+
+
+def _cluster_policy(rng: random.Random, number: int) -> ClusterNetworkPolicy:
+    """A policy of the Admin or Baseline tier, with the rules of a NetworkPolicy and random actions."""
+    priority = rng.randint(0, 2)  # often equal, so that the name decides
+    subject = _decoded(rng, number)
+    return ClusterNetworkPolicy(
+        name=f"{rng.choice(('c', 'c-0', 'ca', 'z'))}-{number}",
+        tier=rng.choice((Tier.ADMIN, Tier.BASELINE)),
+        priority=priority,
+        subject=PodPeer(_decoded(rng, number).pod_selector if rng.random() < 0.3 else LabelSelector(), subject.pod_selector),
+        ingress=_cluster_rules(rng, subject.ingress),
+        egress=_cluster_rules(rng, subject.egress),
+    )
+
+
+def _decoded(rng: random.Random, number: int) -> NetworkPolicy:
+    policy = decode(_policy(rng, number, "ns0"))
+    assert isinstance(policy, NetworkPolicy)
+    return policy
+
+
+def _cluster_rules(rng: random.Random, rules: Iterable[PolicyRule]) -> tuple[ClusterRule, ...]:
+    return tuple(
+        ClusterRule(
+            rng.choice(tuple(Action)), None if rule.peers is None else tuple(map(_in_all_namespaces, rule.peers)), rule.ports
+        )
+        for rule in rules
+    )
+
+
+def _in_all_namespaces(peer: Peer) -> Peer:
+    if isinstance(peer, PodPeer) and peer.namespace_selector is None:
+        return peer._replace(namespace_selector=LabelSelector())
+    return peer

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from netpolq.ipc.channel import Channel, Publish, Refusal, Report, Welcome
 from netpolq.snapshot import memfd
+from netpolq.snapshot.ir import CompiledDelta
 from netpolq.snapshot.layout import PREFIX_BYTES
-from tests.support.images import Image, encode
+from tests.support.compiled import encode
 
 _QUIET_S = 1.0
 _LIMIT_S = 15.0
@@ -28,7 +29,7 @@ def main() -> None:
     wanted = 0
     for line in commands.read_text().split():
         version = int(line.rstrip("!"))
-        data = bytearray(encode(Image(), version=version, created_ns=0))
+        data = bytearray(encode(CompiledDelta(), version=version))
         if line.endswith("!"):
             data[PREFIX_BYTES] ^= 1
         else:

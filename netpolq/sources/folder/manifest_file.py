@@ -52,7 +52,7 @@ class Content:
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that it concerns, sorted."""
         items = (located.item for located in self.objects)
-        return tuple(sorted({item.name if isinstance(item, Namespace) else item.namespace for item in items}))
+        return tuple(sorted({item.name if isinstance(item, Namespace) else item.key.namespace for item in items}))
 
 
 def parse(origin: str, data: bytes) -> Content:

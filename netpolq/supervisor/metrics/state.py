@@ -48,7 +48,9 @@ def readings(readiness: Readiness) -> list[Reading]:
             "Times that what other processes changed in the table inet netpolq was put back",
             enforcer.upkeep.repairs,
         ),
-        single("netpolq_rejected_objects", "Objects and files that could not be used as written", len(readiness.rejections)),
+        single(
+            "netpolq_rejected_objects", "Objects and files that could not be used as written", len(readiness.store.rejections)
+        ),
         Reading(
             "netpolq_worker_restarts_total",
             "Replacements of workers that ended",

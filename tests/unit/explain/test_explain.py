@@ -9,7 +9,7 @@ from typing import TypedDict
 import pytest
 import yaml
 
-from loadtest.testbed.manifests import policy, rules_without_room
+from loadtest.testbed.manifests import policy, rules_with_large_tables
 from netpolq import explain
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
@@ -203,13 +203,14 @@ def test_every_error_of_an_object_has_a_line_and_is_in_the_json_answer(
     }
 
 
-def test_rules_that_have_no_room_in_a_program_are_reported(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = policy("x/greedy", podSelector={"matchLabels": {"pod": "a"}}, ingress=rules_without_room("from"))
+def test_rules_with_large_tables_decide_as_they_are_written(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = policy("x/a-greedy", podSelector={"matchLabels": {"pod": "a"}}, ingress=rules_with_large_tables("from"))
     (manifests / "greedy.json").write_text(json.dumps(body))
-    assert run(manifests, source="192.0.2.1", destination="x/a", port=80) == 0
-    (complaint,) = capsys.readouterr().err.splitlines()
-    assert complaint.startswith("NetworkPolicy x/greedy: spec.ingress[")
-    assert complaint.endswith("(these blocks admit nothing)")
+    for port in (1999, 2000):
+        assert run(manifests, source="192.0.2.1", destination="x/a", port=port) == 0
+        written = capsys.readouterr()
+        assert not written.err
+        assert ("allowed by x/a-greedy" in written.out) is (port == 2000)
 
 
 def test_reports_about_manifests_contain_no_terminal_control_sequences(

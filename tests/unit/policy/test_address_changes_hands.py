@@ -12,13 +12,12 @@ import pytest
 from loadtest.testbed.manifests import Body, policy
 from netpolq.addresses import parse_address
 from netpolq.enums import Direction, Verdict
+from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.model import Object, Update
-from netpolq.policy.compiled_evaluator import CompiledEvaluator
-from netpolq.policy.compiler import Compiler
 from netpolq.policy.reference import ReferenceEvaluator
-from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.store import Store
+from tests.support.compiled import Compilation
 
 HERE, ELSEWHERE = "here", "elsewhere"
 SHARED, SHARED6, CLIENT, DATABASE = "10.1.0.2", "fd00::2", "10.1.0.3", "10.1.0.9"
@@ -69,12 +68,12 @@ def decoded(body: Body) -> Object:
 def verdicts(bodies: Sequence[Body], source: str, destination: str) -> set[Verdict]:
     """What the agent of this node and both evaluators say; the agent takes one object after the other."""
     store = Store()
-    compiler = Compiler(store, is_local=lambda found: found.node_name == HERE)
+    compilation = Compilation(store, is_local=lambda found: found.node_name == HERE)
     for body in bodies:
         store.apply(Update(upserted=(decoded(body),), ignored={}, observed_ns=0))
-        compiler.update()
+        compilation.update()
     ends = parse_address(source), parse_address(destination)
-    agent = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0)).evaluate(*ends, 6, 80).verdict
+    agent = compilation.view().evaluate(*ends, 6, 80).verdict
     return {
         agent,
         *(evaluator.explain(*ends, 6, 80).verdict for evaluator in (CompiledEvaluator(store), ReferenceEvaluator(store))),
@@ -130,11 +129,11 @@ def test_the_addresses_of_both_families_change_hands_separately() -> None:
 def test_a_pod_that_is_deleted_stays_isolated_as_long_as_no_local_pod_has_its_address() -> None:
     """A claim from another node, by a pod that lives, opens no local pod in its grace period."""
     store = Store()
-    compiler = Compiler(store, is_local=lambda found: found.node_name == HERE)
+    compilation = Compilation(store, is_local=lambda found: found.node_name == HERE)
     victim = pod("database", DATABASE, deleted="2099-01-01T00:00:00Z")
     claim = pod("evil", DATABASE, node=ELSEWHERE, created="2026-06-01T00:00:00Z")
     store.apply(Update(upserted=tuple(map(decoded, [*BACKGROUND, victim, claim])), ignored={}, observed_ns=0))
-    compiler.update()
-    assert parse_address(DATABASE) in compiler.isolated[Direction.INGRESS]
-    view = SnapshotReader(compiler.builder.encoded(version=1, created_ns=0))
+    compilation.update()
+    assert parse_address(DATABASE) in compilation.compiler.isolated[Direction.INGRESS]
+    view = compilation.view()
     assert view.evaluate(parse_address(CLIENT), parse_address(DATABASE), 6, 80).verdict is Verdict.DROP

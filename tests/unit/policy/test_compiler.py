@@ -24,9 +24,9 @@ from netpolq.model import (
     Update,
 )
 from netpolq.policy import peer_classes
-from netpolq.policy.compiler import Compiler
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
+from tests.support.compiled import Compilation
 
 HERE = "here"
 EVERY_POD = LabelSelector()
@@ -56,24 +56,25 @@ def tcp(port: int | str) -> PolicyPort:
 
 
 class Cluster:
-    """A store with a compiler behind it."""
+    """A store with a compiler and a snapshot builder behind it."""
 
     def __init__(self, *objects: Object) -> None:
         self.store = Store()
-        self.compiler = Compiler(self.store, is_local=lambda pod: pod.node_name == HERE)
+        self.compilation = Compilation(self.store, is_local=lambda pod: pod.node_name == HERE)
+        self.compiler = self.compilation.compiler
         self.change(*objects)
 
     def change(self, *objects: Object, deleted: Iterable[Object] = ()) -> set[AddressKey]:
-        """What is named as changed by an update."""
+        """The addresses that an update names as changed."""
         gone = tuple(item.key for item in deleted)
         self.store.apply(Update(upserted=objects, deleted=gone, ignored={}, observed_ns=time.monotonic_ns()))
-        self.compiler.update()
+        self.compilation.update()
         return set(self.compiler.take_changed())
 
     def is_touched(self) -> bool:
         """Whether there is anything to publish since this was last asked."""
-        touched = self.compiler.builder.is_touched
-        self.compiler.builder.encoded(version=1, created_ns=0)
+        touched = self.compilation.builder.is_touched
+        self.compilation.encoded()
         return touched
 
 
@@ -127,20 +128,39 @@ def test_a_policy_names_the_local_pods_for_which_it_decides_something_else(clust
     assert cluster.change(deleted=[POLICY]) == set(WEB.ips)
 
 
-def test_a_policy_that_lets_the_same_through_is_no_change_however_rules_and_selectors_are_numbered(cluster: Cluster) -> None:
+def test_a_change_of_the_deciding_rule_names_the_pod_and_an_equal_policy_names_nothing(cluster: Cluster) -> None:
+    """Answers carry the rule that decides, so an answer by another rule is another answer."""
+    assert not cluster.change(replace(POLICY))
     first = policy("a-first", selecting(app="web"), RULE)
-    assert not cluster.change(first), "another rule answers, with the same answer"
-    assert not cluster.change(deleted=[POLICY])
-    assert not cluster.change(
-        replace(first, ingress=(RULE, RULE, admitting(selecting(app="client"), PolicyPort(Protocol.TCP, 80, 80))))
-    )
-    halves = tuple(admitting(selecting(app="client"), port) for port in (PolicyPort(Protocol.TCP, 1, 80), tcp(81)))
-    whole = admitting(selecting(app="client"), PolicyPort(Protocol.TCP, 1, 81))
-    assert cluster.change(replace(first, ingress=halves)) == set(WEB.ips)
-    assert not cluster.change(replace(first, ingress=(whole,)))
-    # Selectors that come into use before and behind it renumber nothing that would matter.
+    assert cluster.change(first) == set(WEB.ips), "another policy answers"
+    assert cluster.change(replace(first, ingress=(admitting(selecting(app="none")), RULE))) == set(WEB.ips), "at another position"
+
+
+def test_policies_of_other_pods_change_numbers_and_name_no_other_address(cluster: Cluster) -> None:
     for name in ("aa", "zz"):
         assert cluster.change(policy(name, selecting(app="other"), admitting(selecting(app=name)))) == set(OTHER.ips)
+
+
+def test_pods_that_divide_a_set_of_policies_leave_the_decisions_of_others_unchanged() -> None:
+    """Two policies of one set are compiled apart as soon as a pod is selected by one of them alone."""
+    second = policy("second", LabelSelector(), RULE)
+    cluster = Cluster(WEB, CLIENT, POLICY, second)
+    assert isolating_sets(cluster) == [("shop/second", "shop/web")]
+    assert cluster.change(OTHER) == set(OTHER.ips)
+    assert isolating_sets(cluster) == [("shop/second",), ("shop/web",)]
+    assert cluster.change(deleted=[OTHER]) == set(OTHER.ips)
+    assert isolating_sets(cluster) == [("shop/second", "shop/web")]
+
+
+def isolating_sets(cluster: Cluster) -> list[tuple[str, ...]]:
+    """The policies of each tier program for the ingress of the pod web."""
+    whole = cluster.compilation.whole()
+    endpoint = whole.endpoints[WEB.ips[0]]
+    assert endpoint is not None
+    program = whole.programs[endpoint.ingress]
+    assert program is not None
+    tiers = [whole.tiers[number] for number in program.tiers]
+    return [tier.isolated_by for tier in tiers if tier is not None]
 
 
 def test_a_policy_of_no_local_pod_is_not_even_published(cluster: Cluster) -> None:
@@ -169,7 +189,7 @@ def test_a_named_port_counts_once_a_rule_names_it() -> None:
 
 
 def test_whatever_came_and_went_leaves_a_snapshot_no_larger_than_before(cluster: Cluster) -> None:
-    before = len(cluster.compiler.builder.encoded(version=1, created_ns=0))
+    before = len(cluster.compilation.encoded())
     largest = 0
     for number in range(300):
         passing = policy(f"p-{number}", selecting(app="web"), admitting(selecting(app=f"app-{number}"), tcp(f"port-{number}")))
@@ -179,10 +199,10 @@ def test_whatever_came_and_went_leaves_a_snapshot_no_larger_than_before(cluster:
         )
         cluster.change(passing, guest)
         assert max(cluster.compiler.selectors) < 4, "numbers are used again"
-        largest = max(largest, len(cluster.compiler.builder.encoded(version=1, created_ns=0)))
+        largest = max(largest, len(cluster.compilation.encoded()))
         cluster.change(deleted=[passing, guest])
     assert largest < 2 * before
-    assert len(cluster.compiler.builder.encoded(version=1, created_ns=0)) < before + 1024
+    assert len(cluster.compilation.encoded()) < before + 1024
 
 
 def test_a_large_first_sync_pauses_and_a_small_event_does_not() -> None:
@@ -201,13 +221,13 @@ def test_what_comes_while_the_compiler_pauses_is_applied_before_it_ends() -> Non
     many = [pod(f"client-{number}", f"10.1.{number // 250}.{number % 250}", app="client") for number in range(5000)]
     cluster.store.apply(Update(upserted=tuple(many), ignored={}, observed_ns=0))
     steps = cluster.compiler.steps()
-    next(steps)
+    cluster.compilation.apply(next(steps))
     isolating = policy("other", selecting(app="other"))
     cluster.store.apply(Update(upserted=(OTHER, isolating), deleted=(many[4999].key, many[0].key), ignored={}, observed_ns=0))
-    for _ in steps:
-        pass
+    for delta in steps:
+        cluster.compilation.apply(delta)
     assert cluster.compiler.isolated[Direction.INGRESS] == {*WEB.ips, *OTHER.ips}
-    assert len(cluster.compiler.builder.addresses) == 4998
+    assert len(cluster.compilation.meaning().identities) == 4998
 
 
 def test_a_store_that_changes_at_every_pause_does_not_keep_the_compiler_from_ending(cluster: Cluster) -> None:
@@ -216,12 +236,14 @@ def test_a_store_that_changes_at_every_pause_does_not_keep_the_compiler_from_end
         cluster.store.apply(Update(upserted=(changed,), ignored={}, observed_ns=0))
 
     toggle(0)
-    for number, _ in enumerate(cluster.compiler.steps(), 1):
+    for number, delta in enumerate(cluster.compiler.steps(), 1):
+        cluster.compilation.apply(delta)
         assert number < 100
         toggle(number)
-    cluster.is_touched()
-    cluster.compiler.update()
-    assert not cluster.is_touched(), "the last change was taken over, too"
+    cluster.compilation.update()
+    fresh = Compilation(cluster.store, is_local=lambda pod: pod.node_name == HERE)
+    fresh.apply(fresh.compiler.everything(with_node_addresses=False))
+    assert cluster.compilation.meaning() == fresh.meaning()
 
 
 @pytest.mark.parametrize("pods", [300, 3000])

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.enums import Direction, Reason, Verdict
+from netpolq.decision import RuleDecision
+from netpolq.enums import Action, Direction, Reason, Tier, Verdict
 from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.clusters import Body, store_of
@@ -97,7 +98,8 @@ def test_the_first_allowing_policy_and_its_lowest_rule_are_named() -> None:
     closed, open_ = {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}, {"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}
     bodies = [A, B, policy("x/0", ingress=[closed]), policy("x/1", ingress=[closed, open_, {}]), policy("x/2", ingress=[{}])]
     ingress = explain(bodies, "10.0.0.1", "10.0.0.2").ingress
-    assert (ingress.isolated_by, ingress.allowed_by, ingress.rule) == (("x/0", "x/1", "x/2"), "x/1", 1)
+    assert ingress.isolated_by == ("x/0", "x/1", "x/2")
+    assert ingress.decision == RuleDecision(Direction.INGRESS, Tier.NETWORK_POLICY, "x/1", 1, Action.ACCEPT)
 
 
 def test_a_host_network_pod_is_no_peer_of_a_selector() -> None:

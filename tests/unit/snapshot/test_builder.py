@@ -2,34 +2,38 @@
 
 import random
 
+from netpolq.addresses import AddressKey
 from netpolq.enums import Protocol
 from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.identity_table import IdentityTable
-from netpolq.snapshot.ir import Identity
+from netpolq.snapshot.ir import CompiledDelta, Identity
 from netpolq.snapshot.pod_names import PodNames
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq.snapshot.string_table import StringTable
 
 
-def test_identities_keep_their_numbers_and_most_of_the_room_is_in_use() -> None:
+def test_contents_of_identities_are_found_and_most_of_the_room_is_in_use() -> None:
     rng = random.Random(1)
     strings = StringTable()
     http = strings.acquire("http")
-    identities = IdentityTable(strings.number)
+    identities = IdentityTable(strings)
+    ids = IdAllocator(first=1)
     present: dict[int, Identity] = {}
     for _ in range(20_000):
         content = Identity(tuple(sorted(rng.sample(range(40), rng.randrange(20)))), (("http", Protocol.TCP, rng.randrange(9)),))
         if present and rng.random() < 0.5:
             number = rng.choice(list(present))
             if rng.random() < 0.5:
-                identities.change(number, content)
+                identities.set(number, content)
                 present[number] = content
             else:
-                identities.discard(number)
+                identities.set(number, None)
+                ids.free(number)
                 del present[number]
         else:
-            number = identities.add(content)
-            assert number not in present
+            number = ids.allocate()
+            identities.set(number, content)
             present[number] = content
         identities.collect_garbage()
     for number, content in present.items():
@@ -73,7 +77,6 @@ def test_a_published_builder_is_untouched_until_something_changes() -> None:
     touched = []
 
     def take(version: int) -> SnapshotReader:
-        builder.collect_garbage()
         touched.append(builder.is_touched)
         view = SnapshotReader(builder.encoded(version=version, created_ns=0))
         touched.append(builder.is_touched)
@@ -81,8 +84,7 @@ def test_a_published_builder_is_untouched_until_something_changes() -> None:
 
     take(1)
     take(2)
-    number = builder.identities.add(Identity((3,), ()))
-    builder.addresses.set(bytes(15) + b"\x01", number)
+    builder.apply(CompiledDelta(identities={1: Identity((3,), ())}, addresses={AddressKey(bytes(15) + b"\x01"): 1}))
     view = take(3)
     assert view.identity(bytes(15) + b"\x01")
     assert not view.identity(bytes(15) + b"\x02")

@@ -12,16 +12,17 @@ import pytest
 
 from netpolq.errors import SnapshotError
 from netpolq.snapshot import memfd
+from netpolq.snapshot.ir import CompiledDelta
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq.supervisor import snapshot_file
 from netpolq.supervisor.snapshot_file import SnapshotFile
-from tests.support.images import Image, encode
+from tests.support.compiled import encode
 
 
 def give(kept: SnapshotFile, version: int) -> None:
     """As the publisher does: say that one is about to be sent, send it, have it kept."""
     kept.outdate()
-    descriptor = memfd.seal(encode(Image(), version=version, created_ns=0))
+    descriptor = memfd.seal(encode(CompiledDelta(), version=version))
     kept.keep(descriptor)
     os.close(descriptor)
 
@@ -47,7 +48,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
     """A file system with room for one snapshot and a little more, instead of a directory."""
-    blocks = len(encode(Image(), version=1, created_ns=0)) // 4096 + 4
+    blocks = len(encode(CompiledDelta())) // 4096 + 4
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"nr_blocks={blocks}", "netpolq-test", folder], check=True)
     try:
         yield

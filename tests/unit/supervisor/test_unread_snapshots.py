@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Taken
-from netpolq.policy.compiler import Compiler
 from netpolq.snapshot import memfd
-from netpolq.store import Store
+from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.snapshot.ir import CompiledDelta
 from netpolq.supervisor.publisher import Publisher
 from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
-from tests.support.images import Image, encode
+from tests.support.compiled import encode
 
 KEY = bytes(16)
 
 
 def sealed(version: int) -> int:
-    return memfd.seal(encode(Image(), version=version, created_ns=0))
+    return memfd.seal(encode(CompiledDelta(), version=version))
 
 
 def received(channel: Channel) -> list[Message]:
@@ -65,13 +65,11 @@ def test_a_worker_that_stands_still_is_sent_a_few_and_then_the_newest_as_a_whole
 async def test_a_supervisor_waits_for_a_pool_that_stands_still(ends: tuple[Channel, Channel]) -> None:
     publisher = publisher_on(ends[0])
     publisher.attach(asyncio.get_running_loop())
-    compiler = Compiler(Store(), is_local=lambda _pod: True)
-    for _ in compiler.steps():
-        pass
+    builder = SnapshotBuilder()
     for _ in range(MAX_UNREAD):
         await publisher.room()
         publisher._is_complete = False  # the store is the same each time, and would need no snapshot
-        publisher.publish(compiler.builder, [])
+        publisher.publish(builder, [])
     assert [type(message) for message in received(ends[1])] == [Publish] * MAX_UNREAD
     waiting = asyncio.create_task(publisher.room())
     await asyncio.sleep(0.05)
@@ -88,15 +86,13 @@ async def test_what_the_pool_refuses_is_published_again_as_a_whole(ends: tuple[C
     again = asyncio.Event()
     publisher = publisher_on(ends[0], again)
     publisher.attach(asyncio.get_running_loop())
-    compiler = Compiler(Store(), is_local=lambda _pod: True)
-    for _ in compiler.steps():
-        pass
-    publisher.publish(compiler.builder, [])
-    assert publisher.publish(compiler.builder, []) == 1, "nothing has changed"
+    builder = SnapshotBuilder()
+    publisher.publish(builder, [])
+    assert publisher.publish(builder, []) == 1, "nothing has changed"
     ends[1].send(Taken(1, "it came without its descriptor"))
     async with asyncio.timeout(10):
         await again.wait()
-    assert publisher.publish(compiler.builder, []) == 2
+    assert publisher.publish(builder, []) == 2
     assert received(ends[1])[-1] == Publish(2, None)
     await publisher.leave()
     asyncio.get_running_loop().remove_reader(ends[0].fileno())

@@ -4,6 +4,7 @@ import io
 import json
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,8 +12,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
 
 from netpolq.addresses import parse_address
-from netpolq.enums import LoggingFormat, Tier, Verdict
-from netpolq.snapshot.ir import TierProgram
+from netpolq.enums import LoggingFormat, Verdict
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker import denied_log
 from netpolq_worker.worker.denied_log import (
@@ -24,7 +24,8 @@ from netpolq_worker.worker.denied_log import (
     SUMMARY_INTERVAL_S,
     DeniedLog,
 )
-from tests.support.images import Endpoint, Image, encode
+from netpolq_worker.worker.packet_log import Outcome
+from tests.support.compiled import encode, ingress_policy
 from tests.support.logging_output import logging_output
 
 CLOSED = "10.0.0.1"
@@ -54,17 +55,15 @@ def stream() -> Iterator[io.StringIO]:
 @pytest.fixture
 def view() -> SnapshotReader:
     """A pod that admits nothing."""
-    nothing = (TierProgram(Tier.NETWORK_POLICY, ("shop/closed",), None, (), None, None),)
     address = parse_address(CLOSED)
-    image = Image(
-        rules=(), identities=(), addresses={}, endpoints={address: Endpoint(None, nothing)}, pod_names={address: "shop/closed-0"}
-    )
-    return SnapshotReader(encode(image, version=7, created_ns=0))
+    contents = replace(ingress_policy("shop/closed", endpoints=(address,)), pod_names={address: "shop/closed-0"})
+    return SnapshotReader(encode(contents, version=7))
 
 
 def record(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
+    denied = view.evaluate(parse_address(NOISY), parse_address(CLOSED), 6, 80)
     for _ in range(count):
-        log.record(bytes(packet), view, Verdict.DROP, Verdict.ACCEPT, 1000, is_reply=is_reply)
+        log.record(bytes(packet), Outcome(Verdict.DROP, denied, view), 1000, is_reply=is_reply)
 
 
 def to_closed(source: str) -> Packet:
@@ -85,8 +84,8 @@ def test_a_pair_that_never_stops_does_not_hide_another(stream: io.StringIO, view
     log = DeniedLog(100, clock)
     record(log, view, to_closed(NOISY), 10_000)
     record(log, view, to_closed(QUIET))
-    logged = [(line["source_ip"], line["destination_pod"], line["policy"], line["verdict"]) for line in entries(stream)]
-    closed = ("shop/closed-0", "shop/closed", "drop")
+    logged = [(line["source_ip"], line["destination_pod"], line["ingress"], line["verdict"]) for line in entries(stream)]
+    closed = ("shop/closed-0", {"isolated_by": ["shop/closed"]}, "drop")
     assert logged == [(NOISY, *closed)] * PAIR_BURST_LINES + [(QUIET, *closed)]
     clock.now_s += PAIR_INTERVAL_S
     record(log, view, to_closed(NOISY), 10_000)
@@ -165,9 +164,7 @@ def test_malformed_packets_are_one_pair(stream: io.StringIO, view: SnapshotReade
     assert [line["msg"] for line in entries(stream)] == ["95 more denied packets not logged: 95 of malformed packets"]
 
 
-def test_a_packet_without_a_decision_is_logged_with_the_verdict_of_the_failure_mode(
-    stream: io.StringIO, view: SnapshotReader, clock: Clock
-) -> None:
-    DeniedLog(100, clock).record(bytes(to_closed(NOISY)), None, None, Verdict.DROP, 1000, is_reply=False)
+def test_a_packet_without_a_decision_is_logged_with_the_verdict_of_the_failure_mode(stream: io.StringIO, clock: Clock) -> None:
+    DeniedLog(100, clock).record(bytes(to_closed(NOISY)), Outcome(Verdict.DROP, None, None), 1000, is_reply=False)
     (line,) = entries(stream)
     assert (line["verdict"], line["reason"]) == ("drop", "no-snapshot")

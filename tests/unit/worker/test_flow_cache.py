@@ -1,17 +1,19 @@
 """The flow cache."""
 
+from dataclasses import replace
+
 import psutil
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
+from netpolq.enums import Protocol, Verdict
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, Hint
-from netpolq.snapshot.ir import Identity, PortRange, PortTable, Rule, TierProgram
+from netpolq.snapshot.ir import PortRange, PortTable
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, NO_ANSWER, FlowCache
 from netpolq_worker.worker.packet import Question
-from tests.support.images import Endpoint, Image, builder_of, encode
+from tests.support.compiled import encode, ingress_policy
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", "fd00::3"))
@@ -23,14 +25,7 @@ ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
 
 def view_that_admits(*friends: bytes, version: int = 1, ports: PortTable = EVERYTHING) -> SnapshotReader:
     """A snapshot in which the pod admits these addresses and no others."""
-    program = (TierProgram(Tier.NETWORK_POLICY, ("a/b",), None, ((0, ports),), None, None),)
-    image = Image(
-        rules=(Rule(Tier.NETWORK_POLICY, "a/b", Direction.INGRESS, 0, Action.ACCEPT),),
-        identities=(Identity((0,), ()),),
-        addresses=dict.fromkeys(friends, 0),
-        endpoints=dict.fromkeys((POD, POD6), Endpoint(None, program)),
-    )
-    return SnapshotReader(encode(image, version=version, created_ns=0))
+    return SnapshotReader(encode(ingress_policy("a/b", endpoints=(POD, POD6), friends=friends, ports=ports), version=version))
 
 
 def question(source: bytes, destination: bytes = POD, port: int = 80) -> Question:
@@ -250,10 +245,9 @@ def test_drops_leave_half_of_the_hints_to_accepts() -> None:
 def test_a_snapshot_that_points_outside_of_itself_does_not_replace_the_present_one() -> None:
     flow_cache = FlowCache()
     flow_cache.load(view_that_admits(FRIEND), None)
-    builder = builder_of(Image(identities=(Identity((0,), ()),), addresses={POD: 0}, endpoints={POD: Endpoint(None, ())}))
-    builder.addresses.set(POD, 4000)
+    outside = replace(ingress_policy("a/b", endpoints=(POD,)), addresses={POD: 4000})
     with pytest.raises(SnapshotError, match="points outside"):
-        flow_cache.load(SnapshotReader(builder.encoded(version=2, created_ns=0)), None)
+        flow_cache.load(SnapshotReader(encode(outside, version=2)), None)
     assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert flow_cache.view is not None
     assert flow_cache.view.version == 1

@@ -15,7 +15,7 @@ from netpolq.enums import PacketMark, Verdict
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
-from netpolq_worker.worker.packet_loop import BATCH_PACKETS, WorkerContext, handle_packets
+from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, WorkerContext, handle_packets
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70
@@ -83,7 +83,7 @@ class ServingWorker:
         self.fail_verdict = Verdict.DROP
         self.mark_mask = MASK
         self.message_waits = False
-        self.observe: Callable[[Packet, bool, int | None, int], None] | None = None
+        self.observe: Callable[[Packet, bool, int, int], None] | None = None
         self.housekeepings = 0
         self._packet_handler = handle_packets(lambda: cast("WorkerContext", self))
         next(self._packet_handler)
@@ -127,7 +127,7 @@ def test_the_observer_gets_each_packet_with_its_verdict(serving: ServingWorker) 
 
     No answer depends on the observer.
     """
-    seen: list[tuple[int, bool, int | None]] = []
+    seen: list[tuple[int, bool, int]] = []
     packets = [
         QueuedPacket(1, tcp(FRIEND_ADDRESS), PENDING),
         QueuedPacket(2, tcp("192.0.2.9"), PENDING),
@@ -137,17 +137,15 @@ def test_the_observer_gets_each_packet_with_its_verdict(serving: ServingWorker) 
     serving.drained()
     without, serving.kernel.answers = serving.kernel.answers, {}
 
-    def observe(
-        packet: Packet, is_reply: bool, verdict: int | None, _started_ns: int
-    ) -> None:  # positional, as the loop calls it
-        seen.append((packet.id, is_reply, verdict))
+    def observe(packet: Packet, is_reply: bool, answer: int, _started_ns: int) -> None:  # positional, as the loop calls it
+        seen.append((packet.id, is_reply, answer if answer < 0 else serving.flow_cache.evaluation(answer).verdict))
 
     serving.observe = observe
     serving.message_waits = True
     serving.drained()
     serving.receive(*packets)
     serving.drained()
-    assert seen == [(1, False, Verdict.ACCEPT), (2, False, Verdict.DROP), (3, False, Verdict.DROP)]
+    assert seen == [(1, False, Verdict.ACCEPT), (2, False, Verdict.DROP), (3, False, MALFORMED)]
     assert serving.kernel.answers == without
 
 

@@ -13,11 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from netpolq.enums import Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
-from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.packet import parse
-from netpolq_worker.worker.packet_log import describe, write_line
+from netpolq_worker.worker.packet_log import Outcome, write_line
 
 PAIR_BURST_LINES = 5
 PAIR_INTERVAL_S = 10.0
@@ -55,19 +53,10 @@ class DeniedLog:
         self._most_suppressed: tuple[int, Pair | None] = (0, None)  # of the forgotten pairs, the one with the most
         self._summary_due_s = 0.0
 
-    def record(
-        self,
-        payload: bytes,
-        view: SnapshotReader | None,
-        verdict: Verdict | None,
-        fail_verdict: Verdict,
-        duration_ns: int,
-        *,
-        is_reply: bool,
-    ) -> None:
+    def record(self, payload: bytes, outcome: Outcome, duration_ns: int, *, is_reply: bool) -> None:
         """Log a dropped packet, unless a limit forbids it. `payload`: from the IP header on."""
         if self._admits(_pair(payload, is_reply=is_reply)):
-            write_line(self._queue_num, describe(payload, view, is_reply=is_reply), verdict, fail_verdict, duration_ns)
+            write_line(self._queue_num, payload, outcome, duration_ns, is_reply=is_reply)
 
     def _admits(self, pair: Pair) -> bool:
         bucket = self._pairs.get(pair)

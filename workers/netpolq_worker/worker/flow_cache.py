@@ -13,8 +13,8 @@ from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, Hint
-from netpolq.snapshot.cached_evaluator import DROP_ON_EVERY_PORT, CachedEvaluator
-from netpolq.snapshot.reader import SnapshotReader
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import (
     UNKEYED_PROTOCOLS,
     WITH_PORTS,
@@ -35,11 +35,19 @@ MAX_HINTS_A_WINDOW = 4096
 """Limits the work that a flood of connections, each looked up twice, can cause. Drops may use only half of either limit, so that a scan
 does not delay the hints for accepts."""
 
-NOT_CACHED = -1 << 16
+NOT_CACHED = -1 << 29
 """In place of an answer: the cache has no entry for the connection."""
 
 NO_ANSWER = NOT_CACHED - 1
 """In place of an answer: the key alone does not identify the connection, or there is no snapshot to evaluate with."""
+
+MAX_EVALUATIONS = 1 << 16
+"""Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 200 bytes each."""
+
+ANSWER_SERIES_SHIFT = 1
+ANSWER_EVALUATION_SHIFT = 5
+COUNTED_ANSWERS = 1 << ANSWER_EVALUATION_SHIFT
+"""An answer modulo this is its verdict and its series."""
 
 _SEEN_SLOTS = 1 << 16
 
@@ -47,8 +55,10 @@ _SEEN_SLOTS = 1 << 16
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    An **answer** is `series << 1 | verdict` (`series_of` in `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`,
-    negative): then the next lookup sends a hint.
+    An **answer** is `evaluation << 5 | series << 1 | verdict`: the index of an evaluation (see `evaluation`), which names the decisions,
+    and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`,
+    negative): then the next lookup sends a hint. Decisions keep their numbers from snapshot to snapshot, so answers for addresses that a
+    snapshot does not change stay valid.
 
     `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
     `answer_key` and `load` replace the dictionary now and then. `misses`: answers made from the snapshot.
@@ -70,6 +80,12 @@ class FlowCache:
         self._old_addresses: set[bytes] = set()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
+        self._evaluations: list[Evaluation] = []
+        self._evaluation_indexes: dict[Evaluation, int] = {}
+
+    def evaluation(self, answer: int) -> Evaluation:
+        """The evaluation of an answer that was returned since the last call of `load`."""
+        return self._evaluations[answer >> ANSWER_EVALUATION_SHIFT]
 
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
@@ -112,11 +128,15 @@ class FlowCache:
         self.misses += 1
         family = len(source)
         if family == 4:
-            evaluation = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
+            found = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
         else:
-            evaluation = self._evaluator.answer(source, destination, protocol, port)
-        answer = series_of(protocol, family) << 1 | evaluation & 1
-        if hints and evaluation == DROP_ON_EVERY_PORT:
+            found = self._evaluator.answer(source, destination, protocol, port)
+        evaluation = found.evaluation
+        index = self._evaluation_indexes.get(evaluation)
+        if index is None:
+            index = self._add_evaluation(evaluation)
+        answer = index << ANSWER_EVALUATION_SHIFT | series_of(protocol, family) << ANSWER_SERIES_SHIFT | evaluation.verdict
+        if hints and found.on_every_port:
             key = pair
         elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
             return answer
@@ -125,6 +145,18 @@ class FlowCache:
             if hints:
                 self._hint(key, answer)
         return answer
+
+    def _add_evaluation(self, evaluation: Evaluation) -> int:
+        if len(self._evaluations) >= MAX_EVALUATIONS:
+            self._forget_answers()
+        index = self._evaluation_indexes[evaluation] = len(self._evaluations)
+        self._evaluations.append(evaluation)
+        return index
+
+    def _forget_answers(self) -> None:
+        self.cache, self._addresses = {}, set()
+        self._old, self._old_addresses = {}, set()
+        self._evaluations, self._evaluation_indexes = [], {}
 
     def _seen_before(self, key: Key) -> bool:
         """Whether a key was looked up recently; marks it as seen. Two keys have the same mark once in 65,536 times."""
@@ -155,7 +187,7 @@ class FlowCache:
         self._addresses.update(question_of(key)[:2])
 
     def load(self, view: SnapshotReader, changed: Collection[bytes] | None) -> None:
-        """Evaluate with another snapshot from now on. `changed`: address keys whose flows may have another verdict; None: all.
+        """Evaluate with another snapshot from now on. `changed`: address keys whose flows may have another decision; None: all.
 
         Raises `SnapshotError` if the snapshot visibly has offsets outside of itself. The present one stays in use then.
         """
@@ -166,8 +198,7 @@ class FlowCache:
         previous, self.view, self._evaluator = self.view, view, evaluator
         self._waiting.clear()  # decisions of the previous version
         if previous is None or changed is None:
-            self.cache, self._addresses = {}, set()
-            self._old, self._old_addresses = {}, set()
+            self._forget_answers()
         else:
             affected = {packed_address(key) for key in changed}
             for generation, addresses in ((self.cache, self._addresses), (self._old, self._old_addresses)):

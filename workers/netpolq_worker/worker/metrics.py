@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
 from netpolq.ipc.counter_memory import count_in
+from netpolq_worker.worker.flow_cache import ANSWER_SERIES_SHIFT, COUNTED_ANSWERS
 from netpolq_worker.worker.packet import PROTOCOL_NAMES, SERIES
 
 _OTHER = "other"
@@ -48,7 +49,7 @@ class WorkerMetrics:
         )
         self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
         self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
-        self._counts = [0] * (2 * len(SERIES))
+        self._counts = [0] * COUNTED_ANSWERS
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
         self.packets = 0
@@ -59,9 +60,10 @@ class WorkerMetrics:
 
     def count_evaluated(self, answer: int, packets: int, duration_ns: int) -> None:
         """Count packets of one batch that got the same answer of the flow cache. `duration_ns`: of the batch."""
-        self._counts[answer] += packets
+        counted = answer % COUNTED_ANSWERS
+        self._counts[counted] += packets
         self.packets += packets
-        series = answer >> 1
+        series = counted >> ANSWER_SERIES_SHIFT
         self._sums_ns[series] += packets * duration_ns
         times = self._times[series]
         bucket = bisect_left(BOUNDS_NS, duration_ns)
@@ -79,7 +81,7 @@ class WorkerMetrics:
                 continue
             labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
             for verdict, verdict_label in enumerate(_VERDICTS):
-                answer = series << 1 | verdict
+                answer = series << ANSWER_SERIES_SHIFT | verdict
                 if self._counts[answer]:
                     self._packet_count.labels(*labels, verdict_label).inc(self._counts[answer])
                     self._counts[answer] = 0

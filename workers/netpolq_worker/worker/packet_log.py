@@ -1,7 +1,7 @@
-"""The packet log: a line for each packet, with the flow, the pods at both ends, the verdict, and the policy that decided.
+"""The packet log: a line for each packet, with the flow, the pods at both ends, the verdict, and the decision of each direction.
 
-It is written at `--v=2` and above, up to a rate; `netpolq_worker.worker.denied_log` writes that of `--log-denied`. An answer of the flow
-cache has no rule, so the log evaluates the flow a second time. The verdict in the line is the one that the packet got.
+It is written at `--v=2` and above, up to a rate; `netpolq_worker.worker.denied_log` writes that of `--log-denied`. The decisions are those
+that the packet got its verdict by; nothing is evaluated a second time.
 """
 
 import logging
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from netpolq.addresses import address_key
-from netpolq.enums import Direction, Verdict
+from netpolq.decision import Decision, Isolation, decision_text
+from netpolq.enums import Reason, Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
-from netpolq.snapshot.reader import NO_RULE, SnapshotReader
+from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
 
 LINES_PER_S = 100
@@ -23,15 +24,12 @@ BURST_LINES = 200
 log = logging.getLogger(PACKET_LOG)
 
 
-class LoggedDecision(NamedTuple):
-    """Why a packet got its verdict. `reason`: a label of `netpolq.enums.Reason`, or `malformed`, `no-snapshot`, `error`.
+class Outcome(NamedTuple):
+    """The verdict of a packet. `evaluation` None: there was no decision. `view`: the snapshot in use, None: there is none yet."""
 
-    `direction`, `policy`: of the rule that decided last, or of the first policy that isolates; None if no policy applies.
-    """
-
-    reason: str
-    direction: str | None = None
-    policy: str | None = None
+    verdict: Verdict
+    evaluation: Evaluation | None
+    view: SnapshotReader | None
 
 
 class End(NamedTuple):
@@ -46,18 +44,12 @@ class End(NamedTuple):
         return address if self.pod is None else f"{address} ({self.pod})"
 
 
-class LogLine(NamedTuple):
-    """A log line without its verdict. The ends are those of the connection in its original direction, None if unreadable.
+class _Flow(NamedTuple):
+    """The flow of a packet, in the original direction of its connection."""
 
-    `reply`: the packet itself goes the other way. `snapshot`: version that was evaluated, 0 for none.
-    """
-
-    decision: LoggedDecision
-    protocol: str | None
-    source: End | None
-    destination: End | None
-    reply: bool
-    snapshot: int
+    protocol: str
+    source: End
+    destination: End
 
 
 class PacketLog:
@@ -67,22 +59,10 @@ class PacketLog:
         self._queue_num = queue_num
         self._bucket = TokenBucket(LINES_PER_S, BURST_LINES, clock)
 
-    def prepare(self, payload: Callable[[], bytes], view: SnapshotReader | None, *, is_reply: bool) -> LogLine | None:
-        """A line for a packet before its verdict; None above the rate limit. Never raises: the packet still waits.
-
-        `payload` returns the packet, and may raise.
-        """
-        if not self._bucket.take():
-            return None
-        try:
-            return describe(payload(), view, is_reply=is_reply)
-        except Exception:  # a log line must not cost a packet
-            log.exception("cannot describe a packet on queue %d", self._queue_num)
-            return None
-
-    def write(self, line: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
-        """Write a line; see `write_line`."""
-        write_line(self._queue_num, line, verdict, fail_verdict, duration_ns)
+    def record(self, payload: bytes, outcome: Outcome, duration_ns: int, *, is_reply: bool) -> None:
+        """Write the line of a packet, unless the rate is exceeded. `payload`: from the IP header on."""
+        if self._bucket.take():
+            write_line(self._queue_num, payload, outcome, duration_ns, is_reply=is_reply)
 
     def log_suppressed(self) -> None:
         """Log how many packets got no line since the last call, if any. Call it a few times a second."""
@@ -97,49 +77,45 @@ class PacketLog:
             self._bucket.refused = 0
 
 
-def write_line(queue_num: int, line: LogLine, verdict: Verdict | None, fail_verdict: Verdict, duration_ns: int) -> None:
-    """Write the line of a packet. `verdict` None: there was no decision, and the packet got `fail_verdict`."""
-    decision = line.decision
-    if verdict is None and line.snapshot:
-        decision = LoggedDecision("error")
-    given = (fail_verdict if verdict is None else verdict).name.lower()
+def write_line(queue_num: int, payload: bytes, outcome: Outcome, duration_ns: int, *, is_reply: bool) -> None:
+    """Write the line of a packet. `payload`: from the IP header on. `is_reply`: the packet itself goes the other way."""
+    flow = _flow(payload, outcome.view, is_reply=is_reply)
+    reason = _reason(flow, outcome)
+    egress, ingress = _decisions(outcome)
+    # A denial comes first and ends the evaluation; an accepted packet was decided by its egress before its ingress.
+    last = ingress or egress
+    verdict = outcome.verdict.name.lower()
     processing_us = round(duration_ns / 1000, 1)
-    flow = f" {line.protocol} {line.source} -> {line.destination}" if line.protocol else ""
-    policy = f" by {decision.direction} policy {decision.policy}" if decision.policy else ""
-    reply = " (a reply)" if line.reply else ""
     fields = {
         "queue": queue_num,
-        "verdict": given,
-        "reason": decision.reason,
-        "direction": decision.direction,
-        "policy": decision.policy,
-        "protocol": line.protocol,
-        **_end_fields("source", line.source),
-        **_end_fields("destination", line.destination),
-        "reply": line.reply,
-        "snapshot": line.snapshot,
+        "verdict": verdict,
+        "reason": reason,
+        "direction": None if last is None else last.direction.name.lower(),
+        "policy": None if last is None or isinstance(last, Isolation) else last.policy,
+        "egress": _decision_fields(egress),
+        "ingress": _decision_fields(ingress),
+        "protocol": None if flow is None else flow.protocol,
+        **_end_fields("source", None if flow is None else flow.source),
+        **_end_fields("destination", None if flow is None else flow.destination),
+        "reply": is_reply,
+        "snapshot": 0 if outcome.view is None else outcome.view.version,
         "processing_us": processing_us,
     }
-    log.info("%s%s%s: %s%s, %.1f us", given, flow, reply, decision.reason, policy, processing_us, extra={"fields": fields})
+    subject = "" if flow is None else f" {flow.protocol} {flow.source} -> {flow.destination}"
+    why = ", ".join([reason, *(decision_text(decision) for decision in (egress, ingress) if decision is not None)])
+    reply = " (a reply)" if is_reply else ""
+    log.info("%s%s%s: %s, %.1f us", verdict, subject, reply, why, processing_us, extra={"fields": fields})
 
 
-def describe(payload: bytes, view: SnapshotReader | None, *, is_reply: bool) -> LogLine:
-    """The log line of a packet, from its bytes and the snapshot. `payload`: from the IP header on."""
-    version = 0 if view is None else view.version
-    flow = parse(payload)
-    if flow is None:
-        return LogLine(LoggedDecision("malformed"), None, None, None, is_reply, version)
-    source, destination, protocol, source_port, destination_port = flow
-    if is_reply:
-        source, destination, source_port, destination_port = destination, source, destination_port, source_port
-    return LogLine(
-        _decision(view, address_key(source), address_key(destination), protocol, destination_port),
-        PROTOCOL_NAMES.get(protocol, str(protocol)),
-        _end(view, source, protocol, source_port),
-        _end(view, destination, protocol, destination_port),
-        is_reply,
-        version,
-    )
+def _flow(payload: bytes, view: SnapshotReader | None, *, is_reply: bool) -> _Flow | None:
+    """The flow of a packet; None if it is malformed."""
+    parsed = parse(payload)
+    if parsed is None:
+        return None
+    source, destination, protocol, source_port, destination_port = parsed
+    ends = _end(view, source, protocol, source_port), _end(view, destination, protocol, destination_port)
+    first, second = reversed(ends) if is_reply else ends
+    return _Flow(PROTOCOL_NAMES.get(protocol, str(protocol)), first, second)
 
 
 def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) -> End:
@@ -150,19 +126,37 @@ def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) 
     )
 
 
-def _decision(view: SnapshotReader | None, source: bytes, destination: bytes, protocol: int, port: int) -> LoggedDecision:
-    if view is None:
-        return LoggedDecision("no-snapshot")
-    decision = view.evaluate(source, destination, protocol, port)
-    reason = decision.reason.label
-    if decision.rule != NO_RULE:
-        rule = view.rule(decision.rule)
-        return LoggedDecision(reason, rule.direction.name.lower(), rule.policy)
-    if decision.direction is None:
-        return LoggedDecision(reason)
-    isolated = source if decision.direction is Direction.EGRESS else destination
-    first, *_others = view.isolated_by(view.programs(isolated)[decision.direction])
-    return LoggedDecision(reason, decision.direction.name.lower(), first)
+def _reason(flow: _Flow | None, outcome: Outcome) -> str:
+    """A label of `netpolq.enums.Reason`, or `malformed`, `no-snapshot`, `error`."""
+    if flow is None:
+        return "malformed"
+    if outcome.evaluation is None:
+        return "no-snapshot" if outcome.view is None else "error"
+    if flow.source.ip == flow.destination.ip:
+        return Reason.SAME_ADDRESS.label
+    return outcome.evaluation.reason.label
+
+
+def _decisions(outcome: Outcome) -> tuple[Decision | None, Decision | None]:
+    evaluation, view = outcome.evaluation, outcome.view
+    if evaluation is None or view is None:
+        return None, None
+    return view.decision(evaluation.egress), view.decision(evaluation.ingress)
+
+
+def _decision_fields(decision: Decision | None) -> dict[str, object] | None:
+    match decision:
+        case None:
+            return None
+        case Isolation(_, policies):
+            return {"isolated_by": policies}
+        case _:
+            return {
+                "tier": decision.tier.label,
+                "policy": decision.policy,
+                "rule": decision.position,
+                "action": decision.action.name.lower(),
+            }
 
 
 def _end_fields(name: str, end: End | None) -> dict[str, object]:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import NO_ANSWER, NOT_CACHED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
@@ -29,6 +29,9 @@ BATCH_PACKETS = 64
 _HOUSEKEEPING_NS = 1_000_000
 """How long messages may wait under constant load, when the socket is never empty."""
 
+MALFORMED = -2
+"""In place of an answer: the packet could not be read, and was dropped."""
+
 log = logging.getLogger("worker")
 
 
@@ -36,7 +39,7 @@ class WorkerContext(Protocol):
     """The parts of a worker that the packet loop uses.
 
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
-    verdict (None: no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
+    answer (negative: `MALFORMED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
     """
 
     queue: Queue
@@ -45,7 +48,7 @@ class WorkerContext(Protocol):
     fail_verdict: Verdict
     mark_mask: int
     message_waits: bool
-    observe: Callable[[Packet, bool, int | None, int], None] | None
+    observe: Callable[[Packet, bool, int, int], None] | None
 
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, write counters. Called when no accept is pending. Must not raise."""
@@ -115,7 +118,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                         answer = _answer_parsed(context, packet_id, payload, is_reply=is_reply)
                     cached = flow_cache.cache.get
                 if answer < 0:
-                    verdict = Verdict.DROP if answer == _MALFORMED else None
+                    verdict = Verdict.DROP if answer == MALFORMED else None
                 else:
                     verdict = answer & 1
                     if verdict:
@@ -130,9 +133,9 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
             except Exception:  # this packet must be answered before the next batch accepts it
                 _fail(context, packet_id, "error")
                 log.exception("packet %d on queue %d could not be evaluated", packet_id, queue.queue_num)
-                verdict = None
+                verdict, answer = None, NO_ANSWER
             if observe is not None:
-                observe(packet, is_reply, verdict, started_ns)
+                observe(packet, is_reply, answer, started_ns)
         if packets >= max_packets or packet is None:
             max_packets = 1 if packet is None else BATCH_PACKETS
             if pending_id:
@@ -160,16 +163,13 @@ def _in_mark(state: PacketMark, mark_mask: int) -> int:
     return state * (mark_mask & -mark_mask)
 
 
-_MALFORMED = -2
-
-
 def _answer_parsed(context: WorkerContext, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
     """Parse a packet and return the flow cache's answer; negative if this function has sent the verdict itself."""
     flow = parse(payload)
     if flow is None:
         context.queue.verdict(packet_id, Verdict.DROP)
         context.metrics.malformed += 1
-        return _MALFORMED
+        return MALFORMED
     source, destination, protocol, source_port, destination_port = flow
     # A reply belongs to the connection that it answers, so its header is swapped for the evaluation.
     swapped = destination, source, protocol, source_port

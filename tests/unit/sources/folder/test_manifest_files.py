@@ -9,7 +9,7 @@ import pytest
 
 from netpolq.addresses import parse_address
 from netpolq.errors import NetpolqError
-from netpolq.model import NetworkPolicy, Pod
+from netpolq.model import Namespace, NetworkPolicy, Pod
 from netpolq.sources.folder.manifest_file import MAX_REJECTIONS
 from netpolq.sources.folder.source import load
 from tests.support.manifest_texts import BAD_RULE, complaints, names, namespace, policy
@@ -139,7 +139,7 @@ def test_of_an_object_in_two_files_the_first_by_path_wins_and_both_files_are_nam
     (tmp_path / "b.yaml").write_text(namespace("one", team="b"))
     update = load(tmp_path)
     (item,) = update.upserted
-    assert not isinstance(item, NetworkPolicy)
+    assert isinstance(item, Namespace)
     assert item.labels["team"] == "a"
     (rejection,) = update.rejections
     assert (rejection.origin, rejection.key, rejection.message) == ("b.yaml", "Namespace one", "is also in a.yaml document 1")

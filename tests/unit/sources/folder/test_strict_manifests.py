@@ -8,7 +8,7 @@ import pytest
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import Verdict
-from netpolq.policy.compiled_evaluator import CompiledEvaluator
+from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.sources.folder.source import load
 from netpolq.store import Store
 

@@ -1,0 +1,114 @@
+"""The peer selectors and port names in use: reference counts, and a number for each selector."""
+
+from collections.abc import Iterator
+
+from netpolq.policy.peers import PeerSelector
+from netpolq.snapshot.id_allocator import IdAllocator
+
+
+class _Use:
+    """A selector in use: its number of references and its number."""
+
+    __slots__ = ("count", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.count = 0
+
+
+class SelectorUses:
+    """Selectors and port names with references.
+
+    `acquire` and `release` are collected as pending until the identities are updated (`netpolq.policy.peer_classes`). Until then, the
+    numbers of released selectors are not reused, so identities before and after use the same numbers.
+    """
+
+    def __init__(self) -> None:
+        self._selectors: dict[PeerSelector, _Use] = {}
+        self._port_names: dict[str, int] = {}
+        self._numbers = IdAllocator()
+        self._pending: dict[PeerSelector, bool] = {}  # True: came into use since the last update
+        self._pending_names: dict[str, bool] = {}
+
+    @property
+    def selectors(self) -> dict[int, PeerSelector]:
+        """The selectors in use by number."""
+        return {use.number: selector for selector, use in self._selectors.items()}
+
+    def has(self, selector: PeerSelector) -> bool:
+        """Whether a selector is in use, or was released since the last update."""
+        return selector in self._selectors
+
+    def acquire(self, selector: PeerSelector) -> int:
+        """Add a reference to a selector. Returns its number."""
+        use = self._selectors.get(selector)
+        if use is None:
+            use = self._selectors[selector] = _Use(self._numbers.allocate())
+            self._pending[selector] = True
+        use.count += 1
+        return use.number
+
+    def release(self, selector: PeerSelector) -> None:
+        """Remove a reference to a selector."""
+        use = self._selectors[selector]
+        use.count -= 1
+        if not use.count:
+            self._pending.setdefault(selector, False)
+
+    def number(self, selector: PeerSelector) -> int:
+        """Return the number of a selector in use."""
+        return self._selectors[selector].number
+
+    def settled(self) -> Iterator[tuple[PeerSelector, int]]:
+        """Yield the selectors that were in use at the last update and their numbers."""
+        for selector, use in self._selectors.items():
+            if not self._pending.get(selector):
+                yield selector, use.number
+
+    def free(self, number: int) -> None:
+        """Make the number of a selector that went out of use available again."""
+        self._numbers.free(number)
+
+    def take_pending(self) -> tuple[list[tuple[PeerSelector, int]], list[tuple[PeerSelector, int]]]:
+        """Return the selectors that came into use and those that went out of use. Removes the latter; the caller frees their numbers."""
+        fresh, gone = [], []
+        for selector, is_fresh in self._pending.items():
+            use = self._selectors[selector]
+            if use.count and is_fresh:
+                fresh.append((selector, use.number))
+            elif not use.count:
+                del self._selectors[selector]
+                if is_fresh:
+                    self._numbers.free(use.number)
+                else:
+                    gone.append((selector, use.number))
+        self._pending = {}
+        return fresh, gone
+
+    # --- port names ---------------------------------------------------------------------------------------------------------------
+
+    def has_port_name(self, name: str) -> bool:
+        """Whether a rule in use names a port."""
+        return name in self._port_names
+
+    def acquire_port_name(self, name: str) -> None:
+        """Add a reference to a port name."""
+        if name not in self._port_names:
+            self._port_names[name] = 0
+            self._pending_names[name] = True
+        self._port_names[name] += 1
+
+    def release_port_name(self, name: str) -> None:
+        """Remove a reference to a port name."""
+        self._port_names[name] -= 1
+        if not self._port_names[name]:
+            self._pending_names.setdefault(name, False)
+
+    def take_pending_port_names(self) -> list[str]:
+        """Return the port names that came into use or went out of use. Removes the latter."""
+        changed = [name for name, is_fresh in self._pending_names.items() if bool(self._port_names[name]) is is_fresh]
+        for name in self._pending_names:
+            if not self._port_names[name]:
+                del self._port_names[name]
+        self._pending_names = {}
+        return changed

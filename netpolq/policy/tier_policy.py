@@ -1,0 +1,78 @@
+"""Tier policies: one direction of a NetworkPolicy or of a cluster-wide policy, in one form.
+
+Two endpoints with equal tier policies have equal decisions for every flow, down to the rule that decides. This is how the compiler finds
+the addresses that a change concerns.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from netpolq.enums import Action, Direction, Tier
+from netpolq.model import ClusterNetworkPolicy, LabelSelector, NetworkPolicy, PolicyPort, policy_name
+from netpolq.policy.peers import Peer, compiled_peer
+from netpolq.policy.selectors import matches
+
+Policy = NetworkPolicy | ClusterNetworkPolicy
+
+
+class TierRule(NamedTuple):
+    """A rule. `peers` None: every peer. `ports` None: every port and protocol."""
+
+    action: Action
+    peers: tuple[Peer, ...] | None
+    ports: tuple[PolicyPort, ...] | None
+
+
+class TierPolicy(NamedTuple):
+    """One direction of a policy. The order of evaluation in a tier is that of (`priority`, `name`).
+
+    `name`: ns/name, or the name of a cluster-wide policy. In the tier of NetworkPolicies, it isolates what it selects.
+    """
+
+    tier: Tier
+    priority: int
+    name: str
+    rules: tuple[TierRule, ...]
+
+    @property
+    def precedence(self) -> tuple[int, str]:
+        """The sort key within a tier."""
+        return self.priority, self.name
+
+
+def selects(policy: Policy, namespace_labels: Mapping[str, str], pod_labels: Mapping[str, str]) -> bool:
+    """Whether a policy selects a pod: for a NetworkPolicy, one of its own namespace."""
+    match policy:
+        case NetworkPolicy():
+            return matches(policy.pod_selector, pod_labels)
+        case ClusterNetworkPolicy():
+            namespaces = policy.subject.namespace_selector or LabelSelector()
+            return matches(namespaces, namespace_labels) and matches(policy.subject.pod_selector, pod_labels)
+
+
+def tier_policy(policy: Policy, direction: Direction) -> TierPolicy | None:
+    """One direction of a policy; None if it decides nothing there.
+
+    A NetworkPolicy isolates in each of its policy types, and its rules accept. A cluster-wide policy decides where it has rules.
+    """
+    match policy:
+        case NetworkPolicy():
+            if direction not in policy.policy_types:
+                return None
+            accepting = tuple(
+                TierRule(
+                    Action.ACCEPT,
+                    None if rule.peers is None else tuple(compiled_peer(policy.namespace, peer) for peer in rule.peers),
+                    rule.ports,
+                )
+                for rule in policy.rules(direction)
+            )
+            return TierPolicy(Tier.NETWORK_POLICY, 0, policy_name(policy), accepting)
+        case ClusterNetworkPolicy():
+            rules = tuple(
+                TierRule(
+                    rule.action, None if rule.peers is None else tuple(compiled_peer("", peer) for peer in rule.peers), rule.ports
+                )
+                for rule in policy.rules(direction)
+            )
+            return TierPolicy(policy.tier, policy.priority, policy.name, rules) if rules else None

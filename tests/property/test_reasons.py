@@ -1,0 +1,118 @@
+"""The packet log gives the verdict and the decisions that `netpolq explain` gives for the same packet, cached or not."""
+
+import io
+import json
+import random
+
+from collections.abc import Iterator
+
+import pytest
+
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet as ScapyPacket
+
+from netpolq.addresses import format_address, is_ipv4
+from netpolq.decision import Decision, Isolation
+from netpolq.enums import LoggingFormat, Reason, Verdict
+from netpolq.explain.compiled_evaluator import CompiledEvaluator
+from netpolq.ipc.channel import Logging
+from netpolq.logs import PACKET_LOG_VERBOSITY
+from netpolq.policy.reference import ReferenceEvaluator
+from netpolq.snapshot.reader import SnapshotReader
+from netpolq_worker.worker import packet_log
+from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.observer import Observer
+from tests.support.clusters import Cluster, Flow, random_cluster, random_flows
+from tests.support.compiled import Compilation
+from tests.support.logging_output import logging_output
+from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker
+
+CLUSTERS = 25
+FLOWS = 30
+LOOKUPS = 3
+"""Of each packet: the first is evaluated, the second fills the flow cache, and the third is answered from it."""
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
+        yield WorkerMetrics(0)
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    monkeypatch.setattr(packet_log, "BURST_LINES", 1 << 20)
+    with logging_output(LoggingFormat.JSON, PACKET_LOG_VERBOSITY) as written:
+        yield written
+
+
+def packet_of(flow: Flow) -> ScapyPacket | None:
+    """A packet of a flow; None for a protocol without ports."""
+    layer = {6: TCP, 17: UDP}.get(flow.protocol)
+    if layer is None:
+        return None
+    network = (IP if is_ipv4(flow.source) else IPv6)(src=format_address(flow.source), dst=format_address(flow.destination))
+    return network / layer(sport=4000, dport=flow.port)
+
+
+def logged(stream: io.StringIO) -> list[dict[str, object]]:
+    """The lines since the last call."""
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    stream.seek(0)
+    stream.truncate()
+    return lines
+
+
+def fields(decision: Decision | None) -> dict[str, object] | None:
+    if decision is None:
+        return None
+    if isinstance(decision, Isolation):
+        return {"isolated_by": list(decision.policies)}
+    action = decision.action.name.lower()
+    return {"tier": decision.tier.label, "policy": decision.policy, "rule": decision.position, "action": action}
+
+
+def worker_with(metrics: WorkerMetrics, cluster: Cluster) -> ServingWorker:
+    """A worker of a node on which all pods of a cluster run."""
+    compilation = Compilation(cluster.store())
+    compilation.update()
+    serving = ServingWorker(metrics)
+    serving.flow_cache.load(SnapshotReader(compilation.encoded()), None)
+    observer = Observer(100, serving.flow_cache, Verdict.DROP, Logging(PACKET_LOG_VERBOSITY, False))
+    serving.observe = observer.observe_if_needed
+    return serving
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_log_names_the_decisions_that_explain_names(seed: int, metrics: WorkerMetrics, stream: io.StringIO) -> None:
+    rng = random.Random(seed)
+    reasons = set()
+    for _ in range(CLUSTERS):
+        cluster = random_cluster(rng)
+        serving = worker_with(metrics, cluster)
+        store = cluster.store()
+        for flow in random_flows(rng, cluster, FLOWS):
+            packet = packet_of(flow)
+            if packet is None:
+                continue
+            explanation = CompiledEvaluator(store).explain(*flow)
+            assert explanation == ReferenceEvaluator(store).explain(*flow)
+            if explanation.reason is Reason.OWN_NODE:
+                continue  # the kernel accepts these packets and queues none
+            for number in range(1, LOOKUPS + 1):
+                serving.receive(QueuedPacket(number, bytes(packet)))
+                serving.drained()
+            lines = logged(stream)
+            assert len(lines) == LOOKUPS
+            # A denied egress ends the evaluation, and a pod reaches itself whatever its policies decide.
+            is_exempt = explanation.reason is Reason.SAME_ADDRESS
+            egress = None if is_exempt or (explanation.denial and not explanation.egress.denies) else explanation.egress.decision
+            ingress = None if is_exempt or explanation.egress.denies else explanation.ingress.decision
+            for line in lines:
+                assert line["verdict"] == explanation.verdict.name.lower()
+                assert line["reason"] == explanation.reason.label
+                assert (line["egress"], line["ingress"]) == (fields(egress), fields(ingress))
+                reasons.add(line["reason"])
+    assert reasons == {reason.label for reason in Reason} - {Reason.OWN_NODE.label}
