@@ -22,6 +22,7 @@ from netpolq.cli.status import STATUS
 from netpolq.enums import LoggingFormat
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.hold import command as hold_command
+from netpolq.ipc import settings_document
 from netpolq.logs import write_error
 from netpolq.settings.definitions import CONFIG, FILE_OPTIONS, LOGGING_FORMAT
 from netpolq.settings.options import Option, from_argv, from_file
@@ -67,9 +68,12 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _logging_format(argv: Sequence[str], environ: Mapping[str, str]) -> LoggingFormat:
+def _logging_format(argv: list[str], environ: Mapping[str, str]) -> LoggingFormat:
     """Return the log format of the command. Text if the command has no log or the format cannot be determined."""
-    if not argv or argv[0] not in {"run", "supervise"}:
+    if argv[:1] == ["supervise"]:
+        with suppress(SettingsError):
+            return settings_document.decode(" ".join(argv[1:])).logging_format
+    if argv[:1] != ["run"]:
         return LoggingFormat.TEXT
     given = environ.get(LOGGING_FORMAT.environment, "")
     with suppress(SettingsError):

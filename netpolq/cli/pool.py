@@ -4,39 +4,14 @@ import sys
 
 from collections.abc import Mapping
 
-from netpolq.enums import VerdictCacheMode
+from netpolq.ipc import settings_document
 from netpolq.settings import Settings
 from netpolq.settings.options import ENVIRONMENT_PREFIX
 
 
 def pool_command(settings: Settings) -> list[str]:
-    """Return the command line of the pool. The pool starts the supervisor with the arguments after `--`."""
-    return [
-        sys.executable,
-        "-m",
-        "netpolq_worker",
-        "--run-dir",
-        str(settings.run_dir),
-        "--queues",
-        str(settings.queues),
-        "--fail-open" if settings.fail_open else "--no-fail-open",
-        "--mark-mask",
-        hex(settings.mark_mask),
-        # With `auto`, the cache depends on the verbosity, which can change at run time.
-        "--no-hints" if settings.verdict_cache_mode is VerdictCacheMode.OFF else "--hints",
-        "--takeover" if settings.takeover else "--no-takeover",
-        "--logging-format",
-        settings.logging_format.value,
-        "--v",
-        str(settings.verbosity),
-        "--log-denied" if settings.log_denied else "--no-log-denied",
-        "--",
-        sys.executable,
-        "-m",
-        "netpolq",
-        "supervise",
-        *settings.to_argv(),
-    ]
+    """Return the command line of the pool."""
+    return [sys.executable, "-m", "netpolq_worker", settings_document.encode(settings)]
 
 
 def pool_environment(environ: Mapping[str, str]) -> dict[str, str]:

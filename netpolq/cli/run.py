@@ -11,7 +11,7 @@ from netpolq.cli.command import Command
 from netpolq.cli.manifests import require_folder
 from netpolq.cli.pool import pool_command, pool_environment
 from netpolq.errors import ExitCode, SettingsError
-from netpolq.ipc import takeover
+from netpolq.ipc import settings_document, takeover
 from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import ENVIRONMENT_PREFIX
@@ -50,11 +50,11 @@ def _run(argv: Sequence[str]) -> int:
 def _supervise(argv: Sequence[str]) -> int:
     from netpolq.supervisor import app  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
-    return app.main(resolve(argv, os.environ))
+    return app.main(settings_document.decode(" ".join(argv)))
 
 
 def _reload(argv: Sequence[str]) -> int:
-    """Resolve the settings again and print the new arguments of the pool as JSON. The pool runs this command on SIGHUP.
+    """Resolve the settings again and print their document. The pool runs this command on SIGHUP.
 
     `argv`: the queues in use, which may differ from the settings after a takeover.
     """
@@ -66,7 +66,7 @@ def _reload(argv: Sequence[str]) -> int:
     first, last = map(int, argv[0].split(":"))
     if settings.takeover and settings.queue_count == last - first + 1:
         settings = settings.with_queues(range(first, last + 1))
-    print(json.dumps(pool_command(settings)[3:]))
+    print(settings_document.encode(settings))
     return ExitCode.OK
 
 
@@ -112,5 +112,5 @@ RUN = Command(
         "netpolq run --config /etc/netpolq/netpolq.toml --log-denied --logging-format json",
     ),
 )
-SUPERVISE = Command(run=_supervise, usage="[flags]", summary="", details=_details)
+SUPERVISE = Command(run=_supervise, usage="DOCUMENT", summary="", details=str)
 RELOAD = Command(run=_reload, usage="", summary="", details=str)

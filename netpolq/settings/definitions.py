@@ -4,15 +4,17 @@ from pathlib import Path
 
 from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.hold import cni, ranges, ruleset
-from netpolq.settings.options import Option, OptionGroup
-from netpolq.settings.parsers import (
+from netpolq.ipc.agent_settings import (
     MAX_CACHED_VERDICTS,
     MAX_QUEUE,
+    MAX_VERBOSITY,
     MAX_VERDICT_TTL_S,
     MAX_WORKERS,
     BindAddress,
     QueueRange,
-    bind_address,
+)
+from netpolq.settings.options import Option, OptionGroup
+from netpolq.settings.parsers import (
     boolean,
     boolean_or_auto,
     host_name,
@@ -247,7 +249,7 @@ NODE_EGRESS: Option[NodeEgress] = Option(
 )
 METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
     name="metrics-bind-address",
-    parse=bind_address,
+    parse=BindAddress.parse,
     default=":9080",
     metavar="ADDRESS",
     allowed="HOST:PORT with a port from 0 to 65535, an IPv6 host in brackets, or :PORT for all addresses",
@@ -257,10 +259,10 @@ METRICS_BIND_ADDRESS: Option[BindAddress] = Option(
 )
 VERBOSITY: Option[int] = Option(
     name="v",
-    parse=integer(0, 10),
+    parse=integer(0, MAX_VERBOSITY),
     default="0",
     metavar="N",
-    allowed="0 to 10",
+    allowed=f"0 to {MAX_VERBOSITY}",
     help="Log verbosity. From 1: a line for each version in force, with its changes. From 2: a line for each first packet. From 4: "
     "debug lines.",
     group=OptionGroup.OBSERVABILITY,

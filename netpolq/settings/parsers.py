@@ -1,19 +1,13 @@
 """Parsers of option texts. Every parser raises `ValueError` for an invalid text."""
 
-import ipaddress
 import os
 import re
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+from netpolq.ipc.agent_settings import MAX_QUEUE, MAX_WORKERS, QueueRange
 from netpolq.ipc.run_dir import STATUS_SOCKET
-
-MAX_WORKERS = 256
-MAX_QUEUE = 0xFFFF
-MAX_VERDICT_TTL_S = 86400
-MAX_CACHED_VERDICTS = 1 << 20
 
 _MAX_SOCKET_PATH_BYTES = 107
 """Source: unix(7): `sun_path` has 108 bytes, the last of them NUL."""
@@ -22,32 +16,6 @@ _TRUE = frozenset({"1", "t", "true", "yes"})
 _FALSE = frozenset({"0", "f", "false", "no"})
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
-
-
-class QueueRange(NamedTuple):
-    """Queue numbers `first` to `last`, both included."""
-
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        return f"{self.first}:{self.last}"
-
-    @property
-    def numbers(self) -> range:
-        """All queue numbers."""
-        return range(self.first, self.last + 1)
-
-
-class BindAddress(NamedTuple):
-    """A listen address. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def boolean(text: str) -> bool:
@@ -105,16 +73,6 @@ def mark_mask(text: str) -> int:
     if mask != 0b111 * (mask & -mask):
         raise ValueError
     return mask
-
-
-def bind_address(text: str) -> BindAddress:
-    """Return the address of `host:port`, in the syntax of Go's net.Listen with a numeric port. With port 0 the kernel chooses one."""
-    match = _BIND_ADDRESS.fullmatch(text)
-    if not match or int(match["port"]) > 0xFFFF:
-        raise ValueError
-    if match["ipv6"] is not None:
-        return BindAddress(str(ipaddress.IPv6Address(match["ipv6"])), int(match["port"]))
-    return BindAddress(match["host"], int(match["port"]))
 
 
 def host_name(text: str) -> str:

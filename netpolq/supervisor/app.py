@@ -167,8 +167,8 @@ class Supervisor:
         )
         await status_socket.open()
         metrics = await serve_metrics(
-            settings.metrics_host,
-            settings.metrics_port,
+            settings.metrics_bind_address.host,
+            settings.metrics_bind_address.port,
             expose=lambda: expose(self._registry),
             not_ready=readiness.not_ready,
         )

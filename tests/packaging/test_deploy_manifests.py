@@ -14,9 +14,8 @@ import pytest
 
 from netpolq.cli import COMMANDS
 from netpolq.hold.ranges import listed
-from netpolq.settings import resolve
+from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import OPTIONS
-from netpolq.settings.resolve import Settings
 from tests.support.deployment import CHART, KUSTOMIZE, OVERLAYS, Deployment, Kind, PodSpec, charted, kustomized
 
 Values = Mapping[str, object]
@@ -175,10 +174,10 @@ def test_probes_and_scrapers_ask_the_port_that_the_agent_serves(deployment: Depl
     probes = [container["startupProbe"], container["livenessProbe"], container["readinessProbe"]]
     assert [probe["httpGet"]["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
     for probe in probes:
-        assert probe["httpGet"]["port"] == settings.metrics_port
-        assert probe["httpGet"].get("host", "") == settings.metrics_host
+        assert probe["httpGet"]["port"] == settings.metrics_bind_address.port
+        assert probe["httpGet"].get("host", "") == settings.metrics_bind_address.host
     annotations = deployment.pod["metadata"].get("annotations", {})
-    assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_port)}
+    assert annotations.get("prometheus.io/port") in {None, str(settings.metrics_bind_address.port)}
 
 
 def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Deployment) -> None:
@@ -229,7 +228,7 @@ def test_the_charts_settings_reach_the_agent() -> None:
     assert (settings.queue_first, settings.queue_count, settings.fanout) == (300, 8, False), "an argument comes before a variable"
     assert (settings.verdict_cache, settings.verdict_cache_ttl_s, settings.verdict_cache_size) == (False, 30, 1048576)
     assert (settings.mark_mask, settings.ct_label) == (0x700, 26)
-    assert (settings.metrics_host, settings.metrics_port) == ("::1", 9090)
+    assert settings.metrics_bind_address == ("::1", 9090)
     assert (settings.verbosity, settings.logging_format.value, settings.strict_mode) == (2, "text", False)
     assert (settings.dataplane.value, settings.node_egress.value, settings.netfilter_bug_1766_fix) == ("native", "allow", None)
     assert deployment.container["image"] == f"registry.example:5000/mirror/network/netpolq@sha256:{'0' * 64}"
@@ -328,7 +327,7 @@ def test_the_pod_monitor_finds_the_pods_and_their_port(pods: str) -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= deployment.pod["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     v4, v6 = (rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "__address__")
-    port = settings_of(deployment).metrics_port
+    port = settings_of(deployment).metrics_bind_address.port
     assert [rule["replacement"] for rule in (v4, v6)] == [f"$1:{port}", f"[$1]:{port}"]
     for address, matches in (("10.0.0.1", (True, False)), ("fd00::1", (False, True))):
         assert tuple(bool(re.fullmatch(rule["regex"], address)) for rule in (v4, v6)) == matches

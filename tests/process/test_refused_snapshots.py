@@ -7,6 +7,15 @@ import sys
 from pathlib import Path
 
 from loadtest.testbed.box import Box
+from netpolq.ipc import settings_document
+from netpolq.settings import resolve
+
+POOL = """
+import sys
+from netpolq_worker.__main__ import main
+document, commands, answers = sys.argv[1:]
+sys.exit(main([document], [sys.executable, "-m", "tests.support.publishing", commands, answers]))
+"""
 
 
 def test_the_pool_rejects_a_damaged_snapshot_and_the_next_one_reaches_the_worker(box: Box) -> None:
@@ -37,9 +46,6 @@ def test_workers_do_not_start_with_a_damaged_snapshot_file(box: Box) -> None:
 
 def _run_pool(box: Box, commands: Path, answers: Path) -> str:
     """Run a real pool with one worker until its supervisor has all answers. Returns the log."""
-    pool = [
-        *(sys.executable, "-m", "netpolq_worker", "--run-dir", str(box.directory / "run"), "--queues", "100:100"),
-        *("--fail-open", "--mark-mask", "0x70", "--"),
-        *(sys.executable, "-m", "tests.support.publishing", str(commands), str(answers)),
-    ]
+    settings = resolve(["--run-dir", str(box.directory / "run"), "--workers=1"], {})
+    pool = [sys.executable, "-c", POOL, settings_document.encode(settings), str(commands), str(answers)]
     return box.run(box.node.name, pool).stderr

@@ -75,7 +75,8 @@ def ttl(agent: Agent) -> int:
     ("lines", "workers", "parts"),
     [
         (("mark-mask = 0x700",), 2, ("--mark-mask", "needs a restart")),
-        ((), 3, ("--queues", "needs a restart")),
+        ((), 3, ("--workers", "needs a restart")),
+        (('verdict-cache = "off"',), 2, ("--verdict-cache", "needs a restart")),
         (("verdict-cache-ttl = 0",), 2, ("cannot read the settings",)),
         (("what is this",), 2, ("cannot read the settings",)),
     ],

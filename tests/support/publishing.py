@@ -23,7 +23,7 @@ _LIMIT_S = 15.0
 
 
 def main() -> None:
-    commands, answers = (Path(argument) for argument in sys.argv[1:])
+    commands, answers = (Path(argument) for argument in sys.argv[1:3])
     channel = Channel(socket.socket(fileno=os.dup(0)))
     events: list[dict[str, object]] = []
     wanted = 0

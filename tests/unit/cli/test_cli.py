@@ -14,6 +14,7 @@ import pytest
 
 from netpolq import cli
 from netpolq.errors import ExitCode
+from netpolq.ipc import settings_document
 from netpolq.settings import resolve
 from netpolq.settings.command_flags import CLEANUP_OPTIONS, STATUS_OPTIONS
 from netpolq.settings.definitions import OPTIONS
@@ -144,15 +145,16 @@ def test_run_executes_the_pool_with_resolved_settings(fake_pool: dict[str, str],
         environ={**fake_pool, "NETPOLQ_MARK_MASK": "0x700", "NETPOLQ_V": "2"},
     )
     assert (result.returncode, result.stderr) == (0, "")
-    started = json.loads(result.stdout)
-    ours, supervisor = started["argv"][: started["argv"].index("--")], started["argv"][started["argv"].index("--") + 1 :]
-    assert " ".join(ours) == (
-        f"--run-dir {tmp_path} --queues 7:9 --no-fail-open --mark-mask 0x700 --hints --no-takeover --logging-format text --v 2 "
-        "--no-log-denied"
-    )
-    assert supervisor[:4] == [sys.executable, "-m", "netpolq", "supervise"]
-    found = resolve(supervisor[4:], {})
-    assert (found.manifests, found.queue_first, found.queue_count, found.verbosity) == (manifests, 7, 3, 2)
+    (document,) = json.loads(result.stdout)["argv"]
+    flags = [
+        f"--manifests={manifests}",
+        "--queue-balance=7:9",
+        "--no-fail-open",
+        f"--run-dir={tmp_path}",
+        "--mark-mask=0x700",
+        "--v=2",
+    ]
+    assert settings_document.decode(document) == resolve(flags, {})
 
 
 def test_the_pool_inherits_the_environment_without_netpolq_variables(fake_pool: dict[str, str], manifests: Path) -> None:
@@ -196,9 +198,28 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture
 
 
 def test_supervise_rejects_a_command_line_that_run_did_not_make() -> None:
-    result = netpolq("supervise", "--manifests=/")
-    assert result.returncode == ExitCode.USAGE
-    assert len(result.stderr.splitlines()) == 1
+    document = settings_document.encode(resolve(["--logging-format=json"], {}))
+    for words, part in (
+        (["--manifests=/"], "only `netpolq run`"),
+        ([document], '"msg": "`netpolq supervise` is an internal command'),
+    ):
+        result = netpolq("supervise", *words)
+        assert result.returncode == ExitCode.USAGE
+        (line,) = result.stderr.splitlines()
+        assert part in line
+
+
+def test_the_pool_rejects_a_document_that_run_did_not_make(tmp_path: Path) -> None:
+    """It names the field, and touches nothing."""
+    document = json.loads(settings_document.encode(resolve([f"--run-dir={tmp_path}/run"], {})))
+    for changed, part in (
+        ({**document, "workers": 0}, "field 'workers': invalid value 0: must be from 1 to 256"),
+        ({**document, "wrokers": 1}, "field 'wrokers': does not exist"),
+    ):
+        argv = [sys.executable, "-P", "-m", "netpolq_worker", json.dumps(changed)]
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert (result.returncode, result.stderr) == (ExitCode.USAGE, f"netpolq: error: settings, {part}\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_status_without_an_agent_names_the_socket_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -486,8 +507,8 @@ def test_kubeconfig_comes_from_the_flag_or_the_environment_and_is_empty_with_man
 ) -> None:
     def found(*flags: str, **environ: str) -> str:
         result = netpolq("run", "--workers=1", *flags, environ={**fake_pool, "HOME": "/home/ann", **environ})
-        words: list[str] = json.loads(result.stdout)["argv"]
-        return next(word.removeprefix("--kubeconfig=") for word in words if word.startswith("--kubeconfig="))
+        (document,) = json.loads(result.stdout)["argv"]
+        return settings_document.decode(document).kubeconfig
 
     assert found() == ""
     assert found(KUBECONFIG="/a:~/b") == "/a:/home/ann/b"

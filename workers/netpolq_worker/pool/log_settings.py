@@ -2,12 +2,13 @@
 
 import logging
 
+from dataclasses import replace
+
+from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Logging
 from netpolq.logs import logs_packets, set_verbosity
 from netpolq_worker.pool.supervisor_process import SupervisorProcess
 from netpolq_worker.pool.workers import Workers
-
-_VERBOSITY_FLAG = "--v="
 
 log = logging.getLogger("pool")
 
@@ -18,7 +19,7 @@ class LogSettings:
     def __init__(self, workers: Workers, supervisor: SupervisorProcess) -> None:
         self._workers = workers
         self._supervisor = supervisor
-        self._next_supervisor: tuple[str, ...] | None = None
+        self._next_supervisor: Settings | None = None
 
     def apply(self, wanted: Logging) -> None:
         """Set what the pool and all workers log from now on."""
@@ -31,15 +32,12 @@ class LogSettings:
         """Apply a verbosity that the supervisor has received and set. Later supervisors start with it too."""
         before = self._workers.logging
         self.apply(wanted)
-        argv = tuple(
-            f"{_VERBOSITY_FLAG}{wanted.verbosity}" if argument.startswith(_VERBOSITY_FLAG) else argument
-            for argument in self._supervisor.argv
-        )
+        settings = replace(self._supervisor.settings, verbosity=wanted.verbosity)
         if logs_packets(before.verbosity) != logs_packets(wanted.verbosity):
             # Pod names in the snapshot, and the verdict cache, depend on it.
-            self._next_supervisor = argv
+            self._next_supervisor = settings
         else:
-            self._supervisor.argv = argv
+            self._supervisor.settings = settings
 
     def replace_supervisor(self) -> None:
         """Restart the supervisor if the last change needs it. Not while its messages are read: this closes its channel."""

@@ -9,7 +9,10 @@ import os
 import signal
 import time
 
+from collections.abc import Sequence
+
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import (
     Failure,
     Heartbeat,
@@ -21,7 +24,7 @@ from netpolq.ipc.channel import (
     StandDown,
     StoodDown,
 )
-from netpolq_worker.pool.args import PoolOptions
+from netpolq.ipc.run_dir import IMAGE, TAKEOVER_KEY
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.log_settings import LogSettings
 from netpolq_worker.pool.orphaned_ruleset import log_consequence
@@ -48,17 +51,19 @@ log = logging.getLogger("pool")
 class Pool:
     """The process tree. Construct, then `run`."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, settings: Settings, supervisor: Sequence[str]) -> None:
         """Acquire the agent lock of this network namespace, or connect to the agent that holds it, and bind the queues.
 
-        Raises `NetpolqError`.
+        `supervisor`: the command line of the supervisor, without the settings. Raises `NetpolqError`.
         """
-        self._options = options
+        self._settings = settings
         self._events = EventLoop()
-        self._agent_lock = AgentLock(self, self._events, options.queues, options.takeover_key_path, takeover=options.takeover)
-        self._supervisor = SupervisorProcess(options.supervisor, self._events, self._on_supervisor_message)
-        self._workers = Workers(options, self._events, notify=self._supervisor.send)
-        self._snapshots = SnapshotIntake(self._workers, options.snapshot_path)
+        self._agent_lock = AgentLock(
+            self, self._events, settings.queues.numbers, settings.run_dir / TAKEOVER_KEY, takeover=settings.takeover
+        )
+        self._supervisor = SupervisorProcess(supervisor, settings, self._events, self._on_supervisor_message)
+        self._workers = Workers(settings, self._events, notify=self._supervisor.send)
+        self._snapshots = SnapshotIntake(self._workers, settings.run_dir / IMAGE)
         self._log_settings = LogSettings(self._workers, self._supervisor)
         self._outbox = Outbox(self._supervisor, self._workers)
         self._signals = SignalQueue()
@@ -147,10 +152,10 @@ class Pool:
 
     def _on_reload(self, reload: Reload, code: int) -> None:
         self._reload = None
-        reloaded = reload.finish(code, self._supervisor.argv)
+        reloaded = reload.finish(code, self._supervisor.settings)
         if reloaded is not None:
             self._log_settings.apply(reloaded.logging)
-            self._supervisor.replace(reloaded.supervisor)
+            self._supervisor.replace(reloaded)
 
     # --- the takeover; see `netpolq_worker.pool.takeover_listener.TakeoverCallbacks` -----------------------------------------------
 
@@ -216,7 +221,7 @@ class Pool:
                 self._exit_code = ExitCode.OK
             elif number == signal.SIGHUP and self._reload is None and not self._agent_lock.has_successor:
                 try:
-                    self._reload = Reload(self._options)
+                    self._reload = Reload(self._settings.queues)
                 except OSError as error:
                     log.error("SIGHUP: cannot start a process: %s", error.strerror)
 
@@ -241,7 +246,7 @@ class Pool:
         if self._agent_lock.owned_by_peer:
             log.info("stopped; the other agent goes on")
         else:
-            log_consequence(fail_open=self._options.fail_open, has_installed=self._has_installed)
+            log_consequence(fail_open=self._settings.fail_open, has_installed=self._has_installed)
 
     def _wait_for_children(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from netpolq.ipc import counter_memory
+from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
-from netpolq_worker.pool.args import PoolOptions
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.packet_loop import handle_packets
@@ -69,13 +69,13 @@ class WorkerProcess:
 class WorkerSpawner:
     """Binds the queues and forks processes that can serve any of them."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Raises `NetpolqError`."""
-        self._options = options
+        self._settings = settings
         # Set in a worker process only: the pool binds the queues and evaluates nothing.
         self._worker: Worker | None = None
-        self.logging = options.logging
-        self.queues = tuple(self._bind(num) for num in options.queues)
+        self.logging = settings.logging
+        self.queues = tuple(self._bind(num) for num in settings.queues.numbers)
         self._sandbox = Sandbox()
         # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
         # used first, because each memory takes room.
@@ -89,7 +89,7 @@ class WorkerSpawner:
 
         packet_handler = handle_packets(context)
         next(packet_handler)
-        return Queue(queue_num, packet_handler, fail_open=self._options.fail_open)
+        return Queue(queue_num, packet_handler, fail_open=self._settings.fail_open)
 
     def spawn(self, snapshot: SnapshotHandle) -> WorkerProcess:
         """Fork a process. It is a standby worker until it receives `Serve`. Raises `OSError` if the kernel refuses the process."""
@@ -124,17 +124,17 @@ class WorkerSpawner:
             queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
             memory = self.memories[metrics_file_id]
             _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory})
-            settings = WorkerSettings(
+            worker_settings = WorkerSettings(
                 metrics_file_id=metrics_file_id,
                 memory=memory,
-                fail_open=self._options.fail_open,
-                mark_mask=self._options.mark_mask,
-                hints=self._options.hints,
+                fail_open=self._settings.fail_open,
+                mark_mask=self._settings.mark_mask,
+                hints=self._settings.hints,
                 logging=self.logging,
                 snapshot_version=snapshot.version,
                 snapshot_descriptor=snapshot.descriptor,
             )
-            standby = StandbyWorker(settings, self.queues, Channel(end))
+            standby = StandbyWorker(worker_settings, self.queues, Channel(end))
             self._sandbox.apply()
             self._worker = standby.wait()
             if self._worker is not None:

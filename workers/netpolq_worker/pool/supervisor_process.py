@@ -7,6 +7,8 @@ import time
 
 from collections.abc import Callable, Sequence
 
+from netpolq.ipc import settings_document
+from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Channel, Message
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, kill_if_silent
@@ -19,14 +21,18 @@ at its start, take some seconds in a large cluster on a busy machine. Workers go
 
 
 class SupervisorProcess:
-    """Runs one supervisor at a time. `on_message`: called with each message, and the descriptor that came with it.
+    """Runs one supervisor at a time.
 
-    `argv`: its command line. A new value applies from the next start on.
+    `command`: its command line, without the settings. `settings`: a new value applies from the next start on. `on_message`: called with
+    each message, and the descriptor that came with it.
     """
 
-    def __init__(self, argv: tuple[str, ...], events: EventLoop, on_message: Callable[[Message, int | None], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], settings: Settings, events: EventLoop, on_message: Callable[[Message, int | None], None]
+    ) -> None:
         self.child = Child(min_uptime_s=5.0, free_restarts=0)
-        self.argv = argv
+        self.settings = settings
+        self._command = command
         self._events = events
         self._on_message = on_message
         self._channel: Channel | None = None
@@ -40,7 +46,8 @@ class SupervisorProcess:
         ours, theirs = Channel.pair()
         with theirs:
             # The channel is the standard input: no number to agree on, and no other descriptor is inherited.
-            self._process = subprocess.Popen[bytes](self.argv, stdin=theirs.fileno(), env=self._environment)
+            argv = [*self._command, settings_document.encode(self.settings)]
+            self._process = subprocess.Popen[bytes](argv, stdin=theirs.fileno(), env=self._environment)
         self.child.on_start(self._process.pid, time.monotonic())
         self._channel = ours
         self._events.watch(ours, self._on_readable)
@@ -73,9 +80,9 @@ class SupervisorProcess:
             self._channel.close()
             self._channel = None
 
-    def replace(self, argv: tuple[str, ...]) -> None:
-        """Replace the supervisor by one with another command line."""
-        self.argv = argv
+    def replace(self, settings: Settings) -> None:
+        """Replace the supervisor by one with other settings."""
+        self.settings = settings
         self.child.due = 0.0
         self.disconnect()
 

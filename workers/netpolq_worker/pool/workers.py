@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Counters, Drain, Heartbeat, Hints, Logging, Message, Refusal, Report, Serve
-from netpolq_worker.pool.args import PoolOptions
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, attempt, described, kill_if_silent
 from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess, WorkerSpawner
@@ -72,11 +72,11 @@ class Workers:
     `snapshot`: the newest one, which the workers evaluate with.
     """
 
-    def __init__(self, options: PoolOptions, events: EventLoop, notify: Callable[[Message], object]) -> None:
+    def __init__(self, settings: Settings, events: EventLoop, notify: Callable[[Message], object]) -> None:
         """Raises `NetpolqError`."""
         self._events = events
         self._notify = notify
-        self._spawner = WorkerSpawner(options)
+        self._spawner = WorkerSpawner(settings)
         self._slots = [_Slot(number, queue) for number, queue in enumerate(self._spawner.queues)]
         self._workers: dict[int, WorkerProcess] = {}
         self._standby = Child(min_uptime_s=1.0, free_restarts=1, due=time.monotonic() + _STANDBY_DELAY_S)

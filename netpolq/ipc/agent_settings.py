@@ -1,0 +1,145 @@
+"""The settings of a running agent, as pool and supervisor have them. `netpolq.ipc.settings_document` passes them from one to the other.
+
+The annotations of a field tell its flag, if the flag has another name, and the bounds of a number.
+"""
+
+import ipaddress
+import re
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.ipc.channel import Logging
+from netpolq.logs import PACKET_LOG_VERBOSITY
+
+MAX_WORKERS = 256
+MAX_QUEUE = 0xFFFF
+MAX_VERBOSITY = 10
+MAX_CT_LABEL = 128 - CONNECTION_LABEL_BITS
+"""A conntrack label has 128 bits. Source: linux/netfilter/xt_connlabel.h."""
+MAX_VERDICT_TTL_S = 86400
+MAX_CACHED_VERDICTS = 1 << 20
+
+_BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
+
+Addresses = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class QueueRange(NamedTuple):
+    """Queue numbers `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}:{self.last}"
+
+    @property
+    def numbers(self) -> range:
+        """All queue numbers."""
+        return range(self.first, self.last + 1)
+
+
+class BindAddress(NamedTuple):
+    """A listen address. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "BindAddress":
+        """Return the address of `host:port`, in the syntax of Go's net.Listen with a numeric port. With port 0 the kernel chooses one.
+
+        Raises `ValueError`.
+        """
+        match = _BIND_ADDRESS.fullmatch(text)
+        if not match or int(match["port"]) > 0xFFFF:
+            raise ValueError("must be HOST:PORT")
+        if match["ipv6"] is not None:
+            return cls(str(ipaddress.IPv6Address(match["ipv6"])), int(match["port"]))
+        return cls(match["host"], int(match["port"]))
+
+
+class Flag(NamedTuple):
+    """The flag of a field, where it is not the name of the field."""
+
+    name: str
+
+
+class Between(NamedTuple):
+    """The bounds of a number, both included."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of an agent, checked and with defaults applied.
+
+    `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `hostname`: never empty. `netfilter_bug_1766_fix` None: depends
+    on the kernel version. `mark_mask`: three adjacent bits; `ct_label`: the first bit in the conntrack label. `run_dir`: absolute.
+    `pod_cidrs`: empty if the agent reads the ranges from the CNI configuration in `cni_conf_dir` (None: it does not read them).
+    """
+
+    manifests: Path | None
+    kubeconfig: str
+    hostname: Annotated[str, Flag("hostname-override")]
+    queue_first: Annotated[int, Flag("nfqueue-id"), Between(0, MAX_QUEUE)]
+    queue_count: Annotated[int, Flag("workers"), Between(1, MAX_WORKERS)]
+    fanout: bool
+    takeover: bool
+    dataplane: Dataplane
+    mark_mask: Annotated[int, Between(0b111, 0b111 << 29)]
+    ct_label: Annotated[int, Between(0, MAX_CT_LABEL)]
+    verdict_cache_mode: Annotated[VerdictCacheMode, Flag("verdict-cache")]
+    verdict_cache_ttl_s: Annotated[int, Flag("verdict-cache-ttl"), Between(1, MAX_VERDICT_TTL_S)]
+    verdict_cache_size: Annotated[int, Between(2, MAX_CACHED_VERDICTS)]
+    run_dir: Path
+    fail_open: bool
+    pod_cidrs: tuple[Addresses, ...]
+    cni_conf_dir: Path | None
+    strict_mode: bool
+    node_egress: NodeEgress
+    metrics_bind_address: BindAddress
+    verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
+    log_denied: bool
+    logging_format: LoggingFormat
+    netfilter_bug_1766_fix: bool | None
+    disable_nri: bool
+
+    def with_queues(self, queues: range) -> "Settings":
+        """Return the same settings with other queues. The number of workers changes with their number."""
+        return replace(self, queue_first=queues.start, queue_count=len(queues))
+
+    @property
+    def queues(self) -> QueueRange:
+        """The queue numbers, one for each worker."""
+        return QueueRange(self.queue_first, self.queue_first + self.queue_count - 1)
+
+    @property
+    def verdict_cache(self) -> bool:
+        """Whether the kernel caches verdicts."""
+        if self.verdict_cache_mode is VerdictCacheMode.AUTO:
+            return self.verbosity < PACKET_LOG_VERBOSITY
+        return self.verdict_cache_mode is VerdictCacheMode.ON
+
+    @property
+    def hints(self) -> bool:
+        """Whether workers report repeated decisions. With `auto` they do: the verbosity, on which the cache depends, can change."""
+        return self.verdict_cache_mode is not VerdictCacheMode.OFF
+
+    @property
+    def pod_names(self) -> bool:
+        """Whether the snapshot contains pod names, which workers use in the packet log."""
+        return self.log_denied or self.verbosity >= PACKET_LOG_VERBOSITY
+
+    @property
+    def logging(self) -> Logging:
+        """What workers log."""
+        return Logging(self.verbosity, self.log_denied)
