@@ -26,9 +26,9 @@ def _run(argv: Sequence[str]) -> int:
 
 def _details() -> str:
     about = paragraph(
-        f"N: {VERBOSITY.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next change, "
-        "SIGHUP or restart. SIGHUP and a restart return to the level of flags, environment and file. When the level crosses 2, the "
-        "agent compiles all policies again, as after SIGHUP."
+        f"N: {VERBOSITY.value.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next "
+        "change, SIGHUP or restart. SIGHUP and a restart return to the level of flags, environment and file. When the level crosses 2, "
+        "the agent compiles all policies again, as after SIGHUP."
     )
     return f"{about}\n\n{flag_list((RUN_DIR,), environment=(RUN_DIR,))}"
 

@@ -13,7 +13,7 @@ from netpolq.cli.pool import pool_command, pool_environment
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.ipc import settings_document, takeover
 from netpolq.settings import Settings, resolve
-from netpolq.settings.definitions import OPTIONS
+from netpolq.settings.definitions import GROUPS
 from netpolq.settings.options import ENVIRONMENT_PREFIX
 from netpolq.settings.usage import grouped_flags, paragraph
 
@@ -97,7 +97,7 @@ def _details() -> str:
         "means true, and it never uses the next argument as its value. Flags marked * also exist in the kube-network-policies agent.",
     )
     codes = "\n".join(f"  {code.value}  {text}" for code, text in _EXIT_CODES.items())
-    return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(OPTIONS) + f"\nExit codes:\n{codes}"))
+    return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(GROUPS) + f"\nExit codes:\n{codes}"))
 
 
 RUN = Command(

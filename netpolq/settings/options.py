@@ -7,13 +7,13 @@ overrides is never parsed, so an error in it has no effect.
 import difflib
 import tomllib
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from netpolq.errors import SettingsError
+from netpolq.settings.value_types import ValueType
 
 ENVIRONMENT_PREFIX = "NETPOLQ_"
 
@@ -21,48 +21,37 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class OptionGroup(StrEnum):
-    """Headings of the flag list in `--help`, in this order."""
-
-    SOURCE = "Source"
-    QUEUES = "Queues and workers"
-    DATA_PLANE = "Data plane"
-    POLICY = "Policy behaviour"
-    OBSERVABILITY = "Observability"
-    COMPATIBILITY = "Compatibility"
-    COMMAND = "Flags"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option(Generic[T_co]):
     """One option, for all layers.
 
-    `parse` raises `ValueError` for a text that is not allowed and must accept `default`. `allowed` completes "allowed: ".
-    `toml_type`: the TOML type that a file may use besides a string. `bool` also makes the flag a switch, which needs no value.
-    `letter`: a short form, `-o`; empty for none.
-    `upstream`: the flag exists under this name in the kube-network-policies agent.
+    `value`: the type of its values, to which `default` belongs. `letter`: a short form, `-o`; empty for none. `upstream`: the flag exists
+    under this name in the kube-network-policies agent.
     """
 
     name: str
-    parse: Callable[[str], T_co]
+    value: ValueType[T_co]
     default: str
-    metavar: str
-    allowed: str
     help: str
-    group: OptionGroup
-    toml_type: type[str] | type[int] | type[bool] = str
     upstream: bool = False
     letter: str = ""
 
     @property
     def is_switch(self) -> bool:
         """Whether the flag alone means true and never uses the next argument as its value."""
-        return self.toml_type is bool
+        return self.value.toml_type is bool
 
     @property
     def environment(self) -> str:
         """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper().replace("-", "_")
+
+
+class OptionGroup(NamedTuple):
+    """Options under a heading."""
+
+    heading: str
+    options: tuple[Option[object], ...]
 
 
 class Given(NamedTuple):
@@ -84,7 +73,7 @@ class Values:
 
     def __getitem__(self, option: Option[T]) -> T:
         given = self.given(option)
-        return option.parse(option.default) if given is None else parse_given(option, given)
+        return option.value.parse(option.default) if given is None else parse_given(option, given)
 
     def given(self, option: Option[object]) -> Given | None:
         """Return the text of the highest layer that has the option; None if the default applies."""
@@ -94,14 +83,14 @@ class Values:
 def parse_given(option: Option[T], given: Given) -> T:
     """Return the parsed value. Raises `SettingsError`, which names origin, text and allowed values."""
     try:
-        return option.parse(given.text)
+        return option.value.parse(given.text)
     except ValueError:
         raise refusal(option, given.origin, given.text) from None
 
 
 def refusal(option: Option[object], origin: str, value: object) -> SettingsError:
     """Return the error for an invalid value. It is one line: `repr` escapes line ends."""
-    return SettingsError(f"{origin}: invalid value {value!r}; allowed: {option.allowed}")
+    return SettingsError(f"{origin}: invalid value {value!r}; allowed: {option.value.allowed}")
 
 
 def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
@@ -139,7 +128,9 @@ def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
         elif not equals:
             # Go would use a following flag as the value. That is nearly always a forgotten value.
             if not remaining or (remaining[-1].startswith("-") and remaining[-1] != "-"):
-                raise SettingsError(f"flag --{name}: needs a value, as in --{name}={option.metavar}; allowed: {option.allowed}")
+                raise SettingsError(
+                    f"flag --{name}: needs a value, as in --{name}={option.value.metavar}; allowed: {option.value.allowed}"
+                )
             text = remaining.pop()
         layer[option.name] = Given(f"flag --{name}", text)
     return layer
@@ -183,7 +174,7 @@ def from_file(options: Sequence[Option[object]], path: Path) -> Layer:
             raise SettingsError(f"{origin}: does not exist{hint}")
         if isinstance(value, str):
             layer[key] = Given(origin, value)
-        elif type(value) is option.toml_type:  # not isinstance: bool is a subclass of int
+        elif type(value) is option.value.toml_type:  # not isinstance: bool is a subclass of int
             layer[key] = Given(origin, str(value).lower())
         else:
             raise refusal(option, origin, value)

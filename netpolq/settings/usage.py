@@ -9,14 +9,9 @@ from netpolq.settings.options import Option, OptionGroup
 _WIDTH = 110
 
 
-def grouped_flags(options: Sequence[Option[object]]) -> str:
-    """Return all options under the headings of their groups, with environment variables. `*` marks flags of kube-network-policies."""
-    sections = []
-    for group in OptionGroup:
-        members = [option for option in options if option.group is group]
-        if members:
-            sections.append(f"{group}:\n{flag_list(members, environment=members)}")
-    return "\n".join(sections)
+def grouped_flags(groups: Sequence[OptionGroup]) -> str:
+    """Return all options under their headings, with environment variables. `*` marks flags of kube-network-policies."""
+    return "\n".join(f"{heading}:\n{flag_list(options, environment=options)}" for heading, options in groups)
 
 
 def flag_list(options: Sequence[Option[object]], *, environment: Collection[Option[object]]) -> str:
@@ -32,10 +27,10 @@ def paragraph(text: str, *, indent: str = "") -> str:
 
 
 def _lines(option: Option[object], from_environment: bool) -> Iterator[str]:
-    form = f"--{option.name}[={option.metavar}]" if option.is_switch else f"--{option.name} {option.metavar}"
+    form = f"--{option.name}[={option.value.metavar}]" if option.is_switch else f"--{option.name} {option.value.metavar}"
     negated = f", --no-{option.name}" if option.is_switch else ""
     letter = f"-{option.letter}, " if option.letter else ""
     yield f"  {letter}{form}{negated}{' *' if option.upstream else ''}"
     yield paragraph(option.help, indent=" " * 8)
     environment = f" Environment: {option.environment}." if from_environment else ""
-    yield paragraph(f"Allowed: {option.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)
+    yield paragraph(f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings import resolve
-from netpolq.settings.definitions import FILE_OPTIONS, OPTIONS
-from netpolq.settings.options import OptionGroup
+from netpolq.settings.definitions import FILE_OPTIONS, GROUPS, OPTIONS
 from netpolq.settings.usage import grouped_flags
 
 SAMPLE = Path(__file__).parents[3] / "config" / "netpolq.toml"
@@ -303,17 +302,17 @@ def test_the_defaults_in_the_sample_file_are_those_of_the_table() -> None:
 
 
 def test_help_names_every_flag_default_and_variable_under_its_group() -> None:
-    text = grouped_flags(OPTIONS)
+    text = grouped_flags(GROUPS)
     flat = " ".join(text.split())
     for option in OPTIONS:
         assert f"--{option.name}" in flat
-        assert f"Allowed: {option.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}." in flat
+        assert f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}." in flat
     headings = [line.removesuffix(":") for line in text.splitlines() if line and not line.startswith(" ")]
-    assert headings == [group.value for group in OptionGroup if group is not OptionGroup.COMMAND]
+    assert headings == [group.heading for group in GROUPS]
 
 
 def test_help_marks_exactly_the_upstream_flags() -> None:
-    marked = set(re.findall(r"^  --([a-z0-9-]+).* \*$", grouped_flags(OPTIONS), flags=re.MULTILINE))
+    marked = set(re.findall(r"^  --([a-z0-9-]+).* \*$", grouped_flags(GROUPS), flags=re.MULTILINE))
     assert marked == {
         "kubeconfig",
         "fail-open",

@@ -1,0 +1,207 @@
+"""The types of option values: how a text is parsed, and what help, configuration file and shell completion tell about it.
+
+Every parser raises `ValueError` for an invalid text.
+"""
+
+import os
+import re
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from netpolq.hold.ranges import ALLOWED, PodRange, parse_ranges
+from netpolq.ipc.agent_settings import MAX_QUEUE, MAX_WORKERS, BindAddress, QueueRange
+from netpolq.ipc.run_dir import STATUS_SOCKET
+
+_MAX_SOCKET_PATH_BYTES = 107
+"""Source: unix(7): `sun_path` has 108 bytes, the last of them NUL."""
+
+_TRUE = frozenset({"1", "t", "true", "yes"})
+_FALSE = frozenset({"0", "f", "false", "no"})
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+T_co = TypeVar("T_co", covariant=True)
+E = TypeVar("E", bound=StrEnum)
+
+
+class Completion(StrEnum):
+    """What a shell offers beside the choices of an option."""
+
+    NOTHING = auto()
+    FILES = auto()
+    FOLDERS = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueType(Generic[T_co]):
+    """A type of values. `parse` raises `ValueError` for a text that is not allowed; `allowed` completes "allowed: ".
+
+    `choices`: the usual texts, if they are few. `toml_type`: the TOML type that a file may use besides a string; `bool` also makes the
+    flag a switch, which needs no value.
+    """
+
+    parse: Callable[[str], T_co]
+    metavar: str
+    allowed: str
+    choices: tuple[str, ...] = ()
+    completion: Completion = Completion.NOTHING
+    toml_type: type[str] | type[int] | type[bool] = str
+
+
+def _boolean(text: str) -> bool:
+    """Source: Go's strconv.ParseBool, case-insensitive, extended by yes and no."""
+    folded = text.lower()
+    if folded in _TRUE:
+        return True
+    if folded in _FALSE:
+        return False
+    raise ValueError
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError  # this includes a leading zero, which Go reads as octal
+    return int(text, 0)
+
+
+def integers(lowest: int, highest: int, *, metavar: str = "N") -> ValueType[int]:
+    """Return the type of decimal and hexadecimal numbers from `lowest` to `highest`, both included."""
+
+    def parse(text: str) -> int:
+        number = _number(text)
+        if not lowest <= number <= highest:
+            raise ValueError
+        return number
+
+    return ValueType(parse=parse, metavar=metavar, allowed=f"{lowest} to {highest}", toml_type=int)
+
+
+def modes(kind: type[E], *, metavar: str) -> ValueType[E]:
+    """Return the type of the members of an enumeration."""
+    return ValueType(parse=kind, metavar=metavar, allowed=_alternatives(*kind), choices=tuple(kind))
+
+
+def words(*allowed: str, metavar: str) -> ValueType[str]:
+    """Return the type of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError
+        return text
+
+    return ValueType(parse=parse, metavar=metavar, allowed=_alternatives(*allowed), choices=allowed)
+
+
+def _alternatives(*texts: str) -> str:
+    *most, last = texts
+    return f"{', '.join(most)} or {last}"
+
+
+def text(*, metavar: str, allowed: str, completion: Completion = Completion.NOTHING) -> ValueType[str]:
+    """Return the type of texts that whatever uses them parses."""
+    return ValueType(parse=_plain_text, metavar=metavar, allowed=allowed, completion=completion)
+
+
+def paths(*, metavar: str, allowed: str, completion: Completion) -> ValueType[Path | None]:
+    """Return the type of paths, with None for the empty text."""
+    return ValueType(
+        parse=lambda given: Path(_plain_text(given)) if given else None, metavar=metavar, allowed=allowed, completion=completion
+    )
+
+
+def _plain_text(given: str) -> str:
+    """Return the text itself, if it can be an argument of a program."""
+    if "\0" in given:
+        raise ValueError
+    os.fsencode(given)
+    return given
+
+
+def _worker_count(given: str) -> int | None:
+    return None if given == "auto" else integers(1, MAX_WORKERS).parse(given)
+
+
+def _queue_range(given: str) -> QueueRange | None:
+    """Return the range of `A:B`, or None for the empty text, which means "not given"."""
+    if not given:
+        return None
+    first, _colon, last = given.partition(":")
+    found = QueueRange(_number(first), _number(last))
+    if not found.first <= found.last <= MAX_QUEUE or found.last - found.first >= MAX_WORKERS:
+        raise ValueError
+    return found
+
+
+def _mark_mask(given: str) -> int:
+    mask = integers(1, 0xFFFFFFFF).parse(given)
+    if mask != 0b111 * (mask & -mask):
+        raise ValueError
+    return mask
+
+
+def _host_name(given: str) -> str:
+    """Return a node name in lower case, without surrounding space; empty for the empty text, which means "not given".
+
+    Source: kubelet's `nodeutil.GetHostname`. The check of the characters detects a `$(NODE_NAME)` that was not expanded.
+    """
+    name = given.strip().lower()
+    if given and not _HOST_NAME.fullmatch(name):
+        raise ValueError
+    return name
+
+
+def _run_directory(given: str) -> Path:
+    """Return an absolute path, short enough for the address of the status socket below it."""
+    path = Path(_plain_text(given))
+    if not path.is_absolute() or len(os.fsencode(path / STATUS_SOCKET)) > _MAX_SOCKET_PATH_BYTES:
+        raise ValueError
+    return path
+
+
+BOOLEAN: ValueType[bool] = ValueType(
+    parse=_boolean,
+    metavar="BOOL",
+    allowed="true or false (also 1, 0, t, f, yes, no)",
+    choices=("true", "false"),
+    toml_type=bool,
+)
+BOOLEAN_OR_AUTO: ValueType[bool | None] = ValueType(
+    parse=lambda given: None if given == "auto" else _boolean(given),
+    metavar="BOOL",
+    allowed=f"auto, {BOOLEAN.allowed}",
+    choices=("auto", *BOOLEAN.choices),
+    toml_type=bool,
+)
+WORKER_COUNT: ValueType[int | None] = ValueType(
+    parse=_worker_count, metavar="N", allowed=f"auto or 1 to {MAX_WORKERS}", choices=("auto",), toml_type=int
+)
+QUEUE_RANGE: ValueType[QueueRange | None] = ValueType(
+    parse=_queue_range,
+    metavar="A:B",
+    allowed=f"A:B with 0 <= A <= B <= {MAX_QUEUE} and at most {MAX_WORKERS} queues",
+)
+MARK_BITS: ValueType[int] = ValueType(
+    parse=_mark_mask, metavar="MASK", allowed="three adjacent bits of 32, such as 0x70", toml_type=int
+)
+BIND_ADDRESS: ValueType[BindAddress] = ValueType(
+    parse=BindAddress.parse,
+    metavar="ADDRESS",
+    allowed="HOST:PORT with a port from 0 to 65535, an IPv6 host in brackets, or :PORT for all addresses",
+)
+HOST_NAME: ValueType[str] = ValueType(
+    parse=_host_name, metavar="NAME", allowed="a node name of letters, digits, '.', '-' and '_', or nothing"
+)
+RUN_DIRECTORY: ValueType[Path] = ValueType(
+    parse=_run_directory,
+    metavar="DIR",
+    allowed="an absolute path of at most 95 bytes",
+    completion=Completion.FOLDERS,
+)
+FOLDER = paths(metavar="DIR", allowed="a folder", completion=Completion.FOLDERS)
+POD_RANGES: ValueType[tuple[PodRange, ...]] = ValueType(
+    parse=parse_ranges, metavar="CIDRS", allowed=f"a comma-separated list of {ALLOWED}"
+)
