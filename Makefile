@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ bench-setup: $(STAMP)
 manifests: $(STAMP) ## write deploy/install*.yaml and the image of overlays and chart, from deploy/image/reference.env
 	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
 	$(BIN)/python deploy/manifests.py
+
+options: $(STAMP) ## write config/netpolq.toml and the table of flags in README.md, from netpolq/settings
+	$(BIN)/python config/generate.py
 
 docs: $(STAMP) ## build the documentation into build/site, with links and anchors checked
 	$(BIN)/zensical build --strict --clean

@@ -6,14 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from netpolq.cli.command import Command
+from netpolq.cli.command import Command, plain
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError
 from netpolq.ipc import takeover
 from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
 from netpolq.settings.command_flags import CLEANUP_OPTIONS
 from netpolq.settings.definitions import CT_LABEL, RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
-from netpolq.settings.usage import flag_list
 
 _RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY)
 
@@ -54,7 +53,7 @@ CLEANUP = Command(
     run=_run,
     usage="[flags]",
     summary="Remove what a stopped agent left in the kernel and on disk.",
-    details=lambda: flag_list(CLEANUP_OPTIONS, environment=CLEANUP_OPTIONS),
+    groups=plain(*CLEANUP_OPTIONS),
     examples=(
         "# after you stop the agent for good",
         "netpolq cleanup",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from netpolq.cli.cleanup import CLEANUP
 from netpolq.cli.command import Command
+from netpolq.cli.config import CONFIG_FILE
 from netpolq.cli.explain import EXPLAIN
 from netpolq.cli.loglevel import LOGLEVEL
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
@@ -151,12 +152,7 @@ def _overview() -> str:
 
 
 def _help_page(name: str) -> str:
-    if name == "hold":
-        return hold_command.HELP
-    command = COMMANDS[name]
-    usage = " ".join(part for part in ("usage: netpolq", name, command.usage) if part)
-    examples = "\n".join(["Examples:", *(f"  {line}" for line in command.examples)]) if command.examples else ""
-    return "\n\n".join(part for part in (usage, command.summary, command.details().rstrip("\n"), examples) if part) + "\n"
+    return hold_command.HELP if name == "hold" else COMMANDS[name].help_page(name)
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -164,10 +160,16 @@ COMMANDS: Mapping[str, Command] = {
     "status": STATUS,
     "loglevel": LOGLEVEL,
     "cleanup": CLEANUP,
-    "hold": Command(_hold, "[flags]", "Drop the traffic of this node's pods until an agent enforces policies.", str),
+    "hold": Command(run=_hold, usage="[flags]", summary="Drop the traffic of this node's pods until an agent enforces policies."),
     "explain": EXPLAIN,
-    "version": Command(_version, "", "Print the version.", str, ("netpolq version",)),
-    "help": Command(_help, "[COMMAND]", "Show the list of commands, or the help page of one.", str, ("netpolq help explain",)),
+    "config": CONFIG_FILE,
+    "version": Command(run=_version, summary="Print the version.", examples=("netpolq version",)),
+    "help": Command(
+        run=_help,
+        usage="[COMMAND]",
+        summary="Show the list of commands, or the help page of one.",
+        examples=("netpolq help explain",),
+    ),
     "supervise": SUPERVISE,
     "reload": RELOAD,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command
+from netpolq.cli.command import Command, plain
 from netpolq.cli.manifests import require_folder_or_file
 from netpolq.errors import SettingsError
 from netpolq.settings.command_flags import (
@@ -19,7 +19,6 @@ from netpolq.settings.command_flags import (
     SOURCE,
 )
 from netpolq.settings.options import Values, from_argv
-from netpolq.settings.usage import flag_list, paragraph
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -41,20 +40,16 @@ def _run(argv: Sequence[str]) -> int:
     )
 
 
-def _details() -> str:
-    about = paragraph(
-        "Give either --src and --dst, or --packets. The command needs neither an agent nor privileges. For a denied connection the "
-        "answer lists each isolating policy with the part of its closest rule that does not match (peer, port or protocol), and the "
-        "smallest addition to a policy that would allow the connection."
-    )
-    return f"{about}\n\n{flag_list(EXPLAIN_OPTIONS, environment=())}"
-
-
 EXPLAIN = Command(
     run=_run,
     usage="--manifests PATH [flags]",
     summary="Show offline which policies decide a connection.",
-    details=_details,
+    about=(
+        "Give either --src and --dst, or --packets. The command needs neither an agent nor privileges. For a denied connection the "
+        "answer lists each isolating policy with the part of its closest rule that does not match (peer, port or protocol), and the "
+        "smallest addition to a policy that would allow the connection.",
+    ),
+    groups=plain(*EXPLAIN_OPTIONS),
     # Each example was run, with manifests like those of its test.
     examples=(
         "# can the frontend reach the database, and if not, what is missing",

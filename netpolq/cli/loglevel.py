@@ -4,11 +4,10 @@ import os
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command
+from netpolq.cli.command import Command, plain
 from netpolq.errors import ExitCode
 from netpolq.settings.definitions import RUN_DIR, VERBOSITY
 from netpolq.settings.options import Given, Values, from_argv, from_environment, parse_given
-from netpolq.settings.usage import flag_list, paragraph
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -24,20 +23,16 @@ def _run(argv: Sequence[str]) -> int:
     return ExitCode.OK
 
 
-def _details() -> str:
-    about = paragraph(
-        f"N: {VERBOSITY.value.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next "
-        "change, SIGHUP or restart. SIGHUP and a restart return to the level of flags, environment and file. When the level crosses 2, "
-        "the agent compiles all policies again, as after SIGHUP."
-    )
-    return f"{about}\n\n{flag_list((RUN_DIR,), environment=(RUN_DIR,))}"
-
-
 LOGLEVEL = Command(
     run=_run,
     usage="[N] [flags]",
     summary="Show or change the log verbosity of a running agent.",
-    details=_details,
+    about=(
+        f"N: {VERBOSITY.value.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next "
+        "change, SIGHUP or restart. SIGHUP and a restart return to the level of flags, environment and file. When the level crosses 2, "
+        "the agent compiles all policies again, as after SIGHUP.",
+    ),
+    groups=plain(RUN_DIR),
     examples=(
         "# show the current verbosity",
         "netpolq loglevel",

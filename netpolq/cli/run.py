@@ -15,7 +15,6 @@ from netpolq.ipc import settings_document, takeover
 from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import GROUPS
 from netpolq.settings.options import ENVIRONMENT_PREFIX
-from netpolq.settings.usage import grouped_flags, paragraph
 
 _ORIGIN = "_NETPOLQ_ORIGIN"
 """Environment variable with the arguments and `NETPOLQ_*` variables of `run`, from which a reload starts. Its name lacks the prefix of
@@ -85,8 +84,11 @@ def _with_kubeconfig(settings: Settings, environ: Mapping[str, str]) -> Settings
     return replace(settings, kubeconfig=":".join(os.path.expanduser(path) for path in paths.split(":") if path))  # noqa: PTH111  # Path raises without a home
 
 
-def _details() -> str:
-    paragraphs = (
+RUN = Command(
+    run=_run,
+    usage="[flags]",
+    summary="Enforce network policies (the agent).",
+    about=(
         "The agent runs in the foreground and enforces policies in its own network namespace. On SIGTERM it ends and leaves its rules "
         "in place, so that traffic stays filtered during a restart; `netpolq cleanup` removes them. On SIGHUP it reads the file of "
         "--config again. Settings of logging, and settings that workers do not use, change at once. If any other setting has changed, "
@@ -95,16 +97,9 @@ def _details() -> str:
         "Precedence: flag, environment variable, file, default.",
         "`--flag VALUE`, `--flag=VALUE`, `-flag VALUE` and `-flag=VALUE` are equivalent. A flag with [=BOOL] needs no value: alone it "
         "means true, and it never uses the next argument as its value. Flags marked * also exist in the kube-network-policies agent.",
-    )
-    codes = "\n".join(f"  {code.value}  {text}" for code, text in _EXIT_CODES.items())
-    return "\n\n".join((*map(paragraph, paragraphs), grouped_flags(GROUPS) + f"\nExit codes:\n{codes}"))
-
-
-RUN = Command(
-    run=_run,
-    usage="[flags]",
-    summary="Enforce network policies (the agent).",
-    details=_details,
+    ),
+    groups=GROUPS,
+    exit_codes=_EXIT_CODES,
     examples=(
         "# enforce the manifests of a folder; drop new connections while no worker can evaluate them",
         "netpolq run --manifests /etc/netpolq/manifests --no-fail-open",
@@ -112,5 +107,5 @@ RUN = Command(
         "netpolq run --config /etc/netpolq/netpolq.toml --log-denied --logging-format json",
     ),
 )
-SUPERVISE = Command(run=_supervise, usage="DOCUMENT", summary="", details=str)
-RELOAD = Command(run=_reload, usage="", summary="", details=str)
+SUPERVISE = Command(run=_supervise, usage="DOCUMENT", summary="")
+RELOAD = Command(run=_reload, usage="QUEUES", summary="")

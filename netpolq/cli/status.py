@@ -4,13 +4,12 @@ import os
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command
+from netpolq.cli.command import Command, plain
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc import takeover
 from netpolq.settings.command_flags import OUTPUT, STATUS_OPTIONS
 from netpolq.settings.definitions import RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
-from netpolq.settings.usage import flag_list
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -49,7 +48,7 @@ STATUS = Command(
     run=_run,
     usage="[flags]",
     summary="Show the state of a running agent.",
-    details=lambda: flag_list(STATUS_OPTIONS, environment=(RUN_DIR,)),
+    groups=plain(*STATUS_OPTIONS),
     examples=(
         "# show whether the newest policies are in force, and on which workers",
         "netpolq status",

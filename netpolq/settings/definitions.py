@@ -42,14 +42,14 @@ HOSTNAME_OVERRIDE = Option(
     value=HOST_NAME,
     default="",
     help="Name of this node, as in spec.nodeName of its pods. Empty: the host name. The agent converts both to lower case, as the kubelet "
-    "does. In a cluster the agent is ready only when a Node of this name exists.",
+    "does. Pods with another name there are not local. In a cluster the agent is ready only when a Node of this name exists.",
     upstream=True,
 )
 CONFIG = Option(
     name="config",
     value=paths(metavar="FILE", allowed="a TOML file", completion=Completion.FILES),
     default="",
-    help="TOML file with any of these settings. The keys are flag names without the leading dashes.",
+    help="TOML file with any of these settings. The keys are flag names without the leading dashes. `netpolq config` prints such a file.",
 )
 NFQUEUE_ID = Option(
     name="nfqueue-id",
@@ -90,15 +90,15 @@ DATAPLANE = Option(
     name="dataplane",
     value=modes(Dataplane, metavar="FORM"),
     default="auto",
-    help="Form of the queue rule. native: the queue statement of nftables. compat: the NFQUEUE target. auto: the first of the two that "
-    "the kernel accepts.",
+    help="Form of the queue rule. native: the queue statement of nftables. compat: the NFQUEUE target through nft_compat. auto: the "
+    "first of the two that the kernel accepts.",
 )
 MARK_MASK = Option(
     name="mark-mask",
     value=MARK_BITS,
     default="0x70",
-    help="Bits of the packet mark that hold the state of a packet while it waits for a verdict. The agent restores the values that "
-    "other software keeps in them.",
+    help="Three adjacent bits of the packet mark, for the state of a packet while it waits for a verdict. The agent restores the values "
+    "that other software keeps in them.",
 )
 CT_LABEL = Option(
     name="ct-label",
@@ -179,8 +179,8 @@ VERBOSITY = Option(
     name="v",
     value=integers(0, MAX_VERBOSITY),
     default="0",
-    help="Log verbosity. From 1: a line for each version in force, with its changes. From 2: a line for each first packet. From 4: "
-    "debug lines.",
+    help="Log verbosity. From 1: a line for each version in force, with its changes. From 2: a line for each first packet "
+    "(verdict, flow, pods, policy). From 4: debug lines.",
     upstream=True,
 )
 LOG_DENIED = Option(
@@ -201,7 +201,7 @@ NETFILTER_BUG_1766_FIX = Option(
     value=BOOLEAN_OR_AUTO,
     default="auto",
     help="Evaluate DNS over UDP before routing, so that netfilter bug 1766 does not drop queries that one socket sends at the same time. "
-    "auto: if the kernel has the bug.",
+    "auto: if the kernel has the bug (before 6.12).",
     upstream=True,
 )
 DISABLE_NRI = Option(

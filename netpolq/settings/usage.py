@@ -1,22 +1,33 @@
-"""The flag lists of `--help`, generated from the options."""
+"""The flag lists of `--help`, and the texts about a flag that the manual page has too."""
 
 import textwrap
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import Option, OptionGroup
 
 _WIDTH = 110
 
 
 def grouped_flags(groups: Sequence[OptionGroup]) -> str:
-    """Return all options under their headings, with environment variables. `*` marks flags of kube-network-policies."""
-    return "\n".join(f"{heading}:\n{flag_list(options, environment=options)}" for heading, options in groups)
+    """Return all options under their headings. `*` marks flags of kube-network-policies."""
+    lists = ("".join(f"{line}\n" for option in options for line in _lines(option)) for _heading, options in groups)
+    return "\n".join(f"{group.heading}:\n{flags}" if group.heading else flags for group, flags in zip(groups, lists, strict=True))
 
 
-def flag_list(options: Sequence[Option[object]], *, environment: Collection[Option[object]]) -> str:
-    """Return the options in order. `environment`: the options that are also read from their environment variable."""
-    return "".join(f"{line}\n" for option in options for line in _lines(option, option in environment))
+def flag_forms(option: Option[object]) -> list[str]:
+    """Return the forms of a flag as help and manual page show them: `-o, --output FORMAT`, `--fail-open[=BOOL], --no-fail-open`."""
+    letter = [f"-{option.letter}"] if option.letter else []
+    if option.is_switch:
+        return [*letter, f"--{option.name}[={option.value.metavar}]", f"--no-{option.name}"]
+    return [*letter, f"--{option.name} {option.value.metavar}"]
+
+
+def facts(option: Option[object]) -> str:
+    """Return what is allowed, the default, and the environment variable: of the options of `run`, which every command reads from it."""
+    environment = f" Environment: {option.environment}." if option in OPTIONS else ""
+    return f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}.{environment}"
 
 
 def paragraph(text: str, *, indent: str = "") -> str:
@@ -26,11 +37,7 @@ def paragraph(text: str, *, indent: str = "") -> str:
     )
 
 
-def _lines(option: Option[object], from_environment: bool) -> Iterator[str]:
-    form = f"--{option.name}[={option.value.metavar}]" if option.is_switch else f"--{option.name} {option.value.metavar}"
-    negated = f", --no-{option.name}" if option.is_switch else ""
-    letter = f"-{option.letter}, " if option.letter else ""
-    yield f"  {letter}{form}{negated}{' *' if option.upstream else ''}"
+def _lines(option: Option[object]) -> Iterator[str]:
+    yield f"  {', '.join(flag_forms(option))}{' *' if option.upstream else ''}"
     yield paragraph(option.help, indent=" " * 8)
-    environment = f" Environment: {option.environment}." if from_environment else ""
-    yield paragraph(f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}.{environment}", indent=" " * 8)
+    yield paragraph(facts(option), indent=" " * 8)

@@ -4,13 +4,19 @@ import json
 import tarfile
 
 from pathlib import Path
+from typing import cast
 
 import helm_python
 import pytest
 import yaml
 
+from netpolq.errors import SettingsError
+from netpolq.settings.definitions import LOGGING_FORMAT, MARK_MASK, OPTIONS, VERBOSITY
+from netpolq.settings.options import Given, parse_given
 from tests.support import prometheus
 from tests.support.deployment import CHART, KUSTOMIZE, Deployment, PodSpec, charted, kustomized
+
+Schema = dict[str, object]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,50 @@ def test_by_default_there_are_no_objects_of_kinds_that_a_cluster_may_lack() -> N
         "ClusterRoleBinding",
         "DaemonSet",
     }
+
+
+def schema_of(section: str) -> dict[str, Schema]:
+    """The values of a section of the chart, with references resolved."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    properties: dict[str, Schema] = schema["properties"][section]["properties"]
+    return {
+        name: schema["definitions"][Path(str(found["$ref"])).name] if "$ref" in found else found
+        for name, found in properties.items()
+    }
+
+
+CHART_OPTIONS = {
+    **{option.name.replace("-", ""): option for option in OPTIONS},
+    "verbosity": VERBOSITY,
+    "format": LOGGING_FORMAT,
+}
+CHART_VALUES = {name.lower(): schema for section in ("agent", "logging") for name, schema in schema_of(section).items()}
+
+
+def forms(name: str) -> list[Schema]:
+    """The alternatives of a value."""
+    return [CHART_VALUES[name], *cast("list[Schema]", CHART_VALUES[name].get("anyOf", []))]
+
+
+@pytest.mark.parametrize("name", [name for name in CHART_VALUES if any({"enum", "const"} & form.keys() for form in forms(name))])
+def test_the_chart_knows_the_modes_of_the_option(name: str) -> None:
+    """And null, which leaves the default. YAML reads a plain `on` or `off` as a boolean."""
+    option = CHART_OPTIONS[name]
+    values = [value for form in forms(name) for value in cast("list[object]", form.get("enum", [form.get("const")]))]
+    texts = {str(value).lower() for value in values if isinstance(value, str) or (isinstance(value, bool) and option.is_switch)}
+    assert texts == set(option.value.choices)
+
+
+@pytest.mark.parametrize("name", [name for name in CHART_VALUES if CHART_OPTIONS[name].value.toml_type is int])
+def test_the_chart_has_the_bounds_of_the_option(name: str) -> None:
+    option = CHART_OPTIONS[name]
+    (bounds,) = [(form["minimum"], form["maximum"]) for form in forms(name) if "maximum" in form]
+    low, high = cast("tuple[int, int]", bounds)
+    for number in (low - 1, high + 1):
+        with pytest.raises(SettingsError):
+            parse_given(option, Given(name, str(number)))
+    if option is not MARK_MASK:  # not every number is a mask
+        assert [parse_given(option, Given(name, str(number))) for number in (low, high)] == [low, high]
 
 
 def without_empty(spec: PodSpec) -> dict[str, object]:

@@ -1,16 +1,18 @@
 """The documentation names files, flags and exit codes that exist, and its site builds without a warning."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from netpolq.errors import ExitCode
-from netpolq.settings.definitions import CONFIG, OPTIONS
+from netpolq.settings.definitions import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -44,13 +46,14 @@ def readme_section(title: str) -> str:
     return re.split(r"(?m)^#", text.partition(f"### {title}\n")[2])[0]
 
 
-def test_the_readme_lists_every_flag_with_its_default() -> None:
-    """`--config` is named above the table. A default without backticks is explained in words."""
-    rows = re.findall(r"(?m)^\| `--([\w-]+)[^`]*` \| (?:`([^`]*)`)?", readme_section("Flags"))
-    defaults = {option.name: option.default for option in OPTIONS}
+def test_the_table_of_flags_and_the_sample_file_are_those_of_the_options() -> None:
+    """`make options` writes both. The table is replaced where its head is."""
+    generated = cast("dict[Path, str]", runpy.run_path(str(ROOT / "config/generate.py"))["generated"]())
 
-    assert {name for name, _default in rows} == defaults.keys() - {CONFIG.name}
-    assert {name: default for name, default in rows if default and default != defaults[name]} == {}
+    for path, text in generated.items():
+        assert path.read_text(encoding="utf-8") == text, "run `make options`"
+    rows = re.findall(r"(?m)^\| `--([\w-]+)", readme_section("Flags"))
+    assert rows == [option.name for option in OPTIONS]
 
 
 def test_the_readme_lists_every_exit_code() -> None:

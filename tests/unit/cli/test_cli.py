@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -93,10 +94,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, loglevel, cleanup, hold, explain, version, help" in line
+    assert "run, status, loglevel, cleanup, hold, explain, config, version, help" in line
 
 
-@pytest.mark.parametrize("command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "version", "help"])
+@pytest.mark.parametrize("command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "config", "version", "help"])
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
     page = capsys.readouterr().out
@@ -132,6 +133,13 @@ def test_version_is_that_of_the_package(arguments: list[str], capsys: pytest.Cap
     name, number = capsys.readouterr().out.split()
     assert name == "netpolq"
     assert number[0].isdigit()
+
+
+def test_config_prints_the_sample_file_with_all_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The agent can read it, and it changes nothing."""
+    assert cli.main(["config"]) == ExitCode.OK
+    (tmp_path / "netpolq.toml").write_text(capsys.readouterr().out)
+    assert resolve([f"--config={tmp_path / 'netpolq.toml'}"], {}) == resolve([], {})
 
 
 def test_the_console_script_exits_with_the_code() -> None:
@@ -412,7 +420,7 @@ def test_every_command_has_valid_examples(
         page = capsys.readouterr().out
         for line in lines:
             assert f"  {line}\n" in page
-            program, *words = shlex.split(line)
+            program, *words = shlex.split(re.split(" [>|] ", line)[0])
             assert (program, words[0]) == ("netpolq", name)
             if name in options:
                 from_argv(options[name], words[1:])
