@@ -13,8 +13,9 @@ from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
+from netpolq.cli import completion
 from netpolq.cli.cleanup import CLEANUP
-from netpolq.cli.command import Command
+from netpolq.cli.command import Command, plain
 from netpolq.cli.config import CONFIG_FILE
 from netpolq.cli.explain import EXPLAIN
 from netpolq.cli.loglevel import LOGLEVEL
@@ -25,6 +26,7 @@ from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.hold import command as hold_command
 from netpolq.ipc import settings_document
 from netpolq.logs import write_error
+from netpolq.settings.command_flags import HOLD_OPTIONS
 from netpolq.settings.definitions import CONFIG, FILE_OPTIONS, LOGGING_FORMAT
 from netpolq.settings.options import Option, from_argv, from_file
 
@@ -140,12 +142,20 @@ def _help(argv: Sequence[str]) -> int:
     return ExitCode.OK
 
 
+def _completion(argv: Sequence[str]) -> int:
+    if len(argv) != 1 or argv[0] not in completion.SHELLS:
+        given = f"argument {argv[-1]!r} is not expected here" if argv else "a shell is required"
+        raise SettingsError(f"{given}; allowed: {' or '.join(completion.SHELLS)}")
+    print(completion.script(argv[0], _listed()), end="")
+    return ExitCode.OK
+
+
 def _listed() -> dict[str, Command]:
     return {name: command for name, command in COMMANDS.items() if command.summary}
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {command.summary}" for name, command in _listed().items()]
+    lines = [f"  {name:<11} {command.summary}" for name, command in _listed().items()]
     return "\n".join(
         ["usage: netpolq COMMAND [flags]", "", *lines, "", "Run `netpolq help COMMAND` for the flags of a command.", ""]
     )
@@ -160,9 +170,26 @@ COMMANDS: Mapping[str, Command] = {
     "status": STATUS,
     "loglevel": LOGLEVEL,
     "cleanup": CLEANUP,
-    "hold": Command(run=_hold, usage="[flags]", summary="Drop the traffic of this node's pods until an agent enforces policies."),
+    "hold": Command(
+        run=_hold,
+        usage="[flags]",
+        summary="Drop the traffic of this node's pods until an agent enforces policies.",
+        groups=plain(*HOLD_OPTIONS),
+    ),
     "explain": EXPLAIN,
     "config": CONFIG_FILE,
+    "completion": Command(
+        run=_completion,
+        usage=f"{'|'.join(completion.SHELLS)}",
+        summary="Print a script that completes commands, flags and values.",
+        words=completion.SHELLS,
+        examples=(
+            "# for all users",
+            "netpolq completion bash > /etc/bash_completion.d/netpolq",
+            "netpolq completion zsh > /usr/local/share/zsh/site-functions/_netpolq",
+            "# for one shell: source <(netpolq completion bash)",
+        ),
+    ),
     "version": Command(run=_version, summary="Print the version.", examples=("netpolq version",)),
     "help": Command(
         run=_help,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from netpolq.cli.command import Command, plain
 from netpolq.errors import ExitCode
+from netpolq.ipc.agent_settings import MAX_VERBOSITY
 from netpolq.settings.definitions import RUN_DIR, VERBOSITY
 from netpolq.settings.options import Given, Values, from_argv, from_environment, parse_given
 
@@ -33,6 +34,7 @@ LOGLEVEL = Command(
         "the agent compiles all policies again, as after SIGHUP.",
     ),
     groups=plain(RUN_DIR),
+    words=tuple(map(str, range(MAX_VERBOSITY + 1))),
     examples=(
         "# show the current verbosity",
         "netpolq loglevel",

@@ -17,8 +17,8 @@ KERNEL = 5
 
 _AGENT_TABLE = "netpolq"
 _DEFAULT_CONF_DIR = "/etc/cni/net.d"
-_VALUES = ("pod-cidrs", "cni-conf-dir", "ct-label")
-_SWITCHES = ("print", "release", "force")
+VALUES = ("pod-cidrs", "cni-conf-dir", "ct-label")
+SWITCHES = ("print", "release", "force")
 _ENVIRONMENT_PREFIX = "NETPOLQ_"
 _CAP_NET_ADMIN = 12
 """Source: linux/capability.h."""
@@ -106,10 +106,10 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, list[str]], set[str]]:
     while remaining:
         argument = remaining.pop()
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
-        if not argument.startswith("-") or name not in {*_VALUES, *_SWITCHES}:
-            allowed = ", ".join(f"--{one}" for one in (*_VALUES, *_SWITCHES))
+        if not argument.startswith("-") or name not in {*VALUES, *SWITCHES}:
+            allowed = ", ".join(f"--{one}" for one in (*VALUES, *SWITCHES))
             raise HoldError(f"argument {argument!r} is not expected here; allowed: {allowed}", USAGE)
-        if name in _SWITCHES:
+        if name in SWITCHES:
             if equals:
                 raise HoldError(f"flag --{name}: takes no value", USAGE)
             switches.add(name)

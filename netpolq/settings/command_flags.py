@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from netpolq.settings.definitions import CT_LABEL, MANIFESTS, RUN_DIR
+from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option
-from netpolq.settings.value_types import Completion, paths, text, words
+from netpolq.settings.value_types import BOOLEAN, Completion, paths, text, words
 
 _VERDICTS = words("allow", "deny", metavar="VERDICT")
 
@@ -63,8 +63,16 @@ ENGINE = Option(
     default="snapshot",
     help="Evaluator. snapshot: the encoded snapshot, as workers read it. reference: the slow reference implementation.",
 )
+_SWITCH = replace(BOOLEAN, choices=())
+HOLD_SWITCHES = (
+    Option(name="print", value=_SWITCH, default="", help="Print the nft script and change nothing."),
+    Option(name="release", value=_SWITCH, default="", help="Remove the hold."),
+    Option(name="force", value=_SWITCH, default="", help="Install the hold even if an agent's table is in place."),
+)
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
+HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
+"""For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, PACKETS, EXPECT, ENGINE, OUTPUT)

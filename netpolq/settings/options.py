@@ -42,6 +42,11 @@ class Option(Generic[T_co]):
         return self.value.toml_type is bool
 
     @property
+    def is_negatable(self) -> bool:
+        """Whether the switch also has the forms `--no-flag` and `--flag=false`."""
+        return self.is_switch and bool(self.value.choices)
+
+    @property
     def environment(self) -> str:
         """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper().replace("-", "_")

@@ -19,7 +19,7 @@ def grouped_flags(groups: Sequence[OptionGroup]) -> str:
 def flag_forms(option: Option[object]) -> list[str]:
     """Return the forms of a flag as help and manual page show them: `-o, --output FORMAT`, `--fail-open[=BOOL], --no-fail-open`."""
     letter = [f"-{option.letter}"] if option.letter else []
-    if option.is_switch:
+    if option.is_negatable:
         return [*letter, f"--{option.name}[={option.value.metavar}]", f"--no-{option.name}"]
     return [*letter, f"--{option.name} {option.value.metavar}"]
 

@@ -41,7 +41,7 @@ class ValueType(Generic[T_co]):
     """A type of values. `parse` raises `ValueError` for a text that is not allowed; `allowed` completes "allowed: ".
 
     `choices`: the usual texts, if they are few. `toml_type`: the TOML type that a file may use besides a string; `bool` also makes the
-    flag a switch, which needs no value.
+    flag a switch, which needs no value, and without choices has none.
     """
 
     parse: Callable[[str], T_co]
