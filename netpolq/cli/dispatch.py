@@ -150,6 +150,14 @@ def _completion(argv: Sequence[str]) -> int:
     return ExitCode.OK
 
 
+def _man(argv: Sequence[str]) -> int:
+    from netpolq.cli.manual import manual  # noqa: PLC0415  # see the module's docstring
+
+    from_argv((), argv)
+    print(manual(_listed()), end="")
+    return ExitCode.OK
+
+
 def _listed() -> dict[str, Command]:
     return {name: command for name, command in COMMANDS.items() if command.summary}
 
@@ -188,6 +196,16 @@ COMMANDS: Mapping[str, Command] = {
             "netpolq completion bash > /etc/bash_completion.d/netpolq",
             "netpolq completion zsh > /usr/local/share/zsh/site-functions/_netpolq",
             "# for one shell: source <(netpolq completion bash)",
+        ),
+    ),
+    "man": Command(
+        run=_man,
+        summary="Print the manual page.",
+        examples=(
+            "# read it",
+            "netpolq man | man -l -",
+            "# install it",
+            "netpolq man > /usr/local/share/man/man1/netpolq.1",
         ),
     ),
     "version": Command(run=_version, summary="Print the version.", examples=("netpolq version",)),

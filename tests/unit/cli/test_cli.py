@@ -94,11 +94,11 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, loglevel, cleanup, hold, explain, config, completion, version, help" in line
+    assert "run, status, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "config", "completion", "version", "help"]
+    "command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "config", "completion", "man", "version", "help"]
 )
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
