@@ -26,7 +26,7 @@ def _table() -> Iterator[str]:
     yield from ("| flag | default | meaning |", "| --- | --- | --- |")
     for option in OPTIONS:
         default = f" `{option.default}`" if option.default else ""
-        form = f"--{option.name}" if option.is_switch else f"--{option.name} {option.value.metavar}"
+        form = f"--{option.name}" if option.is_switch else f"--{option.name} {option.value_type.metavar}"
         yield f"| `{form}` |{default} | {_markdown(option.help)} |"
 
 

@@ -81,8 +81,8 @@ def _bash(commands: Mapping[str, Command]) -> str:
             # A switch never uses the next argument as its value.
             forms = [f"{name}:--{option.name}=", *([] if option.is_switch else [f"{name}:--{option.name}"])]
             forms += [form for letter in option.letter for form in (f"{name}:-{letter}", f"{name}:--{letter}=")]
-            offered = [f'words="{" ".join(option.value.choices)}"'] if option.value.choices else []
-            offered += _BASH_PATHS[option.value.completion]
+            offered = [f'words="{" ".join(option.value_type.choices)}"'] if option.value_type.choices else []
+            offered += _BASH_PATHS[option.value_type.completion]
             values.append(" ".join((f"            {'|'.join(forms)})", *offered, ";;")))
         words = " ".join((*_first_words(name, commands), *_flags(command.options)))
         flags.append(f'                    {name}) words="{words}" ;;')
@@ -112,8 +112,10 @@ def _zsh(commands: Mapping[str, Command]) -> str:
 def _zsh_specs(option: Option[object]) -> Iterable[str]:
     """Return the arguments of zsh's `_arguments` for a flag."""
     text = re.sub(r"([\[\]:\\])", r"\\\1", option.help.partition(". ")[0].removesuffix(".") + ".")
-    action = f"({' '.join(option.value.choices)})" if option.value.choices else _ZSH_ACTION[option.value.completion]
-    value = f"{option.value.metavar}:{action}".replace("A:B", "A\\:B")
+    action = (
+        f"({' '.join(option.value_type.choices)})" if option.value_type.choices else _ZSH_ACTION[option.value_type.completion]
+    )
+    value = f"{option.value_type.metavar}:{action}".replace("A:B", "A\\:B")
     if option.is_negatable:
         yield f"--{option.name}=-[{text}]::{value}"
         yield f"--no-{option.name}[The opposite of --{option.name}.]"

@@ -29,7 +29,7 @@ LOGLEVEL = Command(
     usage="[N] [flags]",
     summary="Show or change the log verbosity of a running agent.",
     about=(
-        f"N: {VERBOSITY.value.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next "
+        f"N: {VERBOSITY.value_type.allowed}, as for --v. {VERBOSITY.help} The level applies to all processes of the agent until the next "
         "change, SIGHUP or restart. SIGHUP and a restart return to the level of flags, environment and file. When the level crosses 2, "
         "the agent compiles all policies again, as after SIGHUP.",
     ),

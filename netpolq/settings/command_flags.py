@@ -9,23 +9,23 @@ from netpolq.settings.value_types import BOOLEAN, Completion, paths, text, words
 _VERDICTS = words("allow", "deny", metavar="VERDICT")
 
 OUTPUT = Option(
-    name="output", value=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
+    name="output", value_type=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
 )
 SOURCE = Option(
     name="src",
-    value=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow and is ignored"),
+    value_type=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow and is ignored"),
     default="",
     help="Client of the connection.",
 )
 DESTINATION = Option(
     name="dst",
-    value=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80"),
+    value_type=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80"),
     default="",
     help="Server of the connection.",
 )
 PROTOCOL = Option(
     name="protocol",
-    value=replace(
+    value_type=replace(
         text(metavar="NAME", allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255"),
         choices=("TCP", "UDP", "SCTP", "ICMP", "ICMPv6"),
     ),
@@ -34,24 +34,24 @@ PROTOCOL = Option(
 )
 PORT = Option(
     name="port",
-    value=text(metavar="PORT", allowed="0 to 65535, or the name of a port of the destination pod"),
+    value_type=text(metavar="PORT", allowed="0 to 65535, or the name of a port of the destination pod"),
     default="",
     help="Destination port. TCP, UDP and SCTP need one, here or in --dst.",
 )
 EXPECT: Option[str] = Option(
     name="expect",
-    value=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
+    value_type=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
     default="",
     help="Exit with code 8 if the verdict differs (with --packets: the verdict of any line). For tests of policies.",
 )
 MANIFESTS_TO_READ = replace(
     MANIFESTS,
-    value=paths(metavar="PATH", allowed="a folder or a file", completion=Completion.FILES),
+    value_type=paths(metavar="PATH", allowed="a folder or a file", completion=Completion.FILES),
     help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file of any name.",
 )
 PACKETS = Option(
     name="packets",
-    value=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
+    value_type=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
     default="",
     help='Evaluate many packets, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
     "dport may be the name of a port of the destination pod. The output has one JSON line for each, in the same order, with the same "
@@ -59,15 +59,15 @@ PACKETS = Option(
 )
 ENGINE = Option(
     name="engine",
-    value=words("snapshot", "reference", metavar="NAME"),
+    value_type=words("snapshot", "reference", metavar="NAME"),
     default="snapshot",
     help="Evaluator. snapshot: the encoded snapshot, as workers read it. reference: the slow reference implementation.",
 )
 _SWITCH = replace(BOOLEAN, choices=())
 HOLD_SWITCHES = (
-    Option(name="print", value=_SWITCH, default="", help="Print the nft script and change nothing."),
-    Option(name="release", value=_SWITCH, default="", help="Remove the hold."),
-    Option(name="force", value=_SWITCH, default="", help="Install the hold even if an agent's table is in place."),
+    Option(name="print", value_type=_SWITCH, default="", help="Print the nft script and change nothing."),
+    Option(name="release", value_type=_SWITCH, default="", help="Remove the hold."),
+    Option(name="force", value_type=_SWITCH, default="", help="Install the hold even if an agent's table is in place."),
 )
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)

@@ -24,14 +24,14 @@ from netpolq.settings.value_types import (
 
 MANIFESTS = Option(
     name="manifests",
-    value=FOLDER,
+    value_type=FOLDER,
     default="",
     help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth. The agent watches it for changes. "
     "Empty: the agent watches the cluster.",
 )
 KUBECONFIG = Option(
     name="kubeconfig",
-    value=text(metavar="FILE", allowed="a path", completion=Completion.FILES),
+    value_type=text(metavar="FILE", allowed="a path", completion=Completion.FILES),
     default="",
     help="Kubeconfig file for access to the Kubernetes API. If this and --manifests are empty, the agent uses the files of the "
     "variable KUBECONFIG, or else the service account of its pod. ~ is the home folder.",
@@ -39,7 +39,7 @@ KUBECONFIG = Option(
 )
 HOSTNAME_OVERRIDE = Option(
     name="hostname-override",
-    value=HOST_NAME,
+    value_type=HOST_NAME,
     default="",
     help="Name of this node, as in spec.nodeName of its pods. Empty: the host name. The agent converts both to lower case, as the kubelet "
     "does. Pods with another name there are not local. In a cluster the agent is ready only when a Node of this name exists.",
@@ -47,40 +47,40 @@ HOSTNAME_OVERRIDE = Option(
 )
 CONFIG = Option(
     name="config",
-    value=paths(metavar="FILE", allowed="a TOML file", completion=Completion.FILES),
+    value_type=paths(metavar="FILE", allowed="a TOML file", completion=Completion.FILES),
     default="",
     help="TOML file with any of these settings. The keys are flag names without the leading dashes. `netpolq config` prints such a file.",
 )
 NFQUEUE_ID = Option(
     name="nfqueue-id",
-    value=integers(0, MAX_QUEUE),
+    value_type=integers(0, MAX_QUEUE),
     default="100",
     help="Number of the first queue. Worker k serves queue N+k.",
     upstream=True,
 )
 WORKERS = Option(
     name="workers",
-    value=WORKER_COUNT,
+    value_type=WORKER_COUNT,
     default="auto",
     help="Number of workers. Each worker is a process with its own queue. auto: one worker for each CPU that the agent can use (affinity "
     "and CPU limit), at most 16.",
 )
 QUEUE_BALANCE = Option(
     name="queue-balance",
-    value=QUEUE_RANGE,
+    value_type=QUEUE_RANGE,
     default="",
     help="The exact queues, one worker each, instead of --nfqueue-id and --workers. It cannot be combined with them. If flags, "
     "environment or file give one form, the other form is ignored at every lower precedence.",
 )
 FANOUT = Option(
     name="fanout",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="true",
     help="Select the queue by the CPU that processes the packet. false: by a hash of its two addresses.",
 )
 TAKEOVER = Option(
     name="takeover",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="false",
     help="Take over from a running agent of this network namespace with the same --run-dir, if there is one. The new agent starts "
     "beside it, on other queues if necessary, and replaces its rules in one step. The old agent then drains its queues and ends. "
@@ -88,61 +88,61 @@ TAKEOVER = Option(
 )
 DATAPLANE = Option(
     name="dataplane",
-    value=modes(Dataplane, metavar="FORM"),
+    value_type=modes(Dataplane, metavar="FORM"),
     default="auto",
     help="Form of the queue rule. native: the queue statement of nftables. compat: the NFQUEUE target through nft_compat. auto: the "
     "first of the two that the kernel accepts.",
 )
 MARK_MASK = Option(
     name="mark-mask",
-    value=MARK_BITS,
+    value_type=MARK_BITS,
     default="0x70",
     help="Three adjacent bits of the packet mark, for the state of a packet while it waits for a verdict. The agent restores the values "
     "that other software keeps in them.",
 )
 CT_LABEL = Option(
     name="ct-label",
-    value=integers(0, MAX_CT_LABEL),
+    value_type=integers(0, MAX_CT_LABEL),
     default=f"{ruleset.DEFAULT_CT_LABEL}",
     help=f"First of the {CONNECTION_LABEL_BITS} adjacent bits of the conntrack label that mark a connection as accepted. No other "
     "software may use these bits.",
 )
 VERDICT_CACHE = Option(
     name="verdict-cache",
-    value=modes(VerdictCacheMode, metavar="MODE"),
+    value_type=modes(VerdictCacheMode, metavar="MODE"),
     default="auto",
     help="Cache repeated verdicts in the kernel, which then accepts or drops further connections of the same kind without a worker. "
     "These connections appear in counters only, not in the packet log. auto: on, unless --v is 2 or more.",
 )
 VERDICT_CACHE_TTL = Option(
     name="verdict-cache-ttl",
-    value=integers(1, MAX_VERDICT_TTL_S, metavar="SECONDS"),
+    value_type=integers(1, MAX_VERDICT_TTL_S, metavar="SECONDS"),
     default="60",
     help="Lifetime of a cached verdict in seconds. A policy change takes effect at once, whatever the lifetime.",
 )
 VERDICT_CACHE_SIZE = Option(
     name="verdict-cache-size",
-    value=integers(2, MAX_CACHED_VERDICTS),
+    value_type=integers(2, MAX_CACHED_VERDICTS),
     default="32768",
     help="Maximum number of cached verdicts, half of them drops. Each needs about 200 bytes in the kernel and 500 in the supervisor.",
 )
 RUN_DIR = Option(
     name="run-dir",
-    value=RUN_DIRECTORY,
+    value_type=RUN_DIRECTORY,
     default="/run/netpolq",
     help="Folder for the status socket, the key for a takeover and the file of the newest snapshot. It must belong to the user of the "
     "agent and hold no symbolic links.",
 )
 FAIL_OPEN = Option(
     name="fail-open",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="true",
     help="Accept new connections when no worker can evaluate them (no agent, full queue). false: drop them.",
     upstream=True,
 )
 POD_CIDRS = Option(
     name="pod-cidrs",
-    value=POD_RANGES,
+    value_type=POD_RANGES,
     default="",
     help="Address ranges of this node's pods. In fail-closed mode, if no rules of an earlier agent exist, the agent drops the traffic of "
     "these pods until the first policies are in force (see `netpolq help hold`). Empty: the ranges of the CNI configuration, "
@@ -150,13 +150,13 @@ POD_CIDRS = Option(
 )
 CNI_CONF_DIR = Option(
     name="cni-conf-dir",
-    value=FOLDER,
+    value_type=FOLDER,
     default=str(cni.CONF_DIR),
     help="Folder of the CNI configuration, which provides the pod ranges if --pod-cidrs is empty. Empty: the agent does not read it.",
 )
 STRICT_MODE = Option(
     name="strict-mode",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="true",
     help="Evaluate established connections again when a policy or a pod changes, and drop the packets of those that are now denied. "
     "false: an accepted connection stays accepted until it ends.",
@@ -164,20 +164,20 @@ STRICT_MODE = Option(
 )
 NODE_EGRESS = Option(
     name="node-egress",
-    value=modes(NodeEgress, metavar="MODE"),
+    value_type=modes(NodeEgress, metavar="MODE"),
     default="judge",
     help="Connections from a pod to its own node. judge: apply the pod's egress policies. allow: accept all of them.",
 )
 METRICS_BIND_ADDRESS = Option(
     name="metrics-bind-address",
-    value=BIND_ADDRESS,
+    value_type=BIND_ADDRESS,
     default=":9080",
     help="Address that serves /metrics, /healthz and /readyz.",
     upstream=True,
 )
 VERBOSITY = Option(
     name="v",
-    value=integers(0, MAX_VERBOSITY),
+    value_type=integers(0, MAX_VERBOSITY),
     default="0",
     help="Log verbosity. From 1: a line for each version in force, with its changes. From 2: a line for each first packet "
     "(verdict, flow, pods, policy). From 4: debug lines.",
@@ -185,20 +185,20 @@ VERBOSITY = Option(
 )
 LOG_DENIED = Option(
     name="log-denied",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="false",
     help="Log each denied first packet. The rate is limited for each pair of source and destination, so that one pair cannot hide "
     "others. The kernel does not cache denials then (--verdict-cache), so that workers see all of them.",
 )
 LOGGING_FORMAT = Option(
     name="logging-format",
-    value=modes(LoggingFormat, metavar="FORMAT"),
+    value_type=modes(LoggingFormat, metavar="FORMAT"),
     default="text",
     help="Format of the log lines on standard error.",
 )
 NETFILTER_BUG_1766_FIX = Option(
     name="netfilter-bug-1766-fix",
-    value=BOOLEAN_OR_AUTO,
+    value_type=BOOLEAN_OR_AUTO,
     default="auto",
     help="Evaluate DNS over UDP before routing, so that netfilter bug 1766 does not drop queries that one socket sends at the same time. "
     "auto: if the kernel has the bug (before 6.12).",
@@ -206,7 +206,7 @@ NETFILTER_BUG_1766_FIX = Option(
 )
 DISABLE_NRI = Option(
     name="disable-nri",
-    value=BOOLEAN,
+    value_type=BOOLEAN,
     default="false",
     help="Accepted for compatibility with the kube-network-policies agent. No effect: this agent never queries the container runtime.",
     upstream=True,

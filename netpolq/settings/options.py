@@ -25,12 +25,12 @@ T_co = TypeVar("T_co", covariant=True)
 class Option(Generic[T_co]):
     """One option, for all layers.
 
-    `value`: the type of its values, to which `default` belongs. `letter`: a short form, `-o`; empty for none. `upstream`: the flag exists
-    under this name in the kube-network-policies agent.
+    `value_type`: the type of its values, to which `default` belongs. `letter`: a short form, `-o`; empty for none. `upstream`: the flag
+    exists under this name in the kube-network-policies agent.
     """
 
     name: str
-    value: ValueType[T_co]
+    value_type: ValueType[T_co]
     default: str
     help: str
     upstream: bool = False
@@ -39,12 +39,12 @@ class Option(Generic[T_co]):
     @property
     def is_switch(self) -> bool:
         """Whether the flag alone means true and never uses the next argument as its value."""
-        return self.value.toml_type is bool
+        return self.value_type.toml_type is bool
 
     @property
     def is_negatable(self) -> bool:
         """Whether the switch also has the forms `--no-flag` and `--flag=false`."""
-        return self.is_switch and bool(self.value.choices)
+        return self.is_switch and bool(self.value_type.choices)
 
     @property
     def environment(self) -> str:
@@ -78,7 +78,7 @@ class Values:
 
     def __getitem__(self, option: Option[T]) -> T:
         given = self.given(option)
-        return option.value.parse(option.default) if given is None else parse_given(option, given)
+        return option.value_type.parse(option.default) if given is None else parse_given(option, given)
 
     def given(self, option: Option[object]) -> Given | None:
         """Return the text of the highest layer that has the option; None if the default applies."""
@@ -88,14 +88,14 @@ class Values:
 def parse_given(option: Option[T], given: Given) -> T:
     """Return the parsed value. Raises `SettingsError`, which names origin, text and allowed values."""
     try:
-        return option.value.parse(given.text)
+        return option.value_type.parse(given.text)
     except ValueError:
         raise refusal(option, given.origin, given.text) from None
 
 
 def refusal(option: Option[object], origin: str, value: object) -> SettingsError:
     """Return the error for an invalid value. It is one line: `repr` escapes line ends."""
-    return SettingsError(f"{origin}: invalid value {value!r}; allowed: {option.value.allowed}")
+    return SettingsError(f"{origin}: invalid value {value!r}; allowed: {option.value_type.allowed}")
 
 
 def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
@@ -134,7 +134,7 @@ def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
             # Go would use a following flag as the value. That is nearly always a forgotten value.
             if not remaining or (remaining[-1].startswith("-") and remaining[-1] != "-"):
                 raise SettingsError(
-                    f"flag --{name}: needs a value, as in --{name}={option.value.metavar}; allowed: {option.value.allowed}"
+                    f"flag --{name}: needs a value, as in --{name}={option.value_type.metavar}; allowed: {option.value_type.allowed}"
                 )
             text = remaining.pop()
         layer[option.name] = Given(f"flag --{name}", text)
@@ -179,7 +179,7 @@ def from_file(options: Sequence[Option[object]], path: Path) -> Layer:
             raise SettingsError(f"{origin}: does not exist{hint}")
         if isinstance(value, str):
             layer[key] = Given(origin, value)
-        elif type(value) is option.value.toml_type:  # not isinstance: bool is a subclass of int
+        elif type(value) is option.value_type.toml_type:  # not isinstance: bool is a subclass of int
             layer[key] = Given(origin, str(value).lower())
         else:
             raise refusal(option, origin, value)

@@ -92,7 +92,7 @@ def _named(values: Values, option: Option[object]) -> str:
 def _own_host_name() -> str:
     name = socket.gethostname()
     try:
-        found = definitions.HOSTNAME_OVERRIDE.value.parse(name)
+        found = definitions.HOSTNAME_OVERRIDE.value_type.parse(name)
     except ValueError:
         found = ""
     if not found:

@@ -26,11 +26,11 @@ def sample_file() -> str:
 
 def _entry(option: Option[object]) -> str:
     """Return an option with its text, in which flags are keys."""
-    comment = [_FLAG.sub("", option.help), *([] if option.value is BOOLEAN else [f"Allowed: {option.value.allowed}."])]
+    comment = [_FLAG.sub("", option.help), *([] if option.value_type is BOOLEAN else [f"Allowed: {option.value_type.allowed}."])]
     return "\n".join((*(paragraph(text, indent="# ") for text in comment), f"#{option.name} = {_toml(option)}\n"))
 
 
 def _toml(option: Option[object]) -> str:
     """Return the default in TOML: a number or a boolean bare, and everything else as a string."""
     is_bare = option.default in {"true", "false"} if option.is_switch else option.default[:1].isdigit()
-    return option.default if is_bare and option.value.toml_type is not str else json.dumps(option.default)
+    return option.default if is_bare and option.value_type.toml_type is not str else json.dumps(option.default)

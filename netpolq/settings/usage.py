@@ -20,14 +20,14 @@ def flag_forms(option: Option[object]) -> list[str]:
     """Return the forms of a flag as help and manual page show them: `-o, --output FORMAT`, `--fail-open[=BOOL], --no-fail-open`."""
     letter = [f"-{option.letter}"] if option.letter else []
     if option.is_negatable:
-        return [*letter, f"--{option.name}[={option.value.metavar}]", f"--no-{option.name}"]
-    return [*letter, f"--{option.name} {option.value.metavar}"]
+        return [*letter, f"--{option.name}[={option.value_type.metavar}]", f"--no-{option.name}"]
+    return [*letter, f"--{option.name} {option.value_type.metavar}"]
 
 
 def facts(option: Option[object]) -> str:
     """Return what is allowed, the default, and the environment variable: of the options of `run`, which every command reads from it."""
     environment = f" Environment: {option.environment}." if option in OPTIONS else ""
-    return f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}.{environment}"
+    return f"Allowed: {option.value_type.allowed}. Default: {option.default or 'none'}.{environment}"
 
 
 def paragraph(text: str, *, indent: str = "") -> str:

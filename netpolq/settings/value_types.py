@@ -102,7 +102,7 @@ def _alternatives(*texts: str) -> str:
 
 
 def text(*, metavar: str, allowed: str, completion: Completion = Completion.NOTHING) -> ValueType[str]:
-    """Return the type of texts that whatever uses them parses."""
+    """Return the type of texts that the command parses itself."""
     return ValueType(parse=_plain_text, metavar=metavar, allowed=allowed, completion=completion)
 
 

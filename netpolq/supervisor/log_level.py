@@ -32,9 +32,9 @@ class Verbosity:
         Raises `ValueError` for an invalid value, and `ConnectionError` if the pool cannot be reached. Both leave it unchanged.
         """
         try:
-            wanted = VERBOSITY.value.parse(text)
+            wanted = VERBOSITY.value_type.parse(text)
         except ValueError:
-            raise ValueError(f"invalid value {text[:40]!r}; allowed: {VERBOSITY.value.allowed}") from None
+            raise ValueError(f"invalid value {text[:40]!r}; allowed: {VERBOSITY.value_type.allowed}") from None
         if not self._send(wanted):
             raise ConnectionError("the pool is busy; try again")
         before, self.present = self.present, wanted

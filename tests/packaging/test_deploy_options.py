@@ -156,10 +156,10 @@ def test_the_chart_knows_the_modes_of_the_option(name: str) -> None:
     option = CHART_OPTIONS[name]
     values = [value for form in forms(name) for value in cast("list[object]", form.get("enum", [form.get("const")]))]
     texts = {str(value).lower() for value in values if isinstance(value, str) or (isinstance(value, bool) and option.is_switch)}
-    assert texts == set(option.value.choices)
+    assert texts == set(option.value_type.choices)
 
 
-@pytest.mark.parametrize("name", [name for name in CHART_VALUES if CHART_OPTIONS[name].value.toml_type is int])
+@pytest.mark.parametrize("name", [name for name in CHART_VALUES if CHART_OPTIONS[name].value_type.toml_type is int])
 def test_the_chart_has_the_bounds_of_the_option(name: str) -> None:
     option = CHART_OPTIONS[name]
     (bounds,) = [(form["minimum"], form["maximum"]) for form in forms(name) if "maximum" in form]

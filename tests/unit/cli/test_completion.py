@@ -83,7 +83,7 @@ def test_bash_offers_folders_or_files(tmp_path: Path) -> None:
     assert set(offered("run", "--config", "=", "o", cwd=tmp_path)) == {"one folder", "one file"}
 
 
-def typed(shell: str, line: str) -> str:
+def typed(shell: str, line: str, cwd: Path) -> str:
     """The arguments of `netpolq` after the line was typed in a terminal, with tabs. `netpolq` is a function that prints them."""
     setup = {
         "bash": "bind 'set enable-bracketed-paste off'",
@@ -94,6 +94,7 @@ def typed(shell: str, line: str) -> str:
     argv = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"]}
     pid, terminal = pty.fork()
     if pid == 0:
+        os.chdir(cwd)
         os.execvpe(shell, argv[shell], {**os.environ, "TERM": "vt100", "HISTFILE": "/dev/null"})  # noqa: S606  # a terminal is wanted
     try:
         os.write(terminal, ("\n".join(lines) + "\n").encode())
@@ -119,14 +120,17 @@ def read_until(terminal: int, text: str) -> str:
     [
         ("netpolq ru\t --logging-f\t jso\t", "--logging-format json"),
         ("netpolq run --node-egress=al\t --no-fan\t", "--node-egress=allow --no-fanout"),
+        ("netpolq run --manif\t fo\t", "--manifests folder/"),
     ],
-    ids=["values as words", "values after ="],
+    ids=["values as words", "values after =", "a folder"],
 )
-def test_tab_completes_command_flag_and_value(shell: str, line: str, expected: str) -> None:
-    if shell == "zsh":  # it inserts the = itself
-        line = line.replace("-f\t jso", "-f\tjso")
-        expected = expected.replace(" json", "=json")
-    assert typed(shell, line).split() == expected.split()
+def test_tab_completes_command_flag_and_value(shell: str, line: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "foreign").touch()
+    if shell == "zsh":  # it inserts the = itself, and removes the / at the end of the line
+        line = line.replace("f\t ", "f\t")
+        expected = expected.replace(" json", "=json").replace(" folder/", "=folder")
+    assert typed(shell, line, tmp_path).split() == expected.split()
 
 
 def test_the_scripts_have_no_mistakes_that_shellcheck_or_zsh_finds(tmp_path: Path) -> None:

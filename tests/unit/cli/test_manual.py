@@ -62,7 +62,7 @@ def test_every_flag_has_its_help_default_and_variable(text: str) -> None:
         for option in command.options:
             assert f"--{option.name}" in found
             if name != "hold":  # its texts are those of its own help page
-                assert f"{flat(option.help)} Allowed: {option.value.allowed}. Default: {option.default or 'none'}." in found
+                assert f"{flat(option.help)} Allowed: {option.value_type.allowed}. Default: {option.default or 'none'}." in found
     for option in OPTIONS:
         assert f"Environment: {option.environment}." in flat(section(text, "netpolq run"))
 

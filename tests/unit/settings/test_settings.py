@@ -303,7 +303,10 @@ def test_help_names_every_flag_default_and_variable_under_its_group() -> None:
     flat = " ".join(text.split())
     for option in OPTIONS:
         assert f"--{option.name}" in flat
-        assert f"Allowed: {option.value.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}." in flat
+        assert (
+            f"Allowed: {option.value_type.allowed}. Default: {option.default or 'none'}. Environment: {option.environment}."
+            in flat
+        )
     headings = [line.removesuffix(":") for line in text.splitlines() if line and not line.startswith(" ")]
     assert headings == [group.heading for group in GROUPS]
 
