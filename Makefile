@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,10 @@ test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under soft
 test-image: $(STAMP) test-setup ## only the tests that carry out the steps of the image's recipe
 	NETPOLQ_TEST_SLOW=image $(BIN)/pytest -m image tests/packaging
 	.ci/changed --record image
+
+test-property: $(STAMP) ## only the property tests, in full size
+	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property
+	.ci/changed --record property
 
 test-setup: $(STAMP) $(CHECKOV)
 	deploy/install-packages.sh $(TEST_PACKAGES)

@@ -77,3 +77,11 @@ def test_a_slow_test_is_collected_when_it_is_named_and_when_nothing_is_said(
     done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
     assert ("::test_the_steps_of_the_recipe_leave_a_program_that_runs" in done.stdout) is selected
     assert "::test_the_linter_sees_a_fault" in done.stdout
+
+
+@pytest.mark.parametrize(("slow", "size"), [("property", 10), ("vm image", 2), ("", 2), (None, 10)])
+def test_property_tests_have_their_full_size_when_it_is_asked_for_and_when_nothing_is_said(slow: str | None, size: int) -> None:
+    code = "from tests.support.sizes import sized; print(sized(10))"
+    environment = {} if slow is None else {"NETPOLQ_TEST_SLOW": slow}
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=environment, check=True, capture_output=True, text=True)
+    assert int(done.stdout) == size

@@ -13,6 +13,7 @@ from netpolq.sources.decode.problems import MAX_CHARACTERS, MAX_REPORTED
 from netpolq.sources.decode.yaml_values import documents
 from netpolq.sources.folder.manifest_file import parse
 from netpolq.sources.folder.open_file import UnreadableError
+from tests.support.sizes import sized
 
 WORDS = [
     "v1", "networking.k8s.io/v1", "Pod", "Namespace", "NetworkPolicy", "List", "PodList", "TCP", "In", "NotIn", "Exists", "Ingress",
@@ -104,19 +105,19 @@ def check(body: object) -> None:
 
 
 @given(values)
-@settings(max_examples=150)
+@settings(max_examples=sized(150))
 def test_any_value_is_answered(body: object) -> None:
     check(body)
 
 
 @given(mutated())
-@settings(max_examples=250)
+@settings(max_examples=sized(250))
 def test_any_mutation_of_a_valid_body_is_answered(body: object) -> None:
     check(body)
 
 
 @given(st.data(), values)
-@settings(max_examples=150)
+@settings(max_examples=sized(150))
 def test_a_refused_policy_isolates_at_least_what_its_readable_parts_say(data: st.DataObject, value: object) -> None:
     """Whatever one field inside the specification becomes: where that is refused, both directions stay isolated and nothing is admitted."""
     body = copy.deepcopy(POLICY)
@@ -146,13 +147,13 @@ def test_deep_nesting_is_answered() -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(["a.yaml", "a.json"]))
-@settings(max_examples=150)
+@settings(max_examples=sized(150))
 def test_any_bytes_are_answered(data: bytes, origin: str) -> None:
     with contextlib.suppress(UnreadableError):
         parse(origin, data)
 
 
 @given(st.text(alphabet="abk:-[]{}&*<!|>'\"#?,\n %~0179._x", max_size=60))
-@settings(max_examples=250)
+@settings(max_examples=sized(250))
 def test_any_yaml_text_is_answered(text: str) -> None:
     list(documents(text))

@@ -16,6 +16,7 @@ from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows
+from tests.support.sizes import sized
 
 CLUSTERS_PER_SEED = 50
 FLOWS_PER_CLUSTER = 150
@@ -35,7 +36,7 @@ def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]
     return explanations
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(sized(10)))
 def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     rng = random.Random(seed)
     reasons = set()
@@ -50,13 +51,13 @@ def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     assert rules == cluster_wide | {(Tier.NETWORK_POLICY, Action.ACCEPT)}
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=sized(100), suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(clusters())
 def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, tuple[Flow, ...]]) -> None:
     explain_both(*cluster_and_flows)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(sized(5)))
 def test_cached_pairs_give_the_evaluations_of_the_reader(seed: int) -> None:
     """Each flow is asked for with the ports of all others: at the third time for a pair, port classes answer.
 

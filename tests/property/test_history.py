@@ -20,6 +20,7 @@ from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.packet import Question
 from tests.support.clusters import Flow, random_cluster, random_flows
 from tests.support.compiled import Compilation, Meaning, encode
+from tests.support.sizes import sized
 
 CLUSTERS = 60
 STEPS = 150
@@ -53,7 +54,7 @@ def update(upserted: Iterable[Object] = (), deleted: Iterable[Object] = ()) -> U
     )
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(sized(5)))
 def test_any_order_of_events_that_ends_with_the_same_objects_has_the_same_meaning(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(CLUSTERS):
@@ -169,7 +170,7 @@ class History:
         return owner is not None and not is_local(owner) and any(map(is_local, filter(None, others)))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(sized(5)))
 def test_a_cache_that_was_updated_gives_the_verdicts_and_decisions_of_an_empty_one(seed: int) -> None:
     """They are also those of a snapshot that is built from scratch, and those of the reference evaluator.
 
@@ -199,7 +200,7 @@ def test_a_cache_that_was_updated_gives_the_verdicts_and_decisions_of_an_empty_o
     assert different > STEPS / 4, "nor do changes that change no answer"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(sized(3)))
 def test_every_address_reported_as_changed_may_change_a_flow(seed: int) -> None:
     """A rewrite alone reports no address: a reported address has other policies, or other selectors in use match it."""
     rng = random.Random(2000 + seed)
@@ -229,7 +230,7 @@ def _told_apart(compiler: Compiler) -> dict[AddressKey, object]:
     }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(sized(3)))
 def test_the_owner_of_an_address_is_found_without_a_search_through_all_pods(seed: int) -> None:
     rng = random.Random(3000 + seed)
     store = Store()

@@ -24,6 +24,7 @@ from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
 from tests.support.compiled import Compilation
 from tests.support.logging_output import logging_output
+from tests.support.sizes import sized
 
 HERE, ELSEWHERE = "here", "elsewhere"
 VICTIM, VICTIM6, FRIEND, STRANGER, EVIL = "10.0.0.1", "fd00::1", "10.0.0.2", "192.0.2.9", "10.0.0.66"
@@ -164,7 +165,7 @@ def test_names_and_labels_at_their_limits_are_used_and_beyond_them_refused() -> 
 
 
 @given(st.text(max_size=30), st.sampled_from(["\n", "\r", "\x1b[2J", "\x00", "\u2028", "\x85", "\u202e", "\ud800"]))
-@settings(max_examples=80)
+@settings(max_examples=sized(80))
 def test_whatever_a_rejection_says_is_one_line_of_the_log(text: str, control: str) -> None:
     forged = f"{text}{control}2026-01-01T00:00:00.000Z INFO pool[1]: all is well"
     for logging_format in LoggingFormat:

@@ -21,6 +21,7 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster
 from tests.support.compiled import Compilation
+from tests.support.sizes import sized
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
 
 LIMIT_MS = 10_000
@@ -81,7 +82,7 @@ def evaluate_with(metrics: WorkerMetrics, image: bytes) -> None:
     assert all((verdict is Verdict.ACCEPT) is bool(mark) for verdict, mark in serving.kernel.answers.values())
 
 
-@settings(max_examples=150, deadline=LIMIT_MS)
+@settings(max_examples=sized(150), deadline=LIMIT_MS)
 @given(IMAGES, st.lists(st.tuples(st.sampled_from(Section), st.integers(0, 1 << 20), words), min_size=1, max_size=30))
 def test_words_that_are_wrong_leave_no_packet_without_a_verdict(
     metrics: WorkerMetrics, image: bytes, patches: list[tuple[Section, int, int]]
@@ -94,7 +95,7 @@ def test_words_that_are_wrong_leave_no_packet_without_a_verdict(
     evaluate_with(metrics, with_right_checksums(data))
 
 
-@settings(max_examples=100, deadline=LIMIT_MS)
+@settings(max_examples=sized(100), deadline=LIMIT_MS)
 @given(IMAGES, st.binary(min_size=16, max_size=600), st.integers(0, 1 << 20))
 def test_random_bytes_with_right_checksums_leave_no_packet_without_a_verdict(
     metrics: WorkerMetrics, image: bytes, noise: bytes, position: int
@@ -106,7 +107,7 @@ def test_random_bytes_with_right_checksums_leave_no_packet_without_a_verdict(
     evaluate_with(metrics, with_right_checksums(data))
 
 
-@settings(max_examples=200, deadline=LIMIT_MS)
+@settings(max_examples=sized(200), deadline=LIMIT_MS)
 @given(IMAGES, st.sampled_from(Section), st.data())
 def test_sections_that_lie_elsewhere_are_refused_or_leave_no_packet_without_a_verdict(
     metrics: WorkerMetrics, image: bytes, section: Section, data: st.DataObject

@@ -14,6 +14,7 @@ from netpolq.policy.near_miss import Addition, Failed, NearMissFinder, smallest
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
 from tests.support.clusters import random_cluster, random_flows
+from tests.support.sizes import sized
 
 CLUSTERS_PER_SEED = 40
 FLOWS_PER_CLUSTER = 40
@@ -54,7 +55,7 @@ def decision(explanation: Explanation, direction: Direction) -> Decision | None:
     return (explanation.egress if direction is Direction.EGRESS else explanation.ingress).decision
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(sized(4)))
 def test_each_addition_makes_its_policy_allow_the_flow(seed: int) -> None:
     """For every isolating policy of every direction that denies: with its addition the direction denies no more.
 

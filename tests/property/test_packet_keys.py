@@ -16,6 +16,7 @@ from netpolq_worker.worker.packet import (
     plain_question,
     question_of,
 )
+from tests.support.sizes import sized
 
 V4 = [socket.inet_aton(text) for text in ("10.0.0.1", "10.0.0.2")]
 V6 = [socket.inet_pton(socket.AF_INET6, text) for text in ("fd00::1", "fd00::2", "::ffff:10.0.0.1")]
@@ -56,7 +57,7 @@ def asked(packet: bytes) -> Question | None:
     return None if flow is None else (flow[0], flow[1], flow[2], flow[4])
 
 
-@settings(max_examples=1000)
+@settings(max_examples=sized(1000))
 @given(st.lists(PACKETS, max_size=30))
 # A hop-by-hop header whose first option looks like port 0, after a later fragment whose next header is protocol 0.
 @example(

@@ -22,6 +22,7 @@ from scapy.packet import Packet
 
 from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
 from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
+from tests.support.sizes import sized
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 NUMBERS: dict[type[Packet], int] = {
@@ -84,7 +85,7 @@ def read_by_scapy(data: bytes) -> Flow:
     return *addresses, protocol, 0, 0
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(250))
 @given(ipv4 | ipv6())
 def test_scapy_reads_the_same_flow(packet: Packet) -> None:
     data = bytes(packet)
@@ -94,14 +95,14 @@ def test_scapy_reads_the_same_flow(packet: Packet) -> None:
     assert copied == flow or (copied is None and len(data) > COPY_BYTES)
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(250))
 @given(ipv4 | ipv6(), st.integers(0, 200))
 def test_a_truncated_packet_is_malformed_or_has_the_same_flow(packet: Packet, length: int) -> None:
     data = bytes(packet)
     assert parse(data[:length]) in {None, parse(data)}
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(250))
 @given(st.lists(ipv4 | ipv6(), min_size=1, max_size=8), st.data())
 def test_the_verdict_by_key_is_the_verdict_of_the_parsed_packet(packets: list[Packet], data: st.DataObject) -> None:
     """After any other packets, and with a changed byte."""

@@ -26,6 +26,7 @@ from netpolq_worker.worker.observer import Observer
 from tests.support.clusters import Cluster, Flow, random_cluster, random_flows
 from tests.support.compiled import Compilation
 from tests.support.logging_output import logging_output
+from tests.support.sizes import sized
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker
 
 CLUSTERS = 25
@@ -85,7 +86,7 @@ def worker_with(metrics: WorkerMetrics, cluster: Cluster) -> ServingWorker:
     return serving
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(sized(3)))
 def test_the_log_names_the_decisions_that_explain_names(seed: int, metrics: WorkerMetrics, stream: io.StringIO) -> None:
     rng = random.Random(seed)
     reasons = set()
