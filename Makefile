@@ -118,7 +118,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image
+	$(MAKE) test-vm test-image test-property
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

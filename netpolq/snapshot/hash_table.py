@@ -52,13 +52,6 @@ class HashTable:
         self._cell.pack_into(self.cells, offset, key, value)
         self.is_touched = True
 
-    def clear(self) -> None:
-        """Remove all keys."""
-        if self._count:
-            self._count = 0
-            self.cells = bytearray()
-            self._resize(_MIN_SLOTS)
-
     def reserve(self, more: int) -> None:
         """Resize once for this many additional keys."""
         wanted = self._count + more
