@@ -11,13 +11,13 @@ from enum import Enum
 from typing import NamedTuple
 
 from netpolq.model import Object
+from netpolq.sources.decode.concerned_namespaces import namespaces_of
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, shown
 from netpolq.sources.decode.kinds import LIST_VERSIONS, VERSIONS, intended_kind, is_of_another_group
 from netpolq.sources.decode.known_fields import unknown_fields
 from netpolq.sources.decode.objects import UNNAMED, namespace, network_policy, pod
 from netpolq.sources.decode.problems import Problems
-from netpolq.sources.folder.concerned_namespaces import namespaces_of
 
 __all__ = ["UNNAMED", "DecodeError", "Ignored", "Unknown", "decode", "decode_all"]
 

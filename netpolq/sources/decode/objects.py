@@ -5,6 +5,7 @@ Each function adds to the given problems, and raises `DecodeError` if there are 
 
 from netpolq.enums import Direction
 from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Pod
+from netpolq.sources.decode.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, read_or
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
@@ -12,7 +13,6 @@ from netpolq.sources.decode.pod import pod as read_pod
 from netpolq.sources.decode.policy import BOTH_DIRECTIONS, pod_selector, policy_types, rules
 from netpolq.sources.decode.problems import Problems
 from netpolq.sources.decode.validation import labels_where_valid, namespace_name, object_name
-from netpolq.sources.folder.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
 
 UNNAMED = ""
 """Name of the placeholder for a policy without a readable name; the caller names it."""

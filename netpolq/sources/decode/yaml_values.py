@@ -1,11 +1,11 @@
 """Parser of YAML text to plain values (dict, list, str, int, float, bool, None), with bounded memory, depth and time.
 
-It uses the parser's events, not with a PyYAML loader: those recurse in C as deep as the text nests (a line of brackets ends the
+It uses the parser's events and no loader of PyYAML: those recurse in C as deep as the text nests (a line of brackets ends the
 process), let aliases and merge keys multiply without bound, and read more into plain scalars than Kubernetes does (`1:20` as a number,
 `2006-01-02` as a date).
 
-Source: YAML 1.1 as kubectl's parser reads it: plain scalars become null, booleans (yes, no, on, off, y, n too) and numbers; merge keys
-are applied; keys are always strings. Of two equal keys the last is used, and both are reported: the API server refuses them.
+Source: YAML 1.1 as kubectl's parser reads it: plain scalars have types (`yaml_scalars.py`); merge keys are applied; keys are always
+strings. Of two equal keys the last is used, and both are reported: the API server refuses them.
 """
 
 import re
@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import yaml
 
 from netpolq.sources.decode.fields import shown
+from netpolq.sources.decode.yaml_scalars import plain_value
 
 MAX_DEPTH = 200
 MAX_VALUES = 4_000_000
@@ -33,15 +34,6 @@ _BREAK = re.compile(rf"\r\n|[{_BREAKS}]")
 _BOUNDARY = re.compile(rf"{_LINE_START}(?:---(?=\s|\Z)|\.\.\.[ \t]*(?:#[^{_BREAKS}]*)?(?=[{_BREAKS}]|\Z))")
 _INNER_BYTE_ORDER_MARK = re.compile(rf"{_LINE_START}\ufeff")
 _NO_CONTENT = re.compile(rf"(?:[^\S{_BREAKS}]*(?:[#%][^{_BREAKS}]*)?(?:[{_BREAKS}]|\Z))*")
-_INTEGER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO]?[0-7]+|0|[1-9][0-9]{0,19})")
-_NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
-_TRUE = ("y", "yes", "on", "true")
-_FALSE = ("n", "no", "off", "false")
-_CONSTANTS: dict[str, object] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
-for _names, _value in ((_TRUE, True), (_FALSE, False)):
-    _CONSTANTS.update({form: _value for name in _names for form in (name, name.capitalize(), name.upper())})
-for _name, _number in ((".nan", float("nan")), (".inf", float("inf")), ("+.inf", float("inf")), ("-.inf", float("-inf"))):
-    _CONSTANTS.update(dict.fromkeys((_name, _name.upper(), _name[:-3] + _name[-3:].capitalize()), _number))
 _TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
@@ -196,7 +188,7 @@ class _Builder:
             if event.anchor is not None:
                 self._anchors[event.anchor] = (event.value, 1)
             return
-        self._add(_plain_value(event.value) if plain or event.tag in _TYPED_TAGS else event.value, 1, event.anchor)
+        self._add(plain_value(event.value) if plain or event.tag in _TYPED_TAGS else event.value, 1, event.anchor)
 
     def _take_alias(self, anchor: str | None) -> None:
         if anchor is None or anchor not in self._anchors:
@@ -254,19 +246,3 @@ def _mappings(value: object) -> Iterator[dict[str, object]]:
         if not isinstance(mapping, dict):
             raise YAMLTextError("a merge key must refer to a mapping or to a list of mappings")
         yield mapping
-
-
-def _plain_value(text: str) -> object:
-    """The value of a scalar without quotes and tag."""
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if text[0] not in "+-.0123456789":
-        return text
-    digits = text.replace("_", "")
-    if _INTEGER.fullmatch(digits):
-        bare = digits.lstrip("+-")
-        base = 8 if len(bare) > 1 and bare[0] == "0" and bare[1] in "01234567" else 0
-        return int(digits, base)
-    if _NUMBER.fullmatch(digits):
-        return float(digits)
-    return text

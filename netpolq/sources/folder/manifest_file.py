@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
+from netpolq.sources.decode.concerned_namespaces import namespaces_in, namespaces_of
 from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode_all
 from netpolq.sources.decode.yaml_values import Document, YAMLTextError
 from netpolq.sources.folder import placeholders
-from netpolq.sources.folder.concerned_namespaces import namespaces_in, namespaces_of
 from netpolq.sources.folder.manifest_text import read_documents
 from netpolq.sources.folder.open_file import UnreadableError
 
