@@ -228,9 +228,9 @@ class Rejection:
     """
 
     origin: str
-    document: int
-    key: str
-    field: str
+    document: int = 0
+    key: str = ""
+    field: str = ""
     message: str
     consequence: str
     leaves_open: bool = False

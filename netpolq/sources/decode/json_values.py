@@ -12,26 +12,22 @@ from collections.abc import Iterator
 import orjson
 
 from netpolq.sources.decode.fields import shown
-from netpolq.sources.decode.yaml_values import MAX_DUPLICATES, Document, Duplicate
+from netpolq.sources.decode.yaml_values import MAX_DUPLICATES, Document, Duplicate, TextError
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-class JSONTextError(Exception):
-    """A text that is not JSON. The message has the position."""
-
-
 def json_documents(text: str) -> Iterator[Document]:
-    """The values of a text, as documents. Raises `JSONTextError` at once if not all of it is JSON."""
-    problem: JSONTextError | None = None
+    """The values of a text, as documents. Raises `TextError` at once if not all of it is JSON."""
+    problem: TextError | None = None
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        problem = JSONTextError(f"line {error.lineno}, column {error.colno}: {error.msg}")
+        problem = TextError(f"line {error.lineno}, column {error.colno}: {error.msg}")
     try:
         values = list(_values(text))
     except (ValueError, RecursionError) as error:
-        raise problem or JSONTextError(f"nested too deep, or a number too long ({type(error).__name__})") from error
+        raise problem or TextError(f"nested too deep, or a number too long ({type(error).__name__})") from error
     if problem is not None and len(values) < 2:
         raise problem
     return (

@@ -37,8 +37,8 @@ _NO_CONTENT = re.compile(rf"(?:[^\S{_BREAKS}]*(?:[#%][^{_BREAKS}]*)?(?:[{_BREAKS
 _TYPED_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
-class YAMLTextError(Exception):
-    """An unreadable document. The message has the position."""
+class TextError(Exception):
+    """A text or document that cannot be read. The message has the position."""
 
 
 class Duplicate(NamedTuple):
@@ -98,11 +98,11 @@ def _documents_of(part: str, line: int, before: int) -> Iterator[Document]:
     number = before
     try:
         if (mark := _INNER_BYTE_ORDER_MARK.search(part)) is not None:
-            raise YAMLTextError(f"line {line + _breaks(part[: mark.start()]) + 1}: a byte order mark inside the file")
+            raise TextError(f"line {line + _breaks(part[: mark.start()]) + 1}: a byte order mark inside the file")
         for value, duplicates in builder.build(part):
             number += 1
             yield Document(number, value, duplicates, part if duplicates else "")
-    except YAMLTextError as error:
+    except TextError as error:
         yield Document(number + 1, error, (), part)
 
 
@@ -147,21 +147,21 @@ class _Builder:
         self._duplicates: list[Duplicate] = []
 
     def build(self, text: str) -> Iterator[tuple[object, tuple[Duplicate, ...]]]:
-        """The value of each document in the text, None for an empty one, and the keys that it has twice. Raises `YAMLTextError`."""
+        """The value of each document in the text, None for an empty one, and the keys that it has twice. Raises `TextError`."""
         try:
             for event in yaml.parse(text, Loader=yaml.CSafeLoader):
                 try:
                     self._take(event)
-                except YAMLTextError as error:
-                    raise YAMLTextError(f"{self._where(event.start_mark)}{error}") from None
+                except TextError as error:
+                    raise TextError(f"{self._where(event.start_mark)}{error}") from None
                 if isinstance(event, yaml.DocumentEndEvent):
                     yield self._root, tuple(self._duplicates)
                     self._begin()
         except yaml.MarkedYAMLError as error:
             where = self._where(error.problem_mark or error.context_mark)
-            raise YAMLTextError(f"{where}{error.problem or error.context}") from error
+            raise TextError(f"{where}{error.problem or error.context}") from error
         except yaml.YAMLError as error:
-            raise YAMLTextError(" ".join(str(error).split())) from error
+            raise TextError(" ".join(str(error).split())) from error
 
     def _where(self, mark: _Mark | None) -> str:
         return "" if mark is None else f"line {self._first_line + mark.line + 1}, column {mark.column + 1}: "
@@ -192,16 +192,16 @@ class _Builder:
 
     def _take_alias(self, anchor: str | None) -> None:
         if anchor is None or anchor not in self._anchors:
-            raise YAMLTextError(f"alias *{anchor} has no anchor before it")
+            raise TextError(f"alias *{anchor} has no anchor before it")
         value, size = self._anchors[anchor]
         self._aliased_values += size
         if self._aliased_values > MAX_ALIASED_VALUES:
-            raise YAMLTextError(f"aliases repeat more than {MAX_ALIASED_VALUES} values")
+            raise TextError(f"aliases repeat more than {MAX_ALIASED_VALUES} values")
         self._add(value, size, None)
 
     def _start(self, value: "dict[str, object] | list[object]", anchor: str | None) -> None:
         if len(self._open) >= MAX_DEPTH:
-            raise YAMLTextError(f"nested more than {MAX_DEPTH} levels deep")
+            raise TextError(f"nested more than {MAX_DEPTH} levels deep")
         self._open.append(_Container(value, anchor))
 
     def _end(self) -> None:
@@ -217,7 +217,7 @@ class _Builder:
     def _add(self, value: object, size: int, anchor: str | None) -> None:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise YAMLTextError(f"more than {MAX_VALUES} values")
+            raise TextError(f"more than {MAX_VALUES} values")
         if anchor is not None:
             self._anchors[anchor] = (value, size)
         if not self._open:
@@ -228,7 +228,7 @@ class _Builder:
         if isinstance(top.value, list):
             top.value.append(value)
         elif top.key is None:
-            raise YAMLTextError("a key must be a scalar")
+            raise TextError("a key must be a scalar")
         else:
             if top.merging:
                 top.merged.extend(_mappings(value))
@@ -244,5 +244,5 @@ class _Builder:
 def _mappings(value: object) -> Iterator[dict[str, object]]:
     for mapping in value if isinstance(value, list) else [value]:
         if not isinstance(mapping, dict):
-            raise YAMLTextError("a merge key must refer to a mapping or to a list of mappings")
+            raise TextError("a merge key must refer to a mapping or to a list of mappings")
         yield mapping

@@ -5,17 +5,16 @@ An object that the API server would refuse is rejected, and isolates the pods th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
 from netpolq.sources.decode.concerned_namespaces import namespaces_in, namespaces_of
 from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode_all
-from netpolq.sources.decode.yaml_values import Document, YAMLTextError
+from netpolq.sources.decode.manifest_text import read_documents
+from netpolq.sources.decode.yaml_values import Document, TextError
 from netpolq.sources.folder import placeholders
-from netpolq.sources.folder.manifest_text import read_documents
-from netpolq.sources.folder.open_file import UnreadableError
 
 MAX_REJECTIONS = 50
 """Maximum number of rejections listed for one file; the rest is counted."""
@@ -34,16 +33,11 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """Decoded content of a file. `rejections`: its unusable parts; `objects` includes the placeholders for them.
-
-    `placeholders`: the same placeholders, under names that no object can have. `is_unclear`: whether a part may concern any pod.
-    """
+    """Decoded content of a file. `rejections`: its unusable parts; `objects` includes the placeholders for them."""
 
     objects: tuple[Located, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     ignored: Mapping[str, int] = field(default_factory=dict)
-    placeholders: tuple[NetworkPolicy, ...] = ()
-    is_unclear: bool = False
 
     def keys(self) -> frozenset[ObjectKey]:
         """The keys of its objects."""
@@ -61,7 +55,7 @@ def parse(origin: str, data: bytes) -> Content:
     try:
         for document in read_documents(origin, data):
             builder.take(document)
-    except UnreadableError as error:
+    except TextError as error:
         # Without NUL bytes, the names of namespaces in UTF-16 are ASCII.
         builder.refuse_text(0, str(error), data.replace(b"\0", b"").decode("utf-8", "replace"))
     return builder.content()
@@ -74,6 +68,11 @@ def unreadable(origin: str, message: str) -> Content:
     return builder.content()
 
 
+def listed(names: Collection[str]) -> str:
+    """The first five names, and the number of the others, for messages."""
+    return ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 class _ContentBuilder:
     """Builds the content of a file, document by document."""
 
@@ -82,10 +81,8 @@ class _ContentBuilder:
         self._objects: list[Located] = []
         self._rejections: list[Rejection] = []
         self._ignored: Counter[str] = Counter()
-        self._placeholders: list[NetworkPolicy] = []
         self._isolated: dict[str, int] = {}
         self._unnamed = 0
-        self._is_unclear = False
 
     def content(self) -> Content:
         """The file's content."""
@@ -94,13 +91,11 @@ class _ContentBuilder:
             objects=(*self._objects, *(Located(self._isolated[policy.namespace], policy) for policy in whole)),
             rejections=_clipped(self._origin, self._rejections),
             ignored=self._ignored,
-            placeholders=(*self._placeholders, *whole),
-            is_unclear=self._is_unclear,
         )
 
     def take(self, document: Document) -> None:
         """Add the objects and rejections of a document."""
-        if isinstance(document.value, YAMLTextError):
+        if isinstance(document.value, TextError):
             self.refuse_text(document.number, str(document.value), document.text)
             return
         items = list(decode_all(document.value))
@@ -119,90 +114,69 @@ class _ContentBuilder:
     def refuse_text(self, document: int, message: str, text: str) -> None:
         """Reject a text that cannot be parsed; isolate the namespaces that it names."""
         named = namespaces_in(text)
-        self._isolate(document, named.namespaces)
-        self._is_unclear |= not named.is_complete
-        self._reject(document, message, _of_namespaces(named.namespaces), leaves_open=not named.is_complete)
+        consequence = self._isolate(document, named.namespaces)
+        if named.namespaces and not named.is_complete:
+            consequence += f"; {ISOLATES_NOTHING}"
+        self._reject(document, message, consequence, leaves_open=not named.is_complete)
 
     def _refuse_duplicates(self, document: Document, items: list[Object | Ignored | DecodeError]) -> None:
         """Reject a document with duplicate keys: the intended one is unknown, so its policies admit nothing and its namespaces are
         isolated. Its pods and namespaces are used, because isolation needs them.
         """
-        namespaces = dict.fromkeys([*namespaces_in(document.text).namespaces, *namespaces_of(document.value)])
+        errors = [item for item in items if isinstance(item, DecodeError)]
+        namespaces = {*namespaces_in(document.text).namespaces, *namespaces_of(document.value)}
+        namespaces.update(name for error in errors for name in error.namespaces)
         for item in items:
             usable = item.partial if isinstance(item, DecodeError) else item
             if isinstance(usable, Pod | Namespace):
                 self._objects.append(Located(document.number, usable))
             if isinstance(usable, Pod | NetworkPolicy):
-                namespaces[usable.namespace] = None
-            if isinstance(item, DecodeError):
-                namespaces.update(dict.fromkeys(item.namespaces))
-        self._isolate(document.number, namespaces)
-        self._is_unclear |= not namespaces
-        consequence = _of_namespaces(namespaces)
+                namespaces.add(usable.namespace)
+        consequence = self._isolate(document.number, namespaces)
         for duplicate in document.duplicates:
             self._reject(document.number, duplicate.message, consequence, leaves_open=not namespaces)
-        for item in items:
-            if isinstance(item, DecodeError):
-                self._rejections.append(
-                    item.rejection(
-                        origin=self._origin, document=document.number, consequence=consequence, leaves_open=not namespaces
-                    )
-                )
+        for error in errors:
+            self._reject_object(document.number, error, consequence, leaves_open=not namespaces)
 
     def _refuse(self, document: int, error: DecodeError) -> None:
-        partial, isolates = error.partial, bool(error.namespaces)
-        consequence = error.consequence
-        self._isolate(document, error.namespaces)
+        """Reject an object; use its readable part, and isolate what it concerns."""
+        partial, consequence = error.partial, error.consequence
+        isolates = bool(error.namespaces)
         if isinstance(partial, NetworkPolicy):
+            isolates = True
             if partial.name == UNNAMED:
                 self._unnamed += 1
                 partial = replace(partial, name=f"(unnamed {self._unnamed} of {self._origin})")
-            self._placeholders.append(placeholders.of_policy(partial, self._origin))
-            isolates = True
         elif isinstance(partial, Pod):
             partial, placeholder = placeholders.marked(partial, self._origin)
-            self._placeholders.append(placeholder)
             self._objects.append(Located(document, placeholder))
             consequence += ", and the pod is isolated"
             # A pod without an address cannot be isolated; a host-network pod has its node's address.
             isolates = bool(partial.ips) or error.problems.roots <= {"metadata", "spec"}
         if error.namespaces:
-            consequence += f"; {_of_namespaces(error.namespaces)}"
+            consequence += f"; {self._isolate(document, error.namespaces)}"
         if not isolates:
             consequence += f"; {ISOLATES_NOTHING}"
-            self._is_unclear = True
         if partial is not None:
             self._objects.append(Located(document, partial))
-        self._rejections.append(
-            error.rejection(origin=self._origin, document=document, consequence=consequence, leaves_open=not isolates)
-        )
+        self._reject_object(document, error, consequence, leaves_open=not isolates)
 
-    def _isolate(self, document: int, namespaces: Iterable[str]) -> None:
+    def _isolate(self, document: int, namespaces: Collection[str]) -> str:
+        """Isolate these namespaces. Returns the consequence."""
         for namespace in namespaces:
             self._isolated.setdefault(namespace, document)
+        plural = "s" if len(namespaces) > 1 else ""
+        return f"isolates every pod of namespace{plural} {listed(namespaces)}" if namespaces else ISOLATES_NOTHING
 
     def _reject(self, document: int, message: str, consequence: str, *, leaves_open: bool) -> None:
         self._rejections.append(
-            Rejection(
-                origin=self._origin,
-                document=document,
-                key="",
-                field="",
-                message=message,
-                consequence=f"{consequence}; {ISOLATES_NOTHING}"
-                if leaves_open and consequence != ISOLATES_NOTHING
-                else consequence,
-                leaves_open=leaves_open,
-            )
+            Rejection(origin=self._origin, document=document, message=message, consequence=consequence, leaves_open=leaves_open)
         )
 
-
-def _of_namespaces(namespaces: Iterable[str]) -> str:
-    names = sorted(namespaces)
-    if not names:
-        return ISOLATES_NOTHING
-    shown_names = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"isolates every pod of namespace{'s' if len(names) > 1 else ''} {shown_names}"
+    def _reject_object(self, document: int, error: DecodeError, consequence: str, *, leaves_open: bool) -> None:
+        self._rejections.append(
+            error.rejection(origin=self._origin, document=document, consequence=consequence, leaves_open=leaves_open)
+        )
 
 
 def _clipped(origin: str, rejections: list[Rejection]) -> tuple[Rejection, ...]:
@@ -210,9 +184,6 @@ def _clipped(origin: str, rejections: list[Rejection]) -> tuple[Rejection, ...]:
         return tuple(rejections)
     more = Rejection(
         origin=origin,
-        document=0,
-        key="",
-        field="",
         message=f"{len(rejections) - MAX_REJECTIONS} more problems like these",
         consequence="treated in the same way",
         leaves_open=any(rejection.leaves_open for rejection in rejections[MAX_REJECTIONS:]),

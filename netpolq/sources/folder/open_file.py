@@ -3,13 +3,14 @@
 import fcntl
 import os
 import signal
+import stat
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import NamedTuple
 
-from netpolq.sources.folder.scan import Fingerprint
+from netpolq.sources.folder.scan import MISSING_TARGET, Fingerprint
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
@@ -55,19 +56,27 @@ class OpenFile(NamedTuple):
 
     def read(self) -> bytes:
         """The bytes. Raises `UnreadableError` where there are too many, OSError where reading fails."""
-        if self.fingerprint.size > MAX_FILE_BYTES:
-            raise UnreadableError(f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
-        data = bytearray()
-        while len(data) <= MAX_FILE_BYTES and (chunk := os.read(self.descriptor, 1 << 20)):
+        size, data = self.fingerprint.size, bytearray()
+        while size <= MAX_FILE_BYTES and (chunk := os.read(self.descriptor, 1 << 20)):
             data += chunk
-        if len(data) > MAX_FILE_BYTES:
+            size = max(size, len(data))
+        if size > MAX_FILE_BYTES:
             raise UnreadableError(f"larger than {MAX_FILE_BYTES // 1024 // 1024} MiB")
         return bytes(data)
 
 
 @contextmanager
 def open_file(path: str) -> Iterator[OpenFile]:
-    """Open a file for reading. Raises OSError. Never blocks, also if the path is now a pipe or device."""
+    """Open a file for reading. Raises OSError, also if there is none, and `UnreadableError` for a link to nothing, a pipe or a device."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        if os.path.islink(path):  # noqa: PTH114
+            raise UnreadableError(MISSING_TARGET) from None
+        raise
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableError("not a regular file")  # opening a device may change its state
+    # The flags: another program may put a pipe in its place meanwhile, and opening that must not block.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         yield OpenFile(descriptor, Fingerprint.of(os.fstat(descriptor)))

@@ -12,6 +12,7 @@ from netpolq.model import Labels, LabelSelector, NetworkPolicy, Pod, Requirement
 UNREADABLE_LABEL = "(unreadable)"
 """Label of a pod that is only partly readable. It is not a valid key, so no manifest and no other selector contains it."""
 
+_UNREADABLE = "(unreadable "
 _BOTH = frozenset(Direction)
 
 
@@ -19,14 +20,18 @@ def of_namespaces(namespaces: Iterable[str], origin: str) -> tuple[NetworkPolicy
     """A placeholder for each namespace: isolates every pod of it in both directions."""
     return tuple(
         NetworkPolicy(
-            namespace=namespace, name=f"(unreadable part of {origin})", pod_selector=LabelSelector(), policy_types=_BOTH
+            namespace=namespace, name=f"{_UNREADABLE}part of {origin})", pod_selector=LabelSelector(), policy_types=_BOTH
         )
         for namespace in namespaces
     )
 
 
 def of_policy(policy: NetworkPolicy, origin: str) -> NetworkPolicy:
-    """A placeholder that isolates the pods of a policy, beside the older version of the policy that stays in force."""
+    """A placeholder that isolates the pods of a policy, beside the older version of the policy that stays in force. A placeholder for an
+    unreadable part is one already.
+    """
+    if policy.name.startswith(_UNREADABLE):
+        return policy
     return replace(policy, name=f"({policy.name.strip('()')} as now in {origin})", ingress=(), egress=())
 
 
@@ -35,5 +40,5 @@ def marked(pod: Pod, origin: str) -> tuple[Pod, NetworkPolicy]:
     labels = Labels({**pod.labels, UNREADABLE_LABEL: f"({pod.name} of {origin})"})
     selector = LabelSelector((Requirement(UNREADABLE_LABEL, SelectorOperator.IN, (labels[UNREADABLE_LABEL],)),))
     return replace(pod, labels=labels), NetworkPolicy(
-        namespace=pod.namespace, name=f"(unreadable pod {pod.name} of {origin})", pod_selector=selector, policy_types=_BOTH
+        namespace=pod.namespace, name=f"{_UNREADABLE}pod {pod.name} of {origin})", pod_selector=selector, policy_types=_BOTH
     )

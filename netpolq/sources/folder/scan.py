@@ -9,10 +9,13 @@ Paths are plain strings for speed: every change scans the whole folder, which ma
 import os
 import stat
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 SUFFIXES = (".yaml", ".yml", ".json")
+
+MISSING_TARGET = "a symbolic link to something that is not there"
 
 _MAX_LINKS = 40
 """Links followed in one path before it counts as a loop. Source: MAXSYMLINKS of linux/namei.h."""
@@ -40,60 +43,56 @@ class Fingerprint(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class FoundFile(NamedTuple):
-    """An existing file. `problem`: why it is unreadable, then without a fingerprint; or empty."""
-
-    path: str
-    fingerprint: Fingerprint | None
-    problem: str = ""
-
-
 @dataclass(slots=True, kw_only=True)
 class Scan:
     """Paths in `files` and `unreadable` are relative to the folder, the others absolute. A relative directory ends in a slash or is
     empty, so that it is a prefix of what it holds.
 
+    `files`: manifests, also those that are no regular files; without a fingerprint if they cannot be reached.
     `unreadable`: existing directories that cannot be read, with the reason; also the folder itself if it does not exist.
     `root`: device and inode of the folder, None if it does not exist. `directories`: those in which every visible name matters.
     `names`: (directory, name) of every path component that links and the folder's own path depend on.
     """
 
-    files: dict[str, FoundFile] = field(default_factory=dict)
+    files: dict[str, Fingerprint | None] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     root: tuple[int, int] | None = None
     directories: set[str] = field(default_factory=set)
     names: set[tuple[str, str]] = field(default_factory=set)
 
+    def size(self, path: str) -> int:
+        """The size of a file in bytes, 0 if it cannot be reached."""
+        fingerprint = self.files[path]
+        return 0 if fingerprint is None else fingerprint.size
+
 
 def scan(folder: str) -> Scan:
     """Scan everything below a folder. Never raises."""
-    found = Scan()
-    _note_names(found, "/", folder)
+    found = Scan(names=set(_names("/", folder)))
     seen: set[tuple[int, int]] = set()
     pending = [("", folder)]
     while pending:
         relative, path = pending.pop()
         try:
             status = os.stat(path)  # noqa: PTH116
-            if (status.st_dev, status.st_ino) in seen:
+            identity = status.st_dev, status.st_ino
+            if identity in seen:
                 continue
             with os.scandir(path) as listing:
-                entries = sorted(listing, key=lambda entry: entry.name)
+                entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
         except OSError as error:
             # A subdirectory that vanished meanwhile is deleted. A missing folder does not delete its objects.
             if not relative or not isinstance(error, FileNotFoundError):
                 found.unreadable[relative] = error.strerror or str(error)
             continue
-        found.root = found.root or (status.st_dev, status.st_ino)
-        seen.add((status.st_dev, status.st_ino))
+        found.root = found.root or identity
+        seen.add(identity)
         found.directories.add(path)
         real_path = ""
         for entry in reversed(entries):
-            if entry.name.startswith("."):
-                continue
             if entry.is_symlink():
                 real_path = real_path or os.path.realpath(path)
-                _note_names(found, real_path, entry.name)
+                found.names.update(_names(real_path, entry.name))
             if _is_directory(found, relative + entry.name, entry):
                 pending.append((f"{relative}{entry.name}/", entry.path))
     return found
@@ -105,29 +104,26 @@ def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
     try:
         status = os.stat(entry.path)  # noqa: PTH116
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        if not (missing and not entry.is_symlink()):
-            reason = "a symbolic link to something that is not there" if missing else error.strerror or str(error)
-            if is_manifest:
-                found.files[relative] = FoundFile(entry.path, None, reason)
-            else:
-                found.unreadable[f"{relative}/"] = reason
+        is_missing = isinstance(error, FileNotFoundError)
+        if is_missing and not entry.is_symlink():
+            return False
+        if is_manifest:
+            found.files[relative] = None
+        else:
+            found.unreadable[f"{relative}/"] = MISSING_TARGET if is_missing else error.strerror or str(error)
         return False
     if stat.S_ISDIR(status.st_mode):
         return True
     if is_manifest:
-        regular = stat.S_ISREG(status.st_mode)
-        found.files[relative] = (
-            FoundFile(entry.path, Fingerprint.of(status)) if regular else FoundFile(entry.path, None, "not a regular file")
-        )
+        found.files[relative] = Fingerprint.of(status)
     return False
 
 
-def _note_names(found: Scan, start: str, path: str) -> None:
-    """Add the names that a path depends on: each symbolic link, and its last or first missing component."""
+def _names(start: str, path: str) -> Iterator[tuple[str, str]]:
+    """The names that a path depends on, each with its directory: each symbolic link, and the last or first missing component."""
     current, links = start, 0
     parts = path.split("/")[::-1]
-    while parts:
+    while parts and links <= _MAX_LINKS:
         name = parts.pop()
         if name in {"", "."}:
             continue
@@ -138,17 +134,14 @@ def _note_names(found: Scan, start: str, path: str) -> None:
         try:
             target = os.readlink(candidate)  # noqa: PTH115
         except FileNotFoundError:
-            found.names.add((current, name))
+            yield current, name
             return
         except OSError:  # not a link, or unreadable
             if not parts:
-                found.names.add((current, name))
+                yield current, name
             current = candidate
-            continue
-        found.names.add((current, name))
-        links += 1
-        if links > _MAX_LINKS:
-            return
-        if target.startswith("/"):
-            current = "/"
-        parts.extend(target.split("/")[::-1])
+        else:
+            yield current, name
+            links += 1
+            current = "/" if target.startswith("/") else current
+            parts.extend(target.split("/")[::-1])

@@ -88,9 +88,11 @@ class ManifestFolder:
                 if watch.problem != reported:
                     reported = watch.problem
                     log.warning("manifest folder: %s", reported or "inotify watches it again")
-                is_whole = not has_changed and (is_synced or not result.unfinished)
+                is_whole = not has_changed and (is_synced or not result.is_unfinished)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
-                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (is_synced or not result.parsing)
+                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (
+                    is_synced or not result.is_parsing
+                )
                 if is_due:
                     update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:

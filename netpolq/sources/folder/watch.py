@@ -22,18 +22,12 @@ _WATCHED = _STRUCTURE | _CONTENT | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLY
 _MAX_EVENTS = 16384
 """Maximum number of events read without a pause. Source: the default of fs.inotify.max_queued_events."""
 
-
-_RETRY_S = 30.0
-"""Time between attempts to get an inotify instance. Instances become free when other programs of the same user end."""
-
-_LIMITS = {
-    (
-        errno.EMFILE,
-        "instance",
-    ): "no inotify instance is left: raise sysctl fs.inotify.max_user_instances (or the limit of open files)",
-    (errno.ENFILE, "instance"): "no file can be opened for inotify: raise sysctl fs.file-max",
-    (errno.ENOSPC, "watch"): "no inotify watch is left: raise sysctl fs.inotify.max_user_watches",
+_NO_INSTANCE = {
+    errno.EMFILE: "no inotify instance is left: raise sysctl fs.inotify.max_user_instances (or the limit of open files)",
+    errno.ENFILE: "no file can be opened for inotify: raise sysctl fs.file-max",
 }
+_NO_WATCH = {errno.ENOSPC: "no inotify watch is left: raise sysctl fs.inotify.max_user_watches"}
+_INSTEAD = "the folder is scanned every second instead"
 """Messages for the kernel's refusals. Source: inotify_init(2), inotify_add_watch(2)."""
 
 
@@ -48,7 +42,6 @@ class FolderWatch:
         self.complete = True
         self.problem: str | None = None
         self._inotify: Inotify | None = None
-        self._tried_s = -_RETRY_S
         self._every_name: set[int] = set()
         self._names: set[tuple[int, str]] = set()
 
@@ -63,19 +56,18 @@ class FolderWatch:
         """Watch exactly the directories of a scan. Returns whether a watch is new: only another scan finds earlier changes in its
         directory.
         """
-        self.problem = self.problem if self._inotify is None else None
+        self.problem = None
         inotify = self._open()
         if inotify is None:
             self.complete = False
             return False
         known = {watch.wd for watch in inotify.watches}
-        descriptors = {
-            path: self._add_watch(inotify, path) for path in scan.directories | {directory for directory, _ in scan.names}
-        }
-        current = set(descriptors.values()) - {None}
-        self.complete = None not in descriptors.values()
-        self._every_name = {wd for path in scan.directories if (wd := descriptors[path]) is not None}
-        self._names = {(wd, name) for path, name in scan.names if (wd := descriptors[path]) is not None}
+        paths = scan.directories | {directory for directory, _name in scan.names}
+        watches = {path: wd for path in paths if (wd := self._add_watch(inotify, path)) is not None}
+        self.complete = len(watches) == len(paths)
+        current = set(watches.values())
+        self._every_name = {watches[path] for path in scan.directories & watches.keys()}
+        self._names = {(watches[path], name) for path, name in scan.names if path in watches}
         for watch in inotify.watches:
             if watch.wd not in current:
                 with contextlib.suppress(OSError):  # the kernel removed the watch with its directory
@@ -83,15 +75,14 @@ class FolderWatch:
         return not current <= known
 
     def _open(self) -> Inotify | None:
-        """The inotify instance; None if the kernel refuses one, with the reason in `problem`."""
-        if self._inotify is None and time.monotonic() - self._tried_s >= _RETRY_S:
-            self._tried_s = time.monotonic()
+        """The inotify instance; None if the kernel refuses one. Each scan tries again: instances become free when other programs end."""
+        if self._inotify is None:
             try:
                 self._inotify = Inotify(sync_timeout=0)
                 os.set_blocking(self._inotify.fd, False)
-                self.problem = None
             except OSError as error:
-                self.problem = _message(error, "instance")
+                reason = _NO_INSTANCE.get(error.errno or 0, f"inotify cannot be used: {error.strerror or error}")
+                self.problem = f"{reason}; {_INSTEAD}"
         return self._inotify
 
     def _add_watch(self, inotify: Inotify, path: str) -> int | None:
@@ -99,8 +90,8 @@ class FolderWatch:
         try:
             return inotify.add_watch(path, _WATCHED).wd
         except OSError as error:
-            if (error.errno, "watch") in _LIMITS:
-                self.problem = _message(error, "watch")
+            if error.errno in _NO_WATCH:
+                self.problem = f"{_NO_WATCH[error.errno]}; {_INSTEAD}"
             return None
 
     async def changed(self, within_s: float) -> bool:
@@ -145,8 +136,3 @@ class FolderWatch:
         if event.watch.wd not in self._every_name or name.startswith("."):
             return False
         return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or is_manifest_name(name)
-
-
-def _message(error: OSError, of: str) -> str:
-    meaning = _LIMITS.get((error.errno or 0, of), f"inotify cannot be used: {error.strerror or error}")
-    return f"{meaning}; the folder is scanned every second instead"

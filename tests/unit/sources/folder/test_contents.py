@@ -326,7 +326,7 @@ def test_large_files_that_change_together_are_taken_together(tmp_path: Path) -> 
     looking.at()
     assert beside.finish() == 3
     looking.at()
-    assert looking.look.parsing == 0
+    assert not looking.look.is_parsing
     for number, file in enumerate(files):
         file.write_text(padded(policy(f"p{(number + 1) % 3}")))
     age(*files)
@@ -335,4 +335,39 @@ def test_large_files_that_change_together_are_taken_together(tmp_path: Path) -> 
     update = looking.at()
     assert update is None or update.deleted == ()
     assert beside.finish() == 0
-    assert (len(looking.store.policies), looking.store.rejections, looking.look.parsing) == (3, (), 0)
+    assert (len(looking.store.policies), looking.store.rejections, looking.look.is_parsing) == (3, (), False)
+
+
+def test_what_moves_to_a_large_file_is_not_missing_while_that_is_written_and_a_writer_without_end_holds_nothing_back(
+    tmp_path: Path,
+) -> None:
+    looking = Looking(tmp_path, Beside())
+    small, large = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    small.write_text(policy("web") + "---\n" + policy("db"))
+    looking.at()
+    with large.open("w") as writer:
+        writer.write(padded(""))
+        writer.flush()
+        small.write_text(policy("db"))
+        looking.at(ABANDONED_NS * 2)
+        assert {name for _, name in looking.store.policies} == {"web", "db"}
+        for _ in range(4):
+            writer.write("#")
+            writer.flush()
+            looking.at(ABANDONED_NS // 3)
+        assert {name for _, name in looking.store.policies} == {"db"}
+
+
+def test_a_file_that_was_never_good_and_breaks_further_reports_each_problem_once(tmp_path: Path) -> None:
+    """Its placeholders isolate already, and are no duplicates of themselves."""
+    file = tmp_path / "a.yaml"
+    file.write_text(policy("web") + "---\n" + policy("Bad") + "---\nkey: [\nnamespace: shop\n")
+    looking = Looking(tmp_path)
+    looking.at()
+    assert len(looking.store.rejections) == 2
+    file.write_text(policy("Bad") + "---\nkey: [\nnamespace: shop\n")
+    looking.at()
+    assert [rejection.document for rejection in looking.store.rejections] == [1, 2]
+    isolated = {name for (_, name), item in looking.store.policies.items() if not item.ingress}
+    assert {"(unreadable part of a.yaml)", "(unnamed 1 of a.yaml)"} <= isolated
+    assert ("default", "web") in looking.store.policies
