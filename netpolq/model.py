@@ -19,6 +19,11 @@ NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 Kind = Literal["Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy"]
 
 
+def qualified_name(namespace: str, name: str) -> str:
+    """The name of an object as messages, logs and JSON have it: `namespace/name`, or the name alone without a namespace."""
+    return f"{namespace}/{name}" if namespace else name
+
+
 class ObjectKey(NamedTuple):
     """Identity of an object. `namespace` is empty for a Namespace."""
 
@@ -27,7 +32,7 @@ class ObjectKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return f"{self.kind} {qualified_name(self.namespace, self.name)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
