@@ -41,8 +41,8 @@ class Store:
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
-        self._claims: dict[AddressKey, Pod | tuple[Pod, ...]] = {}
-        self._touched = DirtySet()
+        self._by_address: dict[AddressKey, Pod | tuple[Pod, ...]] = {}
+        self._dirty = DirtySet()
 
     def apply(self, update: Update) -> bool:
         """Apply an update. Returns whether any object differs from before."""
@@ -68,7 +68,7 @@ class Store:
         if self.namespaces.get(namespace.name) == namespace:
             return False
         self.namespaces[namespace.name] = namespace
-        self._touched.namespaces.add(namespace.name)
+        self._dirty.namespaces.add(namespace.name)
         return True
 
     def _put_pod(self, pod: Pod) -> bool:
@@ -77,7 +77,7 @@ class Store:
         if before == pod:
             return False
         self.pods[key] = pod
-        self._claim(before, pod)
+        self._move_addresses(before, pod)
         return True
 
     def _put_policy(self, policy: NetworkPolicy) -> bool:
@@ -85,58 +85,58 @@ class Store:
         if self.policies.get(key) == policy:
             return False
         self.policies[key] = policy
-        self._touched.policies.add(key)
+        self._dirty.policies.add(key)
         return True
 
     def _put_cluster_policy(self, policy: ClusterNetworkPolicy) -> bool:
         if self.cluster_policies.get(policy.name) == policy:
             return False
         self.cluster_policies[policy.name] = policy
-        self._touched.cluster_policies.add(policy.name)
+        self._dirty.cluster_policies.add(policy.name)
         return True
 
     def _delete(self, key: ObjectKey) -> bool:
         match key.kind:
             case "Namespace":
-                self._touched.namespaces.add(key.name)
+                self._dirty.namespaces.add(key.name)
                 return self.namespaces.pop(key.name, None) is not None
             case "Pod":
                 pod = self.pods.pop((key.namespace, key.name), None)
-                self._claim(pod, None)
+                self._move_addresses(pod, None)
                 return pod is not None
             case "NetworkPolicy":
-                self._touched.policies.add((key.namespace, key.name))
+                self._dirty.policies.add((key.namespace, key.name))
                 return self.policies.pop((key.namespace, key.name), None) is not None
             case "ClusterNetworkPolicy":
-                self._touched.cluster_policies.add(key.name)
+                self._dirty.cluster_policies.add(key.name)
                 return self.cluster_policies.pop(key.name, None) is not None
 
-    def _claim(self, before: Pod | None, after: Pod | None) -> None:
+    def _move_addresses(self, before: Pod | None, after: Pod | None) -> None:
         """Replace the address assignments of a pod."""
-        for address in _claimed(before):
-            self._touched.addresses.add(address)
-            rest = tuple(pod for pod in self.claimants(address) if pod is not before)
-            self._set_claimants(address, rest)
-        for address in _claimed(after):
-            self._touched.addresses.add(address)
-            present = self.claimants(address)
-            self._set_claimants(address, (*present, after) if present and after is not None else (after,) if after else ())
+        for address in _reported_addresses(before):
+            self._dirty.addresses.add(address)
+            rest = tuple(pod for pod in self.pods_with_address(address) if pod is not before)
+            self._set_pods(address, rest)
+        for address in _reported_addresses(after):
+            self._dirty.addresses.add(address)
+            present = self.pods_with_address(address)
+            self._set_pods(address, (*present, after) if present and after is not None else (after,) if after else ())
 
-    def _set_claimants(self, address: AddressKey, pods: tuple[Pod, ...]) -> None:
+    def _set_pods(self, address: AddressKey, pods: tuple[Pod, ...]) -> None:
         # Nearly every address is assigned to one pod, which is stored without a tuple to save memory.
         if not pods:
-            self._claims.pop(address, None)
+            self._by_address.pop(address, None)
         else:
-            self._claims[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_claim_strength, reverse=True))
+            self._by_address[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_precedence, reverse=True))
 
-    def take_touched(self) -> DirtySet:
+    def take_dirty_set(self) -> DirtySet:
         """Return the changes since the last call; the first call returns everything. For a single reader."""
-        touched, self._touched = self._touched, DirtySet()
-        return touched
+        dirty, self._dirty = self._dirty, DirtySet()
+        return dirty
 
     def everything(self) -> DirtySet:
         """Return a dirty set of all objects, for a reader that starts empty."""
-        return DirtySet(set(self._claims), set(self.policies), set(self.cluster_policies), set(self.namespaces))
+        return DirtySet(set(self._by_address), set(self.policies), set(self.cluster_policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Labels of a namespace; a namespace that was never declared has only its name label."""
@@ -145,13 +145,13 @@ class Store:
 
     def owner(self, address: AddressKey) -> Pod | None:
         """The pod that owns an address; see `address_owners`."""
-        claim = self._claims.get(address)
-        return claim[0] if isinstance(claim, tuple) else claim
+        found = self._by_address.get(address)
+        return found[0] if isinstance(found, tuple) else found
 
-    def claimants(self, address: AddressKey) -> tuple[Pod, ...]:
+    def pods_with_address(self, address: AddressKey) -> tuple[Pod, ...]:
         """All pods that report an address, its owner first."""
-        claim = self._claims.get(address, ())
-        return claim if isinstance(claim, tuple) else (claim,)
+        found = self._by_address.get(address, ())
+        return found if isinstance(found, tuple) else (found,)
 
     def address_owners(self) -> dict[bytes, Pod]:
         """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none; so do
@@ -163,9 +163,9 @@ class Store:
         """
         owners: dict[bytes, Pod] = {}
         for pod in self.pods.values():
-            for address in _claimed(pod):
+            for address in _reported_addresses(pod):
                 other = owners.setdefault(address, pod)
-                if other is not pod and _claim_strength(pod) > _claim_strength(other):
+                if other is not pod and _precedence(pod) > _precedence(other):
                     owners[address] = pod
         return owners
 
@@ -194,13 +194,13 @@ class Store:
         return sorted(found, key=lambda policy: (policy.priority, policy.name))
 
 
-def _claimed(pod: Pod | None) -> tuple[AddressKey, ...]:
+def _reported_addresses(pod: Pod | None) -> tuple[AddressKey, ...]:
     if pod is None or pod.completed or pod.host_network:
         return ()
     return tuple(address for address in pod.ips if address not in pod.host_ips)
 
 
-def _claim_strength(pod: Pod) -> tuple[bool, bool, str, tuple[int, ...], tuple[int, ...]]:
+def _precedence(pod: Pod) -> tuple[bool, bool, str, tuple[int, ...], tuple[int, ...]]:
     # The greatest wins. Names are compared in reverse so that the first by name is the greatest.
     def reverse(text: str) -> tuple[int, ...]:
         return (*(-ord(character) for character in text), 1)

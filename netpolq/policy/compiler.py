@@ -46,10 +46,10 @@ class Compiler:
         The caller applies each delta. After the last one the deltas describe a complete state of the store, which can be published
         before the next call. This takes the dirty set of the store, so a store can have only one compiler.
         """
-        for _ in self._apply_changes(self._store.take_touched()):
+        for _ in self._apply_changes(self._store.take_dirty_set()):
             yield self._delta.take()
         # Changes from the pauses are applied without a pause; otherwise a store that always changes would keep this from ending.
-        for _ in self._apply_changes(self._store.take_touched()):
+        for _ in self._apply_changes(self._store.take_dirty_set()):
             pass
         yield self._delta.take()
 
@@ -98,7 +98,7 @@ class Compiler:
                 self._changed.add(address)
             self._peer_classes.move(address, before, after)
         # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
-        self._endpoints.move(address, next(filter(self._is_local, self._store.claimants(address)), None))
+        self._endpoints.move(address, next(filter(self._is_local, self._store.pods_with_address(address)), None))
         if self._with_pod_names:
             self._delta.pod_names[address] = "" if pod is None else f"{pod.namespace}/{pod.name}"
 

@@ -166,7 +166,7 @@ class History:
 
     def _is_disputed(self, address: AddressKey) -> bool:
         """Whether a pod of another node owns an address that a local pod reports, too, and stays isolated by."""
-        owner, *others = self.store.claimants(address) or (None,)
+        owner, *others = self.store.pods_with_address(address) or (None,)
         return owner is not None and not is_local(owner) and any(map(is_local, filter(None, others)))
 
 
