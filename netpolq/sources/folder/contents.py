@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from netpolq.model import Rejection, Update
 from netpolq.sources.folder.manifest_file import Content, parse, unreadable
 from netpolq.sources.folder.objects import FolderObjects, RetainedFile
-from netpolq.sources.folder.open_file import OpenFile, UnreadableError, Writers, open_file
+from netpolq.sources.folder.open_file import OpenFile, Writers, open_file
 from netpolq.sources.folder.retained import Retained
 from netpolq.sources.folder.scan import Fingerprint, Scan, scan
 
@@ -59,9 +59,9 @@ class _File:
 
 @dataclass(slots=True, kw_only=True)
 class ScanResult:
-    """Result of a refresh. `rescan_after_ns`: delay of the next scan without an event, or None. `is_unfinished`: whether a process still
-    writes a file that has no content in force. `is_parsing`: whether the background executor parses files. `inline_bytes`: size of the
-    files that the refresh has parsed itself. `unread_bytes`: size of the files that a process writes.
+    """Result of a refresh. `rescan_after_ns`: delay of the next scan without an event, or None. `is_unfinished`: whether a process writes
+    files, and `unread_bytes`: their size. `is_parsing`: whether the background executor parses files. `inline_bytes`: size of the files
+    that the refresh has parsed itself.
     """
 
     scan: Scan
@@ -168,12 +168,10 @@ class FolderContents:
                 return self._read(path, file, opened, now_ns, result)
         except FileNotFoundError:
             result.rescan_after(VANISHED_NS)
-        except (OSError, UnreadableError) as error:
-            # A file that is too large stays so until it changes. Read permission may come without a change of the file.
-            file.taken = result.scan.files[path] if isinstance(error, UnreadableError) else None
-            file.digest, file.parsed = b"", None
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            file.retained = file.retained.updated(unreadable(_printable(path), reason))
+        except OSError as error:
+            # Read again at each scan: permission may come without a change of the file.
+            file.taken, file.digest, file.parsed = None, b"", None
+            file.retained = file.retained.updated(unreadable(_printable(path), error.strerror or str(error)))
         return None
 
     def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, result: ScanResult) -> Content | None:
@@ -187,7 +185,7 @@ class FolderContents:
         if wait_ns > 0 or not opened.is_unchanged(writers):
             result.rescan_after(max(wait_ns, CLOCK_TICK_NS))
             result.unread_bytes += opened.fingerprint.size
-            result.is_unfinished |= not file.retained.content.objects
+            result.is_unfinished = True
             return None
         may_change_unseen = 0 <= time.time_ns() - opened.fingerprint.modified_ns < CLOCK_TICK_NS
         digest = hashlib.blake2b(data).digest()

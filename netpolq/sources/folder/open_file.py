@@ -15,8 +15,8 @@ from netpolq.sources.folder.scan import MISSING_TARGET, Fingerprint
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
-class UnreadableError(Exception):
-    """A file without readable content. The message is the reason."""
+class UnreadableError(OSError):
+    """A file that is not read: a link to nothing, no regular file, or too large. The message is the reason."""
 
 
 class Writers(Enum):
@@ -55,7 +55,7 @@ class OpenFile(NamedTuple):
         return Fingerprint.of(os.fstat(self.descriptor)) == self.fingerprint and self.writers() is writers
 
     def read(self) -> bytes:
-        """The bytes. Raises `UnreadableError` where there are too many, OSError where reading fails."""
+        """The bytes. Raises OSError, `UnreadableError` if there are too many."""
         size, data = self.fingerprint.size, bytearray()
         while size <= MAX_FILE_BYTES and (chunk := os.read(self.descriptor, 1 << 20)):
             data += chunk

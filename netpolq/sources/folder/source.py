@@ -13,6 +13,7 @@ from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
 from netpolq.sources.folder.contents import FolderContents, ScanResult
 from netpolq.sources.folder.open_file import Writers
+from netpolq.sources.folder.scan import Scan
 from netpolq.sources.folder.watch import FolderWatch
 from netpolq.sources.source import Deliver
 
@@ -53,6 +54,7 @@ class ManifestFolder:
         self.node_exists: bool | None = None
         self.pod_ranges: tuple[PodRange, ...] = ()
         self.problems: list[str] = []
+        self._logged: str | None = None
 
     @property
     def location(self) -> str:
@@ -70,29 +72,20 @@ class ManifestFolder:
 
     async def _run(self, contents: FolderContents, deliver: Deliver) -> None:
         is_synced = False
-        reported: str | None = None
         noticed_ns = time.monotonic_ns()
         with FolderWatch() as watch:
             while True:
                 watch.take_events()
                 result = await asyncio.to_thread(contents.refresh, time.monotonic_ns())
-                self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(result.scan.unreadable.items())]
-                if not self.problems:
-                    self.contact_ns = time.monotonic_ns()
                 if not is_synced and "" in result.scan.unreadable:
                     raise BootError(f"manifest folder {self._path}: {result.scan.unreadable['']}")
                 # The scan may have seen only part of a change during it, such as one of two files that are swapped together.
                 has_changed = watch.follow(result.scan) | watch.take_events()
-                if watch.problem is not None:
-                    self.problems.append(watch.problem)
-                if watch.problem != reported:
-                    reported = watch.problem
-                    log.warning("manifest folder: %s", reported or "inotify watches it again")
-                is_whole = not has_changed and (is_synced or not result.is_unfinished)
+                self._note_problems(result.scan, watch.problem)
                 patience_s = PATIENCE_S if is_synced else FIRST_SYNC_S
-                is_due = (is_whole or time.monotonic_ns() - noticed_ns > patience_s * 1e9) and (
-                    is_synced or not result.is_parsing
-                )
+                is_whole = not has_changed and (is_synced or not result.is_unfinished)
+                is_late = time.monotonic_ns() - noticed_ns > patience_s * 1e9
+                is_due = (is_whole or is_late) and (is_synced or not result.is_parsing)
                 if is_due:
                     update = await asyncio.to_thread(contents.update, noticed_ns)
                     if update is not None:
@@ -103,6 +96,17 @@ class ManifestFolder:
                     noticed_ns = time.monotonic_ns()
                 if has_changed:
                     await watch.quiet(QUIET_S, BURST_S)
+
+    def _note_problems(self, scan: Scan, of_watch: str | None) -> None:
+        """Set `problems` and `contact_ns`, and log a change of the watch's problem."""
+        self.problems = [f"{path or '.'}: {reason}" for path, reason in sorted(scan.unreadable.items())]
+        if not self.problems:
+            self.contact_ns = time.monotonic_ns()
+        if of_watch is not None:
+            self.problems.append(of_watch)
+        if of_watch != self._logged:
+            self._logged = of_watch
+            log.warning("manifest folder: %s", of_watch or "inotify watches it again")
 
 
 def _wait_s(result: ScanResult, watch: FolderWatch) -> float:
