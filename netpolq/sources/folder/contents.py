@@ -23,7 +23,9 @@ STABLE_NS = {Writers.NONE: 0, Writers.UNKNOWN: 100_000_000, Writers.SOME: 1_000_
 """How long a file must stay as it is before it is read."""
 
 ABANDONED_NS = 30_000_000_000
-"""A file that a process holds open for writing this long without a change is used as it is."""
+"""A file that a process holds open for writing this long without a change is used as it is, and a large one that is written this long holds
+nothing back any more.
+"""
 
 VANISHED_NS = 40_000_000
 """How long a file must be missing before its objects go: many writers remove a file just before they write the new one."""
@@ -42,14 +44,14 @@ POLL_NS = 250_000_000
 
 @dataclass(slots=True, kw_only=True)
 class _File:
-    """A file and its content in force (`retained`). `taken`: its fingerprint when it was read, None to read it again.
+    """A file and its content in force (`retained`). `read`: its fingerprint when it was read, None to read it again.
 
     `digest`: of what was last read, empty if it was unreadable. `parsed`: the content of that, None once it is in force.
     `seen`, `seen_ns`: the latest fingerprint, and since when. `missing_ns`: since when the file is missing, or None.
     """
 
     retained: Retained = field(default_factory=Retained)
-    taken: Fingerprint | None = None
+    read: Fingerprint | None = None
     digest: bytes = b""
     parsed: Future[Content] | None = None
     seen: Fingerprint | None = None
@@ -102,17 +104,12 @@ class FolderContents:
         result = ScanResult(scan=found)
         for path in found.files:
             self._files.setdefault(path, _File()).missing_ns = None
-        changed = [path for path, fingerprint in found.files.items() if not fingerprint or fingerprint != self._files[path].taken]
-        read = [(self._files[path], self._look(path, now_ns, result)) for path in sorted(changed, key=found.size)]
-        if result.unread_bytes <= INLINE_BYTES:
-            self._writing_ns = None
-        elif self._writing_ns is None:
-            self._writing_ns = now_ns
-        # A large file may have objects that others have lost: an object that moves must not be missing in between.
-        holds_back = result.is_parsing or (self._writing_ns is not None and now_ns - self._writing_ns < ABANDONED_NS)
-        for file, content in read:
+        changed = [path for path, fingerprint in found.files.items() if not fingerprint or fingerprint != self._files[path].read]
+        contents = [(self._files[path], self._new_content(path, now_ns, result)) for path in sorted(changed, key=found.size)]
+        holds_back = self._holds_back(result, now_ns)
+        for file, content in contents:
             if content is not None and holds_back and file.retained.loses(content):
-                file.taken = None
+                file.read = None
             elif content is not None:
                 file.retained, file.parsed = file.retained.updated(content), None
         for path in self._files.keys() - found.files.keys():
@@ -157,8 +154,16 @@ class FolderContents:
         self._delivered = rejections, ignored
         return Update(upserted=upserted, deleted=deleted, rejections=rejections, ignored=ignored, observed_ns=observed_ns)
 
-    def _look(self, path: str, now_ns: int, result: ScanResult) -> Content | None:
-        """Read a changed file. Returns its content if it may come into force."""
+    def _holds_back(self, result: ScanResult, now_ns: int) -> bool:
+        """Whether a large file may have objects that others have lost: an object that moves must not be missing in between."""
+        if result.unread_bytes <= INLINE_BYTES:
+            self._writing_ns = None
+        elif self._writing_ns is None:
+            self._writing_ns = now_ns
+        return result.is_parsing or (self._writing_ns is not None and now_ns - self._writing_ns < ABANDONED_NS)
+
+    def _new_content(self, path: str, now_ns: int, result: ScanResult) -> Content | None:
+        """Read a changed file. Returns its content if that is complete and not in force."""
         file = self._files[path]
         if file.parsed is not None and not file.parsed.done():
             result.is_parsing = True
@@ -170,12 +175,12 @@ class FolderContents:
             result.rescan_after(VANISHED_NS)
         except OSError as error:
             # Read again at each scan: permission may come without a change of the file.
-            file.taken, file.digest, file.parsed = None, b"", None
+            file.read, file.digest, file.parsed = None, b"", None
             file.retained = file.retained.updated(unreadable(_printable(path), error.strerror or str(error)))
         return None
 
     def _read(self, path: str, file: _File, opened: OpenFile, now_ns: int, result: ScanResult) -> Content | None:
-        file.taken = None
+        file.read = None
         if file.seen != opened.fingerprint:
             file.seen, file.seen_ns = opened.fingerprint, now_ns
         writers = opened.writers()
@@ -203,7 +208,7 @@ class FolderContents:
         if may_change_unseen:
             result.rescan_after(CLOCK_TICK_NS)
         else:
-            file.taken = opened.fingerprint
+            file.read = opened.fingerprint
         return None if file.parsed is None else file.parsed.result()
 
     def _parse(self, path: str, data: bytes, result: ScanResult) -> Future[Content]:

@@ -24,18 +24,18 @@ T = TypeVar("T")
 STEP_NS = 60_000_000
 
 
-class Looking:
-    """Folder contents looked at step by step."""
+class Scans:
+    """Folder contents scanned step by step."""
 
     def __init__(self, folder: Path, background: Executor | None = None) -> None:
         self.contents = FolderContents(str(folder), STABLE_NS, background)
-        self.look = ScanResult(scan=Scan())
+        self.result = ScanResult(scan=Scan())
         self.now_ns = 0
         self.store = Store()
 
-    def at(self, later_ns: int = STEP_NS) -> Update | None:
+    def after(self, later_ns: int = STEP_NS) -> Update | None:
         self.now_ns += later_ns
-        self.look = self.contents.refresh(self.now_ns)
+        self.result = self.contents.refresh(self.now_ns)
         update = self.contents.update(self.now_ns)
         if update is not None:
             self.store.apply(update)
@@ -65,24 +65,24 @@ def test_a_broken_file_keeps_its_last_good_content_and_isolates_what_it_may_conc
     """Isolates what the file concerned before, if its new text does not name the namespace."""
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a") + "---\n" + policy("web"))
-    looking = Looking(tmp_path)
-    looking.at()
-    before = dict(looking.store.policies)
+    scans = Scans(tmp_path)
+    scans.after()
+    before = dict(scans.store.policies)
     file.write_text(broken)
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert update.deleted == ()
     added = [item for item in update.upserted if isinstance(item, NetworkPolicy)]
     assert len(added) == len(update.upserted)
     assert {item.namespace for item in added} == isolated
     assert all((item.ingress, item.egress) == ((), ()) for item in added)
-    assert all(looking.store.policies[key] == item for key, item in before.items())
-    assert looking.store.namespaces["a"].labels.get("team") is None
+    assert all(scans.store.policies[key] == item for key, item in before.items())
+    assert scans.store.namespaces["a"].labels.get("team") is None
     assert all(one.consequence.startswith("the file's last good content stays in force") for one in update.rejections)
     assert not any(one.leaves_open for one in update.rejections)
     file.write_text(namespace("a"))
-    looking.at()
-    assert (looking.store.policies, looking.store.rejections) == ({}, ())
+    scans.after()
+    assert (scans.store.policies, scans.store.rejections) == ({}, ())
 
 
 def test_a_pod_in_a_broken_file_is_isolated_alone_and_a_new_pod_is_known(tmp_path: Path) -> None:
@@ -91,121 +91,121 @@ def test_a_pod_in_a_broken_file_is_isolated_alone_and_a_new_pod_is_known(tmp_pat
     good = text.format(name="web", labels="{app: web}", host=1)
     file = tmp_path / "a.yaml"
     file.write_text(good)
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     file.write_text(text.format(name="web", labels="{app: 1}", host=1) + "---\n" + text.format(name="new", labels="{}", host=2))
-    looking.at()
-    (isolating,) = looking.store.policies.values()
-    selected = [name for (_, name), pod in looking.store.pods.items() if matches(isolating.pod_selector, pod.labels)]
+    scans.after()
+    (isolating,) = scans.store.policies.values()
+    selected = [name for (_, name), pod in scans.store.pods.items() if matches(isolating.pod_selector, pod.labels)]
     assert selected == ["web"]
-    assert looking.store.pods["default", "web"].labels["app"] == "web"
-    assert ("default", "new") in looking.store.pods
+    assert scans.store.pods["default", "web"].labels["app"] == "web"
+    assert ("default", "new") in scans.store.pods
 
 
-def test_what_was_saved_from_a_broken_file_is_not_lost_when_it_breaks_further(tmp_path: Path) -> None:
+def test_what_was_readable_of_a_broken_file_is_not_lost_when_it_breaks_further(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(policy("web", BAD_RULE))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     file.write_text("key: [")
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert update.deleted == ()
-    assert ("default", "web") in looking.store.policies
+    assert ("default", "web") in scans.store.policies
     file.write_text(policy("web"))
-    looking.at()
-    assert len(looking.store.policies["default", "web"].ingress) == 1
-    assert looking.store.rejections == ()
+    scans.after()
+    assert len(scans.store.policies["default", "web"].ingress) == 1
+    assert scans.store.rejections == ()
 
 
 def test_a_file_that_is_missing_for_a_moment_is_not_deleted(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a"))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     file.unlink()
-    assert looking.at(1) is None
-    assert looking.at(VANISHED_NS - 1) is None
+    assert scans.after(1) is None
+    assert scans.after(VANISHED_NS - 1) is None
     file.write_text(namespace("a"))
-    assert looking.at(1) is None
+    assert scans.after(1) is None
     file.unlink()
-    assert looking.at(1) is None
-    update = looking.at(VANISHED_NS)
+    assert scans.after(1) is None
+    update = scans.after(VANISHED_NS)
     assert update is not None
     assert [str(key) for key in update.deleted] == ["Namespace a"]
 
 
 def test_a_renamed_file_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(namespace("a"))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
-    assert looking.at() is None
-    assert looking.at() is None
+    assert scans.after() is None
+    assert scans.after() is None
 
 
 @pytest.mark.parametrize("half", [namespace("a"), "", "key: ["])
-def test_a_file_held_open_for_writing_is_not_taken_while_it_lacks_what_it_had(tmp_path: Path, half: str) -> None:
+def test_a_file_held_open_for_writing_is_not_used_while_it_lacks_what_it_had(tmp_path: Path, half: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a") + "---\n" + policy("web"))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     with file.open("w") as writer:
         writer.write(half)
         writer.flush()
-        assert looking.at() is None
-        update = looking.at(STABLE_NS[Writers.SOME])
+        assert scans.after() is None
+        update = scans.after(STABLE_NS[Writers.SOME])
         assert update is not None
         assert (update.upserted, update.deleted) == ((), ())
         assert "still open for writing" in update.rejections[0].message
-        assert looking.at(ABANDONED_NS // 2) is None
+        assert scans.after(ABANDONED_NS // 2) is None
         writer.write("\n---\n" + policy("other"))
         writer.flush()
-        update = looking.at(ABANDONED_NS // 2)
+        update = scans.after(ABANDONED_NS // 2)
         assert update is None
-    looking.at()
+    scans.after()
     is_whole = half != "key: ["
-    assert (looking.store.rejections == ()) is is_whole
-    assert [name for _, name in sorted(looking.store.policies) if "(" not in name] == ["other" if is_whole else "web"]
+    assert (scans.store.rejections == ()) is is_whole
+    assert [name for _, name in sorted(scans.store.policies) if "(" not in name] == ["other" if is_whole else "web"]
 
 
-def test_a_file_held_open_for_ever_is_taken_in_the_end(tmp_path: Path) -> None:
+def test_a_file_held_open_without_a_change_is_used_after_half_a_minute(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a") + "---\n" + policy("web"))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     with file.open("w") as writer:
         writer.write(namespace("a"))
         writer.flush()
-        looking.at()
-        looking.at(STABLE_NS[Writers.SOME])
-        looking.at(ABANDONED_NS)
-        assert looking.store.policies == {}
+        scans.after()
+        scans.after(STABLE_NS[Writers.SOME])
+        scans.after(ABANDONED_NS)
+        assert scans.store.policies == {}
 
 
-def test_a_file_held_open_that_gained_objects_is_taken_once_it_rests(tmp_path: Path) -> None:
+def test_a_file_held_open_that_gained_objects_is_used_once_it_is_stable(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a"))
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     with file.open("a") as writer:
         writer.write("---\n" + policy("web"))
         writer.flush()
-        assert looking.at() is None
-        looking.at(STABLE_NS[Writers.SOME])
-        assert ("default", "web") in looking.store.policies
+        assert scans.after() is None
+        scans.after(STABLE_NS[Writers.SOME])
+        assert ("default", "web") in scans.store.policies
 
 
 def test_a_change_that_leaves_size_and_times_as_they_were_is_seen(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(namespace("aaa"))
     age(file)
-    looking = Looking(tmp_path)
-    looking.at()
+    scans = Scans(tmp_path)
+    scans.after()
     time.sleep(0.02)  # for another change time: the kernel's clock for files ticks every few milliseconds
     file.write_text(namespace("bbb"))
     age(file)
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert names(update) == ["Namespace bbb"]
 
@@ -214,21 +214,21 @@ def test_a_folder_that_is_gone_unreadable_or_emptied_by_replacement_keeps_everyt
     folder, away = tmp_path / "folder", tmp_path / "away"
     folder.mkdir()
     (folder / "a.yaml").write_text(namespace("a"))
-    looking = Looking(folder)
-    looking.at()
+    scans = Scans(folder)
+    scans.after()
     folder.rename(away)
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert update.deleted == ()
     assert "cannot be read" in update.rejections[0].message
     folder.mkdir()
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert update.deleted == ()
     assert "replaced by an empty folder" in update.rejections[0].message
     folder.rmdir()
     away.rename(folder)
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert (update.upserted, update.deleted, update.rejections) == ((), (), ())
 
@@ -239,17 +239,17 @@ def test_a_folder_link_that_leads_nowhere_keeps_what_was_below_it(tmp_path: Path
     target.mkdir()
     (target / "a.yaml").write_text(namespace("a"))
     (folder / "sub").symlink_to(target)
-    looking = Looking(folder)
-    looking.at()
+    scans = Scans(folder)
+    scans.after()
     target.rename(tmp_path / "elsewhere")
-    update = looking.at()
+    update = scans.after()
     assert update is not None
     assert update.deleted == ()
-    assert looking.at() is None
+    assert scans.after() is None
     (folder / "sub").unlink()
-    looking.at()
-    looking.at()
-    assert looking.store.namespaces == {}
+    scans.after()
+    scans.after()
+    assert scans.store.namespaces == {}
 
 
 class Beside(Executor):
@@ -272,102 +272,102 @@ class Beside(Executor):
 
 
 def padded(text: str) -> str:
-    """The same manifest, too large to be parsed within a look."""
+    """The same manifest, too large to be parsed within a scan."""
     return text + "#" * (INLINE_BYTES + 1) + "\n"
 
 
 def test_a_policy_in_a_small_file_does_not_wait_for_a_large_one(tmp_path: Path) -> None:
     beside = Beside()
-    looking = Looking(tmp_path, beside)
-    looking.at()
+    scans = Scans(tmp_path, beside)
+    scans.after()
     (tmp_path / "a-large.yaml").write_text(padded(namespace("a")))
     (tmp_path / "b.yaml").write_text(policy("web"))
-    looking.at()
-    assert ("default", "web") in looking.store.policies
-    assert looking.store.namespaces == {}
+    scans.after()
+    assert ("default", "web") in scans.store.policies
+    assert scans.store.namespaces == {}
     assert beside.finish() == 1
-    looking.at()
-    assert list(looking.store.namespaces) == ["a"]
+    scans.after()
+    assert list(scans.store.namespaces) == ["a"]
 
 
 def test_what_moves_to_a_large_file_is_never_missing(tmp_path: Path) -> None:
     """It leaves the small file, which is parsed at once, or a file that is removed, only when the large one has been parsed."""
     beside = Beside()
-    looking = Looking(tmp_path, beside)
+    scans = Scans(tmp_path, beside)
     (tmp_path / "a.yaml").write_text(policy("web") + "---\n" + policy("db"))
     (tmp_path / "b.yaml").write_text(policy("gone"))
-    looking.at()
+    scans.after()
     large = tmp_path / "c.yaml"
     large.write_text(padded(policy("web") + "---\n" + policy("gone")))
     (tmp_path / "a.yaml").write_text(policy("db"))
     (tmp_path / "b.yaml").unlink()
     for _ in range(3):
-        looking.at()
-        assert {name for _, name in looking.store.policies} == {"web", "db", "gone"}
+        scans.after()
+        assert {name for _, name in scans.store.policies} == {"web", "db", "gone"}
     assert beside.finish() == 1
     for _ in range(3):
-        update = looking.at()
+        update = scans.after()
         assert update is None or update.deleted == ()
     large.write_text(padded(policy("web")))
-    looking.at()
+    scans.after()
     assert beside.finish() == 1
-    looking.at()
-    assert {name for _, name in looking.store.policies} == {"web", "db"}
+    scans.after()
+    assert {name for _, name in scans.store.policies} == {"web", "db"}
 
 
-def test_large_files_that_change_together_are_taken_together(tmp_path: Path) -> None:
-    """Each takes away what another brings, so that none may be taken first; and none is parsed twice."""
+def test_large_files_that_change_together_are_used_together(tmp_path: Path) -> None:
+    """Each takes away what another brings, so that none may be used first; and none is parsed twice."""
     beside = Beside()
-    looking = Looking(tmp_path, beside)
+    scans = Scans(tmp_path, beside)
     files = [tmp_path / f"{number}.yaml" for number in range(3)]
     for number, file in enumerate(files):
         file.write_text(padded(policy(f"p{number}")))
     age(*files)
-    looking.at()
+    scans.after()
     assert beside.finish() == 3
-    looking.at()
-    assert not looking.look.is_parsing
+    scans.after()
+    assert not scans.result.is_parsing
     for number, file in enumerate(files):
         file.write_text(padded(policy(f"p{(number + 1) % 3}")))
     age(*files)
-    looking.at()
+    scans.after()
     assert beside.finish() == 3
-    update = looking.at()
+    update = scans.after()
     assert update is None or update.deleted == ()
     assert beside.finish() == 0
-    assert (len(looking.store.policies), looking.store.rejections, looking.look.is_parsing) == (3, (), False)
+    assert (len(scans.store.policies), scans.store.rejections, scans.result.is_parsing) == (3, (), False)
 
 
 def test_what_moves_to_a_large_file_is_not_missing_while_that_is_written_and_a_writer_without_end_holds_nothing_back(
     tmp_path: Path,
 ) -> None:
-    looking = Looking(tmp_path, Beside())
+    scans = Scans(tmp_path, Beside())
     small, large = tmp_path / "a.yaml", tmp_path / "b.yaml"
     small.write_text(policy("web") + "---\n" + policy("db"))
-    looking.at()
+    scans.after()
     with large.open("w") as writer:
         writer.write(padded(""))
         writer.flush()
         small.write_text(policy("db"))
-        looking.at(ABANDONED_NS * 2)
-        assert {name for _, name in looking.store.policies} == {"web", "db"}
+        scans.after(ABANDONED_NS * 2)
+        assert {name for _, name in scans.store.policies} == {"web", "db"}
         for _ in range(4):
             writer.write("#")
             writer.flush()
-            looking.at(ABANDONED_NS // 3)
-        assert {name for _, name in looking.store.policies} == {"db"}
+            scans.after(ABANDONED_NS // 3)
+        assert {name for _, name in scans.store.policies} == {"db"}
 
 
 def test_a_file_that_was_never_good_and_breaks_further_reports_each_problem_once(tmp_path: Path) -> None:
     """Its placeholders isolate already, and are no duplicates of themselves."""
     file = tmp_path / "a.yaml"
     file.write_text(policy("web") + "---\n" + policy("Bad") + "---\nkey: [\nnamespace: shop\n")
-    looking = Looking(tmp_path)
-    looking.at()
-    assert len(looking.store.rejections) == 2
+    scans = Scans(tmp_path)
+    scans.after()
+    assert len(scans.store.rejections) == 2
     file.write_text(policy("Bad") + "---\nkey: [\nnamespace: shop\n")
-    looking.at()
-    assert [rejection.document for rejection in looking.store.rejections] == [1, 2]
-    isolated = {name for (_, name), item in looking.store.policies.items() if not item.ingress}
+    scans.after()
+    assert [rejection.document for rejection in scans.store.rejections] == [1, 2]
+    isolated = {name for (_, name), item in scans.store.policies.items() if not item.ingress}
     assert {"(unreadable part of a.yaml)", "(unnamed 1 of a.yaml)"} <= isolated
-    assert ("default", "web") in looking.store.policies
+    assert ("default", "web") in scans.store.policies

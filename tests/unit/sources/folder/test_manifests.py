@@ -126,7 +126,7 @@ async def test_an_editor_that_moves_the_old_file_away_and_writes_a_new_one_delet
             probe.write_text("")
             probe.unlink()
             file.rename(backup)
-            await asyncio.sleep(0.01)  # long enough to be looked at in between
+            await asyncio.sleep(0.01)  # long enough for a scan in between
             file.write_text(namespace("a", v=str(version)))
             backup.unlink()
             await seen.until(has_label("a", str(version)))
@@ -136,7 +136,7 @@ async def test_an_editor_that_moves_the_old_file_away_and_writes_a_new_one_delet
 
 @pytest.mark.parametrize("mode", ["w", "r+"])
 async def test_half_written_content_is_never_delivered(tmp_path: Path, mode: str) -> None:
-    """The writer pauses where what it has written makes sense, and is not believed."""
+    """The writer pauses where what it has written is valid, and that is not used."""
     file = tmp_path / "a.yaml"
     file.write_text(namespace("a", v="0") + "---\n" + namespace("b", v="0"))
     async with watching(tmp_path) as seen:
@@ -196,7 +196,7 @@ async def test_new_folders_are_watched_however_deep_and_fast_they_come(tmp_path:
         assert seen.ever_deleted() == ["Namespace n1"]
 
 
-async def test_a_broken_file_is_reported_and_forgiven_once_repaired(tmp_path: Path) -> None:
+async def test_a_broken_file_is_reported_until_it_is_repaired(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(policy("web"))
     async with watching(tmp_path) as seen:
@@ -235,9 +235,7 @@ async def test_a_mounted_config_map_is_swapped_in_one_update(tmp_path: Path) -> 
         assert all(update.rejections == () for update in seen.updates)
 
 
-async def test_a_swap_in_the_middle_of_looking_is_never_delivered_in_halves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_swap_during_a_scan_is_never_delivered_in_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`a` is read before the swap and `b` after it; what is delivered belongs together all the same."""
     for version in ("0", "1", "2"):
         (tmp_path / f"..{version}").mkdir()
@@ -272,7 +270,7 @@ async def test_a_swap_in_the_middle_of_looking_is_never_delivered_in_halves(
 async def test_a_file_that_comes_before_its_new_folder_is_watched_is_not_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is written after the folder was looked at and before a watch is there to tell of it."""
+    """It is written after the scan of the folder and before the watch on it."""
     late = tmp_path / "sub" / "a.yaml"
 
     def scan_then_write(folder: str) -> Scan:

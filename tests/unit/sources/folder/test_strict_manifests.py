@@ -167,7 +167,7 @@ def test_a_misspelt_kind_or_version_is_reported_and_isolates(tmp_path: Path, ver
     ],
 )
 def test_kinds_that_have_nothing_to_do_with_it_are_ignored_without_complaint(tmp_path: Path, version: str, kind: str) -> None:
-    """Their fields are none of the agent's business either."""
+    """Their fields are not checked either."""
     store = read(tmp_path, f"apiVersion: {version}\nkind: {kind}\n{METADATA}spec: {{Ports: [], ports: [{{env: 1, env: 2}}]}}\n")
     assert store.rejections == ()
     assert sum(store.ignored.values()) == 1
@@ -288,7 +288,7 @@ def test_what_kubectl_reads_is_in_force_without_complaint(tmp_path: Path, name: 
         DENY.replace("namespace: shop", "namespace: [shop]"),
     ],
 )
-def test_what_does_not_even_tell_its_namespace_says_that_it_leaves_pods_open(tmp_path: Path, text: str) -> None:
+def test_a_text_of_an_unknown_namespace_is_reported_as_leaving_pods_open(tmp_path: Path, text: str) -> None:
     (rejection,) = read(tmp_path, text).rejections
     assert rejection.leaves_open
     assert "the agent is not ready" in rejection.consequence
@@ -323,7 +323,7 @@ def test_a_pod_that_cannot_be_read_whole_is_isolated_alone(tmp_path: Path, chang
     assert is_open(store, FAR, DB)
 
 
-def test_a_pod_whose_address_cannot_be_read_says_that_it_is_open(tmp_path: Path) -> None:
+def test_a_pod_whose_address_cannot_be_read_is_reported_as_open(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(POD.format(namespace="shop", name="new", address="10.0.0.9").replace("podIP", "podIp"))
     (rejection,) = load(tmp_path).rejections
     assert (rejection.field, rejection.leaves_open) == ("status.podIp", True)

@@ -37,7 +37,7 @@ asyncio.run(source.run(deliver))
     ("limit", "sysctl"),
     [("max_inotify_instances", "fs.inotify.max_user_instances"), ("max_inotify_watches", "fs.inotify.max_user_watches")],
 )
-def test_a_folder_is_looked_at_regularly_where_inotify_is_used_up(tmp_path: Path, limit: str, sysctl: str) -> None:
+def test_a_folder_is_scanned_regularly_where_inotify_is_used_up(tmp_path: Path, limit: str, sysctl: str) -> None:
     """A change is seen, and one line names the limit to raise."""
     (tmp_path / "a.yaml").write_text(namespace("a"))
     script = f'echo 0 > /proc/sys/user/{limit} && exec "$@"'
