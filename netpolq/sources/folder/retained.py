@@ -71,27 +71,28 @@ def _with_placeholders(base: Content, new: Content, concerned: tuple[str, ...]) 
     """The objects of `base`, and after them what isolates the pods that the new content concerns, and its new pods."""
     origin = new.rejections[0].origin
     known = {item.key: item for _document, item in base.objects}
-    partial: dict[ObjectKey, Pod] = {}
+    marks: dict[ObjectKey, str] = {}
     added: dict[ObjectKey, Object] = {}
-    for _document, item in new.objects:
+    for document, item in new.objects:
         match item:
-            case Pod() if item.key in known:
-                partial[item.key] = item
-            case Pod():
-                added[item.key] = item
+            case Pod() if item.key not in known:
+                added.setdefault(item.key, item)
+            case Pod() if mark := item.labels.get(placeholders.UNREADABLE_LABEL):
+                marks[item.key] = mark
             # Most policies are the same as before, and isolate already.
             case NetworkPolicy() if known.get(item.key) != item:
                 placeholder = placeholders.of_policy(item, origin)
+                if added.get(placeholder.key, placeholder) != placeholder:
+                    placeholder = placeholders.of_policy(item, f"{origin} document {document}")
                 added[placeholder.key] = placeholder
     for placeholder in placeholders.of_namespaces(concerned, origin):
         added[placeholder.key] = placeholder
-    kept = (Located(document, _marked_too(item, partial.get(item.key))) for document, item in base.objects)
+    kept = (Located(document, _marked(item, marks.get(item.key))) for document, item in base.objects)
     return (*kept, *(Located(0, item) for key, item in added.items() if key not in known))
 
 
-def _marked_too(item: Object, now: Pod | None) -> Object:
+def _marked(item: Object, mark: str | None) -> Object:
     """The object; a pod that is now only partly readable gets the label that isolates it."""
-    mark = now.labels.get(placeholders.UNREADABLE_LABEL) if now is not None else None
     if mark is None or not isinstance(item, Pod):
         return item
     return replace(item, labels=Labels({**item.labels, placeholders.UNREADABLE_LABEL: mark}))

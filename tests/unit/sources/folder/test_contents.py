@@ -102,6 +102,33 @@ def test_a_pod_in_a_broken_file_is_isolated_alone_and_a_new_pod_is_known(tmp_pat
     assert ("default", "new") in scans.store.pods
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_pod_that_is_twice_in_a_broken_file_is_isolated_if_either_is_not_readable(tmp_path: Path, is_first: bool) -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, labels: {labels}}}\nstatus: {{podIP: 10.0.0.1}}\n"
+    good, bad = text.format(labels="{app: web}"), text.format(labels="{app: 1}")
+    file = tmp_path / "a.yaml"
+    file.write_text(good)
+    scans = Scans(tmp_path)
+    scans.after()
+    file.write_text("---\n".join([bad, good] if is_first else [good, bad]))
+    scans.after()
+    (isolating,) = scans.store.policies.values()
+    assert matches(isolating.pod_selector, scans.store.pods["default", "web"].labels)
+
+
+def test_a_policy_that_is_twice_in_a_broken_file_isolates_the_pods_of_both(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(namespace("a"))
+    scans = Scans(tmp_path)
+    scans.after()
+    twice = [policy("web"), policy("web").replace("app: web", "app: db")]
+    file.write_text("---\n".join([*twice, policy("other", BAD_RULE)]))
+    scans.after()
+    selectors = [item.pod_selector for item in scans.store.policies.values() if not item.ingress]
+    for app in ("web", "db"):
+        assert any(matches(selector, {"app": app}) for selector in selectors)
+
+
 def test_what_was_readable_of_a_broken_file_is_not_lost_when_it_breaks_further(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(policy("web", BAD_RULE))
