@@ -180,11 +180,6 @@ class NetworkPolicy:
         return self.egress if direction is Direction.EGRESS else self.ingress
 
 
-def policy_name(policy: NetworkPolicy) -> str:
-    """The name of a NetworkPolicy in decisions: ns/name."""
-    return f"{policy.namespace}/{policy.name}"
-
-
 class ClusterRule(NamedTuple):
     """A rule of a cluster-wide policy. `peers` None: every peer; the namespace selector of a `PodPeer` is never None here. `ports` None:
     every port and every protocol.

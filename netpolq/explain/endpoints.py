@@ -8,7 +8,7 @@ from typing import NamedTuple
 from netpolq.addresses import AddressKey, format_address, is_ipv4, parse_address
 from netpolq.errors import NetpolqError, SettingsError
 from netpolq.explain.flow import protocol_name
-from netpolq.model import Pod
+from netpolq.model import Pod, qualified_name
 from netpolq.store import Store
 
 
@@ -19,7 +19,7 @@ class PodName(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
+        return qualified_name(self.namespace, self.name)
 
 
 class Endpoint(NamedTuple):
@@ -104,7 +104,7 @@ def describe(store: Store, address: AddressKey) -> Endpoint:
     """Return the owners of an address."""
     pod = store.address_owners().get(address)
     nodes = sorted(name for name, addresses in store.addresses_of_nodes().items() if address in addresses)
-    return Endpoint(address, None if pod is None else f"{pod.namespace}/{pod.name}", tuple(nodes))
+    return Endpoint(address, None if pod is None else qualified_name(pod.namespace, pod.name), tuple(nodes))
 
 
 def resolve_port(owners: Mapping[bytes, Pod], destination: AddressKey, protocol: int, name: str) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from netpolq.addresses import AddressKey
-from netpolq.model import Pod
+from netpolq.model import Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
 from netpolq.policy.peer_classes import EXTERNAL, PeerClass, PeerClasses
@@ -100,7 +100,7 @@ class Compiler:
         # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
         self._endpoints.move(address, next(filter(self._is_local, self._store.pods_with_address(address)), None))
         if self._with_pod_names:
-            self._delta.pod_names[address] = "" if pod is None else f"{pod.namespace}/{pod.name}"
+            self._delta.pod_names[address] = "" if pod is None else qualified_name(pod.namespace, pod.name)
 
     def take_changed(self) -> frozenset[AddressKey]:
         """Return the addresses whose flows may have other decisions than at the last call."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import Direction, Tier
-from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Pod
+from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.policy_scope import EndpointClass, PolicyScope, TierSet
 from netpolq.policy.selector_uses import SelectorUses
@@ -114,7 +114,7 @@ class EndpointPolicies:
             if policy is None:
                 return
             scope = self._scopes[namespace] = self._new_scope(Tier.NETWORK_POLICY, namespace)
-        self._put(scope, f"{namespace}/{name}", policy)
+        self._put(scope, qualified_name(namespace, name), policy)
 
     def put_cluster_policy(self, name: str, policy: ClusterNetworkPolicy | None) -> None:
         """Add, replace or remove a cluster-wide policy."""

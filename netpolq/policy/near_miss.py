@@ -23,7 +23,7 @@ from netpolq.model import (
     PolicyPort,
     PolicyRule,
     Requirement,
-    policy_name,
+    qualified_name,
 )
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.misses import PeerMiss, peer_miss, port_miss
@@ -129,7 +129,7 @@ class NearMissFinder:
         return tuple(self._of_policy(policy, flow) for policy in self._reference.isolating(flow.direction, pod))
 
     def _of_policy(self, policy: NetworkPolicy, flow: _Flow) -> NearMiss:
-        name = policy_name(policy)
+        name = qualified_name(policy.namespace, policy.name)
         where = f"spec.{flow.direction.name.lower()}"
         rules = policy.rules(flow.direction)
         if not rules:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from netpolq.addresses import AddressKey, is_ipv4
 from netpolq.decision import Isolation, RuleDecision
 from netpolq.enums import Action, Direction, Reason, Tier
-from netpolq.model import ClusterRule, IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule, policy_name
+from netpolq.model import ClusterRule, IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule, qualified_name
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
@@ -49,7 +49,7 @@ class ReferenceEvaluator:
         pod = self._owners.get(endpoint)
         if pod is None:
             return Side()
-        isolated_by = tuple(policy_name(policy) for policy in self.isolating(direction, pod))
+        isolated_by = tuple(qualified_name(policy.namespace, policy.name) for policy in self.isolating(direction, pod))
         for tier in Tier:
             rules = (
                 self._network_rules(direction, pod) if tier is Tier.NETWORK_POLICY else self._cluster_rules(tier, direction, pod)
@@ -68,7 +68,7 @@ class ReferenceEvaluator:
         """The rules of the NetworkPolicies that isolate a pod, in order, each with its decision and the namespace of its policy."""
         for policy in self.isolating(direction, pod):
             for position, rule in enumerate(policy.rules(direction)):
-                name = policy_name(policy)
+                name = qualified_name(policy.namespace, policy.name)
                 yield RuleDecision(direction, Tier.NETWORK_POLICY, name, position, Action.ACCEPT), policy.namespace, rule
 
     def _cluster_rules(self, tier: Tier, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, ClusterRule]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Tier
-from netpolq.model import ClusterNetworkPolicy, LabelSelector, NetworkPolicy, PolicyPort, policy_name
+from netpolq.model import ClusterNetworkPolicy, LabelSelector, NetworkPolicy, PolicyPort, qualified_name
 from netpolq.policy.peers import Peer, compiled_peer
 from netpolq.policy.selectors import matches
 
@@ -67,7 +67,7 @@ def tier_policy(policy: Policy, direction: Direction) -> TierPolicy | None:
                 )
                 for rule in policy.rules(direction)
             )
-            return TierPolicy(Tier.NETWORK_POLICY, 0, policy_name(policy), accepting)
+            return TierPolicy(Tier.NETWORK_POLICY, 0, qualified_name(policy.namespace, policy.name), accepting)
         case ClusterNetworkPolicy():
             rules = tuple(
                 TierRule(
