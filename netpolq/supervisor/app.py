@@ -1,27 +1,48 @@
-"""Composition root of the supervisor: the only module that wires source, store, compiler, publisher, ruleset and HTTP servers."""
+"""Composition root of the supervisor: the only module that constructs its parts and connects them.
+
+    source ──► store intake ──► store ◄── enforcer ──► publisher ──► snapshot file
+                                             │ │            │ ▲
+                                             │ │            │ └──────── strict mode ──► connection labels (conntrack)
+                                             │ └─► bridge   │
+                                             ▼     guard    ▼
+                                      ruleset upkeep     channel ──► pool ──► workers
+                                             │              │
+                                             ▼              ▼ reports, hints, refusals
+                     hold ──► ruleset (nftables)        pool reader ──► publisher, verdict cache
+                                             ▲
+                                             └── verdict cache
+
+    progress (the rollout): store intake, publisher, pool reader, enforcer, ruleset upkeep, verdict cache and strict mode send it
+    events; enforcer, publisher, verdict cache, strict mode and hold ask it what to do next, and wait for it.
+
+    readiness ──► reads all of them ──► status socket, metrics server, readiness log
+
+An arrow is a reference that the constructor got. Parts that act on a change of the rollout wait for it (`Progress.subscribe`, `until`), so
+no part calls back.
+"""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
 import sys
-import time
 
-from collections.abc import Collection
+from collections.abc import Coroutine
 
 import uvloop
 
 from prometheus_client import CollectorRegistry
 
 from netpolq import logs
+from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.install import Ruleset, probe
+from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
-from netpolq.ipc.channel import Channel, Failure, Hints, Logging
+from netpolq.ipc.channel import Channel, Failure, Welcome
 from netpolq.ipc.run_dir import IMAGE, STATUS_SOCKET
-from netpolq.model import Update
 from netpolq.netlink import queue_table
 from netpolq.settings import Settings
+from netpolq.sources.source import Source
 from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
@@ -34,14 +55,18 @@ from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.log_level import Verbosity
 from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.metrics.state import StateCollector, readings
-from netpolq.supervisor.metrics.timings import Timings
-from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
+from netpolq.supervisor.progress import Progress
+from netpolq.supervisor.publisher import Publisher, send_heartbeats
 from netpolq.supervisor.readiness import Readiness
 from netpolq.supervisor.readiness_log import ReadyLog
-from netpolq.supervisor.rejection_log import log_rejections
+from netpolq.supervisor.rollout import Rollout
+from netpolq.supervisor.rollout_events import Kept
+from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
+from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import encode
-
-log = logging.getLogger("supervisor")
+from netpolq.supervisor.store_intake import StoreIntake
+from netpolq.supervisor.timings import Timings
 
 
 def main(settings: Settings) -> int:
@@ -59,7 +84,7 @@ def main(settings: Settings) -> int:
         return ExitCode.USAGE
     failures: list[BaseException] = []
     try:
-        uvloop.run(Supervisor(settings, channel).run())
+        uvloop.run(supervise(settings, channel))
     except* NetpolqError as group:
         failures += _leaves(group)
     if failures and not channel.send(
@@ -77,159 +102,149 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-class Supervisor:
-    """All parts of the supervisor, and the callbacks between them."""
-
-    def __init__(self, settings: Settings, channel: Channel) -> None:
-        self._settings = settings
-        self._store = Store()
-        self._pool_gone = asyncio.Event()
-        self._publisher = Publisher(
-            channel,
-            settings.run_dir / IMAGE,
-            on_progress=self._on_progress,
-            on_hints=self._on_hints,
-            on_publish=self._on_publish,
-            on_peer_gone=self._on_peer_gone,
-            on_refusal=self._on_refusal,
-            on_end=self._pool_gone.set,
-        )
-        self._registry = CollectorRegistry()
-        self._timings = Timings(self._registry)
-        self._changes = Changes()
-        self._verbosity = Verbosity(settings.verbosity, self._send_verbosity)
-        self._enforcer: Enforcer | None = None
-        self._verdict_cache: VerdictCache | None = None
-        self._strict_mode: StrictMode | None = None
-        self._status_socket: StatusSocket | None = None
-        self._binding: asyncio.Task[None] | None = None
-
-    async def run(self) -> None:
-        """Serve until the pool closes the channel. Raises `NetpolqError` when the start fails."""
-        settings = self._settings
-        self._publisher.attach(asyncio.get_running_loop())
-        beating = asyncio.create_task(self._publisher.send_heartbeats())
-        await self._publisher.welcomed.wait()
+async def supervise(settings: Settings, channel: Channel) -> None:
+    """Serve until the pool closes the channel. Raises `NetpolqError` when the start fails."""
+    welcome = await receive_welcome(channel)
+    if welcome is None:
+        return
+    registry = CollectorRegistry()
+    timings = Timings(registry)
+    rollout = Rollout(
+        workers=(0,) * settings.queue_count,
+        has_verdict_cache=settings.verdict_cache,
+        has_strict_mode=settings.strict_mode,
+    )
+    progress = Progress(rollout, timings)
+    if welcome.version:
+        progress.send(Kept(welcome.version))
+    beating = asyncio.create_task(send_heartbeats(channel, progress))
+    try:
         form = await probe(settings.dataplane)
-        ruleset = Ruleset(ruleset_config(settings, form))
-        if settings.verdict_cache:
-            self._verdict_cache = VerdictCache(
-                ruleset,
-                size=settings.verdict_cache_size,
-                ttl_s=settings.verdict_cache_ttl_s,
-                on_clean=self._on_progress,
-                with_drops=not settings.log_denied,
-            )
+        await Supervisor(settings, channel, welcome, form, progress, timings).run(registry)
+    finally:
+        beating.cancel()
+
+
+class Supervisor:
+    """The parts that enforce, and around them, once the source is there, those that report. `form`: of the queue rule."""
+
+    def __init__(
+        self, settings: Settings, channel: Channel, welcome: Welcome, form: Dataplane, progress: Progress, timings: Timings
+    ) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._form = form
+        self._kept_version = welcome.version
+        self._progress = progress
+        self._store, changes = Store(), Changes()
+        self._intake = StoreIntake(self._store, changes, progress)
+        self._snapshot_file = SnapshotFile(settings.run_dir / IMAGE)
+        self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
+        self._ruleset = Ruleset(ruleset_config(settings, form))
+        self._upkeep = RulesetUpkeep(self._ruleset, progress, channel)
+        self._bridge_guard = BridgeGuard()
+        self._verdict_cache = _verdict_cache(settings, self._ruleset, progress) if settings.verdict_cache else None
+        self._strict_mode = None
         if settings.strict_mode:
-            self._strict_mode = StrictMode(ct_label=settings.ct_label, on_pass=self._timings.strict_pass.observe)
-        self._enforcer = enforcer = Enforcer(
+            self._strict_mode = StrictMode(progress, self._publisher, timings, ct_label=settings.ct_label)
+        self._enforcer = Enforcer(
             store=self._store,
+            progress=progress,
             publisher=self._publisher,
-            ruleset=ruleset,
-            verdict_cache=self._verdict_cache,
-            strict_mode=self._strict_mode,
+            ruleset=self._ruleset,
+            upkeep=self._upkeep,
+            bridge_guard=self._bridge_guard,
+            timings=timings,
             hostname=settings.hostname,
             with_pod_names=settings.pod_names,
-            changes=self._changes,
-            on_in_force=self._timings.programming.observe,
-            on_compiled=self._timings.compile.observe,
-            on_published=self._timings.publish.observe,
         )
-        hold = Hold(settings=settings, ruleset=ruleset, enforcer=enforcer)
-        await hold.begin(self._publisher.version)
-        source = make_source(settings)
-        host_monitor = HostMonitor(settings.ct_label)
-        readiness = Readiness(
-            settings=settings,
-            form=form,
-            store=self._store,
-            source=source,
-            publisher=self._publisher,
-            enforcer=enforcer,
-            hold=hold,
-            host_monitor=host_monitor,
-            verdict_cache=self._verdict_cache,
-            strict_mode=self._strict_mode,
-        )
-        self._registry.register(
-            WorkerCollector(
-                lambda: dict(self._publisher.memories),
-                kernel_counts=lambda: host_monitor.cache_counts if settings.verdict_cache else None,
-            )
-        )
-        self._registry.register(QueueCollector(queue_table.read, settings.queues.numbers))
-        self._registry.register(StateCollector(lambda: readings(readiness)))
-        self._status_socket = status_socket = StatusSocket(
+        self._pool = PoolReader(channel, progress, self._publisher, self._verdict_cache, welcome)
+        self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
+        self._host_monitor = HostMonitor(settings.ct_label)
+
+    async def run(self, registry: CollectorRegistry) -> None:
+        """Serve until the pool closes the channel. Raises `NetpolqError` when the start fails."""
+        settings = self._settings
+        self._pool.attach(asyncio.get_running_loop())
+        await self._hold.begin(self._kept_version)
+        source = make_source(settings)  # after the hold began, because the import of a client takes a second
+        readiness = self._readiness(source)
+        self._register_metrics(registry, readiness)
+        status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,
             settings.queue_first,
+            self._pool.other_agent_left,
             status=lambda: encode(readiness.status()),
-            verbosity=self._verbosity,
+            verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
         await status_socket.open()
         metrics = await serve_metrics(
             settings.metrics_bind_address.host,
             settings.metrics_bind_address.port,
-            expose=lambda: expose(self._registry),
+            expose=lambda: expose(registry),
             not_ready=readiness.not_ready,
         )
-        log_start(settings, form, source)
+        log_start(settings, self._form, source)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                working = [
-                    tasks.create_task(enforcer.run()),
-                    tasks.create_task(hold.run(source)),
-                    tasks.create_task(source.run(self._deliver)),
-                    tasks.create_task(host_monitor.watch(ruleset, enforcer.bridge_guard)),
-                    tasks.create_task(status_socket.look_after()),
-                    tasks.create_task(ReadyLog(readiness.not_ready).watch()),
-                ]
-                await self._pool_gone.wait()
-                for task in working:
-                    task.cancel()
+            await self._run_until_pool_gone(
+                self._enforcer.run(),
+                self._bridge_guard.run(),
+                *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
+                *([] if self._strict_mode is None else [self._strict_mode.run()]),
+                self._hold.run(source),
+                source.run(self._intake.deliver),
+                self._host_monitor.watch(self._ruleset, self._bridge_guard),
+                status_socket.look_after(),
+                ReadyLog(readiness.not_ready).watch(),
+            )
         finally:
-            beating.cancel()
-            await self._publisher.leave()
+            await self._snapshot_file.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
 
-    def _send_verbosity(self, verbosity: int) -> bool:
-        return self._publisher.send_logging(Logging(verbosity, self._settings.log_denied))
+    def _readiness(self, source: Source) -> Readiness:
+        return Readiness(
+            settings=self._settings,
+            form=self._form,
+            store=self._store,
+            source=source,
+            progress=self._progress,
+            pool=self._pool,
+            publisher=self._publisher,
+            snapshot_file=self._snapshot_file,
+            enforcer=self._enforcer,
+            upkeep=self._upkeep,
+            bridge_guard=self._bridge_guard,
+            hold=self._hold,
+            host_monitor=self._host_monitor,
+            verdict_cache=self._verdict_cache,
+            strict_mode=self._strict_mode,
+        )
 
-    def _on_progress(self) -> None:
-        if self._enforcer is not None:
-            self._enforcer.update_in_force()
+    def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:
+        pool, host_monitor, has_verdict_cache = self._pool, self._host_monitor, self._settings.verdict_cache
+        registry.register(
+            WorkerCollector(
+                lambda: dict(pool.memories),
+                kernel_counts=lambda: host_monitor.cache_counts if has_verdict_cache else None,
+            )
+        )
+        registry.register(QueueCollector(queue_table.read, self._settings.queues.numbers))
+        registry.register(StateCollector(lambda: readings(readiness)))
 
-    def _on_hints(self, hints: Hints) -> None:
-        if self._verdict_cache is not None:
-            self._verdict_cache.hinted(hints)
+    async def _run_until_pool_gone(self, *parts: Coroutine[None, None, None]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(part) for part in parts]
+            await self._pool.pool_gone.wait()
+            for task in running:
+                task.cancel()
 
-    def _on_publish(self, version: int, changed: Collection[bytes] | None, descriptor: int) -> None:
-        if self._verdict_cache is not None:
-            self._verdict_cache.published(version, changed)
-        if self._strict_mode is not None:
-            self._strict_mode.published(version, changed, descriptor)
 
-    def _on_refusal(self) -> None:
-        if self._enforcer is not None:
-            self._enforcer.notice(time.monotonic_ns())
-
-    def _on_peer_gone(self) -> None:
-        if self._strict_mode is not None:
-            self._strict_mode.suspect_all()  # until now the other agent accepted connections by its own snapshot
-        if self._status_socket is not None:
-            self._binding = asyncio.create_task(self._bind_status_socket(self._status_socket))
-
-    async def _bind_status_socket(self, status_socket: StatusSocket) -> None:
-        try:
-            await status_socket.bind()  # the supervisor of the other agent may have restarted and replaced the socket
-        except OSError as error:
-            log.error("cannot create the status socket: %s", error.strerror)
-
-    def _deliver(self, update: Update) -> None:
-        log_rejections(self._store.rejections, update.rejections)
-        if log.isEnabledFor(logs.DETAIL):
-            self._changes.note(update, self._store)
-        log.debug("update of the source: %d upserted, %d deleted", len(update.upserted), len(update.deleted))
-        changed = self._store.apply(update)
-        if changed and self._enforcer is not None:
-            self._enforcer.notice(update.observed_ns)
+def _verdict_cache(settings: Settings, ruleset: Ruleset, progress: Progress) -> VerdictCache:
+    return VerdictCache(
+        ruleset,
+        progress,
+        size=settings.verdict_cache_size,
+        ttl_s=settings.verdict_cache_ttl_s,
+        with_drops=not settings.log_denied,
+    )

@@ -12,16 +12,15 @@ import logging
 import os
 import time
 
-from collections.abc import Callable, Collection
-
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
 from netpolq.enums import ConnectionLabel
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.memfd import map_trusted
-
-_MAX_ADDRESSES = 4096
-"""Maximum number of changed addresses kept; with more, all connections are evaluated."""
+from netpolq.supervisor.progress import Progress
+from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rollout_events import StrictPassDone
+from netpolq.supervisor.timings import Timings
 
 _RETRY_S = 0.2
 
@@ -29,88 +28,53 @@ log = logging.getLogger("strict")
 
 
 class StrictMode:
-    """Evaluates established connections. `on_pass` is called with the seconds of each pass over the conntrack table.
+    """Evaluates established connections with the newest snapshot of the publisher.
 
     `examined`: connections evaluated so far; `denied`: those of them that lost the bit. `problem`: why the last pass over the conntrack
-    table failed, or None. `done_version`: a version by which all connections have been evaluated.
+    table failed, or None.
     """
 
-    def __init__(self, *, ct_label: int, on_pass: Callable[[float], None]) -> None:
+    def __init__(self, progress: Progress, publisher: Publisher, timings: Timings, *, ct_label: int) -> None:
+        self._progress = progress
+        self._publisher = publisher
+        self._timings = timings
         self._ct_label = ct_label
-        self._on_pass = on_pass
-        self._descriptor = -1
-        self._published: list[tuple[int, Collection[bytes] | None]] = []
-        self._about: set[AddressKey] | None = set()  # addresses whose connections are due; None: all
-        self._in_force_version = 0
-        self._work = asyncio.Event()
-        self.done_version = 0
+        self._work = progress.subscribe()
         self.examined = 0
         self.denied = 0
         self.problem: str | None = None
-
-    def published(self, version: int, changed: Collection[bytes] | None, descriptor: int) -> None:
-        """A snapshot was published. `changed`: addresses whose connections it may evaluate differently; None: all.
-
-        The caller still owns the descriptor.
-        """
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = os.dup(descriptor)
-        self._published.append((version, changed))
-
-    def in_force(self, version: int) -> None:
-        """This version is in force: no worker uses an older one."""
-        if version <= self._in_force_version:
-            return
-        self._in_force_version = version
-        while self._published and self._published[0][0] <= version:
-            _version, changed = self._published.pop(0)
-            self._add(None if changed is None else {AddressKey(key) for key in changed})
-        self._work.set()
-
-    def suspect_all(self) -> None:
-        """Schedule all connections: some may have been accepted against the policies."""
-        self._add(None)
-        self._work.set()
-
-    def _add(self, about: set[AddressKey] | None) -> None:
-        if self._about is not None and about is not None and len(self._about) + len(about) <= _MAX_ADDRESSES:
-            self._about |= about
-        else:
-            self._about = None
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
-            if self._descriptor < 0 or not self._in_force_version:
+            scope = self._progress.rollout.to_examine
+            if scope is None or self._publisher.newest_descriptor is None:
                 continue
-            version, about, self._about = self._in_force_version, self._about, set()
-            if about is None or about:
-                try:
-                    await self._evaluate(about)
-                except InterruptedError:
-                    self._add(about)  # the table changed its size while it was read
-                    self._work.set()
-                    continue
-                except OSError as error:
-                    self._add(about)
-                    if self.problem is None:
-                        log.error("cannot evaluate established connections: %s; trying again", error.strerror or error)
-                    self.problem = str(error.strerror or error)
-                    await asyncio.sleep(_RETRY_S)
-                    self._work.set()
-                    continue
+            about = None if scope.changed is None else {AddressKey(key) for key in scope.changed}
+            try:
+                if about is None or about:
+                    await self._evaluate(self._publisher.newest_descriptor, about)
+            except InterruptedError:
+                self._work.set()  # the table changed its size while it was read
+                continue
+            except OSError as error:
+                if self.problem is None:
+                    log.error("cannot evaluate established connections: %s; trying again", error.strerror or error)
+                self.problem = str(error.strerror or error)
+                await asyncio.sleep(_RETRY_S)
+                self._work.set()
+                continue
             self.problem = None
-            self.done_version = version
+            self._progress.send(StrictPassDone(scope.version, scope.doubts))
 
-    async def _evaluate(self, about: set[AddressKey] | None) -> None:
+    async def _evaluate(self, snapshot: int, about: set[AddressKey] | None) -> None:
         started = time.perf_counter()
         # The newest snapshot may be newer than the one in force. What it denies will be denied soon anyway. What it newly allows is
         # evaluated at the next packet, if at all.
-        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(self._descriptor), about)
-        self._on_pass(time.perf_counter() - started)
+        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(snapshot), about)
+        self._timings.strict_pass.observe(time.perf_counter() - started)
         self.examined += cleared.examined
         self.denied += cleared.cleared
         if cleared.cleared:

@@ -25,6 +25,7 @@ from netpolq.snapshot import memfd
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.source import Source
 from netpolq.supervisor.enforcer import Enforcer
+from netpolq.supervisor.progress import Progress
 
 _CHECK_INTERVAL_S = 1.0
 
@@ -45,10 +46,11 @@ class Hold:
     `problem`: one sentence on why the hold keeps the agent from being ready; None if no pod is held and none must be.
     """
 
-    def __init__(self, *, settings: Settings, ruleset: Ruleset, enforcer: Enforcer) -> None:
+    def __init__(self, *, settings: Settings, ruleset: Ruleset, enforcer: Enforcer, progress: Progress) -> None:
         self._settings = settings
         self._ruleset = ruleset
         self._enforcer = enforcer
+        self._progress = progress
         self._source: Source | None = None
         self._table = HoldTable()
         self._enough_version = 1
@@ -150,7 +152,7 @@ class Hold:
         while True:
             try:
                 async with asyncio.timeout(_CHECK_INTERVAL_S):
-                    await self._enforcer.wait_in_force(self._enough_version)
+                    await self._progress.until(lambda rollout: rollout.in_force_version >= self._enough_version)
                     break
             except TimeoutError:
                 await self._keep_held()

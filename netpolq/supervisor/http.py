@@ -5,6 +5,7 @@ import logging
 import os
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -137,19 +138,22 @@ class StatusSocket:
     """Serves the status document and the log verbosity on a Unix socket that only its owner may use.
 
     `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at `path`: that of a killed
-    supervisor, or of the running agent in a takeover, which still serves its open connections.
+    supervisor, or of the running agent in a takeover, which still serves its open connections. When the other agent has left, the socket
+    is created again: its supervisor may have restarted and replaced it.
     """
 
-    def __init__(self, path: Path, number: int, *, status: Callable[[], bytes], verbosity: Verbosity | None = None) -> None:
+    def __init__(
+        self, path: Path, number: int, other_agent_left: asyncio.Event, *, status: Callable[[], bytes], verbosity: Verbosity
+    ) -> None:
         self._path = path
+        self._other_agent_left = other_agent_left
         self._temporary_path = path.with_name(f"sock.{number}")
         self._status = status
         self._verbosity = verbosity
         self._logged_uids: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get("/status", self._answer)])
-        if verbosity is not None:
-            application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
+        application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
             application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
         )
@@ -176,7 +180,12 @@ class StatusSocket:
         """Create the socket again if another program has removed it or its directory. Checks every second until cancelled."""
         is_logged = False
         while True:
-            await asyncio.sleep(_CHECK_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_S):
+                    await self._other_agent_left.wait()
+            if self._other_agent_left.is_set():
+                await self._replace()
+                continue
             if self._path.is_socket():
                 continue
             try:
@@ -189,6 +198,13 @@ class StatusSocket:
                 continue
             is_logged = False
             log.warning("%s was missing and has been created again", self._path)
+
+    async def _replace(self) -> None:
+        self._other_agent_left.clear()
+        try:
+            await self.bind()
+        except OSError as error:
+            logging.getLogger("supervisor").error("cannot create the status socket: %s", error.strerror)
 
     async def cleanup(self) -> None:
         """Stop serving."""
@@ -211,12 +227,10 @@ class StatusSocket:
 
     async def _get_verbosity(self, request: web.Request) -> web.Response:
         self._reject_others(request)
-        assert self._verbosity is not None  # noqa: S101  # otherwise there is no such route
         return web.Response(text=str(self._verbosity.present))
 
     async def _set_verbosity(self, request: web.Request) -> web.Response:
         self._reject_others(request)
-        assert self._verbosity is not None  # noqa: S101  # otherwise there is no such route
         try:
             before = self._verbosity.change(await request.text())
         except ValueError as error:

@@ -6,11 +6,11 @@ off, the pool also restarts the supervisor: pod names in the snapshot and the ve
 
 import logging
 
-from collections.abc import Callable
 from pathlib import Path
 
 from netpolq import logs
 from netpolq.errors import NetpolqError
+from netpolq.ipc.channel import Channel, Logging
 from netpolq.settings.definitions import VERBOSITY
 from netpolq.supervisor.status_client import request
 
@@ -20,11 +20,12 @@ log = logging.getLogger("supervisor")
 
 
 class Verbosity:
-    """The present verbosity. `send`: sends a new one to the pool, and returns whether it was sent."""
+    """The present verbosity. `channel`: to the pool. `log_denied`: whether denied packets are logged."""
 
-    def __init__(self, present: int, send: Callable[[int], bool]) -> None:
+    def __init__(self, present: int, channel: Channel, *, log_denied: bool) -> None:
         self.present = present
-        self._send = send
+        self._channel = channel
+        self._log_denied = log_denied
 
     def change(self, text: str) -> int:
         """Change the verbosity. Returns the previous one.
@@ -35,7 +36,7 @@ class Verbosity:
             wanted = VERBOSITY.value_type.parse(text)
         except ValueError:
             raise ValueError(f"invalid value {text[:40]!r}; allowed: {VERBOSITY.value_type.allowed}") from None
-        if not self._send(wanted):
+        if not self._channel.send(Logging(wanted, self._log_denied)):
             raise ConnectionError("the pool is busy; try again")
         before, self.present = self.present, wanted
         logs.set_verbosity(wanted)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 import psutil
 
+from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
 from netpolq.settings import Settings
@@ -18,7 +19,11 @@ from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.node_name import node_name_problem
+from netpolq.supervisor.pool_reader import PoolReader
+from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
+from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import (
     DataplaneStatus,
     SourceStatus,
@@ -42,8 +47,13 @@ class Readiness:
     form: Dataplane
     store: Store
     source: Source
+    progress: Progress
+    pool: PoolReader
     publisher: Publisher
+    snapshot_file: SnapshotFile
     enforcer: Enforcer
+    upkeep: RulesetUpkeep
+    bridge_guard: BridgeGuard
     hold: Hold
     host_monitor: HostMonitor
     verdict_cache: VerdictCache | None
@@ -52,26 +62,27 @@ class Readiness:
     def not_ready(self) -> list[str]:
         """Reasons why the agent is not ready; empty if it is ready."""
         reasons = []
+        rollout = self.progress.rollout
         if not self.store.synced or not self.publisher.published:
             reasons.append("the first sync is not published yet")
-        elif not self.enforcer.in_force_version:
+        elif not rollout.in_force_version:
             reasons.append("the first snapshot is not in force yet")
-        workers = self.publisher.workers
-        down = [slot for slot, report in sorted(workers.items()) if report.pid == 0]
-        if down or len(workers) < self.settings.queue_count:
-            reasons.append(f"workers are not running: {down or 'none has reported yet'}")
-        late = self.publisher.late_workers(_LATE_S)
+        workers = self.pool.workers
+        down = [slot for slot in range(self.settings.queue_count) if slot not in workers or workers[slot].pid == 0]
+        if down:
+            reasons.append(f"workers are not running: {down if workers else 'none has reported yet'}")
+        late = self.pool.late_workers(_LATE_S)
         if late:
-            reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {self.publisher.version}")
+            reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {rollout.version}")
         if self.enforcer.ruleset_problem is not None:
             reasons.append(self.enforcer.ruleset_problem)
-        if self.enforcer.upkeep.contention is not None:
-            reasons.append(f"another program keeps changing the ruleset: {self.enforcer.upkeep.contention}")
-        behind_s = self.enforcer.behind_s
+        if self.upkeep.contention is not None:
+            reasons.append(f"another program keeps changing the ruleset: {self.upkeep.contention}")
+        behind_s = self.progress.behind_s
         if behind_s > _MAX_BEHIND_S:
             reasons.append(
-                f"version {self.publisher.version} is not in force {behind_s:.0f} s after the change; "
-                f"version {self.enforcer.in_force_version} is"
+                f"version {rollout.version} is not in force {behind_s:.0f} s after the change; "
+                f"version {rollout.in_force_version} is; waiting for {rollout.waits_for}"
             )
         if self.hold.problem is not None:
             reasons.append(self.hold.problem)
@@ -79,8 +90,8 @@ class Readiness:
             reasons.append(f"cannot update the verdict cache: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
             reasons.append(f"cannot evaluate established connections: {self.strict_mode.problem}")
-        if self.enforcer.bridge_guard.problem is not None:
-            reasons.append(self.enforcer.bridge_guard.problem)
+        if self.bridge_guard.problem is not None:
+            reasons.append(self.bridge_guard.problem)
         if self.host_monitor.problem is not None:
             reasons.append(self.host_monitor.problem)
         node_problem = node_name_problem(self.source, self.store, self.settings.hostname) if self.store.synced else None
@@ -101,13 +112,13 @@ class Readiness:
 
     def status(self) -> Status:
         """The status document."""
-        publisher, enforcer = self.publisher, self.enforcer
+        rollout, enforcer = self.progress.rollout, self.enforcer
         reasons = self.not_ready()
         return Status(
             version=version("netpolq"),
             node=self.settings.hostname,
-            snapshot_version=publisher.version,
-            in_force_version=enforcer.in_force_version,
+            snapshot_version=rollout.version,
+            in_force_version=rollout.in_force_version,
             ready=not reasons,
             not_ready_reasons=reasons,
             workers=[
@@ -120,7 +131,7 @@ class Readiness:
                     restarts=report.restarts,
                     rss_bytes=rss_bytes(report.pid),
                 )
-                for _slot, report in sorted(publisher.workers.items())
+                for _slot, report in sorted(self.pool.workers.items())
             ],
             source=SourceStatus(
                 kind=self.source.kind,
@@ -143,9 +154,9 @@ class Readiness:
             ),
             verdict_cache=self._verdict_cache_status(),
             strict_mode=self._strict_mode_status(),
-            programming_latency_s=enforcer.last_latency_s,
-            supervisor_restarts=publisher.supervisor_restarts,
-            run_dir_problem=publisher.keeping_problem,
+            programming_latency_s=rollout.last_latency_s,
+            supervisor_restarts=self.pool.supervisor_restarts,
+            run_dir_problem=self.snapshot_file.problem,
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:
@@ -162,7 +173,8 @@ class Readiness:
         strict = self.strict_mode
         if strict is None:
             return StrictModeStatus(enabled=False, done_version=0, examined=0, denied=0)
-        return StrictModeStatus(enabled=True, done_version=strict.done_version, examined=strict.examined, denied=strict.denied)
+        done_version = self.progress.rollout.examined_version
+        return StrictModeStatus(enabled=True, done_version=done_version, examined=strict.examined, denied=strict.denied)
 
     @property
     def source_age_s(self) -> float | None:

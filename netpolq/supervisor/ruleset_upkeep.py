@@ -13,7 +13,10 @@ from collections.abc import Callable
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.ipc.channel import Channel, RulesetInstalled
 from netpolq.logs import TokenBucket
+from netpolq.supervisor.progress import Progress
+from netpolq.supervisor.rollout_events import RulesetReinstalled
 
 CHECK_INTERVAL_S = 1.0
 REPAIR_BURST = 30
@@ -33,16 +36,17 @@ log = logging.getLogger("enforcer")
 
 
 class RulesetUpkeep:
-    """Carries sets into the kernel and repairs the table. `on_installed` is called after an installation or repair.
+    """Carries sets into the kernel and repairs the table. Tells the rollout and the pool of each installation and repair.
 
     `repairs`: number of repairs. `contention`: the last difference while another process keeps changing the table, or None.
     """
 
     def __init__(
-        self, ruleset: Ruleset, *, on_installed: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self, ruleset: Ruleset, progress: Progress, channel: Channel, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ruleset = ruleset
-        self._on_installed = on_installed
+        self._progress = progress
+        self._channel = channel
         self._clock = clock
         self._budget = TokenBucket(REPAIRS_PER_S, REPAIR_BURST, clock)
         self._is_installed = False
@@ -103,4 +107,5 @@ class RulesetUpkeep:
     def _done(self) -> None:
         self._is_installed = True
         self._repaired_s = self._checked_s = self._clock()
-        self._on_installed()
+        self._progress.send(RulesetReinstalled())
+        self._channel.send(RulesetInstalled())  # in a takeover, the other agent may leave

@@ -31,22 +31,23 @@ class Reading(NamedTuple):
 
 def readings(readiness: Readiness) -> list[Reading]:
     """Present values of all metrics."""
-    publisher, enforcer, counters = readiness.publisher, readiness.enforcer, readiness.host_monitor.counters
-    workers = [report for _slot, report in sorted(publisher.workers.items())]
+    pool, publisher, enforcer = readiness.pool, readiness.publisher, readiness.enforcer
+    counters = readiness.host_monitor.counters
+    workers = [report for _slot, report in sorted(pool.workers.items())]
     single = Reading.single
     found = [
-        single("netpolq_snapshot_version", "Version of the newest snapshot", publisher.version),
+        single("netpolq_snapshot_version", "Version of the newest snapshot", readiness.progress.rollout.version),
         single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.image_bytes),
         single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
-        single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", publisher.refusals),
+        single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", pool.refusals),
         single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
         single("netpolq_workers_wanted", "Workers that should be running", readiness.settings.queue_count),
         single("netpolq_ready", "1 while /readyz answers 200", 0 if readiness.not_ready() else 1),
-        single("netpolq_supervisor_restarts_total", "Supervisors that were started again", publisher.supervisor_restarts),
+        single("netpolq_supervisor_restarts_total", "Supervisors that were started again", pool.supervisor_restarts),
         single(
             "netpolq_ruleset_repairs_total",
             "Times that what other processes changed in the table inet netpolq was put back",
-            enforcer.upkeep.repairs,
+            readiness.upkeep.repairs,
         ),
         single(
             "netpolq_rejected_objects", "Objects and files that could not be used as written", len(readiness.store.rejections)

@@ -19,6 +19,7 @@ from netpolq.dataplane.install import Ruleset, RulesetError, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.errors import KernelError
+from netpolq.ipc.channel import Channel
 from netpolq.netlink import queue_table
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from tests.netns.dataplane.lab import (
@@ -39,6 +40,7 @@ from tests.netns.dataplane.lab import (
     run,
     without_verdict,
 )
+from tests.support.progress import progress_of
 
 
 async def test_a_first_install_is_complete(ruleset: Ruleset) -> None:
@@ -379,7 +381,9 @@ async def test_without_nft_the_error_names_the_package(config: RulesetConfig, mo
 
 async def test_an_update_that_meets_the_damage_of_others_repairs_it_at_once(ruleset: Ruleset) -> None:
     """The pods of the new sets are isolated at the first attempt, and the repair is counted."""
-    upkeep = RulesetUpkeep(ruleset, on_installed=lambda: None)
+    channel, pool_end = Channel.pair()
+    pool_end.close()
+    upkeep = RulesetUpkeep(ruleset, progress_of(), channel)
     await upkeep.bring_about(A_EGRESS)
     nft(f"delete element inet netpolq isolated_egress_v4 {{ {ADDRESS[A, 4]} }}")
     await upkeep.bring_about(B_INGRESS)
@@ -387,3 +391,4 @@ async def test_an_update_that_meets_the_damage_of_others_repairs_it_at_once(rule
     assert elements("isolated_ingress_v4") == {ADDRESS[B, 4]}
     assert await ruleset.in_place()
     assert upkeep.repairs == 1
+    channel.close()

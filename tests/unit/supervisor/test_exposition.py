@@ -23,6 +23,7 @@ from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from netpolq.supervisor.metrics.exposition import WINDOW_S, QueueCollector, WorkerCollector, expose, quantile_us
 from netpolq.supervisor.metrics.state import Reading, StateCollector, ruleset_readings, verdict_cache_readings
+from tests.support.progress import progress_of
 from tests.unit.dataplane.test_ruleset import CONFIG
 
 WORKER = """
@@ -187,7 +188,7 @@ def test_former_names_of_metrics_are_kept_with_the_same_values_and_marked_deprec
 
 
 def test_every_metric_of_the_kernels_cache_is_named_for_it_and_has_its_former_name() -> None:
-    cache = VerdictCache(Ruleset(CONFIG), size=100, ttl_s=60, on_clean=lambda: None)
+    cache = VerdictCache(Ruleset(CONFIG), progress_of(), size=100, ttl_s=60)
     names = [reading.name for reading in verdict_cache_readings(cache, CacheCounts(1, 2, 3))]
     assert len(names) == 8
     assert {name.removesuffix("_total") for name in names} == {

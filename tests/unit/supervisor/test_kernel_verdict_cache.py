@@ -13,6 +13,8 @@ from netpolq.dataplane.install import Ruleset, RulesetError
 from netpolq.enums import Protocol, Verdict
 from netpolq.ipc.channel import Hint, pack_hints
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.rollout_events import Published, RulesetReinstalled, SetsInstalled, WorkerReported
+from tests.support.progress import progress_of
 
 A, B, C = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 
@@ -54,15 +56,26 @@ class Maps:
 
 
 class Scene:
-    """A cache over such maps, with its task running."""
+    """A cache over such maps, with its task running. Sets are in the kernel at once, so a version is in force when it is clean."""
 
     def __init__(self, *, with_drops: bool = True) -> None:
         self.maps = Maps()
-        self.cleaned: list[int] = []
-        self.cache = VerdictCache(cast("Ruleset", self.maps), size=100, ttl_s=60, on_clean=self._on_clean, with_drops=with_drops)
+        self.progress = progress_of()
+        self.cache = VerdictCache(cast("Ruleset", self.maps), self.progress, size=100, ttl_s=60, with_drops=with_drops)
 
-    def _on_clean(self) -> None:
-        self.cleaned.append(self.cache.clean_version)
+    def published(self, version: int, changed: Sequence[bytes] | None) -> None:
+        self.progress.send(Published(version, changed))
+        self.progress.send(SetsInstalled(version))
+
+    def acknowledged(self, version: int) -> None:
+        self.progress.send(WorkerReported(0, version))
+
+    def ruleset_installed(self) -> None:
+        self.progress.send(RulesetReinstalled())
+
+    @property
+    def clean_version(self) -> int:
+        return self.progress.rollout.in_force_version
 
     async def run_until_idle(self) -> None:
         for _ in range(20):
@@ -70,11 +83,11 @@ class Scene:
 
     async def serve(self, version: int = 1) -> None:
         """The state of every day: installed, one version published and clean."""
-        self.cache.published(version, None)
-        self.cache.ruleset_installed()
-        self.cache.acknowledged(version)
+        self.published(version, None)
+        self.ruleset_installed()
+        self.acknowledged(version)
         await self.run_until_idle()
-        assert self.cache.clean_version == version
+        assert self.clean_version == version
 
 
 @pytest.fixture
@@ -89,14 +102,14 @@ async def scene() -> AsyncIterator[Scene]:
 
 async def test_what_an_earlier_agent_left_is_gone_before_the_first_version_is_clean(scene: Scene) -> None:
     scene.maps.held.add(hint(C, C))
-    scene.cache.published(1, None)
-    scene.cache.acknowledged(1)
+    scene.published(1, None)
+    scene.acknowledged(1)
     await scene.run_until_idle()
-    assert scene.cache.clean_version == 0
-    scene.cache.ruleset_installed()
+    assert scene.clean_version == 0
+    scene.ruleset_installed()
     await scene.run_until_idle()
     assert scene.maps.held == set()
-    assert scene.cleaned == [1]
+    assert scene.clean_version == 1
 
 
 async def test_hints_of_the_newest_version_are_written_and_no_others(scene: Scene) -> None:
@@ -125,8 +138,8 @@ async def test_without_drops_only_accepted_connections_are_kept() -> None:
 async def test_hints_that_wait_when_a_new_version_is_published_are_dropped(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
-    scene.cache.published(2, ())
-    scene.cache.acknowledged(2)
+    scene.published(2, ())
+    scene.acknowledged(2)
     await scene.run_until_idle()
     assert scene.maps.held == set()
 
@@ -135,28 +148,28 @@ async def test_a_version_is_clean_only_when_what_it_changed_is_out_of_the_kernel
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
     await scene.run_until_idle()
-    scene.cache.published(2, (A,))
+    scene.published(2, (A,))
     await scene.run_until_idle()
     assert scene.maps.held == {hint(), hint(C, B)}, "workers still decide like that"
     scene.maps.open.clear()
-    scene.cache.acknowledged(2)
+    scene.acknowledged(2)
     await scene.run_until_idle()
-    assert scene.cache.clean_version == 1
+    assert scene.clean_version == 1
     scene.maps.open.set()
     await scene.run_until_idle()
     assert scene.maps.held == {hint(C, B)}
-    assert scene.cache.clean_version == 2
+    assert scene.clean_version == 2
 
 
-async def test_a_change_about_others_is_clean_at_once_and_costs_nothing(scene: Scene) -> None:
+async def test_a_change_about_others_is_clean_without_a_transaction(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
     calls = scene.maps.calls
-    scene.cache.published(2, (C,))
-    scene.cache.acknowledged(2)
-    assert scene.cache.clean_version == 2
+    scene.published(2, (C,))
+    scene.acknowledged(2)
     await scene.run_until_idle()
+    assert scene.clean_version == 2
     assert (scene.maps.calls, scene.maps.held) == (calls, {hint()})
 
 
@@ -165,16 +178,16 @@ async def test_a_later_version_is_not_clean_before_an_earlier_one(scene: Scene) 
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
     scene.maps.open.clear()
-    scene.cache.published(2, (A,))
-    scene.cache.acknowledged(2)
+    scene.published(2, (A,))
+    scene.acknowledged(2)
     await scene.run_until_idle()
-    scene.cache.published(3, (C,))
-    scene.cache.acknowledged(3)
+    scene.published(3, (C,))
+    scene.acknowledged(3)
     await scene.run_until_idle()
-    assert scene.cache.clean_version == 1
+    assert scene.clean_version == 1
     scene.maps.open.set()
     await scene.run_until_idle()
-    assert scene.cache.clean_version == 3
+    assert scene.clean_version == 3
     assert scene.maps.held == set()
 
 
@@ -183,14 +196,14 @@ async def test_what_is_being_written_when_its_version_is_replaced_is_taken_out_a
     scene.maps.open.clear()
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
-    scene.cache.published(2, (B,))
-    scene.cache.acknowledged(2)
+    scene.published(2, (B,))
+    scene.acknowledged(2)
     await scene.run_until_idle()
-    assert scene.cache.clean_version == 1
+    assert scene.clean_version == 1
     scene.maps.open.set()
     await scene.run_until_idle()
     assert scene.maps.held == set()
-    assert scene.cache.clean_version == 2
+    assert scene.clean_version == 2
 
 
 async def test_what_has_timed_out_meanwhile_leads_to_empty_maps(scene: Scene) -> None:
@@ -198,19 +211,19 @@ async def test_what_has_timed_out_meanwhile_leads_to_empty_maps(scene: Scene) ->
     scene.cache.hinted(pack_hints(1, [hint(), hint(C, B)]))
     await scene.run_until_idle()
     scene.maps.vanished = {hint()}
-    scene.cache.published(2, (A,))
-    scene.cache.acknowledged(2)
+    scene.published(2, (A,))
+    scene.acknowledged(2)
     await scene.run_until_idle()
     assert scene.maps.held == set()
     assert scene.cache.entries == 0
-    assert scene.cache.clean_version == 2
+    assert scene.clean_version == 2
 
 
 async def test_an_install_by_which_the_maps_were_emptied_is_noticed(scene: Scene) -> None:
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
-    scene.cache.ruleset_installed()
+    scene.ruleset_installed()
     await scene.run_until_idle()
     assert scene.cache.entries == 0
     scene.cache.hinted(pack_hints(1, [hint()]))
@@ -226,11 +239,11 @@ async def test_while_the_kernel_refuses_no_version_becomes_clean_and_the_reason_
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
     scene.maps.broken = True
-    scene.cache.published(2, (A,))
-    scene.cache.acknowledged(2)
+    scene.published(2, (A,))
+    scene.acknowledged(2)
     await scene.run_until_idle()
-    assert (scene.cache.clean_version, scene.cache.problem) == (1, "no")
+    assert (scene.clean_version, scene.cache.problem) == (1, "no")
     scene.maps.broken = False
     await scene.run_until_idle()
-    assert (scene.cache.clean_version, scene.cache.problem) == (2, None)
+    assert (scene.clean_version, scene.cache.problem) == (2, None)
     assert scene.maps.held == set()

@@ -1,10 +1,14 @@
 """How often the ruleset is repaired, by a clock of the test's own."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.ipc.channel import Channel, RulesetInstalled
 from netpolq.supervisor.ruleset_upkeep import CALM_S, CHECK_INTERVAL_S, REPAIR_BURST, RulesetUpkeep
+from tests.support.progress import progress_of
 
 SETS = IsolatedSets(ingress=frozenset(), egress=frozenset())
 
@@ -43,15 +47,26 @@ class Upkeep(RulesetUpkeep):
     def __init__(self) -> None:
         self.table = Table()
         self.now_s = 100.0
-        self.installations = 0
-        super().__init__(self.table, on_installed=self._tell, clock=lambda: self.now_s)  # type: ignore[arg-type]
+        self.progress = progress_of()
+        self.channel, pool_end = Channel.pair()
+        self.pool = Channel(pool_end)
+        super().__init__(self.table, self.progress, self.channel, clock=lambda: self.now_s)  # type: ignore[arg-type]
 
-    def _tell(self) -> None:
-        self.installations += 1
+    @property
+    def installations(self) -> int:
+        """Those that the rollout knows of."""
+        return self.progress.rollout.connection_doubts
 
 
-async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of_a_change() -> None:
+@pytest.fixture
+def upkeep() -> Iterator[Upkeep]:
     upkeep = Upkeep()
+    yield upkeep
+    upkeep.channel.close()
+    upkeep.pool.close()
+
+
+async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of_a_change(upkeep: Upkeep) -> None:
     await upkeep.bring_about(SETS)
     await upkeep.bring_about(SETS)
     assert upkeep.table.calls == ["install", "update"]
@@ -66,9 +81,14 @@ async def test_the_table_is_looked_at_once_a_second_and_when_the_kernel_tells_of
     assert (upkeep.repairs, upkeep.installations) == (0, 1)
 
 
-async def test_a_refused_update_is_repaired_at_once_if_the_table_differs() -> None:
+async def test_the_pool_is_told_of_an_installation(upkeep: Upkeep) -> None:
+    """In a takeover, the other agent may leave then."""
+    await upkeep.bring_about(SETS)
+    assert upkeep.pool.receive() == (RulesetInstalled(), None)
+
+
+async def test_a_refused_update_is_repaired_at_once_if_the_table_differs(upkeep: Upkeep) -> None:
     """Another process has removed an element that the update was to remove, and the kernel's notification has not been read yet."""
-    upkeep = Upkeep()
     await upkeep.bring_about(SETS)
     upkeep.table.refusal, upkeep.table.damage = RulesetError("ENOENT"), "a set differs"
     with pytest.raises(RulesetError):
@@ -77,9 +97,8 @@ async def test_a_refused_update_is_repaired_at_once_if_the_table_differs() -> No
     assert upkeep.repairs == 1
 
 
-async def test_after_a_refusal_everything_is_installed() -> None:
+async def test_after_a_refusal_everything_is_installed(upkeep: Upkeep) -> None:
     """If the table is as it was left, the refusal has another cause."""
-    upkeep = Upkeep()
     await upkeep.bring_about(SETS)
     upkeep.table.refusal = RulesetError("refused")
     with pytest.raises(RulesetError):
@@ -90,8 +109,7 @@ async def test_after_a_refusal_everything_is_installed() -> None:
     assert upkeep.installations == 2
 
 
-async def test_repairs_are_limited_and_contention_ends_with_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    upkeep = Upkeep()
+async def test_repairs_are_limited_and_contention_ends_with_quiet(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
     await upkeep.bring_about(SETS)
 
     async def sleep(delay_s: float) -> None:

@@ -2,21 +2,27 @@
 
 import asyncio
 import os
+import socket
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Taken
+from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Report, Taken, Welcome
 from netpolq.snapshot import memfd
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import CompiledDelta
+from netpolq.supervisor.change_summary import Changes
+from netpolq.supervisor.pool_reader import PoolReader
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rollout_events import CompileStarted, Noticed, Refused
+from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.compiled import encode
+from tests.support.progress import progress_of
 
 KEY = bytes(16)
 
@@ -62,53 +68,78 @@ def test_a_worker_that_stands_still_is_sent_a_few_and_then_the_newest_as_a_whole
     assert not worker.behind
 
 
-async def test_a_supervisor_waits_for_a_pool_that_stands_still(ends: tuple[Channel, Channel]) -> None:
-    publisher = publisher_on(ends[0])
-    publisher.attach(asyncio.get_running_loop())
-    builder = SnapshotBuilder()
+class Supervisor:
+    """Publisher and pool reader on a channel, with an empty snapshot builder."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.progress = progress_of()
+        self.snapshot_file = SnapshotFile(Path("/nonexistent/snapshot.bin"))
+        self.publisher = Publisher(channel, self.progress, self.snapshot_file, Changes())
+        self.pool = PoolReader(channel, self.progress, self.publisher, None, Welcome(0, 0))
+        self.pool.attach(asyncio.get_running_loop())
+        self._builder = SnapshotBuilder()
+
+    def publish(self) -> int:
+        return self.publisher.publish(self._builder, [])
+
+
+@pytest.fixture
+async def supervisor(ends: tuple[Channel, Channel]) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(ends[0])
+    yield supervisor
+    await supervisor.snapshot_file.leave()
+    asyncio.get_running_loop().remove_reader(ends[0].fileno())
+
+
+async def test_a_supervisor_waits_for_a_pool_that_stands_still(ends: tuple[Channel, Channel], supervisor: Supervisor) -> None:
     for _ in range(MAX_UNREAD):
-        await publisher.room()
-        publisher._is_complete = False  # the store is the same each time, and would need no snapshot
-        publisher.publish(builder, [])
+        await supervisor.publisher.room()
+        supervisor.progress.send(Refused())  # the store is the same each time, and would need no snapshot
+        supervisor.publish()
     assert [type(message) for message in received(ends[1])] == [Publish] * MAX_UNREAD
-    waiting = asyncio.create_task(publisher.room())
+    waiting = asyncio.create_task(supervisor.publisher.room())
     await asyncio.sleep(0.05)
     assert not waiting.done()
     ends[1].send(Taken(1, ""))
     async with asyncio.timeout(5):
         await waiting
-    await publisher.leave()
-    asyncio.get_running_loop().remove_reader(ends[0].fileno())
 
 
-async def test_what_the_pool_refuses_is_published_again_as_a_whole(ends: tuple[Channel, Channel]) -> None:
+async def test_what_the_pool_refuses_is_published_again_as_a_whole(ends: tuple[Channel, Channel], supervisor: Supervisor) -> None:
     """Otherwise the next change would come into force on top of one that no worker ever had."""
-    again = asyncio.Event()
-    publisher = publisher_on(ends[0], again)
-    publisher.attach(asyncio.get_running_loop())
-    builder = SnapshotBuilder()
-    publisher.publish(builder, [])
-    assert publisher.publish(builder, []) == 1, "nothing has changed"
+    supervisor.publish()
+    assert supervisor.publish() == 1, "nothing has changed"
     ends[1].send(Taken(1, "it came without its descriptor"))
     async with asyncio.timeout(10):
-        await again.wait()
-    assert publisher.publish(builder, []) == 2
+        await supervisor.progress.until(lambda rollout: rollout.noticed_ns is not None)
+    assert supervisor.publish() == 2
     assert received(ends[1])[-1] == Publish(2, None)
-    await publisher.leave()
-    asyncio.get_running_loop().remove_reader(ends[0].fileno())
 
 
-def publisher_on(channel: Channel, again: asyncio.Event | None = None) -> Publisher:
-    return Publisher(
-        channel,
-        image_path=Path("/nonexistent/snapshot.bin"),
-        on_progress=lambda: None,
-        on_hints=lambda _hints: None,
-        on_publish=lambda _version, _changed, _descriptor: None,
-        on_peer_gone=lambda: None,
-        on_refusal=lambda: None if again is None else again.set(),
-        on_end=lambda: None,
-    )
+async def test_a_snapshot_that_cannot_be_sent_is_published_again_as_a_whole(
+    ends: tuple[Channel, Channel], supervisor: Supervisor
+) -> None:
+    supervisor.publish()
+    supervisor.progress.send(Noticed(7))
+    supervisor.progress.send(CompileStarted())
+    ends[1].close()
+    supervisor.progress.send(Refused())
+    with pytest.raises(ConnectionError):
+        supervisor.publish()
+    assert supervisor.progress.rollout.next_is_complete
+    assert supervisor.progress.rollout.noticed_ns == 7
+    assert supervisor.progress.rollout.version == 1
+
+
+async def test_a_message_that_cannot_be_read_does_not_hold_up_the_next(
+    ends: tuple[Channel, Channel], supervisor: Supervisor
+) -> None:
+    """The pool's end may be silent afterwards, so no other event would wake the reader."""
+    with socket.fromfd(ends[1].fileno(), socket.AF_UNIX, socket.SOCK_SEQPACKET) as pool:
+        pool.send(b"\xff")
+    ends[1].send(Report(slot=0, pid=1, queue_num=100, acked_version=3, packets=0, restarts=0))
+    supervisor.pool._read(asyncio.get_running_loop())
+    assert supervisor.progress.rollout.acknowledged_version == 3
 
 
 @pytest.mark.parametrize("missed", ["without its descriptor", "not at all"])

@@ -1,0 +1,128 @@
+"""Reader of the pool's messages: passes each to the part of the supervisor that it concerns."""
+
+import asyncio
+import logging
+import time
+
+from netpolq.ipc.channel import (
+    Channel,
+    Counters,
+    Hints,
+    Message,
+    PeerGone,
+    Refusal,
+    Report,
+    StoodDown,
+    Taken,
+    Welcome,
+)
+from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.progress import Progress
+from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rollout_events import Noticed, OtherAgentLeft, Refused, WorkerReported
+
+_REPUBLISH_S = 1.0
+
+log = logging.getLogger("publisher")
+
+
+class PoolReader:
+    """Reads the channel.
+
+    `workers`: the last report of each slot. `memories`: descriptors of the workers' counter memories, by metrics file id. `refusals`:
+    snapshots that a worker or the pool refused. `pool_gone`: set when the pool has closed the channel. `other_agent_left`: set when the
+    agent that this one replaces has left.
+    """
+
+    def __init__(
+        self, channel: Channel, progress: Progress, publisher: Publisher, verdict_cache: VerdictCache | None, welcome: Welcome
+    ) -> None:
+        self._channel = channel
+        self._progress = progress
+        self._publisher = publisher
+        self._verdict_cache = verdict_cache
+        self.supervisor_restarts = welcome.supervisor_restarts
+        self.refusals = 0
+        self.workers: dict[int, Report] = {}
+        self.memories: dict[int, int] = {}
+        self.pool_gone = asyncio.Event()
+        self.other_agent_left = asyncio.Event()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read messages from now on, until the pool closes the channel."""
+        loop.add_reader(self._channel.fileno(), self._read, loop)
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            try:
+                received = self._channel.receive()
+                if received is None:
+                    return
+                self._take(*received)
+            except EOFError:
+                loop.remove_reader(self._channel.fileno())
+                self.pool_gone.set()
+                return
+            except ValueError as error:
+                log.error("message ignored: %s", error)
+
+    def _take(self, message: Message, descriptor: int | None) -> None:
+        match message:
+            case Report(slot=slot, acked_version=version):
+                self.workers[slot] = message
+                self._publisher.taken(version)
+                self._progress.send(WorkerReported(slot, version))
+            case Hints():
+                if self._verdict_cache is not None:
+                    self._verdict_cache.hinted(message)
+            case Refusal():
+                self.refusals += 1
+                log.error("worker %d refused snapshot %d: %s", *message)
+            case Counters(metrics_file_id) if descriptor is not None:
+                self.memories[metrics_file_id] = descriptor
+            case Taken(version, problem):
+                self._publisher.taken(version)
+                if problem:
+                    self._refused(version, problem)
+            case StoodDown():
+                self._publisher.stood_down()
+            case PeerGone():
+                self._progress.send(OtherAgentLeft())
+                self.other_agent_left.set()
+            case _:
+                log.error("unexpected message %r", message)
+
+    def _refused(self, version: int, problem: str) -> None:
+        self.refusals += 1
+        log.error("the pool refused snapshot %d: %s; publishing everything again", version, problem)
+        self._progress.send(Refused())
+        asyncio.get_running_loop().call_later(_REPUBLISH_S, self._republish)
+
+    def _republish(self) -> None:
+        self._progress.send(Noticed(time.monotonic_ns()))
+
+    def late_workers(self, limit_s: float) -> list[int]:
+        """Slots without the newest version, if it was published longer ago than the limit."""
+        if time.monotonic_ns() - self._publisher.published_ns < limit_s * 1e9:
+            return []
+        newest_version = self._progress.rollout.version
+        return [slot for slot, report in sorted(self.workers.items()) if report.acked_version < newest_version]
+
+
+async def receive_welcome(channel: Channel) -> Welcome | None:
+    """The first message of the pool; None if the pool has closed the channel. Raises `ValueError` for another message."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(channel.fileno(), readable.set)
+    try:
+        while (received := channel.receive()) is None:
+            readable.clear()
+            await readable.wait()
+    except EOFError:
+        return None
+    finally:
+        loop.remove_reader(channel.fileno())
+    message, _descriptor = received
+    if not isinstance(message, Welcome):
+        raise ValueError(f"the first message of the pool is {message!r}")
+    return message
