@@ -69,9 +69,9 @@ class PoolReader:
     def _take(self, message: Message, descriptor: int | None) -> None:
         match message:
             case Report(slot=slot, acked_version=version):
-                self.workers[slot] = message
-                self._publisher.taken(version)
                 self._progress.send(WorkerReported(slot, version))
+                self._publisher.taken(version)
+                self.workers[slot] = message
             case Hints():
                 if self._verdict_cache is not None:
                     self._verdict_cache.hinted(message)
@@ -100,6 +100,10 @@ class PoolReader:
 
     def _republish(self) -> None:
         self._progress.send(Noticed(time.monotonic_ns()))
+
+    def missing_workers(self, slots: int) -> list[int]:
+        """Slots, of this number, that have no worker at present or have not reported yet."""
+        return [slot for slot in range(slots) if slot not in self.workers or self.workers[slot].pid == 0]
 
     def late_workers(self, limit_s: float) -> list[int]:
         """Slots without the newest version, if it was published longer ago than the limit."""

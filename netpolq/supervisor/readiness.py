@@ -67,10 +67,9 @@ class Readiness:
             reasons.append("the first sync is not published yet")
         elif not rollout.in_force_version:
             reasons.append("the first snapshot is not in force yet")
-        workers = self.pool.workers
-        down = [slot for slot in range(self.settings.queue_count) if slot not in workers or workers[slot].pid == 0]
-        if down:
-            reasons.append(f"workers are not running: {down if workers else 'none has reported yet'}")
+        missing = self.pool.missing_workers(self.settings.queue_count)
+        if missing:
+            reasons.append(f"workers are not running: {missing if self.pool.workers else 'none has reported yet'}")
         late = self.pool.late_workers(_LATE_S)
         if late:
             reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {rollout.version}")

@@ -213,7 +213,7 @@ class Rollout:
             case WorkerReported(slot, version):
                 reported = _reported(self, slot, version)
                 if reported.acknowledged_version == self.acknowledged_version:
-                    return reported, ()
+                    return reported, ()  # each worker reports four times a second, and many versions may wait
                 return _told(reported, _about_workers(reported), now_ns)
             case SetsInstalled(version):
                 return _told(self, _up_to(version, Fact.HAS_SETS), now_ns)

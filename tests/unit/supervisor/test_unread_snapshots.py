@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import socket
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Report, Taken, Welcome
+from netpolq.ipc.channel import MAX_UNREAD, Channel, Heartbeat, Message, Publish, Taken, Welcome
 from netpolq.snapshot import memfd
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import CompiledDelta
@@ -129,17 +128,6 @@ async def test_a_snapshot_that_cannot_be_sent_is_published_again_as_a_whole(
     assert supervisor.progress.rollout.next_is_complete
     assert supervisor.progress.rollout.noticed_ns == 7
     assert supervisor.progress.rollout.version == 1
-
-
-async def test_a_message_that_cannot_be_read_does_not_hold_up_the_next(
-    ends: tuple[Channel, Channel], supervisor: Supervisor
-) -> None:
-    """The pool's end may be silent afterwards, so no other event would wake the reader."""
-    with socket.fromfd(ends[1].fileno(), socket.AF_UNIX, socket.SOCK_SEQPACKET) as pool:
-        pool.send(b"\xff")
-    ends[1].send(Report(slot=0, pid=1, queue_num=100, acked_version=3, packets=0, restarts=0))
-    supervisor.pool._read(asyncio.get_running_loop())
-    assert supervisor.progress.rollout.acknowledged_version == 3
 
 
 @pytest.mark.parametrize("missed", ["without its descriptor", "not at all"])
