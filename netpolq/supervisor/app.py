@@ -1,24 +1,24 @@
 """Composition root of the supervisor: the only module that constructs its parts and connects them.
 
-    source ──► store intake ──► store ◄── enforcer ──► publisher ──► snapshot file
-                                             │ │            │ ▲
-                                             │ │            │ └──────── strict mode ──► connection labels (conntrack)
-                                             │ └─► bridge   │
-                                             ▼     guard    ▼
-                                      ruleset upkeep     channel ──► pool ──► workers
-                                             │              │
-                                             ▼              ▼ reports, hints, refusals
-                     hold ──► ruleset (nftables)        pool reader ──► publisher, verdict cache
-                                             ▲
-                                             └── verdict cache
+    source ──► store intake ──► store
+                                  ▲
+                                  │
+        ┌───── hold ──────────► enforcer ────────► publisher ◄── strict mode ──► connection labels
+        │                         │  │               │  ▲ │
+        │        bridge guard ◄───┘  │               │  │ └─► snapshot file
+        │                            ▼               ▼  │
+        │                      ruleset upkeep ──► channel to the pool
+        │                            │               ▲  │
+        ▼                            │               │  │
+     ruleset in the kernel ◄─────────┘              pool reader
+        ▲                                            │
+        └───────────────── verdict cache ◄───────────┘
 
-    progress (the rollout): store intake, publisher, pool reader, enforcer, ruleset upkeep, verdict cache and strict mode send it
-    events; enforcer, publisher, verdict cache, strict mode and hold ask it what to do next, and wait for it.
+     progress (the rollout) ◄── each of these parts: it tells what it has done, and waits for its turn
+     status socket, metrics, readiness log ──► readiness ──► each of these parts
 
-    readiness ──► reads all of them ──► status socket, metrics server, readiness log
-
-An arrow is a reference that the constructor got. Parts that act on a change of the rollout wait for it (`Progress.subscribe`, `until`), so
-no part calls back.
+An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
+waits for that (`subscribe`, `until`).
 """
 
 import asyncio

@@ -19,8 +19,7 @@ from netpolq.enums import Verdict
 from netpolq.errors import NetpolqError
 from netpolq.ipc.channel import Hint, Hints, unpack_hints
 from netpolq.supervisor.progress import Progress
-from netpolq.supervisor.rollout import Scope
-from netpolq.supervisor.rollout_events import CacheClean, CacheLost
+from netpolq.supervisor.rollout_events import CacheClean, CacheLost, Scope
 from netpolq.supervisor.verdict_cache_ledger import VerdictLedger
 
 _MAX_WAITING_HINTS = 8192

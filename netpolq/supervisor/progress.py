@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from netpolq.logs import DETAIL
-from netpolq.supervisor.rollout import InForce, Rollout
-from netpolq.supervisor.rollout_events import Event
+from netpolq.supervisor.rollout import Rollout
+from netpolq.supervisor.rollout_events import Event, InForce
 from netpolq.supervisor.timings import Timings
 
 log = logging.getLogger("enforcer")

@@ -34,12 +34,14 @@ from netpolq.supervisor.rollout_events import (
     CacheLost,
     CompileStarted,
     Event,
+    InForce,
     Kept,
     Noticed,
     OtherAgentLeft,
     Published,
     Refused,
     RulesetReinstalled,
+    Scope,
     SetsInstalled,
     StrictPassDone,
     WorkerReported,
@@ -91,28 +93,6 @@ TRANSITIONS: dict[Step, tuple[Step, ...]] = {
 
 _NOT_CLEAN = {Step.ACKNOWLEDGED, Step.APPLIED}
 _REACHED = {Step.IN_FORCE, Step.DONE}
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Effect: a version has come into force. `latency_s`: since the notice of its oldest change; None for a kept snapshot."""
-
-    version: int
-    latency_s: float | None
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a pass over the verdict cache or the established connections must cover. `is_doubtful`: everything, whatever is known.
-
-    `version`: the newest version that the pass is about. `changed`: addresses that it may decide differently; None: all.
-    """
-
-    version: int
-    changed: frozenset[bytes] | None
-    doubts: int
-    is_doubtful: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Events of the rollout: what the supervisor's parts tell `netpolq.supervisor.rollout`."""
+"""Events that the supervisor's parts send to `netpolq.supervisor.rollout`, and the values that it gives them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -100,3 +100,25 @@ Event = (
     | OtherAgentLeft
     | StrictPassDone
 )
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Effect: a version has come into force. `latency_s`: since the notice of its oldest change; None for a kept snapshot."""
+
+    version: int
+    latency_s: float | None
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a pass over the verdict cache or the established connections must cover. `is_doubtful`: everything, whatever is known.
+
+    `version`: the newest version that the pass is about. `changed`: addresses that it may decide differently; None: all.
+    """
+
+    version: int
+    changed: frozenset[bytes] | None
+    doubts: int
+    is_doubtful: bool

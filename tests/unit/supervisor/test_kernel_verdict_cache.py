@@ -32,21 +32,21 @@ class Maps:
         self.broken = False
         self.open = asyncio.Event()
         self.open.set()
-        self.calls = 0
+        self.calls: list[str] = []
 
-    async def _answer(self) -> None:
-        self.calls += 1
+    async def _answer(self, call: str) -> None:
+        self.calls.append(call)
         await self.open.wait()
         if self.broken:
             raise RulesetError("no")
 
     async def remember_verdicts(self, hints: Sequence[Hint], ttl_ms: int) -> None:
         assert ttl_ms == 60_000
-        await self._answer()
-        self.held.update(hints)
+        self.held.update(hints)  # also by a write that fails: its answer may be lost
+        await self._answer("remember")
 
     async def forget_verdicts(self, hints: Sequence[Hint] | None) -> bool:
-        await self._answer()
+        await self._answer("forget")
         if hints is not None and not self.vanished & set(hints):
             assert self.held.issuperset(hints)
             self.held.difference_update(hints)
@@ -165,12 +165,49 @@ async def test_a_change_about_others_is_clean_without_a_transaction(scene: Scene
     await scene.serve()
     scene.cache.hinted(pack_hints(1, [hint()]))
     await scene.run_until_idle()
-    calls = scene.maps.calls
+    calls = list(scene.maps.calls)
     scene.published(2, (C,))
     scene.acknowledged(2)
     await scene.run_until_idle()
     assert scene.clean_version == 2
     assert (scene.maps.calls, scene.maps.held) == (calls, {hint()})
+
+
+async def test_a_change_about_all_needs_no_transaction_while_the_kernel_has_no_decision(scene: Scene) -> None:
+    await scene.serve()
+    calls = list(scene.maps.calls)
+    scene.published(2, None)
+    scene.acknowledged(2)
+    await scene.run_until_idle()
+    assert (scene.clean_version, scene.maps.calls) == (2, calls)
+
+
+async def test_cleaning_takes_precedence_over_further_hints(scene: Scene) -> None:
+    await scene.serve()
+    scene.maps.calls.clear()
+    scene.maps.open.clear()
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.run_until_idle()
+    scene.published(2, (B,))
+    scene.acknowledged(2)
+    scene.cache.hinted(pack_hints(2, [hint(C, C)]))
+    scene.maps.open.set()
+    await scene.run_until_idle()
+    assert scene.maps.calls == ["remember", "forget", "remember"]
+    assert scene.maps.held == {hint(C, C)}
+
+
+async def test_after_a_write_with_an_unknown_result_the_maps_are_emptied(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netpolq.supervisor.kernel_verdict_cache._RETRY_S", 0)
+    await scene.serve()
+    scene.maps.broken = True
+    scene.cache.hinted(pack_hints(1, [hint()]))
+    await scene.run_until_idle()
+    assert scene.maps.held == {hint()}
+    scene.maps.broken = False
+    await scene.run_until_idle()
+    assert scene.maps.held == set()
+    assert scene.cache.entries == 0
 
 
 async def test_a_later_version_is_not_clean_before_an_earlier_one(scene: Scene) -> None:

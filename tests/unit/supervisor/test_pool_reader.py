@@ -22,6 +22,7 @@ from netpolq.ipc.channel import (
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rollout_events import Published
 from netpolq.supervisor.snapshot_file import SnapshotFile
 from tests.support.progress import progress_of
 
@@ -87,11 +88,15 @@ async def test_workers_are_missing_until_they_report_and_while_they_are_replaced
 
 
 async def test_refusals_are_counted_and_one_by_the_pool_makes_the_next_snapshot_complete(pool: Pool) -> None:
+    pool.progress.send(Published(4, None))
     pool.send(Refusal(0, 3, "no memory"))
     assert pool.reader.refusals == 1
     assert pool.progress.rollout.noticed_ns is None
+    before = pool.progress.rollout
     pool.send(Taken(3, ""))
     assert pool.reader.refusals == 1
+    assert pool.progress.rollout == before
+    assert not before.next_is_complete
     pool.send(Taken(4, "checksum"))
     assert pool.reader.refusals == 2
     assert pool.progress.rollout.next_is_complete

@@ -9,18 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.supervisor.rollout import MAX_ADDRESSES, MAX_WAITING, TRANSITIONS, Fact, InForce, Rollout, Scope, Step
+from netpolq.supervisor.rollout import MAX_ADDRESSES, MAX_WAITING, TRANSITIONS, Fact, Rollout, Step
 from netpolq.supervisor.rollout_events import (
     CacheClean,
     CacheLost,
     CompileStarted,
     Event,
+    InForce,
     Kept,
     Noticed,
     OtherAgentLeft,
     Published,
     Refused,
     RulesetReinstalled,
+    Scope,
     SetsInstalled,
     StrictPassDone,
     WorkerReported,
