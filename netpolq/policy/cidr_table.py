@@ -20,12 +20,9 @@ class CidrTree(NamedTuple):
 
     def address_table(self, tables_of: Callable[[frozenset[int]], Tables]) -> AddressTable:
         """Put the tables of the rules at the nodes."""
-        index_of: dict[Tables, int] = {}
-        number_of: dict[frozenset[int], int] = {frozenset(): 0}
-        for ranks in self.nodes:
-            if ranks not in number_of:
-                number_of[ranks] = index_of.setdefault(tables_of(ranks), len(index_of) + 1)
-        return AddressTable(self.starts, tuple(number_of[ranks] for ranks in self.nodes), tuple(index_of))
+        number_of = {ranks: number for number, ranks in enumerate(dict.fromkeys((frozenset(), *self.nodes)))}
+        tables = tuple(tables_of(ranks) for ranks in number_of if ranks)
+        return AddressTable(self.starts, tuple(number_of[ranks] for ranks in self.nodes), tables)
 
 
 def cidr_tree(blocks: Mapping[Block, Sequence[int]]) -> CidrTree | None:

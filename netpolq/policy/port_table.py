@@ -32,19 +32,19 @@ class TableBuilder:
     def __init__(self, ports: Sequence[Ports], rule_sets: Iterable[frozenset[int]]) -> None:
         self._ports = ports
         self._unmerged = _unmerged(ports, frozenset(rule_sets))
-        self._built: dict[frozenset[int], Tables] = {}
+        self._built: dict[frozenset[int], PortTable] = {}
 
     def tables(self, ranks: frozenset[int]) -> Tables:
-        """Return the tables of some rules."""
-        found = self._built.get(ranks)
-        if found is None:
-            merged, alone = ranks - self._unmerged, sorted(ranks & self._unmerged)
-            found = (*self._merged(merged), *(table for rank in alone for table in self._merged(frozenset({rank}))))
-            self._built[ranks] = found
-        return found
+        """Return the tables of some rules. Rules that are merged in several sets have one table object in all of them."""
+        merged, alone = ranks - self._unmerged, sorted(ranks & self._unmerged)
+        parts = [*([merged] if merged else []), *(frozenset({rank}) for rank in alone)]
+        return tuple(map(self._table, parts))
 
-    def _merged(self, ranks: frozenset[int]) -> Tables:
-        return (build_port_table([(rank, self._ports[rank]) for rank in sorted(ranks)]),) if ranks else ()
+    def _table(self, ranks: frozenset[int]) -> PortTable:
+        table = self._built.get(ranks)
+        if table is None:
+            table = self._built[ranks] = build_port_table([(rank, self._ports[rank]) for rank in sorted(ranks)])
+        return table
 
 
 def _unmerged(ports: Sequence[Ports], rule_sets: frozenset[frozenset[int]]) -> frozenset[int]:

@@ -1,7 +1,7 @@
 """The tier encoder: tier programs as words that can be moved. Offsets in them count from their first word."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from netpolq.enums import Protocol
 from netpolq.snapshot.decision_table import DecisionTable
@@ -41,8 +41,8 @@ class _Encoder:
         self._decisions = decisions
         self._words = array("I")
         self._offsets: dict[tuple[int, ...], int] = {}
-        self._table_offsets: dict[PortTable, int] = {}
-        self._tables_offsets: dict[Tables, int] = {(): 0}
+        # By identity: the same table is at many nodes of an address table, and hashing all of its ranges each time takes seconds.
+        self._table_offsets: dict[int, int] = {}
 
     def encode(self, program: TierProgram) -> "array[int]":
         """Return the words of a tier program."""
@@ -73,15 +73,13 @@ class _Encoder:
         return offset
 
     def _tables(self, tables: Tables) -> int:
-        offset = self._tables_offsets.get(tables)
-        if offset is None:
-            offsets = list(map(self._port_table, tables))
-            offset = offsets[0] if len(offsets) == 1 else TABLE_LIST + self._store([len(offsets), *offsets])
-            self._tables_offsets[tables] = offset
-        return offset
+        if not tables:
+            return 0
+        offsets = list(map(self._port_table, tables))
+        return offsets[0] if len(offsets) == 1 else TABLE_LIST + self._store([len(offsets), *offsets])
 
     def _port_table(self, table: PortTable) -> int:
-        offset = self._table_offsets.get(table)
+        offset = self._table_offsets.get(id(table))
         if offset is not None:
             return offset
         ranges = dict(table.ranges)
@@ -96,7 +94,7 @@ class _Encoder:
         cells = [0 if table.every is None else table.every + 1, *ends, len(table.names), *bounds, *ranks]
         for name in table.names:
             cells += (self._strings.number(name.name), name.protocol, name.rank)
-        offset = self._table_offsets[table] = self._store(cells)
+        offset = self._table_offsets[id(table)] = self._store(cells)
         return offset
 
     def _address_table(self, table: AddressTable | None, *, width: int) -> int:
@@ -111,10 +109,8 @@ def _number_words(number: int, width: int) -> tuple[int, ...]:
     return tuple(number >> 32 * index & 0xFFFFFFFF for index in reversed(range(width)))
 
 
-def tables_of(program: TierProgram) -> Iterator[PortTable]:
-    """Yield the port tables of a tier program. A table may occur several times."""
-    lists: list[Iterable[Tables]] = [(program.any_peer,), (tables for _selector, tables in program.selectors)]
-    lists += [addresses.tables for addresses in (program.ipv4, program.ipv6) if addresses is not None]
-    for tables_lists in lists:
-        for tables in tables_lists:
-            yield from tables
+def tables_of(program: TierProgram) -> list[PortTable]:
+    """The port tables of a tier program, each object once."""
+    lists = [program.any_peer, *(tables for _selector, tables in program.selectors)]
+    lists += [tables for addresses in (program.ipv4, program.ipv6) if addresses is not None for tables in addresses.tables]
+    return list({id(table): table for tables in lists for table in tables}.values())

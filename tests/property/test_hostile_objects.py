@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadtest.testbed.manifests import Body, policy
+from loadtest.testbed.manifests import Body, policy, rules_with_large_tables
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import LoggingFormat, Verdict
 from netpolq.model import Object, Rejection, Update
 from netpolq.policy.compiler import Compiler
+from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
@@ -325,3 +326,20 @@ def test_compiling_nested_blocks_and_ranges_costs_as_many_times_as_there_are_mor
 
     # Eight times as many. Squared it would be 64 times.
     assert ratio(compiling(2400), compiling(300)) < 24
+
+
+def test_rules_with_tables_of_their_own_compile_in_proportion_to_their_number() -> None:
+    """A table that is not merged is at thousands of nodes, and is built and encoded once."""
+
+    def compiling(count: int) -> Callable[[], object]:
+        rules = rules_with_large_tables("to")[:count]
+        store = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=rules)]).store
+
+        def compile_again() -> None:
+            builder = SnapshotBuilder()
+            builder.apply(Compiler(store, is_local=lambda _pod: True).everything(with_node_addresses=False))
+
+        return compile_again
+
+    # Five times as many rules, at more nodes each. Hashing each table at each of its nodes made it more than a hundredfold.
+    assert ratio(compiling(20), compiling(4)) < 25
