@@ -10,13 +10,14 @@ import errno
 import socket
 import struct
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.logs import one_line
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import Message, attributes_of, split
+from netpolq.netlink.attributes import U32, MalformedMessageError
+from netpolq.netlink.nfnetlink import attributes_of, split
 from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
     NFT_MSG_DELSETELEM,
@@ -66,7 +67,7 @@ class ChangeMonitor:
     """A socket in the group, and the changes that it reported.
 
     `own_ports`: netlink ports of the agent's sockets, whose transactions are not changes. `generation`: the newest in a notification,
-    None before the first. `has_lost_some`: the socket's buffer overflowed, so the table must be read.
+    None before the first. `has_lost_some`: the socket's buffer overflowed, or a notification was malformed, so the table must be read.
     """
 
     def __init__(self, table: str, own_ports: Collection[int]) -> None:
@@ -101,34 +102,35 @@ class ChangeMonitor:
                     raise
                 self.has_lost_some = True
                 continue
-            # Other programs may change thousands of elements of tables of their own, a few dozen in a datagram.
-            if self._pattern in data:
-                self._note(split(data))
-            else:
-                self._note(message for message in split(data) if message.kind == _NEWGEN)
+            try:
+                self._note(data)
+            except MalformedMessageError:
+                self.has_lost_some = True
 
     def forget(self, generation: int) -> None:
         """Drop the changes up to this generation: the caller has read the table since."""
         self.changes = [change for change in self.changes if is_later(change.generation, generation)]
 
-    def _note(self, messages: Iterator[Message]) -> None:
-        for message in messages:
-            if message.kind == _NEWGEN:
-                self._end_transaction(message)
-            elif self._pattern in message.body:
+    def _note(self, data: bytes) -> None:
+        # Other programs may change thousands of elements of tables of their own, a few dozen in a datagram.
+        may_touch = self._pattern in data
+        for kind, _flags, _sequence, port, body in split(data):
+            if kind == _NEWGEN:
+                self._end_transaction(port, body)
+            elif may_touch and self._pattern in body:
                 self._is_touched = True
-                if message.kind in _ELEMENT_KINDS:
-                    self._sets.add(_text(attributes_of(message.body).get(nfta.SET_ELEM_LIST_SET, b"")))
+                if kind in _ELEMENT_KINDS:
+                    self._sets.add(attributes_of(body).text(nfta.SET_ELEM_LIST_SET))
 
-    def _end_transaction(self, message: Message) -> None:
-        attributes = attributes_of(message.body)
-        self.generation = _integer(attributes.get(nfta.GEN_ID))
-        if self._is_touched and message.port not in self._own_ports:
+    def _end_transaction(self, port: int, body: bytes) -> None:
+        attributes = attributes_of(body)
+        self.generation = attributes.integer(nfta.GEN_ID, U32)
+        if self._is_touched and port not in self._own_ports:
             if len(self.changes) >= _MAX_CHANGES:
                 del self.changes[0]
                 self.has_lost_some = True
-            pid, program = attributes.get(nfta.GEN_PROC_PID), attributes.get(nfta.GEN_PROC_NAME, b"unknown")
-            self.changes.append(Change(self.generation, _integer(pid), one_line(_text(program)), frozenset(self._sets)))
+            pid, program = attributes.integer(nfta.GEN_PROC_PID, U32, 0), attributes.text(nfta.GEN_PROC_NAME, "unknown")
+            self.changes.append(Change(self.generation, pid, one_line(program), frozenset(self._sets)))
         self._is_touched = False
         self._sets.clear()
 
@@ -150,11 +152,3 @@ def _attach_filter(netlink: socket.socket, own_ports: Collection[int]) -> None:
     code = b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     netlink.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), ctypes.addressof(buffer)))
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\x00").decode(errors="replace")
-
-
-def _integer(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", "big")

@@ -16,7 +16,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, address_key, is_ipv4, packed_address
-from netpolq.netlink.nfnetlink import NLM_F_ACK, Entry, attribute, message, nested, parse_attributes, read_acknowledgements, walk
+from netpolq.netlink.attributes import HOST_U32, U8, U16, Attributes, MalformedMessageError, attribute, nested
+from netpolq.netlink.nfnetlink import NLM_F_ACK, Entry, message, read_acknowledgements, walk
 from netpolq.netlink.nftables import open_socket
 
 _NFNL_SUBSYS_CTNETLINK = 1
@@ -36,8 +37,7 @@ _CTA_PROTO_NUM = 1
 _CTA_PROTO_SRC_PORT = 2
 _CTA_FILTER_ORIG_FLAGS = 1
 _CTA_FILTER_REPLY_FLAGS = 2
-_FILTER_IP_SRC = struct.pack("=I", 1 << 0)  # CTA_FILTER_F_CTA_IP_SRC; these flags are in host order
-_PORT = struct.Struct("!H")
+_FILTER_IP_SRC = HOST_U32.pack(1 << 0)  # CTA_FILTER_F_CTA_IP_SRC; these flags are in host order
 _LABEL_BYTES = 16
 _LONG_BITS = 8 * struct.calcsize("@L")
 _LABELS_HEADER = attribute(_CTA_LABELS, bytes(_LABEL_BYTES))[:-_LABEL_BYTES]
@@ -77,7 +77,7 @@ def clear_accepted(
     with open_socket() as reading, open_socket() as writing:
         denied: list[Entry] = []
         for entry in _accepted(reading, label, about):
-            connection = _connection(entry)
+            connection = read_connection(entry.attributes)
             if connection is not None and about is not None and about.isdisjoint((connection.source, connection.destination)):
                 continue
             examined += 1
@@ -132,21 +132,25 @@ def label_of(bit: int) -> bytes:
     return struct.pack(f"@{len(longs)}L", *longs)
 
 
-def _connection(entry: Entry) -> Connection | None:
-    """The connection of an entry. None if the entry cannot be read: its packets are then evaluated again."""
+def read_connection(attributes: Attributes) -> Connection | None:
+    """The connection of an entry of the table. None if the entry cannot be read: its packets are then evaluated again."""
     try:
-        original = parse_attributes(entry.attributes[_CTA_TUPLE_ORIG])
-        reply = parse_attributes(entry.attributes[_CTA_TUPLE_REPLY])
-        protocol = parse_attributes(reply[_CTA_TUPLE_PROTO])
-        source, destination = (_source(parse_attributes(side[_CTA_TUPLE_IP])) for side in (original, reply))
-        port = _PORT.unpack(protocol[_CTA_PROTO_SRC_PORT])[0] if _CTA_PROTO_SRC_PORT in protocol else 0
-        return Connection(source, destination, protocol[_CTA_PROTO_NUM][0], port)
-    except (KeyError, IndexError, struct.error):
+        original, reply = (attributes.nested(side) for side in (_CTA_TUPLE_ORIG, _CTA_TUPLE_REPLY))
+        protocol = reply.nested(_CTA_TUPLE_PROTO)
+        return Connection(
+            _source(original.nested(_CTA_TUPLE_IP)),
+            _source(reply.nested(_CTA_TUPLE_IP)),
+            protocol.integer(_CTA_PROTO_NUM, U8),
+            protocol.integer(_CTA_PROTO_SRC_PORT, U16, 0),
+        )
+    except MalformedMessageError:
         return None
 
 
-def _source(addresses: dict[int, bytes]) -> AddressKey:
-    return address_key(addresses[_CTA_IP_V4_SRC] if _CTA_IP_V4_SRC in addresses else addresses[_CTA_IP_V6_SRC])
+def _source(addresses: Attributes) -> AddressKey:
+    return address_key(
+        addresses.binary(_CTA_IP_V4_SRC, 4) if _CTA_IP_V4_SRC in addresses else addresses.binary(_CTA_IP_V6_SRC, 16)
+    )
 
 
 def _clear(netlink: socket.socket, connections: list[Entry], label: bytes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from netpolq.errors import NetpolqError, PrivilegeError
+from netpolq.netlink.attributes import MalformedMessageError
 
 
 class RulesetError(NetpolqError):
@@ -14,11 +15,13 @@ class RulesetError(NetpolqError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn an `OSError` into a `PrivilegeError` or a `RulesetError`."""
+    """Turn an `OSError` into a `PrivilegeError` or a `RulesetError`. Also a decorator."""
     try:
         yield
     except PermissionError as error:
         raise missing_privilege() from error
+    except MalformedMessageError as error:
+        raise RulesetError(f"cannot read the kernel's answer to a netfilter request: {error.strerror}") from error
     except OSError as error:
         reason = errno.errorcode.get(error.errno or 0, "no answer")
         raise RulesetError(f"the kernel refused a netfilter request: {reason}: {error.strerror or error}") from error

@@ -7,19 +7,21 @@ Source: linux/netfilter/nf_tables.h, linux/netfilter/xt_connlabel.h.
 
 import struct
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.hold import ruleset as hold_ruleset
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import attribute_list, parse_attributes, walk
+from netpolq.netlink.attributes import U32, Attributes, parse_attributes
+from netpolq.netlink.nfnetlink import walk
 from netpolq.netlink.nftables import NFNL_SUBSYS_NFTABLES, NFPROTO_INET, NFT_MSG_GETRULE, number, open_socket
 
 _NFT_CT_LABELS = 13
 _CONNLABEL = b"connlabel\x00"
 _CONNLABEL_INFO = struct.Struct("=HH")  # struct xt_connlabel_mtinfo: bit, options
+_ALIGNED_INFO_BYTES = 8  # XT_ALIGN of linux/netfilter/x_tables.h
 _XT_CONNLABEL_OP_SET = 2
 
 LABEL_BITS = 128
@@ -42,10 +44,10 @@ def read_setters() -> list[Setter]:
     wanted = (number(nfta.CT_KEY, _NFT_CT_LABELS), _CONNLABEL)
     with open_socket() as netlink:
         for entry in walk(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, containing=wanted):
-            table, chain = (entry.attributes[kind].rstrip(b"\x00").decode() for kind in (nfta.RULE_TABLE, nfta.RULE_CHAIN))
+            table, chain = (entry.attributes.text(kind) for kind in (nfta.RULE_TABLE, nfta.RULE_CHAIN))
             if (entry.family, table) in _OWN:
                 continue
-            bits = frozenset(_bits_set(attribute_list(entry.attributes.get(nfta.RULE_EXPRESSIONS, b""))))
+            bits = frozenset(bits_set(entry.attributes.listed(nfta.RULE_EXPRESSIONS)))
             if bits:
                 found.append(Setter(f"{_FAMILIES.get(entry.family, 'other')} {table} {chain}", bits))
     return found
@@ -64,25 +66,26 @@ def free_bits(setters: Iterable[Setter]) -> int | None:
     return next((start for start in starts if used.isdisjoint(range(start, start + CONNECTION_LABEL_BITS))), None)
 
 
-def _bits_set(expressions: Iterable[bytes]) -> Iterator[int]:
-    """The bits that one rule sets. A value that the rule does not contain as a constant may have any bit."""
+def bits_set(expressions: Iterable[bytes]) -> Iterator[int]:
+    """The bits that one rule sets. A value that the rule does not contain as a constant may have any bit.
+
+    Raises `MalformedMessageError`.
+    """
     loaded: dict[bytes, bytes] = {}
     for expression in map(parse_attributes, expressions):
-        kind = expression.get(nfta.EXPR_NAME, b"").rstrip(b"\x00")
-        data = parse_attributes(expression.get(nfta.EXPR_DATA, b""))
-        if kind == b"immediate" and nfta.IMMEDIATE_DATA in data:
-            value = parse_attributes(data[nfta.IMMEDIATE_DATA]).get(nfta.DATA_VALUE, b"")
-            loaded[data.get(nfta.IMMEDIATE_DREG, b"")] = value
-        elif kind == b"ct" and nfta.CT_SREG in data and _integer(data.get(nfta.CT_KEY, b"")) == _NFT_CT_LABELS:
+        kind, data = expression.text(nfta.EXPR_NAME, ""), expression.nested(nfta.EXPR_DATA)
+        if kind == "immediate":
+            loaded[data[nfta.IMMEDIATE_DREG]] = data.nested(nfta.IMMEDIATE_DATA).get(nfta.DATA_VALUE, b"")
+        elif kind == "ct" and nfta.CT_SREG in data and data.integer(nfta.CT_KEY, U32) == _NFT_CT_LABELS:
             value = loaded.get(data[nfta.CT_SREG], b"")
             yield from _bits_of(value) if len(value) == LABEL_BITS // 8 else _ALL_BITS
-        elif kind == b"match":
+        elif kind == "match":
             yield from _bits_of_match(data)
 
 
-def _bits_of_match(data: Mapping[int, bytes]) -> Iterator[int]:
-    if data.get(nfta.MATCH_NAME) == _CONNLABEL and len(information := data.get(nfta.MATCH_INFO, b"")) >= _CONNLABEL_INFO.size:
-        bit, options = _CONNLABEL_INFO.unpack_from(information)
+def _bits_of_match(data: Attributes) -> Iterator[int]:
+    if data.get(nfta.MATCH_NAME) == _CONNLABEL:
+        bit, options = _CONNLABEL_INFO.unpack_from(data.binary(nfta.MATCH_INFO, _CONNLABEL_INFO.size, _ALIGNED_INFO_BYTES))
         if options & _XT_CONNLABEL_OP_SET:
             yield bit
 
@@ -91,7 +94,3 @@ def _bits_of(value: bytes) -> frozenset[int]:
     """The bits that are set in a bitmap of 32-bit words in host order."""
     words = struct.unpack(f"={len(value) // 4}I", value)
     return frozenset(32 * index + bit for index, word in enumerate(words) for bit in range(32) if word >> bit & 1)
-
-
-def _integer(value: bytes) -> int:
-    return int.from_bytes(value, "big")

@@ -6,12 +6,12 @@ Source: linux/rtnetlink.h, linux/if_link.h. Unlike nfnetlink's, the contents of 
 
 import socket
 import struct
-import sys
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from netpolq.netlink.nfnetlink import attribute, dump_bodies, nested, parse_attributes
+from netpolq.netlink.attributes import HOST_U32, U8, MalformedMessageError, attribute, nested, parse_attributes
+from netpolq.netlink.nfnetlink import dump_bodies
 
 _RTM_GETLINK = 18
 _IFLA_IFNAME = 3
@@ -64,8 +64,8 @@ def read_links() -> Links:
 
 
 def _dump(netlink: socket.socket, *filters: bytes) -> list[Link]:
-    wanted = attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
-    return [_parse(entry) for entry in dump_bodies(netlink, _RTM_GETLINK, _REST_OF_INTERFACE, wanted, *filters)]
+    wanted = attribute(_IFLA_EXT_MASK, HOST_U32.pack(_RTEXT_FILTER_SKIP_STATS))
+    return [parse_link(body) for body in dump_bodies(netlink, _RTM_GETLINK, _REST_OF_INTERFACE, wanted, *filters)]
 
 
 def bridge_below(links: Links, index: int) -> Link | None:
@@ -88,25 +88,20 @@ def ports_of(links: Links, bridges: Iterable[int]) -> frozenset[int]:
     return frozenset(link.index for link in links.values() if link.master in masters)
 
 
-def _parse(body: bytes) -> Link:
+def parse_link(body: bytes) -> Link:
+    """The interface of one message. Raises `MalformedMessageError`."""
+    if len(body) < _INTERFACE.size:
+        raise MalformedMessageError(f"message about an interface has {len(body)} bytes instead of at least {_INTERFACE.size}")
     _family, _type, index, _flags, _change = _INTERFACE.unpack_from(body)
     attributes = parse_attributes(body[_INTERFACE.size :])
-    information = parse_attributes(attributes.get(_IFLA_LINKINFO, b""))
-    kind = _text(information.get(_IFLA_INFO_KIND, b""))
-    details = parse_attributes(information.get(_IFLA_INFO_DATA, b"")) if kind == "bridge" else {}
+    information = attributes.nested(_IFLA_LINKINFO)
+    kind = information.text(_IFLA_INFO_KIND, "")
+    is_bridge = kind == "bridge"
     return Link(
         index,
-        _text(attributes.get(_IFLA_IFNAME, b"")),
+        attributes.text(_IFLA_IFNAME),
         kind,
-        _number(attributes.get(_IFLA_MASTER, b"")),
-        0 if _IFLA_LINK_NETNSID in attributes else _number(attributes.get(_IFLA_LINK, b"")),
-        bool(details.get(_IFLA_BR_VLAN_FILTERING, b"\x00")[0]),
+        attributes.integer(_IFLA_MASTER, HOST_U32, 0),
+        0 if _IFLA_LINK_NETNSID in attributes else attributes.integer(_IFLA_LINK, HOST_U32, 0),
+        is_bridge and bool(information.nested(_IFLA_INFO_DATA).integer(_IFLA_BR_VLAN_FILTERING, U8, 0)),
     )
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\x00").decode(errors="replace")
-
-
-def _number(value: bytes) -> int:
-    return int.from_bytes(value, sys.byteorder)

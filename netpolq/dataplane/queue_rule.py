@@ -13,7 +13,7 @@ from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import ENQUEUE, TABLE
 from netpolq.enums import Dataplane
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.attributes import attribute, nested
 from netpolq.netlink.nftables import (
     NFPROTO_IPV4,
     NFT_MSG_DELRULE,

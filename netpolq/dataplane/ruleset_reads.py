@@ -7,7 +7,6 @@ from netpolq.dataplane import table_state
 from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.dataplane.table_state import KnownElements, TableState
-from netpolq.netlink.nftables import open_socket
 
 
 def read_state(known: KnownElements) -> TableState:
@@ -24,8 +23,8 @@ def read_chains() -> dict[str, bool]:
 
 def read_generation() -> int:
     """The generation of the ruleset of this network namespace."""
-    with explained(), open_socket() as netlink:
-        return table_state.read_generation(netlink)
+    with explained():
+        return table_state.read_generation()
 
 
 def read_chain_uses() -> dict[str, int]:

@@ -12,7 +12,7 @@ from netpolq.addresses import packed_address, parse_address
 from netpolq.dataplane.ruleset_config import IsolatedSets, set_type
 from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.attributes import attribute, nested
 from netpolq.netlink.nftables import NFPROTO_INET, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 
 _ELEMENTS_PER_REQUEST = 1000

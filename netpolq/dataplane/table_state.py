@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import Entry, attribute, attribute_list, dump, parse_attributes, query
+from netpolq.netlink.attributes import U32, U64, attribute, parse_attributes, parse_list
+from netpolq.netlink.nfnetlink import Entry, dump, query
 from netpolq.netlink.nftables import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_BRIDGE,
@@ -83,19 +84,19 @@ KnownElements = dict[str, tuple[bytes, frozenset[bytes]]]
 def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
     """The current table of a family. Updates `known`, which the caller keeps for the next read. Raises `OSError`."""
     with open_socket() as netlink:
-        generation = read_generation(netlink)
+        generation = _generation(netlink)
         chains = _dump(netlink, NFT_MSG_GETCHAIN, family=family)
-        sets = {_text(entry.attributes[nfta.SET_NAME]): entry for entry in _dump(netlink, NFT_MSG_GETSET, family=family)}
+        sets = {entry.attributes.text(nfta.SET_NAME): entry for entry in _dump(netlink, NFT_MSG_GETSET, family=family)}
         objects = {
             **{
                 f"table {_FAMILY_NAMES[family]} {TABLE}": _parts(entry, _TABLE_PARTS)
                 for entry in _dump(netlink, NFT_MSG_GETTABLE, family=family)
             },
-            **{f"chain {_text(entry.attributes[nfta.CHAIN_NAME])}": _parts(entry, _CHAIN_PARTS) for entry in chains},
-            **_rules(netlink, [_text(entry.attributes[nfta.CHAIN_NAME]) for entry in chains], family),
+            **{f"chain {entry.attributes.text(nfta.CHAIN_NAME)}": _parts(entry, _CHAIN_PARTS) for entry in chains},
+            **_rules(netlink, [entry.attributes.text(nfta.CHAIN_NAME) for entry in chains], family),
             **{f"set {set_name}": _parts(entry, _SET_PARTS) for set_name, entry in sets.items()},
             **{
-                f"object {_text(entry.attributes[nfta.OBJ_NAME])}": _parts(entry, (nfta.OBJ_TYPE, nfta.OBJ_HANDLE))
+                f"object {entry.attributes.text(nfta.OBJ_NAME)}": _parts(entry, (nfta.OBJ_TYPE, nfta.OBJ_HANDLE))
                 for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
             },
         }
@@ -103,36 +104,37 @@ def read_state(known: KnownElements, family: int = NFPROTO_INET) -> TableState:
         elements = {
             set_name: _elements(netlink, set_name, known, family)
             for set_name, entry in sets.items()
-            if not _integer(entry.attributes.get(nfta.SET_FLAGS, b"")) & changing
+            if not entry.attributes.integer(nfta.SET_FLAGS, U32, 0) & changing
         }
     return TableState(generation, objects, elements)
 
 
-def read_generation(netlink: socket.socket) -> int:
+def read_generation() -> int:
     """The number of the last transaction of this network namespace. Raises `OSError`."""
-    return _integer(query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes[nfta.GEN_ID])
+    with open_socket() as netlink:
+        return _generation(netlink)
 
 
 def read_chains() -> dict[str, bool]:
     """The table's chains, and for each whether its policy is drop. Raises `OSError`."""
     with open_socket() as netlink:
         return {
-            _text(entry.attributes[nfta.CHAIN_NAME]): entry.attributes.get(nfta.CHAIN_POLICY) == _NF_DROP
+            entry.attributes.text(nfta.CHAIN_NAME): entry.attributes.get(nfta.CHAIN_POLICY) == _NF_DROP
             for entry in _dump(netlink, NFT_MSG_GETCHAIN)
         }
 
 
-def read_chain_uses(table: str) -> dict[str, int]:
+def read_chain_uses(table: str = TABLE) -> dict[str, int]:
     """The chains of an inet table with their use: rules in them and jumps to them. Empty if there is no such table. Raises `OSError`."""
     with open_socket() as netlink:
         chains = _dump(netlink, NFT_MSG_GETCHAIN, table=table)
-        return {_text(entry.attributes[nfta.CHAIN_NAME]): _integer(entry.attributes[nfta.CHAIN_USE]) for entry in chains}
+        return {entry.attributes.text(nfta.CHAIN_NAME): entry.attributes.integer(nfta.CHAIN_USE, U32) for entry in chains}
 
 
 def read_set_names() -> frozenset[str]:
     """The names of the table's sets and maps, without those that nft makes for lists of values in rules. Raises `OSError`."""
     with open_socket() as netlink:
-        names = (_text(entry.attributes[nfta.SET_NAME]) for entry in _dump(netlink, NFT_MSG_GETSET))
+        names = (entry.attributes.text(nfta.SET_NAME) for entry in _dump(netlink, NFT_MSG_GETSET))
         return frozenset(name for name in names if not name.startswith("__"))
 
 
@@ -143,13 +145,13 @@ def read_interval_bounds(table: str, set_name: str) -> list[tuple[bytes, bool]]:
     """
     with open_socket() as netlink:
         dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(nfta.SET_ELEM_LIST_SET, set_name), table=table)
-    written = [one for entry in dumped for one in attribute_list(entry.attributes.get(nfta.SET_ELEM_LIST_ELEMENTS, b""))]
     bounds = [
         (
             _key_and_data(element),
-            bool(_integer(parse_attributes(element).get(nfta.SET_ELEM_FLAGS, b"")) & _NFT_SET_ELEM_INTERVAL_END),
+            bool(parse_attributes(element).integer(nfta.SET_ELEM_FLAGS, U32, 0) & _NFT_SET_ELEM_INTERVAL_END),
         )
-        for element in written
+        for entry in dumped
+        for element in entry.attributes.listed(nfta.SET_ELEM_LIST_ELEMENTS)
     ]
     return sorted(bounds, key=lambda bound: (bound[0], not bound[1]))
 
@@ -158,12 +160,14 @@ def read_counters(family: int = NFPROTO_INET) -> dict[str, int]:
     """Packets counted by each named counter of the table of a family. Raises `OSError`."""
     with open_socket() as netlink:
         return {
-            _text(entry.attributes[nfta.OBJ_NAME]): _integer(
-                parse_attributes(entry.attributes[nfta.OBJ_DATA])[nfta.COUNTER_PACKETS]
-            )
+            entry.attributes.text(nfta.OBJ_NAME): entry.attributes.nested(nfta.OBJ_DATA).integer(nfta.COUNTER_PACKETS, U64)
             for entry in _dump(netlink, NFT_MSG_GETOBJ, family=family)
-            if _integer(entry.attributes[nfta.OBJ_TYPE]) == _NFT_OBJECT_COUNTER
+            if entry.attributes.integer(nfta.OBJ_TYPE, U32) == _NFT_OBJECT_COUNTER
         }
+
+
+def _generation(netlink: socket.socket) -> int:
+    return query(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN).attributes.integer(nfta.GEN_ID, U32)
 
 
 def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE, family: int = NFPROTO_INET) -> list[Entry]:
@@ -171,7 +175,7 @@ def _dump(netlink: socket.socket, kind: int, *more: bytes, table: str = TABLE, f
     with suppress(FileNotFoundError):
         entries = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | kind, name(nfta.TABLE, table), *more, family=family)
     # Kernels differ in whether they filter a dump by table, and in whether a missing table is an error.
-    return [entry for entry in entries if _text(entry.attributes[nfta.TABLE]) == table]
+    return [entry for entry in entries if entry.attributes.text(nfta.TABLE) == table]
 
 
 def _parts(entry: Entry, kinds: tuple[int, ...]) -> tuple[bytes, ...]:
@@ -184,7 +188,7 @@ def _rules(netlink: socket.socket, chains: list[str], family: int) -> dict[str, 
     for entry in _dump(netlink, NFT_MSG_GETRULE, family=family):
         rule = entry.attributes
         expressions = _without_counts(rule.get(nfta.RULE_EXPRESSIONS, b""))
-        found.setdefault(_text(rule[nfta.RULE_CHAIN]), []).append(rule[nfta.RULE_HANDLE] + expressions)
+        found.setdefault(rule.text(nfta.RULE_CHAIN), []).append(rule[nfta.RULE_HANDLE] + expressions)
     return {f"rules of chain {chain}": tuple(rules) for chain, rules in found.items()}
 
 
@@ -193,8 +197,8 @@ def _without_counts(expressions: bytes) -> bytes:
     if not any(attribute(nfta.EXPR_NAME, counting + b"\x00") in expressions for counting in _COUNTING):
         return expressions
     kept = []
-    for expression in attribute_list(expressions):
-        kind = parse_attributes(expression).get(nfta.EXPR_NAME, b"").rstrip(b"\x00")
+    for expression in parse_list(expressions):
+        kind = parse_attributes(expression).text(nfta.EXPR_NAME, "").encode()
         kept.append(kind if kind in _COUNTING else expression)
     return b"|".join(kept)
 
@@ -204,18 +208,10 @@ def _elements(netlink: socket.socket, set_name: str, known: KnownElements, famil
     dumped = _dump(netlink, NFT_MSG_GETSETELEM, name(nfta.SET_ELEM_LIST_SET, set_name), family=family)
     written = b"".join(entry.attributes.get(nfta.SET_ELEM_LIST_ELEMENTS, b"") for entry in dumped)
     if set_name not in known or known[set_name][0] != written:
-        known[set_name] = written, frozenset(map(_key_and_data, attribute_list(written)))
+        known[set_name] = written, frozenset(map(_key_and_data, parse_list(written)))
     return known[set_name][1]
 
 
 def _key_and_data(element: bytes) -> bytes:
     parts = parse_attributes(element)
-    return parse_attributes(parts[nfta.SET_ELEM_KEY])[nfta.DATA_VALUE] + parts.get(nfta.SET_ELEM_DATA, b"")
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\x00").decode()
-
-
-def _integer(value: bytes) -> int:
-    return int.from_bytes(value, "big")
+    return parts.nested(nfta.SET_ELEM_KEY)[nfta.DATA_VALUE] + parts.get(nfta.SET_ELEM_DATA, b"")

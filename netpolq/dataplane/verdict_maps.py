@@ -16,7 +16,7 @@ from netpolq.dataplane.ruleset_names import CLOSED_V4, CLOSED_V6, TABLE, VERDICT
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import EVERY_PORT, Hint
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import attribute, nested
+from netpolq.netlink.attributes import attribute, nested
 from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
 
 _NF_DROP = 0

@@ -1,7 +1,7 @@
-"""Encoder and decoder of nfnetlink messages.
+"""Encoder and decoder of nfnetlink messages, and the requests that read objects.
 
-Byte order: netlink and nfgenmsg headers are in host order except `res_id`; the contents of attributes are in network order, as every
-nfnetlink subsystem requires. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
+Byte order: netlink and nfgenmsg headers are in host order except `res_id`. Functions that receive may raise `MalformedMessageError`, which
+is an `OSError`. Source: linux/netlink.h, linux/netfilter/nfnetlink.h.
 """
 
 import contextlib
@@ -13,6 +13,8 @@ import struct
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from netpolq.netlink.attributes import Attributes, MalformedMessageError, parse_attributes
+
 NETLINK_NETFILTER = 12
 NLM_F_REQUEST = 0x1
 NLM_F_ACK = 0x4
@@ -20,14 +22,15 @@ NLM_F_DUMP_INTR = 0x10
 NLM_F_DUMP = 0x300
 NLMSG_ERROR = 0x2
 NLMSG_DONE = 0x3
-NLA_F_NESTED = 0x8000
-NLA_F_NET_BYTEORDER = 0x4000
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: len, type, flags, seq, pid
 _GENERIC = struct.Struct("!BBH")  # struct nfgenmsg: family, version, res_id
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: len, type
 _ERROR = struct.Struct("=i")  # struct nlmsgerr: error
+_MAX_ERRNO = 4095  # linux/err.h
 _DUMP_ATTEMPTS = 10
+_RECEIVE_BYTES = 1 << 17
+"""More than any message: a refusal repeats the whole request, and its attributes have up to 64 KiB."""
+
 _SEQUENCES = itertools.count(1)
 
 
@@ -36,45 +39,34 @@ def next_sequence() -> int:
     return next(_SEQUENCES) & 0xFFFFFFFF
 
 
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute with its header, padded to four bytes."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + b"\x00" * (-len(payload) % 4)
-
-
-def nested(kind: int, *attributes: bytes) -> bytes:
-    """An attribute that holds attributes."""
-    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
-
-
 def message(kind: int, *attributes: bytes, flags: int = 0, sequence: int = 0, family: int = 0, resource_id: int = 0) -> bytes:
     """A whole request. `kind`: subsystem << 8 | message type; `resource_id`: a queue number, or a subsystem in batch messages."""
     body = _GENERIC.pack(family, 0, resource_id) + b"".join(attributes)
     return _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
 
 
-class Message(NamedTuple):
-    """A message with its header. `port`: of the socket that it answers, or, in a notification, of the one that made the change."""
-
-    kind: int
-    flags: int
-    sequence: int
-    port: int
-    body: bytes
+Message = tuple[int, int, int, int, bytes]
+"""Kind, flags, sequence, port, and body without the netlink header. Port: of the socket that it answers, or, in a notification, of the one
+that made the change. Not a named tuple: a dump of connections has hundreds of thousands of messages."""
 
 
 def split(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram, up to the first malformed one."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
+    """The messages of one datagram. Raises `MalformedMessageError` at one that is cut."""
+    offset, end = 0, len(data)
+    while offset < end:
+        if offset + _HEADER.size > end:
+            raise MalformedMessageError(f"{end - offset} bytes are left where a message begins")
         length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            return
-        yield Message(kind, flags, sequence, port, data[offset + _HEADER.size : offset + length])
+        if not _HEADER.size <= length <= end - offset:
+            raise MalformedMessageError(f"message of kind {kind:#x} claims {length} of {end - offset} bytes")
+        yield kind, flags, sequence, port, data[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
-def attributes_of(body: bytes) -> dict[int, bytes]:
-    """The attributes of a whole message body, by kind; see `parse_attributes`."""
+def attributes_of(body: bytes) -> Attributes:
+    """The attributes of a whole message body. Raises `MalformedMessageError`."""
+    if len(body) < _GENERIC.size:
+        raise MalformedMessageError(f"message has {len(body)} bytes instead of at least {_GENERIC.size}")
     return parse_attributes(body[_GENERIC.size :])
 
 
@@ -85,50 +77,22 @@ def read_acknowledgements(netlink: socket.socket, sequences: set[int]) -> None:
     """
     waiting = set(sequences)
     while waiting:
-        for answer in split(netlink.recv(65536)):
-            if answer.kind == NLMSG_ERROR and answer.sequence in sequences:
-                (error,) = _ERROR.unpack_from(answer.body)
-                if error:
-                    raise OSError(-error, os.strerror(-error))
-                waiting.discard(answer.sequence)
+        for kind, _flags, sequence, _port, body in split(netlink.recv(_RECEIVE_BYTES)):
+            if kind == NLMSG_ERROR and sequence in sequences:
+                _raise_error(body)
+                waiting.discard(sequence)
 
 
 class Entry(NamedTuple):
     """One object of a dump."""
 
     family: int
-    attributes: dict[int, bytes]
-
-
-def parse_attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message body or of a nested attribute, by kind; of several with one kind the last."""
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found[kind & ~(NLA_F_NESTED | NLA_F_NET_BYTEORDER)] = data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-    return found
-
-
-def attribute_list(data: bytes) -> list[bytes]:
-    """The contents of a list of attributes of one kind. (`parse_attributes` keeps only the last.)"""
-    found = []
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, _kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        found.append(data[offset + _ATTRIBUTE.size : offset + length])
-        offset += (length + 3) & ~3
-    return found
+    attributes: Attributes
 
 
 def dump(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[Entry]:
     """All objects of a kind; repeats the dump, up to a limit, if they change meanwhile. Raises `OSError` with the kernel's errno."""
-    return [Entry(body[0], attributes_of(body)) for body in dump_bodies(netlink, kind, *attributes, family=family)]
+    return [_entry(body) for body in dump_bodies(netlink, kind, *attributes, family=family)]
 
 
 def dump_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> list[bytes]:
@@ -149,7 +113,7 @@ def walk(
     """
     for body in walk_bodies(netlink, kind, *attributes, family=family):
         if not containing or any(some in body for some in containing):
-            yield Entry(body[0], attributes_of(body))
+            yield _entry(body)
 
 
 def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0) -> Iterator[bytes]:
@@ -162,22 +126,12 @@ def walk_bodies(netlink: socket.socket, kind: int, *attributes: bytes, family: i
     netlink.send(message(kind, *attributes, flags=NLM_F_DUMP, sequence=sequence, family=family))
     interrupted = False
     while True:
-        data = netlink.recv(65536)
-        offset = 0
-        # Not by `split`: a dump of connections has hundreds of thousands of messages, and a tuple for each takes measurable time.
-        while offset + _HEADER.size <= len(data):
-            length, kind_of, flags, of, _port = _HEADER.unpack_from(data, offset)
-            if length < _HEADER.size:
-                break
-            body = data[offset + _HEADER.size : offset + length]
-            offset += (length + 3) & ~3
+        for kind_of, flags, of, _port, body in split(netlink.recv(_RECEIVE_BYTES)):
             if of != sequence:
                 continue  # the rest of an abandoned dump
             interrupted |= bool(flags & NLM_F_DUMP_INTR)
             if kind_of in (NLMSG_ERROR, NLMSG_DONE):
-                error = _ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
-                if error:
-                    raise OSError(-error, os.strerror(-error))
+                _raise_error(body)
                 if interrupted:
                     raise InterruptedError("the kernel's objects changed during the dump")
                 return
@@ -189,10 +143,26 @@ def query(netlink: socket.socket, kind: int, *attributes: bytes, family: int = 0
     sequence = next_sequence()
     netlink.send(message(kind, *attributes, sequence=sequence, family=family))
     while True:
-        for answer in split(netlink.recv(65536)):
-            if answer.sequence != sequence:
+        for kind_of, _flags, of, _port, body in split(netlink.recv(_RECEIVE_BYTES)):
+            if of != sequence:
                 continue  # the rest of an abandoned dump
-            if answer.kind == NLMSG_ERROR:
-                (error,) = _ERROR.unpack_from(answer.body)
-                raise OSError(-error, os.strerror(-error))
-            return Entry(answer.body[0], attributes_of(answer.body))
+            if kind_of == NLMSG_ERROR:
+                _raise_error(body)
+                raise MalformedMessageError("acknowledgement instead of an object")
+            return _entry(body)
+
+
+def _entry(body: bytes) -> Entry:
+    attributes = attributes_of(body)
+    return Entry(body[0], attributes)
+
+
+def _raise_error(body: bytes) -> None:
+    """Raise the error of an NLMSG_ERROR or NLMSG_DONE; 0 is none."""
+    if len(body) < _ERROR.size:
+        raise MalformedMessageError(f"acknowledgement has {len(body)} bytes instead of at least {_ERROR.size}")
+    (error,) = _ERROR.unpack_from(body)
+    if not -_MAX_ERRNO <= error <= 0:
+        raise MalformedMessageError(f"acknowledgement has error {error}")
+    if error:
+        raise OSError(-error, os.strerror(-error))

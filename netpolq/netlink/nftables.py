@@ -5,7 +5,6 @@ Source: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
 import socket
-import struct
 import threading
 
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from netpolq.netlink import nftables_attributes as nfta
-from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, next_sequence, read_acknowledgements
+from netpolq.netlink.attributes import U32, attribute
+from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, message, next_sequence, read_acknowledgements
 
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
@@ -62,7 +62,7 @@ def name(kind: int, text: str) -> bytes:
 
 def number(kind: int, value: int) -> bytes:
     """A 32-bit attribute."""
-    return attribute(kind, struct.pack("!I", value))
+    return attribute(kind, U32.pack(value))
 
 
 def open_socket() -> socket.socket:

@@ -19,7 +19,6 @@ from netpolq.dataplane.ruleset import CACHE_LOOKUPS, CacheCounts
 from netpolq.dataplane.table_state import read_generation
 from netpolq.enums import CONNECTION_LABEL_BITS
 from netpolq.errors import NetpolqError
-from netpolq.netlink.nftables import open_socket
 
 _REFRESH_S = 1.0
 _MAX_RULES_SHARE = 0.01
@@ -115,8 +114,7 @@ class HostMonitor:
 
 def _read_setters(known_generation: int | None) -> tuple[int, list[Setter] | None]:
     """The generation of the ruleset, and its rules that set label bits; None for the rules if the generation is known."""
-    with open_socket() as netlink:
-        generation = read_generation(netlink)
+    generation = read_generation()
     return generation, None if generation == known_generation else read_setters()
 
 

@@ -8,7 +8,8 @@ import struct
 
 from loadtest.testbed.box import Box
 from netpolq.dataplane.conntrack import clear_accepted, label_of
-from netpolq.netlink.nfnetlink import NLM_F_ACK, attribute, message, nested, read_acknowledgements
+from netpolq.netlink.attributes import attribute, nested
+from netpolq.netlink.nfnetlink import NLM_F_ACK, message, read_acknowledgements
 from netpolq.netlink.nftables import number, open_socket
 
 ASSURED = 0x4 | 0x2 | 0x8  # IPS_ASSURED, with IPS_SEEN_REPLY and IPS_CONFIRMED, without which there is none

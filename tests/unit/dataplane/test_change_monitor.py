@@ -1,6 +1,4 @@
-"""Notifications of nf_tables as bytes, and the order of generations."""
-
-import struct
+"""Changes of sets as requests, and the order of generations."""
 
 import pytest
 
@@ -8,7 +6,6 @@ from netpolq.addresses import AddressKey, parse_address
 from netpolq.dataplane.change_monitor import is_later
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.dataplane.set_elements import change_elements, elements_of
-from netpolq.netlink.nfnetlink import message, split
 from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM
 
 
@@ -21,12 +18,6 @@ def keys(*addresses: str) -> frozenset[bytes]:
 )
 def test_generations_are_ordered_across_the_wrap_of_the_kernels_counter(generation: int, than: int, later: bool) -> None:
     assert is_later(generation, than) is later
-
-
-def test_a_datagram_is_split_into_its_messages_up_to_one_that_is_cut() -> None:
-    data = message(0x0A0F, sequence=1) + message(0x0A0C, sequence=2) + struct.pack("=IHHII", 4, 0, 0, 0, 0)
-    assert [(one.kind, one.sequence) for one in split(data)] == [(0x0A0F, 1), (0x0A0C, 2)]
-    assert list(split(data[:15])) == []
 
 
 def test_sets_change_by_what_differs() -> None:

@@ -24,10 +24,9 @@ def has_ruleset() -> bool | None:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
             netlink.settimeout(_TIMEOUT_S)
             tables = dump(netlink, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, family=NFPROTO_INET)
+            return any(table.attributes.text(nfta.TABLE_NAME) == TABLE for table in tables)
     except OSError:
         return None
-    names = {table.attributes.get(nfta.TABLE_NAME, b"").rstrip(b"\x00") for table in tables}
-    return TABLE.encode() in names
 
 
 def log_consequence(*, fail_open: bool, has_installed: bool) -> None:

@@ -18,7 +18,8 @@ import netfilterqueue
 from netpolq.enums import Verdict
 from netpolq.errors import KernelError, PrivilegeError, QueueTakenError
 from netpolq.netlink import queue_table
-from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, attribute, message, read_acknowledgements
+from netpolq.netlink.attributes import attribute
+from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, message, read_acknowledgements
 from netpolq_worker.worker.packet import COPY_BYTES
 
 _QUEUE_SUBSYSTEM = 3 << 8  # NFNL_SUBSYS_QUEUE
