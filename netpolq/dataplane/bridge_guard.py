@@ -21,8 +21,9 @@ from netpolq.dataplane.kernel_errors import RulesetError, explained
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, run_nft
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
 from netpolq.dataplane.ruleset_names import TABLE
+from netpolq.dataplane.ruleset_reads import read_counters, read_state
 from netpolq.dataplane.set_elements import Elements, change_elements
-from netpolq.dataplane.table_state import KnownElements, TableState, read_counters, read_state
+from netpolq.dataplane.table_state import KnownElements, TableState
 from netpolq.errors import NetpolqError
 from netpolq.netlink.nftables import NFPROTO_BRIDGE, commit, remove_table
 
@@ -88,7 +89,7 @@ class BridgeGuard:
 
     async def counters(self) -> Mapping[str, int]:
         """Packets by named counter; empty while there is no table. Raises `PrivilegeError` or `RulesetError`."""
-        return {} if self._expected is None else await asyncio.to_thread(_read_counters)
+        return {} if self._expected is None else await asyncio.to_thread(read_counters, NFPROTO_BRIDGE)
 
     async def _keep(self, ports: frozenset[int]) -> None:
         if not ports:
@@ -97,13 +98,13 @@ class BridgeGuard:
             self._is_removed, self._expected = True, None
             return
         self._is_removed = False
-        state = await asyncio.to_thread(_read_state, self._known)
+        state = await asyncio.to_thread(read_state, self._known, NFPROTO_BRIDGE)
         wanted = {_PORTS: frozenset(struct.pack("=I", port) for port in ports)}
         if self._expected is not None and (found := state.differences(self._expected)):
             log.warning("another process changed table bridge %s; restoring it: %s", TABLE, "; ".join(found[:3]))
         if self._expected is None or state.objects != self._expected.objects:
             await self._install(ports, state)
-            self._expected = await asyncio.to_thread(_read_state, self._known)
+            self._expected = await asyncio.to_thread(read_state, self._known, NFPROTO_BRIDGE)
         elif state.elements != wanted:
             await asyncio.to_thread(_change, state.elements, wanted)
             self._expected = self._expected._replace(elements=wanted)
@@ -139,22 +140,12 @@ add rule {table} {_CHAIN} {is_priority_tag} oif @{_PORTS} counter name {TAGGED} 
 """
 
 
+@explained()
 def remove() -> bool:
     """Remove the table. Returns whether it was there. Raises `PrivilegeError` or `RulesetError`."""
-    with explained():
-        return remove_table(TABLE, NFPROTO_BRIDGE)
+    return remove_table(TABLE, NFPROTO_BRIDGE)
 
 
+@explained()
 def _change(present: Elements, wanted: Elements) -> None:
-    with explained():
-        commit(change_elements(present, wanted, NFPROTO_BRIDGE))
-
-
-def _read_state(known: KnownElements) -> TableState:
-    with explained():
-        return read_state(known, NFPROTO_BRIDGE)
-
-
-def _read_counters() -> dict[str, int]:
-    with explained():
-        return read_counters(NFPROTO_BRIDGE)
+    commit(change_elements(present, wanted, NFPROTO_BRIDGE))

@@ -27,7 +27,7 @@ def cleanup(ct_label: int | None = None) -> list[str]:
     return removed
 
 
+@explained()
 def remove_table(table: str) -> bool:
     """Remove an inet table in one transaction. Returns whether it was there. Blocks. Raises `PrivilegeError` or `RulesetError`."""
-    with explained():
-        return nftables.remove_table(table)
+    return nftables.remove_table(table)

@@ -6,9 +6,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from netpolq.dataplane.cleanup import remove_table
-from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.nft_program import run_nft
-from netpolq.dataplane.table_state import read_chain_uses, read_interval_bounds
+from netpolq.dataplane.ruleset_reads import read_chain_uses, read_interval_bounds
 from netpolq.hold import ruleset
 from netpolq.hold.ranges import PodRange, collapse
 
@@ -18,7 +17,7 @@ class HoldTable:
 
     async def is_present(self) -> bool:
         """Whether the table exists and has chains."""
-        return await asyncio.to_thread(_is_present)
+        return bool(await asyncio.to_thread(read_chain_uses, ruleset.TABLE))
 
     async def ranges(self) -> tuple[PodRange, ...]:
         """The ranges whose traffic the table drops, in as few blocks as possible; none without the table or its sets."""
@@ -37,14 +36,8 @@ class HoldTable:
         return await asyncio.to_thread(remove_table, ruleset.TABLE)
 
 
-def _is_present() -> bool:
-    with explained():
-        return bool(read_chain_uses(ruleset.TABLE))
-
-
 def _read_ranges() -> tuple[PodRange, ...]:
-    with explained():
-        bounds = [read_interval_bounds(ruleset.TABLE, set_name) for set_name in ruleset.SETS.values()]
+    bounds = [read_interval_bounds(ruleset.TABLE, set_name) for set_name in ruleset.SETS.values()]
     return collapse(block for one in bounds for block in _blocks(one))
 
 

@@ -74,16 +74,12 @@ class Routes:
         return None
 
 
+@explained()
 def pod_interfaces(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     """The interfaces of the local pods, and of the isolated ones among them. All arguments are address keys.
 
     Raises `PrivilegeError` or `RulesetError` if the kernel rejects a request.
     """
-    with explained():
-        return _find(local, ingress, egress)
-
-
-def _find(local: Iterable[bytes], ingress: Iterable[bytes], egress: Iterable[bytes]) -> PodInterfaces:
     routes = Routes(read_routes())
     indexes = _Indexes()
     index_of = {address: index for address in local if (index := indexes.of(routes.interface_of(address)))}
