@@ -59,12 +59,12 @@ def assert_served(box: Box, folder: Path, agent: Agent) -> None:
 def test_idle_slow_and_malformed_clients_do_not_block_others_and_cost_little(box: Box, folder: Path, closed_agent: Agent) -> None:
     supervisor = supervisor_of(closed_agent)
     assert_served(box, folder, closed_agent)
-    before = supervisor.memory_info().rss
+    before, descriptors = supervisor.memory_info().rss, supervisor.num_fds()
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
     for data in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
         with many_connections(box, data):
-            assert supervisor.num_fds() < MAX_CONNECTIONS + 60
-            assert_served(box, folder, closed_agent)
+            assert_served(box, folder, closed_agent)  # after all of these connections, which the server has accepted by then
+            assert supervisor.num_fds() < descriptors + MAX_CONNECTIONS + 20
     with many_connections(box, b"", 20) as connections:
         for connection in connections:
             connection.sendall(os.urandom(2000))

@@ -1,6 +1,7 @@
 """Processes that stand still or have no descriptor left: no version is reported as in force before it is, and no messages pile up."""
 
 import signal
+import time
 
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.process.conftest import FRIEND, STRANGER, admit, assert_admitted
 
 SILENCE_LIMIT_S = 60.0
 """The pool waits 15 s for a heartbeat; the rest is for a busy machine."""
+
+REFUSALS = 3
+"""The supervisor publishes a refused snapshot again after a second."""
 
 
 def lowest_free_descriptor(pid: int) -> int:
@@ -48,11 +52,14 @@ def test_a_change_whose_descriptor_is_lost_in_transit_is_published_again(box: Bo
     limit = pool.rlimit(psutil.RLIMIT_NOFILE)
     before = closed_agent.status()
     pool.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(pool.pid), limit[1]))
-    busy_s = sum(pool.cpu_times()[:2])
+    started_s, busy_s = time.monotonic(), sum(pool.cpu_times()[:2])
     admit(folder, "stranger")
-    closed_agent.wait_until("it is refused", lambda: "came without its descriptor" in closed_agent.log.read_text())
+    closed_agent.wait_until(
+        "it is refused again and again", lambda: closed_agent.log.read_text().count("came without its descriptor") >= REFUSALS
+    )
+    busy_s, elapsed_s = sum(pool.cpu_times()[:2]) - busy_s, time.monotonic() - started_s
+    assert busy_s < elapsed_s / 4, "a pool without descriptors does not spin"
     assert closed_agent.status()["in_force_version"] == before["in_force_version"]
-    assert sum(pool.cpu_times()[:2]) - busy_s < 1.0, "a pool without descriptors does not spin"
     assert_admitted(box, "friend")
     pool.rlimit(psutil.RLIMIT_NOFILE, limit)
     closed_agent.wait_until_enforced(before)

@@ -92,11 +92,11 @@ def test_an_agent_that_ends_during_its_takeover_leaves_one_agent_that_enforces(
         other.launch()
         time.sleep(0.2 + 0.15 * number)
         other.kill_all()
-        time.sleep(0.5)  # an agent that was asked to leave does so
-        if not survivor.is_running:
-            survivor = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
-            survivor.start()
-        survivor.wait_until("ready", survivor.is_ready)
+        while not survivor.is_ready():
+            if not survivor.is_running:  # the killed agent had taken over
+                survivor = Agent(box, folder, CLOSED, "--verdict-cache=off", "--workers=2", "--takeover")
+                survivor.launch()
+            time.sleep(0.01)
     upgrades.agent = survivor
     upgrades.upgrade()
     before = upgrades.agent.status()
