@@ -1,6 +1,7 @@
 """The clusters of the load test: generated API objects, and the manifest folder of an agent.
 
-One pod exists in the lab, `SERVER`; the others are objects on other nodes whose addresses the generator sends from. Their addresses are
+One pod exists in the lab, `SERVER`; the others are objects on other nodes, whose addresses the generator uses as sources. Their addresses
+are
 contiguous, so that a range names them all.
 """
 
@@ -24,7 +25,7 @@ CLIENTS = tuple(
 """Pods of the same node that open real connections."""
 
 UPLINK = ("10.200.2.1", "fd00:200:2::1")
-"""Addresses of the sender: all packets from beyond the node arrive through it."""
+"""Addresses of the sender, through which all packets from outside the node arrive."""
 
 OUTSIDERS = "198.18.0.0/15"
 """Addresses that no pod has. Source: RFC 2544, set aside for measurements."""
@@ -44,9 +45,9 @@ _TEAMS = ("payments", "search", "catalogue", "identity", "logistics")
 class PolicyCluster:
     """A cluster with many policies.
 
-    `on_pod`: policies that select the server, each of which lets one group of pods in, to `ports`, pairs of protocol and number;
-    `policies` and `pods`: of the whole cluster; `sender_count`: pods that send; `clients`: pods of the same node, all of the group in the
-    middle: what walks the policies in order meets half of them.
+    `on_pod`: policies that select the server; each admits one group of pods to `ports`, pairs of protocol and number. `policies` and
+    `pods`: of the whole cluster. `sender_count`: pods that send. `clients`: pods of the same node, all of the middle group, so that a
+    linear search visits half of the policies.
     """
 
     on_pod: int = 1
@@ -58,7 +59,7 @@ class PolicyCluster:
 
     @property
     def near(self) -> int:
-        """How many pods live in the namespace of the server. They come first; all others live with strangers."""
+        """Number of pods in the namespace of the server. They come first; all others are in other namespaces."""
         return min(self.pods, max(self.sender_count, self.on_pod))
 
     def bodies(self) -> Iterator[Body]:
@@ -91,7 +92,7 @@ class PolicyCluster:
             )
 
     def policies_on_pod(self) -> Iterator[Body]:
-        """Those that select the server."""
+        """The policies that select the server."""
         for index in range(self.on_pod):
             yield manifests.policy(
                 f"{NAMESPACE}/server-{index}",
@@ -114,7 +115,7 @@ class PolicyCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedCluster:
-    """A cluster whose server is reached by selectors of pods and of namespaces, and by IP blocks with exceptions, on ranges of ports."""
+    """A cluster whose policies admit peers by pod and namespace selectors and by IP blocks with exceptions, on ranges of ports."""
 
     pods: int
 
@@ -155,15 +156,15 @@ class MixedCluster:
             )
 
     def sources(self) -> tuple[str, ...]:
-        """Every pod, and as many packets from outsiders."""
+        """The sources: every pod, and the same number of addresses outside the cluster."""
         return (f"{pod_address(0)}-{pod_address(self.pods - 1)}", OUTSIDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangingCluster:
-    """A large cluster in which every pod counts: the local ones, 110 with the server, are open to all pods of some tier and team.
+    """A large cluster in which every pod matters: its 110 local pods, the server included, admit all pods of a tier and a team.
 
-    Names of files are beside what they hold: a change is a file that is written again.
+    A change rewrites one file.
     """
 
     pods: int
@@ -197,7 +198,7 @@ class ChangingCluster:
             )
 
     def pod_changes(self) -> Iterator[tuple[str, list[Body]]]:
-        """Without end: pods on other nodes come, change their labels, and get others' addresses; one in ten is local."""
+        """Endless changes of pods: new pods on other nodes, changed labels, reused addresses; one change in ten concerns a local pod."""
         for number in count():
             index, turn = number % _CHANGING_PODS, number // _CHANGING_PODS
             local = index % 10 == 0
@@ -207,7 +208,7 @@ class ChangingCluster:
             yield f"pod-{index:03}.json", [body]
 
     def policy_changes(self) -> Iterator[tuple[str, list[Body]]]:
-        """Without end: a policy of the server lets its peers in at another port each time. The senders stay admitted by the others."""
+        """Endless changes of a policy of the server, which admits its peers to another port each time. Others admit the senders."""
         for number in count(1):
             yield "policy.json", [self._local_policy("changing", port=PORT + number % 1000)]
 
@@ -225,7 +226,7 @@ class ChangingCluster:
 
 
 def pod_address(index: int) -> str:
-    """Of a pod on another node."""
+    """The address of a pod on another node."""
     return str(IPv4Address(_FIRST_POD + index))
 
 

@@ -1,4 +1,4 @@
-"""Variants that are loaded with real connections, one after the other, and what is read off their latency."""
+"""Variants under a load of sequential real connections, and the values of their latency."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +19,7 @@ _CLIENT = CLIENTS[:1]
 
 
 def client_cluster(policies: int = 1) -> PolicyCluster:
-    """A cluster of so many policies on the server, in which the clients may connect to it."""
+    """A cluster with this number of policies on the server, in which the clients may connect to it."""
     return PolicyCluster(
         on_pod=policies,
         policies=policies,
@@ -32,9 +32,10 @@ def client_cluster(policies: int = 1) -> PolicyCluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectVariant:
-    """A subject between two pods. `samples`: connections of a round, in each of the `families`.
+    """A subject between two pods.
 
-    `prepare`: is called before each round, after the first connections, with all that is open.
+    `samples`: connections of a round in each of the `families`. `prepare`: called before each round, after the first connections, with the
+    lab and the clients.
     """
 
     name: str
@@ -63,7 +64,7 @@ class ConnectRun:
         self._clients = {family: Clients(opened, _CLIENT, family) for family in variant.families}
 
     def measure(self, round_number: int) -> Sample:
-        """Connections of each family, after some that are not counted."""
+        """Open connections in each family, after some that do not count."""
         del round_number
         self._lab.forget_connections()
         for clients in self._clients.values():

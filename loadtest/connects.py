@@ -34,9 +34,9 @@ class Report(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What each client does. Either `count` connections or as many as go into `seconds`.
+    """The load of each client: `count` connections, or as many as possible in `seconds`.
 
-    `rate_per_s`: of each client; 0: each connection as soon as the one before is closed, which is a closed loop.
+    `rate_per_s`: of each client; 0: each connection as soon as the previous one is closed (a closed loop).
     """
 
     count: int = 0
@@ -50,13 +50,13 @@ class Load:
 
     @property
     def longest_s(self) -> float:
-        """How long it may take at most; more, and something hangs."""
+        """Maximum duration; a longer load hangs."""
         return self.seconds + _LIMIT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connects:
-    """The result of the connections of all clients. `ordered_ns`: how long those took that were made, sorted."""
+    """The result of all clients. `ordered_ns`: durations of the successful connects, ascending."""
 
     connected: int
     failed: int
@@ -67,27 +67,27 @@ class Connects:
 
     @property
     def per_s(self) -> float:
-        """Connections made per second."""
+        """Successful connections per second."""
         return self.connected / self.seconds
 
     def quantile_us(self, quantile: float) -> float:
-        """What so many of the connections took at most: the nearest rank, so a value that was measured."""
+        """A quantile of the durations, by the nearest-rank method: always a measured value."""
         return quantile_of(self.ordered_ns, quantile) / 1000
 
     def distribution_us(self) -> Mapping[float, float]:
-        """By quantile."""
+        """The durations by quantile."""
         return {quantile: self.quantile_us(quantile) for quantile in QUANTILES}
 
 
 def quantile_of(ordered: Sequence[int], quantile: float) -> int:
-    """The smallest value that so many of the values do not exceed. `ordered`: ascending, not empty."""
+    """The quantile of some values: the smallest value that this share of them does not exceed. `ordered`: ascending, not empty."""
     # Rounded first: 0.999 × 1000 is a little more than 999.
     rank = -int(-round(quantile * len(ordered), 6) // 1)
     return ordered[max(0, min(len(ordered), rank) - 1)]
 
 
 class Clients:
-    """Clients of a lab, each in a pod of its own. Source ports go on from one load to the next."""
+    """Clients of a lab, each in its own pod. Source ports continue from one load to the next."""
 
     def __init__(self, opened: PodLab, hosts: Sequence[Host], family: int) -> None:
         self._lab = opened
@@ -96,7 +96,7 @@ class Clients:
         self._next_ports = [1024] * len(hosts)
 
     def start(self, load: Load) -> list[subprocess.Popen[str]]:
-        """Begin a load; `finish` waits for it."""
+        """Start a load; `finish` waits for its end."""
         to = self._lab.box.address(SERVER, self._family)
         started = []
         for host, port in zip(self._hosts, self._next_ports, strict=True):
@@ -107,7 +107,7 @@ class Clients:
         return started
 
     def finish(self, processes: Sequence[subprocess.Popen[str]], load: Load) -> Connects:
-        """Return the result of a load. Raises `RuntimeError` if not a single connection was made."""
+        """Return the result of a load. Raises `RuntimeError` if no connection succeeded."""
         outputs = [process.communicate(timeout=load.longest_s)[0] for process in processes]
         if any(process.returncode for process in processes):
             raise RuntimeError(f"a client failed: {self._lab.log('clients').read_text(encoding='utf-8').strip()}")
@@ -127,13 +127,13 @@ class Clients:
         )
 
     def run(self, load: Load) -> Connects:
-        """Load, from beginning to end."""
+        """Start a load and wait for its result."""
         return self.finish(self.start(load), load)
 
 
 @contextmanager
 def serving(opened: PodLab) -> Iterator[tuple[int, ...]]:
-    """The server accepts connections and closes them, in both families. Yields the ids of the processes that do."""
+    """Run servers that accept and close connections, in both families. Yields the ids of their processes."""
     processes = []
     for address in opened.box.hosts[SERVER].addresses:
         argv = [str(program("connects")), "--serve", address, "--port", str(PORT)]

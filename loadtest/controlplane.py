@@ -1,7 +1,7 @@
 """The cost of the control plane in a large cluster: from an event to a sealed snapshot, without kernel and root.
 
-A generated cluster goes the way that one from an API server goes (JSON, replica, store, compiler, builder, memfd), in a process of its own,
-so that memory is that of nothing else.
+A generated cluster passes the steps of a real one (JSON, replica, store, compiler, builder, memfd), in a separate process, so that its
+memory can be measured.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _PAGE_OBJECTS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Durations:
-    """How long something took, over many times, in milliseconds."""
+    """Durations of one step over many repetitions, in milliseconds."""
 
     median_ms: float
     p99_ms: float
@@ -57,11 +57,11 @@ class Durations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlPlaneCost:
-    """What a cluster of some size costs.
+    """The cost of a cluster of one size.
 
     `pod_event`, `policy_event`: from an object to a compiled builder. `pod_event_sealed`, `policy_event_sealed`: to the sealed memfd.
     `publish`: the last step alone, checksums and copy. `first_image_s`: from a complete first sync to the first sealed memfd;
-    `longest_step_s`: of its steps, between which others may run. `rss_bytes_per_pod`: growth of resident memory, all in.
+    `longest_step_s`: its longest step, which blocks the event loop. `rss_bytes_per_pod`: growth of resident memory, everything included.
     """
 
     pods: int
@@ -80,7 +80,7 @@ class ControlPlaneCost:
 
 
 def measure(*, pods: int, policies: int, local_policies: int, events: int) -> ControlPlaneCost:
-    """Measure one size, in a process of its own. `local_policies`: so many of the policies are in the namespaces of local pods."""
+    """Measure one size in a separate process. `local_policies`: number of policies in the namespaces of local pods."""
     with multiprocessing.get_context("spawn").Pool(1) as process:
         return process.apply(_measure, (pods, policies, local_policies, events))
 
@@ -146,7 +146,7 @@ class _ControlPlane:
         return size
 
     def event(self, update: Update) -> tuple[float, float]:
-        """Seconds to compile an event, and to publish what came of it."""
+        """Seconds to compile an event, and to publish its result."""
         started = time.perf_counter()
         self.store.apply(update)
         for _ in self.compile():
@@ -199,19 +199,19 @@ def _first_sync(pods: int, policies: int, local_policies: int) -> Update:
 
 
 _REPLICAS: list[Replica] = []
-"""They stay for as long as the process, as those of an agent do: their memory counts."""
+"""The bodies stay in memory, as in an agent: their size counts."""
 
 
 def _open_to_all() -> Iterable[NetworkPolicy]:
-    """Policies whose peers are the pods of all namespaces: with them, every pod of the cluster needs an entry."""
-    everybody = PodPeer(LabelSelector(), LabelSelector())
+    """Policies with the pods of all namespaces as peers: every pod of the cluster needs an entry."""
+    every_pod = PodPeer(LabelSelector(), LabelSelector())
     for index in range(_LOCAL_NAMESPACES):
         yield NetworkPolicy(
             namespace=scale.namespace_name(index),
             name="open-to-all-pods",
             pod_selector=LabelSelector(),
             policy_types=frozenset({Direction.INGRESS}),
-            ingress=(PolicyRule((everybody,), None),),
+            ingress=(PolicyRule((every_pod,), None),),
         )
 
 
@@ -219,11 +219,11 @@ def _update(upserted: Iterable[Object] = (), deleted: Iterable[ObjectKey] = ()) 
     return Update(upserted=tuple(upserted), deleted=tuple(deleted), ignored={}, observed_ns=time.monotonic_ns())
 
 
-# --- what happens in it -----------------------------------------------------------------------------------------------------------
+# --- its events -------------------------------------------------------------------------------------------------------------------
 
 
 def _pod_events(rng: random.Random, store: Store, count: int) -> Iterator[Update]:
-    """Pods anywhere in the cluster go, come back with another address, and get the labels of others; one in ten is local."""
+    """Pods are deleted, created with another address, and relabelled; one in ten is local."""
     keys = sorted(store.pods)
     local = [_name(scale.pod(index)) for index in range(min(LOCAL_PODS, len(keys)))]
     for number in range(count):
@@ -244,7 +244,7 @@ def _moved(pod: Pod, number: int) -> Pod:
 
 
 def _policy_events(rng: random.Random, store: Store, count: int) -> Iterator[Update]:
-    """Policies of local namespaces change a port, go and come back; every fifth event concerns a policy elsewhere."""
+    """Policies of local namespaces change a port, are deleted and created; every fifth event concerns another namespace."""
     local_namespaces = {scale.namespace_name(index) for index in range(_LOCAL_NAMESPACES)}
     local = sorted(key for key in store.policies if key[0] in local_namespaces and key[1] != "open-to-all-pods")
     others = sorted(key for key in store.policies if key[0] not in local_namespaces)
@@ -261,7 +261,7 @@ def _policy_events(rng: random.Random, store: Store, count: int) -> Iterator[Upd
             yield _update([replace(policy, ingress=rules or (PolicyRule(None, (port,)),))])
 
 
-# --- on its own -------------------------------------------------------------------------------------------------------------------
+# --- the program------------------------------------------------------------------------------------------------------------------
 
 
 def _whole(at_least: int) -> Callable[[str], int]:

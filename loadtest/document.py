@@ -1,4 +1,4 @@
-"""The results as one JSON document, from which the report is made."""
+"""The results as one JSON document, the input of the report."""
 
 import inspect
 
@@ -52,14 +52,14 @@ class TargetDocument(TypedDict):
 
 
 class PointDocument(TypedDict):
-    """Where a variant stands on the x axis of a plot."""
+    """A variant and its position on the x axis of a plot."""
 
     x: float
     variant: str
 
 
 class PlotDocument(TypedDict):
-    """A plot that a shape asks for; `lines`: points by name."""
+    """A plot of a shape; `lines`: points by name."""
 
     title: str
     x_label: str
@@ -68,7 +68,7 @@ class PlotDocument(TypedDict):
 
 
 class ShapeDocument(TypedDict):
-    """`definition`: what is compared and how; `failure`: why the shape could not be measured, or empty."""
+    """`definition`: the compared variants and the method; `failure`: why the shape could not be measured, or empty."""
 
     name: str
     title: str
@@ -81,7 +81,7 @@ class ShapeDocument(TypedDict):
 
 
 class Document(TypedDict):
-    """All of it. `began`: ISO 8601, UTC. `quick`: the figures mean nothing."""
+    """The whole document. `began`: ISO 8601, UTC. `quick`: the figures have no meaning."""
 
     netpolq: str
     began: str

@@ -6,7 +6,7 @@ _UNITS = (("_per_s", "/s"), ("_share", ""), ("_bytes", " bytes"), ("_us", " µs"
 
 
 def label(name: str) -> str:
-    """Of a value: `worker_cpu_us_per_packet` is `worker CPU µs per packet`."""
+    """The label of a value: `worker_cpu_us_per_packet` is `worker CPU µs per packet`."""
     for suffix, unit in _UNITS:
         if name.endswith(suffix):
             return f"{_words(name.removesuffix(suffix))}{unit if unit.startswith('/') else unit and f',{unit}'}"
@@ -23,20 +23,20 @@ def number(name: str, value: float) -> str:
 
 
 def median(name: str, spread: SpreadDocument) -> str:
-    """The median, with ≥ before a lower bound of a rate. What was offered is what it is."""
+    """The median, with ≥ if it is a lower bound of a rate. (The offered rate never is.)"""
     bounded = spread["lower_bound"] and name.endswith("_per_s") and not name.startswith("offered")
     bound = "≥ " if bounded else ""
     return f"{bound}{number(name, spread['median'])}"
 
 
 def extent(name: str, spread: SpreadDocument) -> str:
-    """From the least to the most; empty if they are the same."""
+    """Minimum and maximum; empty if they are equal."""
     if spread["least"] == spread["most"]:
         return ""
     return f"{number(name, spread['least'])} – {number(name, spread['most'])}"
 
 
-def claim(target: TargetDocument) -> str:
+def requirement(target: TargetDocument) -> str:
     """Return the requirement of a target: `delivered/s of netpolq ≥ 1.25 × accept-one`."""
     factor = f" × {target['reference']}" if target["reference"] else ""
     name = target["value"] if not target["reference"] else ""
@@ -49,7 +49,7 @@ def claim(target: TargetDocument) -> str:
 
 
 def finding(target: TargetDocument) -> str:
-    """What was found: the figure with its spread, or why there is none."""
+    """The result of a target: the figure with its spread, or the reason why there is none."""
     figure = target["figure"]
     parts = []
     if figure is not None:

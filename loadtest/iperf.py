@@ -23,8 +23,10 @@ _STEP_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """What went through. `received_bits_per_s`: as the receiver saw it; `retransmits`: of TCP; `lost_share`: of UDP datagrams;
-    `cpu_s`: that iperf3 itself used, at both ends.
+    """The result of a transfer.
+
+    `received_bits_per_s`: measured by the receiver; `retransmits`: of TCP; `lost_share`: of UDP datagrams; `cpu_s`: used by iperf3 itself,
+    at both ends.
     """
 
     received_bits_per_s: float
@@ -35,7 +37,7 @@ class Transfer:
 
 @contextmanager
 def serving(opened: PodLab) -> Iterator[None]:
-    """The server serves iperf3, one client after the other."""
+    """Run the iperf3 server, which serves one client at a time."""
     argv = ["iperf3", "--server", "--port", str(PORT), "--forceflush"]
     if shutil.which(argv[0]) is None:
         raise RuntimeError("iperf3 is missing; `make bench-setup` installs it")
@@ -53,7 +55,7 @@ def serving(opened: PodLab) -> Iterator[None]:
 
 
 def tcp(opened: PodLab, family: int, seconds: float) -> Transfer:
-    """One connection, as fast as it goes."""
+    """Transfer over one connection, as fast as possible."""
     end = _measure(opened, family, seconds, [])
     return Transfer(
         received_bits_per_s=_number(end, "sum_received", "bits_per_second"),
@@ -63,7 +65,7 @@ def tcp(opened: PodLab, family: int, seconds: float) -> Transfer:
 
 
 def udp(opened: PodLab, family: int, seconds: float, bits_per_s: float) -> Transfer:
-    """Datagrams at a fixed rate; 0: as many as go."""
+    """Send datagrams at a fixed rate; 0: as many as possible."""
     flags = ["--udp", "--length", str(DATAGRAM_BYTES), "--bitrate", str(int(bits_per_s))]
     end = _measure(opened, family, seconds, flags)
     sent, received = _number(end, "sum_sent", "bytes"), _number(end, "sum_received", "bytes")
@@ -79,7 +81,7 @@ def udp(opened: PodLab, family: int, seconds: float, bits_per_s: float) -> Trans
 def _measure(opened: PodLab, family: int, seconds: float, flags: list[str]) -> Mapping[str, object]:
     to = opened.box.address(SERVER, family)
     argv = ["iperf3", "--client", to, "--port", str(PORT), "--time", str(max(1, round(seconds))), "--json", *flags]
-    # Where the scheduler puts the two ends makes more of a difference than anything else.
+    # The placement of the two ends by the scheduler would have a larger effect than anything else.
     argv += ["--affinity", f"{ALL_CPUS[0]},{ALL_CPUS[-1]}"]
     done = opened.box.run(_CLIENT, argv)
     document = json.loads(done.stdout) if done.stdout.strip() else {}

@@ -1,7 +1,7 @@
-"""Policies as an iptables chain with ipset matches, the way kube-router writes them: what a walk over rules in the kernel costs.
+"""Policies as an iptables chain with ipset matches, as kube-router writes them: the cost of a linear search over rules in the kernel.
 
-A chain of the pod holds one rule for each of its policies: source in the policy's set of peers, destination in its set of pods, port.
-Connections that are established are accepted before; whatever no rule accepts is dropped.
+The chain of the pod has one rule for each of its policies: source in the policy's set of peers, destination in its set of pods, port.
+Established connections are accepted before; packets that no rule accepts are dropped.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,7 +62,7 @@ class _Policy(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IpsetChain:
-    """A subject without a queue. `bodies`: pods and policies of the server's namespace, whose selectors are labels alone."""
+    """A subject without a queue. `bodies`: pods and policies of the server's namespace, with label selectors only."""
 
     bodies: Callable[[], Iterable[Body]]
 

@@ -1,6 +1,6 @@
 """A node with an agent or a reference, a sender, and a pod that counts the received packets.
 
-`lab` opens one, `Lab.flood` loads it.
+`lab` opens a lab, `Lab.flood` sends the load.
 """
 
 import json
@@ -29,7 +29,7 @@ _STEP_S = 0.0005
 _QUIET_S = 0.02
 _NEVER_RESTS = ("sh", "-c", "while :; do :; done")
 
-# Before connection tracking and everything else, and nothing is answered: each packet that arrives is counted once, and costs little.
+# Before connection tracking and everything else, and without an answer: each packet is counted once, at a low cost.
 _SINK = """table inet sink {
     counter arrived { }
     chain incoming { type filter hook prerouting priority -300; meta l4proto { tcp, udp } counter name arrived drop; }
@@ -46,10 +46,10 @@ class _Sent(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flood:
-    """What became of one load.
+    """The result of one load.
 
-    `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last one was delivered; `backlog`: packets still in the
-    queues when the generator ended; `drained`: whether the queues were empty in the end; `queued`: packets taken, by queue.
+    `offered_s`: from the first to the last packet sent; `elapsed_s`: until the last packet was delivered; `backlog`: packets in the queues
+    when the generator ended; `drained`: whether the queues were empty at the end; `queued`: packets by queue.
     """
 
     sent: int
@@ -67,7 +67,7 @@ class Flood:
 
 
 class Lab:
-    """An open lab. `started`: what stands in the node."""
+    """An open lab. `started`: the subject in the node."""
 
     def __init__(self, box: Box, started: Started, shared_cpu: int | None = None) -> None:
         self.box = box
@@ -77,7 +77,7 @@ class Lab:
         self._floods = 0
 
     def flood(self, traffic: Traffic) -> Flood:
-        """Send once, and wait until everything is through. Connection tracking begins and ends empty."""
+        """Send one load, and wait until all its packets are handled. The connection table is empty before and after."""
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
         before, arrived, unjudged = queues(self.box), self._arrived(), self.started.unjudged()
         watch = Watch(self.started.workers)
@@ -119,7 +119,7 @@ class Lab:
 
     @contextmanager
     def _competitor(self) -> Iterator[tuple[int, ...]]:
-        """Processes that compete with the workers while it lasts."""
+        """Run a process that competes with the workers for their CPU."""
         if self._shared_cpu is None:
             yield ()
             return
@@ -155,9 +155,10 @@ class Lab:
 
 @contextmanager
 def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), half_a_core: bool = False) -> Iterator[Lab]:
-    """Open a lab. `bodies`: namespaces, pods and policies; `clusters.SERVER` is the pod that stands in it.
+    """Open a lab.
 
-    `cpus`: the workers stay on these. `half_a_core`: during a load something that never rests is on the first of them too.
+    `bodies`: namespaces, pods and policies; `clusters.SERVER` is its pod. `cpus`: the CPUs of the workers. `half_a_core`: during a load a
+    busy loop shares the first of them.
     """
     node = Host(name=clusters.NODE.name, addresses=clusters.NODE.addresses)
     with Box(node=node, hosts=[Host(name=SENDER, addresses=clusters.UPLINK), clusters.SERVER]) as box:
@@ -171,7 +172,7 @@ def lab(bodies: Iterable[Body], subject: Subject, *, cpus: Sequence[int] = (), h
 
 
 def _increase(before: Sequence[QueueStats], after: Sequence[QueueStats], field: str) -> tuple[int, ...]:
-    """By queue; counters wrap at 2**32."""
+    """The increase by queue; counters wrap at 2**32."""
     earlier = {queue.queue_num: getattr(queue, field) for queue in before}
     return tuple((getattr(queue, field) - earlier.get(queue.queue_num, 0)) % 2**32 for queue in after)
 
@@ -181,9 +182,9 @@ CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 
 @contextmanager
 def room_for_connections(entries: int) -> Iterator[None]:
-    """Connection tracking may hold so many entries at least; the limit of the machine is as before at the end.
+    """Raise the limit of the connection table to at least this number of entries, and restore it at the end.
 
-    There is one limit for the whole machine, and only its first namespace may change it. Raises `RuntimeError` where that is not ours.
+    The limit is that of the whole machine, and only the first network namespace may change it. Raises `RuntimeError` in another one.
     """
     before = int(CONNTRACK_MAX.read_text(encoding="ascii")) if CONNTRACK_MAX.exists() else 0
     if before >= entries:

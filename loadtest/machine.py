@@ -23,7 +23,7 @@ class Machine(TypedDict):
 
 
 def facts() -> Machine:
-    """Of this machine, now."""
+    """The facts about this machine now."""
     return Machine(
         cpu_model=next(_cpu_models(), platform.machine()),
         cpus=os.cpu_count() or 1,

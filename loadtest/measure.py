@@ -1,7 +1,8 @@
 """The types of a measurement: shapes, variants, targets and samples.
 
-A shape names the variants to compare. Each variant is opened once, with namespaces, an agent or a reference of its own, and all stay open:
-in every round each is loaded in turn, so that a noise of the machine meets all of them alike. Only ratios within a round are compared.
+A shape names the variants to compare.Each variant is opened once, with its own namespaces and its own agent or reference, and all stay
+open. Every round loads each variant in turn, so that noise of the machine affects all of them alike. Only ratios within a round are
+compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What one variant did in one round. `values`: number by name, with its unit in the name (`delivered_per_s`, `connect_p50_us`).
+    """The result of one variant in one round. `values`: number by name, with its unit in the name (`delivered_per_s`, `connect_p50_us`).
 
-    `generator_limited`: the load was smaller than what the variant could have taken, so `values` are lower bounds of what it can do.
-    `distribution`: quantile → value in the unit of the shape, for plots of latency. `notes`: what a reader must know: drops,
-    retransmissions, anything that failed.
+    `generator_limited`: the load was below the capacity of the variant, so `values` are lower bounds of it.
+    `distribution`: quantile → value in the unit of the shape, for plots of latency. `notes`: drops, retransmissions, failures.
     """
 
     values: Mapping[str, float]
@@ -29,12 +29,12 @@ class Running(Protocol):
     """An open variant."""
 
     def measure(self, round_number: int) -> Sample:
-        """Load it once. Raises `RuntimeError` when what is to be measured does not work."""
+        """Send one load. Raises `RuntimeError` if the measured subject fails."""
         ...
 
 
 class Variant(Protocol):
-    """One of the things that a shape compares: an agent or a reference, with its parameters."""
+    """One of the compared subjects of a shape: an agent or a reference, with its parameters."""
 
     @property
     def name(self) -> str:
@@ -42,13 +42,13 @@ class Variant(Protocol):
         ...
 
     def open(self) -> AbstractContextManager[Running]:
-        """Set everything up; leaving the context removes it all."""
+        """Set everything up; the end of the context removes everything."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What a shape must reach: the median over the rounds of `subject`'s value divided by `reference`'s, at least or at most a bound.
+    """A requirement of a shape: a bound of the median, over the rounds, of `subject`'s value divided by `reference`'s.
 
     `reference` empty: the value itself is compared (a latency bound of its own, a size, a count). `bound` is inclusive.
     """
@@ -61,15 +61,15 @@ class Target:
 
 
 class Shape(Protocol):
-    """A kind of load. `name`: as on the command line; `title`: a line for people."""
+    """A kind of load. `name`: on the command line; `title`: in the report."""
 
     name: str
     title: str
 
     def variants(self) -> Sequence[Variant]:
-        """What is compared, references first."""
+        """The compared variants, references first."""
         ...
 
     def targets(self) -> Sequence[Target]:
-        """What must be reached."""
+        """The requirements."""
         ...

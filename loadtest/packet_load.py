@@ -1,4 +1,4 @@
-"""Variants that are loaded with packets of new flows, and the values of a flood."""
+"""Variants under a load of packets of new flows, and the values of a flood."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,16 +16,16 @@ from netpolq_worker.worker.nfqueue import QUEUE_PACKETS
 _WARM_UP_PACKETS = 20_000
 _NEVER_IDLE = 0.95
 _FULL = QUEUE_PACKETS // 2
-"""Packets in the queue at the end of the load from which on the worker counts as the one that could not keep up."""
+"""With at least this number of packets in the queue at the end of the load, the worker was the bottleneck."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PacketVariant:
-    """A subject in a lab of its own, and the load that it gets.
+    """A subject in its own lab, and its load.
 
-    `bodies`: what is in the cluster; nothing for what reads no policies. `cpus`: where the workers stay; empty: wherever the scheduler
-    puts them. `half_a_core`: something that never rests shares the first of these CPUs with them, half and half. `inline`: it has no
-    queue and works on the generator's own time.
+    `bodies`: the objects of the cluster; none for a subject that reads no policies. `cpus`: CPUs of the workers; empty: the scheduler
+    chooses. `half_a_core`: a busy loop shares the first of these CPUs with them. `inline`: it has no queue and works on the CPU time of the
+    generator.
     """
 
     name: str
@@ -53,7 +53,7 @@ class PacketRun:
         self._lab = opened
 
     def measure(self, round_number: int) -> Sample:
-        """Load it once; the first time a short load goes before, which is not counted."""
+        """Send one load. Before the first, send a short load that does not count."""
         if round_number <= 1:
             traffic = self._variant.traffic
             self._lab.flood(replace(traffic, packets=min(traffic.packets, _WARM_UP_PACKETS)))
@@ -63,10 +63,10 @@ class PacketRun:
 def sample_of(flood: Flood, *, inline: bool = False) -> Sample:
     """Return the sample of a flood. Raises `RuntimeError` if nothing at all was delivered.
 
-    The variant was the bottleneck when both hold: it did not take all that was offered, so that packets were lost at a full queue or
-    socket, or the queue had filled by the time the last one was sent; and its workers were never idle, but on a CPU or waiting for one.
-    Otherwise the generator was. A loss alone proves nothing, since a worker that was held up for some milliseconds loses packets and may
-    then wait for more; nor does a busy worker, since one that handles packets in batches is busy long before its limit: its batches grow.
+    The variant was the bottleneck if two things hold. It did not take the whole load: packets were lost at a full queue or socket, or the
+    queue was full when the last packet was sent. And its workers were never idle: they were on a CPU or waited for one. Otherwise the
+    generator was the bottleneck. A loss alone proves nothing: a worker that was interrupted for some milliseconds loses packets and may be
+    idle later. Nor does a busy worker: one that handles packets in batches is busy long before its limit, because its batches grow.
     """
     if not flood.delivered:
         raise RuntimeError(f"nothing was delivered of {flood.sent} packets; {flood.queue_dropped} dropped at the queue")

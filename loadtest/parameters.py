@@ -23,9 +23,9 @@ class External:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """`packets`: of one load of packets; `duration_s`: of one load that is measured in time.
+    """`packets`: of one load of packets; `duration_s`: of one load with a duration.
 
-    `quick`: only to see that everything runs: shapes shrink their clusters and counts, and the figures mean nothing.
+    `quick`: a test run with small clusters and counts, whose figures have no meaning.
     """
 
     packets: int = 300_000

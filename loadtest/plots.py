@@ -1,4 +1,4 @@
-"""Optional plots and remarks of a shape. A shape can have these methods or not."""
+"""Optional methods of a shape: plots and remarks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Medians = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A value over something that variants differ in. `lines`: by name, the points of a line: where on the x axis, and which variant."""
+    """A value over a parameter of the variants. `lines`: by name, the points of a line: position on the x axis, and variant."""
 
     title: str
     x_label: str
@@ -23,14 +23,14 @@ class Plotted(Protocol):
     """A shape with plots of its own."""
 
     def plots(self) -> Sequence[Plot]:
-        """What is drawn, besides what is drawn for every shape."""
+        """The plots besides those of every shape."""
         ...
 
 
 @runtime_checkable
 class Remarking(Protocol):
-    """A shape that draws conclusions."""
+    """A shape with remarks."""
 
     def remarks(self, medians: Medians) -> Sequence[str]:
-        """Sentences for the report, from what was measured."""
+        """Sentences for the report, derived from the results."""
         ...

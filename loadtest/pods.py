@@ -15,22 +15,22 @@ from loadtest.testbed.manifests import Body
 
 SERVER = clusters.SERVER.name
 OUTSIDER = Host(name="outsider", addresses=clusters.UPLINK)
-"""A host beyond the node, which no policy allows."""
+"""A host outside the node, which no policy allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodLab:
-    """An open lab. `started`: what stands in the node."""
+    """An open lab. `started`: the subject in the node."""
 
     box: Box
     started: Started
 
     def log(self, name: str) -> Path:
-        """Where a program of that name complains."""
+        """The file for the error output of a program."""
         return self.box.directory / f"{name}.log"
 
     def forget_connections(self) -> None:
-        """Connection tracking of the node is empty afterwards."""
+        """Remove all connections from the node's connection table."""
         run(self.box, self.box.node.name, ["conntrack", "--flush"])
 
 

@@ -1,4 +1,4 @@
-"""Time that processes were on a CPU, or wanted to be."""
+"""CPU time of processes, and time in which they waited for a CPU."""
 
 import os
 import time
@@ -21,10 +21,10 @@ _KTHREADD = 2
 
 
 class CpuTime(NamedTuple):
-    """Of a process so far, all its threads, in nanoseconds. `waiting_ns`: ready to run while something else was on the CPU.
+    """CPU time of a process so far, all its threads, in nanoseconds.
 
-    It contains what the kernel does in softirqs on the process' time, such as handing on an accepted packet, unless it puts that off to
-    threads of its own.
+    `waiting_ns`: ready to run while another process was on the CPU. The time includes work of the kernel in softirqs on the process's time,
+    such as forwarding an accepted packet, unless the kernel defers it to its own threads.
     """
 
     running_ns: int
@@ -35,10 +35,9 @@ class CpuTime(NamedTuple):
 
 
 def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
-    """Of each process; one that has ended is left out.
+    """The CPU time of each process that still runs.
 
-    The scheduler's own count where there is one (CONFIG_SCHED_INFO); the usual times are counted in ticks of ten milliseconds, and
-    nothing is known of waiting.
+    From the scheduler's own count if there is one (CONFIG_SCHED_INFO); otherwise in ticks of ten milliseconds, without the waiting time.
     """
     found = {}
     for pid in pids:
@@ -48,16 +47,16 @@ def cpu_times(pids: Iterable[int]) -> dict[int, CpuTime]:
 
 
 def used(before: Mapping[int, CpuTime], after: Mapping[int, CpuTime]) -> tuple[CpuTime, ...]:
-    """What each of those that lived all the time has used between two readings."""
+    """CPU time between two readings, of each process that is in both."""
     return tuple(after[pid].since(before[pid]) for pid in before if pid in after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the CPUs did for a while.
+    """CPU time of an interval.
 
-    `workers`: by process; `kernel_ns`: of the threads of the kernel, to which it puts off a part of what packets cost; `others_share`: of
-    the time of all CPUs, what neither these nor anything else that belongs to the load used.
+    `workers`: by process; `kernel_ns`: of the threads of the kernel, which do a part of the work on packets; `others_share`: share of the
+    time of all CPUs that other programs used.
     """
 
     workers: tuple[CpuTime, ...]
@@ -66,7 +65,7 @@ class Usage:
 
 
 class Watch:
-    """Watches the CPUs from its making on."""
+    """Measures CPU time from its creation on."""
 
     def __init__(self, workers: Iterable[int]) -> None:
         self._threads = _kernel_threads()
@@ -77,7 +76,7 @@ class Watch:
         self._began_s = time.monotonic()
 
     def usage(self, ours_s: float) -> Usage:
-        """Until now. `ours_s`: seconds that what belongs to the load has used, besides the workers and this process."""
+        """The usage until now. `ours_s`: CPU seconds of the load, without the workers and this process."""
         elapsed_s = time.monotonic() - self._began_s
         workers = used(self._before_workers, cpu_times(self._before_workers))
         kernel_ns = sum(thread.running_ns for thread in used(self._before_threads, cpu_times(self._threads)))
@@ -94,7 +93,7 @@ def others_notes(others_share: float, elapsed_s: float) -> Iterator[str]:
 
 
 def children_s(pids: Iterable[int]) -> float:
-    """Seconds of CPU so far of the children of some processes, and theirs, that have ended and were waited for."""
+    """CPU seconds so far of the ended descendants of some processes."""
     total_s = 0.0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
@@ -104,7 +103,7 @@ def children_s(pids: Iterable[int]) -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """A process and all that come from it."""
+    """A process and all its descendants."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]
@@ -112,7 +111,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def supervisor_of(workers: Iterable[int]) -> int:
-    """Return the supervisor of some workers: the only child of their pool that is no fork of it, and so has another command line."""
+    """Return the supervisor of some workers: the only child of their pool with another command line, because it is not a fork."""
     pool = psutil.Process(min(workers)).parent()
     assert pool is not None
     (supervisor,) = (child.pid for child in pool.children() if child.cmdline() != pool.cmdline())
@@ -143,13 +142,13 @@ def _ticked(pid: int) -> CpuTime:
 
 
 def _busy_s() -> float:
-    """Seconds that all CPUs of the machine together have been busy so far; counted in ticks of ten milliseconds each."""
+    """Busy seconds of all CPUs of the machine so far, counted in ticks of ten milliseconds."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 def _kernel_threads() -> list[int]:
-    """Of the kernel itself; softirqs and work that were put off are done by some of them."""
+    """The threads of the kernel. Some of them do deferred softirqs and work."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(_KTHREADD)
         if parent.name() == "kthreadd":  # in another PID namespace it is a different process

@@ -40,11 +40,11 @@ class ShapeResult:
 
     @property
     def is_bad(self) -> bool:
-        """Whether a target was missed, or nothing could be said at all."""
+        """Whether a target was missed, or the shape failed."""
         return bool(self.failure) or any(finding.outcome is Outcome.MISSED for finding in self.findings)
 
     def variant(self, name: str) -> VariantResult:
-        """By name. Raises `KeyError`."""
+        """The variant by name. Raises `KeyError`."""
         for variant in self.variants:
             if variant.name == name:
                 return variant
@@ -93,7 +93,7 @@ def _measure(running: Running, name: str, number: int) -> Sample:
 
 
 def _order(names: tuple[str, ...], number: int) -> tuple[str, ...]:
-    """Each round begins with another one, so that the order of variants has no systematic effect."""
+    """The variants in the order of a round. Each round begins with another one, so that the order has no systematic effect."""
     start = (number - 1) % len(names)
     return names[start:] + names[:start]
 

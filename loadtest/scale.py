@@ -1,7 +1,7 @@
-"""Bodies of a large cluster: any number, the same in every run, and as large as real ones.
+"""Bodies of a large cluster: of any number, equal in every run, and as large as real ones.
 
-Most of a real pod is of no use to a network policy: managedFields, environments, resources, probes, conditions, container statuses. A
-source that keeps it needs ten times the memory, and only bodies of this size show that.
+Network policies need only a small part of a real pod, not managedFields, environments, resources, probes, conditions and container
+statuses. A source that keeps these needs ten times the memory, which only bodies of this size show.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _STARTED = "2025-01-02T03:04:05Z"
 
 
 def namespaces(pod_count: int) -> Iterator[Body]:
-    """Those that `pods(pod_count)` live in."""
+    """The namespaces of `pods(pod_count)`."""
     for index in range(-(-pod_count // PODS_PER_NAMESPACE)):
         labels = {"team": _TEAMS[index % len(_TEAMS)], "stage": "prod" if index % 4 else "test"}
         metadata = {
@@ -50,7 +50,7 @@ def pods(count: int) -> Iterator[Body]:
 
 
 def pod(index: int, *, generation: int = 0) -> Body:
-    """One of them. Generations of the same pod differ in an annotation and a restart count, nothing that a policy sees."""
+    """One of these pods. Generations of the same pod differ in an annotation and a restart count, which do not concern policies."""
     app, tier = _APPS[index % len(_APPS)], _TIERS[index // len(_APPS) % len(_TIERS)]
     replica_set = f"{app}-{index // len(_APPS) % 97:02}7c9d8b6f5"
     name = f"{replica_set}-{index:06x}"
@@ -119,7 +119,7 @@ def pod(index: int, *, generation: int = 0) -> Body:
 
 
 def policies(count: int, pod_count: int) -> Iterator[Body]:
-    """Policies spread over the namespaces of `pods(pod_count)`, of the forms that are seen most."""
+    """Policies in the namespaces of `pods(pod_count)`, of the most common forms."""
     namespace_count = max(1, -(-pod_count // PODS_PER_NAMESPACE))
     for index in range(count):
         app = _APPS[index // namespace_count % len(_APPS)]

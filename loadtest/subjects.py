@@ -30,7 +30,7 @@ from netpolq_worker.worker.packet_loop import BATCH_PACKETS
 QUEUE = 100
 START_LIMIT_S = 20.0
 SYNC_LIMIT_S = 300.0
-"""How long an agent may take until the policies of a large cluster are in force."""
+"""Time limit of an agent for bringing the policies of a large cluster into force."""
 
 _STEP_S = 0.01
 
@@ -40,7 +40,7 @@ class Started:
     """A subject that runs in the node.
 
     `workers`: ids of the worker processes. `unjudged`: packets so far that passed or were dropped without a verdict. `remembered`: packets
-    that the verdict cache in the kernel has accepted. `agent`: netpolq itself, for its status and metrics.
+    that the verdict cache has accepted. `agent`: netpolq itself, for its status and metrics.
     """
 
     workers: tuple[int, ...] = ()
@@ -53,12 +53,12 @@ class Subject(Protocol):
     """A subject that can be started in a node."""
 
     def start(self, box: Box, manifests: Path) -> AbstractContextManager[Started]:
-        """Start it, until it serves; leaving the context stops it. Raises `RuntimeError` if it does not start."""
+        """Start it and wait until it serves; the end of the context stops it. Raises `RuntimeError` if it does not start."""
         ...
 
 
 class Nothing:
-    """Forwarding, with connection tracking, and that is all."""
+    """Forwarding with connection tracking, and no agent."""
 
     @contextmanager
     def start(self, box: Box, manifests: Path) -> Iterator[Started]:
@@ -67,7 +67,7 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepting:
-    """The reference: a program that accepts every packet without looking, in C. `batch`: with one verdict for many, as netpolq does."""
+    """The reference: a C program that accepts every packet unread. `batch`: with one verdict for many packets, as netpolq does."""
 
     batch: bool = False
 
@@ -151,7 +151,7 @@ def queues(box: Box) -> tuple[queue_table.QueueStats, ...]:
 
 
 def queue_new_flows(box: Box) -> None:
-    """The rule for agents that bring none: iptables sends all forwarded packets of new flows to the queue. No bypass."""
+    """The rule for agents without rules: iptables sends all forwarded packets of new flows to the queue. No bypass."""
     for command in ("iptables", "ip6tables"):
         command_line = [
             command,

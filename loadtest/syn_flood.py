@@ -19,7 +19,7 @@ _TRIAL_PACKETS = 30_000
 _LIMIT_S = 20.0
 _STOP_LIMIT_S = 10.0
 
-# What is denied and arrives nevertheless is counted, and not answered: without an agent the pod would be busy with that.
+# Packets of the flood that arrive are counted and not answered: without an agent the answers would keep the pod busy.
 _SINK = f"""table inet sink {{
     counter arrived {{ }}
     chain incoming {{ type filter hook prerouting priority -300; tcp dport != {PORT} counter name arrived drop; }}
@@ -28,7 +28,10 @@ _SINK = f"""table inet sink {{
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """What is flooded. `name`: as in names of values; `destination_ports`: a port or a range; each packet has a new source port."""
+    """The target of a flood.
+
+    `name`: part of the names of values; `destination_ports`: a port or a range. Each packet has a new source port.
+    """
 
     name: str
     destination_ports: str
@@ -47,14 +50,14 @@ class _Report(TypedDict):
 
 
 class Flood:
-    """A flood that is going on. `report` is there once it has ended."""
+    """A running flood. `report`: set at its end."""
 
     def __init__(self) -> None:
         self.report: _Report = {"sent": 0, "seconds": 0.0, "rate_per_s": 0.0, "cpu_s": 0.0}
 
 
 def prepare(opened: PodLab) -> None:
-    """Count in the pod what is denied and arrives."""
+    """Count the packets of the flood that arrive in the pod."""
     run(opened.box, SERVER, ["nft", "-f", "-"], stdin=_SINK)
 
 
@@ -64,7 +67,7 @@ def arrived(opened: PodLab) -> int:
 
 
 def max_per_s(opened: PodLab, kind: Kind) -> float:
-    """What the generator can send here, with everything that the node does on its core. A short trial."""
+    """The maximum rate of the generator here, with the work that the node does on its core. Measured in a short trial."""
     with _sending(opened, _traffic(kind, packets=_TRIAL_PACKETS, rate_per_s=0.0)) as process:
         output, _ = process.communicate(timeout=_LIMIT_S)
     return _read(opened, process, output)["rate_per_s"]
@@ -72,7 +75,7 @@ def max_per_s(opened: PodLab, kind: Kind) -> float:
 
 @contextmanager
 def flooding(opened: PodLab, kind: Kind, *, rate_per_s: float, at_most_s: float) -> Iterator[Flood]:
-    """Flood until the context is left, or for so long. Raises `RuntimeError` if the generator fails, or ends before the context."""
+    """Flood until the end of the context, or for a number of seconds. Raises `RuntimeError` if the generator fails or ends early."""
     flood = Flood()
     with _sending(opened, _traffic(kind, packets=int(rate_per_s * at_most_s), rate_per_s=rate_per_s)) as process:
         yield flood

@@ -5,13 +5,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from loadtest.document import ShapeDocument, VariantDocument
-from loadtest.figures import claim, extent, finding, label, median
+from loadtest.figures import extent, finding, label, median, requirement
 
 _NUMBER = re.compile(r"\d[\d,.]*")
 
 
 def lines(shape: ShapeDocument) -> Iterator[str]:
-    """The medians of all values, the spread of the first, what was lost or otherwise to be known, and the targets."""
+    """The medians of all values, the spread of the first, the notes, and the targets."""
     yield f"{shape['name']}: {shape['title']}"
     yield from _aligned(_rows(shape["variants"]))
     for variant in shape["variants"]:
@@ -21,7 +21,7 @@ def lines(shape: ShapeDocument) -> Iterator[str]:
     for remark in shape["remarks"]:
         yield f"  {remark}"
     for target in shape["targets"]:
-        yield f"  {target['outcome']}: {claim(target)}: {finding(target)}"
+        yield f"  {target['outcome']}: {requirement(target)}: {finding(target)}"
     if shape["failure"]:
         yield f"  failed: {shape['failure']}"
 
@@ -53,7 +53,7 @@ def notes(variant: VariantDocument) -> dict[str, list[int]]:
 
 
 def columns(variants: Sequence[VariantDocument]) -> list[str]:
-    """Values that are not zero everywhere: of what was lost, only that it was."""
+    """The values that are not zero everywhere."""
     names = dict.fromkeys(name for variant in variants for name in variant["summary"])
     return [name for name in names if any(variant["summary"][name]["most"] for variant in variants if name in variant["summary"])]
 

@@ -11,9 +11,8 @@ _USABLE = tuple(sorted(os.sched_getaffinity(0)))
 _MAX_GENERATORS = 3
 
 GENERATOR_CPUS = _USABLE[: max(1, min(_MAX_GENERATORS, len(_USABLE) // 2))]
-"""A generator on each. What it sends is forwarded there too, up to the queue: as packets of a network card are, where they come in.
-
-With four CPUs or more there are several, which outrun any worker; a single one may not.
+"""One generator runs on each of these CPUs. The kernel forwards its packets on the same CPU, up to the queue, as it does with packets of a
+network card. With four CPUs or more there are several generators, which are faster than any worker; a single one may not be.
 """
 
 WORKER_CPUS = _USABLE[len(GENERATOR_CPUS) :] or _USABLE
@@ -23,7 +22,7 @@ _FIRST_SOURCE_PORT = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Packets, each of a new flow, from addresses beyond the node to the pod; see `flows --help` for the forms of the fields.
+    """Packets of new flows, from addresses outside the node to the pod; see `flows --help` for the fields.
 
     `rate_per_s` 0: as many as possible. `cpus`: one generator on each.
     """
@@ -38,7 +37,7 @@ class Traffic:
     cpus: tuple[int, ...] = GENERATOR_CPUS
 
     def argv(self, part: int, seed: int, *, interface: str, to_mac: str, destination: str) -> list[str]:
-        """Command of the generator that sends one of `len(cpus)` equal parts. `seed`: another one, other random packets."""
+        """Command of the generator that sends one of `len(cpus)` equal parts. `seed`: of the random packets."""
         count = max(1, self.packets // len(self.cpus))
         words = [str(program("flows")), "--interface", interface, "--to-mac", to_mac, "--destination", destination]
         for source in self.sources:
@@ -50,9 +49,9 @@ class Traffic:
 
 
 def known_tuples(cluster: PolicyCluster, packets: int, *, cpus: tuple[int, ...] = GENERATOR_CPUS) -> Traffic:
-    """New flows that differ in nothing but the source port from a few before: each of the senders opens as many, each port once.
+    """New flows that differ from a few known ones in the source port alone: each sender opens the same number, and uses each port once.
 
-    Raises `ValueError` when there are not so many ports.
+    Raises `ValueError` if there are too few ports.
     """
     senders = cluster.senders()
     last = _FIRST_SOURCE_PORT + -(-packets // len(senders)) - 1

@@ -1,7 +1,7 @@
-"""The evaluation of targets: from samples to figures, and to met, missed or undecided. Pure.
+"""The evaluation of targets: from samples to figures, and to met, missed or undecided.
 
-Of each round only the ratio within it counts, and of the rounds their median. A sample whose load was smaller than what the variant could
-have taken is a lower bound of what it can do: so is then a ratio with it above the line, and with it below the line there is no ratio.
+Pure. Only the ratio within a round counts, and the median of the rounds. A sample with a load below the variant's capacity is a lower
+bound. A ratio with it as the numerator is then a lower bound too; with it as the denominator there is no ratio.
 """
 
 import statistics
@@ -14,14 +14,14 @@ from loadtest.measure import Sample, Target
 
 ROUNDS_FOR_A_VERDICT = 5
 OTHERS_SHARE = "others_cpu_share"
-"""Name of the value that says what programs that do not belong to the load took of all CPUs."""
+"""Name of the value with the share of all CPUs that other programs used."""
 
 MAX_OTHERS_SHARE = 0.1
-"""More than this, in most rounds, and there is no verdict: the disturbance differs by chance."""
+"""With more than this in most rounds there is no verdict: the disturbance is random."""
 
 
 class Outcome(StrEnum):
-    """UNDECIDED: what was measured does not tell; the reason is given."""
+    """UNDECIDED: the samples do not decide it; the reason is given."""
 
     MET = "met"
     MISSED = "missed"
@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Of one value over the rounds. `lower_bound`: the generator was the bottleneck in most of them."""
+    """Median, minimum and maximum of a value over the rounds. `lower_bound`: the generator was the bottleneck in most of them."""
 
     median: float
     least: float
@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What became of a target. `figure`: the ratio, or the value itself where there is no reference; None: there is none, see `reason`."""
+    """The result of a target. `figure`: the ratio, or the value itself without a reference; None: there is none, see `reason`."""
 
     target: Target
     outcome: Outcome
@@ -49,7 +49,7 @@ class Finding:
 
 
 def spread(samples: Sequence[Sample], value: str) -> Spread | None:
-    """Of a value over the samples that have it; None if none has."""
+    """The spread of a value over the samples that have it; None if none has it."""
     having = [sample for sample in samples if value in sample.values]
     if not having:
         return None
@@ -90,7 +90,7 @@ def _figures(target: Target, subject: Sequence[Sample], reference: Sequence[Samp
 
 
 def _others_share(subject: Sequence[Sample], reference: Sequence[Sample]) -> float:
-    """The larger one of the two in each round, and of the rounds the median; 0 where it was not measured."""
+    """The larger share of the two samples in each round, as the median of the rounds; 0 if it was not measured."""
     shares = [sample.values.get(OTHERS_SHARE, 0.0) for sample in subject]
     for round_index, sample in enumerate(reference):
         shares[round_index] = max(shares[round_index], sample.values.get(OTHERS_SHARE, 0.0))
@@ -116,5 +116,5 @@ def _spread(figures: Sequence[float], *, lower_bound: bool) -> Spread:
 
 
 def _mostly_limited(samples: Sequence[Sample]) -> bool:
-    """Of half the samples or more: the median then is, or lies beside, a lower bound."""
+    """Whether half of the samples or more are limited: then the median is a lower bound, or next to one."""
     return 2 * sum(sample.generator_limited for sample in samples) >= len(samples)

@@ -1,7 +1,7 @@
-/* The reference of the packet path: reads packets from a queue and accepts them all, without looking at them.
+/* The reference of the packet path: accepts all packets of a queue unread.
  *
- * What it takes is what the kernel and the queue allow. Queue length, copy range, receive buffer and flags are given by the caller, so
- * that they are those of the worker it is compared with. Prints "ready" once the queue is bound.
+ * Its rate is the maximum of the kernel and the queue. The caller gives queue length, copy range, receive buffer and flags, so that they
+ * are those of the compared worker. It prints "ready" when the queue is bound.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -86,7 +86,7 @@ int main(int argc, char **argv) {
     fflush(stdout);
     static char message[MESSAGE_BYTES] __attribute__((aligned(8)));
     for (;;) {
-        /* With packets pending it must not wait: those would wait too. */
+        /* Without a wait while packets are pending, which would wait too. */
         const ssize_t read = recv(descriptor, message, sizeof message, pending.count ? MSG_DONTWAIT : 0);
         if (read > 0)
             nfq_handle_packet(handle, message, (int)read);

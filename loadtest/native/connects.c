@@ -1,8 +1,8 @@
-/* Opens TCP connections one after the other and reports the duration of connect(), and serves such connections.
+/* Opens TCP connections one after the other and reports the duration of connect(), or serves such connections.
  *
- * The client takes a source port of its own choice for each connection, the next one each time, so that no two are the same flow before
- * all ports were used; and it closes with a reset, so that neither end keeps the connection in TIME_WAIT and the port is free again. Time
- * is that of connect() alone: the socket is made and bound before.
+ * The client uses the next source port for each connection, so that no two connections are the same flow before all ports were used. It
+ * closes with a reset, so that neither end keeps the connection in TIME_WAIT and the port is free again. The duration is that of connect()
+ * alone: the socket is created and bound before.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,11 +33,11 @@ static const char help[] =
     "because an earlier one took so long), seconds, cpu_s, next_port, and connect_ns: nanoseconds that connect() took, of each that was\n"
     "connected. With --rate one that is late counts from when it was due.\n"
     "\n"
-    "  --count N         stop after so many connections, at most 2000000\n"
+    "  --count N         stop after this number of connections, at most 2000000\n"
     "  --seconds S       stop after this time, at most 600\n"
-    "  --rate N          connections per second; default: each as soon as the one before is closed\n"
-    "  --first-port N    source port of the first one, 1024 (default) to 65535; after the last port it goes on with 1024\n"
-    "  --timeout-ms N    one that takes longer has failed; default 1000\n"
+    "  --rate N          connections per second; default: each as soon as the previous one is closed\n"
+    "  --first-port N    source port of the first one, 1024 (default) to 65535; after the last port it continues with 1024\n"
+    "  --timeout-ms N    time limit of a connection, which has failed after it; default 1000\n"
     "\n"
     "SIGINT and SIGTERM end it early, with the report.\n";
 

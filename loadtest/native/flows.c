@@ -1,8 +1,8 @@
 /* Sends packets of new flows through AF_PACKET, as fast as one core can or at a given rate.
  *
- * Every packet is a whole frame with correct checksums: connection tracking verifies them, and a packet that waits in a queue with its
- * checksum still to do would cost the receiver what real traffic does not. The socket bypasses the queueing discipline, so what a veth
- * refuses comes back as ENOBUFS and is counted, not hidden.
+ * Every packet is a whole frame with correct checksums: connection tracking verifies them, and an incomplete checksum of a queued packet
+ * would be additional work for the receiver. The socket bypasses the queueing discipline, so a packet that a veth refuses fails with
+ * ENOBUFS and is counted.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +37,7 @@ static const char help[] =
     "\n"
     "Run it inside the sender's namespace: ip netns exec POD flows --interface eth0 --to-mac MAC ...\n"
     "\n"
-    "  --interface NAME          where the frames go out\n"
+    "  --interface NAME          interface that sends the frames\n"
     "  --to-mac MAC              destination of the frames: the other end of the veth\n"
     "  --source ADDRESSES        one address, FIRST-LAST, or PREFIX/LENGTH; may be given up to 64 times\n"
     "  --destination ADDRESSES   the same; all of one family\n"
@@ -47,10 +47,10 @@ static const char help[] =
     "  --order O                 ports (default): each packet the next source port, then the next source address, then the next\n"
     "                            destination port, then the next destination;\n"
     "                            random: a random one of each. Address ranges are drawn evenly, whatever their sizes.\n"
-    "  --first N                 with --order ports: begin with the N-th flow (default 0), to go on where an earlier call ended\n"
+    "  --first N                 with --order ports: begin with the N-th flow (default 0), to continue where an earlier call ended\n"
     "  --seed N                  with --order random (default 1)\n"
     "  --payload BYTES           of UDP; default 8\n"
-    "  --count N                 stop after so many packets\n"
+    "  --count N                 stop after this number of packets\n"
     "  --seconds S               stop after this time; at least one of --count and --seconds must be given\n"
     "  --rate N                  packets per second; default: as many as possible\n"
     "  --cpu N                   stay on this CPU\n"

@@ -1,4 +1,4 @@
-"""Plots of the report as SVG, to be put into the page as they are."""
+"""Plots of the report as SVG elements for the page."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from loadtest.document import PlotDocument, ShapeDocument, VariantDocument
 from loadtest.figures import label, number
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#000000")
-"""Told apart by those who do not see all colours. Source: Okabe and Ito, Color Universal Design (2008)."""
+"""Distinguishable with colour blindness. Source: Okabe and Ito, Color Universal Design (2008)."""
 
 _WIDTH_IN = 7.2
 _STYLE = Path(__file__).with_name("plots.mplstyle")
@@ -25,7 +25,10 @@ _QUANTILES_SHOWN = 12
 
 
 def rounds(shape: ShapeDocument, value: str, serial: str) -> str:
-    """Each variant a row, each round a dot, the median a bar; hollow where the generator was the bottleneck. Empty if none has it."""
+    """A plot with a row for each variant, a dot for each round, and a bar for the median.
+
+    Dots are hollow if the generator was the bottleneck. Empty if no variant has the value.
+    """
     variants = [variant for variant in shape["variants"] if value in variant["summary"]]
     if not variants:
         return ""
@@ -50,7 +53,7 @@ def rounds(shape: ShapeDocument, value: str, serial: str) -> str:
 
 
 def lost(shape: ShapeDocument, serial: str) -> str:
-    """What part of the packets was lost, median over the rounds. Empty if nothing was."""
+    """The median share of lost packets. Empty if no packet was lost."""
     variants = [variant for variant in shape["variants"] if "lost_share" in variant["summary"]]
     if not any(variant["summary"]["lost_share"]["most"] for variant in variants):
         return ""
@@ -91,7 +94,7 @@ def distributions(shape: ShapeDocument, serial: str) -> str:
 
 
 def line_plot(shape: ShapeDocument, plot: PlotDocument, serial: str) -> str:
-    """A value over what variants differ in: the median, and as a bar from the least to the most. Empty if nothing was measured."""
+    """A value over a parameter of the variants: the median, with a bar from minimum to maximum. Empty if nothing was measured."""
     summaries = {variant["name"]: variant["summary"] for variant in shape["variants"]}
     value = plot["value"]
     positions = sorted({point["x"] for points in plot["lines"].values() for point in points})
@@ -121,7 +124,7 @@ def line_plot(shape: ShapeDocument, plot: PlotDocument, serial: str) -> str:
             )
         if not drawn:
             return ""
-        # Sizes are of different orders: evenly spaced they can be told apart.
+        # Sizes differ by orders of magnitude: with even spacing they are readable.
         axes.set_xticks(range(len(positions)), [f"{x:,g}" for x in positions])
         axes.set_xlim(-0.3, len(positions) - 0.7)
         axes.set_xlabel(plot["x_label"])
@@ -159,7 +162,7 @@ def _unit_of_distribution(shape: ShapeDocument) -> str:
 
 
 def _canvas(height_in: float) -> tuple[Figure, Axes]:
-    # Without pyplot: nothing is kept beyond the figure itself.
+    # Without pyplot, which keeps global state.
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -178,7 +181,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _svg(figure: Figure, serial: str) -> str:
-    """The figure alone, without the head of a file. `serial`: keeps what is named in it apart from the same names in other plots."""
+    """The SVG element without the head of a file. `serial`: makes ids in it different from those of other plots."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from html import escape
 
 from loadtest.document import Document, ShapeDocument, TargetDocument
-from loadtest.figures import claim, extent, finding, label, median
+from loadtest.figures import extent, finding, label, median, requirement
 from loadtest.report import drawing
 from loadtest.table import columns, notes
 
@@ -75,7 +75,7 @@ def _head(document: Document) -> Iterator[str]:
 
 def _target(target: TargetDocument) -> str:
     outcome = f'<span class="outcome {escape(target["outcome"])}">{escape(target["outcome"])}</span>'
-    return f"<td>{escape(claim(target))}</td><td>{outcome}</td><td>{escape(finding(target))}</td>"
+    return f"<td>{escape(requirement(target))}</td><td>{outcome}</td><td>{escape(finding(target))}</td>"
 
 
 def _shape(shape: ShapeDocument, serial: str) -> Iterator[str]:
@@ -121,7 +121,7 @@ def _plots(shape: ShapeDocument, serial: str) -> Iterator[str]:
 
 
 def _notes(shape: ShapeDocument) -> Iterator[str]:
-    """In short what was noted, and behind it every note of every round."""
+    """The merged notes, and every note of every round in a collapsed part."""
     short = [
         f"{variant['name']}: {note} ({len(rounds)} of {len(variant['samples'])} rounds)"
         for variant in shape["variants"]

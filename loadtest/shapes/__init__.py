@@ -1,4 +1,4 @@
-"""The shapes of load, one module each, by their names on the command line."""
+"""The shapes of load by their names on the command line; each is one module."""
 
 from collections.abc import Callable
 
@@ -25,4 +25,4 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     Established.name: Established,
     ControlPlane.name: ControlPlane,
 }
-"""In the order in which they run and are reported."""
+"""The shapes in the order of their runs and of the report."""

@@ -1,4 +1,4 @@
-"""Every packet from another address and to another port: no decision is cached, each is evaluated in full."""
+"""Packets from changing addresses to changing ports: no decision is cached, every packet is evaluated in full."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _QUICK_PODS = 2_000
 
 
 class ColdTuples:
-    """One worker; half of the packets come from a random one of all pods, half from a random outsider, all to random ports.
+    """One worker; half of the packets come from random pods, half from random addresses outside the cluster, all to random ports.
 
     The value is the number of evaluated packets, because the policies deny a part of them.
     """

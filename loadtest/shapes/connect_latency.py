@@ -1,4 +1,4 @@
-"""How long connect() of a real socket takes: what an agent adds to the first round trip of a connection."""
+"""The duration of connect() of a real socket, which shows the latency that an agent adds to the first round trip of a connection."""
 
 from collections.abc import Sequence
 
@@ -23,8 +23,8 @@ class ConnectLatency:
     """One client opens one TCP connection after the other to another pod of its node; the time of connect() alone is taken.
 
     The server has a long backlog, accepts and closes; the client closes with a reset and takes a new source port each time. There is no
-    other load, one worker, no verdict cache in the kernel, and everything runs where the scheduler puts it. IPv4 is what targets are
-    about; the ipset chain has no IPv6. With many policies on the pod the client is let in by the one in the middle.
+    other load, one worker, no verdict cache in the kernel, and everything runs where the scheduler puts it. Targets concern IPv4; the ipset
+    chain has no IPv6. With many policies on the pod, the middle one admits the client.
     """
 
     name = "connect-latency"

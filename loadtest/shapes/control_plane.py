@@ -1,4 +1,4 @@
-"""The control plane at the size of a large cluster: the compiler by itself, and an agent in whose cluster everything changes under load."""
+"""The control plane of a large cluster: the compiler alone, and an agent under traffic while pods and policies change."""
 
 import time
 
@@ -36,7 +36,7 @@ _POLICY_CHANGES_PER_S = 5
 _PACKETS_PER_S = 20_000.0
 _LIMIT_S = 0.1
 _CACHE_BYTES = 5_000_000
-"""What a full cache of a worker takes: two generations of 8,192 entries, 250 bytes each, and the marks of what was seen once."""
+"""The memory of a full flow cache: two generations of 8,192 entries, 250 bytes each, and the marks of flows that were seen once."""
 
 
 class ControlPlane:
@@ -69,8 +69,8 @@ class ControlPlane:
         least, largest = _compiler(self._sizes[0][0]), _compiler(self._sizes[-1][0])
         agent = _agent(self._sizes[-1][0])
         return [
-            # Flat within what caches of the processor make of a hundred times as much memory: between two events a snapshot is published,
-            # and the copy of the largest, 7 MB, leaves nothing in them of what the next event needs.
+            # Constant, apart from the effect of the processor's caches with a hundred times as much memory: between two events a snapshot
+            # is published, and the copy of the largest, 7 MB, evicts everything that the next event needs.
             Target(value="pod_event_ms", subject=largest, reference=least, at_most=5.0),
             Target(value="policy_event_ms", subject=largest, reference=least, at_most=3.0),
             Target(value="change_ms", subject=_kinds(60), at_most=100.0),
@@ -107,7 +107,7 @@ def _agent(pods: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompilerVariant:
-    """Store, compiler and snapshot in a process of their own."""
+    """Store, compiler and snapshot in a separate process."""
 
     name: str
     pods: int
@@ -122,7 +122,7 @@ class CompilerVariant:
         yield self
 
     def measure(self, round_number: int) -> Sample:
-        """One cluster from its first sync on."""
+        """Measure one cluster from its first sync on."""
         del round_number
         cost = controlplane.measure(
             pods=self.pods, policies=self.policies, local_policies=min(100, self.policies), events=self.events
@@ -170,7 +170,7 @@ class KindsVariant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentVariant:
-    """The agent, reading the whole cluster from a folder."""
+    """An agent that reads the whole cluster from a folder."""
 
     name: str
     cluster: ChangingCluster
@@ -187,7 +187,7 @@ class AgentVariant:
 
 
 class AgentRun:
-    """An open agent. Changes of all rounds follow each other, so that each is a change."""
+    """An open agent. The changes continue from round to round, so that each changes something."""
 
     def __init__(self, variant: AgentVariant, opened: Lab, start_s: float) -> None:
         self._variant = variant
@@ -198,7 +198,7 @@ class AgentRun:
         self._policy_changes = variant.cluster.policy_changes()
 
     def measure(self, round_number: int) -> Sample:
-        """Traffic with pods that change, then traffic with policies that change."""
+        """Send traffic while pods change, then traffic while policies change."""
         del round_number
         agent = self._lab.started.agent
         assert agent is not None
@@ -261,7 +261,7 @@ class AgentRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Phase:
-    """`share_in_time`: of the changes (those of 20 ms count as one), how many were in force within 100 ms of being noticed."""
+    """`share_in_time`: share of the changes (those of 20 ms count as one) that were in force within 100 ms of their notice."""
 
     changes: int
     share_in_time: float
@@ -275,7 +275,7 @@ def _is_in_force(agent: Agent) -> bool:
 
 
 def _metrics(agent: Agent) -> dict[str, float]:
-    """Sums over all labels but the bound of a bucket."""
+    """The metrics, summed over all labels except the bound of a bucket."""
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(agent.metrics()):
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""A SYN flood that is denied, and connections that are accepted beside it: how much of these is left, and what memory it costs."""
+"""A denied SYN flood beside accepted connections: the remaining rate of connections, and the memory."""
 
 import time
 
@@ -30,27 +30,25 @@ _KINDS = (ONE_TUPLE, MANY_TUPLES)
 _CONNECTS_PER_S = 2_000.0
 _FLOOD_SHARE = 0.25
 _MAX_FLOOD_PER_S = 100_000.0
-"""Connection tracking holds what is not denied, in the variant without an agent: there must be room for it."""
+"""In the variant without an agent nothing is denied: the connection table needs room for the whole flood."""
 
 _LEAD_S = 0.3
 _MARGIN_S = 5.0
 _WARM_UP_S = 0.3
 _MAX_GROWTH_BYTES = 16 * 2**20
-"""A full cache of a worker takes 5 MB, the supervisor's book of 32,768 decisions 16 MB if all are there; a flood fills the half for
-drops. The rest is what Python's allocator keeps for itself."""
+"""A full flow cache takes 5 MB, and the supervisor's ledger of 32,768 decisions 16 MB; a flood fills the half for drops. Python's allocator
+keeps the rest."""
 
 
 class DeniedFlood:
     """A SYN flood from beyond the node to a pod, while two pods of its node connect to it, 2,000 connections per second in all.
 
     The flood is denied: once to a single port, once to random ones out of 55,536, from one address, each packet with a new source port.
-    Its rate is a quarter of what the generator could send here without an agent, measured once, at most 100,000 packets per second; so it
-    leaves most of its core to the rest. The clients connect at a constant rate, not in a closed loop, each connection when it is due or,
-    if those before it took too long, as soon as it can; it is then counted from when it was due. A connection that takes more than a
-    second has failed. What they reach without the flood is measured first, in the same round.
-
-    `asked`: what part of all first packets came to a worker; `accepted in kernel`: what part of the clients' connections the verdict cache
-    answered.
+    Its rate is a quarter of the generator's maximum without an agent, measured once, at most 100,000 packets per second; so it leaves most
+    of its core to others. The clients connect at a constant rate, not in a closed loop. A connection starts when it is due or, if earlier
+    ones took too long, as soon as possible; its time counts from when it was due. A connection that takes more than a
+    second has failed. Their rate without the flood is measured first, in the same round. `asked`: share of all first packets that reached a
+    worker; `accepted in kernel`: share of the clients' connections that the verdict cache answered.
     """
 
     name = "denied-flood"
@@ -81,7 +79,7 @@ class DeniedFlood:
         ]
 
     def remarks(self, medians: Medians) -> Sequence[str]:
-        """How hard the flood was."""
+        """The rate of the flood."""
         rates = [medians[NONE].get(f"{kind.name}_flood_per_s", 0.0) for kind in _KINDS]
         return [
             f"The flood had {rates[0]:,.0f} packets per second to one tuple and {rates[1]:,.0f} to random ones, by intent a quarter of "
@@ -92,7 +90,7 @@ class DeniedFlood:
 
 @dataclass(slots=True)
 class _Pace:
-    """The rate of the floods, by kind: chosen in the first variant that is loaded, which has no agent, and the same for all."""
+    """The rate of the floods by kind. The first variant, which has no agent, determines it for all."""
 
     per_s: dict[str, float] = field(default_factory=dict)
 
@@ -104,7 +102,7 @@ class _Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloodedVariant:
-    """A subject in the way of a flood."""
+    """A subject under a flood."""
 
     name: str
     subject: Subject
@@ -123,7 +121,7 @@ class FloodedVariant:
 
 
 class FloodedRun:
-    """An open variant. Memory is compared with that of its first moment."""
+    """An open variant. Memory is compared with that at the start."""
 
     def __init__(self, variant: FloodedVariant, opened: PodLab, servers: Sequence[int]) -> None:
         self._variant = variant
@@ -134,7 +132,7 @@ class FloodedRun:
         self._memory_at_first = self._memory_bytes()
 
     def measure(self, round_number: int) -> Sample:
-        """Without a flood, and then with one of each kind."""
+        """Measure without a flood, then with one of each kind."""
         del round_number
         load = Load(seconds=self._variant.duration_s, rate_per_s=_CONNECTS_PER_S / len(CLIENTS))
         self._clients.run(Load(seconds=_WARM_UP_S, rate_per_s=load.rate_per_s))
@@ -163,7 +161,7 @@ class FloodedRun:
     def _flooded(
         self, kind: Kind, rate_per_s: float, load: Load, unloaded: Connects, notes: list[str]
     ) -> tuple[dict[str, float], float]:
-        """Values, and the seconds of CPU that flood and clients used."""
+        """The values, and the CPU seconds of flood and clients."""
         queued, remembered = self._queued(), self._lab.started.remembered()
         arrived, unjudged = syn_flood.arrived(self._lab), self._lab.started.unjudged()
         with syn_flood.flooding(self._lab, kind, rate_per_s=rate_per_s, at_most_s=load.seconds + _MARGIN_S) as flood:
@@ -193,7 +191,7 @@ class FloodedRun:
         return sum(queue.id_sequence for queue in queues(self._lab.box))
 
     def _memory_bytes(self) -> dict[str, int]:
-        """Resident memory of the agent by part; empty where there is none. What workers share with the pool is counted for each."""
+        """Resident memory by process of the agent; empty without an agent. Memory that workers share with the pool counts for each."""
         parts = {"workers": self._lab.started.workers, "supervisor": self._supervisor}
         try:
             return {name: sum(int(psutil.Process(pid).memory_info().rss) for pid in pids) for name, pids in parts.items() if pids}
@@ -202,7 +200,7 @@ class FloodedRun:
 
 
 def _supervisor(opened: PodLab) -> list[int]:
-    """Its process, if there is one."""
+    """The supervisor's process, if there is one."""
     return [] if opened.started.agent is None else [processes.supervisor_of(opened.started.workers)]
 
 

@@ -23,11 +23,11 @@ _UDP_SHARE = 0.8
 
 
 class Established:
-    """One TCP connection as fast as it goes, and one stream of UDP datagrams of 1,400 bytes at a fixed rate, each in IPv4 and in IPv6.
+    """One TCP connection as fast as possible, and one stream of UDP datagrams of 1,400 bytes at a fixed rate, each in IPv4 and in IPv6.
 
-    From a pod to an isolated pod of the same node, by iperf3, at most three seconds each, its two ends on different CPUs; what counts is
-    what the receiver got. The rate of UDP is 0.8 of what arrived without an agent when it was sent without limit, measured once in each
-    family, and the same for all.
+    From a pod to an isolated pod of the same node, by iperf3, at most three seconds each, its two ends on different CPUs. The values are
+    those of the receiver. The rate of UDP is 0.8 of the maximum that arrived without an agent, measured once in each family, and the same
+    for all.
     """
 
     name = "established"
@@ -58,7 +58,7 @@ class Established:
         ]
 
     def remarks(self, medians: Medians) -> Sequence[str]:
-        """What UDP was offered."""
+        """The rate of UDP."""
         offered = [medians[NONE].get(f"udp_ipv{family}_offered_mbit_per_s", 0.0) for family in _FAMILIES]
         return [f"Of UDP {offered[0]:,.0f} Mbit/s were offered in IPv4 and {offered[1]:,.0f} Mbit/s in IPv6."]
 
@@ -69,7 +69,7 @@ def _rate(protocol: str, family: int) -> str:
 
 @dataclass(slots=True)
 class _Pace:
-    """The rate of UDP, by family: chosen in the first variant that is loaded, which has no agent, and the same for all."""
+    """The rate of UDP by family. The first variant, which has no agent, determines it for all."""
 
     bits_per_s: dict[int, float] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ class EstablishedRun:
         self._lab = opened
 
     def measure(self, round_number: int) -> Sample:
-        """One transfer of each kind, one after the other."""
+        """Run one transfer of each kind, one after the other."""
         del round_number
         self._lab.forget_connections()
         for family in _FAMILIES:

@@ -1,4 +1,4 @@
-"""New flows of tuples that are known: what a worker takes when the decision itself is remembered."""
+"""New flows of known tuples: the rate of a worker whose cache has the decisions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +20,8 @@ _VALUE = "delivered_per_s"
 class NewFlows:
     """One worker, no verdict cache in the kernel, every packet a new source port of a few pods.
 
-    Once with a core for the worker, where a generator on a single core is the bottleneck, and once with half a core, where it cannot be;
-    but there a worker is interrupted every few milliseconds and starts with cold caches.
+    Once with a core for the worker, where a generator on a single core is the bottleneck; and once with half a core, where it is not, but
+    where the worker is interrupted every few milliseconds and continues with cold caches.
     """
 
     name = "new-flows"

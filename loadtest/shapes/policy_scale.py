@@ -1,4 +1,4 @@
-"""The load of `new-flows` with more and more policies and pods: what a packet pays for them. It should be nothing."""
+"""The load of `new-flows` with increasing numbers of policies and pods: their cost for a packet. There should be none."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ _LARGEST = PolicyCluster(on_pod=1_000, policies=10_000, pods=100_000)
 _QUICK_SIZES = (PolicyCluster(), PolicyCluster(on_pod=10, policies=10, pods=100))
 _QUICK_LARGEST = PolicyCluster(on_pod=50, policies=500, pods=2_000)
 _CHAIN_PART = 10
-"""A chain of a thousand rules takes so long that the rounds of the others would lie far apart."""
+"""A chain of a thousand rules takes so long that it would delay the rounds of the others."""
 
 _VALUE = "delivered_per_s"
 
@@ -25,9 +25,9 @@ _VALUE = "delivered_per_s"
 class PolicyScale:
     """One worker on half a core, no verdict cache in the kernel; beside it the same policies as a chain with ipset matches.
 
-    Half a core, because a generator on one core cannot outrun a worker that has another for itself: all variants would take what is sent,
-    and their ratio would say nothing. The chain works on the core of the sender instead, so the two are shown beside each other and not
-    compared: what counts is how each of them bends.
+    Half a core, because a generator on one core is slower than a worker with a core of its own: all variants would take the whole load, and
+    their ratio would have no meaning. The chain works on the core of the sender instead, so the report shows the two beside each other
+    without a comparison: only the slope of each counts.
     """
 
     name = "policy-scale"
@@ -40,7 +40,7 @@ class PolicyScale:
     def variants(self) -> Sequence[Variant]:
         found: list[Variant] = []
         for cluster in self._clusters:
-            # Of the largest cluster the chain gets only what concerns the pod, which is all that kube-router would put into it.
+            # Of the largest cluster the chain gets only the policies of the pod, like the chain that kube-router writes.
             near = replace(cluster, policies=cluster.on_pod, pods=min(cluster.pods, cluster.near))
             found.append(
                 PacketVariant(

@@ -1,4 +1,4 @@
-"""New flows of few tuples with the verdict cache in the kernel: the cost of a connection whose verdict the kernel has cached."""
+"""New flows of few tuples with the verdict cache: the cost of a connection whose verdict the kernel has cached."""
 
 import time
 
@@ -27,15 +27,15 @@ _WARM_UP_CONNECTS = 50
 _WARM_UP_LIMIT_S = 10.0
 _STEP_S = 0.05
 _MAX = 0.99
-"""Of the packets that arrive must have been answered in the kernel: fewer, and something else was measured."""
+"""Minimum share of packets that the kernel has answered; below it, the path through the workers was measured."""
 
 
 class RepeatedDecisions:
-    """Packets of new flows from a few pods to one port, and TCP connects from one pod, when the kernel holds all their decisions.
+    """Packets of new flows from a few pods to one port, and TCP connects from one pod, when the kernel has all their decisions.
 
-    Before every load the same tuples are sent until none of them comes to a worker any more. Nothing is queued then: everything happens
-    on the core of the sender, without an agent as with one, so that the rates compare what the whole path takes there, sending included.
-    `queued share` is what came to a worker nevertheless.
+    Before every load the same tuples are sent until no packet reaches a worker. Then nothing is queued, and all work is done on the core of
+    the sender, with and without an agent. So the rates compare the whole path, sending included. `queued share` is the share of packets
+    that reached a worker nevertheless.
     """
 
     name = "repeated-decisions"
@@ -105,7 +105,7 @@ class RepeatedRun:
         self._lab = opened
 
     def measure(self, round_number: int) -> Sample:
-        """Load it, once nothing comes to a worker."""
+        """Send the load when no packet reaches a worker any more."""
         del round_number
         warm_up = replace(self._traffic, packets=min(self._traffic.packets, _WARM_UP_PACKETS), order="random")
         _until_nothing_is_queued(self._lab.started.agent, lambda: sum(self._lab.flood(warm_up).queued))
@@ -120,7 +120,7 @@ class RepeatedRun:
                 )
             notes.append(f"by its own count the kernel accepted {remembered:,} of {flood.sent:,} packets by its verdict cache")
         found = sample_of(flood)
-        # Not the generator's limit: what it waits for on its core is the path that is measured, of all variants alike.
+        # The generator is no limit: it waits for the measured path, which runs on its core, in all variants alike.
         values = {**found.values, "queued_share": sum(flood.queued) / flood.sent}
         return replace(found, values=values, notes=(*found.notes, *notes), generator_limited=False)
 
@@ -135,7 +135,7 @@ def _prepare_connects(opened: PodLab, clients: Clients) -> None:
 
 
 def _until_nothing_is_queued(agent: Agent | None, queued_by_a_load: Callable[[], int]) -> None:
-    """Repeat a small load until the kernel decides all of it. Raises `RuntimeError` if it does not come to that."""
+    """Repeat a small load until the kernel decides all of it. Raises `RuntimeError` if that does not happen."""
     if agent is None:
         queued_by_a_load()
         return

@@ -1,4 +1,4 @@
-"""One worker and two: whether two take as much as one at least, how evenly, and what a packet costs a worker."""
+"""One worker and two: the rate of two in comparison with one, its distribution, and the cost of a packet in a worker."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,8 @@ from loadtest.subjects import Netpolq
 from loadtest.traffic import ALL_CPUS, known_tuples
 
 _SENDERS = 64
-"""More than elsewhere: without fanout the queue is chosen by a hash of the addresses, and few of them cannot be spread evenly."""
+"""More senders than in other shapes: without fanout the kernel chooses the queue by a hash of the addresses, and few addresses cannot be
+spread evenly."""
 
 _ONE = "netpolq, 1 worker"
 _HASHED = "netpolq, 2 workers, by address"
@@ -22,7 +23,7 @@ _COST = "worker_cpu_us_per_packet"
 
 
 class Workers:
-    """The same load for all, from a generator on each of two CPUs, since fanout chooses the queue by CPU. Workers run where they may."""
+    """The same load for all, from a generator on each of two CPUs, since fanout chooses the queue by CPU. Workers may run on any CPU."""
 
     name = "workers"
     title = "New flows of known tuples: one worker, two by address, two with fanout"

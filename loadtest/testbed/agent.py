@@ -21,7 +21,7 @@ from netpolq.netlink.queue_table import QueueStats, read
 
 METRICS_PORT = 9080
 LIMIT_S = 20.0
-"""How long to wait for something that ought to happen at once: a machine may be busy, an agent must not be slow."""
+"""Time limit for events that follow at once on an idle machine."""
 
 _STEP_S = 0.003
 
@@ -52,7 +52,7 @@ class Status(TypedDict):
 
 
 class Answer(NamedTuple):
-    """Of an HTTP request."""
+    """The answer to an HTTP request."""
 
     code: int
     body: str
@@ -64,9 +64,9 @@ class Agent:
     def __init__(
         self, box: Box, manifests: Path | None, *flags: str, limit_s: float = LIMIT_S, prefix: Sequence[str] = ()
     ) -> None:
-        """`manifests` None: the flags name another source. `limit_s`: how long to wait for anything it ought to do.
+        """`manifests` None: the flags name another source.
 
-        `prefix`: arguments of a program that runs it.
+        `limit_s`: time limit for each event of the agent. `prefix`: arguments of a program that runs it.
         """
         self.box = box
         self._limit_s = limit_s
@@ -96,18 +96,18 @@ class Agent:
         self.wait_until("ready", self.is_ready)
 
     def launch(self) -> None:
-        """Start and wait for nothing."""
+        """Start without waiting."""
         self._process = self.box.popen(self.box.node.name, self._argv, log=self.log)
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """Process id of its first process."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether its first process is there."""
+        """Whether its first process is running."""
         return self._process is not None and self._process.poll() is None
 
     def kill_all(self) -> None:
@@ -118,7 +118,7 @@ class Agent:
         self._process.wait(LIMIT_S)
 
     def stop(self) -> int:
-        """Ask it to end and wait for that. Returns the exit code. The rules stay."""
+        """Send SIGTERM and wait for its end. Returns the exit code. The rules stay."""
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
@@ -138,12 +138,12 @@ class Agent:
 
     @property
     def pool(self) -> psutil.Process:
-        """The parent of all others."""
+        """The pool's process, the parent of all others."""
         return psutil.Process(self.pid)
 
     def supervisor(self) -> psutil.Process | None:
         """The supervisor, if there is one at the moment."""
-        argv_of_pool = self.pool.cmdline()  # at the end of which are those of the supervisor
+        argv_of_pool = self.pool.cmdline()  # which end with those of the supervisor
         return next((child for child, argv in self._children() if "supervise" in argv and argv != argv_of_pool), None)
 
     def forks(self) -> list[psutil.Process]:
@@ -153,7 +153,7 @@ class Agent:
 
     def _children(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for child in self.pool.children():
-            with suppress(psutil.NoSuchProcess):  # it is dead, and perhaps not yet reaped
+            with suppress(psutil.NoSuchProcess):  # it has exited, and may not be reaped yet
                 yield child, child.cmdline()
 
     def is_ready(self) -> bool:
@@ -173,7 +173,7 @@ class Agent:
         return self.http("/metrics").body
 
     def http(self, path: str) -> Answer:
-        """Ask the HTTP endpoint, from the node."""
+        """Send a request to the HTTP endpoint, from the node."""
         with self.box.inside(self.box.node.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
             connection.settimeout(LIMIT_S)
             connection.connect(("127.0.0.1", METRICS_PORT))
@@ -184,7 +184,7 @@ class Agent:
         return self.box.inside(self.box.node.name, lambda: read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue")))
 
     def packets_queued(self) -> int:
-        """How many packets have been put into a queue so far."""
+        """Number of packets that the kernel has queued so far."""
         return sum(queue.id_sequence for queue in self.queues())
 
     def wait_until_acknowledged(self, before: Status) -> Status:
@@ -197,11 +197,11 @@ class Agent:
     def wait_until_enforced(self, before: Status) -> Status:
         """Wait until a change that came after an earlier status is enforced: by every worker, and by the kernel's sets of isolated pods.
 
-        It need not have made a new snapshot: one that means the same as before is the same snapshot.
+        The change may have caused no new snapshot: a snapshot with the same meaning is not published.
         """
         return self._wait_for_status(
             f"a change after snapshot {before['snapshot_version']} is enforced",
-            # The latency is measured, in nanoseconds, whenever a change has come into force: it is never the same twice.
+            # The latency of each change is measured in nanoseconds, so two changes never have the same.
             lambda status: (
                 status["programming_latency_s"] != before["programming_latency_s"]
                 and status["in_force_version"] == status["snapshot_version"]

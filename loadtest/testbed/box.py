@@ -1,8 +1,8 @@
-"""A cluster in a box: a node and its pods as network namespaces, joined as CNI plugins join them.
+"""A cluster in a box: a node and its pods as network namespaces, connected as CNI plugins connect them.
 
-Every pod has one interface, its addresses as /32 and /128, and a default route to the node; the node has a route for each pod and
-forwards. Hosts beyond the node are joined in the same way. Addresses are given, nothing else is shared with the machine: several boxes
-may stand side by side.
+Every pod has one interface, its addresses as /32 and /128, and a default route to the node; the node has a route for each pod and forwards.
+Hosts outside the node are connected in the same way. The caller gives the addresses. A box shares nothing else with the machine, so several
+boxes can exist at the same time.
 
     with Box(node=Host(name="node", addresses=(…)), hosts=[Host(name="shop/db", addresses=(…), serves=(("TCP", 80),)), …]) as box:
         box.probe([Probe("shop/db", "10.0.0.7", "TCP", 80)])
@@ -38,7 +38,7 @@ _NODE_SETTINGS = {
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
 }
-# Conntrack takes part as soon as a rule asks for it. On a real node that is long before the first pod.
+# A rule with a conntrack match activates connection tracking. A real node has one long before its first pod.
 _CONNTRACK_ON = "table inet conntrack_on { chain prerouting { type filter hook prerouting priority 0; ct state new counter; }; }"
 _numbers = itertools.count()
 
@@ -59,10 +59,10 @@ class Host:
 
 
 class Box:
-    """The namespaces, the servers in them, and the way to everything else. A context manager; all is removed at its end.
+    """The namespaces, their servers, and access to both. A context manager, which removes everything at its end.
 
-    Removal covers the namespaces, every process in them and `directory`, a folder for whatever belongs to this box. It also happens
-    when the interpreter ends in another way than through the `with` statement, and on SIGTERM.
+    It removes the namespaces, every process in them and `directory`, a folder for files of this box; also when the interpreter ends without
+    leaving the `with` statement, and on SIGTERM.
     """
 
     def __init__(self, *, node: Host, hosts: Sequence[Host]) -> None:
@@ -109,11 +109,11 @@ class Box:
             self._exit.close()
 
     def address(self, name: str, family: int) -> str:
-        """An address of a host, by name; `family` is 4 or 6."""
+        """An address of a host, by the host's name; `family` is 4 or 6."""
         return self.hosts[name].address(family)
 
     def inside(self, name: str, call: Callable[[], Answer]) -> Answer:
-        """Call something in the namespace of a host."""
+        """Call a function in the namespace of a host."""
         return netns.inside(self.namespaces[name], call)
 
     def probe(self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S) -> list[Result]:
@@ -125,7 +125,7 @@ class Box:
     def popen(self, name: str, argv: Sequence[str], *, log: Path, pipe: bool = False) -> subprocess.Popen[str]:
         """Start a process in the namespace of a host, with its own session and view of /sys. Its output is appended to `log`.
 
-        `pipe`: only what it complains of goes there; its standard output is the caller's to read.
+        `pipe`: only its standard error is appended; the caller reads its standard output.
         """
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -141,7 +141,7 @@ class Box:
         return process
 
     def run(self, name: str, argv: Sequence[str], *, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command in the namespace of a host to its end. The exit code is the caller's to look at."""
+        """Run a command in the namespace of a host to its end. The caller checks the exit code."""
         return subprocess.run(
             ["ip", "netns", "exec", self.namespaces[name], *argv],
             input=stdin,
@@ -229,7 +229,7 @@ class Box:
 
 
 def _no_detection(address: str) -> str:
-    """Duplicate address detection would keep an IPv6 address unusable for a while, or for two seconds."""
+    """Duplicate address detection would make an IPv6 address unusable for up to two seconds."""
     return " nodad" if ":" in address else ""
 
 
@@ -242,11 +242,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _SignalsRaise:
-    """While active, SIGTERM ends the program as SIGINT does: by an exception, so that everything is removed on the way out."""
+    """While active, SIGTERM ends the program as SIGINT does: by an exception, so that everything is removed."""
 
     def __enter__(self) -> None:
         self._before: signal._HANDLER | None = None
-        with suppress(ValueError):  # only the main thread may ask for signals
+        with suppress(ValueError):  # only the main thread can set signal handlers
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 self._before = signal.signal(signal.SIGTERM, _leave)
 
@@ -256,7 +256,7 @@ class _SignalsRaise:
 
 
 class _SignalsWait:
-    """While active, SIGINT and SIGTERM wait."""
+    """While active, SIGINT and SIGTERM are deferred."""
 
     def __enter__(self) -> None:
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -1,7 +1,7 @@
 """The servers of a cluster in a box: one process that answers in all of its namespaces, until its standard input ends.
 
 Run as `python -m loadtest.testbed.echo`. Reads one JSON line: a list of [namespace, address, [[protocol, port], …]]; writes "ready".
-TCP and UDP give back what they get, an SCTP INIT is answered with an INIT ACK. ICMP is answered by the kernel.
+TCP and UDP servers return the data that they receive, the SCTP server answers an INIT with an INIT ACK. The kernel answers ICMP.
 """
 
 import json
@@ -29,7 +29,7 @@ class Echo:
         self._serving = True
 
     def listen(self, address: str, ports: list[tuple[str, int]]) -> None:
-        """Serve an address of the namespace that the calling thread is in."""
+        """Serve an address of the calling thread's namespace."""
         for protocol, port in ports:
             if protocol == "TCP":
                 self._add(_bound(address, socket.SOCK_STREAM, port), self._accept)
@@ -41,7 +41,7 @@ class Echo:
             self._add(raw, lambda ready: _answer_init(ready, sctp_ports))
 
     def serve(self) -> None:
-        """Serve until standard input ends, that is until the process that started this one is gone."""
+        """Serve until standard input ends, which happens when the parent process has exited."""
         self._selector.register(sys.stdin.buffer, selectors.EVENT_READ, None)
         while self._serving:
             for key, _events in self._selector.select():
@@ -55,7 +55,7 @@ class Echo:
         self._selector.register(connection, selectors.EVENT_READ, serve)
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # the peer has gone, or a connection that failed before it was accepted
+        with suppress(OSError):  # the peer has closed it, or it failed before it was accepted
             while True:
                 self._add(listener.accept()[0], self._answer_stream)
 
@@ -106,13 +106,13 @@ def _received(connection: socket.socket) -> Iterator[tuple[bytes, tuple[str, int
 
 
 def payload(family: int, data: bytes) -> bytes:
-    """What follows the IP header; raw(7): IPv4 sockets deliver the header too, IPv6 ones do not."""
+    """The bytes behind the IP header; IPv4 sockets deliver the header too, IPv6 sockets do not (raw(7))."""
     return data[(data[0] & 0xF) * 4 :] if family == socket.AF_INET else data
 
 
 def main() -> None:
     """Open all sockets, report readiness, and serve."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the starting one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to every process; the parent process ends this one
     echo = Echo()
     for namespace, address, ports in json.loads(sys.stdin.buffer.readline()):
         netns.enter(namespace)

@@ -1,4 +1,4 @@
-"""API bodies for tests, the hosts of a box that they describe, and the folder they are put into."""
+"""API bodies for tests, the hosts of a box that they describe, and their manifest files."""
 
 import json
 import random
@@ -99,7 +99,7 @@ def policy(key: str, **spec: object) -> Body:
 def write(path: Path, bodies: Iterable[Body]) -> None:
     """Replace a manifest file in one step, so that no reader sees a partial file."""
     items: Sequence[Body] = list(bodies)
-    # A hidden name: not a manifest until it is complete.
+    # A hidden name, so that the agent ignores the file until it is complete.
     builder = path.with_name(f".{path.name}")
     builder.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), encoding="utf-8")
     builder.replace(path)

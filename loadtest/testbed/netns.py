@@ -1,6 +1,6 @@
-"""Named network namespaces: made and removed in batches, entered by a thread.
+"""Named network namespaces: created and removed in batches, and entered by threads.
 
-A socket belongs to the namespace in which it was created, in any later thread. So one test process can act in many namespaces at once.
+A socket stays in the namespace in which it was created, whichever thread uses it. So one test process can use many namespaces at once.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 
 
 def batch(lines: Iterable[str], namespace: str | None = None) -> None:
-    """Run `ip` commands, without the word `ip`, in one process. Raises `RuntimeError` with what the first failing one said."""
+    """Run `ip` commands, without the word `ip`, in one process. Raises `RuntimeError` with the message of the first that fails."""
     where = ["-n", namespace] if namespace else []
     done = subprocess.run(
         ["ip", *where, "-batch", "-"], input="".join(f"{line}\n" for line in lines), capture_output=True, text=True, check=False
@@ -32,13 +32,13 @@ def batch(lines: Iterable[str], namespace: str | None = None) -> None:
 
 
 def inside(namespace: str, call: Callable[[], Answer]) -> Answer:
-    """Call something in a network namespace, in a thread of its own. Files below /proc/thread-self/net and /proc/sys/net follow it."""
+    """Call a function in a network namespace, in a new thread. Files below /proc/thread-self/net and /proc/sys/net follow it."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(_enter_and_call, namespace, call).result()
 
 
 def enter(namespace: str) -> None:
-    """Move the calling thread into a network namespace. There is no way back."""
+    """Move the calling thread into a network namespace, irrevocably."""
     descriptor = os.open(NAMED / namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if _LIBC.setns(descriptor, _CLONE_NEWNET):
@@ -58,7 +58,7 @@ def existing(prefix: str) -> list[str]:
 
 
 def processes_in(namespaces: Iterable[str]) -> list[int]:
-    """Processes whose main thread lives in one of some namespaces."""
+    """Processes whose main thread is in one of these namespaces."""
     wanted = set()
     for namespace in namespaces:
         with suppress(FileNotFoundError):

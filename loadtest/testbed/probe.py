@@ -1,6 +1,6 @@
-"""Probes of reachability, many at a time: TCP, UDP, ICMP and SCTP from any namespace, from one process and one loop.
+"""Probes of reachability by TCP, UDP, ICMP and SCTP, many at a time from any namespaces, in one process with one loop.
 
-A refusal by policy is silence, so an attempt fails only when its time is over; all of them wait together.
+A denied packet is dropped, so a denied attempt ends with its timeout; all attempts wait at the same time.
 """
 
 import errno
@@ -19,10 +19,10 @@ from loadtest.testbed import netns, sctp
 from loadtest.testbed.echo import payload
 
 TIMEOUT_S = 0.7
-"""Less than the second after which TCP repeats a SYN: every attempt is one packet, and what it meets is what it reports."""
+"""Less than the second after which TCP repeats a SYN: every attempt is one packet."""
 
 _FIRST_IDENTIFIER = 10_000
-_LAST_IDENTIFIER = 32_000  # below the ports that the kernel hands out by itself
+_LAST_IDENTIFIER = 32_000  # below the ephemeral ports of the kernel
 _TOKEN_BYTES = 8
 _RECEIVE_BUFFER_BYTES = 1 << 21
 _LINGER_OFF = struct.pack("ii", 1, 0)
@@ -37,7 +37,7 @@ _RAW = {
 
 
 class Outcome(StrEnum):
-    """REACHED: the answer came back. REFUSED: the network or the peer sent an error. TIMEOUT: no answer."""
+    """REACHED: the answer arrived. REFUSED: the network or the peer sent an error. TIMEOUT: no answer."""
 
     REACHED = "reached"
     REFUSED = "refused"
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 class Probe(NamedTuple):
     """One attempt. `source`: a name of the prober's namespaces; `protocol`: TCP, UDP, ICMP (ICMPv6 too) or SCTP.
 
-    `port`: 0 for ICMP. `source_port`: for ICMP the identifier; 0: one that was not used before. `delay_s`: start this much later.
+    `port`: 0 for ICMP. `source_port`: for ICMP the identifier; 0: an unused one. `delay_s`: delay of the start.
     """
 
     source: str
@@ -59,7 +59,7 @@ class Probe(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The result of an attempt. `started_s`: `time.monotonic()` when its first packet went out; `elapsed_s`: until the outcome."""
+    """The result of an attempt. `started_s`: `time.monotonic()` at its first packet; `elapsed_s`: until the outcome."""
 
     probe: Probe
     outcome: Outcome
@@ -90,7 +90,7 @@ class Prober:
             return round_.run()
 
     def _identifier(self, source: str) -> int:
-        # Never the same twice within minutes: conntrack would take the second attempt for a part of the first.
+        # Unique for minutes: conntrack would treat a second attempt as a part of the first.
         last = self._identifiers.get(source, _FIRST_IDENTIFIER)
         self._identifiers[source] = last + 1 if last < _LAST_IDENTIFIER else _FIRST_IDENTIFIER
         return last
@@ -126,7 +126,7 @@ class _Round:
             connection.close()
 
     def open(self, probes: Sequence[tuple[int, Probe]]) -> None:
-        """Make the sockets of the probes of one namespace, in which the calling thread is."""
+        """Create the sockets of the probes of the calling thread's namespace."""
         for number, probe in probes:
             family = socket.AF_INET6 if ":" in probe.destination else socket.AF_INET
             raw_protocol = _RAW.get((probe.protocol, family))
@@ -149,7 +149,7 @@ class _Round:
         began_s = time.monotonic()
         for raw in self._raw.values():
             self._selector.register(raw, selectors.EVENT_READ, partial(self._raw_answers, raw))
-        # Attempts that start later are further from their deadline: both lists are in order of time.
+        # Attempts that start later end later: both lists are in order of time.
         due = sorted(self._attempts, key=lambda number: self._attempts[number].probe.delay_s)
         started: list[int] = []
         while len(self._results) < len(self._attempts):
@@ -174,7 +174,7 @@ class _Round:
             key.data()
 
     def _raw_socket(self, probe: Probe, family: socket.AddressFamily, protocol: int) -> socket.socket:
-        # One for all attempts of a namespace: every raw socket gets a copy of every packet.
+        # One socket for all attempts of a namespace: every raw socket receives a copy of every packet.
         key = (probe.source, probe.protocol, family)
         if key not in self._raw:
             self._raw[key] = socket.socket(family, socket.SOCK_RAW, protocol)
@@ -215,7 +215,7 @@ class _Round:
         if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._finish(number, Outcome.REFUSED)
             return
-        # An established socket proves little about the other side: only an answer shows that the last packet of the handshake arrived.
+        # An established socket proves little about the peer: only an answer shows that the last packet of the handshake has arrived.
         try:
             connection.send(self._attempts[number].token)
         except OSError:

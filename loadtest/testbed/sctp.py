@@ -1,4 +1,4 @@
-"""Just enough SCTP to ask and answer on raw sockets, for kernels without SCTP sockets: an INIT and its INIT ACK.
+"""A minimal SCTP encoder and decoder for raw sockets, for kernels without SCTP sockets: an INIT and its INIT ACK.
 
 Byte order: network order, except the checksum, which goes out least significant byte first. Source: RFC 9260 sections 3.1, 3.3.2, 6.8.
 """
@@ -30,7 +30,7 @@ _TABLE = _crc32c_table()
 
 
 class Packet(NamedTuple):
-    """The fields by which an answer is told to belong to a question."""
+    """The fields that match an INIT ACK with its INIT."""
 
     source_port: int
     destination_port: int
@@ -40,7 +40,7 @@ class Packet(NamedTuple):
 
 
 def build(packet: Packet) -> bytes:
-    """An INIT or INIT ACK with a correct checksum: conntrack takes anything else for invalid."""
+    """An INIT or INIT ACK with a correct checksum: conntrack treats other packets as invalid."""
     parameters = _COOKIE if packet.chunk == INIT_ACK else b""
     chunk = _CHUNK.pack(packet.chunk, 0, _CHUNK.size + len(parameters), packet.initiate_tag, _WINDOW_BYTES, 1, 1, 1)
     data = _COMMON.pack(packet.source_port, packet.destination_port, packet.verification_tag, 0) + chunk + parameters

@@ -1,6 +1,7 @@
-"""The demo: `python -m tests.demo`, as root. A cluster in a box, the real agent, real connections; all of it removed at the end.
+"""The demo: `python -m tests.demo`, as root.
 
-Exit code 0: everything was as the policies say; 1: something was not; 130: interrupted.
+It runs the real agent in a cluster in a box, opens real connections, and removes everything at the end. Exit code 0: every result agreed
+with the policies; 1: one did not; 130: interrupted.
 """
 
 import os
@@ -63,7 +64,7 @@ class Demo:
             self._metrics(agent)
 
     def _without_policies(self) -> None:
-        self._terminal.section("1  Without policies everybody reaches everybody")
+        self._terminal.section("1  Without policies every pod reaches every host")
         matrix.legend(self._terminal)
         self._terminal.line()
         self._matrix(expected.WITHOUT_POLICIES)
@@ -71,13 +72,13 @@ class Demo:
     def _with_policies(self, agent: Agent) -> list[Result]:
         self._terminal.section("2  With the policies of config/demo/policies")
         before = agent.status()
-        # All of them at once: a folder that is complete before it appears.
+        # One rename publishes all files at once.
         complete = self._box.directory / "policies"
         shutil.copytree(CONFIG / "policies", complete)
         complete.rename(self._manifests / "policies")
         agent.wait_until_enforced(before)
         for path in sorted(self._manifests.glob("policies/*.yaml")):
-            # The first line of each file says what the policy is for.
+            # The first line of each file states the purpose of the policy.
             namespace, _, name = path.stem.partition("-")
             purpose = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             self._terminal.fact(f"{namespace}/{name}", purpose)
@@ -85,7 +86,7 @@ class Demo:
         return self._matrix(expected.WITH_POLICIES)
 
     def _reasons(self, results: list[Result]) -> None:
-        self._terminal.section("3  Who refused: the policy that decided (netpolq explain)")
+        self._terminal.section("3  Denied by: the policy that decided (netpolq explain)")
         answers = reasons.explain(self._box, self._manifests, results)
         disagreements = reasons.show(self._terminal, self._box, results, answers)
         self._terminal.line()
@@ -152,7 +153,7 @@ def _hosts() -> list[Host]:
 
 
 def _run(terminal: Terminal) -> list[str]:
-    terminal.line(terminal.styled("netpolq: who reaches whom, before and after network policies", Style.BOLD))
+    terminal.line(terminal.styled("netpolq: connectivity between pods before and after network policies", Style.BOLD))
     terminal.line()
     began_s = time.monotonic()
     with Box(node=_NODE, hosts=_hosts()) as box:

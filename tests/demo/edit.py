@@ -24,7 +24,7 @@ _SETTLED_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """All times are seconds since the file was replaced; None: it did not happen."""
+    """Seconds since the file was replaced; None: the event did not happen."""
 
     version: int
     workers: int

@@ -1,6 +1,6 @@
 """The expected connectivity, derived by hand from the policies in `config/demo`. No code of the project computes it.
 
-A cell tells TCP, UDP and ICMP in this order: ✓ reached over IPv4 and IPv6, ✗ refused, 4 reached over IPv4 only.
+A cell shows TCP, UDP and ICMP in this order: ✓ reached over IPv4 and IPv6, ✗ refused, 4 reached over IPv4 only.
 """
 
 COLUMNS = ("frontend", "backend", "db", "dns", "monitor", "debug", "outside", "node")

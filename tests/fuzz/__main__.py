@@ -1,6 +1,6 @@
 """Fuzzing with atheris: `python -m tests.fuzz`, guided by the coverage of the project.
 
-Exit code 0: nothing was found in the time given; otherwise the bytes that break something are in a file, which is named.
+Exit code 0: no failure within the time limit; otherwise the output names a file with the failing input.
 """
 
 import argparse

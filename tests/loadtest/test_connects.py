@@ -1,4 +1,4 @@
-"""The client that times connect(): as many connections as asked for, each from another port, none left behind."""
+"""The client that times connect(): the number of its connections, their source ports, and that none stays in TIME_WAIT."""
 
 import json
 import subprocess
@@ -62,8 +62,8 @@ def seen(box: Box) -> list[int]:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_each_connection_has_the_next_port_and_none_rests(box: Box, family: int) -> None:
-    """Beyond the last port it goes on with 1024. Nothing is in TIME_WAIT, at neither end."""
+def test_each_connection_has_the_next_port_and_none_stays_in_time_wait(box: Box, family: int) -> None:
+    """After the last port it continues with 1024. Neither end has a connection in TIME_WAIT."""
     first = 65_536 - COUNT // 2
     with counted(box, PORT):
         report = connect(box, "--count", str(COUNT), "--first-port", str(first), family=family)
@@ -81,7 +81,7 @@ def test_a_port_may_be_used_again_at_once(box: Box) -> None:
         assert connect(box, "--count", "50", "--first-port", "30000")["connected"] == 50
 
 
-def test_a_rate_is_not_exceeded_and_time_ends_it(box: Box) -> None:
+def test_a_load_does_not_exceed_its_rate_and_ends_in_time(box: Box) -> None:
     report = connect(box, "--seconds", "0.3", "--rate", "500")
     assert 1 <= report["connected"] <= 150
     assert report["seconds"] >= 0.3
@@ -92,8 +92,8 @@ def test_a_refused_connection_has_failed_and_has_no_time(box: Box) -> None:
     assert (report["connected"], report["failed"], report["connect_ns"]) == (0, 5, [])
 
 
-def test_one_that_is_not_answered_fails_in_its_time_and_those_after_it_count_from_when_they_were_due(box: Box) -> None:
-    """The first one is dropped, the next ones are behind their time and begin at once."""
+def test_an_unanswered_connection_times_out_and_later_ones_are_timed_from_when_they_were_due(box: Box) -> None:
+    """The first one is dropped, so the next ones are late and start at once."""
     with counted(box, PORT, drop=True):
         report = connect(box, "--count", "1", "--timeout-ms", "100")
         assert (report["connected"], report["failed"]) == (0, 1)
@@ -103,7 +103,7 @@ def test_one_that_is_not_answered_fails_in_its_time_and_those_after_it_count_fro
     report = connect(box, "--count", "20", "--rate", "1000", "--first-port", "40000", "--timeout-ms", "100")
     box.run(POD.name, ["nft", "delete", "table", "inet", "once"])
     assert (report["connected"], report["failed"], report["late"]) == (19, 1, 19)
-    # The second was due a millisecond after the first and had to wait for its end; each later one for a millisecond less.
+    # The second was due a millisecond after the first and waited for its end; each later one waited a millisecond less.
     first, *_, last = report["connect_ns"]
     assert first > 90e6
     assert first > last > 70e6

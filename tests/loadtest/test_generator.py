@@ -1,4 +1,4 @@
-"""The packets of the generator are what they claim to be: whole, of new flows, as many as asked for."""
+"""The packets of the generator: their checksums, flows, number and rate."""
 
 import json
 import socket
@@ -62,10 +62,10 @@ def received(receiver: socket.socket, count: int, kind: type[UDP] | type[TCP]) -
 )
 @pytest.mark.parametrize("protocol", ["udp", "tcp"])
 @pytest.mark.parametrize("order", ["ports", "random"])
-def test_checksums_are_right_and_every_packet_is_of_another_flow(
+def test_checksums_are_correct_and_every_packet_has_a_new_flow(
     box: Box, family: int, sources: str, destination: str, protocol: str, order: str
 ) -> None:
-    """Seven bytes of payload: an odd number, which checksums treat in a way of their own."""
+    """Seven bytes of payload: checksums treat an odd number differently."""
     kind = UDP if protocol == "udp" else TCP
     words = ("--source", sources, "--destination", destination, "--protocol", protocol, "--order", order, "--payload", "7")
     ports = (
@@ -90,7 +90,7 @@ def test_checksums_are_right_and_every_packet_is_of_another_flow(
     assert {frame.payload.dst for frame in frames} == {destination}
 
 
-def test_a_later_part_goes_on_where_the_first_one_ended(box: Box) -> None:
+def test_a_later_part_continues_where_the_first_one_ended(box: Box) -> None:
     words = ("--source", "10.88.0.1-10.88.0.9", "--destination", "10.77.1.1", "--source-ports", "2000-2019")
     with listening(box) as receiver:
         generate(box, *words, "--count", "30")
@@ -99,7 +99,7 @@ def test_a_later_part_goes_on_where_the_first_one_ended(box: Box) -> None:
     assert len({(frame.payload.src, frame[UDP].sport) for frame in frames}) == 60
 
 
-def test_a_rate_is_not_exceeded_and_time_ends_it(box: Box) -> None:
+def test_a_load_does_not_exceed_its_rate_and_ends_in_time(box: Box) -> None:
     words = ("--source", "10.88.0.1", "--destination", "10.77.1.1", "--rate", "1000")
     report = generate(box, *words, "--seconds", "0.3")
     assert 1 <= report["sent"] <= 301 + 1_000 * (report["seconds"] - 0.3)

@@ -1,4 +1,4 @@
-"""The load test runs: every shape, once, with tiny loads. What it measures in so little time means nothing and is not looked at."""
+"""Every shape of the load test runs once, with a tiny load. The figures have no meaning and are not checked."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 
 def left_behind(pid: int) -> list[str]:
-    """Namespaces and folders of a load test that has ended."""
+    """Namespaces and folders that a load test has left behind."""
     prefix = f"npq-{pid}-"
     return [*netns.existing(prefix), *(str(path) for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"))]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Exit code and what it printed. Nothing of it may be left."""
+    """The exit code and the output. The load test may leave nothing behind."""
     try:
         output, progress = process.communicate(timeout=LIMIT_S)
     finally:
@@ -100,7 +100,7 @@ def test_a_signal_in_the_middle_of_a_load_leaves_nothing(number: signal.Signals)
 
 
 def running(part: str) -> Sequence[str]:
-    """Command lines with a part, of processes that are still there after a moment."""
+    """Command lines that contain a text, of processes that still run after a moment."""
     deadline_s = time.monotonic() + 2.0
     while True:
         found = []

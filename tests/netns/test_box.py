@@ -155,7 +155,7 @@ def test_a_signal_removes_a_box_that_is_being_built(number: signal.Signals) -> N
     _assert_nothing_left(builder.pid)
 
 
-_TITLES = ("Without policies", "With the policies", "Who refused", "Live edit", "Metrics")
+_TITLES = ("Without policies", "With the policies", "Denied by", "Live edit", "Metrics")
 
 
 def test_the_demo_finds_what_the_policies_allow_and_leaves_nothing() -> None:
@@ -168,7 +168,7 @@ def test_the_demo_finds_what_the_policies_allow_and_leaves_nothing() -> None:
     assert max(map(len, demo.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("title", [b"who reaches whom", *(title.encode() for title in _TITLES)])
+@pytest.mark.parametrize("title", [b"connectivity between pods", *(title.encode() for title in _TITLES)])
 def test_the_demo_leaves_nothing_when_interrupted(title: bytes) -> None:
     demo = subprocess.Popen(
         [sys.executable, "-m", "tests.demo"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_UTF8

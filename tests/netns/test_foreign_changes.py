@@ -62,7 +62,7 @@ def damages(cluster: Cluster) -> list[str]:
         "delete table inet netpolq",
         f"flush chain inet netpolq {chain}",
         "flush set inet netpolq isolated_ingress_v4",
-        # Like the restore of an older dump, in which another pod is isolated.
+        # As when an older dump is restored, in which another pod is isolated.
         f"flush set inet netpolq isolated_ingress_v4; add element inet netpolq isolated_ingress_v4 {{ {address[:-1]}9 }}",
         f"insert rule inet netpolq {chain} accept",
     ]
@@ -110,7 +110,7 @@ def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgot
 
 
 def test_a_program_that_keeps_changing_the_table_causes_one_repair_per_second() -> None:
-    """The agent repairs once a second then, is not ready and gives the reason, and is ready again when the program has ended."""
+    """Then the agent repairs once a second, is not ready and gives the reason. It is ready again when the program has ended."""
     with cluster_with("--workers", "1", "--fail-open=false") as cluster:
         cluster.apply([ingress(FROM_C)])
         fight = "while nft flush set inet netpolq isolated_ingress_v4; do sleep 0.02; done"

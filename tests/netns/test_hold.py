@@ -91,7 +91,7 @@ def test_the_last_hold_counts_and_a_release_may_be_repeated(box: Box) -> None:
     ids=["one", "adjacent", "single addresses", "to the end of a family", "from the beginning of a family"],
 )
 def test_the_agent_reads_back_what_a_hold_drops(box: Box, text: str) -> None:
-    """So that it can add ranges to the hold of another program and keep all of that hold."""
+    """It needs them to add ranges to the hold of another program, and to keep the others."""
     ranges = parse_ranges(text)
 
     async def written_and_read(*later: str) -> list[str]:
@@ -134,7 +134,7 @@ def answers(connection: socket.socket) -> bool:
 
 
 def test_a_connection_goes_on_if_the_agent_accepted_it_before(box: Box) -> None:
-    """It has the agent's bit in its label. One without the bit waits."""
+    """Such a connection has the agent's bit in its label. Packets of a connection without the bit are dropped."""
     with connected(box, CLIENT) as unknown:
         box.nft(
             "add table inet mark_all; add chain inet mark_all c { type filter hook forward priority 0; }; "
@@ -158,7 +158,7 @@ def test_a_connection_that_another_program_marks_does_not_count_as_accepted(box:
 
 
 def test_a_probe_of_the_node_is_closed_in_good_order(box: Box) -> None:
-    """After a close the kernel ends the connection without the socket of a process: that is traffic of the node, too."""
+    """After a close the kernel ends the connection without the socket of a process. That is also traffic of the node."""
     assert hold(box, "--pod-cidrs", RANGES).returncode == ExitCode.OK
     with box.inside(SERVER.name, lambda: socket.create_server((SERVER.address(4), 81))) as server:
         server.settimeout(5)
@@ -176,7 +176,7 @@ def test_a_probe_of_the_node_is_closed_in_good_order(box: Box) -> None:
 
 
 def test_where_the_rules_of_an_agent_are_there_is_nothing_to_hold(box: Box) -> None:
-    """An init container runs before each start of an agent, also where one serves: that must not cut its pods off."""
+    """An init container runs before each start of an agent, also while another agent serves, whose pods must stay connected."""
     box.nft(
         "add table inet netpolq; add chain inet netpolq enqueue; "
         "add chain inet netpolq judge { type filter hook postrouting priority 95; }; add rule inet netpolq judge jump enqueue"

@@ -77,7 +77,7 @@ V4: dict[str, Made] = {
     ),
     "experimental protocol": lambda s, d: IP(src=s, dst=d, proto=253) / Raw(b"x" * 20),
     "from loopback": lambda _s, d: IP(src="127.0.0.1", dst=d) / UDP(sport=5, dport=80),
-    "from everybody": lambda _s, d: IP(src="255.255.255.255", dst=d) / UDP(sport=5, dport=80),
+    "from the broadcast address": lambda _s, d: IP(src="255.255.255.255", dst=d) / UDP(sport=5, dport=80),
 }
 V6: dict[str, Made] = {
     "plain UDP": lambda s, d: IPv6(src=s, dst=d) / UDP(sport=5, dport=80),
@@ -200,7 +200,7 @@ def test_no_denied_packet_arrives_and_every_packet_gets_a_verdict(world: Cluster
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_allowed_packets_arrive_even_if_malformed(world: Cluster, family: int) -> None:
-    """So that the test above shows the effect of the policy, not that such packets never arrive."""
+    """So the test above shows the effect of the policy. Such packets arrive without it."""
     world.apply([ingress(FROM_B)])
     before = arrived(world)
     send_all(world, family)
@@ -210,19 +210,19 @@ def test_allowed_packets_arrive_even_if_malformed(world: Cluster, family: int) -
 
 
 def forget_connections(cluster: Cluster) -> None:
-    """So that no acceptance of an earlier test keeps a packet out of the queue."""
+    """Remove all connections: a packet of a connection that an earlier test had accepted would not be queued."""
     assert cluster.box.run(cluster.box.node.name, ["conntrack", "-F"]).returncode == 0
 
 
 def malformed(cluster: Cluster) -> int:
-    """Packets that the workers could not read."""
+    """Number of packets that the workers could not parse."""
     found = re.search(r"^netpolq_malformed_packets_total(?:{[^}]*})? (\d+)", cluster.agent.metrics(), re.MULTILINE)
     return int(found[1]) if found is not None else 0
 
 
 @pytest.mark.parametrize("header", [135, 139, 140])
 def test_bytes_behind_an_unknown_header_are_not_parsed_as_ports(world: Cluster, header: int) -> None:
-    """UDP is admitted, and a protocol that only begins like an extension header is UDP only to a careless parser."""
+    """The policy admits UDP. A parser that skips an unknown header like an extension header would find UDP behind it."""
     world.apply([ingress({**FROM_B, "ports": [{"protocol": "UDP", "port": 80}]})])
     forget_connections(world)
     source, destination = (world.box.address(name, 6) for name in ("x/b", "x/a"))

@@ -193,7 +193,7 @@ def test_ten_thousand_connections_are_evaluated_and_those_of_others_kept(strict:
 
 
 def insert(cluster: Cluster, source: str, destination: str, family: int, count: int, protocol: int = socket.IPPROTO_UDP) -> None:
-    """Put accepted connections into the kernel's table, which no packet has opened."""
+    """Insert accepted connections into the kernel's table without packets."""
     connections.insert(cluster.box, source, destination, family, count, protocol=protocol, label=ACCEPTED)
 
 

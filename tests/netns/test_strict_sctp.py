@@ -22,7 +22,10 @@ CLIENT_TAG, SERVER_TAG = 0x1111, 0x2222
 
 
 class Association:
-    """Both ends, by raw sockets. conntrack checks ports and tags: it drops nothing itself, but marks mismatching packets as invalid."""
+    """Both ends of an association, with raw sockets.
+
+    conntrack checks ports and tags. It drops no packet, but marks mismatching ones as invalid.
+    """
 
     def __init__(self, client: socket.socket, server: socket.socket, addresses: tuple[str, str]) -> None:
         self._client = client
@@ -31,7 +34,7 @@ class Association:
         self._numbers = itertools.count(1)
 
     def open(self) -> bool:
-        """The four-way handshake (RFC 9260 section 5.1). Whether all of it arrived."""
+        """Perform the four-way handshake (RFC 9260 section 5.1). Returns whether all its packets arrived."""
         return (
             self.ask(SCTPChunkInit(init_tag=CLIENT_TAG, n_out_streams=1, n_in_streams=1), tag=0)
             and self.answer(SCTPChunkInitAck(init_tag=SERVER_TAG, n_out_streams=1, n_in_streams=1))
@@ -40,13 +43,13 @@ class Association:
         )
 
     def ask(self, chunk: Packet | None = None, tag: int = SERVER_TAG) -> bool:
-        """Send a chunk from the client, by default data. Whether it arrived."""
+        """Send a chunk from the client, by default data. Returns whether it arrived."""
         packet = bytes(SCTP(sport=CLIENT_PORT, dport=SERVER_PORT, tag=tag) / (chunk or self._data()))
         self._client.sendto(packet, (self._server_address, 0))
         return arrives(self._server, packet)
 
     def answer(self, chunk: Packet | None = None) -> bool:
-        """Send a chunk from the server, by default data. Whether it arrived."""
+        """Send a chunk from the server, by default data. Returns whether it arrived."""
         packet = bytes(SCTP(sport=SERVER_PORT, dport=CLIENT_PORT, tag=CLIENT_TAG) / (chunk or self._data()))
         self._server.sendto(packet, (self._client_address, 0))
         return arrives(self._client, packet)

@@ -32,7 +32,7 @@ PAYLOAD = struct.Struct("=BBBQ")
 
 
 class Datagram(NamedTuple):
-    """The only one of its connection."""
+    """A datagram, the only one of its connection."""
 
     client: str
     port: int
@@ -50,7 +50,7 @@ class Period:
 
 
 class Traffic:
-    """Clients that open one connection after the other to pod a, and what arrives there."""
+    """Clients that open connections to pod a one after the other, and the datagrams that arrive there."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._box = cluster.box
@@ -75,7 +75,7 @@ class Traffic:
 
     def _send(self, name: str) -> None:
         netns.enter(self._box.namespaces[name])
-        # A source port that comes again would be an established connection, which goes on whatever the policies.
+        # A source port that is used again would belong to an established connection, which policies do not cut here.
         for source_port in range(1024, 65536):
             if self._stop.is_set():
                 return

@@ -12,7 +12,7 @@ CONFIGURATIONS = {"deployment": DEPLOY / "lint/checkov.yaml", "load test": LOADT
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Checks that fail without any exception, each with one of the objects that it fails for; by configuration."""
+    """The checks that fail without exceptions, each with one object for which it fails; by configuration."""
     deployment, loadtest = tmp_path_factory.mktemp("deployment"), tmp_path_factory.mktemp("loadtest")
     for name in OVERLAYS:
         (deployment / f"{name}.yaml").write_text(kustomized(KUSTOMIZE / "overlays" / name).yaml(), encoding="utf-8")
@@ -37,12 +37,12 @@ def test_nothing_fails_that_is_not_excepted(failed: dict[str, dict[str, str]], n
     assert {check: where for check, where in failed[name].items() if check not in excepted} == {}
 
 
-def test_no_exception_is_left_that_nothing_needs(failed: dict[str, dict[str, str]], name: str) -> None:
+def test_every_exception_is_needed(failed: dict[str, dict[str, str]], name: str) -> None:
     assert [check for check in exceptions(CONFIGURATIONS[name]) if check not in failed[name]] == []
 
 
 def test_every_exception_has_a_reason_above_it(name: str) -> None:
-    """A reason may be that of several in a row."""
+    """One reason may apply to several exceptions in a row."""
     for before, line in pairwise(CONFIGURATIONS[name].read_text(encoding="utf-8").splitlines()):
         if "- CKV" in line:
             assert "- CKV" in before or before.lstrip().startswith("# "), line

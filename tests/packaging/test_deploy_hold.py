@@ -1,4 +1,4 @@
-"""The files that hold pods from boot on: the unit, its script, and the init container."""
+"""The files that install the hold at boot: the unit, its script, and the init container."""
 
 import configparser
 import re

@@ -42,7 +42,7 @@ def stages() -> list[list[Step]]:
 
 
 class Image(NamedTuple):
-    """A folder in place of the image's root, as far as the steps filled it."""
+    """A folder with the results of the steps, instead of the image's root."""
 
     root: Path
 
@@ -57,11 +57,11 @@ class Image(NamedTuple):
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The builder's steps, carried out below a folder of its own. Debian packages are this machine's."""
+    """The builder's steps, run in a new folder. The Debian packages are those of this machine."""
     root = tmp_path_factory.mktemp("image")
     programs = root / "programs"
     programs.mkdir()
-    # The base image calls its interpreter `python`; it must not be the one with this project's own environment.
+    # The interpreter of the base image is `python`; here it must not be the one of this project's environment.
     (programs / "python").symlink_to(Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}")
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
     folder = root
@@ -160,7 +160,7 @@ def test_the_image_is_not_root_and_starts_the_agent_itself() -> None:
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """Versions by name. In a lock for several platforms one name may stand twice; then with its last version."""
+    """Versions by name. A lock for several platforms may have a name twice; then its last version."""
     return dict(re.findall(r"(?m)^([A-Za-z0-9._-]+)==([^ ;\\]+)", lock.read_text(encoding="utf-8")))
 
 

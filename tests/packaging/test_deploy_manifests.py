@@ -121,7 +121,7 @@ RENDERINGS: dict[str, Callable[[], Deployment]] = {
     **{f"overlay {name}": partial(kustomized, KUSTOMIZE / "overlays" / name) for name in OVERLAYS},
     **{f"chart, {name}": partial(charted, values) for name, values in VALUE_SETS.items()},
 }
-# The oldest that the chart accepts, and the newest known here.
+# The oldest version that the chart accepts, and the newest in the schemas here.
 API_VERSIONS = ("1.25", kubernetes_validate.latest_version())
 
 
@@ -240,7 +240,7 @@ def test_the_charts_settings_reach_the_agent() -> None:
 
 
 def host_paths(deployment: Deployment) -> dict[str, str]:
-    """The folders of the node that the agent's container has, by where it has them. None may keep a pod from starting."""
+    """The folders of the node in the agent's container, by mount path. A missing folder must not prevent the start of the pod."""
     folders = {volume["name"]: cast("dict[str, str]", volume["hostPath"]) for volume in deployment.pod["spec"]["volumes"]}
     assert {folder["type"] for folder in folders.values()} == {"DirectoryOrCreate"}
     mounts = deployment.container["volumeMounts"]
@@ -249,7 +249,10 @@ def host_paths(deployment: Deployment) -> dict[str, str]:
 
 
 def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run_directory_alone(deployment: Deployment) -> None:
-    """Without the mount the folder that it looks into for pod ranges is the image's, and there is none. Failing open, it does not look."""
+    """Without the mount, the agent would look for pod ranges in the image's folder, which does not exist.
+
+    In fail-open mode it does not look.
+    """
     settings, paths = settings_of(deployment), host_paths(deployment)
     assert settings.cni_conf_dir is not None
     assert paths.keys() - {str(settings.cni_conf_dir)} == {str(settings.run_dir)}
@@ -262,7 +265,7 @@ def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run
 
 
 def test_a_chart_without_the_folder_of_the_cni_configuration_mounts_none_of_it() -> None:
-    """There may be credentials of the network plugin beside its configuration."""
+    """The folder may also have credentials of the network plugin."""
     deployment = rendered("chart, without the CNI configuration")
     assert host_paths(deployment).keys() == {"/run/netpolq"}
     assert listed(settings_of(deployment).pod_cidrs) == "10.244.0.0/16"
@@ -292,7 +295,7 @@ def test_the_chart_passes_helms_own_checks() -> None:
 
 
 def test_chart_and_kustomize_render_the_same_pods() -> None:
-    """By their defaults, save the labels by which each finds its own."""
+    """With their defaults, except the labels that each uses as selector."""
     base, chart = rendered("base"), rendered("chart, defaults")
     assert sorted_pod(base) == sorted_pod(chart)
     ours, theirs = (deployment.one("DaemonSet")["spec"] for deployment in (base, chart))

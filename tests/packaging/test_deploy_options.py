@@ -1,4 +1,4 @@
-"""The chart's options: names, rules, dashboard, clean-up, and the way from kustomize to the chart."""
+"""The chart's options: names, rules, dashboard, clean-up, and the migration from kustomize to the chart."""
 
 import json
 import tarfile
@@ -26,7 +26,7 @@ Schema = dict[str, object]
 )
 @pytest.mark.parametrize("overlay", ["base", "overlays/production", "overlays/fail-closed"])
 def test_the_chart_takes_over_what_kustomize_has_made(overlay: str, release: str, values: dict[str, object]) -> None:
-    """Of objects with the same name, what the API never lets change is the same: the selector of pods, and the role that is bound."""
+    """Objects with the same name agree in their immutable fields: the selector of pods, and the role that is bound."""
     before, after = kustomized(KUSTOMIZE / overlay), charted(values, release=release)
     assert identities(before) == identities(after)
     assert before.one("DaemonSet")["spec"]["selector"] == after.one("DaemonSet")["spec"]["selector"]
@@ -101,7 +101,7 @@ def test_the_rule_object_holds_the_shipped_rules() -> None:
 
 
 def test_a_packed_chart_holds_rules_and_dashboard_too(tmp_path: Path) -> None:
-    """In the folder they are links; in the archive that a chart is published as they are files."""
+    """They are links in the folder, and files in the published archive."""
     archive = Path(helm_python.package(CHART, destination=tmp_path))
     with tarfile.open(archive) as packed:
         for shipped in (*prometheus.RULE_FILES, prometheus.DASHBOARD):
@@ -176,7 +176,7 @@ def without_empty(spec: PodSpec) -> dict[str, object]:
 
 
 def test_clean_up_replaces_the_agent_by_pods_that_are_those_of_kustomize() -> None:
-    """On every node that had an agent; nothing of the agent is left that could start again."""
+    """The pods run on every node that had an agent, and no object of the agent is left that could start it again."""
     everything = {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboard": {"enabled": True}}
     chart = charted({"cleanup": {"enabled": True}, "metrics": everything})
     kustomize = kustomized(KUSTOMIZE / "cleanup")

@@ -38,7 +38,7 @@ def copied(folder: Path) -> Path:
 
 
 def make(deploy: Path) -> subprocess.CompletedProcess[str]:
-    """What `make manifests` runs, in a copy."""
+    """Run the commands of `make manifests` in a copy."""
     return subprocess.run(
         [sys.executable, deploy / "manifests.py"],
         capture_output=True,
@@ -58,7 +58,7 @@ def refer(deploy: Path, **changes: str) -> None:
 
 
 def test_what_make_manifests_writes_is_current(tmp_path: Path) -> None:
-    """Run again, it changes nothing. Rendered objects are compared, for the layout is that of kubectl's version."""
+    """A second run changes nothing. The test compares objects, because the layout depends on kubectl's version."""
     deploy = copied(tmp_path)
     done = make(deploy)
     assert done.returncode == 0, done.stderr
@@ -130,7 +130,7 @@ def test_the_tag_is_the_version_of_project_and_chart() -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(CHECKOUT)))
 def test_no_kustomization_uses_a_deprecated_field(folder: Path) -> None:
-    """kubectl mentions them on standard error. A component is rendered by what includes it."""
+    """kubectl reports them on standard error. A component is rendered by the kustomization that includes it."""
     text = (folder / "kustomization.yaml").read_text(encoding="utf-8")
     if yaml.safe_load(text)["kind"] == "Kustomization":
         done = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60)

@@ -34,7 +34,7 @@ def test_every_path_in_the_documentation_exists(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """The generator builds pages that no menu leads to without a warning."""
+    """The generator does not warn about pages outside the navigation."""
     navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
 

@@ -81,7 +81,7 @@ class Manifest(TypedDict):
 
 @cache
 def rendered(part: str) -> tuple[Manifest, ...]:
-    """What an operator applies."""
+    """The manifests that an operator applies."""
     words = [part, "--image", IMAGE, *(() if part == "server" else ("--target", SERVER))]
     tool("kubectl", "Debian's package kubernetes-client")
     done = subprocess.run([LOADTEST / "render.sh", *words], capture_output=True, text=True, check=False, timeout=60)
@@ -158,7 +158,7 @@ def test_the_operators_image_and_address_are_in_every_container(part: str) -> No
 
 @pytest.mark.parametrize("part", JOBS)
 def test_without_an_address_the_scripts_do_nothing(part: str) -> None:
-    """As they are in the folder the manifests name no address: a job that is applied like that fails at once."""
+    """The manifests in the folder have no address: a job that is applied without rendering fails at once."""
     done = subprocess.run(
         [tool("kubectl", "Debian's package kubernetes-client"), "kustomize", str(LOADTEST / part)],
         capture_output=True,
@@ -178,7 +178,7 @@ def test_without_an_address_the_scripts_do_nothing(part: str) -> None:
 
 @pytest.mark.parametrize("part", JOBS)
 def test_the_scripts_of_a_job_are_mounted_and_take_its_arguments(part: str) -> None:
-    """With --help behind them: all arguments before are checked, nothing is sent."""
+    """With --help as the last argument: the script checks all arguments before it, and sends nothing."""
     config = one(part, "ConfigMap")
     (volume,) = (volume for volume in pod_spec(part)["volumes"] if "configMap" in volume)
     assert volume["configMap"]["name"] == config["metadata"]["name"]
@@ -238,7 +238,7 @@ def test_the_policies_admit_what_is_measured_and_deny_what_is_flooded(part: str,
 
 
 def write(folder: Path, template: Template) -> None:
-    """The cluster, once the server and a job run."""
+    """Write the cluster with the server and a running job."""
     pods = []
     for name, address, labels in (
         ("server", SERVER, one("server", "Pod")["metadata"]["labels"]),

@@ -54,7 +54,7 @@ def test_every_alert_says_what_happens_and_what_to_do() -> None:
 
 
 def test_promtool_accepts_every_scrape_job_the_optional_one_too(tmp_path: Path) -> None:
-    """The discovery is left out: Debian builds Prometheus without that of Kubernetes."""
+    """Without the discovery: Debian builds Prometheus without that of Kubernetes."""
     jobs = prometheus.scrape_jobs()
     assert set(jobs) == {"netpolq", "netpolq-pods", "kube-network-policies"}
     assert jobs["netpolq-pods"]["kubernetes_sd_configs"] == [{"role": "pod"}]

@@ -85,7 +85,7 @@ def way(request: pytest.FixtureRequest) -> Callable[[Path, str], list[Labels]]:
 def test_every_alert_and_figure_is_right_with_the_labels_that_are_scraped(
     way: Callable[[Path, str], list[Labels]], tmp_path: Path
 ) -> None:
-    """The absence of all agents, one that is down, and all others: job and instance are what the rules ask for."""
+    """The absence of all agents, an agent that is down, and all other alerts: job and instance are those of the rules."""
     labels = {}
     for node in NODES:
         (labels[node],) = way(tmp_path, node)
@@ -101,7 +101,7 @@ def test_every_alert_and_figure_is_right_with_the_labels_that_are_scraped(
 
 
 def test_the_instance_is_the_name_of_the_node(way: Callable[[Path, str], list[Labels]], tmp_path: Path) -> None:
-    """So that a series goes on when the agent's pod is replaced."""
+    """A series continues when the agent's pod is replaced."""
     (labels,) = way(tmp_path, "node-1")
     assert labels["instance"].removesuffix(":9080") == "node-1"
     assert not labels.keys() & {"pod", "container"}
@@ -114,7 +114,7 @@ def test_the_one_host_of_the_shipped_job_has_the_expected_job_and_a_name(tmp_pat
 @pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
 @pytest.mark.parametrize("monitored", ["kustomize", "chart", "job"])
 def test_an_agent_is_scraped_once_however_many_containers_its_pod_has(monitored: str, address: str, tmp_path: Path) -> None:
-    """An init container and a sidecar make targets of their own, which would count everything twice."""
+    """An init container and a sidecar cause additional targets, which would count everything twice."""
     port = 9080
     match monitored:
         case "kustomize":

@@ -1,4 +1,4 @@
-"""Slow tests run when what they guard has changed: `.ci/changed`, and the selection of tests by its answer."""
+"""Slow tests run when the files that they guard have changed: `.ci/changed`, and the selection of tests by its answer."""
 
 import shutil
 import subprocess

@@ -89,7 +89,7 @@ def test_the_log_has_no_token(watched: Watched) -> None:
 
 
 class AgentInPod(Agent):
-    """An agent with what the kubelet gives a pod: the files of a service account, and the server's address in the environment."""
+    """An agent in the environment of a pod: the files of a service account, and the server's address in environment variables."""
 
     def __init__(self, box: Box, account: Path, port: int, *flags: str) -> None:
         super().__init__(box, None, *flags)

@@ -27,8 +27,11 @@ _COUNTING = f"""table inet seen {{
 """Counts and drops the datagrams at the server: an answer would be one more packet."""
 
 
-class Books(NamedTuple):
-    """The fate of the packets. `accepted`, `denied`: by workers; `unjudged`: passed without a verdict; `dropped`: without a decision."""
+class PacketCounts(NamedTuple):
+    """Counts of the packets by result.
+
+    `accepted`, `denied`: by workers; `unjudged`: passed without a verdict; `dropped`: without a decision.
+    """
 
     delivered: int
     accepted: int
@@ -37,7 +40,7 @@ class Books(NamedTuple):
     dropped: int
 
 
-def books(box: Box, agent: Agent, mode: str) -> Books:
+def packet_counts(box: Box, agent: Agent, mode: str) -> PacketCounts:
     listed = box.run(SERVER.name, ["nft", "list", "counter", "inet", "seen", "arrived"]).stdout
     delivered = re.search(r"packets (\d+)", listed)
     assert delivered is not None, listed
@@ -50,7 +53,7 @@ def books(box: Box, agent: Agent, mode: str) -> Books:
     # On a slow machine, the pool may kill workers that seem to hang.
     dropped += counts.get('netpolq_failed_packets_total{cause="suspect"}', 0)
     dropped += counts.get('netpolq_failed_packets_total{cause="orphaned"}', 0) if mode == "false" else 0
-    return Books(int(delivered[1]), accepted, denied, counts["netpolq_unjudged_packets_total"], dropped)
+    return PacketCounts(int(delivered[1]), accepted, denied, counts["netpolq_unjudged_packets_total"], dropped)
 
 
 @MODES
@@ -76,11 +79,11 @@ def test_every_packet_is_delivered_denied_or_dropped_and_counted_and_memory_does
         sent = 2 * BURSTS * EACH
 
         def is_accounted_for() -> bool:
-            now = books(box, agent, mode)
+            now = packet_counts(box, agent, mode)
             return now.accepted + now.denied + now.unjudged + now.dropped >= sent
 
         agent.wait_until("all is accounted for", is_accounted_for)
-        found = books(box, agent, mode)
+        found = packet_counts(box, agent, mode)
         assert sent == found.delivered + found.denied + found.dropped
         assert found.delivered == found.accepted + found.unjudged
         assert min(found.accepted, found.denied) > 0

@@ -31,7 +31,7 @@ _PAUSE_S = 0.1
 _GROWTH = 1.25
 _GROWTH_BYTES = 8 * 2**20
 _GROWTH_DESCRIPTORS = 20
-"""A supervisor has some for each client and each program that it runs at the moment."""
+"""A supervisor has additional ones for each client and for each program that it runs."""
 
 _MIN_FIGURES = 9
 
@@ -116,7 +116,7 @@ def _evaluate(results: Sequence[Result], report: Report) -> None:
         elif result.reached:
             report.connections["admitted"] += 1
         elif probe.protocol == "UDP":
-            # What a dead worker had read is dropped when failing closed, and datagrams are not sent again.
+            # In fail-closed mode, packets that a dead worker had read are dropped, and datagrams are not sent again.
             report.connections["lost datagrams"] += 1
         else:
             report.broken.append(f"allowed, and not let through within {_WINDOW_S} s: {probe}")
@@ -125,7 +125,7 @@ def _evaluate(results: Sequence[Result], report: Report) -> None:
 def _measure(world: World, report: Report) -> None:
     processes = world.processes()
     if not (processes["supervisor"] and processes["workers"] and world.is_ready()):
-        return  # one of them is being succeeded, and a process that has just begun has little
+        return  # one of them is being replaced, and a new process uses little memory
     with suppress(psutil.NoSuchProcess):
         sizes = {name: max(int(one.memory_info().rss) for one in found) for name, found in processes.items()}
         descriptors = {name: max(one.num_fds() for one in found) for name, found in processes.items()}

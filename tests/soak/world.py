@@ -29,11 +29,11 @@ _DRAW = (
     "kill a supervisor",
     "take over",
 )
-"""The events, from which each is drawn at random."""
+"""The possible events; each is chosen at random."""
 
 
 class World:
-    """A cluster with constant changes, in which friend and stranger of the server keep their role. `counts`: the events so far."""
+    """A cluster with constant changes, in which friend and stranger of the server keep their roles. `counts`: the events so far."""
 
     def __init__(self, box: Box, *flags: str, seed: int) -> None:
         self._random = random.Random(seed)
@@ -52,7 +52,7 @@ class World:
 
     @property
     def log(self) -> Path:
-        """Of all agents, one after the other."""
+        """The logs of all agents, in order."""
         return self._upgrades.agent.log
 
     def disturb(self) -> None:
@@ -87,7 +87,7 @@ class World:
             self._upgrades.agent.wait_until("a worker that stands still is killed", lambda: not process.is_running())
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """The agent's processes by what they are; the standby worker is one of the workers."""
+        """The agent's processes by role; the standby worker counts as a worker."""
         agent = self._upgrades.agent
         with suppress(psutil.NoSuchProcess):
             supervisor = agent.supervisor()

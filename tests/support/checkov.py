@@ -16,9 +16,9 @@ _LIMIT_S = 110
 
 
 def failed_checks(folder: Path, frameworks: Sequence[str], *, passed_at_least: int) -> dict[str, str]:
-    """Checks that fail for what is in a folder, each with one of the objects that it fails for.
+    """The checks that fail in a folder, each with one object for which it fails.
 
-    `passed_at_least`: of each framework; fewer, and the linter has not seen what it was to look at.
+    `passed_at_least`: minimum of passed checks of each framework; with fewer, the linter has not read the files.
     """
     checkov = tool("checkov", "make setup installs it beside the tests", Path(sys.prefix) / "checkov/bin/checkov")
     done = subprocess.run(
@@ -41,6 +41,6 @@ def failed_checks(folder: Path, frameworks: Sequence[str], *, passed_at_least: i
 
 
 def exceptions(configuration: Path) -> list[str]:
-    """Checks that a configuration excepts."""
+    """The checks that a configuration skips."""
     excepted: list[str] = yaml.safe_load(configuration.read_text(encoding="utf-8"))["skip-check"]
     return excepted

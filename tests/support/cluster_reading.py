@@ -25,7 +25,7 @@ HURRIED = Timing(
     relist_s_per_object=0.01,
     max_relist_s=0.5,
 )
-"""Short time limits, so that minutes in a cluster become a second in a test."""
+"""Short time limits: minutes in a cluster are a second in a test."""
 
 LIMIT_S = 30.0
 
@@ -98,7 +98,7 @@ async def reading(kubeconfig: Path, timing: Timing = HURRIED) -> AsyncIterator[R
         yield reader
     finally:
         if task.done():
-            await task  # whatever ended it
+            await task  # with any exception
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -118,7 +118,7 @@ def fill(server: ApiServer) -> None:
 
 
 def touch_every_kind(server: ApiServer) -> None:
-    """One change of each kind: what is received of it is the evidence of the server's history."""
+    """Make one change of each kind: its events show the reflector the history of the server."""
     server.put(namespace("ops", team="touched"))
     server.put(pod("touched", "10.0.0.90"))
     server.put(policy("touched", "app-2", namespace="ops"))

@@ -1,7 +1,7 @@
-"""Random clusters as API bodies, and random flows through them: small, crowded, and full of the edges of the API.
+"""Random clusters as API bodies, and random flows through them: small, dense, and with the corner cases of the API.
 
 One generator serves both uses: seeded `random.Random` for many clusters quickly, `clusters()` for hypothesis, which shrinks.
-Pools of labels, addresses and ports are kept tiny on purpose, so that selectors match, blocks overlap and names collide.
+The pools of labels, addresses and ports are very small, so that selectors match, blocks overlap and names collide.
 """
 
 import random
@@ -97,7 +97,7 @@ def random_cluster(rng: random.Random) -> Cluster:
     families = rng.choice(((4,), (6,), (4, 6), (6, 4)))
     pods = [_pod(rng, number, rng.choice(namespaces), families) for number in range(rng.randint(0, 12))]
     policies = [_policy(rng, number, rng.choice(namespaces)) for number in range(rng.randint(0, 8))]
-    # A namespace that pods live in may never have been declared.
+    # Pods may be in a namespace without a Namespace object.
     declared = [_namespace(rng, name) for name in namespaces if rng.random() < 0.9]
     bodies = [*declared, *(pod.body for pod in pods), *policies]
     rng.shuffle(bodies)
@@ -158,7 +158,7 @@ def _pod(rng: random.Random, number: int, namespace: str, families: tuple[int, .
     node = rng.randint(1, 3)
     node_addresses = _addresses("10.0.1.", "fd00::a:", node, families)
     host_network = rng.random() < 0.12
-    # Fewer addresses than pods: some are claimed twice, by a completed pod and its successor or by two that run.
+    # Fewer addresses than pods: some pods share one, a completed pod and its successor or two that run.
     own = node_addresses if host_network else _addresses("10.0.0.", "fd00::", rng.randint(1, 10), families)
     if rng.random() < 0.08:
         own = ()
@@ -229,7 +229,7 @@ def _ip_block(rng: random.Random) -> Body:
     blocks = rng.choice((V4_BLOCKS, V6_BLOCKS))
     block: Body = {"cidr": rng.choice(blocks)}
     if rng.random() < 0.6:
-        # Exceptions have to lie within the block, and be smaller than it.
+        # Exceptions must be within the block, and smaller.
         inside = [other for other in blocks if _strictly_within(other, str(block["cidr"]))]
         if inside:
             block["except"] = rng.sample(inside, rng.randint(1, min(3, len(inside))))
@@ -271,7 +271,7 @@ def _rule(rng: random.Random, peers_field: str) -> Body:
 
 def _policy(rng: random.Random, number: int, namespace: str) -> Body:
     spec: Body = {"podSelector": _selector(rng, LABELS) if rng.random() < 0.7 else {}}
-    # Absent, empty and filled rule lists all occur, with and without the types that would follow from them.
+    # Absent, empty and filled rule lists occur, with and without the types that follow from them.
     for field, peers_field in (("ingress", "from"), ("egress", "to")):
         if rng.random() < 0.7:
             spec[field] = [_rule(rng, peers_field) for _ in range(rng.choice((0, 1, 1, 2, 3)))]

@@ -1,4 +1,4 @@
-"""Entries of the kernel's connection table that no packet has opened.
+"""Entries of the kernel's connection table that a test inserts without packets.
 
 Source: linux/netfilter/nfnetlink_conntrack.h, linux/netfilter/nf_conntrack_common.h.
 """
@@ -32,9 +32,10 @@ def insert(
     label: int | None = None,
     status: int = 0,
 ) -> None:
-    """Put connections of the node into the table, numbered from `first` on: all of one number are the same.
+    """Insert connections of the node, numbered from `first` on.
 
-    `label`: a bit of their label. `status`: `ASSURED` for those that the kernel does not give up for new ones.
+    Equal numbers give equal connections. `label`: a bit of their label. `status`: with `ASSURED` the kernel does not evict them for new
+    connections.
 
     Raises `OSError` if the last of a hundred is refused.
     """
@@ -71,5 +72,5 @@ def insert(
 
 
 def labelled(box: Box, label: int) -> int:
-    """How many connections of the node have a bit of their label set."""
+    """The number of the node's connections with a bit of their label set."""
     return box.inside(box.node.name, lambda: clear_accepted(label, lambda _connection: False).examined)

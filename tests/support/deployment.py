@@ -106,7 +106,7 @@ Kind = Literal["DaemonSet", "ClusterRole", "ClusterRoleBinding", "ServiceAccount
 
 
 class Deployment(NamedTuple):
-    """What one rendering holds."""
+    """The objects of one rendering."""
 
     name: str
     manifests: tuple[Manifest, ...]
@@ -147,7 +147,7 @@ def tool(name: str, package: str, *candidates: Path) -> str:
 
 
 def kustomized(folder: Path) -> Deployment:
-    """What `kubectl apply -k` of a folder would apply."""
+    """The objects that `kubectl apply -k` of a folder applies."""
     kubectl = tool("kubectl", "make test-setup installs it", Path(sys.prefix) / "kubectl/kubectl")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def kustomized(folder: Path) -> Deployment:
 
 
 def charted(values: Mapping[str, object], *, release: str = "netpolq", namespace: str = "kube-system") -> Deployment:
-    """What an install of the chart would apply. Raises `helm_python.HelmValuesError` for values that the schema refuses."""
+    """The objects that an install of the chart applies. Raises `helm_python.HelmValuesError` for values that the schema refuses."""
     with helm_python.Chart.load(CHART) as chart:
         texts = chart.render(dict(values), name=release, namespace=namespace)
     documents = [text for path, text in sorted(texts.items()) if path.endswith(".yaml")]

@@ -47,13 +47,13 @@ def egress(*rules: Body) -> Body:
 
 
 def reached(cluster: Cluster, source: str, destination: str, family: int = 4) -> set[tuple[str, int]]:
-    """The protocols and ports that get through. All others must time out."""
+    """The protocols and ports that get an answer. All others must time out."""
     address = cluster.box.address(destination, family)
     return through(cluster, [Probe(source, address, protocol, port) for protocol, port in ATTEMPTS])
 
 
 def through(cluster: Cluster, probes: list[Probe]) -> set[tuple[str, int]]:
-    """Protocols and ports of the probes that get through."""
+    """Protocols and ports of the probes that get an answer."""
     results = cluster.box.probe(probes)
     assert [result for result in results if result.outcome is Outcome.REFUSED] == []
     return {(result.probe.protocol, result.probe.port) for result in results if result.reached}
@@ -82,7 +82,7 @@ class Talk(NamedTuple):
 
 @contextmanager
 def talk(cluster: Cluster, source: str, destination: str, family: int, service: str | None = None) -> Iterator[Talk]:
-    """A flow to port 9000 of a host, or to a service address that leads there. Neither end answers by itself."""
+    """A flow to port 9000 of a host, or of a service address that is translated to it. Neither end answers by itself."""
     box = cluster.box
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     with ExitStack() as sockets:

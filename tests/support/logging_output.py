@@ -1,4 +1,4 @@
-"""What the log says, as a program of ours writes it."""
+"""The output of the log, as the agent's programs write it."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from netpolq.logs import configure
 
 @contextmanager
 def logging_output(logging_format: LoggingFormat, verbosity: int = 0) -> Iterator[io.StringIO]:
-    """What is written from now on, with the set-up of a program. Afterwards logging is as it was before."""
+    """The lines that are written inside the context, with the log configuration of a program. It restores the former configuration."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     output = io.StringIO()

@@ -1,4 +1,4 @@
-"""A real Prometheus server in the node of a box, and what the project ships for one."""
+"""A real Prometheus server in the node of a box, and the shipped rules, scrape jobs and dashboard."""
 
 import http.client
 import json
@@ -45,7 +45,7 @@ class _RuleFile(TypedDict):
 
 
 class StaticConfig(TypedDict, total=False):
-    """Targets that are named, and labels as a discovery would have found them."""
+    """Fixed targets, with the labels that a discovery gives."""
 
     targets: list[str]
     labels: dict[str, str]
@@ -62,7 +62,7 @@ class Job(TypedDict, total=False):
 
 
 class Target(TypedDict):
-    """A panel's question."""
+    """A query of a panel."""
 
     expr: str
 
@@ -126,14 +126,14 @@ def metric_names(expression: str) -> set[str]:
 
 
 def scrape_jobs() -> dict[str, Job]:
-    """The shipped jobs by name, that which is offered as an option too."""
+    """The shipped jobs by name, the optional one too."""
     text = re.sub(r"(?m)^#(?=  )", "", (SHIPPED / "scrape.yaml").read_text(encoding="utf-8"))
     jobs = cast("list[Job]", yaml.safe_load(text)["scrape_configs"])
     return {job["job_name"]: job for job in jobs}
 
 
 def with_static_discovery(job: Job, *found: StaticConfig) -> Job:
-    """A job as if its discovery had found these targets."""
+    """A job with these targets instead of its discovery."""
     kept = cast("Job", {key: value for key, value in job.items() if key != "kubernetes_sd_configs"})
     return {**kept, "static_configs": list(found)}
 
@@ -167,19 +167,19 @@ class Prometheus:
         self.wait_until("the server is ready", self._is_ready)
 
     def query(self, expression: str) -> list[Sample]:
-        """The instant vector that an expression gives now. Raises `ValueError` if Prometheus does not understand it."""
+        """The instant vector of an expression now. Raises `ValueError` if Prometheus rejects the expression."""
         answer = self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
         found = cast("dict[str, list[dict[str, object]]]", answer)["result"]
         return [Sample(cast("dict[str, str]", item["metric"]), float(cast("list[str]", item["value"])[1])) for item in found]
 
     def value(self, expression: str) -> float | None:
-        """The one value that an expression gives, or None."""
+        """The single value of an expression, or None."""
         found = self.query(expression)
         assert len(found) <= 1, f"{expression}: {found}"
         return found[0].value if found else None
 
     def get(self, path: str) -> object:
-        """The data that the API answers."""
+        """The data of an answer of the API."""
         status, body = self._request(path)
         document = json.loads(body)
         if status != http.HTTPStatus.OK:
@@ -211,7 +211,7 @@ class Prometheus:
 
 
 def config_file(directory: Path, jobs: list[Job]) -> Path:
-    """A configuration with nothing but jobs, for promtool."""
+    """A configuration with these jobs alone, for promtool."""
     path = directory / "scrape.yaml"
     path.write_text(yaml.safe_dump({"scrape_configs": jobs}), encoding="utf-8")
     return path

@@ -1,7 +1,9 @@
-"""Supervisor that publishes given snapshots, damaged or not. A real pool runs it instead of its own: `-m tests.support.publishing`.
+"""A supervisor that publishes given snapshots, damaged or not.
 
-Reads versions from the file that is named first, with `!` behind those to damage. Writes what comes back from the pool to the second, as
-JSON lines, and ends when the last whole version is acknowledged and a second has passed.
+A real pool runs it instead of the agent's supervisor: `-m tests.support.publishing`.
+
+It reads versions from the first file; `!` marks those to damage. It writes the pool's messages to the second file as JSON lines. It ends a
+second after the last undamaged version is acknowledged.
 """
 
 import json
@@ -39,7 +41,7 @@ def main() -> None:
         os.close(descriptor)
     started = time.monotonic()
     reached = 0
-    # Whatever a worker would say of a version that should not have reached it, it says by then.
+    # Time for messages of workers about a version that they should not have received.
     while time.monotonic() < started + _QUIET_S or (reached < wanted and time.monotonic() < started + _LIMIT_S):
         received = channel.receive()
         if received is None:

@@ -18,7 +18,7 @@ META = "__meta_kubernetes_pod_"
 def pod_target(
     deployment: Deployment, *, node: str, address: str = "10.0.0.1", container: str = "agent", init: bool = False
 ) -> StaticConfig:
-    """What the discovery of Kubernetes finds of one container of an agent's pod.
+    """The target that the Kubernetes discovery makes of one container of an agent's pod.
 
     Source: prometheus discovery/kubernetes/pod.go: one target for each container without a port, init containers among them.
     """
@@ -42,7 +42,7 @@ def pod_target(
 
 
 def operator_job(monitor: Manifest) -> Job:
-    """The scrape job that the Prometheus operator makes of a PodMonitor with one endpoint that names no port.
+    """The scrape job that the Prometheus operator makes of a PodMonitor with one endpoint without a port.
 
     Source: prometheus-operator pkg/prometheus/promcfg.go, generatePodMonitorConfig. Discovery is left out.
     """
@@ -78,7 +78,7 @@ def _snake(name: str) -> str:
 
 
 def found(directory: Path, job: Job, *targets: StaticConfig) -> list[dict[str, str]]:
-    """Labels of the targets that are scraped, each once, by promtool. `targets`: replaces the discovery of the job."""
+    """Labels of the scraped targets, without duplicates, from promtool. `targets`: replaces the discovery of the job."""
     if targets:
         job = prometheus.with_static_discovery(job, *targets)
     path = prometheus.config_file(directory, [job])
@@ -86,7 +86,7 @@ def found(directory: Path, job: Job, *targets: StaticConfig) -> list[dict[str, s
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=prometheus.LIMIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     scraped = [entry["labels"] for entry in json.loads(done.stdout) if entry.get("labels")]
-    # Prometheus scrapes targets of one job once whose labels and addresses are the same.
+    # Prometheus scrapes targets of a job with equal labels and addresses once.
     return [dict(labels) for labels in dict.fromkeys(tuple(sorted(labels.items())) for labels in scraped)]
 
 
@@ -98,7 +98,7 @@ def series_labels(directory: Path, job: Job, *targets: StaticConfig) -> list[dic
 
 
 def _on_hosts(directory: Path, node: str) -> list[dict[str, str]]:
-    """More than one host: their names as targets, without the fixed name, as the comment of the job says."""
+    """More than one host: their names as targets, without the fixed name, as the job's comment describes."""
     job = prometheus.scrape_jobs()["netpolq"]
     return series_labels(directory, cast("Job", {**job, "relabel_configs": []}), {"targets": [f"{node}:9080"], "labels": {}})
 

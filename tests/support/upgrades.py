@@ -8,7 +8,7 @@ from netpolq.errors import ExitCode
 
 
 class Upgrades:
-    """A first agent, and its successors. `agent`: the one that serves at the moment; stopping it is the caller's."""
+    """A first agent, and its successors. `agent`: the present one; the caller stops it."""
 
     def __init__(self, box: Box, folder: Path, *flags: str) -> None:
         self._box, self._folder, self._flags = box, folder, (*flags, "--workers=2", "--takeover")
@@ -21,7 +21,7 @@ class Upgrades:
     def upgrade(self) -> None:
         """Start a replacement, and wait until it is the only agent."""
         before, self.agent = self.agent, self._make()
-        self.agent.start()  # either of them may say that it is ready
+        self.agent.start()  # both may report that they are ready
         before.wait_until("the agent before has left", lambda: not before.is_running)
         assert before.stop() == ExitCode.OK
         self.agent.wait_until("ready", self.agent.is_ready)

@@ -67,14 +67,14 @@ def run(*command: str, given: str | None = None) -> str:
 Layout = Literal["veth", "ptp", "bridge", "stacked"]
 """How pods are connected to a node: by pairs with a subnet each, by pairs with routes to single addresses, or all by one bridge.
 
-"stacked": on a bridge without addresses, which the node reaches by a pair whose other end is a port.
+"stacked": on a bridge without addresses, to which the node is connected by a pair whose other end is a port.
 """
 
 _BITS = {4: 32, 6: 128}
 
 
 class Lab:
-    """Pods a and b and a neighbour outside, each on its own veth pair to the node, both families. `node` routes between them."""
+    """Pods a and b and a host outside, each on its own veth pair to the node, in both families. `node` routes between them."""
 
     def __init__(self, layout: Layout = "veth") -> None:
         self.layout = layout

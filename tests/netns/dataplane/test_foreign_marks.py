@@ -158,7 +158,7 @@ async def test_a_packet_that_passes_without_a_verdict_is_counted_and_keeps_its_m
 @FAMILIES
 @marked
 async def test_a_flow_of_no_isolated_pod_keeps_its_mark(ruleset: Ruleset, node: Lab, marking: str, family: int) -> None:
-    """So that rules of other software at source NAT find it."""
+    """Rules of other software at source NAT need it."""
     await ruleset.install(A_EGRESS)
     mark_forwarded(marking)
     with flows(node, B, A, family) as marked_flows:

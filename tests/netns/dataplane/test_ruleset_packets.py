@@ -321,7 +321,7 @@ async def test_dns_without_a_verdict_is_dropped_before_routing_in_fail_closed(co
 
 
 async def test_an_expected_connection_is_evaluated_like_any_other(ruleset: Ruleset, listener: QueueListener, node: Lab) -> None:
-    """A helper of connection tracking expects it (FTP, SIP); the kernel gives it the connection mark of its master, not the label."""
+    """A conntrack helper expects it (FTP, SIP); the kernel copies the connection mark of the master connection, not the label."""
     nft(f"""
         table inet probe {{
             counter announced {{

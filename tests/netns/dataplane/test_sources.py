@@ -51,7 +51,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         made.build()
         for pod in (A, B, OUTSIDE):
             with made.inside(pod):
-                # An attacker's pod does not reset the connections that it opens in the name of others.
+                # An attacker's pod does not reset the connections that it opens with forged sources.
                 nft("add table inet mute; add chain inet mute out { type filter hook output priority 0; }")
                 nft("add rule inet mute out tcp flags rst drop")
         yield made
@@ -70,9 +70,9 @@ async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:
     await ruleset.install(await with_interfaces(dataclasses.replace(sets, local=LOCAL)))
 
 
-def send(lab: Lab, place: str, frame: Frame) -> None:
+def send(lab: Lab, pod: str, frame: Frame) -> None:
     """Send a packet from the interface of a pod to the node's hardware address."""
-    lab.send_frame(place, bytes(Ether(dst=lab.hardware_address(NODE, f"pod-{place}"), src=lab.hardware_address(place)) / frame))
+    lab.send_frame(pod, bytes(Ether(dst=lab.hardware_address(NODE, f"pod-{pod}"), src=lab.hardware_address(pod)) / frame))
 
 
 def packet(family: int, source: str, destination: str, *, hops: int = 64) -> Frame:

@@ -109,7 +109,7 @@ async def test_none_passes_an_isolation(
 
 
 async def test_frames_of_a_vlan_are_left_alone(ruleset: Ruleset, guard: BridgeGuard, node: Lab) -> None:
-    """They reach no address of a pod, and may belong to a network that policies do not cover."""
+    """They reach no address of a pod, and may belong to a network that no policy concerns."""
     await install(ruleset, guard, B_INGRESS)
     for tags in (Dot1Q(vlan=5), Dot1AD(vlan=5), Dot1Q(vlan=5) / Dot1Q(vlan=0)):
         assert not arrives(node, 4, tags)
@@ -206,7 +206,7 @@ async def test_it_is_a_problem_until_the_table_is_in_place(guard: BridgeGuard, n
 
 
 async def test_without_pods_on_a_bridge_there_is_no_table(ruleset: Ruleset, guard: BridgeGuard, node: Lab) -> None:
-    """Not even one that an earlier agent left."""
+    """A table that an earlier agent left is removed."""
     del node
     await install(ruleset, guard, B_INGRESS)
     await BridgeGuard().keep(PodInterfaces())

@@ -145,7 +145,7 @@ async def test_what_differs_in_anything_is_queued(
 
 @FAMILIES
 async def test_icmp_never_matches_a_remembered_port(caching: Ruleset, node: Lab, listener: QueueListener, family: int) -> None:
-    """At the offset of the port, an echo request has its checksum."""
+    """An echo request has its checksum at the offset of the port."""
     if family == 4:
         kind, protocol = socket.AF_INET, socket.IPPROTO_ICMP
         request = bytes(ICMP(id=1))

@@ -13,7 +13,7 @@ USER = "system:serviceaccount:kube-system:netpolq"
 
 
 class ClientCertificate(NamedTuple):
-    """PEM texts."""
+    """Certificate and key as PEM texts."""
 
     certificate: bytes
     key: bytes
@@ -27,11 +27,11 @@ class Authority:
 
     @property
     def certificate(self) -> bytes:
-        """PEM."""
+        """The certificate of the authority as PEM."""
         return self._authority.cert_pem.bytes()
 
     def server_context(self, *hosts: str) -> ssl.SSLContext:
-        """For a server. Client certificates are checked where they are presented, and may be missing, as at the real one."""
+        """The TLS context of a server. A client certificate may be missing, and is checked if it is presented, as in the real server."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._authority.issue_cert(*hosts).configure_cert(context)
         self._authority.configure_trust(context)
@@ -55,7 +55,7 @@ class Kubeconfig(NamedTuple):
     """A command that prints an ExecCredential."""
 
     def write(self, path: Path, *, context: str = "test") -> Path:
-        """Write it and what it refers to. Returns the path."""
+        """Write the file and the files that it refers to. Returns the path."""
         cluster: dict[str, object] = {"server": self.url}
         user: dict[str, object] = {}
         if self.authority:

@@ -8,19 +8,19 @@ from tests.support.apiserver.resources import Resource, Verb
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """The affected requests: of one kind of objects or of all, of one verb or of both, the next `times` or (None) until cleared."""
+    """The affected requests: of one kind of objects or all, of one verb or both; the next `times` requests, or (None) all."""
 
     resource: Resource | None = None
     verb: Verb | None = None
     times: int | None = 1
 
-    def befalls(self, resource: Resource | None, verb: Verb | None) -> bool:
+    def affects(self, resource: Resource | None, verb: Verb | None) -> bool:
         return (self.resource is None or self.resource == resource) and (self.verb is None or self.verb == verb)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseAbruptly(Fault):
-    """The connection is cut instead of an answer."""
+    """The server cuts the connection instead of an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,21 +40,21 @@ class Answer(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow(Fault):
-    """The body, of a list or a watch, trickles."""
+    """The body of a list or a watch arrives slowly."""
 
     bytes_per_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutBody(Fault):
-    """The connection is cut after some bytes of the body, wherever that is."""
+    """The server cuts the connection after a number of bytes of the body, even within a line."""
 
     after_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchFault(Fault):
-    """Something in the stream of a watch, after that many more lines. Injection affects new watches, `strike` the open ones."""
+    """A fault in the stream of a watch, after that many more lines. `inject` affects new watches, `strike` the open ones."""
 
     verb: Verb | None = Verb.WATCH
     after_lines: int = 0
@@ -62,12 +62,12 @@ class WatchFault(Fault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoSilent(WatchFault):
-    """The stream stays open without any more data."""
+    """The stream stays open, and no more data follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutLine(WatchFault):
-    """Half of the next line, then the end: of the connection, or (`cleanly`) of the answer, as behind a proxy."""
+    """After half of the next line the connection ends, or (`cleanly`) the answer, as behind a proxy."""
 
     cleanly: bool = False
 
@@ -79,14 +79,14 @@ class EndStream(WatchFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendLine(WatchFault):
-    """A line that is not an event; the stream continues."""
+    """The server sends a line that is not an event. The stream continues."""
 
     line: bytes = b'}{"type": not json\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendError(WatchFault):
-    """An ERROR event, and the end of the stream."""
+    """The server sends an ERROR event and ends the stream."""
 
     code: int = HTTPStatus.GONE
     reason: str = "Expired"
@@ -95,14 +95,14 @@ class SendError(WatchFault):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay(WatchFault):
-    """The last events that the stream has passed, again, with their old versions; `backwards`: newest first."""
+    """The server sends the last events of the stream again, with their old versions; `backwards`: newest first."""
 
     last: int = 10
     backwards: bool = False
 
 
 class FaultPlan:
-    """The faults that wait for requests."""
+    """The faults that are injected into future requests."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
@@ -115,12 +115,12 @@ class FaultPlan:
 
     @property
     def waiting(self) -> list[Fault]:
-        """The faults, each with its remaining number of times."""
+        """The faults that are left, each with its remaining number of times."""
         return list(self._waiting)
 
     def take(self, resource: Resource | None, verb: Verb | None) -> list[Fault]:
-        """The faults of this request. A fault that prevents an answer comes alone."""
-        matching = [fault for fault in self._waiting if fault.befalls(resource, verb)]
+        """Remove and return the faults of this request. A fault that prevents an answer is returned alone."""
+        matching = [fault for fault in self._waiting if fault.affects(resource, verb)]
         taken: list[Fault] = next(([fault] for fault in matching if isinstance(fault, _PREVENTS)), matching)
         for fault in taken:
             if fault.times is not None:

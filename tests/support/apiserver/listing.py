@@ -15,7 +15,7 @@ from tests.support.apiserver.store import CompactedError, Store
 
 _PIECE_ITEMS = 256
 _INCONSISTENT = -1
-"""The version in a token that goes on with the present state. Source: `encodeContinue` in k8s.io/apiserver/pkg/storage/continue.go."""
+"""The version in a token that continues with the present state. Source: `encodeContinue` in k8s.io/apiserver/pkg/storage/continue.go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Page:
         return len(self.head) + sum(map(len, self.items)) + len(self.items)
 
     def pieces(self) -> Iterator[bytes]:
-        """The body, in order."""
+        """The pieces of the body, in order."""
         yield self.head
         for start in range(0, len(self.items), _PIECE_ITEMS):
             yield (b"," if start else b"") + b",".join(self.items[start : start + _PIECE_ITEMS])
@@ -64,7 +64,7 @@ def list_page(store: Store, resource: Resource, options: ListOptions) -> Page:
 
 
 def _version_to_show(store: Store, options: ListOptions) -> int:
-    """Source: the table "resourceVersion semantics for get and list" of the API concepts."""
+    """The version of the objects in the answer. Source: the table "resourceVersion semantics for get and list" of the API concepts."""
     wanted = options.resource_version or 0
     if wanted > store.resource_version:
         raise status.too_large(wanted, store.resource_version)

@@ -18,13 +18,13 @@ class WatchListSupport(Enum):
 
     FULL = auto()
     REFUSED = auto()
-    """422, as with the feature gate switched off."""
+    """The server answers 422, as with the feature gate switched off."""
     IGNORED = auto()
-    """As before the parameter existed: a watch from the present state, whose initial events have no end marker."""
+    """The server ignores it, as before the parameter existed: the initial events of the watch have no end marker."""
 
 
 class Match(Enum):
-    """`resourceVersionMatch`."""
+    """Values of `resourceVersionMatch`."""
 
     UNSET = ""
     EXACT = "Exact"
@@ -33,7 +33,7 @@ class Match(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListOptions:
-    """Of a list. `resource_version`: None if not given. `limit` 0: no limit."""
+    """Options of a list. `resource_version`: None if not given. `limit` 0: no limit."""
 
     resource_version: int | None
     match: Match
@@ -43,7 +43,7 @@ class ListOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchOptions:
-    """Of a watch. `resource_version`: None if not given. `timeout_s` 0: the server's own."""
+    """Options of a watch. `resource_version`: None if not given. `timeout_s` 0: the server's default."""
 
     resource_version: int | None
     bookmarks: bool
@@ -52,7 +52,7 @@ class WatchOptions:
 
 
 def list_options(query: Mapping[str, str]) -> ListOptions:
-    """Raises `ApiError`."""
+    """The options of a list request. Raises `ApiError`."""
     _check_served(query)
     version, match = _version(query), _match(query)
     token = query.get("continue", "")
@@ -73,7 +73,7 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
 
 
 def watch_options(query: Mapping[str, str], support: WatchListSupport) -> WatchOptions:
-    """Raises `ApiError`."""
+    """The options of a watch request. Raises `ApiError`."""
     _check_served(query)
     match = _match(query)
     initial_events = query.get("sendInitialEvents")
@@ -99,12 +99,12 @@ def watch_options(query: Mapping[str, str], support: WatchListSupport) -> WatchO
 
 
 def is_watch(query: Mapping[str, str]) -> bool:
-    """Whether a request for a collection wants to watch it."""
+    """Whether a request for a collection is a watch."""
     return query.get("watch") in _TRUE
 
 
 def _check_served(query: Mapping[str, str]) -> None:
-    """An answer that pretends to be selected would mislead a test."""
+    """Refuse selectors: an answer that ignores them would mislead a test."""
     if used := [name for name in _NOT_SERVED if query.get(name)]:
         raise status.bad_request(f"this server does not select: {', '.join(used)}")
 

@@ -82,7 +82,7 @@ def names(listing: Listing) -> list[str]:
 
 
 class Watch:
-    """A watch from a client's side."""
+    """A watch as its client sees it."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
@@ -97,7 +97,7 @@ class Watch:
         return [line for line in found if line]
 
     async def rest(self) -> list[Line]:
-        """All until the end of the stream."""
+        """The remaining events until the end of the stream."""
         return [parsed(raw) async for raw in self.response.content]
 
 

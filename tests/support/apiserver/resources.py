@@ -8,14 +8,14 @@ Body = Mapping[str, object]
 
 
 class Verb(StrEnum):
-    """What a request for a collection asks for."""
+    """The operation of a request for a collection."""
 
     LIST = "list"
     WATCH = "watch"
 
 
 class Resource(NamedTuple):
-    """A kind of objects. `rest`: what bookmarks of the kind carry beside their metadata, as Go writes an empty object."""
+    """A kind of objects. `rest`: fields of its bookmarks beside the metadata, as Go encodes an empty object."""
 
     plural: str
     kind: str
@@ -25,7 +25,7 @@ class Resource(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Of the collection of the whole cluster."""
+        """The path of the collection of the whole cluster."""
         root = "/apis" if "/" in self.api_version else "/api"
         return f"{root}/{self.api_version}/{self.plural}"
 
@@ -35,7 +35,7 @@ class Resource(NamedTuple):
 
     @property
     def opening(self) -> bytes:
-        """How an object of the kind begins where its type is written out: in watches, not in lists."""
+        """The beginning of an object in a watch, with its type. (Items of a list have no type.)"""
         return b'{"kind":"%s","apiVersion":"%s",' % (self.kind.encode(), self.api_version.encode())
 
 
@@ -50,5 +50,5 @@ BY_PATH = {resource.path: resource for resource in RESOURCES}
 
 
 def key_of(resource: Resource, namespace: str, name: str) -> str:
-    """What identifies an object among those of its kind: `namespace/name`, or the name where there are no namespaces."""
+    """The key of an object within its kind: `namespace/name`, or the name if the kind has no namespaces."""
     return f"{namespace}/{name}" if resource.namespaced else name

@@ -1,8 +1,8 @@
 """An API server for tests: lists and watches as the real one serves them, over real sockets, with faults to inject.
 
-On aiohttp, because no ready-made server was found that does this. kmock 0.8 comes nearest and is made for another purpose, scripted
-answers and request assertions for operators: its lists have no versions and no pages, its watches begin at whatever is there and know no
-resourceVersion, bookmark or 410, and neither TLS nor connections that break can be had from it. All of that is what a reflector is about.
+It uses aiohttp, because no existing server fits. kmock 0.8 comes nearest. It serves scripted answers to operators: its lists have neither
+versions nor pages, its watches know no resourceVersion, bookmark or 410, and it has neither TLS nor broken connections. A reflector needs
+all of these.
 """
 
 import asyncio
@@ -48,13 +48,13 @@ class Request(NamedTuple):
 
 
 class ApiServer:
-    """A server on a port of its own. An async context manager: `url` is known before, connections are taken while inside.
+    """A server on its own port, as an async context manager. `url` is known before; connections are accepted inside.
 
-    Without `token` and `client_certificates` everybody may ask. `listener`: a bound TCP socket, made wherever it is to be reached, for
-    example in a network namespace; it is closed with the server. `compacted_watch_is_http`: a watch from a forgotten version is refused
+    Without `token` and `client_certificates` the server answers every client. `listener`: a bound TCP socket, for example of another
+    network namespace; it is closed with the server. `compacted_watch_is_http`: a watch from a forgotten version is refused
     with status 410; otherwise, as recent servers do, with an ERROR event.
 
-    Its methods are for the thread of its event loop; `ThreadedApiServer` is for all others.
+    Call its methods in the thread of its event loop; other threads use `ThreadedApiServer`.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class ApiServer:
         self._anonymous = token is None and not client_certificates
         self._forbidden: set[Resource] = set()
         self.nodes: set[str] | None = None
-        """The names of Nodes; None: every name is one."""
+        """The names of Nodes; None: a Node of every name exists."""
         self.node_specs: dict[str, object] = {}
-        """The `spec` of Nodes that have one, by name."""
+        """The `spec` of Nodes by name; without an entry it is empty."""
         self.nodes_forbidden = False
         """Whether a Node is refused with 403, as without a rule for nodes in the role."""
         self._plan = FaultPlan()
@@ -145,7 +145,7 @@ class ApiServer:
     # Authentication
 
     def rotate_token(self, token: str) -> None:
-        """From now on only this token is good."""
+        """Accept only this token from now on."""
         self._tokens = {token}
 
     def forbid(self, *resources: Resource) -> None:
@@ -165,7 +165,7 @@ class ApiServer:
         authority = self.authority.certificate if self.authority else None
         return Kubeconfig(self.url, authority, token, token_file, client_certificate, exec_plugin).write(path)
 
-    # What has been asked
+    # Requests
 
     def asked(self, resource: Resource | None = None, verb: Verb | None = None) -> list[Request]:
         """The requests that have arrived for a kind (or all), of a verb (or both), oldest first."""
@@ -176,7 +176,7 @@ class ApiServer:
         ]
 
     def open_watches(self, resource: Resource | None = None) -> int:
-        """How many there are, of a kind or of all."""
+        """The number of open watches of a kind or of all."""
         return sum(resource is None or stream.resource == resource for stream in self._streams)
 
     async def until(self, condition: Callable[[], bool], limit_s: float = _LIMIT_S) -> None:
@@ -185,7 +185,7 @@ class ApiServer:
             while not condition():  # noqa: ASYNC110 - the condition is arbitrary, so no event could signal it
                 await asyncio.sleep(_STEP_S)
 
-    # What goes wrong
+    # Faults
 
     def inject(self, fault: Fault) -> None:
         """Inject a fault into future requests."""
@@ -202,7 +202,7 @@ class ApiServer:
 
     def strike(self, fault: WatchFault) -> int:
         """Inject a fault into the open watches. Returns their number."""
-        struck = [stream for stream in self._streams if fault.befalls(stream.resource, Verb.WATCH)]
+        struck = [stream for stream in self._streams if fault.affects(stream.resource, Verb.WATCH)]
         for stream in struck:
             stream.strike(fault)
         return len(struck)
@@ -216,8 +216,8 @@ class ApiServer:
     async def refuse_connections(self) -> None:
         """Refuse new connections; open ones stay."""
         await self.leave_connections_waiting()
-        # On Linux a socket that has been shut down can listen again. It keeps a port that was asked for by number, and reports it when
-        # it is bound again; a port that the kernel chose is given back.
+        # On Linux a socket that has been shut down can listen again. It keeps a port that was bound by number, and the second bind fails;
+        # a port that the kernel chose is released, and must be bound again.
         address = self._listener.getsockname()
         self._listener.shutdown(socket.SHUT_RDWR)
         try:
@@ -227,15 +227,15 @@ class ApiServer:
                 raise
 
     async def leave_connections_waiting(self) -> None:
-        """The kernel establishes new connections and the server does not accept them."""
+        """Stop accepting: the kernel establishes new connections, and they wait."""
         if self._site:
             await self._site.stop()
             self._site = None
 
     async def accept_connections(self) -> None:
-        """New connections are served (again)."""
+        """Accept new connections again."""
         if self._site is None:
-            # A duplicate, because the site closes what it is given.
+            # A duplicate, because the site closes its socket.
             self._site = web.SockSite(self._runner, self._listener.dup(), ssl_context=self._context)
             await self._site.start()
 
@@ -272,7 +272,7 @@ class ApiServer:
         for stream in self._streams:
             stream.wake()
 
-    # Answering
+    # Answers
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -308,7 +308,7 @@ class ApiServer:
         if request.path.startswith(_NODES):
             return self._node(user, request.path.removeprefix(_NODES))
         if resource is None or verb is None:
-            return _about_itself(request.path)
+            return _server_information(request.path)
         if request.method != "GET":
             raise ApiError(HTTPStatus.METHOD_NOT_ALLOWED, "MethodNotAllowed", "this server only lists and watches")
         if resource in self._forbidden:
@@ -371,7 +371,7 @@ class ApiServer:
         return wire.response
 
 
-def _about_itself(path: str) -> web.Response:
+def _server_information(path: str) -> web.Response:
     match path:
         case "/version":
             return web.json_response(VERSION)

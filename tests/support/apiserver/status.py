@@ -43,22 +43,22 @@ class ApiError(Exception):
 
 
 def too_old(version: int, oldest: int) -> ApiError:
-    """A watch from a version whose successors are forgotten."""
+    """The error for a watch from a version whose later changes are compacted."""
     return ApiError(HTTPStatus.GONE, "Expired", f"too old resource version: {version} ({oldest})")
 
 
 def list_too_old() -> ApiError:
-    """A list of a version that is forgotten."""
+    """The error for a list of a version that is compacted."""
     return ApiError(HTTPStatus.GONE, "Expired", "The resourceVersion for the provided list is too old.")
 
 
 def continue_expired(token: str) -> ApiError:
-    """A page of a list whose version is forgotten. `token`: continues with the present state instead."""
+    """The error for a page of a list whose version is compacted. `token`: continues with the present state instead."""
     return ApiError(HTTPStatus.GONE, "Expired", _CONTINUE_EXPIRED, continue_token=token)
 
 
 def too_large(version: int, current: int) -> ApiError:
-    """A version that does not exist yet."""
+    """The error for a version that does not exist yet."""
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     return ApiError(
         HTTPStatus.GATEWAY_TIMEOUT,
@@ -70,7 +70,7 @@ def too_large(version: int, current: int) -> ApiError:
 
 
 def invalid_options(causes: Sequence[tuple[str, str]]) -> ApiError:
-    """Parameters that may not be used like this: pairs of a parameter and the reason."""
+    """The error for parameters that are not allowed here: pairs of a parameter and the reason."""
     reasons = ", ".join(f"{field}: Forbidden: {why}" for field, why in causes)
     details = {
         "group": "meta.k8s.io",
@@ -82,17 +82,17 @@ def invalid_options(causes: Sequence[tuple[str, str]]) -> ApiError:
 
 
 def bad_request(message: str) -> ApiError:
-    """A parameter that cannot be read."""
+    """The error for a parameter that cannot be parsed."""
     return ApiError(HTTPStatus.BAD_REQUEST, "BadRequest", message)
 
 
 def unauthorized() -> ApiError:
-    """Credentials are missing or wrong."""
+    """The error for missing or wrong credentials."""
     return ApiError(HTTPStatus.UNAUTHORIZED, "Unauthorized", "Unauthorized")
 
 
 def forbidden(user: str, verb: Verb, resource: Resource) -> ApiError:
-    """Credentials are good, but not for this."""
+    """The error for valid credentials without the permission."""
     what = f'cannot {verb} resource "{resource.plural}" in API group "{resource.group}" at the cluster scope'
     return ApiError(
         HTTPStatus.FORBIDDEN,
@@ -103,5 +103,5 @@ def forbidden(user: str, verb: Verb, resource: Resource) -> ApiError:
 
 
 def not_found() -> ApiError:
-    """A path that is not served."""
+    """The error for an unknown path."""
     return ApiError(HTTPStatus.NOT_FOUND, "NotFound", "the server could not find the requested resource")

@@ -1,7 +1,7 @@
 """Objects and history of the test API server, versioned by one number as in etcd.
 
-An object is kept as the bytes of a list's item, encoded once: so that 100,000 of them are listed quickly and no caller can change one
-behind the server's back.
+An object is stored as the bytes of a list's item, encoded once. So 100,000 objects are listed quickly, and no caller can change a stored
+object.
 """
 
 import uuid
@@ -22,7 +22,7 @@ _UIDS = uuid.UUID(
 
 
 class EventType(StrEnum):
-    """Of a change."""
+    """The type of a change."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
@@ -30,7 +30,7 @@ class EventType(StrEnum):
 
 
 class Stored(NamedTuple):
-    """An object. `raw`: JSON without `kind` and `apiVersion`, as it stands in a list."""
+    """An object. `raw`: JSON without `kind` and `apiVersion`, as in a list."""
 
     raw: bytes
     resource_version: int
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A change. `now`: the object after it; of a deletion, as it was last, with the version of the deletion. `before`: None if new."""
+    """A change. `now`: the object afterwards, or its last state with the version of the deletion. `before`: None if it is new."""
 
     resource_version: int
     type: EventType
@@ -56,7 +56,7 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """A state to go back to, as from a backup of etcd, with the history that the backup holds."""
+    """A state to restore, as from a backup of etcd, with the history of the backup."""
 
     resource_version: int
     objects: Mapping[Resource, Mapping[str, Stored]]
@@ -66,7 +66,7 @@ class Checkpoint(NamedTuple):
 
 
 class CompactedError(Exception):
-    """History before a version is gone, and it was asked for."""
+    """The requested history is compacted."""
 
 
 class Store:
@@ -81,7 +81,7 @@ class Store:
         self._snapshots: dict[Resource, tuple[int, Snapshot]] = {}
 
     def put(self, body: Body) -> int:
-        """Create or replace an object. Returns its version, which is the old one if nothing has changed, as with the real server.
+        """Create or replace an object. Returns its version, which stays the same if nothing has changed, as in the real server.
 
         Like the real server it adds uid, creationTimestamp, resourceVersion, and a namespace's own name as a label; it applies no other
         defaults. Raises `KeyError` on a body without known kind or name.
@@ -159,7 +159,7 @@ class Store:
         return events[: bisect_right(events, version, key=_version)]
 
     def compact(self) -> None:
-        """Forget all changes until now."""
+        """Remove the history up to now."""
         self.compacted_at = self.resource_version
         self._snapshots.clear()
         for resource, events in self._events.items():
@@ -168,7 +168,7 @@ class Store:
             events.clear()
 
     def checkpoint(self) -> Checkpoint:
-        """The present state, to be restored later."""
+        """The present state, for `restore`."""
         return Checkpoint(
             self.resource_version,
             {resource: dict(objects) for resource, objects in self._objects.items()},
@@ -178,7 +178,7 @@ class Store:
         )
 
     def restore(self, checkpoint: Checkpoint, *, keeps_history: bool = False) -> None:
-        """Go back to an earlier state: versions go back with it.
+        """Restore an earlier state, versions included.
 
         The changes before it are forgotten, as by a server that fills its watch cache when it starts, or (`keeps_history`) can be watched,
         as from etcd itself.
@@ -195,7 +195,7 @@ class Store:
             self.compact()
 
     def load(self, bodies: Iterable[Body]) -> None:
-        """Put many objects and forget how they came about."""
+        """Put many objects without a history of events."""
         for body in bodies:
             self.put(body)
         self.compact()

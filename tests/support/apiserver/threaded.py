@@ -1,4 +1,4 @@
-"""The test API server in a thread of its own, for tests that are not asynchronous."""
+"""The test API server in its own thread, for tests that are not asynchronous."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 
 class ThreadedApiServer:
-    """Runs a server while inside. Everything that touches its state goes through its own thread, by `do` or `run`.
+    """Runs a server inside the context. Use `do` or `run`, which work in the server's thread, to read or change its state.
 
     `server.url`, `server.authority` and `server.kubeconfig` never change and may be used from everywhere.
     """
@@ -47,7 +47,7 @@ class ThreadedApiServer:
         return self.server.url
 
     def do(self, action: Callable[[ApiServer], Answer]) -> Answer:
-        """Call something with the server, in its thread. Raises what it raises."""
+        """Call a function with the server, in its thread. Raises the function's exceptions."""
 
         async def call() -> Answer:
             return action(self.server)
@@ -55,7 +55,7 @@ class ThreadedApiServer:
         return self.run(lambda _server: call())
 
     def run(self, action: Callable[[ApiServer], Coroutine[None, None, Answer]]) -> Answer:
-        """Await something with the server, in its loop. Raises what it raises."""
+        """Await a coroutine function of the server, in its loop. Raises its exceptions."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(action(self.server), self._loop).result(_LIMIT_S)
 
@@ -72,7 +72,7 @@ class ThreadedApiServer:
         self.do(lambda server: server.inject(fault))
 
     def until(self, condition: Callable[[ApiServer], bool]) -> None:
-        """Wait for something about the server to become true. Raises `TimeoutError`."""
+        """Wait until a condition of the server is true. Raises `TimeoutError`."""
         self.run(lambda server: server.until(lambda: condition(server)))
 
     def kubeconfig(self, path: Path, *, token: str | None = None) -> Path:

@@ -17,12 +17,12 @@ _INITIAL_EVENTS_END = b',"annotations":{"k8s.io/initial-events-end":"true"}'
 
 
 class _EndedError(Exception):
-    """The stream ends here, in good order."""
+    """The stream ends here without an error."""
 
 
 @dataclass(slots=True)
 class _Due:
-    """A fault and how many lines are let through before it."""
+    """A fault, and the number of lines before it."""
 
     fault: WatchFault
     lines: int
@@ -52,18 +52,18 @@ class WatchStream:
         self._due: list[_Due] = []
 
     def wake(self) -> None:
-        """Something has happened in the store."""
+        """Continue: the store has changed."""
         self._changed.set()
 
     def strike(self, fault: WatchFault) -> None:
-        """Let something go wrong in this stream."""
+        """Inject a fault into this stream."""
         self._due.append(_Due(fault, fault.after_lines))
         self._changed.set()
 
     async def run(self) -> None:
-        """Stream. Raises `ConnectionCutError` when a fault or the client has cut the connection."""
+        """Send the stream. Raises `ConnectionCutError` when a fault or the client has cut the connection."""
         try:
-            await self._suffer()
+            await self._apply_due_faults()
             if self._options.initial_events or not self._position:
                 await self._send_present_state()
             elif self._position < self._store.compacted_at:
@@ -85,18 +85,18 @@ class WatchStream:
             await self._send(self._bookmark_line(_INITIAL_EVENTS_END))
 
     async def _follow(self) -> None:
-        """Until the time is up. Only waiting is ever interrupted, never a line."""
+        """Send changes until the timeout. It interrupts a wait, but no line."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._lives_s
         next_bookmark = loop.time() + self._bookmark_interval_s
         while True:
             self._changed.clear()
-            # What follows a version that does not exist yet is nothing, as with the real server.
+            # No change follows a version that does not exist yet, as in the real server.
             while news := self._store.events_after(self.resource, self._position):
                 for event in news:
                     await self._send(self._event_line(event))
                     self._position = event.resource_version
-            await self._suffer()
+            await self._apply_due_faults()
             now = loop.time()
             if now >= min(deadline, next_bookmark):
                 await self._bookmark()
@@ -108,27 +108,27 @@ class WatchStream:
                     await self._changed.wait()
 
     async def _bookmark(self) -> None:
-        """Say how far the stream is: up to now, if nothing has happened since it was last looked."""
+        """Send a bookmark with the version up to which the stream is complete."""
         current = self._store.resource_version
         if self._options.bookmarks and current >= self._position and not self._store.events_after(self.resource, self._position):
             self._position = current
             await self._send(self._bookmark_line())
 
     async def _send(self, line: bytes) -> None:
-        await self._suffer()
+        await self._apply_due_faults()
         for due in self._due:
             due.lines -= 1
         if broken := next((due for due in self._due if isinstance(due.fault, CutLine) and due.lines < 0), None):
             self._due.remove(broken)
             await self._wire.write(line[: len(line) // 2])
-            await asyncio.sleep(0.02)  # what is cut at once has never left the buffer
+            await asyncio.sleep(0.02)  # a connection that is cut at once has not sent the buffer
             if isinstance(broken.fault, CutLine) and broken.fault.cleanly:
                 raise _EndedError
             self._wire.cut()
         await self._wire.write(line)
 
-    async def _suffer(self) -> None:
-        """Let all happen that is due before the next line."""
+    async def _apply_due_faults(self) -> None:
+        """Apply the faults that are due before the next line."""
         for due in [due for due in self._due if due.lines <= 0 and not isinstance(due.fault, CutLine)]:
             self._due.remove(due)
             match due.fault:

@@ -57,7 +57,7 @@ async def _heard_within(watch: Watch, seconds: float) -> list[str]:
     return brief(lines)
 
 
-async def test_a_fault_befalls_as_many_requests_as_it_says_of_its_kind_and_verb() -> None:
+async def test_a_fault_affects_its_number_of_requests_of_its_kind_and_verb() -> None:
     async with ApiServer() as server, client(server) as session:
         server.inject(Answer(code=500, reason="InternalError", resource=PODS, verb=Verb.LIST, times=2))
         await listed(session, NAMESPACES)
