@@ -118,7 +118,7 @@ def rules_with_large_tables(side: str) -> list[Body]:
     return [
         {
             side: [{"ipBlock": {"cidr": "0.0.0.0/0", "except": excepted()}}],
-            "ports": [{"port": 2000 + 20 * place + rule} for place in range(300)],
+            "ports": [{"port": 2000 + 20 * step + rule} for step in range(300)],
         }
         for rule in range(20)
     ]

@@ -69,13 +69,15 @@ class PacketTarget:
 
 def snapshot(data: bytes) -> None:
     """A snapshot with replaced bytes, truncated or extended: the reader rejects it, or it is unchanged."""
-    image = bytearray(_IMAGE)
-    for place, value in _PATCH.iter_unpack(data[1 : 1 + (len(data) - 1) // _PATCH.size * _PATCH.size] if data else b""):
-        image[place % len(image)] = value
+    snapshot_bytes = bytearray(_IMAGE)
+    for offset, value in _PATCH.iter_unpack(data[1 : 1 + (len(data) - 1) // _PATCH.size * _PATCH.size] if data else b""):
+        snapshot_bytes[offset % len(snapshot_bytes)] = value
     if data:
-        image = image[: len(image) - data[0] // 8] if data[0] % 2 else image + bytes(data[0] // 8)
+        snapshot_bytes = (
+            snapshot_bytes[: len(snapshot_bytes) - data[0] // 8] if data[0] % 2 else snapshot_bytes + bytes(data[0] // 8)
+        )
     try:
-        view = SnapshotReader(bytes(image))
+        view = SnapshotReader(bytes(snapshot_bytes))
     except SnapshotError:
         return
     # Only the padding between sections is covered by no checksum.
@@ -92,11 +94,11 @@ class WordsTarget:
         self._number = 0
 
     def __call__(self, data: bytes) -> None:
-        image = bytearray(_IMAGE)
-        for place, word in _WORD.iter_unpack(data[: len(data) // _WORD.size * _WORD.size]):
-            struct.pack_into("=I", image, PREFIX_BYTES + place * 4 % (len(image) - PREFIX_BYTES), word)
+        snapshot_bytes = bytearray(_IMAGE)
+        for offset, word in _WORD.iter_unpack(data[: len(data) // _WORD.size * _WORD.size]):
+            struct.pack_into("=I", snapshot_bytes, PREFIX_BYTES + offset * 4 % (len(snapshot_bytes) - PREFIX_BYTES), word)
         try:
-            view = SnapshotReader(with_right_checksums(image))
+            view = SnapshotReader(with_right_checksums(snapshot_bytes))
             self._serving.flow_cache.load(view, None)
         except SnapshotError:
             return

@@ -124,8 +124,8 @@ class FaultPlan:
         taken: list[Fault] = next(([fault] for fault in matching if isinstance(fault, _PREVENTS)), matching)
         for fault in taken:
             if fault.times is not None:
-                place = self._waiting.index(fault)
-                self._waiting[place : place + 1] = [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
+                index = self._waiting.index(fault)
+                self._waiting[index : index + 1] = [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
         return taken
 
 

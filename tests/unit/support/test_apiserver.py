@@ -262,7 +262,7 @@ def test_it_runs_beside_tests_that_are_not_asynchronous() -> None:
 
 
 @pytest.fixture
-def place() -> Iterator[str]:
+def network_namespace() -> Iterator[str]:
     """A network namespace with nothing but its loopback device."""
     name = f"npq-api-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
@@ -272,8 +272,8 @@ def place() -> Iterator[str]:
 
 
 @pytest.mark.netns
-def test_it_listens_inside_a_network_namespace(place: str) -> None:
-    listener = netns.inside(place, lambda: socket.create_server(("127.0.0.1", 0)))
+def test_it_listens_inside_a_network_namespace(network_namespace: str) -> None:
+    listener = netns.inside(network_namespace, lambda: socket.create_server(("127.0.0.1", 0)))
     with ThreadedApiServer(ApiServer(listener=listener)) as threaded:
         threaded.put(pod("a"))
         address = (threaded.server.host, threaded.server.port)
@@ -283,11 +283,11 @@ def test_it_listens_inside_a_network_namespace(place: str) -> None:
                 connection.request("GET", PODS.path)
                 return connection.getresponse().read()
 
-        assert names(json.loads(netns.inside(place, list_inside))) == ["a"]
+        assert names(json.loads(netns.inside(network_namespace, list_inside))) == ["a"]
         with pytest.raises(ConnectionRefusedError):
             list_inside()
         threaded.run(lambda server: server.restart())
-        assert names(json.loads(netns.inside(place, list_inside))) == ["a"]
+        assert names(json.loads(netns.inside(network_namespace, list_inside))) == ["a"]
 
 
 # Scale
