@@ -1,5 +1,6 @@
 """State that stays when the agent ends, and its removal by `netpolq cleanup`."""
 
+import re
 import sys
 
 import pytest
@@ -42,8 +43,10 @@ def test_fail_open_lets_everything_through_once_the_agent_is_gone_and_counts_it(
         assert cluster.agent.stop() == 0
         for family in (4, 6):
             assert reached(cluster, "x/b", "x/a", family) == EVERYTHING
-        counted = cluster.box.run("node", ["nft", "list", "counter", "inet", "netpolq", "unjudged"]).stdout
-        assert "packets 0 " not in counted
+        listed = cluster.box.run("node", ["nft", "list", "counter", "inet", "netpolq", "unjudged"]).stdout
+        counted = re.search(r"packets (\d+)", listed)
+        assert counted is not None, listed
+        assert int(counted[1]) >= 2 * len(EVERYTHING - {("TCP", 80)})
 
 
 @pytest.mark.parametrize("flag", ["--fail-open=true", "--fail-open=false"])
@@ -66,7 +69,7 @@ def test_cleanup_removes_the_rules_the_run_dir_and_nothing_else() -> None:
         assert after == before.replace("table inet netpolq\n", "")
         assert not cluster.agent.run_dir.exists()
         assert reached(cluster, "x/b", "x/a") == EVERYTHING
-        assert cluster.agent.cleanup() is not None
+        assert cluster.agent.cleanup() == "nothing to remove\n"
 
 
 def test_cleanup_is_refused_while_the_agent_runs(cluster: Cluster) -> None:
