@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 
 from netpolq.ipc.channel import Channel, Message
-from netpolq.ipc.takeover import TakeoverConnection
+from netpolq.ipc.takeover.connection import TakeoverConnection
 
 log = logging.getLogger("pool")
 

@@ -39,8 +39,6 @@ from netpolq_worker.pool.workers import Workers
 
 _DRAIN_S = 3.0
 _POLL_S = 0.01
-_QUEUE_SWITCH_S = 0.1
-"""After the rules of a peer are in place: until every packet that met ours is in our queues."""
 
 _FATAL = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
 """Exit codes with which the first supervisor ends the pool. Later supervisors are restarted whatever their exit code."""
@@ -91,7 +89,7 @@ class Pool:
                 self._supervisor.kill_silent()
         finally:
             self._shut_down()
-        if self._agent_lock.has_successor and os.getpid() == 1:
+        if self._agent_lock.has_successor and os.getpid() == 1 and not self._signals.has_termination:
             # A container whose process ends is started again, and would take over in its turn.
             log.info("waiting for SIGTERM")
             while not self._signals.has_termination:
@@ -109,8 +107,7 @@ class Pool:
     def _timeout_s(self) -> float:
         dues = [child.due for child in self._children if child.phase is Phase.WAITING]
         dues += self._workers.silence_dues
-        dues.append(self._agent_lock.due)
-        dues += [due for due in (self._supervisor.due, self._supervisor.silence_due) if due is not None]
+        dues += [self._supervisor.silence_due, self._agent_lock.due]
         return max(min(dues) - time.monotonic(), 0.0)
 
     def _start_due(self) -> None:
@@ -118,7 +115,6 @@ class Pool:
         self._workers.start_due(now)
         if self._supervisor.child.is_due(now):
             attempt(self._supervisor.child, self._start_supervisor)
-        self._supervisor.kill_if_due(now)
         self._agent_lock.maintain(now)
         self._outbox.flush()
 
@@ -138,9 +134,8 @@ class Pool:
 
     def _on_supervisor_exit(self, pid: int, code: int, now: float) -> None:
         was_disconnected = self._supervisor.on_exit(code, now)
-        if self._agent_lock.has_successor:
-            self._agent_lock.send_stood_down()
-        elif code in _FATAL and self._supervisor.child.starts == 1:
+        self._agent_lock.on_supervisor_exit()
+        if code in _FATAL and self._supervisor.child.starts == 1 and not self._agent_lock.has_successor:
             self._exit_code = code  # it has reported why; another attempt would fail too
         elif self._exit_code is None and not was_disconnected:
             reason = f" ({self._failure})" if self._failure else ""
@@ -168,18 +163,28 @@ class Pool:
         self._supervisor.send(PeerGone())
 
     def stand_down(self) -> None:
-        """Stop the supervisor, and start no other."""
-        self._supervisor.stand_down()
+        """Stop the supervisor, and report its exit, at once if none runs."""
+        self._supervisor.stop()
         if not self._supervisor.child.pid:
-            self._agent_lock.send_stood_down()
+            self._agent_lock.on_supervisor_exit()
 
-    def leave(self) -> None:
-        """Drain and end."""
-        self._exit_code = ExitCode.OK
+    def kill_supervisor(self) -> None:
+        """Kill the supervisor, which takes too long to stand down."""
+        self._supervisor.kill()
 
     def resume(self) -> None:
         """Run a supervisor again."""
         self._supervisor.resume()
+
+    def leave(self) -> None:
+        """End."""
+        self._exit_code = ExitCode.OK
+
+    def drain(self, after_s: float) -> None:
+        """After a delay, stop the supervisor and tell the workers to evaluate the waiting packets and exit."""
+        time.sleep(after_s)
+        self._supervisor.stop()
+        self._workers.drain()
 
     def on_lock_lost(self, reason: str) -> None:
         """End, because another process is the agent of this network namespace."""
@@ -228,11 +233,7 @@ class Pool:
     # --- shutdown -----------------------------------------------------------------------------------------------------------------
 
     def _shut_down(self) -> None:
-        if self._agent_lock.has_successor:
-            time.sleep(_QUEUE_SWITCH_S)
-        self._supervisor.child.stop()
-        self._supervisor.disconnect()
-        self._workers.drain()
+        self._agent_lock.stop()
         self._wait_for_children(_DRAIN_S)
         for child in self._children:
             if child.pid:

@@ -16,6 +16,7 @@ class SignalQueue:
 
     def __init__(self) -> None:
         self._pending: list[int] = []
+        self._has_taken_termination = False
         self._wakeup: socket.socket | None = None
 
     def install(self, events: EventLoop) -> None:
@@ -31,12 +32,16 @@ class SignalQueue:
 
     def take(self) -> int | None:
         """Remove the oldest signal and return its number; None: there is none."""
-        return self._pending.pop(0) if self._pending else None
+        if not self._pending:
+            return None
+        number = self._pending.pop(0)
+        self._has_taken_termination |= number in TERMINATION
+        return number
 
     @property
     def has_termination(self) -> bool:
-        """Whether a SIGTERM or SIGINT has arrived and is not handled yet."""
-        return not TERMINATION.isdisjoint(self._pending)
+        """Whether a SIGTERM or SIGINT has ever arrived."""
+        return self._has_taken_termination or not TERMINATION.isdisjoint(self._pending)
 
 
 def _drain(end: socket.socket) -> None:

@@ -1,5 +1,6 @@
 """The supervisor process in the pool: started as a program, restarted when it exits. It exits when its channel is closed."""
 
+import math
 import os
 import signal
 import subprocess
@@ -12,8 +13,6 @@ from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Channel, Message
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, kill_if_silent
-
-_STAND_DOWN_S = 3.0
 
 _SILENCE_S = 15.0
 """The supervisor sends a heartbeat once a second, from the loop that does all of its work. The longest step of that loop, and the imports
@@ -37,7 +36,6 @@ class SupervisorProcess:
         self._on_message = on_message
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._stand_down_due = 0.0
         # The supervisor's own counters end with its process; only workers use the multiprocess mode.
         self._environment = {name: text for name, text in os.environ.items() if name != "PROMETHEUS_MULTIPROC_DIR"}
 
@@ -65,9 +63,9 @@ class SupervisorProcess:
         self.child.last_heartbeat_s = time.monotonic()
 
     @property
-    def silence_due(self) -> float | None:
-        """When the supervisor counts as hanging, in monotonic seconds; None: there is no supervisor."""
-        return self.child.last_heartbeat_s + _SILENCE_S if self.child.pid else None
+    def silence_due(self) -> float:
+        """When the supervisor counts as hanging, in monotonic seconds; infinity: there is no supervisor."""
+        return self.child.last_heartbeat_s + _SILENCE_S if self.child.pid else math.inf
 
     def kill_silent(self) -> None:
         """Kill a supervisor that hangs, also after `disconnect`. Call it at `silence_due` at the latest."""
@@ -96,27 +94,18 @@ class SupervisorProcess:
             self._process.returncode = code  # reaped by the pool; Popen must not wait for it again
         return was_disconnected
 
-    # --- during a takeover -----------------------------------------------------------------------------------------------
+    # --- during a takeover, and at the end ------------------------------------------------------------------------------
 
-    def stand_down(self) -> None:
-        """Stop the supervisor and start no other. May be called again until it has exited."""
+    def stop(self) -> None:
+        """Stop the supervisor and start no other."""
         self.child.stop()
         self.disconnect()
-        if not self._stand_down_due:
-            self._stand_down_due = time.monotonic() + _STAND_DOWN_S
+
+    def kill(self) -> None:
+        """Kill the supervisor if one runs."""
+        if self.child.pid:
+            os.kill(self.child.pid, signal.SIGKILL)
 
     def resume(self) -> None:
-        """Run a supervisor again, after `stand_down`."""
-        self._stand_down_due = 0.0
+        """Run a supervisor again, after `stop`."""
         self.child.resume(time.monotonic())
-
-    @property
-    def due(self) -> float | None:
-        """When to call `kill_if_due`, in monotonic seconds; None: no supervisor is standing down."""
-        return self._stand_down_due if self._stand_down_due and self.child.pid else None
-
-    def kill_if_due(self, now: float) -> None:
-        """Kill a supervisor that takes too long to stand down."""
-        if self.due is not None and now >= self.due:
-            os.kill(self.child.pid, signal.SIGKILL)
-            self._stand_down_due = now + _STAND_DOWN_S

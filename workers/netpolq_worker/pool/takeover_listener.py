@@ -1,35 +1,39 @@
-"""The running agent's side of a takeover: accepts connections of other agents, checks their key, and stands down for a successor.
+"""The running agent's side of a takeover: the sockets, the key file, and what the pool does for a successor.
 
-The protocol is in `netpolq.ipc.takeover`; the other side is in `netpolq_worker.pool.takeover`.
+Carries out the effects of `netpolq.ipc.takeover.machines.RunningAgent`; the other side is in `netpolq_worker.pool.takeover`.
 """
 
 import logging
+import os
 import socket
 import time
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, assert_never
 
-from netpolq.ipc.takeover import (
-    KEY,
-    LEAVE,
-    LEFT,
-    REFUSED,
-    STAND_DOWN,
-    STANDING_DOWN,
-    TakeoverConnection,
-    is_key,
-    make_key,
-    read_key,
-    write_key,
+from netpolq.ipc.takeover.connection import TakeoverConnection
+from netpolq.ipc.takeover.key import make_key, read_key, write_key
+from netpolq.ipc.takeover.machines import AgentEffects, RunningAgent
+from netpolq.ipc.takeover.messages import (
+    AgentEvent,
+    AgentTask,
+    Close,
+    CloseDescriptor,
+    Connected,
+    Drain,
+    Ended,
+    HandOnLock,
+    LocalProtocolError,
+    Message,
+    PeerId,
+    Received,
+    RemoteProtocolError,
+    Send,
+    Word,
+    format_queues,
 )
+from netpolq.ipc.takeover.protocol import AgentState
 from netpolq_worker.pool.event_loop import EventLoop
-
-_MAX_PEERS = 8
-"""Connections at the same time, so that they cannot use up our descriptors: this many with the key, and this many without."""
-
-_KEY_LIMIT_S = 5.0
-"""Until a connection must have shown the key. An agent that takes over shows it at once."""
 
 _CHECK_S = 1.0
 
@@ -48,15 +52,23 @@ class TakeoverCallbacks(Protocol):
         ...
 
     def stand_down(self) -> None:
-        """A successor is about to install its rules: stop changing them, then call `AgentLock.send_stood_down`."""
+        """A successor is about to install its rules: stop changing them, then call `AgentLock.on_supervisor_exit`."""
         ...
 
-    def leave(self) -> None:
-        """The rules of the successor are in place: drain and end."""
+    def kill_supervisor(self) -> None:
+        """The supervisor takes too long to stand down."""
         ...
 
     def resume(self) -> None:
         """The successor has ended before its rules were in place: go on as before."""
+        ...
+
+    def leave(self) -> None:
+        """The rules of the successor are in place: end, by way of `AgentLock.stop`."""
+        ...
+
+    def drain(self, after_s: float) -> None:
+        """Let the workers evaluate the waiting packets and exit, after this delay."""
         ...
 
     def on_lock_lost(self, reason: str) -> None:
@@ -65,7 +77,7 @@ class TakeoverCallbacks(Protocol):
 
 
 class TakeoverListener:
-    """The connections of other agents to this one. `successor`: the one that is taking over."""
+    """The connections of other agents to this one."""
 
     def __init__(self, callbacks: TakeoverCallbacks, events: EventLoop, queues: range, key_path: Path) -> None:
         """`queues`: the queues that this agent serves. `key_path`: the file for its takeover key."""
@@ -73,46 +85,93 @@ class TakeoverListener:
         self._events = events
         self._queues = queues
         self._key_path = key_path
-        self._key = ""
+        self._machine = RunningAgent()
         self._socket: socket.socket | None = None
-        self._peers: list[TakeoverConnection] = []
-        self._without_key: dict[TakeoverConnection, float] = {}
-        """Connections that have not shown the key, the oldest first, and until when they must (monotonic seconds)."""
+        self._peers: dict[PeerId, TakeoverConnection] = {}
+        self._connections = 0
+        self._successor_pid = 0
         self._is_paused = False
         self._key_is_missing = False
         self._check_due = 0.0
-        self.successor: TakeoverConnection | None = None
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether another agent is taking over, or has."""
+        return self._machine.successor is not None
 
     def open(self, listening: socket.socket) -> None:
         """Accept connections at the socket of the agent lock, with a new key."""
         self._socket = listening
-        self._key = make_key()
+        self._machine.key = make_key()
         self._check_due = 0.0
-        try:
-            write_key(self._key_path, self._key)
-        except OSError as error:
-            log.error("%s: %s; no agent can take over from this one", self._key_path, error.strerror)
-            self._key_is_missing = True
+        self._write_key()
         self._events.watch(listening, self._accept)
 
-    def send_stood_down(self) -> None:
-        """Tell the successor that this agent no longer changes the ruleset."""
-        if self.successor is not None:
-            self.successor.send(STANDING_DOWN)
+    def handle(self, event: AgentEvent | Connected | Received | Ended) -> None:
+        """Pass an event to the state machine, and carry out its effects."""
+        try:
+            self._perform(self._machine.handle(event, time.monotonic()))
+        except LocalProtocolError as error:
+            log.error("error in the takeover: %s", error)
 
-    def close(self) -> None:
-        """Close all connections, and the socket. A successor receives the socket."""
-        if self.successor is not None:
-            self.successor.send(LEFT, handing_on=self._socket)
+    # --- effects ------------------------------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: AgentEffects) -> None:
+        for effect in effects:
+            match effect:
+                case Send(word, peer):
+                    self._send(word, self._peers[peer])
+                case HandOnLock(peer):
+                    self._peers[peer].send(Message(Word.LEFT), lock=self._socket)
+                case Close(peer, reason):
+                    self._close(self._peers.pop(peer), reason)
+                case CloseDescriptor(descriptor):
+                    os.close(descriptor)
+                case Drain(after_s):
+                    self._callbacks.drain(after_s)
+                case RemoteProtocolError(peer, word, state):
+                    log.warning("pid %d has sent %r while this agent is %s", self._peers[peer].pid, str(word), state)
+                case AgentTask():
+                    self._do(effect)
+                case _:
+                    assert_never(effect)
+
+    def _do(self, task: AgentTask) -> None:
+        match task:
+            case AgentTask.STOP_SUPERVISOR:
+                if self._machine.successor is not None:
+                    self._successor_pid = self._peers[self._machine.successor].pid
+                log.info("pid %d takes over: standing down", self._successor_pid)
+                self._callbacks.stand_down()
+            case AgentTask.KILL_SUPERVISOR:
+                self._callbacks.kill_supervisor()
+            case AgentTask.RESUME_SUPERVISOR:
+                log.warning("pid %d has ended before it could take over; going on", self._successor_pid)
+                self._callbacks.resume()
+            case AgentTask.LEAVE:
+                log.info("pid %d has taken over", self._successor_pid)
+                self._callbacks.leave()
+            case AgentTask.RELEASE_LOCK:
+                self._release()
+            case _:
+                assert_never(task)
+
+    def _send(self, word: Word, peer: TakeoverConnection) -> None:
+        if word is Word.REFUSED:
+            log.warning("takeover request from pid %d rejected: it does not have the key in %s", peer.pid, self._key_path)
+        peer.send(Message(word, format_queues(self._queues) if word is Word.QUEUES else ""))
+
+    def _close(self, peer: TakeoverConnection, reason: str) -> None:
+        if reason:
+            log.warning("closing the takeover connection of pid %d: %s", peer.pid, reason)
+        self._events.unwatch(peer)
+        peer.close()
+
+    def _release(self) -> None:
         if self._socket is not None:
             self._events.unwatch(self._socket)
             self._socket.close()
         self._socket = None
-        for peer in self._peers:
-            self._events.unwatch(peer)
-            peer.close()
-        self._peers.clear()
-        self._without_key.clear()
 
     # --- connections --------------------------------------------------------------------------------------------------------------
 
@@ -129,85 +188,59 @@ class TakeoverListener:
             self._events.unwatch(self._socket)
             self._is_paused = True
             return
-        end.setblocking(False)
-        peer = TakeoverConnection(end)
-        if not peer.is_trusted:
-            log.warning("closing the takeover connection of pid %d: another user runs it", peer.pid)
-            peer.close()
+        connection = TakeoverConnection(end)
+        connection.set_timeout(0.0)
+        if not connection.is_trusted:
+            log.warning("closing the takeover connection of pid %d: another user runs it", connection.pid)
+            connection.close()
             return
-        if len(self._without_key) >= _MAX_PEERS:
-            self._drop(next(iter(self._without_key)), "too many connections")
-        peer.send_queues(self._queues)
-        self._peers.append(peer)
-        self._without_key[peer] = time.monotonic() + _KEY_LIMIT_S
-        self._events.watch(peer, lambda: self._on_readable(peer))
+        self._connections += 1
+        peer = PeerId(self._connections)
+        self._peers[peer] = connection
+        self._events.watch(connection, lambda: self._on_readable(peer))
+        self.handle(Connected(peer))
 
-    def _on_readable(self, peer: TakeoverConnection) -> None:
+    def _on_readable(self, peer: PeerId) -> None:
+        if peer not in self._peers:  # closed since the event loop has found it readable
+            return
         try:
-            command, argument = peer.receive()
-        except EOFError:
-            self._forget(peer)
-            if peer is self.successor:
-                log.warning("pid %d has ended before it could take over; going on", peer.pid)
-                self.successor = None
-                self._callbacks.resume()
+            message, descriptor = self._peers[peer].receive()
+        except TimeoutError:
             return
-        if command == KEY and is_key(self._key, argument):
-            if len(self._peers) - len(self._without_key) >= _MAX_PEERS:
-                self._drop(peer, "too many connections")
-            else:
-                self._without_key.pop(peer, None)
-        elif command in {KEY, STAND_DOWN} and not is_key(self._key, argument):
-            log.warning("takeover request from pid %d rejected: it does not have the key in %s", peer.pid, self._key_path)
-            peer.send(REFUSED)
-        elif command == STAND_DOWN and self.successor in {None, peer}:
-            self._without_key.pop(peer, None)
-            if self.successor is None:
-                log.info("pid %d takes over: standing down", peer.pid)
-            self.successor = peer
-            self._callbacks.stand_down()
-        elif command == LEAVE and peer is self.successor:
-            log.info("pid %d has taken over", peer.pid)
-            self._callbacks.leave()
-
-    def _drop(self, peer: TakeoverConnection, reason: str) -> None:
-        log.warning("closing the takeover connection of pid %d: %s", peer.pid, reason)
-        self._forget(peer)
-
-    def _forget(self, peer: TakeoverConnection) -> None:
-        self._events.unwatch(peer)
-        peer.close()
-        self._peers.remove(peer)
-        self._without_key.pop(peer, None)
+        except EOFError:
+            self.handle(Ended(peer))
+        else:
+            self.handle(Received(message, peer, descriptor))
 
     # --- maintenance --------------------------------------------------------------------------------------------------------------
 
     @property
     def due(self) -> float:
         """When to call `maintain`, in monotonic seconds."""
-        return min(self._check_due, *self._without_key.values()) if self._without_key else self._check_due
+        return min(self._check_due, self._machine.due)
 
     def maintain(self, now: float) -> None:
-        """Close connections that do not show the key in time, accept again after a pause, restore the key file if it was removed."""
-        for peer in [peer for peer, due in self._without_key.items() if now >= due]:
-            self._drop(peer, f"no key within {_KEY_LIMIT_S:.0f} s")
+        """Do what is due, accept again after a pause, restore the key file if it was removed."""
+        self._perform(self._machine.handle_timer(now))
         if now < self._check_due:
             return
         self._check_due = now + _CHECK_S
         if self._is_paused and self._socket is not None:
             self._is_paused = False
             self._events.watch(self._socket, self._accept)
-        if self._key and self._socket is not None and self.successor is None and read_key(self._key_path) != self._key:
-            self._restore_key()
+        is_serving = self._socket is not None and self._machine.state is AgentState.SERVING
+        if is_serving and read_key(self._key_path) != self._machine.key and self._write_key():
+            log.warning("%s was missing and has been restored", self._key_path)
 
-    def _restore_key(self) -> None:
+    def _write_key(self) -> bool:
+        """Write the key file. Returns whether it is there; logs the first of several failures."""
         try:
             self._key_path.parent.mkdir(mode=0o700, exist_ok=True)
-            write_key(self._key_path, self._key)
+            write_key(self._key_path, self._machine.key)
         except OSError as error:
             if not self._key_is_missing:
                 log.error("%s: %s; no agent can take over from this one", self._key_path, error.strerror)
             self._key_is_missing = True
-            return
+            return False
         self._key_is_missing = False
-        log.warning("%s was missing and has been restored", self._key_path)
+        return True
