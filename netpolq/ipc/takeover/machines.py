@@ -103,22 +103,21 @@ class RunningAgent:
         return closed if now < self._supervisor_due else (*closed, *self._advance(Cause.TIMEOUT, self.successor, now))
 
     def _on_message(self, peer: PeerId, message: Message, now: float) -> AgentEffects:
-        role, cause = self._roles[peer], self._classified(peer, message)
-        row = CONNECTIONS.get((role, cause))
-        if row is None:
+        before, cause = self._roles[peer], self._classified(peer, message)
+        role = CONNECTIONS.get((before, cause))
+        if role is None:
             return self._on_breach(peer, message.word, now)
-        wanted, effects = row
-        if role is Role.STRANGER and wanted is not role:
+        if before is Role.STRANGER and role is not before:
             if len(self._roles) - len(self._key_dues) >= MAX_PEERS:
                 return self._close(peer, now, "too many connections")
             del self._key_dues[peer]
-        self._roles[peer] = wanted
-        if wanted is Role.SUCCESSOR and cause in {Word.STAND_DOWN, Word.LEAVE}:
-            self.successor = peer
-            if (self.state, cause) not in AGENT:
-                return self._on_breach(peer, message.word, now)
-            return self._advance(cause, peer, now)
-        return _addressed(effects, peer)
+        self._roles[peer] = role
+        if cause is Cause.WRONG_KEY:
+            return (Send(Word.REFUSED, peer),)
+        if role is not Role.SUCCESSOR or cause is Word.KEY:
+            return ()
+        self.successor = peer
+        return self._advance(cause, peer, now) if (self.state, cause) in AGENT else self._on_breach(peer, message.word, now)
 
     def _classified(self, peer: PeerId, message: Message) -> AgentInput:
         if message.word not in {Word.KEY, Word.STAND_DOWN}:

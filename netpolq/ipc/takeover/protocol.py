@@ -4,18 +4,18 @@ The lock is an abstract Unix socket. Abstract names belong to the network namesp
 queues. The running agent sends its queue numbers to every process that connects. A takeover follows only if the peer asks for one. Each
 message is one datagram:
 
-    running agent                                            replacement
-    SERVING         queues 100:101      ──────────►          GREETING
-                                        ◄──────────  key KEY           binds other queues, evaluates by a snapshot of its own
-                                                             SYNCING
-                                        ◄──────────  stand-down KEY
-    STANDING_DOWN   its supervisor ends                      REQUESTING
-    STOOD_DOWN      standing-down       ──────────►
-                                                             INSTALLING  installs its rules
-                                        ◄──────────  leave
-    LEAVING         its workers drain                        FINISHING
-    ENDED           left, the lock      ──────────►
-                                                             SERVING
+    running agent                                   replacement
+    SERVING                                         GREETING
+      queues 100:101    ──────────►
+                        ◄──────────  key KEY        SYNCING: binds other queues, evaluates packets by a snapshot of its own
+                        ◄──────────  stand-down KEY REQUESTING
+    STANDING_DOWN: its supervisor ends
+    STOOD_DOWN
+      standing-down     ──────────►                 INSTALLING: installs its rules
+                        ◄──────────  leave          FINISHING
+    LEAVING: its workers drain
+      left, the lock    ──────────►                 ACQUIRING, SERVING
+    ENDED
 
 An agent that stands down still evaluates the packets in its queues. If the replacement ends before it sends `leave`, the agent resumes.
 After `leave` it ends in any case. `left` carries the listening socket itself, so that no third agent finds the name free in between.
@@ -130,22 +130,23 @@ class Cause(Enum):
 AgentInput = Word | AgentEvent | Cause
 ReplacementInput = Word | ReplacementEvent | Cause
 
-CONNECTIONS: Mapping[tuple[Role, AgentInput], tuple[Role, tuple[AgentEffect, ...]]] = {
-    (Role.STRANGER, Word.KEY): (Role.CANDIDATE, ()),
-    (Role.STRANGER, Word.STAND_DOWN): (Role.SUCCESSOR, ()),
-    (Role.STRANGER, Cause.RIVAL_REQUEST): (Role.CANDIDATE, ()),
-    (Role.STRANGER, Cause.WRONG_KEY): (Role.STRANGER, (Send(Word.REFUSED),)),
-    (Role.STRANGER, Word.LEAVE): (Role.STRANGER, ()),
-    (Role.CANDIDATE, Word.KEY): (Role.CANDIDATE, ()),
-    (Role.CANDIDATE, Word.STAND_DOWN): (Role.SUCCESSOR, ()),
-    (Role.CANDIDATE, Cause.RIVAL_REQUEST): (Role.CANDIDATE, ()),
-    (Role.CANDIDATE, Cause.WRONG_KEY): (Role.CANDIDATE, (Send(Word.REFUSED),)),
-    (Role.SUCCESSOR, Word.KEY): (Role.SUCCESSOR, ()),
-    (Role.SUCCESSOR, Word.STAND_DOWN): (Role.SUCCESSOR, ()),
-    (Role.SUCCESSOR, Word.LEAVE): (Role.SUCCESSOR, ()),
-    (Role.SUCCESSOR, Cause.WRONG_KEY): (Role.SUCCESSOR, (Send(Word.REFUSED),)),
+CONNECTIONS: Mapping[tuple[Role, AgentInput], Role] = {
+    (Role.STRANGER, Word.KEY): Role.CANDIDATE,
+    (Role.STRANGER, Word.STAND_DOWN): Role.SUCCESSOR,
+    (Role.STRANGER, Word.LEAVE): Role.STRANGER,
+    (Role.STRANGER, Cause.RIVAL_REQUEST): Role.CANDIDATE,
+    (Role.STRANGER, Cause.WRONG_KEY): Role.STRANGER,
+    (Role.CANDIDATE, Word.KEY): Role.CANDIDATE,
+    (Role.CANDIDATE, Word.STAND_DOWN): Role.SUCCESSOR,
+    (Role.CANDIDATE, Cause.RIVAL_REQUEST): Role.CANDIDATE,
+    (Role.CANDIDATE, Cause.WRONG_KEY): Role.CANDIDATE,
+    (Role.SUCCESSOR, Word.KEY): Role.SUCCESSOR,
+    (Role.SUCCESSOR, Word.STAND_DOWN): Role.SUCCESSOR,
+    (Role.SUCCESSOR, Word.LEAVE): Role.SUCCESSOR,
+    (Role.SUCCESSOR, Cause.WRONG_KEY): Role.SUCCESSOR,
 }
-"""A message to the running agent. `STAND_DOWN` and `LEAVE` of a connection that is the successor afterwards are inputs of `AGENT` too."""
+"""The role of a connection after its message. `WRONG_KEY` is answered with `REFUSED`, the other inputs here have no effect. Except that
+`STAND_DOWN` and `LEAVE` of what is then the successor are inputs of `AGENT`."""
 
 _S, _E, _T = AgentState, AgentEvent, AgentTask
 AGENT: Mapping[tuple[AgentState, AgentInput], tuple[AgentState, tuple[AgentEffect, ...]]] = {

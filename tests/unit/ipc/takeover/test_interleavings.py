@@ -1,0 +1,91 @@
+"""The machines driven against each other, through every order in which messages and events can happen. See `World`."""
+
+import copy
+
+from collections.abc import Iterator
+
+import pytest
+
+from netpolq.ipc.takeover.messages import PeerId
+from netpolq.ipc.takeover.protocol import AgentState, ReplacementState
+from tests.unit.ipc.takeover.world import AGENT, Supervisor, World
+
+Path = tuple[str, ...]
+
+
+def worlds(replacements: int, faults: int) -> Iterator[tuple[World, Path, bool]]:
+    """Each world that can be reached, the steps that led to it, and whether nothing happens in it any more except faults."""
+    start = World(replacements, faults)
+    seen = {start.key}
+    waiting: list[tuple[World, Path]] = [(start, ())]
+    while waiting:
+        world, path = waiting.pop()
+        steps = list(world.steps())
+        yield world, path, not steps
+        for is_fault, (name, step) in [*((False, step) for step in steps), *((True, step) for step in world.possible_faults())]:
+            after = copy.deepcopy(world)
+            after.faults -= is_fault
+            try:
+                step(after)
+            except Exception as error:
+                raise AssertionError(" → ".join((*path, name))) from error
+            if after.key not in seen:
+                seen.add(after.key)
+                waiting.append((after, (*path, name)))
+
+
+def agents_that_may_change_rules(world: World) -> int:
+    own = world.is_alive and world.supervisor is not Supervisor.ABSENT
+    return own + sum(one.may_change_rules for one in world.candidates.values())
+
+
+def serving(world: World) -> list[PeerId]:
+    """The agents that go on: 0 for the first one, and the replacements that have become the agent."""
+    own = [AGENT] if world.is_alive and world.agent.state is AgentState.SERVING else []
+    return own + [
+        peer for peer, one in world.candidates.items() if one.is_alive and one.machine.state is ReplacementState.SERVING
+    ]
+
+
+def processes(world: World) -> list[PeerId]:
+    own = [AGENT] if world.is_alive else []
+    return own + [peer for peer, one in world.candidates.items() if one.is_alive]
+
+
+@pytest.mark.parametrize("replacements", [1, 2])
+def test_without_faults_one_replacement_becomes_the_agent_in_every_order(replacements: int) -> None:
+    ends = 0
+    for world, path, is_end in worlds(replacements, faults=0):
+        assert agents_that_may_change_rules(world) <= 1, path
+        assert len(serving(world)) <= 1, path
+        if is_end:
+            ends += 1
+            (agent,) = serving(world)
+            assert agent != AGENT, path
+            assert world.holder == agent, path
+            assert processes(world) == [agent], path
+    assert ends >= replacements
+
+
+@pytest.mark.parametrize("faults", [1, 2])
+def test_after_faults_at_any_moment_a_process_that_is_left_is_the_only_agent(faults: int) -> None:
+    """Processes that are killed or stopped, supervisors that restart, limits that pass. The lock is free if no process is left."""
+    for world, path, is_end in worlds(1, faults):
+        assert agents_that_may_change_rules(world) <= 1, path
+        assert len(serving(world)) <= 1, path
+        if is_end:
+            left = processes(world)
+            assert serving(world) == left, path
+            assert world.holder == (left[0] if left else None), path
+
+
+def test_two_replacements_and_a_fault_at_any_moment_leave_at_most_one_agent() -> None:
+    """At the end. Not in between: if the running agent is killed, a replacement may acquire the lock while the other still installs."""
+    for world, path, is_end in worlds(2, faults=1):
+        if "agent is killed" not in path:
+            assert agents_that_may_change_rules(world) <= 1, path
+        assert len(serving(world)) <= 1, path
+        if is_end:
+            left = processes(world)
+            assert serving(world) == left, path
+            assert world.holder == (left[0] if left else None), path
