@@ -350,4 +350,4 @@ def test_a_start_without_takeover_fails_beside_a_running_agent(name: str, key_pa
         listening(name) as lock,
         pytest.raises(AlreadyRunningError, match=rf"\(pid {os.getpid()}\); stop it first, or take over"),
     ):
-        replacement_of(lock, key_path, b"queues 100:101", takeover=False)
+        replacement_of(lock, key_path, takeover=False)
