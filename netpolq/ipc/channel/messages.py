@@ -1,0 +1,146 @@
+"""Messages between pool, supervisor and workers. `netpolq.ipc.channel` says which process sends which."""
+
+from typing import NamedTuple
+
+from netpolq.enums import Verdict
+
+MAX_CHANGED = 1024
+"""Maximum number of changed addresses in a `Publish`. With more, it means that all addresses changed."""
+
+MAX_UNREAD = 4
+"""Maximum number of snapshots sent to a process before it acknowledges one.
+
+At 50 a second that covers a pause of 80 ms; in a large cluster it is 26 MiB."""
+
+MAX_HINTS = 256
+"""Maximum number of hints in one message."""
+
+EVERY_PORT = 0
+"""Port value of a hint for all ports. Port 0 itself is reserved (RFC 6335 section 6) and never hinted."""
+
+
+class Publish(NamedTuple):
+    """A new snapshot. `changed`: 16-byte keys of addresses whose flows this version may evaluate differently than the previous
+    one (this version minus 1). None: all addresses. A reader whose version is not the previous one must treat it as None.
+    """
+
+    version: int
+    changed: tuple[bytes, ...] | None
+
+
+class Serve(NamedTuple):
+    """Assigns a slot to a standby worker. `inherited_packets`: evaluated in this slot by earlier workers.
+
+    `suspect_orphans`: a packet that the previous worker had read may have crashed it.
+    """
+
+    slot: int
+    inherited_packets: int
+    suspect_orphans: bool
+
+
+class Drain(NamedTuple):
+    """Tells a worker to evaluate the queued packets and exit."""
+
+
+class Report(NamedTuple):
+    """State of a worker. `acked_version`: the snapshot in use (0: none yet). `packets`: evaluated in this slot since the pool started.
+
+    `pid` 0: the slot has no process at present. `restarts`: number of replacements in the slot; set by the pool.
+    """
+
+    slot: int
+    pid: int
+    queue_num: int
+    acked_version: int
+    packets: int
+    restarts: int
+
+
+class Refusal(NamedTuple):
+    """A worker could not load a snapshot and keeps the previous one."""
+
+    slot: int
+    version: int
+    message: str
+
+
+class Welcome(NamedTuple):
+    """First message to a supervisor. `version`: the newest snapshot the pool has (0: none); the next one must be higher."""
+
+    version: int
+    supervisor_restarts: int
+
+
+class Hint(NamedTuple):
+    """A decision that a worker has repeated. Addresses are 16-byte keys; `port`: destination port, all in original direction.
+
+    `EVERY_PORT`, only with a drop: all ports of the protocol.
+    """
+
+    source: bytes
+    destination: bytes
+    port: int
+    protocol: int
+    verdict: Verdict
+
+
+class Hints(NamedTuple):
+    """Decisions by the snapshot of this version, for the verdict cache in the kernel. `packed`: for `unpack_hints`."""
+
+    version: int
+    packed: bytes
+
+
+class StandDown(NamedTuple):
+    """The supervisor is about to change the ruleset: in a takeover, the other agent must stand down."""
+
+
+class StoodDown(NamedTuple):
+    """No other agent changes the ruleset."""
+
+
+class RulesetInstalled(NamedTuple):
+    """The ruleset is installed: in a takeover, the other agent may leave."""
+
+
+class PeerGone(NamedTuple):
+    """In a takeover, the other agent has left. It evaluated packets until now."""
+
+
+class Failure(NamedTuple):
+    """Why the supervisor ends: one line for the operator, cut to 1,024 bytes."""
+
+    message: str
+
+
+class Heartbeat(NamedTuple):
+    """The event loop of a standby worker or the supervisor runs. `version`: the last snapshot received or sent."""
+
+    version: int
+
+
+class Logging(NamedTuple):
+    """New log settings. `verbosity`: as in `--v`, 0 to 255; `denied`: whether denied packets are logged (`--log-denied`)."""
+
+    verbosity: int
+    denied: bool
+
+
+class Counters(NamedTuple):
+    """The counter memory of a worker; carries its descriptor."""
+
+    metrics_file_id: int
+
+
+class Taken(NamedTuple):
+    """The pool has read a snapshot. `problem` not empty: the pool refused it, and everything must be published again."""
+
+    version: int
+    problem: str
+
+
+Empty = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
+"""Messages without fields."""
+
+Message = Publish | Serve | Report | Refusal | Welcome | Hints | Heartbeat | Counters | Taken | Failure | Logging | Empty
