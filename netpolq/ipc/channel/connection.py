@@ -47,16 +47,12 @@ class Channel:
 
         Raises `EOFError` when the peer is gone and `ValueError` for a message that cannot be read.
         """
-        descriptors = array.array("i")
         try:
-            data, ancillary, _flags, _address = self._socket.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_SPACE(descriptors.itemsize))
+            data, descriptors = self._receive()
         except BlockingIOError:
             return None
         except ConnectionError as error:
             raise EOFError from error
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
         if not data:
             raise EOFError
         try:
@@ -65,6 +61,18 @@ class Channel:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        try:
+            return self._receive_once()
+        except ConnectionResetError:
+            # Once, before the last messages of a peer that has closed its end with unread ones. Source: unix_release_sock (af_unix.c).
+            return self._receive_once()
+
+    def _receive_once(self) -> tuple[bytes, list[int]]:
+        # The kernel closes descriptors for which there is no room.
+        data, descriptors, _flags, _address = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+        return data, descriptors
 
     def close(self) -> None:
         """Close this end; the peer's `receive` then raises `EOFError`."""

@@ -171,3 +171,29 @@ def test_a_descriptor_that_comes_with_garbage_is_not_leaked() -> None:
             channel.receive()
         assert len(list(Path("/proc/self/fd").iterdir())) == before
     channel.close()
+
+
+def test_of_several_descriptors_with_one_message_none_is_leaked() -> None:
+    raw, end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel = Channel(end)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with raw:
+        socket.send_fds(raw, [encode(Publish(1, None))], [0, 0, 0])
+        received = channel.receive()
+        assert received is not None
+        assert received[1] is not None
+        os.close(received[1])
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+    channel.close()
+
+
+def test_the_last_messages_of_a_process_that_has_not_read_ours_are_received() -> None:
+    """Why it ends, for example. The kernel reports such an end with ECONNRESET, before those messages."""
+    left, right = connected()
+    assert left.send(Drain())
+    assert right.send(Failure("cannot start"))
+    right.close()
+    assert left.receive() == (Failure("cannot start"), None)
+    with pytest.raises(EOFError):
+        left.receive()
+    left.close()
