@@ -61,6 +61,24 @@ def test_a_process_that_cannot_read_the_run_directory_cannot_take_over_even_as_u
     assert_admitted(box, "stranger")
 
 
+def test_process_1_that_sigterm_ends_during_a_takeover_hands_on_the_lock_and_ends(box: Box, folder: Path) -> None:
+    """It does not wait for a second SIGTERM, as after it has left."""
+    first = Agent(box, folder, CLOSED, "--workers=1", prefix=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
+    with first, connected(box) as replacement:
+        replacement.settimeout(20.0)
+        assert replacement.recv(64) == b"queues 100:100"
+        replacement.send(b"stand-down " + (first.run_dir / "takeover.key").read_bytes())
+        assert replacement.recv(64) == b"standing-down"
+        (process_1,) = psutil.Process(first.pid).children()
+        process_1.terminate()
+        data, descriptors, _flags, _address = socket.recv_fds(replacement, 64, 1)
+        assert (data, len(descriptors)) == (b"left", 1)
+        socket.socket(fileno=descriptors[0]).close()
+        first.wait_until("it has ended", lambda: not first.is_running)
+        assert first.stop() == ExitCode.OK
+        assert "waiting for SIGTERM" not in first.log.read_text()
+
+
 def test_descriptors_that_come_with_a_message_are_closed(box: Box, closed_agent: Agent) -> None:
     pool = psutil.Process(closed_agent.pid)
     with connected(box) as connection:
