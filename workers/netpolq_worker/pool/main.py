@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Failure, Heartbeat, Logging, Message, PeerGone, Publish, RulesetInstalled, StandDown, StoodDown
+from netpolq.ipc.run_dir import IMAGE, TAKEOVER_KEY
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.log_settings import LogSettings
 from netpolq_worker.pool.orphaned_ruleset import log_consequence

@@ -52,6 +52,14 @@ def processes(world: World) -> list[PeerId]:
     return own + [peer for peer, one in world.candidates.items() if one.is_alive]
 
 
+def assert_the_last_process_is_the_agent(world: World, path: Path) -> None:
+    left = processes(world)
+    assert serving(world) == left, path
+    assert world.holder == (left[0] if left else None), path
+    # A replacement that had no fault takes over from an agent that had one. (It gives up if it was too slow to show the key.)
+    assert left or any(step == "time passes" or step.startswith(("1 is", "1 gets", "2 is", "2 gets")) for step in path), path
+
+
 @pytest.mark.parametrize("replacements", [1, 2])
 def test_without_faults_one_replacement_becomes_the_agent_in_every_order(replacements: int) -> None:
     ends = 0
@@ -68,24 +76,20 @@ def test_without_faults_one_replacement_becomes_the_agent_in_every_order(replace
 
 
 @pytest.mark.parametrize("faults", [1, 2])
-def test_after_faults_at_any_moment_a_process_that_is_left_is_the_only_agent(faults: int) -> None:
+def test_after_faults_at_any_moment_the_process_that_is_left_is_the_agent(faults: int) -> None:
     """Processes that are killed or stopped, supervisors that restart, limits that pass. The lock is free if no process is left."""
     for world, path, is_end in worlds(1, faults):
         assert agents_that_may_change_rules(world) <= 1, path
         assert len(serving(world)) <= 1, path
         if is_end:
-            left = processes(world)
-            assert serving(world) == left, path
-            assert world.holder == (left[0] if left else None), path
+            assert_the_last_process_is_the_agent(world, path)
 
 
-def test_two_replacements_and_a_fault_at_any_moment_leave_at_most_one_agent() -> None:
+def test_of_two_replacements_and_a_fault_at_any_moment_at_most_one_is_left() -> None:
     """At the end. Not in between: if the running agent is killed, a replacement may acquire the lock while the other still installs."""
     for world, path, is_end in worlds(2, faults=1):
         if "agent is killed" not in path:
             assert agents_that_may_change_rules(world) <= 1, path
         assert len(serving(world)) <= 1, path
         if is_end:
-            left = processes(world)
-            assert serving(world) == left, path
-            assert world.holder == (left[0] if left else None), path
+            assert_the_last_process_is_the_agent(world, path)
