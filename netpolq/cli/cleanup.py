@@ -9,12 +9,12 @@ from pathlib import Path
 from netpolq.cli.command import Command, plain
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError
 from netpolq.ipc import takeover
-from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, metrics_dirs
+from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY, UNFINISHED_SNAPSHOT_FILE, metrics_dirs
 from netpolq.settings.command_flags import CLEANUP_OPTIONS
 from netpolq.settings.definitions import CT_LABEL, RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
 
-_RUN_DIR_FILES = (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY)
+_RUN_DIR_FILES = (SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY)
 
 
 def _run(argv: Sequence[str]) -> int:

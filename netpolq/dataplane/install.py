@@ -21,7 +21,7 @@ from netpolq.dataplane.ruleset_writer import RulesetWriter
 from netpolq.dataplane.set_elements import change_elements, elements_of
 from netpolq.dataplane.table_state import ELEMENTS_PREFIX, KnownElements, TableState
 from netpolq.dataplane.verdict_maps import remember
-from netpolq.ipc.channel import Hint
+from netpolq.ipc.channel import CachedVerdict
 
 __all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
 
@@ -70,17 +70,17 @@ class Ruleset:
             elif sets != self._in_force:
                 await self._change_elements(self._expected, sets)
 
-    async def remember_verdicts(self, hints: Sequence[Hint], ttl_ms: int) -> None:
+    async def remember_verdicts(self, entries: Sequence[CachedVerdict], ttl_ms: int) -> None:
         """Add at most `MAX_DECISIONS` decisions to the verdict maps, in one transaction. Needs `install` before."""
-        await asyncio.to_thread(self._sockets.commit_to_maps, remember(hints, ttl_ms))
+        await asyncio.to_thread(self._sockets.commit_to_maps, remember(entries, ttl_ms))
 
-    async def forget_verdicts(self, hints: Sequence[Hint] | None) -> bool:
+    async def forget_verdicts(self, entries: Sequence[CachedVerdict] | None) -> bool:
         """Remove decisions from the verdict maps, in one transaction; None: all. Returns whether any others may be left.
 
         A decision that has timed out cannot be removed individually, and more than `MAX_DECISIONS` do not fit into one transaction: in
         both cases the maps are emptied. A missing table counts as empty. Does not wait for changes of rules or sets.
         """
-        return await asyncio.to_thread(self._sockets.forget, hints)
+        return await asyncio.to_thread(self._sockets.forget, entries)
 
     async def difference(self) -> str | None:
         """How the table differs from what this object wrote, and which process changed it; None if it does not differ."""

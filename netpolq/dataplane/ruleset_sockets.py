@@ -11,7 +11,7 @@ from netpolq.dataplane.change_monitor import ChangeMonitor, is_later
 from netpolq.dataplane.kernel_errors import explained
 from netpolq.dataplane.ruleset_names import TABLE
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all
-from netpolq.ipc.channel import Hint
+from netpolq.ipc.channel import CachedVerdict
 from netpolq.netlink.nftables import Connection, Request, commit
 
 _NOTIFICATION_LIMIT_S = 1.0
@@ -81,9 +81,9 @@ class RulesetSockets:
         with explained():
             self._commit_to_maps(requests)
 
-    def forget(self, hints: Sequence[Hint] | None) -> bool:
+    def forget(self, entries: Sequence[CachedVerdict] | None) -> bool:
         """Remove decisions from the verdict maps; see `Ruleset.forget_verdicts`."""
-        if hints is not None and len(hints) <= MAX_DECISIONS and self._try_commit_to_maps(forget(hints)):
+        if entries is not None and len(entries) <= MAX_DECISIONS and self._try_commit_to_maps(forget(entries)):
             return True
         self._try_commit_to_maps(forget_all())
         return False

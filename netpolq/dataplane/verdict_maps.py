@@ -14,7 +14,7 @@ from itertools import islice
 from netpolq.addresses import is_ipv4, packed_address
 from netpolq.dataplane.ruleset_names import CLOSED_V4, CLOSED_V6, TABLE, VERDICTS_V4, VERDICTS_V6
 from netpolq.enums import Verdict
-from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.netlink import nftables_attributes as nfta
 from netpolq.netlink.attributes import attribute, nested
 from netpolq.netlink.nftables import NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NLM_F_CREATE, Request, name
@@ -38,15 +38,15 @@ _ELEMENTS_PER_REQUEST = 500
 """An attribute holds 64 KiB at most, and an IPv6 element takes 92 bytes."""
 
 
-def remember(hints: Iterable[Hint], ttl_ms: int) -> tuple[Request, ...]:
+def remember(entries: Iterable[CachedVerdict], ttl_ms: int) -> tuple[Request, ...]:
     """Requests that add decisions. An existing one with the same verdict is no error. `ttl_ms`: lifetime of each."""
     timeout = attribute(nfta.SET_ELEM_TIMEOUT, struct.pack("!Q", ttl_ms))
-    return tuple(_requests(NFT_MSG_NEWSETELEM, hints, lambda hint: (*_element(hint), timeout), NLM_F_CREATE))
+    return tuple(_requests(NFT_MSG_NEWSETELEM, entries, lambda entry: (*_element(entry), timeout), NLM_F_CREATE))
 
 
-def forget(hints: Iterable[Hint]) -> tuple[Request, ...]:
+def forget(entries: Iterable[CachedVerdict]) -> tuple[Request, ...]:
     """Requests that remove decisions. The kernel rejects them with ENOENT if one is missing."""
-    return tuple(_requests(NFT_MSG_DELSETELEM, hints, lambda hint: (_key(hint),), 0))
+    return tuple(_requests(NFT_MSG_DELSETELEM, entries, lambda entry: (_key(entry),), 0))
 
 
 def forget_all() -> tuple[Request, ...]:
@@ -54,13 +54,15 @@ def forget_all() -> tuple[Request, ...]:
     return tuple(Request(NFT_MSG_DELSETELEM, _in_map(map_name)) for map_name in (VERDICTS_V4, VERDICTS_V6, CLOSED_V4, CLOSED_V6))
 
 
-def _requests(kind: int, hints: Iterable[Hint], parts: Callable[[Hint], tuple[bytes, ...]], flags: int) -> Iterator[Request]:
-    by_map: dict[str, list[Hint]] = {}
-    for hint in hints:
-        by_map.setdefault(_map_of(hint), []).append(hint)
+def _requests(
+    kind: int, entries: Iterable[CachedVerdict], parts: Callable[[CachedVerdict], tuple[bytes, ...]], flags: int
+) -> Iterator[Request]:
+    by_map: dict[str, list[CachedVerdict]] = {}
+    for entry in entries:
+        by_map.setdefault(_map_of(entry), []).append(entry)
     for map_name, members in by_map.items():
         remaining = iter(members)
-        while portion := [nested(nfta.LIST_ELEM, *parts(hint)) for hint in islice(remaining, _ELEMENTS_PER_REQUEST)]:
+        while portion := [nested(nfta.LIST_ELEM, *parts(entry)) for entry in islice(remaining, _ELEMENTS_PER_REQUEST)]:
             yield Request(kind, (*_in_map(map_name), nested(nfta.SET_ELEM_LIST_ELEMENTS, *portion)), flags)
 
 
@@ -68,18 +70,18 @@ def _in_map(map_name: str) -> tuple[bytes, bytes]:
     return name(nfta.SET_ELEM_LIST_TABLE, TABLE), name(nfta.SET_ELEM_LIST_SET, map_name)
 
 
-def _map_of(hint: Hint) -> str:
-    if hint.port == EVERY_PORT:
-        return CLOSED_V4 if is_ipv4(hint.destination) else CLOSED_V6
-    return VERDICTS_V4 if is_ipv4(hint.destination) else VERDICTS_V6
+def _map_of(entry: CachedVerdict) -> str:
+    if entry.port == EVERY_PORT:
+        return CLOSED_V4 if is_ipv4(entry.destination) else CLOSED_V6
+    return VERDICTS_V4 if is_ipv4(entry.destination) else VERDICTS_V6
 
 
-def _element(hint: Hint) -> tuple[bytes, ...]:
-    return (_key(hint),) if hint.port == EVERY_PORT else (_key(hint), _DATA[hint.verdict])
+def _element(entry: CachedVerdict) -> tuple[bytes, ...]:
+    return (_key(entry),) if entry.port == EVERY_PORT else (_key(entry), _DATA[entry.verdict])
 
 
-def _key(hint: Hint) -> bytes:
-    value = packed_address(hint.source) + packed_address(hint.destination) + _PROTOCOL.pack(hint.protocol)
-    if hint.port != EVERY_PORT:
-        value += _PORT.pack(hint.port)
+def _key(entry: CachedVerdict) -> bytes:
+    value = packed_address(entry.source) + packed_address(entry.destination) + _PROTOCOL.pack(entry.protocol)
+    if entry.port != EVERY_PORT:
+        value += _PORT.pack(entry.port)
     return nested(nfta.SET_ELEM_KEY, attribute(nfta.DATA_VALUE, value))

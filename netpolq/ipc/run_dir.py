@@ -9,8 +9,8 @@ import stat
 
 from pathlib import Path
 
-IMAGE = "snapshot.bin"
-IMAGE_DRAFT = "snapshot.new"
+SNAPSHOT_FILE = "snapshot.bin"
+UNFINISHED_SNAPSHOT_FILE = "snapshot.new"
 STATUS_SOCKET = "status.sock"
 TAKEOVER_KEY = "takeover.key"
 _METRICS = "metrics-"
@@ -37,7 +37,7 @@ def prepare(run_dir: Path) -> None:
     try:
         _check_owner(str(run_dir), os.fstat(folder))
         os.fchmod(folder, 0o700)
-        for name in (IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY):
+        for name in (SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY):
             try:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:

@@ -49,7 +49,7 @@ NODE_OF_CELL = struct.Struct("=16sI")
 POD_NAME_CELL = struct.Struct("=16sI")
 NAME_LENGTH = struct.Struct("=H")
 
-MAX_IMAGE_BYTES = 1 << 31
+MAX_SNAPSHOT_BYTES = 1 << 31
 """Larger snapshots are rejected: word offsets and the probing arithmetic stay far from their limits."""
 
 NO_DECISION = 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Union
 
 from netpolq.errors import SnapshotError
-from netpolq.snapshot.layout import MAX_IMAGE_BYTES
+from netpolq.snapshot.layout import MAX_SNAPSHOT_BYTES
 from netpolq.snapshot.reader import SnapshotReader
 
 Piece = Union[bytes, bytearray, "array[int]"]
@@ -63,7 +63,7 @@ def _map(descriptor: int) -> mmap.mmap:
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise SnapshotError("the memfd is not sealed")
     size = os.lseek(descriptor, 0, os.SEEK_END)  # fstat(2) is a call with a path in some C libraries, which workers may not make
-    if not 0 < size <= MAX_IMAGE_BYTES:
+    if not 0 < size <= MAX_SNAPSHOT_BYTES:
         raise SnapshotError(f"invalid size of a snapshot: {size} bytes")
     return mmap.mmap(descriptor, size, mmap.MAP_PRIVATE, mmap.PROT_READ)
 
@@ -115,7 +115,7 @@ def load(path: Path) -> bytes:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             raise SnapshotError(f"it must be a regular file owned by user {os.geteuid()}")
-        kept = file.read(MAX_IMAGE_BYTES + 2)
+        kept = file.read(MAX_SNAPSHOT_BYTES + 2)
     image, freshness = kept[:-1], kept[-1:]
     SnapshotReader(image).close()
     if freshness != _NEWEST:

@@ -13,7 +13,7 @@ from netpolq.snapshot.layout import (
     HEADER,
     LAYOUT_VERSION,
     MAGIC,
-    MAX_IMAGE_BYTES,
+    MAX_SNAPSHOT_BYTES,
     NODE_OF_CELL,
     POD_NAME_CELL,
     PREFIX_BYTES,
@@ -61,7 +61,7 @@ def check(buffer: bytes | mmap, *, is_validated: bool) -> Contents:
     `is_validated`: another process has validated these bytes, so the section checksums are not computed again.
     """
     size = len(buffer)
-    if not PREFIX_BYTES <= size <= MAX_IMAGE_BYTES:
+    if not PREFIX_BYTES <= size <= MAX_SNAPSHOT_BYTES:
         raise SnapshotError(f"invalid size of a snapshot: {size} bytes")
     magic, layout, order, version, total, created_ns, sections, checksum = HEADER.unpack_from(buffer)
     if magic != MAGIC:

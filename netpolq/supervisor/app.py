@@ -39,7 +39,7 @@ from netpolq.dataplane.install import Ruleset, probe
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import Channel, Failure, Welcome
-from netpolq.ipc.run_dir import IMAGE, STATUS_SOCKET
+from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET
 from netpolq.netlink import queue_table
 from netpolq.settings import Settings
 from netpolq.sources.source import Source
@@ -138,7 +138,7 @@ class Supervisor:
         self._progress = progress
         self._store, changes = Store(), Changes()
         self._intake = StoreIntake(self._store, changes, progress)
-        self._snapshot_file = SnapshotFile(settings.run_dir / IMAGE)
+        self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
         self._upkeep = RulesetUpkeep(self._ruleset, progress, channel)

@@ -111,7 +111,7 @@ class Enforcer:
                     version,
                     (compiled - started) * 1e3,
                     (time.perf_counter() - compiled) * 1e3,
-                    self._publisher.image_bytes,
+                    self._publisher.snapshot_bytes,
                 )
             self._sets_version = version
             self.sets = IsolatedSets(

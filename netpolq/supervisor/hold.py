@@ -19,7 +19,7 @@ from netpolq.errors import NetpolqError, SnapshotError
 from netpolq.hold import cni
 from netpolq.hold.ranges import PodRange, collapse, listed
 from netpolq.hold.ruleset import TABLE
-from netpolq.ipc.run_dir import IMAGE
+from netpolq.ipc.run_dir import SNAPSHOT_FILE
 from netpolq.settings import Settings
 from netpolq.snapshot import memfd
 from netpolq.snapshot.reader import SnapshotReader
@@ -72,7 +72,7 @@ class Hold:
             if self._settings.fail_open or await self._ruleset.has_rules():
                 return
             self._must_hold = True
-            kept = await asyncio.to_thread(_read_kept, self._settings.run_dir / IMAGE) if pool_version else None
+            kept = await asyncio.to_thread(_read_kept, self._settings.run_dir / SNAPSHOT_FILE) if pool_version else None
             if kept is not None:
                 log.info("enforcing by the kept snapshot %d until the first sync", kept.version)
                 self._enforcer.begin_with(kept.version, kept.sets)

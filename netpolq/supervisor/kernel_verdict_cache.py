@@ -17,7 +17,7 @@ from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.enums import Verdict
 from netpolq.errors import NetpolqError
-from netpolq.ipc.channel import Hint, Hints, unpack_hints
+from netpolq.ipc.channel import CachedVerdict, Hints, unpack_hints
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.rollout_events import CacheClean, CacheLost, Scope
 from netpolq.supervisor.verdict_cache_ledger import VerdictLedger
@@ -43,7 +43,7 @@ class VerdictCache:
         self._ttl_ms = ttl_s * 1000
         self._with_drops = with_drops
         self._ledger = VerdictLedger(size, ttl_s * 1_000_000_000)
-        self._waiting: list[Hint] = []
+        self._waiting: list[CachedVerdict] = []
         self._waiting_version = 0
         self._work = progress.subscribe()
         self.size = size

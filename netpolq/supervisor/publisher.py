@@ -23,7 +23,7 @@ class Publisher:
     """Publishes snapshots, and talks to the pool about them.
 
     `changes`: summary of the changes that the next snapshot has. `newest_descriptor`: memfd of the last snapshot sent, or None.
-    `published`: number of snapshots sent; `published_ns`: monotonic time of the last one, `image_bytes`: its size.
+    `published`: number of snapshots sent; `published_ns`: monotonic time of the last one, `snapshot_bytes`: its size.
     """
 
     def __init__(self, channel: Channel, progress: Progress, snapshot_file: SnapshotFile, changes: Changes) -> None:
@@ -37,7 +37,7 @@ class Publisher:
         self._has_room.set()
         self.newest_descriptor: int | None = None
         self.published = 0
-        self.image_bytes = 0
+        self.snapshot_bytes = 0
         self.published_ns = 0
 
     def taken(self, version: int) -> None:
@@ -72,7 +72,7 @@ class Publisher:
         if len(self._unread) >= MAX_UNREAD:
             self._has_room.clear()
         self.published += 1
-        self.image_bytes = os.fstat(descriptor).st_size
+        self.snapshot_bytes = os.fstat(descriptor).st_size
         self.published_ns = time.monotonic_ns()
         self._keep(descriptor)
         self._progress.send(Published(version, announced, self._changes.take()))

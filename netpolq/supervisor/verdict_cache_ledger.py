@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from netpolq.enums import Protocol, Verdict
-from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 
 _NEVER_NS = 1 << 63
 _SLACK_NS = 50_000_000
@@ -22,59 +22,59 @@ class VerdictLedger:
     def __init__(self, size: int, ttl_ns: int) -> None:
         self._size = size
         self._ttl_ns = ttl_ns
-        self._expiries: dict[Hint, int] = {}  # in order of expiry, since every decision has the same lifetime
-        self._by_address: dict[bytes, set[Hint]] = {}
+        self._expiries: dict[CachedVerdict, int] = {}  # in order of expiry, since every decision has the same lifetime
+        self._by_address: dict[bytes, set[CachedVerdict]] = {}
         self._drops = 0
 
-    def admit(self, hints: Iterable[Hint]) -> tuple[list[Hint], int]:
+    def admit(self, entries: Iterable[CachedVerdict]) -> tuple[list[CachedVerdict], int]:
         """Add decisions before they are written to the kernel. Returns those that are new and fit, and how many did not fit."""
         admitted = []
         refused = 0
-        for hint in hints:
-            is_drop = hint.verdict is Verdict.DROP
-            if hint in self._expiries or hint.protocol not in _PROTOCOLS or (hint.port == EVERY_PORT and not is_drop):
+        for entry in entries:
+            is_drop = entry.verdict is Verdict.DROP
+            if entry in self._expiries or entry.protocol not in _PROTOCOLS or (entry.port == EVERY_PORT and not is_drop):
                 continue
             if len(self._expiries) >= self._size or (is_drop and self._drops >= self._size // 2):
                 refused += 1
                 continue
-            self._expiries[hint] = _NEVER_NS
-            for address in (hint.source, hint.destination):
-                self._by_address.setdefault(address, set()).add(hint)
+            self._expiries[entry] = _NEVER_NS
+            for address in (entry.source, entry.destination):
+                self._by_address.setdefault(address, set()).add(entry)
             self._drops += is_drop
-            admitted.append(hint)
+            admitted.append(entry)
         return admitted, refused
 
-    def given(self, hints: Iterable[Hint], now_ns: int) -> None:
+    def given(self, entries: Iterable[CachedVerdict], now_ns: int) -> None:
         """The kernel has the decisions since `now_ns` at the latest: their lifetime runs."""
         expiry_ns = now_ns + self._ttl_ns + _SLACK_NS
-        for hint in hints:
-            if hint in self._expiries:
-                self._expiries[hint] = expiry_ns
+        for entry in entries:
+            if entry in self._expiries:
+                self._expiries[entry] = expiry_ns
 
     def expire(self, now_ns: int) -> None:
         """Remove decisions that have certainly timed out in the kernel."""
         gone = []
-        for hint, expiry_ns in self._expiries.items():
+        for entry, expiry_ns in self._expiries.items():
             if expiry_ns > now_ns:
                 break
-            gone.append(hint)
+            gone.append(entry)
         self.remove(gone)
 
-    def about(self, addresses: Iterable[bytes]) -> list[Hint]:
+    def about(self, addresses: Iterable[bytes]) -> list[CachedVerdict]:
         """Decisions on connections from or to any of these addresses."""
-        found: set[Hint] = set()
+        found: set[CachedVerdict] = set()
         for address in addresses:
             found |= self._by_address.get(address, set())
         return sorted(found)
 
-    def remove(self, hints: Collection[Hint]) -> None:
+    def remove(self, entries: Collection[CachedVerdict]) -> None:
         """The kernel no longer holds these decisions."""
-        for hint in hints:
-            del self._expiries[hint]
-            self._drops -= hint.verdict is Verdict.DROP
-            for address in {hint.source, hint.destination}:
+        for entry in entries:
+            del self._expiries[entry]
+            self._drops -= entry.verdict is Verdict.DROP
+            for address in {entry.source, entry.destination}:
                 others = self._by_address[address]
-                others.discard(hint)
+                others.discard(entry)
                 if not others:
                     del self._by_address[address]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box, Host
 from netpolq.errors import SnapshotError
-from netpolq.ipc.run_dir import IMAGE
+from netpolq.ipc.run_dir import SNAPSHOT_FILE
 from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.memfd import load
 from netpolq.snapshot.reader import SnapshotReader
@@ -119,7 +119,7 @@ def everything_in_force(box: Box, agent: Agent) -> InForce:
     listed = box.run(NODE.name, ["nft", "--stateless", "list", "table", "inet", "netpolq"])
     assert listed.returncode == 0, listed.stderr
     lines = [", ".join(sorted(line.split(", "))) for line in listed.stdout.splitlines()]
-    return lines, load(agent.run_dir / IMAGE)[PREFIX_BYTES:]
+    return lines, load(agent.run_dir / SNAPSHOT_FILE)[PREFIX_BYTES:]
 
 
 def is_newest_kept(agent: Agent) -> bool:
@@ -130,4 +130,4 @@ def is_newest_kept(agent: Agent) -> bool:
 
 
 def kept(agent: Agent) -> SnapshotReader:
-    return SnapshotReader(load(agent.run_dir / IMAGE))
+    return SnapshotReader(load(agent.run_dir / SNAPSHOT_FILE))

@@ -9,12 +9,12 @@ from netpolq.enums import Verdict
 from netpolq.ipc.channel.messages import (
     MAX_CHANGED,
     MAX_HINTS,
+    CachedVerdict,
     Counters,
     Drain,
     Empty,
     Failure,
     Heartbeat,
-    Hint,
     Hints,
     Logging,
     Message,
@@ -152,15 +152,15 @@ def decode(data: bytes) -> Message:
         raise ValueError(f"not a message: {error}") from error
 
 
-def pack_hints(version: int, hints: Iterable[Hint]) -> Hints:
+def pack_hints(version: int, hints: Iterable[CachedVerdict]) -> Hints:
     """A message with at most `MAX_HINTS` hints."""
     return Hints(version, b"".join(_HINT.pack(*hint) for hint in hints))
 
 
-def unpack_hints(message: Hints) -> Iterator[Hint]:
+def unpack_hints(message: Hints) -> Iterator[CachedVerdict]:
     """The hints in a message. Raises `ValueError` for bytes that `pack_hints` never returns."""
     try:
         for source, destination, port, protocol, verdict in _HINT.iter_unpack(message.packed):
-            yield Hint(source, destination, port, protocol, Verdict(verdict))
+            yield CachedVerdict(source, destination, port, protocol, Verdict(verdict))
     except struct.error as error:
         raise ValueError(f"{len(message.packed)} bytes are not a whole number of hints") from error

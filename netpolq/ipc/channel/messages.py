@@ -72,8 +72,10 @@ class Welcome(NamedTuple):
     supervisor_restarts: int
 
 
-class Hint(NamedTuple):
-    """A decision that a worker has repeated. Addresses are 16-byte keys; `port`: destination port, all in original direction.
+class CachedVerdict(NamedTuple):
+    """A decision in the kernel's verdict cache, or proposed for it.
+
+    Addresses are 16-byte keys; `port`: destination port, all in original direction.
 
     `EVERY_PORT`, only with a drop: all ports of the protocol.
     """

@@ -37,7 +37,7 @@ def readings(readiness: Readiness) -> list[Reading]:
     single = Reading.single
     found = [
         single("netpolq_snapshot_version", "Version of the newest snapshot", readiness.progress.rollout.version),
-        single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.image_bytes),
+        single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.snapshot_bytes),
         single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
         single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", pool.refusals),
         single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),

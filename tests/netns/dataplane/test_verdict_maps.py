@@ -17,7 +17,7 @@ from netpolq.dataplane.install import Ruleset, cleanup
 from netpolq.dataplane.ruleset import CacheCounts, IsolatedSets, RulesetConfig
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.enums import Protocol, Verdict
-from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from tests.netns.dataplane.lab import (
     A_EGRESS,
     ADDRESS,
@@ -46,8 +46,8 @@ async def caching(config: RulesetConfig) -> AsyncIterator[Ruleset]:
     cleanup()
 
 
-def hint(family: int, verdict: Verdict, port: int = PORT) -> Hint:
-    return Hint(parse_address(ADDRESS[A, family]), parse_address(ADDRESS[B, family]), port, Protocol.UDP, verdict)
+def entry(family: int, verdict: Verdict, port: int = PORT) -> CachedVerdict:
+    return CachedVerdict(parse_address(ADDRESS[A, family]), parse_address(ADDRESS[B, family]), port, Protocol.UDP, verdict)
 
 
 def elements_of(name: str) -> int:
@@ -67,7 +67,7 @@ async def test_an_accept_passes_without_a_worker_and_is_remembered_by_the_connec
     caching: Ruleset, node: Lab, listener: QueueListener, family: int, sets: IsolatedSets
 ) -> None:
     await caching.install(sets)
-    await caching.remember_verdicts([hint(family, Verdict.ACCEPT)], TTL_MS)
+    await caching.remember_verdicts([entry(family, Verdict.ACCEPT)], TTL_MS)
     with node.udp_flow(A, B, family, port=PORT) as flow:
         assert both_ways(flow)
         assert queued() == 0
@@ -82,7 +82,7 @@ async def test_an_accept_passes_without_a_worker_and_is_remembered_by_the_connec
 @FAMILIES
 async def test_a_drop_is_dropped_without_a_worker(caching: Ruleset, node: Lab, listener: QueueListener, family: int) -> None:
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(family, Verdict.DROP)], TTL_MS)
+    await caching.remember_verdicts([entry(family, Verdict.DROP)], TTL_MS)
     with node.udp_flow(A, B, family, port=PORT) as flow:
         for _ in range(3):
             flow.send()
@@ -97,9 +97,9 @@ async def test_a_drop_of_every_port_is_of_one_protocol_and_one_pair(
     caching: Ruleset, node: Lab, listener: QueueListener, family: int
 ) -> None:
     await caching.install(B_INGRESS)
-    closed = hint(family, Verdict.DROP, EVERY_PORT)
+    closed = entry(family, Verdict.DROP, EVERY_PORT)
     others = [closed._replace(protocol=Protocol.TCP), closed._replace(source=closed.destination, destination=closed.source)]
-    await caching.remember_verdicts([hint(family, Verdict.ACCEPT), *others], TTL_MS)
+    await caching.remember_verdicts([entry(family, Verdict.ACCEPT), *others], TTL_MS)
     with node.udp_flow(A, B, family, port=PORT + 1) as flow:
         flow.send()
         listener.receive()
@@ -129,7 +129,7 @@ async def test_what_differs_in_anything_is_queued(
     caching: Ruleset, node: Lab, listener: QueueListener, family: int, other: dict[str, object]
 ) -> None:
     await caching.install(B_INGRESS)
-    known = hint(family, Verdict.ACCEPT)
+    known = entry(family, Verdict.ACCEPT)
     if "source" in other:
         known = known._replace(source=parse_address(str(other["source" if family == 4 else "family6"])))
     else:
@@ -153,7 +153,7 @@ async def test_icmp_never_matches_a_remembered_port(caching: Ruleset, node: Lab,
         kind, protocol = socket.AF_INET6, socket.IPPROTO_ICMPV6
         request = bytes(IPv6(src=ADDRESS[A, 6], dst=ADDRESS[B, 6]) / ICMPv6EchoRequest())[40:]
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(family, Verdict.ACCEPT, int.from_bytes(request[2:4]))], TTL_MS)
+    await caching.remember_verdicts([entry(family, Verdict.ACCEPT, int.from_bytes(request[2:4]))], TTL_MS)
     with node.inside(A):
         raw = socket.socket(kind, socket.SOCK_RAW, protocol)
     with raw:
@@ -171,7 +171,7 @@ async def test_pods_that_are_not_isolated_are_not_looked_up(caching: Ruleset, no
 
 async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching: Ruleset) -> None:
     await caching.install(B_INGRESS)
-    many = [hint(family, Verdict.ACCEPT, port) for family in (4, 6) for port in range(1, MAX_DECISIONS + 1)]
+    many = [entry(family, Verdict.ACCEPT, port) for family in (4, 6) for port in range(1, MAX_DECISIONS + 1)]
     for half in (many[:MAX_DECISIONS], many[MAX_DECISIONS:]):
         await caching.remember_verdicts(half, TTL_MS)
     await caching.remember_verdicts(many[:5], TTL_MS)  # again: no error
@@ -182,7 +182,7 @@ async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching
     assert (elements_of("verdicts_v4"), elements_of("verdicts_v6")) == (0, 0)
     await caching.remember_verdicts(many[:3], TTL_MS)
     assert not await caching.forget_verdicts(many), "more than a transaction takes: the maps are emptied"
-    closed = [hint(family, Verdict.DROP, EVERY_PORT) for family in (4, 6)]
+    closed = [entry(family, Verdict.DROP, EVERY_PORT) for family in (4, 6)]
     await caching.remember_verdicts(closed, TTL_MS)
     assert not await caching.forget_verdicts(None)
     assert (elements_of("closed_v4"), elements_of("closed_v6")) == (0, 0)
@@ -199,13 +199,13 @@ async def test_decisions_are_forgotten_one_by_one_all_at_once_or_in_time(caching
 
 async def test_changes_of_decisions_do_not_count_as_foreign(caching: Ruleset) -> None:
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(4, Verdict.ACCEPT), hint(4, Verdict.DROP, 1)], TTL_MS)
+    await caching.remember_verdicts([entry(4, Verdict.ACCEPT), entry(4, Verdict.DROP, 1)], TTL_MS)
     assert await caching.in_place()
 
 
 async def test_a_later_agent_begins_with_empty_maps(caching: Ruleset, config: RulesetConfig) -> None:
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)], TTL_MS)
+    await caching.remember_verdicts([entry(4, Verdict.ACCEPT)], TTL_MS)
     await Ruleset(dataclasses.replace(config, verdict_cache=True)).install(B_INGRESS)
     assert elements_of("verdicts_v4") == 0
 
@@ -214,7 +214,7 @@ async def test_an_agent_without_the_cache_does_not_follow_what_an_earlier_one_le
     caching: Ruleset, config: RulesetConfig, node: Lab, listener: QueueListener
 ) -> None:
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)], TTL_MS)
+    await caching.remember_verdicts([entry(4, Verdict.ACCEPT)], TTL_MS)
     await Ruleset(config).install(B_INGRESS)
     with node.udp_flow(A, B, port=PORT) as flow:
         flow.send()
@@ -224,7 +224,7 @@ async def test_an_agent_without_the_cache_does_not_follow_what_an_earlier_one_le
 async def test_a_table_that_is_gone_holds_nothing_to_forget(caching: Ruleset) -> None:
     await caching.install(B_INGRESS)
     nft("delete table inet netpolq")
-    assert not await caching.forget_verdicts([hint(4, Verdict.ACCEPT)])
+    assert not await caching.forget_verdicts([entry(4, Verdict.ACCEPT)])
 
 
 async def test_without_the_queue_rule_nothing_passes_for_a_remembered_accept(
@@ -243,7 +243,7 @@ async def test_without_the_queue_rule_nothing_passes_for_a_remembered_accept(
 
 async def test_a_syn_to_a_remembered_port_connects(caching: Ruleset, node: Lab) -> None:
     await caching.install(B_INGRESS)
-    await caching.remember_verdicts([hint(4, Verdict.ACCEPT)._replace(protocol=Protocol.TCP)], TTL_MS)
+    await caching.remember_verdicts([entry(4, Verdict.ACCEPT)._replace(protocol=Protocol.TCP)], TTL_MS)
     with node.inside(B):
         server = socket.create_server((ADDRESS[B, 4], PORT))
     with node.inside(A):

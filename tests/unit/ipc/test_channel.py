@@ -14,12 +14,12 @@ from netpolq.enums import Verdict
 from netpolq.ipc.channel import (
     MAX_CHANGED,
     MAX_HINTS,
+    CachedVerdict,
     Channel,
     Counters,
     Drain,
     Failure,
     Heartbeat,
-    Hint,
     Hints,
     Logging,
     Message,
@@ -42,7 +42,9 @@ from netpolq.ipc.channel import (
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 KEYS = st.binary(min_size=16, max_size=16)
-HINTS = st.lists(st.builds(Hint, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20)
+HINTS = st.lists(
+    st.builds(CachedVerdict, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20
+)
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
     st.builds(Logging, st.integers(0, 255), st.booleans()),
@@ -64,7 +66,7 @@ def test_a_message_survives_its_encoding(message: Message) -> None:
 
 
 @given(HINTS)
-def test_hints_survive_their_packing(hints: list[Hint]) -> None:
+def test_hints_survive_their_packing(hints: list[CachedVerdict]) -> None:
     assert list(unpack_hints(pack_hints(1, hints))) == hints
 
 
@@ -77,7 +79,7 @@ def test_bytes_that_are_no_hints_are_refused() -> None:
 
 def test_a_full_message_of_hints_arrives_whole() -> None:
     ours, theirs = connected()
-    message = pack_hints(7, [Hint(bytes(16), bytes(15) + b"\x01", 80, 6, Verdict.ACCEPT)] * MAX_HINTS)
+    message = pack_hints(7, [CachedVerdict(bytes(16), bytes(15) + b"\x01", 80, 6, Verdict.ACCEPT)] * MAX_HINTS)
     assert ours.send(message)
     assert theirs.receive() == (message, None)
     ours.close()
@@ -98,7 +100,7 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
     [
         encode(Drain()) + b"\x00",
         encode(Publish(1, None))[:-4] + b"\xfe\xff\xff\xff",
-        encode(pack_hints(1, [Hint(bytes(16), bytes(16), 1, 6, Verdict.DROP)] * (MAX_HINTS + 1))),
+        encode(pack_hints(1, [CachedVerdict(bytes(16), bytes(16), 1, 6, Verdict.DROP)] * (MAX_HINTS + 1))),
     ],
     ids=["something behind it", "less than no addresses", "more hints than fit"],
 )

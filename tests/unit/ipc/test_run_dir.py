@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.ipc.run_dir import IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY, prepare
+from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY, UNFINISHED_SNAPSHOT_FILE, prepare
 
 OTHER_UID = 65534
-NAMES = pytest.mark.parametrize("name", [IMAGE, IMAGE_DRAFT, STATUS_SOCKET, TAKEOVER_KEY])
+NAMES = pytest.mark.parametrize("name", [SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY])
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_it_is_made_for_its_user_alone(run_dir: Path) -> None:
     prepare(run_dir)
     assert run_dir.stat().st_mode & 0o777 == 0o700
     run_dir.chmod(0o755)
-    (run_dir / IMAGE).touch()
+    (run_dir / SNAPSHOT_FILE).touch()
     (run_dir / "unknown").symlink_to("/etc/passwd")  # a name that the agent does not use
     prepare(run_dir)
     assert run_dir.stat().st_mode & 0o777 == 0o700

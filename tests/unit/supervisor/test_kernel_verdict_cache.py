@@ -11,7 +11,7 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.dataplane.install import Ruleset, RulesetError
 from netpolq.enums import Protocol, Verdict
-from netpolq.ipc.channel import Hint, pack_hints
+from netpolq.ipc.channel import CachedVerdict, pack_hints
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.rollout_events import Published, RulesetReinstalled, SetsInstalled, WorkerReported
 from tests.support.progress import progress_of
@@ -19,16 +19,16 @@ from tests.support.progress import progress_of
 A, B, C = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
 
 
-def hint(source: bytes = A, destination: bytes = B, port: int = 80) -> Hint:
-    return Hint(source, destination, port, Protocol.TCP, Verdict.ACCEPT)
+def hint(source: bytes = A, destination: bytes = B, port: int = 80) -> CachedVerdict:
+    return CachedVerdict(source, destination, port, Protocol.TCP, Verdict.ACCEPT)
 
 
 class Maps:
     """Maps of a kernel that answers on command. `vanished`: entries that have timed out there."""
 
     def __init__(self) -> None:
-        self.held: set[Hint] = set()
-        self.vanished: set[Hint] = set()
+        self.held: set[CachedVerdict] = set()
+        self.vanished: set[CachedVerdict] = set()
         self.broken = False
         self.open = asyncio.Event()
         self.open.set()
@@ -40,12 +40,12 @@ class Maps:
         if self.broken:
             raise RulesetError("no")
 
-    async def remember_verdicts(self, hints: Sequence[Hint], ttl_ms: int) -> None:
+    async def remember_verdicts(self, hints: Sequence[CachedVerdict], ttl_ms: int) -> None:
         assert ttl_ms == 60_000
         self.held.update(hints)  # also by a write that fails: its answer may be lost
         await self._answer("remember")
 
-    async def forget_verdicts(self, hints: Sequence[Hint] | None) -> bool:
+    async def forget_verdicts(self, hints: Sequence[CachedVerdict] | None) -> bool:
         await self._answer("forget")
         if hints is not None and not self.vanished & set(hints):
             assert self.held.issuperset(hints)

@@ -8,7 +8,7 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.enums import Protocol, Verdict
 from netpolq.errors import SnapshotError
-from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.snapshot.ir import PortRange, PortTable
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.flow_cache import GENERATION_ENTRIES, MAX_HINTS_A_WINDOW, MAX_WAITING_HINTS, NO_ANSWER, FlowCache
@@ -132,8 +132,8 @@ def test_a_question_asked_a_second_time_is_hinted_at_once() -> None:
         assert verdict(flow_cache, question(FRIEND, port=9999)) is Verdict.ACCEPT
         assert verdict(flow_cache, question(FRIEND6, POD6, 443)) is Verdict.DROP
     assert flow_cache.take_hints(10) == [
-        Hint(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT),
-        Hint(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
+        CachedVerdict(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT),
+        CachedVerdict(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
     ]
     assert not flow_cache.has_hints
     flow_cache.answer(question(FRIEND, port=9999))
@@ -144,7 +144,7 @@ def test_a_pair_that_is_denied_on_every_port_is_hinted_at_once_for_all_ports() -
     flow_cache = hinting()
     for port in range(1, 1000):
         assert verdict(flow_cache, question(OTHER, port=port)) is Verdict.DROP
-    assert flow_cache.take_hints(10) == [Hint(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
+    assert flow_cache.take_hints(10) == [CachedVerdict(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
     assert len(flow_cache) == 1, "ports that are all denied take no room"
     flow_cache.reset_hint_window()
     assert not flow_cache.has_hints

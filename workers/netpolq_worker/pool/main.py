@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Failure, Heartbeat, Logging, Message, PeerGone, Publish, RulesetInstalled, StandDown, StoodDown
-from netpolq.ipc.run_dir import IMAGE, TAKEOVER_KEY
+from netpolq.ipc.run_dir import SNAPSHOT_FILE, TAKEOVER_KEY
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.log_settings import LogSettings
 from netpolq_worker.pool.orphaned_ruleset import log_consequence
@@ -51,7 +51,7 @@ class Pool:
         )
         self._supervisor = SupervisorProcess(supervisor, settings, self._events, self._on_supervisor_message)
         self._workers = Workers(settings, self._events, notify=self._supervisor.send)
-        self._snapshots = SnapshotIntake(self._workers, settings.run_dir / IMAGE)
+        self._snapshots = SnapshotIntake(self._workers, settings.run_dir / SNAPSHOT_FILE)
         self._log_settings = LogSettings(self._workers, self._supervisor)
         self._outbox = Outbox(self._supervisor, self._workers)
         self._signals = SignalQueue()

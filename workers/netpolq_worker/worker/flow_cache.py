@@ -12,7 +12,7 @@ from collections.abc import Collection
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
-from netpolq.ipc.channel import EVERY_PORT, Hint
+from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import (
@@ -216,7 +216,7 @@ class FlowCache:
         """Whether there are hints that `take_hints` has not returned yet."""
         return bool(self._waiting)
 
-    def take_hints(self, limit: int) -> list[Hint]:
+    def take_hints(self, limit: int) -> list[CachedVerdict]:
         """Remove and return up to `limit` waiting hints: decisions of the present snapshot that were looked up again."""
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         hints = []
@@ -224,7 +224,7 @@ class FlowCache:
             stored = self.cache.get(key, self._old.get(key))
             if stored is not None and stored >= 0:
                 source, destination, protocol, port = question_of(key)
-                hints.append(Hint(address_key(source), address_key(destination), port, protocol, Verdict(stored & 1)))
+                hints.append(CachedVerdict(address_key(source), address_key(destination), port, protocol, Verdict(stored & 1)))
         return hints
 
     def reset_hint_window(self) -> None:
