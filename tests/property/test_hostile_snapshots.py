@@ -22,6 +22,7 @@ from netpolq_worker.worker.metrics import WorkerMetrics
 from tests.support.clusters import random_cluster
 from tests.support.compiled import Compilation
 from tests.support.sizes import sized
+from tests.support.worker_metrics import worker_metrics
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker, tcp, tcp6
 
 LIMIT_MS = 10_000
@@ -59,9 +60,8 @@ def with_right_checksums(data: bytearray) -> bytes:
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
-        yield WorkerMetrics(0)
+    with worker_metrics(tmp_path_factory.mktemp("metrics")) as metrics:
+        yield metrics
 
 
 def evaluate_with(metrics: WorkerMetrics, image: bytes) -> None:

@@ -27,6 +27,7 @@ from tests.support.clusters import Cluster, Flow, random_cluster, random_flows
 from tests.support.compiled import Compilation
 from tests.support.logging_output import logging_output
 from tests.support.sizes import sized
+from tests.support.worker_metrics import worker_metrics
 from tests.unit.worker.test_packet_loop import QueuedPacket, ServingWorker
 
 CLUSTERS = 25
@@ -37,9 +38,8 @@ LOOKUPS = 3
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
-        yield WorkerMetrics(0)
+    with worker_metrics(tmp_path_factory.mktemp("metrics")) as metrics:
+        yield metrics
 
 
 @pytest.fixture

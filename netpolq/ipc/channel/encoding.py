@@ -75,7 +75,7 @@ _TAKEN = struct.Struct("=BQ")
 _MAX_TEXT_BYTES = 1024
 _LOGGING = struct.Struct("=BB?")
 _HINTS = struct.Struct("=BQ")
-_HINT = struct.Struct("=16s16sHBB")
+_HINT = struct.Struct("=16s16sHBBII")
 
 
 def encode(message: Message) -> bytes:
@@ -160,7 +160,7 @@ def pack_hints(version: int, hints: Iterable[CachedVerdict]) -> Hints:
 def unpack_hints(message: Hints) -> Iterator[CachedVerdict]:
     """The hints in a message. Raises `ValueError` for bytes that `pack_hints` never returns."""
     try:
-        for source, destination, port, protocol, verdict in _HINT.iter_unpack(message.packed):
-            yield CachedVerdict(source, destination, port, protocol, Verdict(verdict))
+        for source, destination, port, protocol, verdict, egress, ingress in _HINT.iter_unpack(message.packed):
+            yield CachedVerdict(source, destination, port, protocol, Verdict(verdict), egress, ingress)
     except struct.error as error:
         raise ValueError(f"{len(message.packed)} bytes are not a whole number of hints") from error

@@ -75,9 +75,8 @@ class Welcome(NamedTuple):
 class CachedVerdict(NamedTuple):
     """A decision in the kernel's verdict cache, or proposed for it.
 
-    Addresses are 16-byte keys; `port`: destination port, all in original direction.
-
-    `EVERY_PORT`, only with a drop: all ports of the protocol.
+    Addresses are 16-byte keys; `port`: destination port, all in original direction. `EVERY_PORT`, only with a drop: all ports of the
+    protocol. `egress`, `ingress`: numbers of the decisions in the snapshots that have it in force; 0: no policy decides.
     """
 
     source: bytes
@@ -85,6 +84,8 @@ class CachedVerdict(NamedTuple):
     port: int
     protocol: int
     verdict: Verdict
+    egress: int = 0
+    ingress: int = 0
 
 
 class Hints(NamedTuple):

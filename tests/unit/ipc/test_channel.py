@@ -43,7 +43,8 @@ U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 KEYS = st.binary(min_size=16, max_size=16)
 HINTS = st.lists(
-    st.builds(CachedVerdict, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict)), max_size=20
+    st.builds(CachedVerdict, KEYS, KEYS, st.integers(0, 65535), st.integers(0, 255), st.sampled_from(Verdict), U32, U32),
+    max_size=20,
 )
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
@@ -74,7 +75,7 @@ def test_bytes_that_are_no_hints_are_refused() -> None:
     with pytest.raises(ValueError, match="not a whole number"):
         list(unpack_hints(Hints(1, b"\x00" * 37)))
     with pytest.raises(ValueError, match="Verdict"):
-        list(unpack_hints(Hints(1, b"\xff" * 36)))
+        list(unpack_hints(Hints(1, b"\xff" * 44)))
 
 
 def test_a_full_message_of_hints_arrives_whole() -> None:

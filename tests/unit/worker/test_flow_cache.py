@@ -20,6 +20,9 @@ POD6, FRIEND6, OTHER6 = (parse_address(text) for text in ("fd00::1", "fd00::2", 
 
 
 EVERYTHING = PortTable(0, (), ())
+RULE, ISOLATION = 1, 2
+"""The numbers of the decisions of `view_that_admits`."""
+
 ONLY_9999 = PortTable(None, ((Protocol.TCP, (PortRange(9999, 9999, 0),)),), ())
 
 
@@ -132,8 +135,8 @@ def test_a_question_asked_a_second_time_is_hinted_at_once() -> None:
         assert verdict(flow_cache, question(FRIEND, port=9999)) is Verdict.ACCEPT
         assert verdict(flow_cache, question(FRIEND6, POD6, 443)) is Verdict.DROP
     assert flow_cache.take_hints(10) == [
-        CachedVerdict(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT),
-        CachedVerdict(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP),
+        CachedVerdict(FRIEND, POD, 9999, Protocol.TCP, Verdict.ACCEPT, 0, RULE),
+        CachedVerdict(FRIEND6, POD6, 443, Protocol.TCP, Verdict.DROP, 0, ISOLATION),
     ]
     assert not flow_cache.has_hints
     flow_cache.answer(question(FRIEND, port=9999))
@@ -144,7 +147,7 @@ def test_a_pair_that_is_denied_on_every_port_is_hinted_at_once_for_all_ports() -
     flow_cache = hinting()
     for port in range(1, 1000):
         assert verdict(flow_cache, question(OTHER, port=port)) is Verdict.DROP
-    assert flow_cache.take_hints(10) == [CachedVerdict(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP)]
+    assert flow_cache.take_hints(10) == [CachedVerdict(OTHER, POD, EVERY_PORT, Protocol.TCP, Verdict.DROP, 0, ISOLATION)]
     assert len(flow_cache) == 1, "ports that are all denied take no room"
     flow_cache.reset_hint_window()
     assert not flow_cache.has_hints

@@ -16,6 +16,7 @@ from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, WorkerContext, handle_packets
+from tests.support.worker_metrics import worker_metrics
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70
@@ -110,9 +111,8 @@ class ServingWorker:
 
 @pytest.fixture(scope="module")
 def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path_factory.mktemp("metrics")))
-        yield WorkerMetrics(0)
+    with worker_metrics(tmp_path_factory.mktemp("metrics")) as metrics:
+        yield metrics
 
 
 @pytest.fixture

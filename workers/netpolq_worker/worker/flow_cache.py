@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Collection
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
-from netpolq.enums import Verdict
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
@@ -224,7 +223,10 @@ class FlowCache:
             stored = self.cache.get(key, self._old.get(key))
             if stored is not None and stored >= 0:
                 source, destination, protocol, port = question_of(key)
-                hints.append(CachedVerdict(address_key(source), address_key(destination), port, protocol, Verdict(stored & 1)))
+                verdict, egress, ingress = self.evaluation(stored)
+                hints.append(
+                    CachedVerdict(address_key(source), address_key(destination), port, protocol, verdict, egress, ingress)
+                )
         return hints
 
     def reset_hint_window(self) -> None:
