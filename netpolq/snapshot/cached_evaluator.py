@@ -7,11 +7,12 @@ search, however many policies there are.
 """
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Verdict
-from netpolq.snapshot.reader import UNDECIDED, Evaluation, SideTables, SnapshotReader
+from netpolq.snapshot.reader import UNDECIDED, Evaluation, SnapshotReader
 
 MAX_PAIRS = 4096
 """Maximum number of cached pairs; at the limit all are dropped. About 7 MB with the largest classes, 2 MB with usual ones."""
@@ -26,29 +27,17 @@ many pieces for every new snapshot would delay packets."""
 _Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
 
 
-class Answer(NamedTuple):
-    """An evaluation. `on_every_port`: the flow is dropped on every other port of the protocol too, by the same decision."""
-
-    evaluation: Evaluation
-    on_every_port: bool = False
+_Answer = TypeVar("_Answer")
 
 
-class _Classes:
+class _Classes(Generic[_Answer]):
     """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one for each."""
 
     __slots__ = ("answers", "starts")
 
-    def __init__(self, starts: tuple[int, ...], evaluations: list[Evaluation]) -> None:
+    def __init__(self, starts: tuple[int, ...], answers: list[_Answer]) -> None:
         self.starts = starts
-        # One answer may stand for every port only if its reason does, too.
-        on_every_port = len(set(evaluations)) == 1 and evaluations[0].verdict is Verdict.DROP
-        self.answers = [Answer(evaluation, on_every_port) for evaluation in evaluations]
-
-
-_UNDIVIDED = _Classes((), [])
-"""Marks a pair that has more than `MAX_CLASSES`."""
-
-_UNDECIDED = Answer(UNDECIDED)
+        self.answers = answers
 
 
 class _Pieces:
@@ -61,23 +50,28 @@ class _Pieces:
         self.tables: dict[int, tuple[int, ...]] = {}
 
 
-class CachedEvaluator:
-    """Evaluates flows with one reader, and must not outlive it. The evaluations are those of `SnapshotReader.evaluate`."""
+class CachedEvaluator(Generic[_Answer]):
+    """Evaluates flows with one reader, and must not outlive it. The evaluations are those of `SnapshotReader.evaluate`.
 
-    def __init__(self, view: SnapshotReader) -> None:
+    `answer_for` makes the answer of an evaluation, which is kept with the port class. Its second argument: the flow is dropped on every
+    other port of the protocol too, by the same decision; this is known only for a pair that has port classes.
+    """
+
+    def __init__(self, view: SnapshotReader, answer_for: Callable[[Evaluation, bool], _Answer]) -> None:
         self._view = view
+        self._answer_for = answer_for
         # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
-        self._pairs: dict[_Pair, _Classes | None] = {}
+        self._pairs: dict[_Pair, _Classes[_Answer] | None] = {}
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
-    def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> Answer:
-        """Evaluate a flow; see `SnapshotReader.evaluate`. `on_every_port` is only set for a pair that has port classes."""
+    def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
+        """Return the answer for a flow; see `SnapshotReader.evaluate`."""
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
         ingress = local_destination[1] if local_destination is not None else 0
         if source == destination or not (egress or ingress):
-            return _UNDECIDED
+            return self._answer_for(UNDECIDED, False)
         destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
         source_identity = 0
         if ingress:  # egress rules do not depend on the source
@@ -102,7 +96,7 @@ class CachedEvaluator:
                 self._pairs[pair] = None
         if classes is not None and (starts := classes.starts):
             return classes.answers[bisect_right(starts, port) - 1]
-        return Answer(self._view.evaluate(source, destination, protocol, port))
+        return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """Return the port tables of a program that depend on the peer's address."""
@@ -122,21 +116,23 @@ class CachedEvaluator:
             tables = pieces.tables[piece] = self._view.tables_of_address(program, peer)
         return tables
 
-    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes:
+    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes[_Answer]:
         view = self._view
         egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
         # The tables for the peer do not depend on the port, so they are looked up once for all classes.
-        sides = (
-            SideTables(egress, view.candidates(egress, destination, destination_identity) if egress else ()),
-            SideTables(ingress, view.candidates(ingress, source, source_identity) if ingress else ()),
-        )
+        of_egress = view.candidates(egress, destination, destination_identity) if egress else ()
+        of_ingress = view.candidates(ingress, source, source_identity) if ingress else ()
         starts = {0}
-        for tables in (tables for side in sides for tables in side.candidates):
-            for table in tables:
-                for start in view.port_bounds(table, destination_identity, protocol):
-                    starts.add(start)
-                    if len(starts) > MAX_CLASSES:
-                        return _UNDIVIDED
+        for table in (table for tables in (*of_egress, *of_ingress) for table in tables):
+            for start in view.port_bounds(table, destination_identity, protocol):
+                starts.add(start)
+                if len(starts) > MAX_CLASSES:
+                    return _Classes((), [])  # undivided
         starts.discard(1 << 16)
         ordered = tuple(sorted(starts))
-        return _Classes(ordered, [view.evaluate_sides(*sides, destination_identity, protocol, port) for port in ordered])
+        evaluations = [
+            view.evaluate_tables(egress, of_egress, ingress, of_ingress, destination_identity, protocol, port) for port in ordered
+        ]
+        # One answer may stand for every port only if its reason does, too.
+        on_every_port = len(set(evaluations)) == 1 and evaluations[0].verdict is Verdict.DROP
+        return _Classes(ordered, [self._answer_for(evaluation, on_every_port) for evaluation in evaluations])

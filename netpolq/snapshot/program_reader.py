@@ -49,6 +49,7 @@ class ProgramReader:
         self._contents = contents
         self._decisions = decisions
         self._name = name
+        self._tiers: dict[int, list[int]] = {}
 
     def action(self, decision: int) -> int:
         """The action of a decision; meaningless for `NO_DECISION`."""
@@ -57,8 +58,12 @@ class ProgramReader:
 
     def tiers(self, program: int) -> list[int]:
         """The offsets of the tier programs of a program."""
-        words = self._words
-        return words[program + _FIRST_TIER : program + _FIRST_TIER + words[program + _COUNT]].tolist()
+        tiers = self._tiers.get(program)
+        if tiers is None:
+            words = self._words
+            tiers = words[program + _FIRST_TIER : program + _FIRST_TIER + words[program + _COUNT]].tolist()
+            self._tiers[program] = tiers
+        return tiers
 
     # --- the port tables for a peer -----------------------------------------------------------------------------------------------
 
@@ -150,27 +155,27 @@ class ProgramReader:
     def decide(self, program: int, candidates: Candidates, destination_identity: int, protocol: int, port: int) -> int:
         """The decision of a program: of the first tier in which a rule accepts or denies. `NO_DECISION`: no policy decides."""
         words = self._words
-        tiers = self.tiers(program)
-        index = 0
-        while index < len(tiers):
-            tier = words[tiers[index]]
-            best = NO_DECISION
-            while index < len(tiers) and words[tiers[index]] == tier:
-                found = self._first_rule(tiers[index], candidates[index], destination_identity, protocol, port)
-                if found and (not best or self._precedes(found, best)):
-                    best = found
-                index += 1
-            if best:
-                if self.action(best) != _PASS:
+        tier = best = -1
+        for offset, tables in zip(self.tiers(program), candidates, strict=True):
+            if words[offset] != tier:
+                if best > NO_DECISION and self.action(best) != _PASS:
                     return best
-            elif tier == _NETWORK_POLICY:
-                denial: int = words[program + _DENIAL]
-                return denial
-        return NO_DECISION
+                if best == NO_DECISION and tier == _NETWORK_POLICY:
+                    break
+                tier, best = words[offset], NO_DECISION
+            found = self._first_rule(offset, tables, destination_identity, protocol, port) if tables else NO_DECISION
+            if found and (not best or self._precedes(found, best)):
+                best = found
+        if best > NO_DECISION:
+            return best if self.action(best) != _PASS else NO_DECISION
+        return words[program + _DENIAL] if tier == _NETWORK_POLICY else NO_DECISION
 
     def _first_rule(self, tier: int, tables: Sequence[int], destination_identity: int, protocol: int, port: int) -> int:
         """The decision of the first rule of a tier program that matches; `NO_DECISION`: none does."""
-        rank = min((self._rank(table, destination_identity, protocol, port) for table in tables), default=_NO_RANK)
+        rank = _NO_RANK
+        for table in tables:
+            found = self._rank(table, destination_identity, protocol, port)
+            rank = min(rank, found)
         if rank == _NO_RANK:
             return NO_DECISION
         words = self._words

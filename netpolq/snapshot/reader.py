@@ -47,13 +47,6 @@ class Evaluation(NamedTuple):
         return Reason.ALLOWED if self.egress or self.ingress else Reason.NOT_ISOLATED
 
 
-class SideTables(NamedTuple):
-    """One direction of a flow: a program (0: none), and its port tables for the peer."""
-
-    program: int
-    candidates: Candidates
-
-
 UNDECIDED = Evaluation(Verdict.ACCEPT)
 """No policy decides: neither end is isolated, or both ends are one address."""
 
@@ -103,25 +96,37 @@ class SnapshotReader(ProgramReader):
         if not egress and not ingress:
             return UNDECIDED
         destination_identity = self.identity(destination)
-        return self.evaluate_sides(
-            SideTables(egress, self.candidates(egress, destination, destination_identity) if egress else ()),
-            SideTables(ingress, self.candidates(ingress, source, self.identity(source)) if ingress else ()),
+        return self.evaluate_tables(
+            egress,
+            self.candidates(egress, destination, destination_identity) if egress else (),
+            ingress,
+            self.candidates(ingress, source, self.identity(source)) if ingress else (),
             destination_identity,
             protocol,
             port,
         )
 
-    def evaluate_sides(
-        self, egress: SideTables, ingress: SideTables, destination_identity: int, protocol: int, port: int
+    def evaluate_tables(
+        self,
+        egress: int,
+        of_egress: Candidates,
+        ingress: int,
+        of_ingress: Candidates,
+        destination_identity: int,
+        protocol: int,
+        port: int,
     ) -> Evaluation:
-        """Evaluate a flow by the port tables of both directions. `destination_identity`: offset, 0: none."""
+        """Evaluate a flow by the programs (0: none) of both directions and their port tables for the peer.
+
+        `destination_identity`: offset, 0: none.
+        """
         egress_decision = ingress_decision = NO_DECISION
-        if egress.program:
-            egress_decision = self.decide(*egress, destination_identity, protocol, port)
+        if egress:
+            egress_decision = self.decide(egress, of_egress, destination_identity, protocol, port)
             if self.is_denial(egress_decision):
                 return Evaluation(Verdict.DROP, egress=egress_decision)
-        if ingress.program:
-            ingress_decision = self.decide(*ingress, destination_identity, protocol, port)
+        if ingress:
+            ingress_decision = self.decide(ingress, of_ingress, destination_identity, protocol, port)
             if self.is_denial(ingress_decision):
                 return Evaluation(Verdict.DROP, ingress=ingress_decision)
         return Evaluation(Verdict.ACCEPT, egress_decision, ingress_decision)

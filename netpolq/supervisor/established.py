@@ -14,7 +14,7 @@ import time
 
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
-from netpolq.enums import ConnectionLabel
+from netpolq.enums import ConnectionLabel, Verdict
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.memfd import map_trusted
 from netpolq.supervisor.progress import Progress
@@ -86,10 +86,10 @@ def _evaluate(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> 
         view = map_trusted(descriptor)
     finally:
         os.close(descriptor)
-    resolver = CachedEvaluator(view)
+    evaluator = CachedEvaluator(view, lambda evaluation, _on_every_port: evaluation.verdict)
 
     def is_denied(connection: Connection) -> bool:
-        return not resolver.answer(*connection).evaluation.verdict
+        return evaluator.answer(*connection) is Verdict.DROP
 
     try:
         return clear_accepted(ct_label + ConnectionLabel.ACCEPTED, is_denied, about)

@@ -21,6 +21,7 @@ from netpolq.model import Object, Rejection, Update
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.reader import Evaluation
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode_all
 from netpolq.store import Store
 from tests.support.compiled import Compilation
@@ -241,8 +242,8 @@ def blocks_of(count: int) -> list[Body]:
     ]
 
 
-def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7) -> CachedEvaluator:
-    evaluator = CachedEvaluator(world.view)
+def answer_from(world: World, destinations: Sequence[AddressKey], port: int = 7) -> CachedEvaluator[Evaluation]:
+    evaluator = CachedEvaluator(world.view, lambda evaluation, _on_every_port: evaluation)
     for destination in destinations:
         evaluator.answer(parse_address(EVIL), destination, 6, port)
     return evaluator
@@ -276,10 +277,10 @@ def test_overlapping_blocks_with_exceptions_take_no_more_of_a_workers_memory() -
 def test_a_fast_answer_about_hostile_blocks_is_the_slow_one(destination: str) -> None:
     world = World([pod("evil/p", [EVIL]), policy("evil/p", policyTypes=["Egress"], egress=blocks_of(1000))])
     key, source = parse_address(destination), parse_address(EVIL)
-    evaluator = CachedEvaluator(world.view)
+    evaluator = CachedEvaluator(world.view, lambda evaluation, _on_every_port: evaluation)
     for port in (1, 257, 258, 999, 1000, 1001, 1002, 60000):
         for _ in range(3):
-            assert evaluator.answer(source, key, 6, port).evaluation == world.view.evaluate(source, key, 6, port)
+            assert evaluator.answer(source, key, 6, port) == world.view.evaluate(source, key, 6, port)
 
 
 def test_exceptions_of_one_block_are_not_unpacked_while_packets_wait() -> None:

@@ -44,9 +44,10 @@ MAX_EVALUATIONS = 1 << 16
 """Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 200 bytes each."""
 
 ANSWER_SERIES_SHIFT = 1
-ANSWER_EVALUATION_SHIFT = 5
-COUNTED_ANSWERS = 1 << ANSWER_EVALUATION_SHIFT
+COUNTED_ANSWERS = 1 << 5
 """An answer modulo this is its verdict and its series."""
+_ON_EVERY_PORT = 1 << 5
+_EVALUATION_SHIFT = 6
 
 _SEEN_SLOTS = 1 << 16
 
@@ -54,10 +55,10 @@ _SEEN_SLOTS = 1 << 16
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    An **answer** is `evaluation << 5 | series << 1 | verdict`: the index of an evaluation (see `evaluation`), which names the decisions,
-    and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`,
-    negative): then the next lookup sends a hint. Decisions keep their numbers from snapshot to snapshot, so answers for addresses that a
-    snapshot does not change stay valid.
+    An **answer** is `evaluation << 6 | every port << 5 | series << 1 | verdict`: the index of an evaluation (see `evaluation`), which names
+    the decisions; whether it is the same on every port of the protocol; and the series to count the packet in (`series_of` in
+    `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
+    keep their numbers from snapshot to snapshot, so answers for addresses that a snapshot does not change stay valid.
 
     `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
     `answer_key` and `load` replace the dictionary now and then. `misses`: answers made from the snapshot.
@@ -70,7 +71,7 @@ class FlowCache:
         self.view: SnapshotReader | None = None
         self.cache: dict[Key, int] = {}
         self.misses = 0
-        self._evaluator: CachedEvaluator | None = None
+        self._evaluator: CachedEvaluator[int] | None = None
         self._limit = generation_entries
         self._with_hints = with_hints
         self._seen = array("H", bytes(2 * _SEEN_SLOTS))
@@ -80,11 +81,11 @@ class FlowCache:
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
         self._evaluations: list[Evaluation] = []
-        self._evaluation_indexes: dict[Evaluation, int] = {}
+        self._evaluation_indexes: dict[int, int] = {}
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
-        return self._evaluations[answer >> ANSWER_EVALUATION_SHIFT]
+        return self._evaluations[answer >> _EVALUATION_SHIFT]
 
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
@@ -127,15 +128,13 @@ class FlowCache:
         self.misses += 1
         family = len(source)
         if family == 4:
-            found = self._evaluator.answer(IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination, protocol, port)
-        else:
-            found = self._evaluator.answer(source, destination, protocol, port)
-        evaluation = found.evaluation
-        index = self._evaluation_indexes.get(evaluation)
-        if index is None:
-            index = self._add_evaluation(evaluation)
-        answer = index << ANSWER_EVALUATION_SHIFT | series_of(protocol, family) << ANSWER_SERIES_SHIFT | evaluation.verdict
-        if hints and found.on_every_port:
+            source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
+        evaluator = self._evaluator
+        answer = evaluator.answer(source, destination, protocol, port)
+        if evaluator is not self._evaluator:  # the evaluations have been numbered anew
+            answer = self._evaluator.answer(source, destination, protocol, port)
+        answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
+        if hints and answer & _ON_EVERY_PORT:
             key = pair
         elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
             return answer
@@ -145,12 +144,18 @@ class FlowCache:
                 self._hint(key, answer)
         return answer
 
-    def _add_evaluation(self, evaluation: Evaluation) -> int:
-        if len(self._evaluations) >= MAX_EVALUATIONS:
-            self._forget_answers()
-        index = self._evaluation_indexes[evaluation] = len(self._evaluations)
-        self._evaluations.append(evaluation)
-        return index
+    def _answer_for(self, evaluation: Evaluation, on_every_port: bool) -> int:
+        """The answer of an evaluation, without the series."""
+        verdict, egress, ingress = evaluation
+        key = egress << 32 | ingress << 1 | verdict
+        index = self._evaluation_indexes.get(key)
+        if index is None:
+            if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
+                self._forget_answers()
+                self._evaluator = CachedEvaluator(self.view, self._answer_for)
+            index = self._evaluation_indexes[key] = len(self._evaluations)
+            self._evaluations.append(evaluation)
+        return index << _EVALUATION_SHIFT | on_every_port << 5 | verdict
 
     def _forget_answers(self) -> None:
         self.cache, self._addresses = {}, set()
@@ -191,7 +196,7 @@ class FlowCache:
         Raises `SnapshotError` if the snapshot visibly has offsets outside of itself. The present one stays in use then.
         """
         try:
-            evaluator = CachedEvaluator(view)
+            evaluator = CachedEvaluator(view, self._answer_for)
         except (IndexError, struct.error) as error:
             raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
         previous, self.view, self._evaluator = self.view, view, evaluator

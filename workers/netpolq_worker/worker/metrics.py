@@ -58,9 +58,8 @@ class WorkerMetrics:
         self._flushed_packets = 0
         self._flushed_misses = 0
 
-    def count_evaluated(self, answer: int, packets: int, duration_ns: int) -> None:
-        """Count packets of one batch that got the same answer of the flow cache. `duration_ns`: of the batch."""
-        counted = answer % COUNTED_ANSWERS
+    def count_evaluated(self, counted: int, packets: int, duration_ns: int) -> None:
+        """Count packets of one batch. `counted`: verdict and series of their answers (`COUNTED_ANSWERS`); `duration_ns`: of the batch."""
         self._counts[counted] += packets
         self.packets += packets
         series = counted >> ANSWER_SERIES_SHIFT

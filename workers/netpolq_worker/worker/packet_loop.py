@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import NO_ANSWER, NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import COUNTED_ANSWERS, NO_ANSWER, NOT_CACHED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
@@ -28,6 +28,8 @@ BATCH_PACKETS = 64
 """As many as softirqs pass to the pods in one go (dev_rx_weight, 64)."""
 _HOUSEKEEPING_NS = 1_000_000
 """How long messages may wait under constant load, when the socket is never empty."""
+
+_COUNTED = COUNTED_ANSWERS - 1
 
 MALFORMED = -2
 """In place of an answer: the packet could not be read, and was dropped."""
@@ -78,7 +80,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     packets = 0  # of this batch
     max_packets = 1  # of this batch
     pending_id = 0  # of the last packet to be accepted
-    run_answer = run_packets = 0  # packets in a row with the same answer
+    run_counted = run_packets = 0  # packets in a row that are counted alike
     runs: list[tuple[int, int]] = []
     started_ns = next_housekeeping_ns = 0
     verdict: int | None = None
@@ -120,16 +122,17 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 if answer < 0:
                     verdict = Verdict.DROP if answer == MALFORMED else None
                 else:
-                    verdict = answer & 1
+                    counted = answer & _COUNTED
+                    verdict = counted & 1
                     if verdict:
                         pending_id = packet_id
                     else:
                         queue.verdict(packet_id, Verdict.DROP)
-                    if answer == run_answer:
+                    if counted == run_counted:
                         run_packets += 1
                     else:
-                        runs.append((run_answer, run_packets))
-                        run_answer, run_packets = answer, 1
+                        runs.append((run_counted, run_packets))
+                        run_counted, run_packets = counted, 1
             except Exception:  # this packet must be answered before the next batch accepts it
                 _fail(context, packet_id, "error")
                 log.exception("packet %d on queue %d could not be evaluated", packet_id, queue.queue_num)
@@ -143,10 +146,10 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 pending_id = 0
             now_ns = clock()
             if packets:
-                runs.append((run_answer, run_packets))
-                for answer, count in runs:
+                runs.append((run_counted, run_packets))
+                for counted, count in runs:
                     if count:
-                        metrics.count_evaluated(answer, count, now_ns - started_ns)
+                        metrics.count_evaluated(counted, count, now_ns - started_ns)
                 runs.clear()
                 packets = run_packets = 0
             # Under constant load the socket is never empty, so the loop also checks for messages here, but not after every batch.
