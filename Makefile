@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,21 +52,22 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Tests of processes that do not look at the clock, so that others may run beside them.
+# Tests of processes that do not look at the clock, so that any number may run beside them.
 UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_user readiness_of_manifests confinement start run_dir)
-# Those that put a node under load and count each packet: alone.
-TIMED := $(patsubst %,tests/process/test_%.py,takeover kills overload rapid_changes soak succession full_table full_queue)
-TIMED += tests/loadtest/test_quick.py
+# The other ones: the longest first, so that none of them is left alone at the end.
+LONGEST := $(patsubst %,tests/process/test_%.py,takeover worker_faults hold kills takeover_lock standing_still succession soak)
+TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py)) $(wildcard tests/loadtest/test_*.py)
 
 # Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.
 SLOW ?= $(shell .ci/changed)
 export NETPOLQ_TEST_SLOW = $(SLOW)
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(filter vm,$(SLOW)),tests/vm) tests/unit tests/property tests/packaging tests/netns $(UNTIMED)
-	$(BIN)/pytest -n 2 --dist loadfile $(addprefix --ignore=,$(UNTIMED) $(TIMED)) tests/process tests/loadtest
-	$(BIN)/pytest $(TIMED)
+	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
+	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
+	$(PYTEST) -n 3 $(TIMED)
 
 test-all: ## all tests, whatever has changed (root)
 	$(MAKE) test SLOW="$$(.ci/changed --all | paste -sd ' ')"
@@ -88,6 +89,10 @@ test-image: $(STAMP) test-setup ## only the tests that carry out the steps of th
 test-property: $(STAMP) ## only the property tests, in full size
 	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property
 	.ci/changed --record property
+
+test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the load test's shapes (root)
+	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
+	.ci/changed --record loadtest
 
 test-setup: $(STAMP) $(CHECKOV)
 	deploy/install-packages.sh $(TEST_PACKAGES)
@@ -118,7 +123,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image test-property
+	$(MAKE) test-vm test-image test-property test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

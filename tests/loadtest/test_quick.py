@@ -23,6 +23,8 @@ from netpolq_worker.worker.nfqueue import RECEIVE_BUFFER_BYTES
 
 LIMIT_S = 100.0
 
+pytestmark = pytest.mark.loadtest
+
 
 def start(*words: str) -> subprocess.Popen[str]:
     argv = [sys.executable, "-m", "loadtest", *words]

@@ -69,8 +69,8 @@ def test_lines_about_packets_begin_and_end_while_workers_go_on(box: Box, agent: 
     for _ in range(3):  # with a verdict in the kernel, the last one would have no line
         assert_admitted(box, "friend")
     lines = wait_for_lines(agent, r" INFO packet\[\d+\]: ", 6, after=position)
-    assert sum("(app/friend) -> 10.71.1.1:80 (app/server): allowed by" in line for line in lines) == 3
-    assert sum("(app/stranger) -> 10.71.1.1:80 (app/server): denied by" in line for line in lines) == 3
+    assert sum("(app/friend) -> 10.71.1.1:80 (app/server): allowed, ingress allowed by" in line for line in lines) == 3
+    assert sum("(app/stranger) -> 10.71.1.1:80 (app/server): denied, ingress isolated by" in line for line in lines) == 3
     position = written(agent)
     agent.kill(before)
     assert_admitted(box, "friend")

@@ -58,7 +58,7 @@ class FolderObjects:
             for key, located in reversed(used.items())
             if (old := known.get(key)) is not located and (old is None or old.item != located.item)
         )
-        return upserted, tuple(key for key in known if key not in used)
+        return upserted, tuple(key for key in reversed(known) if key not in used)
 
     def duplicates(self) -> list[Duplicate]:
         """The unused objects of existing files, by path and document."""

@@ -9,7 +9,7 @@ from tests.fuzz import __main__ as fuzz
 
 @pytest.mark.parametrize("target", fuzz.NAMES)
 def test_nothing_is_found_in_a_moment(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = fuzz.main([target, "--seconds", "3", "--findings", str(tmp_path)])
+    code = fuzz.main([target, "--seconds", "1", "--findings", str(tmp_path)])
     said = capsys.readouterr().out
     assert (code, list(tmp_path.iterdir())) == (0, []), said
     inputs = next(line for line in said.splitlines() if "inputs" in line).split()[2]

@@ -62,8 +62,9 @@ def view() -> SnapshotReader:
 
 def record(log: DeniedLog, view: SnapshotReader, packet: Packet | bytes, count: int = 1, *, is_reply: bool = False) -> None:
     denied = view.evaluate(parse_address(NOISY), parse_address(CLOSED), 6, 80)
+    payload = bytes(packet)
     for _ in range(count):
-        log.record(bytes(packet), Outcome(Verdict.DROP, denied, view), 1000, is_reply=is_reply)
+        log.record(payload, Outcome(Verdict.DROP, denied, view), 1000, is_reply=is_reply)
 
 
 def to_closed(source: str) -> Packet:
