@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-checkov test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
+	$(PYTEST) -n 5 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
 	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
 	$(PYTEST) -n 3 $(TIMED)
 
@@ -86,9 +86,13 @@ test-image: $(STAMP) test-setup ## only the tests that carry out the steps of th
 	NETPOLQ_TEST_SLOW=image $(BIN)/pytest -m image tests/packaging
 	.ci/changed --record image
 
-test-property: $(STAMP) ## only the property tests, in full size
-	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property
+test-property: $(STAMP) ## only the property tests in full size, and a moment of the fuzzer
+	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py
 	.ci/changed --record property
+
+test-checkov: $(STAMP) test-setup ## only the security checks of the manifests
+	NETPOLQ_TEST_SLOW=checkov $(BIN)/pytest -m checkov tests/packaging
+	.ci/changed --record checkov
 
 test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the load test's shapes (root)
 	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
@@ -123,7 +127,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image test-property test-loadtest
+	$(MAKE) test-vm test-image test-property test-checkov test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

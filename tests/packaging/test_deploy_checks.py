@@ -7,6 +7,8 @@ import pytest
 from tests.support.checkov import exceptions, failed_checks
 from tests.support.deployment import DEPLOY, KUSTOMIZE, LOADTEST, LOADTEST_FOLDERS, OVERLAYS, charted, kustomized
 
+pytestmark = pytest.mark.checkov
+
 CONFIGURATIONS = {"deployment": DEPLOY / "lint/checkov.yaml", "load test": LOADTEST / "checkov.yaml"}
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.fuzz import __main__ as fuzz
 
 
+@pytest.mark.property
 @pytest.mark.parametrize("target", fuzz.NAMES)
 def test_nothing_is_found_in_a_moment(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = fuzz.main([target, "--seconds", "1", "--findings", str(tmp_path)])
