@@ -6,6 +6,7 @@ import socket
 
 from collections.abc import Sequence
 
+from netpolq.ipc import datagrams
 from netpolq.ipc.channel.encoding import MAX_MESSAGE_BYTES, decode, encode
 from netpolq.ipc.channel.messages import Message
 
@@ -48,7 +49,7 @@ class Channel:
         Raises `EOFError` when the peer is gone and `ValueError` for a message that cannot be read.
         """
         try:
-            data, descriptors = self._receive()
+            data, descriptors = datagrams.receive(self._socket, MAX_MESSAGE_BYTES, 1)
         except BlockingIOError:
             return None
         except ConnectionError as error:
@@ -61,18 +62,6 @@ class Channel:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
-
-    def _receive(self) -> tuple[bytes, list[int]]:
-        try:
-            return self._receive_once()
-        except ConnectionResetError:
-            # Once, before the last messages of a peer that has closed its end with unread ones. Source: unix_release_sock (af_unix.c).
-            return self._receive_once()
-
-    def _receive_once(self) -> tuple[bytes, list[int]]:
-        # The kernel closes descriptors for which there is no room.
-        data, descriptors, _flags, _address = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
-        return data, descriptors
 
     def close(self) -> None:
         """Close this end; the peer's `receive` then raises `EOFError`."""

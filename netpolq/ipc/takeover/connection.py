@@ -5,6 +5,7 @@ import os
 import socket
 import time
 
+from netpolq.ipc import datagrams
 from netpolq.ipc.peer_credentials import peer_credentials
 from netpolq.ipc.takeover.messages import Message, Word, decode, encode, parse_queues
 
@@ -110,7 +111,7 @@ class TakeoverConnection:
         Raises `EOFError` when the peer is gone, and `TimeoutError` without a message in time.
         """
         try:
-            data, descriptors = self._receive()
+            data, descriptors = datagrams.receive(self._socket, _MAX_MESSAGE_BYTES, self._max_descriptors)
         except (BlockingIOError, TimeoutError) as error:
             raise TimeoutError from error
         except OSError as error:
@@ -118,18 +119,6 @@ class TakeoverConnection:
         if not data and not descriptors:
             raise EOFError
         return decode(data), descriptors[0] if descriptors else None
-
-    def _receive(self) -> tuple[bytes, list[int]]:
-        try:
-            return self._receive_once()
-        except ConnectionResetError:
-            # Once, before the last messages of a peer that has closed its end with unread ones. Source: unix_release_sock (af_unix.c).
-            return self._receive_once()
-
-    def _receive_once(self) -> tuple[bytes, list[int]]:
-        # The kernel closes descriptors for which there is no room.
-        data, descriptors, _flags, _address = socket.recv_fds(self._socket, _MAX_MESSAGE_BYTES, self._max_descriptors)
-        return data, descriptors
 
     def close(self) -> None:
         """Close the connection."""
