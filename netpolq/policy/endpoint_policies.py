@@ -25,14 +25,14 @@ _NO_SIDES: Sides = ((), ())
 
 
 class _Program:
-    """A program in use. `uses`: the number of endpoint classes with it; `policies`: those of its tier programs, in order."""
+    """A program in use. `uses`: the number of endpoint classes with it; `policies`: those of its sets, in order."""
 
-    __slots__ = ("number", "policies", "tiers", "uses")
+    __slots__ = ("number", "policies", "sets", "uses")
 
-    def __init__(self, number: int, tiers: tuple[int, ...], policies: tuple[TierPolicy, ...]) -> None:
+    def __init__(self, number: int, sets: tuple[TierSet, ...]) -> None:
         self.number = number
-        self.tiers = tiers
-        self.policies = policies
+        self.sets = sets
+        self.policies = tuple(sorted((policy for tier_set in sets for policy in tier_set.policies), key=_order))
         self.uses = 0
 
 
@@ -59,7 +59,7 @@ class EndpointPolicies:
         self._stale: dict[PolicyScope, None] = {}
         self._concerned: dict[EndpointClass, None] = {}
         self._sets: dict[EndpointClass, dict[Tier, tuple[tuple[TierSet, ...], ...]]] = {}
-        self._programs: dict[tuple[Direction, tuple[int, ...]], _Program] = {}
+        self._programs: dict[tuple[Direction, tuple[TierSet, ...]], _Program] = {}
         self._programs_of: dict[EndpointClass, list[_Program | None]] = {}
         self._program_numbers = IdAllocator(first=1)
         self._sides: dict[AddressKey, Sides] = {}
@@ -177,23 +177,20 @@ class EndpointPolicies:
         self._concerned = {}
         for program, direction in released.items():
             if not program.uses:
-                if self._programs.get((direction, program.tiers)) is program:
-                    del self._programs[direction, program.tiers]
+                del self._programs[direction, program.sets]
                 self._delta.programs[program.number] = None
                 self._program_numbers.free(program.number)
 
     def _program(self, direction: Direction, endpoint_class: EndpointClass) -> _Program | None:
         by_tier = self._sets.get(endpoint_class, {})
-        sets = [tier_set for tier in Tier if tier in by_tier for tier_set in by_tier[tier][direction]]
+        sets = tuple(tier_set for tier in Tier if tier in by_tier for tier_set in by_tier[tier][direction])
         if not sets or not endpoint_class.addresses:
             return None
-        tiers = tuple(tier_set.number for tier_set in sets)
-        policies = tuple(sorted((policy for tier_set in sets for policy in tier_set.policies), key=_order))
-        program = self._programs.get((direction, tiers))
-        if program is None or program.policies != policies:
-            program = self._programs[direction, tiers] = _Program(self._program_numbers.allocate(), tiers, policies)
-            isolated_by = tuple(policy.name for policy in policies if policy.tier is Tier.NETWORK_POLICY)
-            self._delta.programs[program.number] = Program(direction, tiers, isolated_by)
+        program = self._programs.get((direction, sets))
+        if program is None:
+            program = self._programs[direction, sets] = _Program(self._program_numbers.allocate(), sets)
+            isolated_by = tuple(policy.name for policy in program.policies if policy.tier is Tier.NETWORK_POLICY)
+            self._delta.programs[program.number] = Program(direction, tuple(tier_set.number for tier_set in sets), isolated_by)
         return program
 
     def write_endpoints(self) -> set[AddressKey]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from netpolq.enums import Action, Direction, Tier
-from netpolq.model import ClusterNetworkPolicy, LabelSelector, NetworkPolicy, PolicyPort, qualified_name
+from netpolq.model import ClusterNetworkPolicy, ClusterRule, LabelSelector, NetworkPolicy, PolicyPort, PolicyRule, qualified_name
 from netpolq.policy.peers import Peer, compiled_peer
 from netpolq.policy.selectors import matches
 
@@ -59,20 +59,13 @@ def tier_policy(policy: Policy, direction: Direction) -> TierPolicy | None:
         case NetworkPolicy():
             if direction not in policy.policy_types:
                 return None
-            accepting = tuple(
-                TierRule(
-                    Action.ACCEPT,
-                    None if rule.peers is None else tuple(compiled_peer(policy.namespace, peer) for peer in rule.peers),
-                    rule.ports,
-                )
-                for rule in policy.rules(direction)
-            )
+            accepting = tuple(_tier_rule(Action.ACCEPT, rule, policy.namespace) for rule in policy.rules(direction))
             return TierPolicy(Tier.NETWORK_POLICY, 0, qualified_name(policy.namespace, policy.name), accepting)
         case ClusterNetworkPolicy():
-            rules = tuple(
-                TierRule(
-                    rule.action, None if rule.peers is None else tuple(compiled_peer("", peer) for peer in rule.peers), rule.ports
-                )
-                for rule in policy.rules(direction)
-            )
+            rules = tuple(_tier_rule(rule.action, rule, "") for rule in policy.rules(direction))
             return TierPolicy(policy.tier, policy.priority, policy.name, rules) if rules else None
+
+
+def _tier_rule(action: Action, rule: PolicyRule | ClusterRule, namespace: str) -> TierRule:
+    peers = None if rule.peers is None else tuple(compiled_peer(namespace, peer) for peer in rule.peers)
+    return TierRule(action, peers, rule.ports)

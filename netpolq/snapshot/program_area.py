@@ -1,4 +1,4 @@
-"""The program area of a snapshot builder: tier programs, programs, and node addresses, put together anew when one of them changes.
+"""The program area of a snapshot builder: tier programs, programs, and node addresses, put together again when one of them changes.
 
 Tier programs can be moved, so putting the area together copies them and computes no offset inside of them.
 """

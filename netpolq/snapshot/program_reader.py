@@ -182,13 +182,17 @@ class ProgramReader:
         decision: int = words[tier + words[tier + _RULES] + rank]
         return decision
 
+    def _record(self, decision: int) -> memoryview:
+        """The words of a decision, see `DecisionWord`."""
+        first = decision * _DECISION_WORDS
+        return self._decisions[first : first + _DECISION_WORDS]
+
     def _precedes(self, one: int, other: int) -> bool:
         """Whether a rule precedes another one of its tier that is in another tier program."""
         return self._precedence(one) < self._precedence(other)
 
     def _precedence(self, decision: int) -> tuple[int, bytes, int]:
-        first = decision * _DECISION_WORDS
-        _flags, name, position, priority = self._decisions[first : first + _DECISION_WORDS]
+        _flags, name, position, priority = self._record(decision)
         return priority, self._name(name), position  # the bytes of UTF-8 sort as the characters do
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:

@@ -17,7 +17,6 @@ from netpolq.snapshot.layout import (
     ISOLATION,
     NAME_LENGTH,
     NO_DECISION,
-    DecisionWord,
     Section,
     TierWord,
 )
@@ -25,14 +24,13 @@ from netpolq.snapshot.program_reader import Candidates, ProgramReader
 from netpolq.snapshot.sections import CELLS, check
 
 _KEY_BYTES = 16
-_DECISION_WORDS = len(DecisionWord)
 _DENY = Action.DENY.value
 
 
 class Evaluation(NamedTuple):
     """The result for a flow: a verdict, and the number of the decision of each direction (see `SnapshotReader.decision`).
 
-    `NO_DECISION`: no policy decides that direction, or a denial of the other one came first.
+    `NO_DECISION`: no policy decides that direction, or a denial in the other direction came first.
     """
 
     verdict: Verdict
@@ -145,8 +143,7 @@ class SnapshotReader(ProgramReader):
         """A decision by number; None for `NO_DECISION`."""
         if number == NO_DECISION:
             return None
-        first = number * _DECISION_WORDS
-        flags, name, position, _priority = self._decisions[first : first + _DECISION_WORDS]
+        flags, name, position, _priority = self._record(number)
         direction = Direction(flags >> 8 & 0xFF)
         if flags >> 16 == ISOLATION:
             return Isolation(direction, self.isolated_by(name))
