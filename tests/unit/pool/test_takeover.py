@@ -309,7 +309,7 @@ def test_a_replacement_that_is_refused_gives_up(name: str, key_path: Path) -> No
 
 
 def test_a_replacement_gives_up_when_another_one_has_the_lock(name: str, key_path: Path) -> None:
-    with listening(name) as lock:  # the other one holds it already
+    with listening(name) as lock:  # the other process holds it already
         replacement, agent = replacement_of(lock, key_path, b"queues 100:101")
         agent.close()
         (reason,) = replacement.run()

@@ -131,7 +131,7 @@ class FlowCache:
             source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
         evaluator = self._evaluator
         answer = evaluator.answer(source, destination, protocol, port)
-        if evaluator is not self._evaluator:  # the evaluations have been numbered anew
+        if evaluator is not self._evaluator:  # the cache was emptied, and evaluations have other numbers
             answer = self._evaluator.answer(source, destination, protocol, port)
         answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
         if hints and answer & _ON_EVERY_PORT:
