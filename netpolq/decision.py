@@ -10,13 +10,16 @@ from netpolq.enums import Action, Direction, Tier
 
 
 class RuleDecision(NamedTuple):
-    """A rule decided. `policy`: ns/name, or the name of a cluster-wide policy; `position`: 0-based index in its list of this direction."""
+    """A rule decided. `policy`: ns/name, or the qualified name of a cluster-wide policy. `position`: 0-based index in its list of this
+    direction; `name`: as the policy names the rule, or empty.
+    """
 
     direction: Direction
     tier: Tier
     policy: str
     position: int
     action: Action
+    name: str = ""
 
 
 class Isolation(NamedTuple):
@@ -28,6 +31,8 @@ class Isolation(NamedTuple):
 
 Decision = RuleDecision | Isolation
 
+_WORD = {Action.ACCEPT: "allowed", Action.DENY: "denied", Action.PASS: "passed"}
+
 
 def denies(decision: Decision | None) -> bool:
     """Whether a direction is denied. None: no policy decides the direction, so it is accepted."""
@@ -35,10 +40,12 @@ def denies(decision: Decision | None) -> bool:
 
 
 def decision_text(decision: Decision) -> str:
-    """The decision in words, e.g. `egress isolated by shop/web` or `ingress allowed by shop/web, spec.ingress[0]`."""
+    """The decision in words: `egress isolated by shop/web`, `ingress allowed by shop/web, spec.ingress[0]`, `egress denied by admin
+    no-metadata, spec.egress[0] (metadata)`.
+    """
     direction = decision.direction.name.lower()
     if isinstance(decision, Isolation):
         return f"{direction} isolated by {', '.join(decision.policies)}"
-    word = "denied" if decision.action is Action.DENY else "allowed"
     tier = "" if decision.tier is Tier.NETWORK_POLICY else f"{decision.tier.label} "
-    return f"{direction} {word} by {tier}{decision.policy}, spec.{direction}[{decision.position}]"
+    name = f" ({decision.name})" if decision.name else ""
+    return f"{direction} {_WORD[decision.action]} by {tier}{decision.policy}, spec.{direction}[{decision.position}]{name}"

@@ -1,8 +1,8 @@
 """The objects of the agent, reduced to the fields it uses and with API defaults already applied.
 
 Everything here is immutable by contract (a `Mapping` is never written after construction). Untyped API bodies stop at
-`netpolq.sources.decode.decoder`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod` and
-`networking.k8s.io/v1 NetworkPolicy`.
+`netpolq.sources.decode.decoder`. Source of every field: the Kubernetes API types `v1.Namespace`, `v1.Pod`, `v1.Node`,
+`networking.k8s.io/v1 NetworkPolicy` and `policy.networking.k8s.io ClusterNetworkPolicy`.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ from netpolq.enums import Action, Direction, Protocol, SelectorOperator, Tier
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has, also where its manifest does not list it."""
 
-Kind = Literal["Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy"]
+ClusterPolicyKind = Literal["ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy"]
+
+Kind = Literal["Namespace", "Pod", "Node", "NetworkPolicy"] | ClusterPolicyKind
 
 
 def qualified_name(namespace: str, name: str) -> str:
@@ -25,7 +27,7 @@ def qualified_name(namespace: str, name: str) -> str:
 
 
 class ObjectKey(NamedTuple):
-    """Identity of an object. `namespace` is empty for a Namespace."""
+    """Identity of an object. `namespace` is empty for an object of the cluster."""
 
     kind: Kind
     namespace: str
@@ -103,6 +105,19 @@ class Pod:
         return ObjectKey("Pod", self.namespace, self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node. `addresses`: the IP addresses in `status.addresses`, of any type, in order, without duplicates."""
+
+    name: str
+    labels: Mapping[str, str]
+    addresses: tuple[AddressKey, ...]
+
+    @property
+    def key(self) -> ObjectKey:
+        return ObjectKey("Node", "", self.name)
+
+
 class Requirement(NamedTuple):
     """One requirement on a label (`LabelSelectorRequirement`). `values` are sorted, and empty for Exists and DoesNotExist."""
 
@@ -136,7 +151,17 @@ class PodPeer(NamedTuple):
     pod_selector: LabelSelector
 
 
-Peer = PodPeer | IPBlock
+class NodePeer(NamedTuple):
+    """Nodes, given by their labels. It matches every address of the nodes that the selector selects."""
+
+    selector: LabelSelector
+
+
+PolicyPeer = PodPeer | IPBlock
+"""A peer of a NetworkPolicy."""
+
+Peer = PolicyPeer | NodePeer
+"""A peer of a cluster-wide policy."""
 
 
 class PolicyPort(NamedTuple):
@@ -153,7 +178,7 @@ class PolicyPort(NamedTuple):
 class PolicyRule(NamedTuple):
     """An ingress or egress rule. `peers` None: every peer (from/to absent or empty); `ports` None: every port and every protocol."""
 
-    peers: tuple[Peer, ...] | None = None
+    peers: tuple[PolicyPeer, ...] | None = None
     ports: tuple[PolicyPort, ...] | None = None
 
 
@@ -181,21 +206,25 @@ class NetworkPolicy:
 
 
 class ClusterRule(NamedTuple):
-    """A rule of a cluster-wide policy. `peers` None: every peer; the namespace selector of a `PodPeer` is never None here. `ports` None:
-    every port and every protocol.
+    """A rule of a cluster-wide policy. `peers` None: every peer; empty: none, so that the rule matches nothing. The namespace selector of
+    a `PodPeer` is never None here. `ports` None: every port and every protocol. `name`: as the policy names the rule, or empty.
     """
 
     action: Action
     peers: tuple[Peer, ...] | None = None
     ports: tuple[PolicyPort, ...] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterNetworkPolicy:
-    """A cluster-wide policy of the Admin or Baseline tier (`policy.networking.k8s.io ClusterNetworkPolicy`).
+    """A cluster-wide policy of the Admin or Baseline tier.
 
-    `subject`: the pods that it selects, of all namespaces; its namespace selector is never None. It decides nothing in a direction in
-    which it has no rules. `priority`: 0 is evaluated first; policies of equal priority are evaluated in order of name.
+    `kind`: of the object that it comes from. `subject`: the pods that it selects, of all namespaces; its namespace selector is never None.
+    It decides nothing in a direction in which it has no rules. `priority`: 0 is evaluated first; policies of equal priority are evaluated
+    in order of `qualified_name`.
+
+    What could not be understood fails closed: the rule stays at its position, and either matches nothing (Accept) or denies everything.
     """
 
     name: str
@@ -204,17 +233,28 @@ class ClusterNetworkPolicy:
     subject: PodPeer
     ingress: tuple[ClusterRule, ...] = ()
     egress: tuple[ClusterRule, ...] = ()
+    kind: ClusterPolicyKind = "ClusterNetworkPolicy"
 
     @property
     def key(self) -> ObjectKey:
-        return ObjectKey("ClusterNetworkPolicy", "", self.name)
+        return ObjectKey(self.kind, "", self.name)
+
+    @property
+    def qualified_name(self) -> str:
+        """The name by which decisions, logs and metrics name the policy: `name`, or `kind/name` for the kinds of v1alpha1."""
+        return cluster_policy_name(self.kind, self.name)
 
     def rules(self, direction: Direction) -> tuple[ClusterRule, ...]:
         """The rules of one direction."""
         return self.egress if direction is Direction.EGRESS else self.ingress
 
 
-Object = Namespace | Pod | NetworkPolicy | ClusterNetworkPolicy
+def cluster_policy_name(kind: ClusterPolicyKind, name: str) -> str:
+    """See `ClusterNetworkPolicy.qualified_name`. No namespace has the name of a kind, so it differs from that of every NetworkPolicy."""
+    return name if kind == "ClusterNetworkPolicy" else f"{kind}/{name}"
+
+
+Object = Namespace | Pod | Node | NetworkPolicy | ClusterNetworkPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

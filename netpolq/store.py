@@ -10,16 +10,21 @@ from netpolq.model import (
     ClusterNetworkPolicy,
     Namespace,
     NetworkPolicy,
+    Node,
     ObjectKey,
     Pod,
     Rejection,
     Update,
+    cluster_policy_name,
 )
 
 
 @dataclass(slots=True)
 class DirtySet:
-    """Possible changes: addresses whose owner may be another or may have changed; policies; names of namespaces."""
+    """Possible changes: addresses whose owner or nodes may be others or may have changed; policies; names of namespaces.
+
+    `cluster_policies`: by `ClusterNetworkPolicy.qualified_name`.
+    """
 
     addresses: set[AddressKey] = field(default_factory=set)
     policies: set[tuple[str, str]] = field(default_factory=set)
@@ -37,11 +42,13 @@ class Store:
         self.namespaces: dict[str, Namespace] = {}
         self.pods: dict[tuple[str, str], Pod] = {}
         self.policies: dict[tuple[str, str], NetworkPolicy] = {}
-        self.cluster_policies: dict[str, ClusterNetworkPolicy] = {}
+        self.cluster_policies: dict[str, ClusterNetworkPolicy] = {}  # by qualified name
+        self.nodes: dict[str, Node] = {}
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
         self._by_address: dict[AddressKey, Pod | tuple[Pod, ...]] = {}
+        self._nodes_of: dict[AddressKey, tuple[Node, ...]] = {}
         self._dirty = DirtySet()
 
     def apply(self, update: Update) -> bool:
@@ -59,6 +66,8 @@ class Store:
                     changed |= self._put_policy(item)
                 case ClusterNetworkPolicy():
                     changed |= self._put_cluster_policy(item)
+                case Node():
+                    changed |= self._put_node(item)
         self.rejections = update.rejections
         self.ignored = update.ignored
         self.synced = True
@@ -89,10 +98,19 @@ class Store:
         return True
 
     def _put_cluster_policy(self, policy: ClusterNetworkPolicy) -> bool:
-        if self.cluster_policies.get(policy.name) == policy:
+        name = policy.qualified_name
+        if self.cluster_policies.get(name) == policy:
             return False
-        self.cluster_policies[policy.name] = policy
-        self._dirty.cluster_policies.add(policy.name)
+        self.cluster_policies[name] = policy
+        self._dirty.cluster_policies.add(name)
+        return True
+
+    def _put_node(self, node: Node) -> bool:
+        before = self.nodes.get(node.name)
+        if before == node:
+            return False
+        self.nodes[node.name] = node
+        self._move_node(before, node)
         return True
 
     def _delete(self, key: ObjectKey) -> bool:
@@ -107,9 +125,14 @@ class Store:
             case "NetworkPolicy":
                 self._dirty.policies.add((key.namespace, key.name))
                 return self.policies.pop((key.namespace, key.name), None) is not None
-            case "ClusterNetworkPolicy":
-                self._dirty.cluster_policies.add(key.name)
-                return self.cluster_policies.pop(key.name, None) is not None
+            case "Node":
+                node = self.nodes.pop(key.name, None)
+                self._move_node(node, None)
+                return node is not None
+            case _:
+                name = cluster_policy_name(key.kind, key.name)
+                self._dirty.cluster_policies.add(name)
+                return self.cluster_policies.pop(name, None) is not None
 
     def _move_addresses(self, before: Pod | None, after: Pod | None) -> None:
         """Replace the address assignments of a pod."""
@@ -129,6 +152,19 @@ class Store:
         else:
             self._by_address[address] = pods[0] if len(pods) == 1 else tuple(sorted(pods, key=_precedence, reverse=True))
 
+    def _move_node(self, before: Node | None, after: Node | None) -> None:
+        """Replace the address assignments of a node."""
+        for address in () if before is None else before.addresses:
+            self._dirty.addresses.add(address)
+            rest = tuple(node for node in self._nodes_of[address] if node is not before)
+            if rest:
+                self._nodes_of[address] = rest
+            else:
+                del self._nodes_of[address]
+        for address in () if after is None else after.addresses:
+            self._dirty.addresses.add(address)
+            self._nodes_of[address] = (*self._nodes_of.get(address, ()), *(() if after is None else (after,)))
+
     def take_dirty_set(self) -> DirtySet:
         """Return the changes since the last call; the first call returns everything. For a single reader."""
         dirty, self._dirty = self._dirty, DirtySet()
@@ -136,7 +172,8 @@ class Store:
 
     def everything(self) -> DirtySet:
         """Return a dirty set of all objects, for a reader that starts empty."""
-        return DirtySet(set(self._by_address), set(self.policies), set(self.cluster_policies), set(self.namespaces))
+        addresses = self._by_address.keys() | self._nodes_of.keys()
+        return DirtySet(addresses, set(self.policies), set(self.cluster_policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """Labels of a namespace; a namespace that was never declared has only its name label."""
@@ -152,6 +189,10 @@ class Store:
         """All pods that report an address, its owner first."""
         found = self._by_address.get(address, ())
         return found if isinstance(found, tuple) else (found,)
+
+    def nodes_with_address(self, address: AddressKey) -> tuple[Node, ...]:
+        """The nodes that have an address, usually none or one, in no order."""
+        return self._nodes_of.get(address, ())
 
     def address_owners(self) -> dict[bytes, Pod]:
         """Which pod owns each address. Completed pods own none, hostNetwork pods share their node's and own none; so do
@@ -191,7 +232,7 @@ class Store:
     def cluster_policies_of(self, tier: Tier) -> list[ClusterNetworkPolicy]:
         """The cluster-wide policies of a tier in the order of their evaluation: by priority, then by name."""
         found = (policy for policy in self.cluster_policies.values() if policy.tier is tier)
-        return sorted(found, key=lambda policy: (policy.priority, policy.name))
+        return sorted(found, key=lambda policy: (policy.priority, policy.qualified_name))
 
 
 def _reported_addresses(pod: Pod | None) -> tuple[AddressKey, ...]:

@@ -3,7 +3,7 @@
 import orjson
 
 from netpolq.enums import Direction, SelectorOperator
-from netpolq.model import IPBlock, LabelSelector, Peer, PolicyPort
+from netpolq.model import IPBlock, LabelSelector, PolicyPeer, PolicyPort
 from netpolq.policy.near_miss import Addition, NearMiss, smallest
 
 Fields = dict[str, object]
@@ -51,7 +51,7 @@ def _fields(addition: Addition, direction: Direction) -> tuple[Fields, str]:
     return ({} if addition.port is None else _port(addition.port)), f"{rules}[{addition.rule}].ports"
 
 
-def _peer(peer: Peer) -> Fields:
+def _peer(peer: PolicyPeer) -> Fields:
     """Source: `NetworkPolicyPeer`."""
     if isinstance(peer, IPBlock):
         return {"ipBlock": {"cidr": str(peer.cidr)}}

@@ -15,7 +15,7 @@ from netpolq.model import Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
 from netpolq.policy.peer_classes import EXTERNAL, PeerClass, PeerClasses
-from netpolq.policy.peers import PeerSelector
+from netpolq.policy.peers import Selector
 from netpolq.policy.selector_uses import SelectorUses
 from netpolq.snapshot.ir import CompiledDelta
 from netpolq.store import DirtySet, Store
@@ -88,7 +88,7 @@ class Compiler:
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
         before = self._class_of.get(address)
-        after = None if pod is None else self._peer_classes.class_of(pod)
+        after = self._peer_classes.class_of(pod, self._store.nodes_with_address(address))
         if before is not after:
             if after is None:
                 del self._class_of[address]
@@ -118,7 +118,7 @@ class Compiler:
         return self._endpoints.local
 
     @property
-    def selectors(self) -> dict[int, PeerSelector]:
+    def selectors(self) -> dict[int, Selector]:
         """The selectors in use by number."""
         return self._uses.selectors
 

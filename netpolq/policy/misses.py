@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, format_address, is_ipv4
 from netpolq.enums import Protocol, SelectorOperator
-from netpolq.model import IPBlock, LabelSelector, Peer, Pod, PodPeer, PolicyPort, Requirement
+from netpolq.model import IPBlock, LabelSelector, Pod, PodPeer, PolicyPeer, PolicyPort, Requirement
 from netpolq.policy.selectors import requirement_holds
 
 MAX_LISTED = 4
@@ -24,7 +24,7 @@ class PeerMiss(NamedTuple):
 
 
 def peer_miss(
-    policy_namespace: str, peer: Peer, address: AddressKey, pod: Pod | None, namespace_labels: Mapping[str, str]
+    policy_namespace: str, peer: PolicyPeer, address: AddressKey, pod: Pod | None, namespace_labels: Mapping[str, str]
 ) -> PeerMiss:
     """Why a peer of a policy does not match an address. `pod`: the owner, with the labels of its namespace, or None."""
     match peer:

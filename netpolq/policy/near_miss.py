@@ -17,9 +17,9 @@ from netpolq.model import (
     IPBlock,
     LabelSelector,
     NetworkPolicy,
-    Peer,
     Pod,
     PodPeer,
+    PolicyPeer,
     PolicyPort,
     PolicyRule,
     Requirement,
@@ -48,7 +48,7 @@ class Addition(NamedTuple):
     """
 
     rule: int | None
-    peer: Peer | None = None
+    peer: PolicyPeer | None = None
     port: PolicyPort | None = None
 
 
@@ -171,7 +171,7 @@ class NearMissFinder:
     def _rule(self, policy: NetworkPolicy, flow: _Flow) -> Addition:
         return Addition(None, self._peer(policy, flow.peer), _port(flow))
 
-    def _peer(self, policy: NetworkPolicy, address: AddressKey) -> Peer:
+    def _peer(self, policy: NetworkPolicy, address: AddressKey) -> PolicyPeer:
         """The narrowest peer that matches an address: a pod by all of its labels, anything else by its address alone."""
         pod = self._reference.owner(address)
         return _block(address) if pod is None else _pod_peer(policy, pod)

@@ -1,36 +1,45 @@
-"""Peer classes: equivalence classes of pods, and the peer selectors in use that match each.
+"""Peer classes: equivalence classes of addresses of pods and nodes, and the selectors in use that match each.
 
-A peer class is a namespace, labels and named ports. A selector is evaluated once for each peer class that it may match, never for each
-pod, and only when the selector comes into use or the peer class is created. All pods of a peer class have one identity.
+A peer class is the namespace, labels and named ports of a pod, and the labels of the nodes that have the address. It has a pod, or nodes,
+and in an odd cluster both. A selector is evaluated once for each peer class that it may match, never for each address, and only when the
+selector comes into use or the peer class is created. All addresses of a peer class have one identity.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
-from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort, Pod
+from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort, Node, Pod
 from netpolq.policy.delta_writer import DeltaWriter
-from netpolq.policy.peers import PeerSelector
+from netpolq.policy.peers import NodeSelector, PeerSelector, Selector
 from netpolq.policy.selector_uses import SelectorUses
 from netpolq.policy.selectors import matches
 from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Identity
 
 EXTERNAL = Identity((), ())
-"""The identity of an address that belongs to no pod: no selector matches it and it has no named port. Such an address needs no entry."""
+"""The identity of an address of no pod and no node: no selector matches it, and it has no named port. It needs no entry."""
 
 _CLASSES_PER_STEP = 2000
 _ADDRESSES_PER_STEP = 2000
 
 
+class PeerClassKey(NamedTuple):
+    """What tells peer classes apart. `namespace`: of the pod, empty if there is none. `nodes`: the labels of the nodes."""
+
+    namespace: str
+    labels: Labels
+    named_ports: tuple[NamedPort, ...]
+    nodes: frozenset[Labels]
+
+
 class PeerClass:
-    """Pods of one namespace with equal labels and named ports. `members`: their addresses; `number`: of the identity, 0: it has none."""
+    """Addresses that no selector tells apart. `members`: the addresses; `number`: of the identity, 0: it has none."""
 
-    __slots__ = ("identity", "labels", "members", "named_ports", "namespace", "number")
+    __slots__ = ("identity", "key", "members", "number")
 
-    def __init__(self, namespace: str, labels: Labels, named_ports: tuple[NamedPort, ...]) -> None:
-        self.namespace = namespace
-        self.labels = labels
-        self.named_ports = named_ports
+    def __init__(self, key: PeerClassKey) -> None:
+        self.key = key
         self.members: set[AddressKey] = set()
         self.identity = EXTERNAL
         self.number = 0
@@ -45,7 +54,8 @@ class PeerClasses:
     def __init__(self, uses: SelectorUses, delta: DeltaWriter) -> None:
         self._uses = uses
         self._delta = delta
-        self._peer_classes: dict[tuple[str, Labels, tuple[NamedPort, ...]], PeerClass] = {}
+        self._peer_classes: dict[PeerClassKey, PeerClass] = {}
+        self._with_nodes: dict[PeerClass, None] = {}
         self._in_namespace: dict[str, set[PeerClass]] = {}
         self._with_port_name: dict[str, set[PeerClass]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
@@ -62,7 +72,7 @@ class PeerClasses:
             is_fresh = uses.has(selector)
             for peer_class in self._in_scope(selector, number, joins=is_fresh):
                 seen += 1
-                if matches(selector.pod_selector, peer_class.labels):
+                if _is_matched(selector, peer_class.key):
                     present = changed.get(peer_class)
                     if present is None:
                         present = changed[peer_class] = set(peer_class.identity.selectors)
@@ -81,8 +91,11 @@ class PeerClasses:
                 written = 0
                 yield
 
-    def _in_scope(self, selector: PeerSelector, number: int, *, joins: bool) -> Iterator[PeerClass]:
-        """Yield the peer classes of the namespaces that a selector covers. Adds it to their scopes, or removes it from them."""
+    def _in_scope(self, selector: Selector, number: int, *, joins: bool) -> Iterator[PeerClass]:
+        """Yield the peer classes that a selector may match. Adds it to the scopes of their namespaces, or removes it from them."""
+        if isinstance(selector, NodeSelector):
+            yield from tuple(self._with_nodes)
+            return
         for namespace in (selector.namespace,) if selector.namespace else tuple(self._scopes):
             scope = self._scopes.get(namespace)
             if scope is None:
@@ -114,17 +127,26 @@ class PeerClasses:
                 changed |= peer_class.members
         return changed
 
-    def class_of(self, pod: Pod) -> PeerClass:
-        """Return the peer class of a pod. Creates it for the first pod."""
-        labels = Labels.of(pod.labels)
-        key = pod.namespace, labels, pod.named_ports
+    def class_of(self, pod: Pod | None, nodes: tuple[Node, ...]) -> PeerClass | None:
+        """Return the peer class of an address that a pod and nodes have; None if neither does. Creates it for the first address."""
+        if pod is None and not nodes:
+            return None
+        key = PeerClassKey(
+            "" if pod is None else pod.namespace,
+            Labels() if pod is None else Labels.of(pod.labels),
+            () if pod is None else pod.named_ports,
+            frozenset(Labels.of(node.labels) for node in nodes),
+        )
         peer_class = self._peer_classes.get(key)
         if peer_class is None:
-            peer_class = self._peer_classes[key] = PeerClass(*key)
-            if pod.namespace not in self._scopes:
-                self._scopes[pod.namespace] = self._scope(pod.namespace)
-            self._in_namespace.setdefault(pod.namespace, set()).add(peer_class)
-            for name in {port.name for port in pod.named_ports}:
+            peer_class = self._peer_classes[key] = PeerClass(key)
+            if nodes:
+                self._with_nodes[peer_class] = None
+            if key.namespace:
+                if key.namespace not in self._scopes:
+                    self._scopes[key.namespace] = self._scope(key.namespace)
+                self._in_namespace.setdefault(key.namespace, set()).add(peer_class)
+            for name in {port.name for port in key.named_ports}:
                 self._with_port_name.setdefault(name, set()).add(peer_class)
             self._set_identity(peer_class, self._identify(peer_class))
         return peer_class
@@ -140,11 +162,14 @@ class PeerClasses:
             self._forget(before)
 
     def _forget(self, peer_class: PeerClass) -> None:
-        del self._peer_classes[peer_class.namespace, peer_class.labels, peer_class.named_ports]
-        self._in_namespace[peer_class.namespace].discard(peer_class)
-        if not self._in_namespace[peer_class.namespace]:
-            del self._in_namespace[peer_class.namespace], self._scopes[peer_class.namespace]
-        for name in {port.name for port in peer_class.named_ports}:
+        namespace = peer_class.key.namespace
+        del self._peer_classes[peer_class.key]
+        self._with_nodes.pop(peer_class, None)
+        if namespace:
+            self._in_namespace[namespace].discard(peer_class)
+            if not self._in_namespace[namespace]:
+                del self._in_namespace[namespace], self._scopes[namespace]
+        for name in {port.name for port in peer_class.key.named_ports}:
             self._with_port_name[name].discard(peer_class)
             if not self._with_port_name[name]:
                 del self._with_port_name[name]
@@ -153,7 +178,11 @@ class PeerClasses:
     # --- identities ---------------------------------------------------------------------------------------------------------------
 
     def _scope(self, namespace: str) -> dict[int, LabelSelector]:
-        return {number: selector.pod_selector for selector, number in self._uses.settled() if self._is_about(selector, namespace)}
+        return {
+            number: selector.pod_selector
+            for selector, number in self._uses.settled()
+            if isinstance(selector, PeerSelector) and self._is_about(selector, namespace)
+        }
 
     def _is_about(self, selector: PeerSelector, namespace: str) -> bool:
         if selector.namespace:
@@ -162,14 +191,15 @@ class PeerClasses:
         return matches(selector.namespace_selector, {NAMESPACE_NAME_LABEL: namespace} if labels is None else labels)
 
     def _identify(self, peer_class: PeerClass) -> Identity:
-        scope = self._scopes[peer_class.namespace]
-        return Identity(
-            tuple(sorted(number for number, selector in scope.items() if matches(selector, peer_class.labels))),
-            self._ports(peer_class),
-        )
+        key = peer_class.key
+        scope = self._scopes[key.namespace] if key.namespace else {}
+        found = [number for number, selector in scope.items() if matches(selector, key.labels)]
+        if key.nodes:
+            found += (number for selector, number in self._uses.settled_for_nodes() if _is_matched(selector, key))
+        return Identity(tuple(sorted(found)), self._ports(peer_class))
 
     def _ports(self, peer_class: PeerClass) -> tuple[NamedPort, ...]:
-        return tuple(sorted({port for port in peer_class.named_ports if self._uses.has_port_name(port.name)}))
+        return tuple(sorted({port for port in peer_class.key.named_ports if self._uses.has_port_name(port.name)}))
 
     def _set_identity(self, peer_class: PeerClass, identity: Identity) -> int:
         """Write the identity of a peer class. Returns the number of values written."""
@@ -191,3 +221,12 @@ class PeerClasses:
         for address in peer_class.members:
             self._delta.addresses[address] = peer_class.number
         return len(peer_class.members)
+
+
+def _is_matched(selector: Selector, key: PeerClassKey) -> bool:
+    """Whether a selector matches a peer class of a namespace that it covers."""
+    match selector:
+        case NodeSelector(node_selector):
+            return any(matches(node_selector, labels) for labels in key.nodes)
+        case PeerSelector():
+            return matches(selector.pod_selector, key.labels)

@@ -1,9 +1,9 @@
-"""Peers of compiled rules: selectors with their scope spelled out, and IP blocks as ranges of numbers."""
+"""Peers of compiled rules: selectors with their scope spelled out, node selectors, and IP blocks as ranges of numbers."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from netpolq.model import IPBlock, LabelSelector, PodPeer
+from netpolq.model import IPBlock, LabelSelector, NodePeer, PodPeer
 from netpolq.model import Peer as ModelPeer
 
 ADDRESS_BITS = {4: 32, 6: 128}
@@ -16,6 +16,16 @@ class PeerSelector(NamedTuple):
     namespace: str
     namespace_selector: LabelSelector
     pod_selector: LabelSelector
+
+
+class NodeSelector(NamedTuple):
+    """Every address of the nodes that a selector selects."""
+
+    node_selector: LabelSelector
+
+
+Selector = PeerSelector | NodeSelector
+"""A peer that an identity matches or does not match."""
 
 
 class AddressRange(NamedTuple):
@@ -48,7 +58,7 @@ class Block(NamedTuple):
             yield start, end
 
 
-Peer = PeerSelector | Block
+Peer = Selector | Block
 
 
 def compiled_peer(namespace: str, peer: ModelPeer) -> Peer:
@@ -56,6 +66,8 @@ def compiled_peer(namespace: str, peer: ModelPeer) -> Peer:
     match peer:
         case IPBlock():
             return _block(peer)
+        case NodePeer():
+            return NodeSelector(peer.selector)
         case PodPeer():
             if peer.namespace_selector is None:
                 return PeerSelector(namespace, LabelSelector(), peer.pod_selector)

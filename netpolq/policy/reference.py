@@ -11,7 +11,18 @@ from ipaddress import IPv4Address, IPv6Address
 from netpolq.addresses import AddressKey, is_ipv4
 from netpolq.decision import Isolation, RuleDecision
 from netpolq.enums import Action, Direction, Reason, Tier
-from netpolq.model import ClusterRule, IPBlock, NetworkPolicy, Peer, Pod, PodPeer, PolicyPort, PolicyRule, qualified_name
+from netpolq.model import (
+    ClusterRule,
+    IPBlock,
+    NetworkPolicy,
+    NodePeer,
+    Peer,
+    Pod,
+    PodPeer,
+    PolicyPort,
+    PolicyRule,
+    qualified_name,
+)
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
@@ -76,7 +87,7 @@ class ReferenceEvaluator:
         for policy in self._store.cluster_policies_of(tier):
             if self._peer_matches_pod("", policy.subject, pod):
                 for position, rule in enumerate(policy.rules(direction)):
-                    yield RuleDecision(direction, tier, policy.name, position, rule.action), "", rule
+                    yield RuleDecision(direction, tier, policy.qualified_name, position, rule.action, rule.name), "", rule
 
     def isolating(self, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
         """The policies that isolate a pod in a direction, in order of name."""
@@ -103,6 +114,8 @@ class ReferenceEvaluator:
             case IPBlock():
                 ip = IPv4Address(address[12:]) if is_ipv4(address) else IPv6Address(address)
                 return ip in peer.cidr and not any(ip in excepted for excepted in peer.except_)
+            case NodePeer():
+                return any(matches(peer.selector, node.labels) for node in self._store.nodes_with_address(address))
             case PodPeer():
                 pod = self._owners.get(address)
                 return pod is not None and self._peer_matches_pod(namespace, peer, pod)

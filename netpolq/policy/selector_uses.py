@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from netpolq.policy.peers import PeerSelector
+from netpolq.policy.peers import NodeSelector, Selector
 from netpolq.snapshot.id_allocator import IdAllocator
 
 
@@ -24,52 +24,61 @@ class SelectorUses:
     """
 
     def __init__(self) -> None:
-        self._selectors: dict[PeerSelector, _Use] = {}
+        self._selectors: dict[Selector, _Use] = {}
+        self._of_nodes: dict[NodeSelector, None] = {}
         self._port_names: dict[str, int] = {}
         self._numbers = IdAllocator()
-        self._pending: dict[PeerSelector, bool] = {}  # True: came into use since the last update
+        self._pending: dict[Selector, bool] = {}  # True: came into use since the last update
         self._pending_names: dict[str, bool] = {}
 
     @property
-    def selectors(self) -> dict[int, PeerSelector]:
+    def selectors(self) -> dict[int, Selector]:
         """The selectors in use by number."""
         return {use.number: selector for selector, use in self._selectors.items()}
 
-    def has(self, selector: PeerSelector) -> bool:
+    def has(self, selector: Selector) -> bool:
         """Whether a selector is in use, or was released since the last update."""
         return selector in self._selectors
 
-    def acquire(self, selector: PeerSelector) -> int:
+    def acquire(self, selector: Selector) -> int:
         """Add a reference to a selector. Returns its number."""
         use = self._selectors.get(selector)
         if use is None:
             use = self._selectors[selector] = _Use(self._numbers.allocate())
             self._pending[selector] = True
+            if isinstance(selector, NodeSelector):
+                self._of_nodes[selector] = None
         use.count += 1
         return use.number
 
-    def release(self, selector: PeerSelector) -> None:
+    def release(self, selector: Selector) -> None:
         """Remove a reference to a selector."""
         use = self._selectors[selector]
         use.count -= 1
         if not use.count:
             self._pending.setdefault(selector, False)
 
-    def number(self, selector: PeerSelector) -> int:
+    def number(self, selector: Selector) -> int:
         """Return the number of a selector in use."""
         return self._selectors[selector].number
 
-    def settled(self) -> Iterator[tuple[PeerSelector, int]]:
+    def settled(self) -> Iterator[tuple[Selector, int]]:
         """Yield the selectors that were in use at the last update and their numbers."""
         for selector, use in self._selectors.items():
             if not self._pending.get(selector):
                 yield selector, use.number
 
+    def settled_for_nodes(self) -> Iterator[tuple[NodeSelector, int]]:
+        """Yield the node selectors among them."""
+        for selector in self._of_nodes:
+            if not self._pending.get(selector):
+                yield selector, self._selectors[selector].number
+
     def free(self, number: int) -> None:
         """Make the number of a selector that went out of use available again."""
         self._numbers.free(number)
 
-    def take_pending(self) -> tuple[list[tuple[PeerSelector, int]], list[tuple[PeerSelector, int]]]:
+    def take_pending(self) -> tuple[list[tuple[Selector, int]], list[tuple[Selector, int]]]:
         """Return the selectors that came into use and those that went out of use. Removes the latter; the caller frees their numbers."""
         fresh, gone = [], []
         for selector, is_fresh in self._pending.items():
@@ -78,6 +87,8 @@ class SelectorUses:
                 fresh.append((selector, use.number))
             elif not use.count:
                 del self._selectors[selector]
+                if isinstance(selector, NodeSelector):
+                    del self._of_nodes[selector]
                 if is_fresh:
                     self._numbers.free(use.number)
                 else:

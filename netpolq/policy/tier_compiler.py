@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 from netpolq.enums import Direction, Tier
 from netpolq.policy.cidr_table import cidr_tree
-from netpolq.policy.peers import Block, Peer, PeerSelector
+from netpolq.policy.peers import Block, Peer, Selector
 from netpolq.policy.port_table import Ports, TableBuilder
 from netpolq.policy.tier_policy import TierPolicy
 from netpolq.snapshot.ir import Rule, TierProgram
 
 
-def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of: Callable[[PeerSelector], int]) -> TierProgram:
+def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of: Callable[[Selector], int]) -> TierProgram:
     """Compile one direction of policies of one tier, given in the order of their evaluation. `number_of`: the number of a selector."""
     tier = policies[0].tier
     rules: list[Rule] = []
@@ -20,7 +20,7 @@ def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of
     for policy in policies:
         for position, rule in enumerate(policy.rules):
             rank = len(rules)
-            rules.append(Rule(tier, policy.priority, policy.name, direction, position, rule.action))
+            rules.append(Rule(tier, policy.priority, policy.name, direction, position, rule.action, rule.name))
             ports.append(rule.ports)
             if rule.peers is None:
                 of_any_peer.add(rank)
@@ -28,7 +28,7 @@ def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of
                 ranks = of_peer.setdefault(peer, [])
                 if not ranks or ranks[-1] != rank:
                     ranks.append(rank)
-    of_selector = {peer: frozenset(ranks) for peer, ranks in of_peer.items() if isinstance(peer, PeerSelector)}
+    of_selector = {peer: frozenset(ranks) for peer, ranks in of_peer.items() if not isinstance(peer, Block)}
     blocks: dict[int, dict[Block, list[int]]] = {4: {}, 6: {}}
     for peer, ranks in of_peer.items():
         if isinstance(peer, Block):
@@ -47,10 +47,10 @@ def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of
     )
 
 
-def selectors_of(policies: Sequence[TierPolicy]) -> tuple[PeerSelector, ...]:
+def selectors_of(policies: Sequence[TierPolicy]) -> tuple[Selector, ...]:
     """The peer selectors of policies, each once."""
     peers = (peer for policy in policies for rule in policy.rules for peer in rule.peers or ())
-    return tuple(dict.fromkeys(peer for peer in peers if isinstance(peer, PeerSelector)))
+    return tuple(dict.fromkeys(peer for peer in peers if not isinstance(peer, Block)))
 
 
 def port_names_of(policies: Sequence[TierPolicy]) -> tuple[str, ...]:

@@ -16,17 +16,18 @@ Policy = NetworkPolicy | ClusterNetworkPolicy
 
 
 class TierRule(NamedTuple):
-    """A rule. `peers` None: every peer. `ports` None: every port and protocol."""
+    """A rule. `peers` None: every peer; empty: none. `ports` None: every port and protocol. `name`: as a cluster-wide policy names it."""
 
     action: Action
     peers: tuple[Peer, ...] | None
     ports: tuple[PolicyPort, ...] | None
+    name: str
 
 
 class TierPolicy(NamedTuple):
     """One direction of a policy. The order of evaluation in a tier is that of (`priority`, `name`).
 
-    `name`: ns/name, or the name of a cluster-wide policy. In the tier of NetworkPolicies, it isolates what it selects.
+    `name`: ns/name, or the qualified name of a cluster-wide policy. In the tier of NetworkPolicies, it isolates what it selects.
     """
 
     tier: Tier
@@ -59,13 +60,13 @@ def tier_policy(policy: Policy, direction: Direction) -> TierPolicy | None:
         case NetworkPolicy():
             if direction not in policy.policy_types:
                 return None
-            accepting = tuple(_tier_rule(Action.ACCEPT, rule, policy.namespace) for rule in policy.rules(direction))
+            accepting = tuple(_tier_rule(Action.ACCEPT, "", rule, policy.namespace) for rule in policy.rules(direction))
             return TierPolicy(Tier.NETWORK_POLICY, 0, qualified_name(policy.namespace, policy.name), accepting)
         case ClusterNetworkPolicy():
-            rules = tuple(_tier_rule(rule.action, rule, "") for rule in policy.rules(direction))
-            return TierPolicy(policy.tier, policy.priority, policy.name, rules) if rules else None
+            rules = tuple(_tier_rule(rule.action, rule.name, rule, "") for rule in policy.rules(direction))
+            return TierPolicy(policy.tier, policy.priority, policy.qualified_name, rules) if rules else None
 
 
-def _tier_rule(action: Action, rule: PolicyRule | ClusterRule, namespace: str) -> TierRule:
+def _tier_rule(action: Action, name: str, rule: PolicyRule | ClusterRule, namespace: str) -> TierRule:
     peers = None if rule.peers is None else tuple(compiled_peer(namespace, peer) for peer in rule.peers)
-    return TierRule(action, peers, rule.ports)
+    return TierRule(action, peers, rule.ports, name)

@@ -17,7 +17,7 @@ _WORDS = len(DecisionWord)
 
 
 class DecisionTable:
-    """The DECISIONS section. Names of policies are strings of `strings`."""
+    """The DECISIONS section. Names of policies and rules are strings of `strings`."""
 
     def __init__(self, strings: StringTable) -> None:
         self.is_touched = True
@@ -45,9 +45,10 @@ class DecisionTable:
                 self.words.extend([0] * _WORDS)
             if isinstance(decision, Rule):
                 flags = decision.tier << 16 | decision.direction << 8 | decision.action
-                record = flags, self._strings.acquire(decision.policy), decision.position, decision.priority
+                policy, name = self._strings.acquire(decision.policy), self._strings.acquire(decision.name)
+                record = flags, policy, decision.position, decision.priority, name
             else:
-                record = ISOLATION << 16 | decision.direction << 8, 0, 0, 0
+                record = ISOLATION << 16 | decision.direction << 8, 0, 0, 0, 0
             self.words[number * _WORDS : (number + 1) * _WORDS] = array("I", record)
             self.is_touched = True
         return number
@@ -61,7 +62,7 @@ class DecisionTable:
     def set_programs(self, programs: Mapping[Isolation, int]) -> None:
         """Set the offset of a program with each isolation, from which a reader takes the names of the policies."""
         for isolation, offset in programs.items():
-            index = self._numbers[isolation] * _WORDS + DecisionWord.NAME
+            index = self._numbers[isolation] * _WORDS + DecisionWord.POLICY
             if self.words[index] != offset:
                 self.words[index] = offset
                 self.is_touched = True
@@ -74,5 +75,6 @@ class DecisionTable:
                 number = self._numbers.pop(decision)
                 if isinstance(decision, Rule):
                     self._strings.release(decision.policy)
+                    self._strings.release(decision.name)
                 self._ids.free(number)
         self._released.clear()

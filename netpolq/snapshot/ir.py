@@ -19,8 +19,8 @@ from netpolq.enums import Action, Direction, Protocol, Tier
 
 
 class Rule(NamedTuple):
-    """A rule that can decide. `policy`: ns/name, or the name of a cluster-wide policy. `priority`: of the policy, lowest first; 0 for
-    NetworkPolicy. `position`: 0-based index in the policy's list of this direction.
+    """A rule that can decide. `policy`: ns/name, or the qualified name of a cluster-wide policy. `priority`: of the policy, lowest first;
+    0 for NetworkPolicy. `position`: 0-based index in the policy's list of this direction. `name`: as the policy names the rule, or empty.
 
     The precedence within a tier is the order of (priority, policy, position).
     """
@@ -31,6 +31,7 @@ class Rule(NamedTuple):
     direction: Direction
     position: int
     action: Action
+    name: str
 
 
 class PortRange(NamedTuple):

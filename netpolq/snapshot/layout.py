@@ -37,7 +37,7 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 5
+LAYOUT_VERSION = 6
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")
@@ -56,7 +56,7 @@ NO_DECISION = 0
 """Number of the decision of a direction that no policy decides."""
 
 ISOLATION = 0xFF
-"""In place of a tier in a decision: no rule allowed the flow, and its NAME is the offset of a program, whose tiers name the policies."""
+"""In place of a tier in a decision: no rule allowed the flow, and its POLICY is the offset of a program, whose tiers name the policies."""
 
 
 TABLE_LIST = 1 << 31
@@ -119,12 +119,15 @@ class PortNameWord(IntEnum):
 
 
 class DecisionWord(IntEnum):
-    """Words of a decision. FLAGS: tier << 16 | direction << 8 | action. NAME: the policy (string). PRIORITY: of the policy."""
+    """Words of a decision. FLAGS: tier << 16 | direction << 8 | action. POLICY: its name (string). POSITION, RULE_NAME (string): of the
+    rule. PRIORITY: of the policy.
+    """
 
     FLAGS = 0
-    NAME = 1
+    POLICY = 1
     POSITION = 2
     PRIORITY = 3
+    RULE_NAME = 4
 
 
 PREFIX_BYTES = HEADER.size + len(Section) * SECTION.size

@@ -192,8 +192,8 @@ class ProgramReader:
         return self._precedence(one) < self._precedence(other)
 
     def _precedence(self, decision: int) -> tuple[int, bytes, int]:
-        _flags, name, position, priority = self._record(decision)
-        return priority, self._name(name), position  # the bytes of UTF-8 sort as the characters do
+        _flags, policy, position, priority, _rule_name = self._record(decision)
+        return priority, self._name(policy), position  # the bytes of UTF-8 sort as the characters do
 
     def port_bounds(self, table: int, destination_identity: int, protocol: int) -> Iterator[int]:
         """Ports at which the answer of a port table may change: each is the first port of a new range."""

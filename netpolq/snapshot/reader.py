@@ -143,11 +143,12 @@ class SnapshotReader(ProgramReader):
         """A decision by number; None for `NO_DECISION`."""
         if number == NO_DECISION:
             return None
-        flags, name, position, _priority = self._record(number)
+        flags, policy, position, _priority, rule_name = self._record(number)
         direction = Direction(flags >> 8 & 0xFF)
         if flags >> 16 == ISOLATION:
-            return Isolation(direction, self.isolated_by(name))
-        return RuleDecision(direction, Tier(flags >> 16), self.string(name), position, Action(flags & 0xFF))
+            return Isolation(direction, self.isolated_by(policy))
+        action = Action(flags & 0xFF)
+        return RuleDecision(direction, Tier(flags >> 16), self.string(policy), position, action, self.string(rule_name))
 
     def isolated_by(self, program: int) -> tuple[str, ...]:
         """The NetworkPolicies of a program (ns/name, sorted): they deny what no rule allows. Empty for program 0."""

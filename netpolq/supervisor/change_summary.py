@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from netpolq.model import Object, ObjectKey, Update
+from netpolq.model import Object, ObjectKey, Update, cluster_policy_name
 from netpolq.store import Store
 
 MAX_NAMED = 5
@@ -52,5 +52,7 @@ def _known(store: Store, key: ObjectKey) -> Object | None:
             return store.pods.get((key.namespace, key.name))
         case "NetworkPolicy":
             return store.policies.get((key.namespace, key.name))
-        case "ClusterNetworkPolicy":
-            return store.cluster_policies.get(key.name)
+        case "Node":
+            return store.nodes.get(key.name)
+        case _:
+            return store.cluster_policies.get(cluster_policy_name(key.kind, key.name))

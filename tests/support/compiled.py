@@ -8,7 +8,7 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import Action, Direction, Protocol, Tier
 from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
-from netpolq.policy.peers import PeerSelector
+from netpolq.policy.peers import Selector
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.snapshot.ir import CompiledDelta, Endpoint, Identity, PortTable, Program, Rule, TierProgram
 from netpolq.snapshot.reader import SnapshotReader
@@ -32,7 +32,7 @@ def ingress_policy(
     *isolated_by: str, endpoints: tuple[bytes, ...], friends: tuple[bytes, ...] = (), ports: PortTable = EVERY_PORT
 ) -> CompiledDelta:
     """NetworkPolicies that isolate endpoints for ingress. The last one has a rule that admits the friends on some ports."""
-    rule = Rule(Tier.NETWORK_POLICY, 0, isolated_by[-1], Direction.INGRESS, 0, Action.ACCEPT)
+    rule = Rule(Tier.NETWORK_POLICY, 0, isolated_by[-1], Direction.INGRESS, 0, Action.ACCEPT, "")
     selectors = ((0, (ports,)),) if friends else ()
     tier = TierProgram(Tier.NETWORK_POLICY, isolated_by, (rule,), (), selectors, None, None)
     return CompiledDelta(
@@ -52,7 +52,7 @@ class Meaning:
     whose selectors are sorted by their value.
     """
 
-    identities: Mapping[AddressKey, tuple[frozenset[PeerSelector], tuple[tuple[str, Protocol, int], ...]]]
+    identities: Mapping[AddressKey, tuple[frozenset[Selector], tuple[tuple[str, Protocol, int], ...]]]
     programs: Mapping[AddressKey, tuple[object, ...]]
     pod_names: Mapping[AddressKey, str]
 
@@ -119,7 +119,7 @@ class Compilation:
 
         def tier_meaning(number: int) -> TierProgram:
             tier = self._tiers[number]
-            by_value = sorted((selectors[selector], tables) for selector, tables in tier.selectors)
+            by_value = sorted(((selectors[selector], tables) for selector, tables in tier.selectors), key=repr)
             return tier._replace(selectors=by_value)  # type: ignore[arg-type]  # values in place of numbers
 
         def program_meaning(number: int) -> tuple[object, ...] | None:

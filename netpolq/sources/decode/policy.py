@@ -9,7 +9,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 
 from netpolq.enums import Direction, Protocol, SelectorOperator
-from netpolq.model import IPBlock, LabelSelector, Peer, PodPeer, PolicyPort, PolicyRule, Requirement
+from netpolq.model import IPBlock, LabelSelector, PodPeer, PolicyPeer, PolicyPort, PolicyRule, Requirement
 from netpolq.sources.decode.fields import Field, FieldError, Report, each, read_or, shown
 from netpolq.sources.decode.interning import SHARED
 from netpolq.sources.decode.validation import label_key, label_value, labels_where_valid, network, port_name, protocol
@@ -64,7 +64,7 @@ def _rule(field: Field, direction: Direction, report: Report) -> PolicyRule:
     return SHARED.intern(PolicyRule(tuple(peers) or None, tuple(ports) or None))
 
 
-def _peer(field: Field, report: Report) -> Peer:
+def _peer(field: Field, report: Report) -> PolicyPeer:
     pods, namespaces, block = field.get("podSelector"), field.get("namespaceSelector"), field.get("ipBlock")
     if not block.absent:
         if not (pods.absent and namespaces.absent):
