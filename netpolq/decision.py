@@ -49,3 +49,20 @@ def decision_text(decision: Decision) -> str:
     tier = "" if decision.tier is Tier.NETWORK_POLICY else f"{decision.tier.label} "
     name = f" ({decision.name})" if decision.name else ""
     return f"{direction} {_WORD[decision.action]} by {tier}{decision.policy}, spec.{direction}[{decision.position}]{name}"
+
+
+def decision_fields(decision: Decision | None) -> dict[str, object] | None:
+    """The decision as JSON fields; None if no policy decides."""
+    match decision:
+        case None:
+            return None
+        case Isolation(_, policies):
+            return {"isolated_by": policies}
+        case RuleDecision(_, tier, policy, position, action, name):
+            return {
+                "tier": tier.label,
+                "policy": policy,
+                "rule": position,
+                "rule_name": name or None,
+                "action": action.name.lower(),
+            }

@@ -211,15 +211,15 @@ class Store:
         return owners
 
     def addresses_of_nodes(self) -> dict[str, set[bytes]]:
-        """The known addresses of each node by its name: the hostIPs of all pods that run on it."""
-        nodes: dict[str, set[bytes]] = {}
+        """The known addresses of each node by its name: its own, and the hostIPs of all pods that run on it."""
+        nodes: dict[str, set[bytes]] = {node.name: set(node.addresses) for node in self.nodes.values()}
         for pod in self.pods.values():
             if pod.node_name:
                 nodes.setdefault(pod.node_name, set()).update(pod.host_ips)
         return nodes
 
     def node_addresses(self, pod: Pod) -> frozenset[bytes]:
-        """All known addresses of the node that runs a pod: its own hostIPs and those of pods on a node of the same name."""
+        """All known addresses of the node that runs a pod: the pod's hostIPs, and those known for the name of the node."""
         return frozenset(pod.host_ips) | frozenset(self.addresses_of_nodes().get(pod.node_name, ()))
 
     def policies_of(self, namespace: str, direction: Direction) -> Iterator[NetworkPolicy]:

@@ -17,6 +17,7 @@ from netpolq.settings.command_flags import (
     PROTOCOL,
     QUESTION,
     SOURCE,
+    VIA_SERVICE,
 )
 from netpolq.settings.options import Values, from_argv
 
@@ -33,6 +34,7 @@ def _run(argv: Sequence[str]) -> int:
         destination=values[DESTINATION] or None,
         protocol=values[PROTOCOL],
         port=values[PORT] or None,
+        via_service=values[VIA_SERVICE],
         packets=values[PACKETS] or None,
         evaluator=values[ENGINE],
         output=values[OUTPUT],

@@ -57,8 +57,9 @@ def run(
     evaluator: str,
     output: str,
     expect: str | None = None,
+    via_service: bool = False,
 ) -> int:
-    """Answer one question (`source`, `destination`, `protocol`, `port`) or a file of questions (`packets`; `-` is standard input).
+    """Answer one question, or a file of questions (`packets`; `-` is standard input). `via_service`: see `Evaluator`.
 
     `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`. `port`: a number, or the name of a port of the
     destination pod. Answers go to standard output, rejections of manifests to standard error.
@@ -88,7 +89,7 @@ def run(
     store = _load(manifests)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
-    explanation = _evaluator(store, evaluator_name).explain(*flow)
+    explanation = _evaluator(store, evaluator_name).explain(*flow, via_service=via_service)
     misses = NearMissFinder(store).find(explanation, *flow)
     answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
     sys.stdout.write(as_json(*answer, store.rejections) if form is Output.JSON else as_text(*answer))

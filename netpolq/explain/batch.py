@@ -3,7 +3,8 @@
     {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "sport": 1234, "dport": 80}
 
 `proto`: a name in any case or an IANA number. `dport`: a number, or the name of a port of the destination pod; required for TCP, UDP and
-SCTP, otherwise ignored. `sport` and all other fields are ignored. An answer repeats `src`, `dst`, `proto` and `dport`, the latter as a
+SCTP, otherwise ignored. `via_service`: true if the client uses the address of a Service, see `Evaluator`; it may be absent. `sport` and
+all other fields are ignored. An answer repeats `src`, `dst`, `proto` and `dport`, the latter as a
 number; if the question has a port name, the answer has it as `dport_name`. The answer to an invalid line is `{"error": …, "line": N}`.
 """
 
@@ -70,11 +71,12 @@ def answer_stream(
     # The evaluator never changes, so an answer can be cached.
     @functools.lru_cache(maxsize=_MAX_CACHED_FLOWS)
     def answer(
-        source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None
+        source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None, via_service: bool
     ) -> tuple[bytes, bool]:
-        explanation = evaluator.explain(source, destination, protocol, port)
+        explanation = evaluator.explain(source, destination, protocol, port, via_service=via_service)
         is_expected = expected is None or expected.is_met_by(explanation)
-        return echo(source, destination, protocol, port, port_name) + render(explanation)[1:], is_expected
+        question = echo(source, destination, protocol, port, port_name, via_service=via_service)
+        return question + render(explanation)[1:], is_expected
 
     # Computed at the first port name: the time is proportional to the number of pods.
     owners = functools.cache(store.address_owners)
@@ -130,8 +132,11 @@ def _lines(stream: BufferedIOBase) -> Iterator[list[bytes | None]]:
         yield [rest]
 
 
-def _parse(line: bytes | None, owners: _Owners) -> tuple[AddressKey, AddressKey, int, int, str | None]:
-    """The flow a line asks about, and the name that it has for the port, if any. Raises `ValueError` saying what is wrong."""
+def _parse(line: bytes | None, owners: _Owners) -> tuple[AddressKey, AddressKey, int, int, str | None, bool]:
+    """The flow a line asks about, the name that it has for the port, if any, and whether it goes via a Service.
+
+    Raises `ValueError` saying what is wrong.
+    """
     if line is None:
         raise ValueError(f"longer than {MAX_LINE_BYTES} bytes")
     try:
@@ -145,6 +150,7 @@ def _parse(line: bytes | None, owners: _Owners) -> tuple[AddressKey, AddressKey,
     if is_ipv4(source) != is_ipv4(destination):
         raise ValueError("src and dst are of different address families")
     protocol = _field(question, "proto", parse_protocol)
+    via_service = _field(question, "via_service", _flag) if "via_service" in question else False
     name = question.get("dport")
     if isinstance(name, str) and name and not name.isdigit() and has_ports(protocol):
         return (
@@ -153,8 +159,9 @@ def _parse(line: bytes | None, owners: _Owners) -> tuple[AddressKey, AddressKey,
             protocol,
             _field(question, "dport", lambda _: _named(owners, destination, protocol, name)),
             name,
+            via_service,
         )
-    return source, destination, protocol, _field(question, "dport", lambda value: _number(protocol, value)), None
+    return source, destination, protocol, _field(question, "dport", lambda value: _number(protocol, value)), None, via_service
 
 
 def _named(owners: _Owners, destination: AddressKey, protocol: int, name: str) -> int:
@@ -177,6 +184,12 @@ def _field(question: Mapping[object, object], name: str, read: Callable[[object]
         return read(question.get(name))
     except ValueError as error:
         raise ValueError(f"{name}: {error}" if name in question else f"{name}: missing") from error
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
 
 
 def _address(value: object) -> AddressKey:

@@ -3,6 +3,7 @@
 import time
 
 from netpolq.addresses import AddressKey
+from netpolq.decision import RuleDecision
 from netpolq.enums import Direction, Reason
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.evaluator import Explanation, Side
@@ -19,25 +20,30 @@ class CompiledEvaluator:
         builder.apply(Compiler(store, is_local=lambda _pod: True).everything(with_node_addresses=True))
         self.view = SnapshotReader(builder.encoded(version=1, created_ns=time.time_ns()))
 
-    def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
+    def explain(
+        self, source: AddressKey, destination: AddressKey, protocol: int, port: int, *, via_service: bool = False
+    ) -> Explanation:
         """Evaluate a flow; see `netpolq.policy.evaluator.Evaluator`."""
         view = self.view
         egress = view.programs(source)[Direction.EGRESS]
         ingress = view.programs(destination)[Direction.INGRESS]
-        exempt = None
-        if source == destination:
-            exempt = Reason.SAME_ADDRESS
-        elif source in view.own_node_addresses(destination):
-            exempt = Reason.OWN_NODE
-        return Explanation.of(
+        sides = (
             self._side(egress, destination, destination, protocol, port),
             self._side(ingress, source, destination, protocol, port),
-            exempt,
         )
+        if source == destination:
+            return Explanation.of_own(*sides, via_service=via_service)
+        return Explanation.of(*sides, Reason.OWN_NODE if source in view.own_node_addresses(destination) else None)
 
     def _side(self, program: int, peer: bytes, destination: bytes, protocol: int, port: int) -> Side:
         if not program:
             return Side()
         view = self.view
-        decision = view.run(program, peer, view.identity(peer), view.identity(destination), protocol, port)
-        return Side(isolated_by=view.isolated_by(program), decision=view.decision(decision))
+        passes: list[int] = []
+        candidates = view.candidates(program, peer, view.identity(peer))
+        decision = view.decide(program, candidates, view.identity(destination), protocol, port, passes)
+        return Side(
+            isolated_by=view.isolated_by(program),
+            decision=view.decision(decision),
+            passes=tuple(rule for number in passes if isinstance(rule := view.decision(number), RuleDecision)),
+        )

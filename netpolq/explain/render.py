@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import orjson
 
 from netpolq.addresses import AddressKey, format_address
-from netpolq.decision import Isolation, RuleDecision, decision_text
-from netpolq.enums import Direction, Reason, Verdict
+from netpolq.decision import Isolation, RuleDecision, decision_fields, decision_text
+from netpolq.enums import Direction, Reason, Tier, Verdict
 from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
@@ -75,19 +75,27 @@ def as_json(
 
 
 def as_json_line(explanation: Explanation) -> bytes:
-    """Return the short form for a batch. A direction without isolation is null, and no isolating policies are listed."""
+    """Return the short form for a batch. A direction that no policy decides is null, and no isolating policies are listed."""
     sides = {"egress": explanation.egress, "ingress": explanation.ingress}
     answer: dict[str, object] = {
         **summary(explanation),
-        **{name: _allowed_by(side) if side.isolated_by else None for name, side in sides.items()},
+        **{name: _allowed_by(side) if side.isolated_by or side.decision else None for name, side in sides.items()},
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int, port_name: str | None = None) -> bytes:
+def echo(
+    source: AddressKey,
+    destination: AddressKey,
+    protocol: int,
+    port: int,
+    port_name: str | None = None,
+    *,
+    via_service: bool = False,
+) -> bytes:
     """Return the repeated fields of a question, for its answer: `{…`, without the end, so that the fields of the answer can follow.
 
-    `port_name`: the port name of the question, if any; the field `dport_name` has it.
+    `port_name`: the port name of the question, if any; the field `dport_name` has it. The field `via_service` is present if it is true.
     """
     question = {
         "src": format_address(source),
@@ -95,6 +103,7 @@ def echo(source: AddressKey, destination: AddressKey, protocol: int, port: int, 
         "proto": protocol_name(protocol),
         "dport": port if has_ports(protocol) else None,
         **({} if port_name is None else {"dport_name": port_name}),
+        **({"via_service": True} if via_service else {}),
     }
     return orjson.dumps(question)[:-1] + b","
 
@@ -118,6 +127,9 @@ def verdict_word(explanation: Explanation) -> str:
 def _because(explanation: Explanation) -> str:
     match explanation.denial:
         case None:
+            decided = [side.rule for side in (explanation.egress, explanation.ingress) if side.rule is not None]
+            if explanation.reason is Reason.ALLOWED and any(rule.tier is not Tier.NETWORK_POLICY for rule in decided):
+                return "a rule allows it in each direction that policies decide"
             return _BECAUSE[explanation.reason]
         case Isolation(direction, policies):
             return f"{direction.name.lower()} is isolated by {', '.join(policies)} and nothing allows it"
@@ -126,16 +138,34 @@ def _because(explanation: Explanation) -> str:
 
 
 def _side_text(side: Side) -> str:
-    if side.decision is None:
-        return "not isolated"
+    """The chain of tiers as far as it was evaluated, and the decision at its end."""
+    chain = [_without_direction(rule) for rule in side.passes]
+    rule = side.rule
+    if rule is not None and rule.tier is Tier.ADMIN:
+        return "; ".join([*chain, _without_direction(rule)])
     isolated = f"isolated by {', '.join(side.isolated_by)}" if side.isolated_by else "not isolated"
-    if side.rule is None:
-        return f"{isolated}; no rule allows it"
-    return f"{isolated}; {decision_text(side.rule).split(' ', 1)[1]}"
+    # NetworkPolicy never passes, so a second pass is one of the Baseline tier.
+    chain.insert(sum(passed.tier is Tier.ADMIN for passed in side.passes), isolated)
+    if rule is not None:
+        chain.append(_without_direction(rule))
+    elif side.decision is not None:
+        chain.append("no rule allows it")
+    elif side.isolated_by:
+        chain.append("no NetworkPolicy cuts a pod from itself")
+    return "; ".join(chain)
+
+
+def _without_direction(rule: RuleDecision) -> str:
+    return decision_text(rule).split(" ", 1)[1]
 
 
 def _side(side: Side) -> dict[str, object]:
-    return {"isolated_by": list(side.isolated_by), **_allowed_by(side)}
+    return {
+        "isolated_by": list(side.isolated_by),
+        **_allowed_by(side),
+        "decision": decision_fields(side.decision),
+        "passes": list(map(decision_fields, side.passes)),
+    }
 
 
 def _allowed_by(side: Side) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The evaluator contract: the explanation that both the compiled evaluator and the reference evaluator return."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from netpolq.addresses import AddressKey
@@ -13,14 +13,20 @@ class Side:
     """One direction of a flow. `isolated_by`: the NetworkPolicies (ns/name, sorted) that isolate the pod in this direction.
 
     `decision`: of the first tier in which a rule accepts or denies; None: no policy decides, so the direction is accepted.
+    `passes`: the rules that left the flow to the next tier, in the order of the tiers.
     """
 
     isolated_by: tuple[str, ...] = ()
     decision: Decision | None = None
+    passes: tuple[RuleDecision, ...] = ()
 
     @property
     def denies(self) -> bool:
         return denies(self.decision)
+
+    def without_isolation(self) -> "Side":
+        """The same direction if isolation denies nothing."""
+        return replace(self, decision=None) if isinstance(self.decision, Isolation) else self
 
     @property
     def rule(self) -> RuleDecision | None:
@@ -53,6 +59,15 @@ class Explanation:
         reason = Reason.ALLOWED if decided else Reason.NOT_ISOLATED
         return cls(verdict=Verdict.ACCEPT, reason=reason, egress=egress, ingress=ingress)
 
+    @classmethod
+    def of_own(cls, egress: Side, ingress: Side, *, via_service: bool) -> "Explanation":
+        """Combine two directions of a flow from an address to itself; see `Evaluator`."""
+        if not via_service:
+            return cls.of(egress, ingress, Reason.SAME_ADDRESS)
+        egress, ingress = egress.without_isolation(), ingress.without_isolation()
+        is_undecided = egress.decision is None and ingress.decision is None
+        return cls.of(egress, ingress, Reason.SAME_ADDRESS if is_undecided else None)
+
     @property
     def direction(self) -> Direction | None:
         """The direction that denies (egress first), or None when the flow is accepted."""
@@ -81,8 +96,15 @@ class Explanation:
 
 
 class Evaluator(Protocol):
-    """Evaluates flows between addresses."""
+    """Evaluates flows between addresses.
 
-    def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
+    A pod that connects to its own address never leaves its network namespace, so policies do not apply. If it connects to the address of
+    a Service that leads back to it, the node sees equal addresses; the Admin and Baseline tiers apply then, and no NetworkPolicy cuts the
+    pod from itself. `via_service` distinguishes the two and means nothing for two different addresses.
+    """
+
+    def explain(
+        self, source: AddressKey, destination: AddressKey, protocol: int, port: int, *, via_service: bool = False
+    ) -> Explanation:
         """Evaluate a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP."""
         ...

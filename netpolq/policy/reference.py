@@ -35,20 +35,20 @@ class ReferenceEvaluator:
         self._store = store
         self._owners: Mapping[bytes, Pod] = store.address_owners()
 
-    def explain(self, source: AddressKey, destination: AddressKey, protocol: int, port: int) -> Explanation:
-        """Evaluate a flow. `protocol`: IANA number; `port`: destination port, 0 unless TCP, UDP or SCTP.
+    def explain(
+        self, source: AddressKey, destination: AddressKey, protocol: int, port: int, *, via_service: bool = False
+    ) -> Explanation:
+        """Evaluate a flow; see `Evaluator`.
 
-        A pod always reaches itself and is always reached by its own node; both sides still state the result of the policies alone.
+        A pod always reaches its own address and is always reached by its own node; both sides still state the result of the policies.
         """
         egress = self._side(Direction.EGRESS, source, destination, destination, (protocol, port))
         ingress = self._side(Direction.INGRESS, destination, source, destination, (protocol, port))
-        destination_pod = self._owners.get(destination)
-        exempt = None
         if source == destination:
-            exempt = Reason.SAME_ADDRESS
-        elif destination_pod is not None and source in self._store.node_addresses(destination_pod):
-            exempt = Reason.OWN_NODE
-        return Explanation.of(egress, ingress, exempt)
+            return Explanation.of_own(egress, ingress, via_service=via_service)
+        destination_pod = self._owners.get(destination)
+        is_own_node = destination_pod is not None and source in self._store.node_addresses(destination_pod)
+        return Explanation.of(egress, ingress, Reason.OWN_NODE if is_own_node else None)
 
     def _side(
         self, direction: Direction, endpoint: AddressKey, peer: AddressKey, destination: AddressKey, service: tuple[int, int]
@@ -61,6 +61,7 @@ class ReferenceEvaluator:
         if pod is None:
             return Side()
         isolated_by = tuple(qualified_name(policy.namespace, policy.name) for policy in self.isolating(direction, pod))
+        passes: list[RuleDecision] = []
         for tier in Tier:
             rules = (
                 self._network_rules(direction, pod) if tier is Tier.NETWORK_POLICY else self._cluster_rules(tier, direction, pod)
@@ -68,12 +69,13 @@ class ReferenceEvaluator:
             for decision, namespace, rule in rules:
                 if self._peers_match(namespace, rule, peer) and self.ports_match(rule, destination, *service):
                     if decision.action is Action.PASS:
+                        passes.append(decision)
                         break
-                    return Side(isolated_by=isolated_by, decision=decision)
+                    return Side(isolated_by=isolated_by, decision=decision, passes=tuple(passes))
             else:
                 if tier is Tier.NETWORK_POLICY and isolated_by:
-                    return Side(isolated_by=isolated_by, decision=Isolation(direction, isolated_by))
-        return Side(isolated_by=isolated_by)
+                    return Side(isolated_by=isolated_by, decision=Isolation(direction, isolated_by), passes=tuple(passes))
+        return Side(isolated_by=isolated_by, passes=tuple(passes))
 
     def _network_rules(self, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, PolicyRule]]:
         """The rules of the NetworkPolicies that isolate a pod, in order, each with its decision and the namespace of its policy."""

@@ -38,6 +38,13 @@ PORT = Option(
     default="",
     help="Destination port. TCP, UDP and SCTP need one, here or in --dst.",
 )
+VIA_SERVICE = Option(
+    name="via-service",
+    value_type=BOOLEAN,
+    default="false",
+    help="The client uses the address of a Service. This matters if the Service leads back to the client itself: the node sees that "
+    "connection, and the Admin and Baseline tiers apply. What a pod sends to its own address never leaves the pod.",
+)
 EXPECT: Option[str] = Option(
     name="expect",
     value_type=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
@@ -54,8 +61,8 @@ PACKETS = Option(
     value_type=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
     default="",
     help='Evaluate many packets, one JSON line each: {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "TCP", "dport": 80}. '
-    "dport may be the name of a port of the destination pod. The output has one JSON line for each, in the same order, with the same "
-    "four fields. For a named port, dport is the number and dport_name the name.",
+    "dport may be the name of a port of the destination pod; via_service may be true. The output has one JSON line for each, in the "
+    "same order, with the same fields. For a named port, dport is the number and dport_name the name.",
 )
 ENGINE = Option(
     name="engine",
@@ -74,5 +81,5 @@ STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""
-QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT)
+QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, PACKETS, EXPECT, ENGINE, OUTPUT)

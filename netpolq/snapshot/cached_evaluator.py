@@ -70,8 +70,10 @@ class CachedEvaluator(Generic[_Answer]):
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
         ingress = local_destination[1] if local_destination is not None else 0
-        if source == destination or not (egress or ingress):
+        if not (egress or ingress):
             return self._answer_for(UNDECIDED, False)
+        if source == destination:  # a pair does not tell two pods of one identity from one
+            return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
         destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
         source_identity = 0
         if ingress:  # egress rules do not depend on the source

@@ -152,13 +152,24 @@ class ProgramReader:
 
     # --- the rule for a port ------------------------------------------------------------------------------------------------------
 
-    def decide(self, program: int, candidates: Candidates, destination_identity: int, protocol: int, port: int) -> int:
-        """The decision of a program: of the first tier in which a rule accepts or denies. `NO_DECISION`: no policy decides."""
+    def decide(
+        self,
+        program: int,
+        candidates: Candidates,
+        destination_identity: int,
+        protocol: int,
+        port: int,
+        passes: list[int] | None = None,
+    ) -> int:
+        """The decision of a program: of the first tier in which a rule accepts or denies. `NO_DECISION`: no policy decides.
+
+        `passes`: gets the decisions that left the flow to the next tier.
+        """
         words = self._words
         tier = best = -1
         for offset, tables in zip(self.tiers(program), candidates, strict=True):
             if words[offset] != tier:
-                if best > NO_DECISION and self.action(best) != _PASS:
+                if best > NO_DECISION and not self._is_pass(best, passes):
                     return best
                 if best == NO_DECISION and tier == _NETWORK_POLICY:
                     break
@@ -167,8 +178,20 @@ class ProgramReader:
             if found and (not best or self._precedes(found, best)):
                 best = found
         if best > NO_DECISION:
-            return best if self.action(best) != _PASS else NO_DECISION
+            return NO_DECISION if self._is_pass(best, passes) else best
         return words[program + _DENIAL] if tier == _NETWORK_POLICY else NO_DECISION
+
+    def _is_pass(self, decision: int, passes: list[int] | None) -> bool:
+        """Whether a rule leaves the flow to the next tier. Adds it to `passes` then."""
+        if self.action(decision) != _PASS:
+            return False
+        if passes is not None:
+            passes.append(decision)
+        return True
+
+    def is_isolation(self, program: int, decision: int) -> bool:
+        """Whether a decision of a program is its isolation by NetworkPolicies."""
+        return decision != NO_DECISION and decision == self._words[program + _DENIAL]
 
     def _first_rule(self, tier: int, tables: Sequence[int], destination_identity: int, protocol: int, port: int) -> int:
         """The decision of the first rule of a tier program that matches; `NO_DECISION`: none does."""

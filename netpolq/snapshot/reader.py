@@ -46,7 +46,7 @@ class Evaluation(NamedTuple):
 
 
 UNDECIDED = Evaluation(Verdict.ACCEPT)
-"""No policy decides: neither end is isolated, or both ends are one address."""
+"""No policy decides: no policy selects either end."""
 
 
 class SnapshotReader(ProgramReader):
@@ -85,10 +85,9 @@ class SnapshotReader(ProgramReader):
     def evaluate(self, source: bytes, destination: bytes, protocol: int, port: int) -> Evaluation:
         """Evaluate a flow in both directions: egress of the source, then ingress of the destination, as far as they are endpoints.
 
-        Addresses: 16-byte keys. `protocol`: IANA number. `port`: destination port, 0 unless TCP, UDP or SCTP.
+        Addresses: 16-byte keys. `protocol`: IANA number. `port`: destination port, 0 unless TCP, UDP or SCTP. Two equal addresses: a pod
+        has connected to a Service that leads back to it; isolation by NetworkPolicies does not apply then.
         """
-        if source == destination:
-            return UNDECIDED
         egress = self.programs(source)[Direction.EGRESS]
         ingress = self.programs(destination)[Direction.INGRESS]
         if not egress and not ingress:
@@ -102,6 +101,7 @@ class SnapshotReader(ProgramReader):
             destination_identity,
             protocol,
             port,
+            is_own=source == destination,
         )
 
     def evaluate_tables(
@@ -113,25 +113,27 @@ class SnapshotReader(ProgramReader):
         destination_identity: int,
         protocol: int,
         port: int,
+        *,
+        is_own: bool = False,
     ) -> Evaluation:
         """Evaluate a flow by the programs (0: none) of both directions and their port tables for the peer.
 
-        `destination_identity`: offset, 0: none.
+        `destination_identity`: offset, 0: none. `is_own`: both ends are one address.
         """
         egress_decision = ingress_decision = NO_DECISION
         if egress:
             egress_decision = self.decide(egress, of_egress, destination_identity, protocol, port)
+            if is_own and self.is_isolation(egress, egress_decision):
+                egress_decision = NO_DECISION
             if self.is_denial(egress_decision):
                 return Evaluation(Verdict.DROP, egress=egress_decision)
         if ingress:
             ingress_decision = self.decide(ingress, of_ingress, destination_identity, protocol, port)
+            if is_own and self.is_isolation(ingress, ingress_decision):
+                ingress_decision = NO_DECISION
             if self.is_denial(ingress_decision):
                 return Evaluation(Verdict.DROP, ingress=ingress_decision)
         return Evaluation(Verdict.ACCEPT, egress_decision, ingress_decision)
-
-    def run(self, program: int, peer: bytes, peer_identity: int, destination_identity: int, protocol: int, port: int) -> int:
-        """The decision of one program. Identities are offsets (0: none)."""
-        return self.decide(program, self.candidates(program, peer, peer_identity), destination_identity, protocol, port)
 
     def is_denial(self, decision: int) -> bool:
         """Whether a decision denies."""

@@ -185,7 +185,13 @@ class Readiness:
     def object_counts(self) -> dict[str, int]:
         """Objects in the store by kind."""
         store = self.store
-        return {"namespaces": len(store.namespaces), "pods": len(store.pods), "policies": len(store.policies)}
+        return {
+            "namespaces": len(store.namespaces),
+            "pods": len(store.pods),
+            "policies": len(store.policies),
+            "cluster_policies": len(store.cluster_policies),
+            "nodes": len(store.nodes),
+        }
 
 
 def rss_bytes(pid: int) -> int:

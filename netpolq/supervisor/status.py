@@ -27,7 +27,8 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
-    """The source of the objects. `kind`: folder or cluster. `objects`: keys namespaces, pods, policies.
+    """The source of the objects. `kind`: folder or cluster. `objects`: keys namespaces, pods, policies, cluster_policies,
+    nodes; nodes are counted where a policy selects nodes.
 
     `age_s`: seconds since the last sync, None before the first. `problems`: why the source may be out of date. `ignored`: number of
     objects of each kind that is not used.

@@ -28,11 +28,12 @@ def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]
     compiled, reference = CompiledEvaluator(store), ReferenceEvaluator(store)
     explanations = []
     for flow in flows:
-        expected = reference.explain(*flow)
-        assert compiled.explain(*flow) == expected, (
-            f"{format_address(flow.source)} -> {format_address(flow.destination)} {flow.protocol}/{flow.port}"
-        )
-        explanations.append(expected)
+        for via_service in (False, True):
+            expected = reference.explain(*flow, via_service=via_service)
+            assert compiled.explain(*flow, via_service=via_service) == expected, (
+                f"{format_address(flow.source)} -> {format_address(flow.destination)} {flow.protocol}/{flow.port}"
+            )
+            explanations.append(expected)
     return explanations
 
 
@@ -41,11 +42,14 @@ def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     rng = random.Random(seed)
     reasons = set()
     rules = set()
+    passed = set()
     for _ in range(CLUSTERS_PER_SEED):
         cluster = random_cluster(rng)
         for explanation in explain_both(cluster, tuple(random_flows(rng, cluster, FLOWS_PER_CLUSTER))):
             reasons.add(explanation.reason)
+            passed |= {rule.tier for side in (explanation.egress, explanation.ingress) for rule in side.passes}
             rules |= {(side.rule.tier, side.rule.action) for side in (explanation.egress, explanation.ingress) if side.rule}
+    assert passed == {Tier.ADMIN, Tier.BASELINE}
     assert reasons == set(Reason), "clusters that never lead to some answer prove nothing about it"
     cluster_wide = {(tier, action) for tier in (Tier.ADMIN, Tier.BASELINE) for action in (Action.ACCEPT, Action.DENY)}
     assert rules == cluster_wide | {(Tier.NETWORK_POLICY, Action.ACCEPT)}

@@ -148,9 +148,7 @@ class History:
         """The answer by the policies of local pods alone; None where they do not decide alone."""
         if any(self._is_disputed(address) for address in flow[:2]):
             return None
-        explanation = ReferenceEvaluator(self.store).explain(*flow)
-        if flow.source == flow.destination:
-            return Verdict.ACCEPT, None, None
+        explanation = ReferenceEvaluator(self.store).explain(*flow, via_service=True)
         egress = self._local_decision(flow.source, explanation, Direction.EGRESS)
         ingress = self._local_decision(flow.destination, explanation, Direction.INGRESS)
         if denies(egress):

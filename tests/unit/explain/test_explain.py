@@ -116,11 +116,13 @@ def test_json_has_the_same_facts_as_one_object(manifests: Path, capsys: pytest.C
         "destination": {"address": "10.77.1.1", "pod": "x/a", "nodes": []},
         "protocol": "TCP",
         "port": 80,
-        "egress": {"isolated_by": [], "allowed_by": None, "rule": None, "near_misses": []},
+        "egress": {"isolated_by": [], "allowed_by": None, "rule": None, "decision": None, "passes": [], "near_misses": []},
         "ingress": {
             "isolated_by": ["x/b-deny", "x/c-web"],
             "allowed_by": None,
             "rule": None,
+            "decision": {"isolated_by": ["x/b-deny", "x/c-web"]},
+            "passes": [],
             "near_misses": [
                 {
                     "policy": "x/b-deny",

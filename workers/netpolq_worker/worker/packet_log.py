@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from netpolq.addresses import address_key
-from netpolq.decision import Decision, Isolation, decision_text
+from netpolq.decision import Decision, Isolation, decision_fields, decision_text
 from netpolq.enums import Reason, Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
@@ -92,8 +92,8 @@ def write_line(queue_num: int, payload: bytes, outcome: Outcome, duration_ns: in
         "reason": reason,
         "direction": None if last is None else last.direction.name.lower(),
         "policy": None if last is None or isinstance(last, Isolation) else last.policy,
-        "egress": _decision_fields(egress),
-        "ingress": _decision_fields(ingress),
+        "egress": decision_fields(egress),
+        "ingress": decision_fields(ingress),
         "protocol": None if flow is None else flow.protocol,
         **_end_fields("source", None if flow is None else flow.source),
         **_end_fields("destination", None if flow is None else flow.destination),
@@ -132,9 +132,10 @@ def _reason(flow: _Flow | None, outcome: Outcome) -> str:
         return "malformed"
     if outcome.evaluation is None:
         return "no-snapshot" if outcome.view is None else "error"
-    if flow.source.ip == flow.destination.ip:
+    reason = outcome.evaluation.reason
+    if flow.source.ip == flow.destination.ip and reason is Reason.NOT_ISOLATED:
         return Reason.SAME_ADDRESS.label
-    return outcome.evaluation.reason.label
+    return reason.label
 
 
 def _decisions(outcome: Outcome) -> tuple[Decision | None, Decision | None]:
@@ -142,21 +143,6 @@ def _decisions(outcome: Outcome) -> tuple[Decision | None, Decision | None]:
     if evaluation is None or view is None:
         return None, None
     return view.decision(evaluation.egress), view.decision(evaluation.ingress)
-
-
-def _decision_fields(decision: Decision | None) -> dict[str, object] | None:
-    match decision:
-        case None:
-            return None
-        case Isolation(_, policies):
-            return {"isolated_by": policies}
-        case _:
-            return {
-                "tier": decision.tier.label,
-                "policy": decision.policy,
-                "rule": decision.position,
-                "action": decision.action.name.lower(),
-            }
 
 
 def _end_fields(name: str, end: End | None) -> dict[str, object]:
