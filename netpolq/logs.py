@@ -114,7 +114,8 @@ class _Json(logging.Formatter):
         queue               number of the queue
         verdict             accept, drop
         reason              allowed, denied, not-isolated, same-address; malformed, no-snapshot, error
-        direction, policy   egress or ingress, and ns/name of the policy that decided: the rule's, or the first that isolates
+        direction, policy   egress or ingress, and the policy whose rule decided
+        egress, ingress     the decision of each direction: tier, policy, rule (0-based), rule_name and action; or isolated_by (ns/name)
         protocol            TCP, UDP, SCTP, ICMP, ICMPv6, or the number
         source_ip, source_port, source_pod, destination_ip, destination_port, destination_pod
                             of the connection in its original direction; pods as ns/name

@@ -152,6 +152,13 @@ class SnapshotReader(ProgramReader):
         action = Action(flags & 0xFF)
         return RuleDecision(direction, Tier(flags >> 16), self.string(policy), position, action, self.string(rule_name))
 
+    def tier(self, number: int) -> Tier | None:
+        """The tier of a decision; None for `NO_DECISION`."""
+        if number == NO_DECISION:
+            return None
+        tier = self._record(number)[0] >> 16
+        return Tier.NETWORK_POLICY if tier == ISOLATION else Tier(tier)
+
     def isolated_by(self, program: int) -> tuple[str, ...]:
         """The NetworkPolicies of a program (ns/name, sorted): they deny what no rule allows. Empty for program 0."""
         words = self._words

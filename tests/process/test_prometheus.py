@@ -161,6 +161,7 @@ def test_every_metric_arrives_with_its_type(monitored: Monitored) -> None:
         "nfqueue_packet_id",
         "netpolq_flow_cache_hits_total",
         "netpolq_flow_cache_misses_total",
+        'netpolq_decisions_total{direction="ingress",tier="network-policy",action="deny"}',
         'netpolq_connections_total{verdict="accept",answered_by="worker"}',
         'netpolq_connections_total{verdict="drop",answered_by="worker"}',
         'netpolq_connections_total{verdict="drop",answered_by="kernel"}',

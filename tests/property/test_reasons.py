@@ -1,20 +1,24 @@
-"""The packet log gives the verdict and the decisions that `netpolq explain` gives for the same packet, cached or not."""
+"""The packet log and the metrics give the verdict and the decisions that `netpolq explain` gives for the same packet, cached or not."""
 
 import io
 import json
 import random
 
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet as ScapyPacket
 
 from netpolq.addresses import format_address, is_ipv4
-from netpolq.decision import Decision, Isolation
-from netpolq.enums import LoggingFormat, Reason, Verdict
+from netpolq.decision import Decision, Isolation, denies
+from netpolq.enums import Action, LoggingFormat, Reason, Tier, Verdict
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.ipc.channel import Logging
 from netpolq.logs import PACKET_LOG_VERBOSITY
@@ -36,10 +40,17 @@ LOOKUPS = 3
 """Of each packet: the first is evaluated, the second fills the flow cache, and the third is answered from it."""
 
 
-@pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerMetrics]:
-    with worker_metrics(tmp_path_factory.mktemp("metrics")) as metrics:
+@pytest.fixture
+def metrics(metrics_directory: Path) -> Iterator[WorkerMetrics]:
+    with worker_metrics(metrics_directory) as metrics:
         yield metrics
+
+
+@pytest.fixture
+def metrics_directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "metrics"
+    directory.mkdir()
+    return directory
 
 
 @pytest.fixture
@@ -93,9 +104,13 @@ def worker_with(metrics: WorkerMetrics, cluster: Cluster) -> ServingWorker:
 
 
 @pytest.mark.parametrize("seed", range(sized(3)))
-def test_the_log_names_the_decisions_that_explain_names(seed: int, metrics: WorkerMetrics, stream: io.StringIO) -> None:
+def test_log_and_metrics_have_the_decisions_that_explain_names(
+    seed: int, metrics: WorkerMetrics, metrics_directory: Path, stream: io.StringIO
+) -> None:
     rng = random.Random(seed)
     reasons = set()
+    expected: Counter[tuple[str, str, str]] = Counter()
+    misses = 0
     for _ in range(CLUSTERS):
         cluster = random_cluster(rng)
         serving = worker_with(metrics, cluster)
@@ -117,9 +132,35 @@ def test_the_log_names_the_decisions_that_explain_names(seed: int, metrics: Work
             # A denied direction ends the evaluation.
             egress = None if explanation.denial and not explanation.egress.denies else explanation.egress.decision
             ingress = None if explanation.egress.denies else explanation.ingress.decision
+            for decision in (egress, ingress):
+                if decision is None:
+                    continue
+                tier = Tier.NETWORK_POLICY if isinstance(decision, Isolation) else decision.tier
+                action = Action.DENY if denies(decision) else Action.ACCEPT
+                expected[decision.direction.name.lower(), tier.label, action.name.lower()] += LOOKUPS
             for line in lines:
                 assert line["verdict"] == explanation.verdict.name.lower()
                 assert line["reason"] == explanation.reason.label
                 assert (line["egress"], line["ingress"]) == (fields(egress), fields(ingress))
                 reasons.add(line["reason"])
+        misses += serving.flow_cache.misses
+        metrics.flush(misses)
     assert reasons == {reason.label for reason in Reason} - {Reason.OWN_NODE.label}
+    assert {tier for _direction, tier, _action in expected} == {tier.label for tier in Tier}, (
+        "clusters without some decision prove nothing about it"
+    )
+    assert decisions_counted(metrics_directory) == expected
+
+
+def decisions_counted(directory: Path) -> Counter[tuple[str, str, str]]:
+    """Direction, tier and action of the decisions that workers with this directory have counted."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(directory))
+    return Counter(
+        {
+            (sample.labels["direction"], sample.labels["tier"], sample.labels["action"]): round(sample.value)
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name == "netpolq_decisions_total"
+        }
+    )

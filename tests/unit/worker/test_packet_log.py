@@ -31,7 +31,7 @@ KEYS = {
     "direction": "ingress",
     "policy": "shop/web",
     "egress": None,
-    "ingress": {"tier": "network-policy", "policy": "shop/web", "rule": 0, "action": "accept"},
+    "ingress": {"tier": "network-policy", "policy": "shop/web", "rule": 0, "rule_name": None, "action": "accept"},
     "protocol": "TCP",
     "source_ip": CLIENT,
     "source_port": 4000,

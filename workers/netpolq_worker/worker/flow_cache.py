@@ -44,10 +44,12 @@ MAX_EVALUATIONS = 1 << 16
 """Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 200 bytes each."""
 
 ANSWER_SERIES_SHIFT = 1
-COUNTED_ANSWERS = 1 << 5
-"""An answer modulo this is its verdict and its series."""
-_ON_EVERY_PORT = 1 << 5
-_EVALUATION_SHIFT = 6
+ANSWER_INGRESS_SHIFT = 5
+ANSWER_EGRESS_SHIFT = 7
+COUNTED_ANSWERS = 1 << 9
+"""An answer modulo this is what its packets are counted by: verdict, series, and the tier that decided each direction."""
+_ON_EVERY_PORT = 1 << 9
+_EVALUATION_SHIFT = 10
 
 _SEEN_SLOTS = 1 << 16
 
@@ -55,9 +57,10 @@ _SEEN_SLOTS = 1 << 16
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    An **answer** is `evaluation << 6 | every port << 5 | series << 1 | verdict`: the index of an evaluation (see `evaluation`), which names
-    the decisions; whether it is the same on every port of the protocol; and the series to count the packet in (`series_of` in
-    `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
+    An **answer** is `evaluation << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`: the index of an evaluation
+    (see `evaluation`), which names the decisions; whether it is the same on every port of the protocol; the tier that decided each
+    direction (0: none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A
+    stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
     keep their numbers from snapshot to snapshot, so answers for addresses that a snapshot does not change stay valid.
 
     `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
@@ -81,7 +84,7 @@ class FlowCache:
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
         self._evaluations: list[Evaluation] = []
-        self._evaluation_indexes: dict[int, int] = {}
+        self._answers: dict[int, int] = {}  # of evaluations, without series
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
@@ -148,19 +151,25 @@ class FlowCache:
         """The answer of an evaluation, without the series."""
         verdict, egress, ingress = evaluation
         key = egress << 32 | ingress << 1 | verdict
-        index = self._evaluation_indexes.get(key)
-        if index is None:
+        answer = self._answers.get(key)
+        if answer is None:
             if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
                 self._forget_answers()
                 self._evaluator = CachedEvaluator(self.view, self._answer_for)
-            index = self._evaluation_indexes[key] = len(self._evaluations)
+            tiers = self._tier(egress) << ANSWER_EGRESS_SHIFT | self._tier(ingress) << ANSWER_INGRESS_SHIFT
+            answer = self._answers[key] = len(self._evaluations) << _EVALUATION_SHIFT | tiers | verdict
             self._evaluations.append(evaluation)
-        return index << _EVALUATION_SHIFT | on_every_port << 5 | verdict
+        return answer | _ON_EVERY_PORT if on_every_port else answer
+
+    def _tier(self, decision: int) -> int:
+        """The tier of a decision + 1; 0 if there is none."""
+        tier = None if self.view is None else self.view.tier(decision)
+        return 0 if tier is None else tier + 1
 
     def _forget_answers(self) -> None:
         self.cache, self._addresses = {}, set()
         self._old, self._old_addresses = {}, set()
-        self._evaluations, self._evaluation_indexes = [], {}
+        self._evaluations, self._answers = [], {}
 
     def _seen_before(self, key: Key) -> bool:
         """Whether a key was looked up recently; marks it as seen. Two keys have the same mark once in 65,536 times."""

@@ -14,12 +14,17 @@ from bisect import bisect_left
 from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
+from netpolq.enums import Tier
 from netpolq.ipc.counter_memory import count_in
-from netpolq_worker.worker.flow_cache import ANSWER_SERIES_SHIFT, COUNTED_ANSWERS
+from netpolq_worker.worker.flow_cache import ANSWER_EGRESS_SHIFT, ANSWER_INGRESS_SHIFT, ANSWER_SERIES_SHIFT
 from netpolq_worker.worker.packet import PROTOCOL_NAMES, SERIES
 
 _OTHER = "other"
 _VERDICTS = ("drop", "accept")
+_ACTIONS = ("deny", "accept")
+_SERIES = (1 << ANSWER_INGRESS_SHIFT) - 1
+_DIRECTIONS = (("egress", ANSWER_EGRESS_SHIFT), ("ingress", ANSWER_INGRESS_SHIFT))
+_TIERS = tuple(tier.label for tier in Tier)
 
 
 class WorkerMetrics:
@@ -49,7 +54,13 @@ class WorkerMetrics:
         )
         self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
         self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
-        self._counts = [0] * COUNTED_ANSWERS
+        self._decisions = Counter(
+            "netpolq_decisions",
+            "Decisions on packets that workers evaluated: one for each direction that a policy decided",
+            ("direction", "tier", "action"),
+            registry=registry,
+        )
+        self._counts: dict[int, int] = {}
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
         self.packets = 0
@@ -59,10 +70,10 @@ class WorkerMetrics:
         self._flushed_misses = 0
 
     def count_evaluated(self, counted: int, packets: int, duration_ns: int) -> None:
-        """Count packets of one batch. `counted`: verdict and series of their answers (`COUNTED_ANSWERS`); `duration_ns`: of the batch."""
-        self._counts[counted] += packets
+        """Count packets of one batch. `counted`: their answers modulo `COUNTED_ANSWERS`; `duration_ns`: of the batch."""
+        self._counts[counted] = self._counts.get(counted, 0) + packets
         self.packets += packets
-        series = counted >> ANSWER_SERIES_SHIFT
+        series = (counted & _SERIES) >> ANSWER_SERIES_SHIFT
         self._sums_ns[series] += packets * duration_ns
         times = self._times[series]
         bucket = bisect_left(BOUNDS_NS, duration_ns)
@@ -74,16 +85,19 @@ class WorkerMetrics:
 
     def flush(self, misses: int) -> None:
         """Write what was counted since the last call. `misses`: verdicts made from the snapshot since the worker started."""
+        for counted, count in self._counts.items():
+            verdict = counted & 1
+            labels = _series_labels(*SERIES[(counted & _SERIES) >> ANSWER_SERIES_SHIFT])
+            self._packet_count.labels(*labels, _VERDICTS[verdict]).inc(count)
+            for direction, shift in _DIRECTIONS:
+                if tier := counted >> shift & 3:
+                    self._decisions.labels(direction, _TIERS[tier - 1], _ACTIONS[verdict]).inc(count)
+        self._counts.clear()
         for series, (protocol, address_bytes) in enumerate(SERIES):
             times = self._times[series]
             if not times:
                 continue
-            labels = PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
-            for verdict, verdict_label in enumerate(_VERDICTS):
-                answer = series << ANSWER_SERIES_SHIFT | verdict
-                if self._counts[answer]:
-                    self._packet_count.labels(*labels, verdict_label).inc(self._counts[answer])
-                    self._counts[answer] = 0
+            labels = _series_labels(protocol, address_bytes)
             for bucket, count in times.items():
                 self._time_count.labels(*labels, str(bucket)).inc(count)
             times.clear()
@@ -99,3 +113,7 @@ class WorkerMetrics:
         self._misses.inc(made)
         self._hits.inc(max(self.packets - self._flushed_packets - made, 0))
         self._flushed_packets, self._flushed_misses = self.packets, misses
+
+
+def _series_labels(protocol: int, address_bytes: int) -> tuple[str, str]:
+    return PROTOCOL_NAMES.get(protocol, _OTHER), "IPv4" if address_bytes == 4 else "IPv6"
