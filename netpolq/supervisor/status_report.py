@@ -107,7 +107,7 @@ def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "none"
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()) or "none"
 
 
 def _duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ STATUS = Status(
         synced=True,
         age_s=200.0,
         problems=[],
-        objects={"namespaces": 2, "pods": 5, "policies": 4},
+        objects={"namespaces": 2, "pods": 5, "policies": 4, "cluster_policies": 1, "nodes": 0},
         ignored={"Service": 3},
     ),
     rejected=[
@@ -142,7 +142,7 @@ def test_the_document_has_the_keys_that_programs_rely_on() -> None:
     document = json.loads(encode(STATUS))
     assert document["snapshot_version"] == 12
     assert {"slot", "pid", "queue_num", "acked_version", "packets"} <= document["workers"][0].keys()
-    assert document["source"]["objects"] == {"namespaces": 2, "pods": 5, "policies": 4}
+    assert document["source"]["objects"] == {"namespaces": 2, "pods": 5, "policies": 4, "cluster_policies": 1, "nodes": 0}
     assert document["rejected"][0]["field"] == "spec.ingress[0].ports[0].endPort"
     assert json.loads(render_json(STATUS)) == document
 
