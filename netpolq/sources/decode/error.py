@@ -10,7 +10,8 @@ class DecodeError(Exception):
 
     `partial`: what to use in its place, or None. For a policy it isolates at least the pods that the policy would isolate and admits
     nothing; for a pod or namespace it is the readable part. `consequence`: the effect, for messages. `key`: the object, as far as known.
-    `namespaces`: those that the object may concern, besides that of `partial`.
+    `namespaces`: those that the object may concern, besides that of `partial`. `is_cluster_wide`: whether the object is of a kind that
+    isolates no pods, a cluster-wide policy or a node.
     """
 
     def __init__(
@@ -22,6 +23,7 @@ class DecodeError(Exception):
         partial: Object | None = None,
         consequence: str = "",
         namespaces: tuple[str, ...] = (),
+        is_cluster_wide: bool = False,
     ) -> None:
         first, *others = problems.reported(body)
         super().__init__("; ".join(map(str, (first, *others))) if not key else f"{key}: {'; '.join(map(str, (first, *others)))}")
@@ -32,6 +34,7 @@ class DecodeError(Exception):
         self.key = key
         self.partial = partial
         self.namespaces = namespaces
+        self.is_cluster_wide = is_cluster_wide
         self.consequence = consequence or "it is not used"
 
     def rejection(

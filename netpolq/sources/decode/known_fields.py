@@ -1,9 +1,10 @@
 """Fields that the API defines, and the search for unknown ones, which strict field validation refuses.
 
 The agent never ignores an unknown field of a manifest: a rule with `From` would have no peers and admit everything. The schemas of
-NetworkPolicy and Namespace are complete; that of Pod has the levels with fields that the agent reads.
+NetworkPolicy, Namespace and cluster-wide policies are complete; those of Pod and Node have the levels with fields that the agent reads.
 
-Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/sources/decode/test_known_fields.py` compares.
+Source: the OpenAPI schemas of Kubernetes 1.25 to 1.37, together; `tests/unit/sources/decode/test_known_fields.py` compares. For
+cluster-wide policies the experimental channel of `policy.networking.k8s.io`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from netpolq.sources.decode.fields import SHOWN_CHARACTERS, Field, FieldError, shown
+from netpolq.sources.decode.kinds import VERSIONS
 
 Schema = Mapping[str, "Schema | None"]
 """Known fields of an object. The value: the schema of the object, or of each object of the list; None for a value that is not checked."""
@@ -44,6 +46,25 @@ _POLICY: Schema = _OBJECT | {
     },
     "status": None,  # 1.24 to 1.27 print one
 }
+_SUBJECT: Schema = {"namespaces": _SELECTOR, "pods": {"namespaceSelector": _SELECTOR, "podSelector": _SELECTOR}}
+_EGRESS_PEERS: Schema = {**_SUBJECT, "networks": None, "nodes": _SELECTOR, "domainNames": None}
+_TRANSPORT: Schema = {"destinationPort": {"number": None, "range": _plain("start end")}}
+_PROTOCOLS: Schema = {"tcp": _TRANSPORT, "udp": _TRANSPORT, "sctp": _TRANSPORT, "destinationNamedPort": None}
+_ADMIN_PORTS: Schema = {"portNumber": _plain("protocol port"), "portRange": _plain("protocol start end"), "namedPort": None}
+
+
+def _cluster_policy(placement: str, ports_name: str, ports: Schema) -> Schema:
+    """The schema of a kind of cluster-wide policy. `placement`: the fields that place it among the others."""
+    rule: dict[str, Schema | None] = {"name": None, "action": None, ports_name: ports}
+    spec = _plain(placement) | {
+        "subject": _SUBJECT,
+        "ingress": {**rule, "from": _SUBJECT},
+        "egress": {**rule, "to": _EGRESS_PEERS},
+    }
+    return _OBJECT | {"spec": spec, "status": None}
+
+
+_NODE: Schema = _OBJECT | {"spec": None, "status": None}
 _NAMESPACE: Schema = _OBJECT | {"spec": _plain("finalizers"), "status": _plain("conditions phase")}
 _CONTAINERS: Schema = _plain(
     "args command env envFrom image imagePullPolicy lifecycle livenessProbe name readinessProbe resizePolicy resources restartPolicy "
@@ -74,10 +95,12 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "NetworkPolicy": _POLICY,
     "Namespace": _NAMESPACE,
     "Pod": _POD,
+    "Node": _NODE,
+    "ClusterNetworkPolicy": _cluster_policy("tier priority", "protocols", _PROTOCOLS),
+    "AdminNetworkPolicy": _cluster_policy("priority", "ports", _ADMIN_PORTS),
+    "BaselineAdminNetworkPolicy": _cluster_policy("", "ports", _ADMIN_PORTS),
     "List": _LIST,
-    "NetworkPolicyList": _LIST,
-    "NamespaceList": _LIST,
-    "PodList": _LIST,
+    **{f"{kind}List": _LIST for kind in VERSIONS},
 }
 
 _UNKNOWN: Schema = {}
@@ -89,7 +112,7 @@ def unknown_fields(body: Field, kind: str) -> list[FieldError]:
     their types.
     """
     root = SCHEMAS[kind]
-    if _all_known(body.value, root):
+    if all_known(body.value, root):  # the usual case, without paths
         return []
     found: list[FieldError] = []
     pending: list[tuple[Field, Schema]] = [(body, root)]
@@ -113,8 +136,8 @@ def unknown_fields(body: Field, kind: str) -> list[FieldError]:
     return found
 
 
-def _all_known(value: object, schema: Schema) -> bool:
-    """Whether all fields are known: a fast path for the usual case, without paths. Recurses as deep as schemas nest."""
+def all_known(value: object, schema: Schema) -> bool:
+    """Whether all fields of a value are known. Recurses as deep as schemas nest."""
     if isinstance(value, dict):
         for name, inside in value.items():
             inner = schema.get(name, _UNKNOWN)
@@ -124,9 +147,9 @@ def _all_known(value: object, schema: Schema) -> bool:
                 return False
             if isinstance(inside, list):
                 for element in inside:
-                    if not _all_known(element, inner):
+                    if not all_known(element, inner):
                         return False
-            elif not _all_known(inside, inner):
+            elif not all_known(inside, inner):
                 return False
     return True
 

@@ -1,14 +1,15 @@
-"""Readers of the three kinds, and the placeholder for a policy that is unusable.
+"""Readers of namespaces, nodes, pods and NetworkPolicies, and the placeholder for a NetworkPolicy that is unusable.
 
 Each function adds to the given problems, and raises `DecodeError` if there are any at the end.
 """
 
 from netpolq.enums import Direction
-from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Pod
+from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Node, Pod
 from netpolq.sources.decode.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, read_or
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
+from netpolq.sources.decode.node import node as read_node
 from netpolq.sources.decode.pod import pod as read_pod
 from netpolq.sources.decode.policy import BOTH_DIRECTIONS, pod_selector, policy_types, rules
 from netpolq.sources.decode.problems import Problems
@@ -58,6 +59,24 @@ def pod(body: Field, problems: Problems) -> Pod:
             partial=decoded,
             consequence="the rest of the pod is used",
             namespaces=_other_namespaces(body, of_namespace),
+        )
+    return decoded
+
+
+def node(body: Field, problems: Problems) -> Node:
+    """Read a node."""
+    name = read_or(_name_of, body.get("metadata"), problems.add, None)
+    decoded = read_node(body, name or "", problems.add)
+    if name is None:
+        raise DecodeError(body, problems, key="Node", is_cluster_wide=True)
+    if problems.count:
+        raise DecodeError(
+            body,
+            problems,
+            key=str(decoded.key),
+            partial=decoded,
+            consequence="the rest of the node is used",
+            is_cluster_wide=True,
         )
     return decoded
 
