@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from loadtest.testbed.manifests import Body, policy
 from loadtest.testbed.probe import Probe
 from tests.support.cluster import Cluster
 from tests.support.four_pods import ATTEMPTS, EVERYTHING, egress, ingress, pods, reached, receives_nothing, talk, through
@@ -82,3 +83,40 @@ def test_a_masqueraded_client_is_evaluated_by_its_own_address_on_the_way_out(clu
         with talk(cluster, "x/b", "outside", family) as flow:
             flow.ask(b"one way")
             assert receives_nothing(flow.server)
+
+
+def admin_deny(direction: str, peers: str) -> Body:
+    """A policy of the Admin tier that denies pod a everything to or from the pods named a."""
+    rule: Body = {
+        "action": "Deny",
+        "name": "not to itself",
+        peers: [{"pods": {"namespaceSelector": {}, "podSelector": pods("a")}}],
+    }
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "not-to-itself"},
+        "spec": {
+            "tier": "Admin",
+            "priority": 10,
+            "subject": {"pods": {"namespaceSelector": {}, "podSelector": pods("a")}},
+            direction: [rule],
+        },
+    }
+
+
+@FAMILIES
+def test_only_cluster_wide_policies_cut_a_pod_from_itself_behind_a_service_address(cluster: Cluster, family: int) -> None:
+    """The same denials leave the direct way alone: what a pod sends to its own address never leaves the pod."""
+    with service(cluster, *MASQUERADE):
+        via_service = [Probe("x/a", SERVICE[family], protocol, port) for protocol, port in ATTEMPTS]
+        cluster.apply([])
+        assert through(cluster, via_service) == EVERYTHING
+        isolated = policy("x/isolated", podSelector=pods("a"), policyTypes=["Ingress", "Egress"])
+        cluster.apply([isolated])
+        assert through(cluster, via_service) == EVERYTHING
+        for direction, peers in (("egress", "to"), ("ingress", "from")):
+            for others in ([], [isolated]):
+                cluster.apply([*others, admin_deny(direction, peers)])
+                assert through(cluster, via_service) == set()
+                assert reached(cluster, "x/a", "x/a", family) == EVERYTHING
