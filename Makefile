@@ -111,7 +111,7 @@ $(CHECKOV): deploy/lint/requirements-checkov.lock
 vm-setup: $(STAMP)
 	deploy/install-packages.sh $(VM_PACKAGES)
 
-demo: $(STAMP) ## a small cluster in a box: its connectivity without policies, with them, and after a live edit (root)
+demo: $(STAMP) ## a small cluster in a box: its connectivity without policies, with them, with cluster-wide ones, and after a live edit (root)
 	$(BIN)/python -m tests.demo
 
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)

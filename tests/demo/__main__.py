@@ -35,6 +35,8 @@ METRICS = {
 _SERVED = (("TCP", 443), ("UDP", 443))
 _NODE = Host(name="node", addresses=("192.0.2.10", "2001:db8::10"), serves=_SERVED)
 _OUTSIDE = Host(name="outside", addresses=("198.51.100.7", "2001:db8:ffff::7"), serves=_SERVED)
+# The addresses of the instance metadata service of the large clouds.
+_METADATA = Host(name="metadata", addresses=("169.254.169.254", "fd00:ec2::254"), serves=(("TCP", 80), ("UDP", 80)))
 
 
 class Demo:
@@ -48,7 +50,7 @@ class Demo:
 
     def run(self, built_s: float) -> None:
         """All steps in order."""
-        self._terminal.fact("cluster", f"a node, a client outside, 6 pods; IPv4 and IPv6; built in {built_s:.1f} s")
+        self._terminal.fact("cluster", f"a node, 6 pods, 2 hosts outside; IPv4 and IPv6; built in {built_s:.1f} s")
         self._manifests.mkdir()
         shutil.copy(CONFIG / "cluster.yaml", self._manifests)
         began_s = time.monotonic()
@@ -58,8 +60,8 @@ class Demo:
                 "agent", f"netpolq run, 2 workers on queues {queues}; ready after {time.monotonic() - began_s:.1f} s"
             )
             self._without_policies()
-            results = self._with_policies(agent)
-            self._reasons(results)
+            self._with_policies(agent)
+            self._reasons(self._with_cluster_policies(agent))
             self._edit(agent)
             self._metrics(agent)
 
@@ -69,31 +71,39 @@ class Demo:
         self._terminal.line()
         self._matrix(expected.WITHOUT_POLICIES)
 
-    def _with_policies(self, agent: Agent) -> list[Result]:
-        self._terminal.section("2  With the policies of config/demo/policies")
+    def _with_policies(self, agent: Agent) -> None:
+        self._terminal.section("2  With the NetworkPolicies of config/demo/policies")
+        self._add(agent, "policies", "/")
+        self._matrix(expected.WITH_POLICIES)
+
+    def _with_cluster_policies(self, agent: Agent) -> list[Result]:
+        self._terminal.section("3  With the ClusterNetworkPolicies of config/demo/cluster-policies")
+        self._add(agent, "cluster-policies", " ")
+        return self._matrix(expected.WITH_CLUSTER_POLICIES, expected.WITH_POLICIES)
+
+    def _add(self, agent: Agent, folder: str, separator: str) -> None:
+        """Add a folder of policies to the manifests and list them. A file is named after its namespace or tier, and its policy."""
         before = agent.status()
         # One rename publishes all files at once.
-        complete = self._box.directory / "policies"
-        shutil.copytree(CONFIG / "policies", complete)
-        complete.rename(self._manifests / "policies")
+        complete = self._box.directory / folder
+        shutil.copytree(CONFIG / folder, complete)
+        complete.rename(self._manifests / folder)
         agent.wait_until_enforced(before)
-        for path in sorted(self._manifests.glob("policies/*.yaml")):
+        for path in sorted(self._manifests.glob(f"{folder}/*.yaml")):
             # The first line of each file states the purpose of the policy.
-            namespace, _, name = path.stem.partition("-")
             purpose = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-            self._terminal.fact(f"{namespace}/{name}", purpose)
+            self._terminal.fact(path.stem.replace("-", separator, 1), purpose)
         self._terminal.line()
-        return self._matrix(expected.WITH_POLICIES)
 
     def _reasons(self, results: list[Result]) -> None:
-        self._terminal.section("3  Denied by: the policy that decided (netpolq explain)")
+        self._terminal.section("4  Denied by: the policy that decided (netpolq explain)")
         answers = reasons.explain(self._box, self._manifests, results)
-        disagreements = reasons.show(self._terminal, self._box, results, answers)
+        disagreements = reasons.show(self._terminal, self._box, self._manifests, results, answers)
         self._terminal.line()
         self._verdict(f"explain and the network agree on all {len(results)} attempts", disagreements)
 
     def _edit(self, agent: Agent) -> None:
-        self._terminal.section(f"4  Live edit of {edit.POLICY}")
+        self._terminal.section(f"5  Live edit of {edit.POLICY}")
         self._terminal.line("  The database is closed to the backend and opened to the namespace ops:")
         self._terminal.line(self._terminal.styled(f"  - {edit.OLD[2:]}", Style.BAD))
         self._terminal.line(self._terminal.styled(f"  + {edit.NEW[2:]}", Style.GOOD))
@@ -109,12 +119,12 @@ class Demo:
                 f"{timing.late} connections were evaluated with the old policy after all workers had the new one"
             )
         self.problems += results_wrong
-        self._matrix(expected.AFTER_EDIT, expected.WITH_POLICIES)
+        self._matrix(expected.AFTER_EDIT, expected.WITH_CLUSTER_POLICIES)
         for problem in results_wrong:
             self._terminal.bad(problem)
 
     def _metrics(self, agent: Agent) -> None:
-        self._terminal.section("5  Metrics (a sample of /metrics)")
+        self._terminal.section("6  Metrics (a sample of /metrics)")
         lines = [line for line in agent.metrics().splitlines() if not line.startswith("#")]
         missing = []
         for name, patterns in METRICS.items():
@@ -149,7 +159,7 @@ class Demo:
 
 def _hosts() -> list[Host]:
     bodies: list[manifests.Body] = list(yaml.safe_load_all((CONFIG / "cluster.yaml").read_text(encoding="utf-8")))
-    return [*(manifests.host_of(body) for body in bodies if body["kind"] == "Pod"), _OUTSIDE]
+    return [*(manifests.host_of(body) for body in bodies if body["kind"] == "Pod"), _OUTSIDE, _METADATA]
 
 
 def _run(terminal: Terminal) -> list[str]:

@@ -3,7 +3,7 @@
 A cell shows TCP, UDP and ICMP in this order: ✓ reached over IPv4 and IPv6, ✗ refused, 4 reached over IPv4 only.
 """
 
-COLUMNS = ("frontend", "backend", "db", "dns", "monitor", "debug", "outside", "node")
+COLUMNS = ("frontend", "backend", "db", "dns", "monitor", "debug", "outside", "node", "metadata")
 """The last part of each name; pods belong to shop (the first three) and ops."""
 
 Cells = dict[tuple[str, str], str]
@@ -21,14 +21,17 @@ def _table(text: str) -> Cells:
 WITHOUT_POLICIES = {(source, destination): "✓✓✓" for source in COLUMNS for destination in COLUMNS if source != destination}
 
 WITH_POLICIES = _table("""
-    frontend   ·    ✓✗✗  ✗✗✗  ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
-    backend   ✗✗✗    ·   ✓✗✗  ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
-    db        ✗✗✗   ✗✗✗   ·   ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
-    dns       ✗✗✗   ✗✗✗  ✗✗✗   ·   ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
-    monitor   ✓✓✓   ✓✓✓  ✓✓✓  ✗✓✗   ·   ✓✓✓  ✓✓✓  ✓✓✓
-    debug     ✗✗✗   ✗✗✗  ✗✗✗  ✗✓✗  ✓✓✓   ·   ✓✓✓  ✓✓✓
-    outside   4✗✗   ✗✗✗  ✗✗✗  ✗✗✗  ✓✓✓  ✓✓✓   ·   ✓✓✓
-    node      ✓✓✓   ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓   ·
+    frontend   ·    ✓✗✗  ✗✗✗  ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
+    backend   ✗✗✗    ·   ✓✗✗  ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗  ✓✗✗
+    db        ✗✗✗   ✗✗✗   ·   ✗✓✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
+    dns       ✗✗✗   ✗✗✗  ✗✗✗   ·   ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗  ✗✗✗
+    monitor   ✓✓✓   ✓✓✓  ✓✓✓  ✗✓✗   ·   ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓
+    debug     ✗✗✗   ✗✗✗  ✗✗✗  ✗✓✗  ✓✓✓   ·   ✓✓✓  ✓✓✓  ✓✓✓
+    outside   4✗✗   ✗✗✗  ✗✗✗  ✗✗✗  ✓✓✓  ✓✓✓   ·   ✓✓✓  ✓✓✓
+    node      ✓✓✓   ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓   ·   ✓✓✓
+    metadata  4✗✗   ✗✗✗  ✗✗✗  ✗✗✗  ✓✓✓  ✓✓✓  ✓✓✓  ✓✓✓   ·
 """)
 
-AFTER_EDIT = WITH_POLICIES | {("backend", "db"): "✗✗✗", ("debug", "db"): "✓✗✗"}
+WITH_CLUSTER_POLICIES = WITH_POLICIES | {("backend", "metadata"): "✗✗✗", ("debug", "monitor"): "✗✗✗"}
+
+AFTER_EDIT = WITH_CLUSTER_POLICIES | {("backend", "db"): "✗✗✗", ("debug", "db"): "✓✗✗"}

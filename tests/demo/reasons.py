@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
+import yaml
+
 from loadtest.testbed.box import CHECKOUT, Box
 from loadtest.testbed.probe import Result
 from tests.demo.expected import COLUMNS
@@ -19,6 +21,19 @@ class _Answer(TypedDict):
     verdict: str
     direction: str | None
     policy: str | None
+
+
+class _Metadata(TypedDict):
+    name: str
+
+
+class _Spec(TypedDict):
+    tier: str
+
+
+class _ClusterPolicy(TypedDict):
+    metadata: _Metadata
+    spec: _Spec
 
 
 class _Decision(NamedTuple):
@@ -57,9 +72,10 @@ def explain(box: Box, manifests: Path, results: Sequence[Result]) -> list[_Answe
     return [cast("_Answer", json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Sequence[_Answer]) -> list[str]:
-    """Print the denials by deciding policy. Returns the differences between `explain` and the network."""
+def show(terminal: Terminal, box: Box, manifests: Path, results: Sequence[Result], answers: Sequence[_Answer]) -> list[str]:
+    """Print the denials by deciding policy, a cluster-wide one with its tier. Returns the differences between `explain` and the network."""
     owner = {address: short(host.name) for host in box.hosts.values() for address in host.addresses}
+    titles = _titles(manifests)
     refused: dict[_Decision, dict[str, set[tuple[str, int]]]] = {}
     disagreements = []
     for result, answer in zip(results, answers, strict=True):
@@ -77,10 +93,18 @@ def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Seque
         outgoing = decision.direction == "egress"
         subject = f"{decision.pod} → " if outgoing else f"→ {decision.pod} from "
         first, *rest = _wrapped(subject + listed, 60)
-        terminal.line(f"  {terminal.styled(decision.policy.ljust(21), Style.BOLD)} {first}")
+        title = titles.get(decision.policy, decision.policy)
+        terminal.line(f"  {terminal.styled(title.ljust(21), Style.BOLD)} {first}")
         for line in rest:
             terminal.line(f"  {'':21}     {line}")
     return disagreements
+
+
+def _titles(manifests: Path) -> dict[str, str]:
+    """Return tier and name of each cluster-wide policy by its name, such as `admin no-metadata`."""
+    texts = (path.read_text(encoding="utf-8") for path in manifests.glob("cluster-policies/*.yaml"))
+    policies = [cast("_ClusterPolicy", yaml.safe_load(text)) for text in texts]
+    return {policy["metadata"]["name"]: f"{policy['spec']['tier'].lower()} {policy['metadata']['name']}" for policy in policies}
 
 
 def _part(what: set[tuple[str, int]]) -> str:

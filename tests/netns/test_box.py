@@ -155,7 +155,7 @@ def test_a_signal_removes_a_box_that_is_being_built(number: signal.Signals) -> N
     _assert_nothing_left(builder.pid)
 
 
-_TITLES = ("Without policies", "With the policies", "Denied by", "Live edit", "Metrics")
+_TITLES = ("Without policies", "With the NetworkPolicies", "With the ClusterNetworkPolicies", "Denied by", "Live edit", "Metrics")
 
 
 def test_the_demo_finds_what_the_policies_allow_and_leaves_nothing() -> None:
