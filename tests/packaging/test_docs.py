@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,21 @@ def test_every_path_in_the_documentation_exists(page: Path) -> None:
     ]
 
     assert not missing
+
+
+_EXPLAINED = re.compile(r"^\$ (netpolq explain --manifests config/.*)\n((?:(?!```|\$ ).*\n)+)", re.MULTILINE)
+EXPLAINED = [
+    pytest.param(*found, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, found in enumerate(_EXPLAINED.findall(page.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize(("command", "shown"), EXPLAINED)
+def test_an_answer_of_explain_in_the_documentation_is_the_real_one(command: str, shown: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == (shown, "")
 
 
 def test_every_page_is_in_the_navigation() -> None:
