@@ -2,9 +2,13 @@
 
 import re
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+
+from netpolq.sources.folder.manifest_file import parse
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/tiers.md").read_text(encoding="utf-8")
@@ -21,3 +25,14 @@ def test_the_page_shows_a_recipe_as_its_file_has_it(path: Path) -> None:
 
 def test_every_manifest_on_the_page_is_a_recipe() -> None:
     assert len(_BLOCK.findall(PAGE)) == PAGE.count("```yaml") == len(RECIPES)
+
+
+def test_the_problem_of_a_rule_that_fails_closed_is_shown_as_it_is_reported() -> None:
+    body = yaml.safe_load((ROOT / "config/demo/cluster-policies/admin-no-metadata.yaml").read_text(encoding="utf-8"))
+    body["metadata"]["name"] = "updates"
+    body["spec"]["egress"] = [{"action": "Accept", "to": [{"domainNames": ["deb.debian.org"]}]}]
+
+    (rejection,) = parse("", yaml.safe_dump(body).encode()).rejections
+
+    # An object of the API server has neither file nor document.
+    assert f"```\n{replace(rejection, document=0)}\n```" in PAGE
