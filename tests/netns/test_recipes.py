@@ -1,6 +1,7 @@
 """Every recipe of `docs/tiers.md`, tried with real connections and asked of `netpolq explain`, in a cluster that has policies already."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from loadtest.testbed.box import CHECKOUT, Box, Host
 from loadtest.testbed.manifests import Body, policy
 from loadtest.testbed.probe import Outcome, Probe
 from tests.support.cluster import Cluster, running
+from tests.support.four_pods import LIMIT_S, receives_nothing
 
 FOLDER = CHECKOUT / "config/recipes"
 
@@ -244,6 +246,33 @@ def test_the_service_of_the_api_server_counts_as_its_node(cluster: Cluster) -> N
 
     allowed = {result.probe.source for result in results if result.reached}
     assert allowed == {"kube-system/dns", "monitoring/prometheus", "monitoring/grafana"}
+
+
+def test_a_recipe_also_cuts_established_connections(cluster: Cluster) -> None:
+    cluster.apply([])
+    with (
+        cluster.box.inside("shop/web", lambda: socket.create_connection((METADATA.address(4), 80), LIMIT_S)) as denied,
+        cluster.box.inside("shop/web", lambda: socket.create_connection((METADATA.address(4), 53), LIMIT_S)) as left_alone,
+    ):
+        assert _is_answered(denied)
+        assert _is_answered(left_alone)
+
+        cluster.apply(recipe_bodies("deny-metadata"))
+        cluster.agent.wait_until("connections are evaluated again", lambda: _evaluated(cluster))
+
+        denied.send(b"x")
+        assert receives_nothing(denied)
+        assert _is_answered(left_alone)
+
+
+def _is_answered(connection: socket.socket) -> bool:
+    connection.send(b"x")
+    return connection.recv(1) == b"x"
+
+
+def _evaluated(cluster: Cluster) -> bool:
+    status = cluster.agent.status()
+    return status["strict_mode"]["done_version"] >= status["snapshot_version"]
 
 
 def test_every_recipe_is_tried() -> None:

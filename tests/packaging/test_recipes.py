@@ -27,6 +27,18 @@ def test_every_manifest_on_the_page_is_a_recipe() -> None:
     assert len(_BLOCK.findall(PAGE)) == PAGE.count("```yaml") == len(RECIPES)
 
 
+@pytest.mark.parametrize("version", ["v1alpha2", "v1beta1"])
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_in_both_versions(path: Path, version: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "policy.networking.k8s.io/v1alpha2" in text
+
+    content = parse(path.name, text.replace("policy.networking.k8s.io/v1alpha2", f"policy.networking.k8s.io/{version}").encode())
+
+    assert content.rejections == ()
+    assert len(content.objects) == text.count("kind: ")
+
+
 def test_the_problem_of_a_rule_that_fails_closed_is_shown_as_it_is_reported() -> None:
     body = yaml.safe_load((ROOT / "config/demo/cluster-policies/admin-no-metadata.yaml").read_text(encoding="utf-8"))
     body["metadata"]["name"] = "updates"
