@@ -1,11 +1,8 @@
 """Every recipe of `docs/tiers.md`, tried with real connections and asked of `netpolq explain`, in a cluster that has policies already."""
 
-import json
 import socket
-import subprocess
-import sys
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
@@ -18,6 +15,7 @@ from loadtest.testbed import manifests
 from loadtest.testbed.box import CHECKOUT, Box, Host
 from loadtest.testbed.manifests import Body, policy
 from loadtest.testbed.probe import Outcome, Probe
+from tests.demo import reasons
 from tests.support.cluster import Cluster, running
 from tests.support.four_pods import LIMIT_S, receives_nothing
 
@@ -195,46 +193,20 @@ def cluster() -> Iterator[Cluster]:
         yield started
 
 
-def _explained(cluster: Cluster, probes: Sequence[Probe]) -> list[str]:
-    """The policy that denies each attempt according to `netpolq explain`, or empty."""
-    questions = "".join(
-        json.dumps(
-            {
-                "src": cluster.box.address(probe.source, 6 if ":" in probe.destination else 4),
-                "dst": probe.destination,
-                "proto": "ICMPv6" if probe.protocol == "ICMP" and ":" in probe.destination else probe.protocol,
-                "dport": probe.port,
-            }
-        )
-        + "\n"
-        for probe in probes
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "netpolq", "explain", "--manifests", str(cluster.agent.manifests), "--packets", "-"],
-        input=questions,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    return [answer["policy"] if answer["verdict"] == "drop" else "" for answer in answers]
-
-
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_a_recipe_denies_what_its_page_says_and_nothing_else(cluster: Cluster, recipe: Recipe) -> None:
     cluster.apply([*recipe.existing, *recipe_bodies(recipe.name)])
     wanted = list(attempts(recipe))
-    probes = [attempt.probe for attempt in wanted]
 
-    results = cluster.box.probe(probes)
-    explained = _explained(cluster, probes)
+    results = cluster.box.probe([attempt.probe for attempt in wanted])
+    assert cluster.agent.manifests is not None
+    answers = reasons.explain(cluster.box, cluster.agent.manifests, results)
 
     assert cluster.agent.status()["rejected"] == []
     wrong = [
-        f"{probe.source} -> {probe.destination} {probe.protocol}/{probe.port}: {result.outcome}, explained: {policy_name!r}"
-        for (probe, denied_by), result, policy_name in zip(wanted, results, explained, strict=True)
-        if (result.outcome, policy_name) != (Outcome.TIMEOUT if denied_by else Outcome.REACHED, denied_by)
+        f"{probe.source} -> {probe.destination} {probe.protocol}/{probe.port}: {result.outcome}, explained: {answer['policy']}"
+        for (probe, denied_by), result, answer in zip(wanted, results, answers, strict=True)
+        if (result.outcome, answer["policy"]) != ((Outcome.TIMEOUT, denied_by) if denied_by else (Outcome.REACHED, None))
     ]
     assert not wrong, "\n".join(wrong[:20])
 
