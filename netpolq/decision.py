@@ -34,6 +34,11 @@ Decision = RuleDecision | Isolation
 _WORD = {Action.ACCEPT: "allowed", Action.DENY: "denied", Action.PASS: "passed"}
 
 
+def tier_of(decision: Decision) -> Tier:
+    """The tier that decided."""
+    return Tier.NETWORK_POLICY if isinstance(decision, Isolation) else decision.tier
+
+
 def denies(decision: Decision | None) -> bool:
     """Whether a direction is denied. None: no policy decides the direction, so it is accepted."""
     return isinstance(decision, Isolation) or (decision is not None and decision.action is Action.DENY)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import orjson
 
 from netpolq.addresses import AddressKey, format_address
-from netpolq.decision import Isolation, RuleDecision, decision_fields, decision_text
+from netpolq.decision import Isolation, RuleDecision, decision_fields, decision_text, tier_of
 from netpolq.enums import Direction, Reason, Tier, Verdict
 from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
@@ -114,6 +114,7 @@ def summary(explanation: Explanation) -> dict[str, str | None]:
     return {
         "verdict": verdict_word(explanation),
         "direction": None if direction is None else direction.name.lower(),
+        "tier": None if explanation.denial is None else tier_of(explanation.denial).label,
         "policy": explanation.policy,
         "reason": explanation.reason.label,
     }

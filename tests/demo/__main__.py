@@ -98,7 +98,7 @@ class Demo:
     def _reasons(self, results: list[Result]) -> None:
         self._terminal.section("4  Denied by: the policy that decided (netpolq explain)")
         answers = reasons.explain(self._box, self._manifests, results)
-        disagreements = reasons.show(self._terminal, self._box, self._manifests, results, answers)
+        disagreements = reasons.show(self._terminal, self._box, results, answers)
         self._terminal.line()
         self._verdict(f"explain and the network agree on all {len(results)} attempts", disagreements)
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
-import yaml
-
 from loadtest.testbed.box import CHECKOUT, Box
 from loadtest.testbed.probe import Result
 from tests.demo.expected import COLUMNS
@@ -20,24 +18,14 @@ from tests.demo.terminal import Style, Terminal
 class _Answer(TypedDict):
     verdict: str
     direction: str | None
+    tier: str | None
     policy: str | None
 
 
-class _Metadata(TypedDict):
-    name: str
-
-
-class _Spec(TypedDict):
-    tier: str
-
-
-class _ClusterPolicy(TypedDict):
-    metadata: _Metadata
-    spec: _Spec
-
-
 class _Decision(NamedTuple):
-    """The key of a line in the list: a policy that denies in one direction of one pod."""
+    """The key of a line in the list: a policy that denies in one direction of one pod. `policy`: with its tier if that is not the one of
+    NetworkPolicies.
+    """
 
     policy: str
     direction: str
@@ -72,10 +60,9 @@ def explain(box: Box, manifests: Path, results: Sequence[Result]) -> list[_Answe
     return [cast("_Answer", json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def show(terminal: Terminal, box: Box, manifests: Path, results: Sequence[Result], answers: Sequence[_Answer]) -> list[str]:
+def show(terminal: Terminal, box: Box, results: Sequence[Result], answers: Sequence[_Answer]) -> list[str]:
     """Print the denials by deciding policy, a cluster-wide one with its tier. Returns the differences between `explain` and the network."""
     owner = {address: short(host.name) for host in box.hosts.values() for address in host.addresses}
-    titles = _titles(manifests)
     refused: dict[_Decision, dict[str, set[tuple[str, int]]]] = {}
     disagreements = []
     for result, answer in zip(results, answers, strict=True):
@@ -85,7 +72,8 @@ def show(terminal: Terminal, box: Box, manifests: Path, results: Sequence[Result
             disagreements.append(f"{source} → {destination} {what[0]} IPv{what[1]}: explain says {answer['verdict']}")
         elif not result.reached:
             pod, peer = (source, destination) if answer["direction"] == "egress" else (destination, source)
-            decision = _Decision(str(answer["policy"]), str(answer["direction"]), pod)
+            policy = str(answer["policy"]) if answer["tier"] == "network-policy" else f"{answer['tier']} {answer['policy']}"
+            decision = _Decision(policy, str(answer["direction"]), pod)
             refused.setdefault(decision, {}).setdefault(peer, set()).add(what)
     for decision in sorted(refused, key=lambda decision: (decision.direction, COLUMNS.index(decision.pod))):
         peers = refused[decision]
@@ -93,18 +81,10 @@ def show(terminal: Terminal, box: Box, manifests: Path, results: Sequence[Result
         outgoing = decision.direction == "egress"
         subject = f"{decision.pod} → " if outgoing else f"→ {decision.pod} from "
         first, *rest = _wrapped(subject + listed, 60)
-        title = titles.get(decision.policy, decision.policy)
-        terminal.line(f"  {terminal.styled(title.ljust(21), Style.BOLD)} {first}")
+        terminal.line(f"  {terminal.styled(decision.policy.ljust(21), Style.BOLD)} {first}")
         for line in rest:
             terminal.line(f"  {'':21}     {line}")
     return disagreements
-
-
-def _titles(manifests: Path) -> dict[str, str]:
-    """Return tier and name of each cluster-wide policy by its name, such as `admin no-metadata`."""
-    texts = (path.read_text(encoding="utf-8") for path in manifests.glob("cluster-policies/*.yaml"))
-    policies = [cast("_ClusterPolicy", yaml.safe_load(text)) for text in texts]
-    return {policy["metadata"]["name"]: f"{policy['spec']['tier'].lower()} {policy['metadata']['name']}" for policy in policies}
 
 
 def _part(what: set[tuple[str, int]]) -> str:

@@ -17,7 +17,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet as ScapyPacket
 
 from netpolq.addresses import format_address, is_ipv4
-from netpolq.decision import Decision, Isolation, denies
+from netpolq.decision import Decision, Isolation, denies, tier_of
 from netpolq.enums import Action, LoggingFormat, Reason, Tier, Verdict
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.ipc.channel import Logging
@@ -135,9 +135,8 @@ def test_log_and_metrics_have_the_decisions_that_explain_names(
             for decision in (egress, ingress):
                 if decision is None:
                     continue
-                tier = Tier.NETWORK_POLICY if isinstance(decision, Isolation) else decision.tier
                 action = Action.DENY if denies(decision) else Action.ACCEPT
-                expected[decision.direction.name.lower(), tier.label, action.name.lower()] += LOOKUPS
+                expected[decision.direction.name.lower(), tier_of(decision).label, action.name.lower()] += LOOKUPS
             for line in lines:
                 assert line["verdict"] == explanation.verdict.name.lower()
                 assert line["reason"] == explanation.reason.label

@@ -110,6 +110,7 @@ def test_json_has_the_same_facts_as_one_object(manifests: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out) == {
         "verdict": "drop",
         "direction": "ingress",
+        "tier": "network-policy",
         "policy": "x/b-deny",
         "reason": "denied",
         "source": {"address": "10.77.3.1", "pod": "z/a", "nodes": []},
@@ -418,14 +419,39 @@ def test_a_line_is_answered_with_verdict_direction_policy_and_rule() -> None:
         {
             "verdict": "accept",
             "direction": None,
+            "tier": None,
             "policy": None,
             "reason": "allowed",
             "egress": None,
             "ingress": {"allowed_by": "x/c-web", "rule": 1},
         },
-        {"verdict": "drop", "direction": "ingress", "policy": "x/b-deny", "reason": "denied", "egress": None, "ingress": none},
-        {"verdict": "drop", "direction": "egress", "policy": "x/b-deny", "reason": "denied", "egress": none, "ingress": None},
-        {"verdict": "accept", "direction": None, "policy": None, "reason": "not-isolated", "egress": None, "ingress": None},
+        {
+            "verdict": "drop",
+            "direction": "ingress",
+            "tier": "network-policy",
+            "policy": "x/b-deny",
+            "reason": "denied",
+            "egress": None,
+            "ingress": none,
+        },
+        {
+            "verdict": "drop",
+            "direction": "egress",
+            "tier": "network-policy",
+            "policy": "x/b-deny",
+            "reason": "denied",
+            "egress": none,
+            "ingress": None,
+        },
+        {
+            "verdict": "accept",
+            "direction": None,
+            "tier": None,
+            "policy": None,
+            "reason": "not-isolated",
+            "egress": None,
+            "ingress": None,
+        },
     ]
 
 
