@@ -148,7 +148,6 @@ def _consequence(found: list[ReadRule], placement: Placement | None) -> str:
     effects = [rule.effect for rule in found if rule.is_closed]
     if not effects:
         return "the rest of the policy is used"
-    if placement is None:
-        effects.insert(0, "evaluated first of all policies")
+    first = ["evaluated first of all policies"] if placement is None else []
     more = [f"{len(effects) - MAX_SHOWN_EFFECTS} more rules in the same way"] if len(effects) > MAX_SHOWN_EFFECTS else []
-    return "; ".join([*effects[:MAX_SHOWN_EFFECTS], *more])
+    return "; ".join([*first, *effects[:MAX_SHOWN_EFFECTS], *more])

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from netpolq.sources.decode.kinds import CLUSTER_WIDE
+
 DEFAULT_NAMESPACE = "default"
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
@@ -22,11 +24,14 @@ _KIND = re.compile(_KEY.format("kind") + r"[\"']?([A-Za-z]+)")
 _MAX_VALUES = 10_000
 """Maximum number of values searched in one body."""
 _MAX_NAMESPACES = 100
+_CLUSTER_WIDE = frozenset(kind.casefold() for kind in CLUSTER_WIDE)
 _FREE_MAPS = frozenset({"labels", "annotations", "matchLabels"})
 
 
 class ConcernedNamespaces(NamedTuple):
-    """`namespaces`: those named in a text. `is_complete`: whether the text concerns no other namespace and no unknown pod."""
+    """`namespaces`: those named in a text. `is_complete`: whether the text concerns no other namespace and no unknown pod. A text with
+    cluster-wide objects alone concerns none.
+    """
 
     namespaces: tuple[str, ...]
     is_complete: bool
@@ -68,13 +73,16 @@ def namespaces_of(body: object) -> tuple[str, ...]:
 def namespaces_in(text: str) -> ConcernedNamespaces:
     """The namespaces named in a text that is not valid YAML or JSON (a template, a manifest with an error), or has duplicate keys."""
     text = _COMMENT.sub("", text)
+    kinds = [_plain(kind).removesuffix("list") for kind in _KIND.findall(text)]
+    used = {kind for kind in kinds if kind}
+    if used and used <= _CLUSTER_WIDE:
+        return ConcernedNamespaces((), is_complete=True)
     namespaces = dict.fromkeys(_some(_NAMED, text))
     mentions = len(_ANY_NAMESPACE.findall(text))
     is_complete = mentions == len(_NAMED.findall(text))
-    kinds = [_plain(kind) for kind in _KIND.findall(text)]
     if kinds.count("namespace"):
         namespaces.update(dict.fromkeys(_some(_NAMES, text)))
-    if sum(1 for kind in kinds if "polic" in kind) > mentions:
+    if sum(1 for kind in kinds if "polic" in kind and kind not in _CLUSTER_WIDE) > mentions:
         namespaces[DEFAULT_NAMESPACE] = None
     return ConcernedNamespaces(
         tuple(namespaces), bool(namespaces) and is_complete and not any(kind.startswith("pod") for kind in kinds)

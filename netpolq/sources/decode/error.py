@@ -8,10 +8,10 @@ from netpolq.sources.decode.problems import Problems
 class DecodeError(Exception):
     """An object that cannot be used as written. `field` and `message`: the first error in the order of the document; `further`: the others.
 
-    `partial`: what to use in its place, or None. For a policy it isolates at least the pods that the policy would isolate and admits
-    nothing; for a pod or namespace it is the readable part. `consequence`: the effect, for messages. `key`: the object, as far as known.
-    `namespaces`: those that the object may concern, besides that of `partial`. `is_cluster_wide`: whether the object is of a kind that
-    isolates no pods, a cluster-wide policy or a node.
+    `partial`: what to use in its place, or None. For a NetworkPolicy it isolates at least the pods that the policy would isolate and
+    admits nothing; of a cluster-wide policy rules have failed closed; for a pod, namespace or node it is the readable part.
+    `consequence`: the effect, for messages. `key`: the object, as far as known. `namespaces`: those that the object may concern, besides
+    that of `partial`. `is_cluster_wide`: whether the object is of a kind that isolates no pods, a cluster-wide policy or a node.
     """
 
     def __init__(

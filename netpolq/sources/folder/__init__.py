@@ -1,1 +1,1 @@
-"""The folder source: policies, pods and namespaces from a directory of manifests."""
+"""The folder source: policies, pods, namespaces and nodes from a directory of manifests."""

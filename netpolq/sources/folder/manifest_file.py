@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from netpolq.model import Namespace, NetworkPolicy, Object, ObjectKey, Pod, Rejection
+from netpolq.model import Namespace, NetworkPolicy, Node, Object, ObjectKey, Pod, Rejection
 from netpolq.sources.decode.concerned_namespaces import namespaces_in, namespaces_of
 from netpolq.sources.decode.decoder import UNNAMED, DecodeError, Ignored, decode_all
 from netpolq.sources.decode.manifest_text import read_documents
@@ -20,6 +20,9 @@ MAX_REJECTIONS = 50
 """Maximum number of rejections listed for one file; the rest is counted."""
 
 ISOLATES_NOTHING = "it is not known which pods it concerns: nothing is isolated for it, and the agent is not ready"
+NOT_USED = "it is not used"
+_CLUSTER = ""
+"""The namespace of cluster-wide objects."""
 _STRUCTURE = frozenset({"apiVersion", "kind", "metadata", "spec", "items", "<<"})
 """Keys whose duplicates may mean two objects in one document."""
 
@@ -46,7 +49,8 @@ class Content:
     def namespaces(self) -> tuple[str, ...]:
         """The namespaces that it concerns, sorted."""
         items = (located.item for located in self.objects)
-        return tuple(sorted({item.name if isinstance(item, Namespace) else item.key.namespace for item in items}))
+        found = {item.name if isinstance(item, Namespace) else item.key.namespace for item in items}
+        return tuple(sorted(found - {_CLUSTER}))
 
 
 def parse(origin: str, data: bytes) -> Content:
@@ -114,29 +118,33 @@ class _ContentBuilder:
     def refuse_text(self, document: int, message: str, text: str) -> None:
         """Reject a text that cannot be parsed; isolate the namespaces that it names."""
         named = namespaces_in(text)
-        consequence = self._isolate(document, named.namespaces)
+        is_cluster_wide = named.is_complete and not named.namespaces
+        consequence = NOT_USED if is_cluster_wide else self._isolate(document, named.namespaces)
         if named.namespaces and not named.is_complete:
             consequence += f"; {ISOLATES_NOTHING}"
         self._reject(document, message, consequence, leaves_open=not named.is_complete)
 
     def _refuse_duplicates(self, document: Document, items: list[Object | Ignored | DecodeError]) -> None:
         """Reject a document with duplicate keys: the intended one is unknown, so its policies admit nothing and its namespaces are
-        isolated. Its pods and namespaces are used, because isolation needs them.
+        isolated. Its pods, namespaces and nodes are used, because isolation needs them. A cluster-wide policy is not used.
         """
         errors = [item for item in items if isinstance(item, DecodeError)]
-        namespaces = {*namespaces_in(document.text).namespaces, *namespaces_of(document.value)}
+        named = namespaces_in(document.text)
+        is_cluster_wide = named.is_complete and not named.namespaces
+        namespaces = set() if is_cluster_wide else {*named.namespaces, *namespaces_of(document.value)}
         namespaces.update(name for error in errors for name in error.namespaces)
         for item in items:
             usable = item.partial if isinstance(item, DecodeError) else item
-            if isinstance(usable, Pod | Namespace):
+            if isinstance(usable, Pod | Namespace | Node):
                 self._objects.append(Located(document.number, usable))
             if isinstance(usable, Pod | NetworkPolicy):
                 namespaces.add(usable.namespace)
-        consequence = self._isolate(document.number, namespaces)
+        consequence = NOT_USED if is_cluster_wide and not namespaces else self._isolate(document.number, namespaces)
+        leaves_open = not namespaces and not is_cluster_wide
         for duplicate in document.duplicates:
-            self._reject(document.number, duplicate.message, consequence, leaves_open=not namespaces)
+            self._reject(document.number, duplicate.message, consequence, leaves_open=leaves_open)
         for error in errors:
-            self._reject_object(document.number, error, consequence, leaves_open=not namespaces)
+            self._reject_object(document.number, error, consequence, leaves_open=leaves_open)
 
     def _refuse(self, document: int, error: DecodeError) -> None:
         """Reject an object; use its readable part, and isolate what it concerns."""

@@ -6,8 +6,8 @@ No object can have the name of a placeholder, so a placeholder never replaces an
 from collections.abc import Iterable
 from dataclasses import replace
 
-from netpolq.enums import Direction, SelectorOperator
-from netpolq.model import Labels, LabelSelector, NetworkPolicy, Pod, Requirement
+from netpolq.enums import Action, Direction, SelectorOperator
+from netpolq.model import ClusterNetworkPolicy, ClusterRule, Labels, LabelSelector, NetworkPolicy, Pod, Requirement
 
 UNREADABLE_LABEL = "(unreadable)"
 """Label of a pod that is only partly readable. It is not a valid key, so no manifest and no other selector contains it."""
@@ -33,6 +33,20 @@ def of_policy(policy: NetworkPolicy, origin: str) -> NetworkPolicy:
     if policy.name.startswith(_UNREADABLE):
         return policy
     return replace(policy, name=f"({policy.name.strip('()')} as now in {origin})", ingress=(), egress=())
+
+
+def of_cluster_policy(policy: ClusterNetworkPolicy, origin: str) -> ClusterNetworkPolicy:
+    """The denials of a cluster-wide policy: its rules with another action match nothing."""
+    return replace(
+        policy,
+        name=f"{policy.name} (as now in {origin})",
+        ingress=tuple(map(_only_denying, policy.ingress)),
+        egress=tuple(map(_only_denying, policy.egress)),
+    )
+
+
+def _only_denying(rule: ClusterRule) -> ClusterRule:
+    return rule if rule.action is Action.DENY else rule._replace(peers=())
 
 
 def marked(pod: Pod, origin: str) -> tuple[Pod, NetworkPolicy]:

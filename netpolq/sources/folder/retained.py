@@ -2,14 +2,15 @@
 
 The last good content of the file stays in force, as the API server keeps an object whose update it refuses. The new text may deny more,
 so it isolates in addition: the pods that its policies select, valid policies too, the namespaces that its unreadable parts name, and,
-if those are unknown, every namespace that the file concerned before. New pods are used.
+if those are unknown, every namespace that the file concerned before. New pods and nodes are used. A cluster-wide policy that the file
+did not have is added with its denials alone; one that it had stays as it was, because another of its versions cannot be added to it.
 
 If the file was never good, its good documents are used, and the rest isolates.
 """
 
 from dataclasses import dataclass, field, replace
 
-from netpolq.model import Labels, NetworkPolicy, Object, ObjectKey, Pod, Rejection
+from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Node, Object, ObjectKey, Pod, Rejection
 from netpolq.sources.folder import placeholders
 from netpolq.sources.folder.manifest_file import Content, Located, listed
 
@@ -75,16 +76,19 @@ def _with_placeholders(base: Content, new: Content, concerned: tuple[str, ...]) 
     added: dict[ObjectKey, Object] = {}
     for document, item in new.objects:
         match item:
-            case Pod() if item.key not in known:
+            case Pod() | Node() if item.key not in known:
                 added.setdefault(item.key, item)
+            case ClusterNetworkPolicy() if item.key not in known:
+                denying = placeholders.of_cluster_policy(item, origin)
+                added.setdefault(denying.key, denying)
             case Pod() if mark := item.labels.get(placeholders.UNREADABLE_LABEL):
                 marks[item.key] = mark
             # Most policies are the same as before, and isolate already.
             case NetworkPolicy() if known.get(item.key) != item:
-                placeholder = placeholders.of_policy(item, origin)
-                if added.get(placeholder.key, placeholder) != placeholder:
-                    placeholder = placeholders.of_policy(item, f"{origin} document {document}")
-                added[placeholder.key] = placeholder
+                isolating = placeholders.of_policy(item, origin)
+                if added.get(isolating.key, isolating) != isolating:
+                    isolating = placeholders.of_policy(item, f"{origin} document {document}")
+                added[isolating.key] = isolating
     for placeholder in placeholders.of_namespaces(concerned, origin):
         added[placeholder.key] = placeholder
     kept = (Located(document, _marked(item, marks.get(item.key))) for document, item in base.objects)
