@@ -8,7 +8,6 @@ import argparse
 import gc
 import json
 import multiprocessing
-import os
 import random
 import statistics
 import time
@@ -20,11 +19,9 @@ import orjson
 import psutil
 
 from loadtest import scale
+from loadtest.publishing import ControlPlane, update_of
 from netpolq.enums import Direction, Protocol
-from netpolq.model import LabelSelector, NetworkPolicy, Object, ObjectKey, Pod, PodPeer, PolicyPort, PolicyRule, Update
-from netpolq.policy.compiler import Compiler
-from netpolq.snapshot import memfd
-from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.model import LabelSelector, NetworkPolicy, Pod, PodPeer, PolicyPort, PolicyRule, Update
 from netpolq.sources.kubernetes.replica import Replica
 from netpolq.sources.kubernetes.resources import RESOURCES
 from netpolq.sources.kubernetes.watch import Changes
@@ -89,7 +86,8 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
     gc.collect()
     memory = psutil.Process()
     before_bytes = memory.memory_info().rss
-    control = _ControlPlane(pods)
+    local = {_name(scale.pod(index)) for index in range(min(LOCAL_PODS, pods))}
+    control = ControlPlane(is_local=lambda pod: (pod.namespace, pod.name) in local)
     control.store.apply(_first_sync(pods, policies, local_policies))
     gc.freeze()  # as the supervisor does, here and below
     started = time.perf_counter()
@@ -119,42 +117,6 @@ def _measure(pods: int, policies: int, local_policies: int, events: int) -> Cont
         snapshot_bytes_per_pod=size / pods,
         rss_bytes_per_pod=(memory.memory_info().rss - before_bytes) / pods,
     )
-
-
-class _ControlPlane:
-    """Store, compiler and publisher, without workers."""
-
-    def __init__(self, pods: int) -> None:
-        local = {_name(scale.pod(index)) for index in range(min(LOCAL_PODS, pods))}
-        self.store = Store()
-        self.compiler = Compiler(self.store, is_local=lambda pod: (pod.namespace, pod.name) in local)
-        self.builder = SnapshotBuilder()
-        self._version = 0
-
-    def compile(self) -> Iterator[None]:
-        """Compile what changed in the store, in steps."""
-        for delta in self.compiler.steps():
-            self.builder.apply(delta)
-            yield
-
-    def publish(self) -> int:
-        """Seal the builder. Returns its size in bytes."""
-        self._version += 1
-        descriptor = memfd.seal(*self.builder.pieces(version=self._version, created_ns=time.time_ns()))
-        size = os.fstat(descriptor).st_size
-        os.close(descriptor)
-        return size
-
-    def event(self, update: Update) -> tuple[float, float]:
-        """Seconds to compile an event, and to publish its result."""
-        started = time.perf_counter()
-        self.store.apply(update)
-        for _ in self.compile():
-            pass
-        self.compiler.take_changed()
-        compiled = time.perf_counter()
-        self.publish()
-        return compiled - started, time.perf_counter() - compiled
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------------------
@@ -195,7 +157,7 @@ def _first_sync(pods: int, policies: int, local_policies: int) -> Update:
                 page = []
         replica.add_page(page)
         complete.merge(replica.complete("1"))
-    return _update((*complete.upserted.values(), *_open_to_all()))
+    return update_of((*complete.upserted.values(), *_open_to_all()))
 
 
 _REPLICAS: list[Replica] = []
@@ -215,10 +177,6 @@ def _open_to_all() -> Iterable[NetworkPolicy]:
         )
 
 
-def _update(upserted: Iterable[Object] = (), deleted: Iterable[ObjectKey] = ()) -> Update:
-    return Update(upserted=tuple(upserted), deleted=tuple(deleted), ignored={}, observed_ns=time.monotonic_ns())
-
-
 # --- its events -------------------------------------------------------------------------------------------------------------------
 
 
@@ -231,12 +189,12 @@ def _pod_events(rng: random.Random, store: Store, count: int) -> Iterator[Update
         pod = store.pods.get(key)
         match number % 3:
             case 0 if pod is not None:
-                yield _update(deleted=[pod.key])
-                yield _update([_moved(pod, number)])
+                yield update_of(deleted=[pod.key])
+                yield update_of([_moved(pod, number)])
             case 1 if pod is not None:
-                yield _update([replace(pod, labels={**store.pods[rng.choice(keys)].labels, "release": str(number % 5)})])
+                yield update_of([replace(pod, labels={**store.pods[rng.choice(keys)].labels, "release": str(number % 5)})])
             case _ if pod is not None:
-                yield _update([replace(pod, labels=store.pods[rng.choice(keys)].labels)])
+                yield update_of([replace(pod, labels=store.pods[rng.choice(keys)].labels)])
 
 
 def _moved(pod: Pod, number: int) -> Pod:
@@ -253,18 +211,20 @@ def _policy_events(rng: random.Random, store: Store, count: int) -> Iterator[Upd
         if policy is None:
             continue
         if number % 3 == 0:
-            yield _update(deleted=[policy.key])
-            yield _update([policy])
+            yield update_of(deleted=[policy.key])
+            yield update_of([policy])
         else:
             port = PolicyPort(Protocol.TCP, 1024 + number)
             rules = tuple(rule._replace(ports=(port,)) for rule in policy.ingress)
-            yield _update([replace(policy, ingress=rules or (PolicyRule(None, (port,)),))])
+            yield update_of([replace(policy, ingress=rules or (PolicyRule(None, (port,)),))])
 
 
 # --- the program------------------------------------------------------------------------------------------------------------------
 
 
-def _whole(at_least: int) -> Callable[[str], int]:
+def whole(at_least: int) -> Callable[[str], int]:
+    """A reader of whole numbers for the command line."""
+
     def parse(text: str) -> int:
         number = int(text)
         if number < at_least:
@@ -277,12 +237,12 @@ def _whole(at_least: int) -> Callable[[str], int]:
 def main() -> None:
     """Measure one size and print it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.controlplane", description=__doc__)
-    parser.add_argument("--pods", type=_whole(LOCAL_PODS), default=10_000, help="pods of the cluster (%(default)s)")
-    parser.add_argument("--policies", type=_whole(1), default=1_000, help="policies of the cluster (%(default)s)")
+    parser.add_argument("--pods", type=whole(LOCAL_PODS), default=10_000, help="pods of the cluster (%(default)s)")
+    parser.add_argument("--policies", type=whole(1), default=1_000, help="policies of the cluster (%(default)s)")
     parser.add_argument(
-        "--local-policies", type=_whole(1), default=100, help="policies in the namespaces of this node's pods (%(default)s)"
+        "--local-policies", type=whole(1), default=100, help="policies in the namespaces of this node's pods (%(default)s)"
     )
-    parser.add_argument("--events", type=_whole(10), default=300, help="events of each kind (%(default)s)")
+    parser.add_argument("--events", type=whole(10), default=300, help="events of each kind (%(default)s)")
     arguments = parser.parse_args()
     cost = measure(
         pods=arguments.pods,

@@ -5,29 +5,22 @@ A kind is a set of labels. `POLICIES` policies of `RULES` rules each select all 
 
 import argparse
 import json
-import os
 import statistics
-import time
 
 from dataclasses import asdict, dataclass, replace
 
+from loadtest.publishing import ControlPlane, update_of
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import Direction, Protocol, SelectorOperator
 from netpolq.model import (
     LabelSelector,
     NetworkPolicy,
-    Object,
     Pod,
     PodPeer,
     PolicyPort,
     PolicyRule,
     Requirement,
-    Update,
 )
-from netpolq.policy.compiler import Compiler
-from netpolq.snapshot import memfd
-from netpolq.snapshot.builder import SnapshotBuilder
-from netpolq.store import Store
 
 POLICIES = 50
 RULES = 25
@@ -50,42 +43,17 @@ class KindsCost:
 
 def measure(kinds: int, changes: int) -> KindsCost:
     """Measure one number of kinds."""
-    node = _Node()
-    first_ms, size = node.apply(
-        *(_pod(kind) for kind in range(kinds)), *map(_policy, range(POLICIES)), *map(_own_policy, range(kinds))
-    )
+    control = ControlPlane(is_local=lambda _pod: True)
+    pods, shared, own = map(_pod, range(kinds)), map(_policy, range(POLICIES)), map(_own_policy, range(kinds))
+    first_ms = 1e3 * sum(control.event(update_of([*pods, *shared, *own])))
     durations = []
     for change in range(changes):
         policy = _policy(change % POLICIES)
         first, *others = policy.ingress
         changed = first._replace(ports=(PolicyPort(Protocol.TCP, 10_000 + change),))
-        duration_ms, size = node.apply(replace(policy, ingress=(changed, *others)))
-        durations.append(duration_ms)
+        durations.append(1e3 * sum(control.event(update_of([replace(policy, ingress=(changed, *others))]))))
+    size = control.publish()
     return KindsCost(kinds=kinds, first_ms=first_ms, change_ms=statistics.median(durations), snapshot_bytes=size)
-
-
-class _Node:
-    """Store, compiler and builder; each change is published."""
-
-    def __init__(self) -> None:
-        self._store = Store()
-        self._compiler = Compiler(self._store, is_local=lambda _pod: True)
-        self._builder = SnapshotBuilder()
-        self._version = 0
-
-    def apply(self, *objects: Object) -> tuple[float, int]:
-        """Milliseconds from the objects to a sealed snapshot, and its bytes."""
-        started = time.perf_counter()
-        self._store.apply(Update(upserted=objects, ignored={}, observed_ns=0))
-        for delta in self._compiler.steps():
-            self._builder.apply(delta)
-        self._compiler.take_changed()
-        self._version += 1
-        descriptor = memfd.seal(*self._builder.pieces(version=self._version, created_ns=time.time_ns()))
-        duration_ms = (time.perf_counter() - started) * 1e3
-        size = os.fstat(descriptor).st_size
-        os.close(descriptor)
-        return duration_ms, size
 
 
 def _pod(kind: int) -> Pod:

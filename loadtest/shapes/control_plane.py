@@ -12,6 +12,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest import controlplane, processes
+from loadtest.cluster_policies import CHANGES as CLUSTER_POLICY_CHANGES
+from loadtest.cluster_policies import CHANGES_OF, POLICY_CHANGES
+from loadtest.cluster_policies import KINDS as CLUSTER_POLICY_KINDS
+from loadtest.cluster_policies import measure as measure_cluster_policies
 from loadtest.clusters import ChangingCluster
 from loadtest.kinds import KINDS
 from loadtest.kinds import measure as measure_kinds
@@ -31,6 +35,8 @@ _EVENTS = 200
 _QUICK_EVENTS = 20
 _CHANGES = 40
 _QUICK_CHANGES = 3
+_CLUSTER_POLICIES = "compiler, cluster-wide policies"
+_CHANGE_LIMITS_MS = dict.fromkeys(CHANGES_OF, 50.0) | dict.fromkeys(POLICY_CHANGES, 150.0)
 _CHURN_PER_S = 50
 _POLICY_CHANGES_PER_S = 5
 _PACKETS_PER_S = 20_000.0
@@ -42,11 +48,12 @@ _CACHE_BYTES = 5_000_000
 class ControlPlane:
     """Events in clusters of three sizes. In the largest an agent runs too, with traffic, while pods and policies change.
 
-    And 50 policies of 25 rules that select pods of many kinds, one of which changes.
+    50 policies of 25 rules that select pods of many kinds, one of which changes; and 50 cluster-wide policies of 25 rules, one of which
+    changes, or a namespace gets other labels.
     """
 
     name = "control-plane"
-    title = "100,000 pods and 10,000 policies, 110 pods local: first snapshot, then changes while traffic flows; kinds of pods"
+    title = "100,000 pods and 10,000 policies, 110 pods local: first snapshot, changes under traffic; kinds of pods; cluster-wide policies"
 
     def __init__(self, parameters: Parameters) -> None:
         self._sizes = _QUICK_SIZES if parameters.quick else _SIZES
@@ -62,6 +69,7 @@ class ControlPlane:
                 for pods, policies in self._sizes
             ),
             *(KindsVariant(name=_kinds(kinds), kinds=kinds, changes=self._changes) for kinds in KINDS),
+            ClusterPoliciesVariant(name=_CLUSTER_POLICIES, pods=pods, changes=min(self._changes, CLUSTER_POLICY_CHANGES)),
             AgentVariant(name=_agent(pods), cluster=ChangingCluster(pods=pods, policies=policies), duration_s=self._duration_s),
         ]
 
@@ -76,6 +84,8 @@ class ControlPlane:
             Target(value="change_ms", subject=_kinds(60), at_most=100.0),
             Target(value="change_ms", subject=_kinds(KINDS[-1]), reference=_kinds(KINDS[0]), at_most=10.0),
             Target(value="snapshot_bytes", subject=_kinds(60), at_most=150_000.0),
+            *(Target(value=value, subject=_CLUSTER_POLICIES, at_most=at_most) for value, at_most in _CHANGE_LIMITS_MS.items()),
+            Target(value="snapshot_bytes", subject=_CLUSTER_POLICIES, at_most=300_000.0),
             Target(value="pod_changes_within_100_ms", subject=agent, at_least=0.99),
             Target(value="policy_changes_within_100_ms", subject=agent, at_least=0.99),
             Target(value="packets_lost", subject=agent, at_most=0.0),
@@ -166,6 +176,23 @@ class KindsVariant:
                 "snapshot_bytes": float(cost.snapshot_bytes),
             }
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPoliciesVariant:
+    """Cluster-wide policies in a large cluster, in a separate process."""
+
+    name: str
+    pods: int
+    changes: int
+
+    def open(self) -> AbstractContextManager["ClusterPoliciesVariant"]:
+        return nullcontext(self)
+
+    def measure(self, round_number: int) -> Sample:
+        """Measure one cluster from its first snapshot on."""
+        del round_number
+        return Sample(values=measure_cluster_policies(pods=self.pods, kinds=CLUSTER_POLICY_KINDS, changes=self.changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
