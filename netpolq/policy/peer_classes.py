@@ -1,16 +1,19 @@
 """Peer classes: equivalence classes of addresses of pods and nodes, and the selectors in use that match each.
 
 A peer class is the namespace, labels and named ports of a pod, and the labels of the nodes that have the address. It has a pod, or nodes,
-and in an odd cluster both. A selector is evaluated once for each peer class that it may match, never for each address, and only when the
-selector comes into use or the peer class is created. All addresses of a peer class have one identity.
+and in an odd cluster both. A selector is evaluated once for each peer class that it may match, or once for several with equal labels,
+never for each address, and only when the selector comes into use or the peer class is created. All addresses of a peer class have one
+identity.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
 from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort, Node, Pod
 from netpolq.policy.delta_writer import DeltaWriter
+from netpolq.policy.identity_update import Identities, Matches
 from netpolq.policy.peers import NodeSelector, PeerSelector, Selector
 from netpolq.policy.selector_uses import SelectorUses
 from netpolq.policy.selectors import matches
@@ -20,8 +23,8 @@ from netpolq.snapshot.ir import Identity
 EXTERNAL = Identity((), ())
 """The identity of an address of no pod and no node: no selector matches it, and it has no named port. It needs no entry."""
 
-_CLASSES_PER_STEP = 2000
-_ADDRESSES_PER_STEP = 2000
+_WORK_PER_STEP = 5000
+"""Selectors compared with a namespace or a peer class, and values written, between two pauses: some milliseconds."""
 
 
 class PeerClassKey(NamedTuple):
@@ -64,49 +67,53 @@ class PeerClasses:
 
     def update_identities(self) -> Iterator[None]:
         """Recompute the identities of all peer classes from the selectors and port names in use. Yields every few milliseconds."""
-        uses = self._uses
-        fresh, gone = uses.take_pending()
-        changed: dict[PeerClass, set[int]] = {}
-        seen = 0
-        for selector, number in (*gone, *fresh):
-            is_fresh = uses.has(selector)
-            for peer_class in self._in_scope(selector, number, joins=is_fresh):
-                seen += 1
-                if _is_matched(selector, peer_class.key):
-                    present = changed.get(peer_class)
-                    if present is None:
-                        present = changed[peer_class] = set(peer_class.identity.selectors)
-                    (present.add if is_fresh else present.discard)(number)
-                if seen % _CLASSES_PER_STEP == 0:
-                    yield
-        for _selector, number in gone:
-            uses.free(number)
-        for name in uses.take_pending_port_names():
-            for peer_class in self._with_port_name.get(name, ()):
-                changed.setdefault(peer_class, set(peer_class.identity.selectors))
-        written = 0
-        for peer_class, numbers in changed.items():
-            written += self._set_identity(peer_class, Identity(tuple(sorted(numbers)), self._ports(peer_class)))
-            if written > _ADDRESSES_PER_STEP:
-                written = 0
+        done = 0
+        for step in chain(self._update_selectors(), self._update_ports()):
+            done += step
+            if done > _WORK_PER_STEP:
+                done = 0
                 yield
 
-    def _in_scope(self, selector: Selector, number: int, *, joins: bool) -> Iterator[PeerClass]:
-        """Yield the peer classes that a selector may match. Adds it to the scopes of their namespaces, or removes it from them."""
-        if isinstance(selector, NodeSelector):
-            yield from tuple(self._with_nodes)
+    def _update_selectors(self) -> Iterator[int]:
+        """Put selectors that came into use into identities, and remove those that went out of use. Yields the work of each step."""
+        fresh, gone = self._uses.take_pending()
+        if not fresh and not gone:
             return
-        for namespace in (selector.namespace,) if selector.namespace else tuple(self._scopes):
-            scope = self._scopes.get(namespace)
-            if scope is None:
-                continue
-            if joins:
-                if not self._is_about(selector, namespace):
-                    continue
-                scope[number] = selector.pod_selector
-            elif scope.pop(number, None) is None:
-                continue
-            yield from tuple(self._in_namespace[namespace])
+        matches_of: dict[tuple[int, ...], Matches] = {}
+        identities = Identities(gone=frozenset(number for _selector, number in gone))
+        for namespace in self._namespaces_of(selector for selector, _number in (*fresh, *gone)):
+            scope = self._scopes[namespace]
+            joining = {
+                number: selector.pod_selector
+                for selector, number in fresh
+                if isinstance(selector, PeerSelector) and self._is_about(selector, namespace)
+            }
+            leaving = [number for _selector, number in gone if scope.pop(number, None) is not None]
+            scope.update(joining)
+            yield len(fresh) + len(gone)
+            if joining or leaving:
+                by_labels = matches_of.setdefault(tuple(joining), Matches(joining))
+                for peer_class in self._in_namespace[namespace]:
+                    found = by_labels[peer_class.key.labels]
+                    yield 1 + self._set_identity(peer_class, identities[peer_class.identity, found])
+        of_nodes = [(selector, number) for selector, number in fresh if isinstance(selector, NodeSelector)]
+        if of_nodes or any(isinstance(selector, NodeSelector) for selector, _number in gone):
+            for peer_class in self._with_nodes:
+                found = tuple(number for selector, number in of_nodes if _selects_a_node(selector, peer_class.key))
+                yield 1 + len(of_nodes) + self._set_identity(peer_class, identities[peer_class.identity, found])
+        for _selector, number in gone:
+            self._uses.free(number)
+
+    def _namespaces_of(self, selectors: Iterable[Selector]) -> Collection[str]:
+        """The namespaces with peer classes that selectors may match."""
+        names = {selector.namespace for selector in selectors if isinstance(selector, PeerSelector)}
+        return self._scopes if "" in names else self._scopes.keys() & names
+
+    def _update_ports(self) -> Iterator[int]:
+        """Put port names that came into use into identities, and remove those that went out of use. Yields the work of each step."""
+        for name in self._uses.take_pending_port_names():
+            for peer_class in self._with_port_name.get(name, ()):
+                yield 1 + self._set_identity(peer_class, Identity(peer_class.identity.selectors, self._ports(peer_class)))
 
     # --- namespaces and pods ------------------------------------------------------------------------------------------------------
 
@@ -195,7 +202,7 @@ class PeerClasses:
         scope = self._scopes[key.namespace] if key.namespace else {}
         found = [number for number, selector in scope.items() if matches(selector, key.labels)]
         if key.nodes:
-            found += (number for selector, number in self._uses.settled_for_nodes() if _is_matched(selector, key))
+            found += (number for selector, number in self._uses.settled_for_nodes() if _selects_a_node(selector, key))
         return Identity(tuple(sorted(found)), self._ports(peer_class))
 
     def _ports(self, peer_class: PeerClass) -> tuple[NamedPort, ...]:
@@ -203,6 +210,8 @@ class PeerClasses:
 
     def _set_identity(self, peer_class: PeerClass, identity: Identity) -> int:
         """Write the identity of a peer class. Returns the number of values written."""
+        if identity == peer_class.identity:
+            return 0
         peer_class.identity = identity
         if identity == EXTERNAL:
             if not peer_class.number:
@@ -223,10 +232,5 @@ class PeerClasses:
         return len(peer_class.members)
 
 
-def _is_matched(selector: Selector, key: PeerClassKey) -> bool:
-    """Whether a selector matches a peer class of a namespace that it covers."""
-    match selector:
-        case NodeSelector(node_selector):
-            return any(matches(node_selector, labels) for labels in key.nodes)
-        case PeerSelector():
-            return matches(selector.pod_selector, key.labels)
+def _selects_a_node(selector: NodeSelector, key: PeerClassKey) -> bool:
+    return any(matches(selector.node_selector, labels) for labels in key.nodes)

@@ -36,10 +36,6 @@ class SelectorUses:
         """The selectors in use by number."""
         return {use.number: selector for selector, use in self._selectors.items()}
 
-    def has(self, selector: Selector) -> bool:
-        """Whether a selector is in use, or was released since the last update."""
-        return selector in self._selectors
-
     def acquire(self, selector: Selector) -> int:
         """Add a reference to a selector. Returns its number."""
         use = self._selectors.get(selector)

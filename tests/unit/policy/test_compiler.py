@@ -23,7 +23,7 @@ from netpolq.model import (
     Requirement,
     Update,
 )
-from netpolq.policy import peer_classes
+from netpolq.policy import identity_update, peer_classes
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
 from tests.support.compiled import Compilation
@@ -268,6 +268,33 @@ def test_an_event_evaluates_as_many_selectors_in_a_large_cluster_as_in_a_small_o
     assert evaluated() == 12, "each kind once: those of ten, the new one, and the web"
 
 
+def test_a_peer_of_all_namespaces_is_compared_once_with_equal_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty namespaces with pods of two kinds: the selector is compared with each namespace, and with each kind once."""
+    clients = (
+        pod(f"pod-{kind}", f"10.3.{number}.{kind}", namespace=f"space-{number}", node="elsewhere", app=f"app-{kind}")
+        for number in range(50)
+        for kind in range(2)
+    )
+    cluster = Cluster(WEB, POLICY, *clients)
+    evaluated = _counting(monkeypatch)
+    cluster.change(replace(POLICY, ingress=(RULE, admitting(selecting(app="app-1"), namespaces=EVERY_POD))))
+    assert evaluated() == 51 + 3, "the namespaces, and the labels of two kinds and of the web"
+    assert len(cluster.compilation.meaning().identities) == 50
+    cluster.change(POLICY)
+    assert evaluated() == 0, "a selector that goes out of use is removed by its number"
+
+
+def test_a_new_peer_of_a_large_cluster_pauses() -> None:
+    clients = (
+        pod(f"client-{number}", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", app="client", number=str(number))
+        for number in range(20_000)
+    )
+    cluster = Cluster(WEB, POLICY, *clients)
+    changed = replace(POLICY, ingress=(RULE, admitting(EVERY_POD, namespaces=EVERY_POD)))
+    cluster.store.apply(Update(upserted=(changed,), ignored={}, observed_ns=0))
+    assert sum(1 for _ in cluster.compiler.steps()) >= 8
+
+
 def _counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     count = 0
 
@@ -276,7 +303,8 @@ def _counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         count += 1
         return matches(selector, labels)
 
-    monkeypatch.setattr(peer_classes, "matches", counted)
+    for module in (peer_classes, identity_update):
+        monkeypatch.setattr(module, "matches", counted)
 
     def since_last() -> int:
         nonlocal count
