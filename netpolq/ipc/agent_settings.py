@@ -109,6 +109,7 @@ class Settings:
     metrics_bind_address: BindAddress
     verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
     log_denied: bool
+    policy_status: bool
     logging_format: LoggingFormat
     netfilter_bug_1766_fix: bool | None
     disable_nri: bool

@@ -168,6 +168,13 @@ NODE_EGRESS = Option(
     default="judge",
     help="Connections from a pod to its own node. judge: apply the pod's egress policies. allow: accept all of them.",
 )
+POLICY_STATUS = Option(
+    name="policy-status",
+    value_type=BOOLEAN,
+    default="false",
+    help="Write into status.conditions of cluster-wide policies whether they are in force as written. One agent of the cluster writes; the "
+    "agents elect it by the Lease netpolq-policy-status in the namespace of their pods. No effect with --manifests.",
+)
 METRICS_BIND_ADDRESS = Option(
     name="metrics-bind-address",
     value_type=BIND_ADDRESS,
@@ -218,7 +225,7 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Queues and workers", (NFQUEUE_ID, WORKERS, QUEUE_BALANCE, FANOUT, TAKEOVER)),
     OptionGroup("Data plane", (DATAPLANE, MARK_MASK, CT_LABEL, VERDICT_CACHE, VERDICT_CACHE_TTL, VERDICT_CACHE_SIZE, RUN_DIR)),
     OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS)),
-    OptionGroup("Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, LOGGING_FORMAT)),
+    OptionGroup("Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, LOGGING_FORMAT, POLICY_STATUS)),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )
 OPTIONS: tuple[Option[object], ...] = tuple(option for group in GROUPS for option in group.options)

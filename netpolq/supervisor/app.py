@@ -16,6 +16,7 @@
 
      progress (the rollout) ◄── each of these parts: it tells what it has done, and waits for its turn
      status socket, metrics, readiness log ──► readiness ──► each of these parts
+     policy status ──► source
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
 waits for that (`subscribe`, `until`).
@@ -47,7 +48,7 @@ from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
-from netpolq.supervisor.from_settings import log_start, make_source, ruleset_config
+from netpolq.supervisor.from_settings import log_start, make_source, ruleset_config, write_policy_status
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, serve_metrics
@@ -196,6 +197,7 @@ class Supervisor:
                 self._host_monitor.watch(self._ruleset, self._bridge_guard),
                 status_socket.look_after(),
                 ReadyLog(readiness.not_ready).watch(),
+                *write_policy_status(settings, source, registry),
             )
         finally:
             await self._snapshot_file.leave()

@@ -2,7 +2,10 @@
 
 import logging
 
+from collections.abc import Coroutine
 from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry
 
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
@@ -22,6 +25,29 @@ def make_source(settings: Settings) -> Source:
     from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
 
     return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
+
+
+def write_policy_status(settings: Settings, source: Source, registry: CollectorRegistry) -> list[Coroutine[None, None, None]]:
+    """The task that writes the conditions of cluster-wide policies; none unless the settings ask for it and the source is the cluster."""
+    if not settings.policy_status or settings.manifests is not None:
+        return []
+    # Imported here, because without the option nothing of it is needed.
+    from netpolq.policy_status.writer import PolicyStatus, own_namespace  # noqa: PLC0415
+    from netpolq.sources.kubernetes.connection import Connection  # noqa: PLC0415
+    from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
+
+    if not isinstance(source, ClusterSource):
+        raise TypeError("only the cluster has policies with a status")
+    # A connection of its own: slow writes never wait for the reflectors, nor these for them.
+    return [
+        PolicyStatus(
+            source,
+            Connection(settings.kubeconfig),
+            registry,
+            hostname=settings.hostname,
+            namespace=own_namespace(),
+        ).run()
+    ]
 
 
 def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:

@@ -22,6 +22,9 @@ from netpolq.sources.kubernetes import kubeconfig
 from netpolq.sources.kubernetes.watch import StatusError
 
 _MAX_ERROR_BYTES = 65536
+_SUCCESS = (200, 201)
+"""Source: the API reference: 200, and 201 for an object that was created."""
+
 _CONNECT_TIMEOUT_S = 10.0
 _READ_BUFFER_BYTES = 2**21
 """As the package sets it: an event of a watch may be larger than what aiohttp keeps otherwise."""
@@ -173,26 +176,61 @@ class Connection:
         async with self.stream(path, query, total_s=timeout_s, idle_s=timeout_s) as content:
             return await content.read()
 
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        timeout_s: float,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """Send an object (POST, PUT or PATCH). Returns the answer's body. `content_type`: any of JSON, and of a server-side apply.
+
+        Errors as for `get`.
+        """
+        exchange = self._exchange(
+            method, path, query or {}, total_s=timeout_s, idle_s=timeout_s, body=body, content_type=content_type
+        )
+        async with exchange as content:
+            return await content.read()
+
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, query: Mapping[str, str], *, total_s: float, idle_s: float
     ) -> AsyncIterator[aiohttp.StreamReader]:
         """A body as it arrives. `total_s`: for all of it; `idle_s`: without any byte. Errors as for `get`."""
+        async with self._exchange("GET", path, query, total_s=total_s, idle_s=idle_s) as content:
+            yield content
+
+    @contextlib.asynccontextmanager
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        total_s: float,
+        idle_s: float,
+        body: Mapping[str, object] | None = None,
+        content_type: str = "application/json",
+    ) -> AsyncIterator[aiohttp.StreamReader]:
         lease = self._current
         lease.requests += 1
         try:
-            method, url, headers, _body, _post = await lease.client.param_serialize(
-                "GET",
+            _method, url, headers, _body, _post = await lease.client.param_serialize(
+                method,
                 path,
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json"},
+                header_params={"Accept": "application/json", **({} if body is None else {"Content-Type": content_type})},
                 auth_settings=["BearerToken"],
             )
             timeout = aiohttp.ClientTimeout(total=total_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=idle_s)
-            answer = await lease.client.rest_client.request(method, url, headers=headers, _request_timeout=timeout)
+            answer = await lease.client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
             response: aiohttp.ClientResponse = answer.response
             try:
-                if response.status != 200:
+                if response.status not in _SUCCESS:
                     raise _status_error(response, await response.content.read(_MAX_ERROR_BYTES))
                 yield response.content
             finally:

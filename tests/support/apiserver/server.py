@@ -27,6 +27,7 @@ from tests.support.apiserver.status import ApiError
 from tests.support.apiserver.store import Checkpoint, Store
 from tests.support.apiserver.watching import WatchStream
 from tests.support.apiserver.wire import ConnectionCutError, Wire, accepts_gzip, cut
+from tests.support.apiserver.writes import Writes
 
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "linux/amd64"}
 _GZIP_FROM_BYTES = 128 * 1024  # defaultGzipThresholdBytes of the real server
@@ -71,6 +72,7 @@ class ApiServer:
         gzip_from_bytes: int = _GZIP_FROM_BYTES,
     ) -> None:
         self.store = Store()
+        self.writes = Writes(self.store)
         self.requests: list[Request] = []
         self.watch_list = watch_list
         self.compacted_watch_is_http = compacted_watch_is_http
@@ -305,6 +307,8 @@ class ApiServer:
                     raise ApiError(code, reason, message, retry_after_s=retry_after_s)
         if user is None:
             raise status.unauthorized()
+        if (written := await self.writes.answer(request)) is not None:
+            return written
         if request.path.startswith(_NODES):
             return self._node(user, request.path.removeprefix(_NODES))
         if resource is None or verb is None:

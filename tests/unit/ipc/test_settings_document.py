@@ -45,6 +45,7 @@ def settings(draw: st.DrawFn) -> Settings:
         takeover=draw(st.booleans()),
         verbosity=draw(st.integers(0, 10)),
         log_denied=draw(st.booleans()),
+        policy_status=draw(st.booleans()),
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),
         mark_mask=0b111 << draw(st.integers(0, 29)),
