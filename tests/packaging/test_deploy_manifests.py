@@ -14,9 +14,10 @@ import pytest
 
 from netpolq.cli import COMMANDS
 from netpolq.hold.ranges import listed
+from netpolq.policy_status import lease
 from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import OPTIONS
-from tests.support.deployment import CHART, KUSTOMIZE, OVERLAYS, Deployment, Kind, PodSpec, charted, kustomized
+from tests.support.deployment import CHART, KUSTOMIZE, OVERLAYS, Deployment, Kind, PodSpec, charted, kustomized, with_component
 
 Values = Mapping[str, object]
 
@@ -42,6 +43,7 @@ VALUE_SETS: dict[str, Values] = {
             "nodeEgress": "allow",
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
+            "policyStatus": True,
             "podCidrs": ["10.244.0.0/16", "fd00:10:244::/56"],
             "verdictCache": "off",
             "verdictCacheTtl": 30,
@@ -82,6 +84,8 @@ VALUE_SETS: dict[str, Values] = {
         "priorityClassName": "",
     },
     "without the CNI configuration": {"cniConfDir": "", "agent": {"podCidrs": ["10.244.0.0/16"]}},
+    "with conditions of policies": {"agent": {"policyStatus": True}},
+    "without conditions of policies": {"agent": {"policyStatus": False}},
     "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
 }
 REFUSED: dict[str, Values] = {
@@ -90,6 +94,7 @@ REFUSED: dict[str, Values] = {
     "a word for a number of workers": {"agent": {"workers": "many"}},
     "a text for a boolean": {"agent": {"failOpen": "false"}},
     "a queue number beyond 16 bits": {"agent": {"nfqueueId": 65536}},
+    "a text for conditions of policies": {"agent": {"policyStatus": "on"}},
     "an unknown form of the queue rule": {"agent": {"dataplane": "iptables"}},
     "a mask that is no number": {"agent": {"markMask": "0xfg"}},
     "a key that does not exist": {"agent": {"worker": 2}},
@@ -119,7 +124,14 @@ REFUSED: dict[str, Values] = {
 RENDERINGS: dict[str, Callable[[], Deployment]] = {
     "base": partial(kustomized, KUSTOMIZE / "base"),
     **{f"overlay {name}": partial(kustomized, KUSTOMIZE / "overlays" / name) for name in OVERLAYS},
+    "component policy-status": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "policy-status"),
     **{f"chart, {name}": partial(charted, values) for name, values in VALUE_SETS.items()},
+}
+CLUSTER_WIDE = ("clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies")
+CONDITIONS_RULE = {
+    "apiGroups": ["policy.networking.k8s.io"],
+    "resources": [f"{plural}/status" for plural in CLUSTER_WIDE],
+    "verbs": ["patch"],
 }
 # The oldest version that the chart accepts, and the newest in the schemas here.
 API_VERSIONS = ("1.25", kubernetes_validate.latest_version())
@@ -184,8 +196,10 @@ def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Depl
     role, binding = deployment.one("ClusterRole"), deployment.one("ClusterRoleBinding")
     assert role["rules"] == [
         {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["policy.networking.k8s.io"], "resources": list(CLUSTER_WIDE), "verbs": ["list", "watch"]},
+        *([CONDITIONS_RULE] if settings_of(deployment).policy_status else []),
     ]
     assert binding["roleRef"] == {
         "apiGroup": "rbac.authorization.k8s.io",
@@ -196,6 +210,32 @@ def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Depl
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
     accounts = [manifest["metadata"] for manifest in deployment.manifests if manifest["kind"] == "ServiceAccount"]
     assert [(account["name"], account["namespace"]) for account in accounts] == ([] if name == "shared" else [(name, namespace)])
+
+
+def test_the_role_for_the_election_is_bound_exactly_where_conditions_are_written(deployment: Deployment) -> None:
+    namespaced = {manifest["kind"] for manifest in deployment.manifests} & {"Role", "RoleBinding"}
+    if not settings_of(deployment).policy_status:
+        assert namespaced == set()
+        return
+    role, binding = deployment.one("Role"), deployment.one("RoleBinding")
+    leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    assert role["rules"] == [
+        {**leases, "resourceNames": [lease.NAME], "verbs": ["get", "update"]},
+        {**leases, "verbs": ["create"]},
+    ]
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]}
+    name, namespace = deployment.pod["spec"]["serviceAccountName"], deployment.one("DaemonSet")["metadata"]["namespace"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == namespace, "the Lease is where the pods are"
+
+
+def test_chart_and_component_write_conditions_with_the_same_permissions() -> None:
+    component, chart = rendered("component policy-status"), rendered("chart, with conditions of policies")
+    kinds: tuple[Kind, ...] = ("ClusterRole", "Role", "RoleBinding")
+    for kind in kinds:
+        ours, theirs = component.one(kind), chart.one(kind)
+        assert ours["metadata"]["name"] == theirs["metadata"]["name"]
+        assert {**ours, "metadata": {}} == {**theirs, "metadata": {}}
 
 
 def test_an_update_has_the_new_agent_take_the_place_of_the_old_one(deployment: Deployment) -> None:

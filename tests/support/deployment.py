@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,17 @@ class Manifest(TypedDict):
     subjects: list[dict[str, str]]
 
 
-Kind = Literal["DaemonSet", "ClusterRole", "ClusterRoleBinding", "ServiceAccount", "PodMonitor", "PrometheusRule", "ConfigMap"]
+Kind = Literal[
+    "DaemonSet",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+    "ServiceAccount",
+    "PodMonitor",
+    "PrometheusRule",
+    "ConfigMap",
+]
 
 
 class Deployment(NamedTuple):
@@ -151,7 +162,16 @@ def kustomized(folder: Path) -> Deployment:
     kubectl = tool("kubectl", "make test-setup installs it", Path(sys.prefix) / "kubectl/kubectl")
     done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=_LIMIT_S)
     assert done.returncode == 0, done.stderr
-    return Deployment(f"kustomize {folder.relative_to(CHECKOUT)}", tuple(yaml.safe_load_all(done.stdout)))
+    return Deployment(f"kustomize {os.path.relpath(folder, CHECKOUT)}", tuple(yaml.safe_load_all(done.stdout)))
+
+
+def with_component(folder: Path, component: Path) -> Deployment:
+    """The objects of a folder with a component, from a kustomization elsewhere, as operators write it."""
+    with tempfile.TemporaryDirectory() as own:
+        references = {"resources": [os.path.relpath(folder, own)], "components": [os.path.relpath(component, own)]}
+        kind = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+        Path(own, "kustomization.yaml").write_text(yaml.safe_dump({**kind, **references}), encoding="utf-8")
+        return kustomized(Path(own))
 
 
 def charted(values: Mapping[str, object], *, release: str = "netpolq", namespace: str = "kube-system") -> Deployment:

@@ -74,6 +74,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "verdictCacheSize" "NETPOLQ_VERDICT_CACHE_SIZE"
   "nodeEgress" "NETPOLQ_NODE_EGRESS"
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
+  "policyStatus" "NETPOLQ_POLICY_STATUS"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
 {{- range $key, $variable := $variables }}
 {{- $value := index $.Values.agent $key }}
