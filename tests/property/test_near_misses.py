@@ -43,6 +43,7 @@ def with_policy(store: Store, policy: NetworkPolicy) -> ReferenceEvaluator:
     objects: tuple[Object, ...] = (
         *store.namespaces.values(),
         *store.pods.values(),
+        *store.nodes.values(),
         *store.policies.values(),
         *cluster_policies,
         policy,

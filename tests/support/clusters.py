@@ -13,40 +13,26 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from netpolq.addresses import AddressKey, parse_address
-from netpolq.enums import Action, Tier
-from netpolq.model import (
-    ClusterNetworkPolicy,
-    ClusterRule,
-    LabelSelector,
-    NetworkPolicy,
-    Object,
-    Peer,
-    PodPeer,
-    PolicyRule,
-    Update,
-)
-from netpolq.sources.decode.decoder import Ignored, decode
+from netpolq.model import Object, Update
+from netpolq.sources.decode.decoder import DecodeError, Ignored, decode
 from netpolq.store import Store
+from tests.support.random_cluster_policies import random_cluster_policy
+from tests.support.random_selectors import (
+    LABELS,
+    PORT_NAMES,
+    PORTS,
+    TRANSPORTS,
+    V4_BLOCKS,
+    V6_BLOCKS,
+    Body,
+    object_metadata,
+    random_labels,
+    random_namespace_selector,
+    random_selector,
+)
 
-Body = dict[str, object]
-
-LABELS = {"app": ("web", "db", ""), "tier": ("front", "back"), "env": ("prod", "test")}
-PORT_NAMES = ("http", "dns", "metrics")
-PORTS = (1, 53, 80, 81, 443, 8080, 65535)
-TRANSPORTS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 PORTLESS = (1, 58, 47, 0, 255)
 OUTSIDERS = ("192.0.2.1", "10.0.0.200", "10.0.16.1", "2001:db8::1", "fd00::1:200")
-V4_BLOCKS = (
-    "0.0.0.0/0",
-    "10.0.0.0/8",
-    "10.0.0.0/24",
-    "10.0.0.0/29",
-    "10.0.0.4/30",
-    "10.0.0.3/32",
-    "10.0.0.64/26",
-    "192.0.2.0/24",
-)
-V6_BLOCKS = ("::/0", "fd00::/16", "fd00::/64", "fd00::/125", "fd00::4/126", "fd00::3/128", "2001:db8::/32")
 
 
 class Flow(NamedTuple):
@@ -60,17 +46,16 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """API bodies of namespaces, pods and NetworkPolicies in random order, and the addresses of pods, nodes and outsiders."""
+    """API bodies in random order, and the addresses of pods, nodes and outsiders."""
 
     bodies: tuple[Body, ...]
-    cluster_policies: tuple[ClusterNetworkPolicy, ...]
     pod_addresses: tuple[str, ...]
     other_addresses: tuple[str, ...]
 
     def objects(self) -> tuple[Object, ...]:
-        """All objects. Raises `DecodeError` for a body that is not valid."""
-        decoded = [decode(body) for body in self.bodies]
-        return (*(item for item in decoded if not isinstance(item, Ignored)), *self.cluster_policies)
+        """All objects. Raises `DecodeError` for a body that is not valid, unless it is a cluster-wide policy that fails closed."""
+        decoded = map(_decoded, self.bodies)
+        return tuple(item for item in decoded if not isinstance(item, Ignored))
 
     def store(self) -> Store:
         """A store with all objects."""
@@ -81,7 +66,16 @@ class Cluster:
 
 def store_of(bodies: Iterable[Body]) -> Store:
     """A store with the objects of bodies. Raises `DecodeError` for a body that is not valid."""
-    return Cluster(bodies=tuple(bodies), cluster_policies=(), pod_addresses=(), other_addresses=()).store()
+    return Cluster(bodies=tuple(bodies), pod_addresses=(), other_addresses=()).store()
+
+
+def _decoded(body: Body) -> Object | Ignored:
+    try:
+        return decode(body)
+    except DecodeError as error:
+        if error.is_cluster_wide and error.partial is not None:
+            return error.partial
+        raise
 
 
 def clusters() -> st.SearchStrategy[tuple[Cluster, tuple[Flow, ...]]]:
@@ -92,20 +86,24 @@ def clusters() -> st.SearchStrategy[tuple[Cluster, tuple[Flow, ...]]]:
 
 
 def random_cluster(rng: random.Random) -> Cluster:
-    """Up to 4 namespaces, 12 pods on 3 nodes, 8 NetworkPolicies and 5 cluster-wide policies."""
+    """Up to 4 namespaces, 12 pods on 3 nodes, 8 NetworkPolicies and 7 cluster-wide policies."""
     namespaces = [f"ns{number}" for number in range(rng.randint(1, 4))]
     families = rng.choice(((4,), (6,), (4, 6), (6, 4)))
     pods = [_pod(rng, number, rng.choice(namespaces), families) for number in range(rng.randint(0, 12))]
     policies = [_policy(rng, number, rng.choice(namespaces)) for number in range(rng.randint(0, 8))]
     # Pods may be in a namespace without a Namespace object.
     declared = [_namespace(rng, name) for name in namespaces if rng.random() < 0.9]
-    bodies = [*declared, *(pod.body for pod in pods), *policies]
+    nodes = [_node(rng, number, families) for number in (1, 2, 3) if rng.random() < 0.9]
+    cluster_policies = [random_cluster_policy(rng, number) for number in range(rng.choice((0, 0, 3, 5, 7)))]
+    bodies = [*declared, *(pod.body for pod in pods), *policies, *(node.body for node in nodes), *cluster_policies]
     rng.shuffle(bodies)
     pod_addresses = {address for pod in pods for address in pod.addresses}
-    other_addresses = {address for pod in pods for address in pod.node_addresses} | set(OUTSIDERS)
+    of_nodes = {address for pod in pods for address in pod.node_addresses} | {
+        address for node in nodes for address in node.addresses
+    }
+    other_addresses = of_nodes | set(OUTSIDERS)
     return Cluster(
         bodies=tuple(bodies),
-        cluster_policies=tuple(_cluster_policy(rng, number) for number in range(rng.choice((0, 0, 1, 3, 5)))),
         pod_addresses=tuple(sorted(pod_addresses)),
         other_addresses=tuple(sorted(other_addresses)),
     )
@@ -137,17 +135,8 @@ class _Pod(NamedTuple):
     node_addresses: tuple[str, ...]
 
 
-def _metadata(name: str, labels: dict[str, str], namespace: str | None = None) -> Body:
-    metadata: Body = {"name": name, "labels": labels}
-    return metadata if namespace is None else {**metadata, "namespace": namespace}
-
-
-def _labels(rng: random.Random) -> dict[str, str]:
-    return {key: rng.choice(values) for key, values in LABELS.items() if rng.random() < 0.6}
-
-
 def _namespace(rng: random.Random, name: str) -> Body:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": _metadata(name, _labels(rng))}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": object_metadata(name, random_labels(rng))}
 
 
 def _addresses(prefix4: str, prefix6: str, number: int, families: tuple[int, ...]) -> tuple[str, ...]:
@@ -167,7 +156,7 @@ def _pod(rng: random.Random, number: int, namespace: str, families: tuple[int, .
         status |= {"podIP": own[0], "podIPs": [{"ip": address} for address in own]}
     if rng.random() < 0.8:
         status |= {"hostIP": node_addresses[0], "hostIPs": [{"ip": address} for address in node_addresses]}
-    metadata = _metadata(f"pod-{number}", _labels(rng), namespace)
+    metadata = object_metadata(f"pod-{number}", random_labels(rng), namespace)
     metadata["creationTimestamp"] = f"2024-01-0{rng.randint(1, 3)}T00:00:00Z"
     spec: Body = {"nodeName": f"node-{node}", "containers": [_container(rng, name) for name in "ab"[: rng.randint(1, 2)]]}
     if rng.random() < 0.2:
@@ -176,6 +165,34 @@ def _pod(rng: random.Random, number: int, namespace: str, families: tuple[int, .
         spec["hostNetwork"] = True
     body: Body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
     return _Pod(body, own, node_addresses)
+
+
+class _Node(NamedTuple):
+    body: Body
+    addresses: tuple[str, ...]
+
+
+def _node(rng: random.Random, number: int, families: tuple[int, ...]) -> _Node:
+    """A node. One of its addresses may also be that of a pod, of another node, or known from elsewhere."""
+    addresses = list(_addresses("10.0.1.", "fd00::a:", number, families) if rng.random() < 0.95 else ())
+    if rng.random() < 0.3:
+        pod_or_node = rng.choice((("10.0.0.", "fd00::"), ("10.0.1.", "fd00::a:")))
+        addresses += _addresses(*pod_or_node, rng.randint(1, 4), families)
+    if rng.random() < 0.3:
+        addresses.append(rng.choice(OUTSIDERS))
+    status: Body = {
+        "addresses": [
+            {"type": "Hostname", "address": f"node-{number}"},
+            *({"type": rng.choice(("InternalIP", "ExternalIP", "Hostname")), "address": address} for address in addresses),
+        ]
+    }
+    body: Body = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": object_metadata(f"node-{number}", random_labels(rng)),
+        "status": status,
+    }
+    return _Node(body, tuple(addresses))
 
 
 def _container(rng: random.Random, name: str) -> Body:
@@ -190,37 +207,14 @@ def _container(rng: random.Random, name: str) -> Body:
     return {"name": name, "image": "pause", "ports": ports}
 
 
-def _selector(rng: random.Random, keys: dict[str, tuple[str, ...]]) -> Body:
-    selector: Body = {}
-    if rng.random() < 0.4:
-        key = rng.choice(tuple(keys))
-        selector["matchLabels"] = {key: rng.choice(keys[key])}
-    if rng.random() < 0.4:
-        selector["matchExpressions"] = [_requirement(rng, keys) for _ in range(rng.randint(1, 2))]
-    return selector
-
-
-def _requirement(rng: random.Random, keys: dict[str, tuple[str, ...]]) -> Body:
-    key = rng.choice(tuple(keys))
-    operator = rng.choice(("In", "NotIn", "Exists", "DoesNotExist"))
-    requirement: Body = {"key": key, "operator": operator}
-    if operator in {"In", "NotIn"}:
-        requirement["values"] = rng.sample(keys[key], rng.randint(1, min(2, len(keys[key]))))
-    return requirement
-
-
-def _namespace_selector(rng: random.Random) -> Body:
-    return _selector(rng, {**LABELS, "kubernetes.io/metadata.name": ("ns0", "ns1", "ns2", "ns3")})
-
-
 def _peer(rng: random.Random) -> Body:
     match rng.randint(0, 3):
         case 0:
-            return {"podSelector": _selector(rng, LABELS)}
+            return {"podSelector": random_selector(rng, LABELS)}
         case 1:
-            return {"namespaceSelector": _namespace_selector(rng)}
+            return {"namespaceSelector": random_namespace_selector(rng)}
         case 2:
-            return {"namespaceSelector": _namespace_selector(rng), "podSelector": _selector(rng, LABELS)}
+            return {"namespaceSelector": random_namespace_selector(rng), "podSelector": random_selector(rng, LABELS)}
         case _:
             return {"ipBlock": _ip_block(rng)}
 
@@ -270,7 +264,7 @@ def _rule(rng: random.Random, peers_field: str) -> Body:
 
 
 def _policy(rng: random.Random, number: int, namespace: str) -> Body:
-    spec: Body = {"podSelector": _selector(rng, LABELS) if rng.random() < 0.7 else {}}
+    spec: Body = {"podSelector": random_selector(rng, LABELS) if rng.random() < 0.7 else {}}
     # Absent, empty and filled rule lists occur, with and without the types that follow from them.
     for field, peers_field in (("ingress", "from"), ("egress", "to")):
         if rng.random() < 0.7:
@@ -280,39 +274,4 @@ def _policy(rng: random.Random, number: int, namespace: str) -> Body:
     # Names whose order differs from the order of creation and that are prefixes of one another.
     name = f"{rng.choice(('p', 'p-0', 'pa', 'z'))}-{number}"
     body: Body = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
-    return {**body, "metadata": _metadata(name, {}, namespace), "spec": spec}
-
-
-def _cluster_policy(rng: random.Random, number: int) -> ClusterNetworkPolicy:
-    """A policy of the Admin or Baseline tier, with the rules of a NetworkPolicy and random actions."""
-    priority = rng.randint(0, 2)  # often equal, so that the name decides
-    subject = _decoded(rng, number)
-    return ClusterNetworkPolicy(
-        name=f"{rng.choice(('c', 'c-0', 'ca', 'z'))}-{number}",
-        tier=rng.choice((Tier.ADMIN, Tier.BASELINE)),
-        priority=priority,
-        subject=PodPeer(_decoded(rng, number).pod_selector if rng.random() < 0.3 else LabelSelector(), subject.pod_selector),
-        ingress=_cluster_rules(rng, subject.ingress),
-        egress=_cluster_rules(rng, subject.egress),
-    )
-
-
-def _decoded(rng: random.Random, number: int) -> NetworkPolicy:
-    policy = decode(_policy(rng, number, "ns0"))
-    assert isinstance(policy, NetworkPolicy)
-    return policy
-
-
-def _cluster_rules(rng: random.Random, rules: Iterable[PolicyRule]) -> tuple[ClusterRule, ...]:
-    return tuple(
-        ClusterRule(
-            rng.choice(tuple(Action)), None if rule.peers is None else tuple(map(_in_all_namespaces, rule.peers)), rule.ports
-        )
-        for rule in rules
-    )
-
-
-def _in_all_namespaces(peer: Peer) -> Peer:
-    if isinstance(peer, PodPeer) and peer.namespace_selector is None:
-        return peer._replace(namespace_selector=LabelSelector())
-    return peer
+    return {**body, "metadata": object_metadata(name, {}, namespace), "spec": spec}

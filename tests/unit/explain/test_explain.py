@@ -16,7 +16,8 @@ from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
 from netpolq.explain.flow import parse_port, parse_protocol
 from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.cases import load_cases
-from tests.support.clusters import Body, store_of
+from tests.support.clusters import store_of
+from tests.support.random_selectors import Body
 
 EVERYTHING_OPEN = next(case for case in load_cases() if not any(body["kind"] == "NetworkPolicy" for body in case.manifests))
 

@@ -13,7 +13,8 @@ from netpolq.explain.flow import parse_protocol
 from netpolq.policy.near_miss import Failed, NearMiss, NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.store import Store
-from tests.support.clusters import Body, store_of
+from tests.support.clusters import store_of
+from tests.support.random_selectors import Body
 
 WEB = {"podSelector": {"matchLabels": {"app": "web"}}}
 PG = {"port": 5432}

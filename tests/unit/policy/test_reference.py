@@ -7,7 +7,8 @@ from netpolq.decision import RuleDecision
 from netpolq.enums import Action, Direction, Reason, Tier, Verdict
 from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEvaluator
-from tests.support.clusters import Body, store_of
+from tests.support.clusters import store_of
+from tests.support.random_selectors import Body
 
 TCP, UDP, ICMP, GRE = 6, 17, 1, 47
 
