@@ -185,18 +185,21 @@ def _selected_pods(field: Field, rule_format: RuleFormat, report: Report) -> Pod
 
 
 def _networks(field: Field, rule_format: RuleFormat, report: Report) -> tuple[IPBlock, ...]:
-    read = partial(_network, masked=rule_format.masked_networks)
-    found: dict[object, IPBlock | None] = {}
+    blocks: dict[IPBlock, None] = {}
+    seen: set[str] = set()
     for one in _items(field, MAX_NETWORKS, report):
-        if isinstance(one.value, str) and one.value in found:
-            report(one.error(f"{shown(one.value)} is in the list already"))
-            continue
-        found[str(one.value)] = read_or(read, one, report, None)
-    return tuple(dict.fromkeys(block for block in found.values() if block is not None))
+        block = read_or(partial(_network, masked=rule_format.masked_networks, seen=seen), one, report, None)
+        if block is not None:
+            blocks[block] = None
+    return tuple(blocks)
 
 
-def _network(field: Field, masked: bool) -> IPBlock:
+def _network(field: Field, masked: bool, seen: set[str]) -> IPBlock:
+    """A network; its text is added to those seen before."""
     text = field.text()
+    if text in seen:
+        raise field.error(f"{shown(text)} is in the list already")
+    seen.add(text)
     if len(text) > MAX_CIDR_CHARACTERS:
         raise field.error(f"must have at most {MAX_CIDR_CHARACTERS} characters, not {len(text)}")
     cidr = network(field)

@@ -13,7 +13,7 @@ from netpolq.sources.decode.validation import labels_where_valid
 MAX_ADDRESSES = 100
 """Maximum number of addresses that are used of one node. A node has a few; a load balancer on it adds some more."""
 
-_IP_TYPES = frozenset({"InternalIP", "ExternalIP"})
+_IP_TYPES = ("InternalIP", "ExternalIP")
 """Types whose addresses must be IP addresses; those of other types may be host names."""
 
 

@@ -38,6 +38,7 @@ def test_a_node_has_every_ip_address_of_any_type_once_and_in_order() -> None:
         address("192.0.2.7", "Hostname"),
         address("node-1.example.com", "ExternalDNS"),
         address("10.0.0.1", "NewType"),
+        address("node-1", ["a type that is not text"]),
         address("::ffff:10.0.0.1"),
         labels={"role": "db"},
     )
