@@ -3,6 +3,7 @@
 import copy
 
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple
 
 import pytest
@@ -34,8 +35,13 @@ def v1beta1() -> Body:
     return cluster_policy(version="v1beta1")
 
 
-MISSING = object()
-"""A value that removes the field."""
+class Missing(Enum):
+    """In place of a value: the field is removed."""
+
+    MISSING = "missing"
+
+
+MISSING = Missing.MISSING
 SOME_PODS: Body = {"podSelector": {}}
 BOTH_SELECTORS: Body = {"podSelector": {}, "namespaceSelector": {}}
 INGRESS_RULE: Body = {"action": "Deny", "from": [EVERY_NAMESPACE]}
