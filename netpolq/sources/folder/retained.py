@@ -62,6 +62,8 @@ class Retained:
         return BEST_SO_FAR if self.base.rejections else LAST_GOOD
 
     def _explained(self, rejection: Rejection, concerned: tuple[str, ...]) -> Rejection:
+        if rejection.leaves_open and not concerned:
+            return replace(rejection, consequence=self._kept, leaves_open=False)
         if rejection.leaves_open:
             isolated = f"every pod of the namespaces that it concerned is isolated: {listed(concerned)}"
             return replace(rejection, consequence=f"{self._kept}, and {isolated}", leaves_open=False)

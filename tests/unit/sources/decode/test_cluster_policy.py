@@ -267,6 +267,12 @@ def test_every_problem_is_reported_at_once_and_the_message_is_bounded() -> None:
     assert "45 more" in error.consequence
 
 
+def test_elements_beyond_the_limit_are_not_read() -> None:
+    too_long: list[Body] = [{"to": [{}] * 1000}, {"protocols": [{}] * 1000}, {"to": [{"networks": ["x"] * 1000}]}]
+    for fields in too_long:
+        assert refusal(cluster_policy(egress=[rule() | fields])).problems.count == 26
+
+
 def test_rules_beyond_the_limit_are_one_rule_that_fails_closed() -> None:
     accepting = [rule("Accept")] * 25
     assert failed_closed(cluster_policy(egress=[*accepting, rule("Accept")])).egress[25:] == ()
@@ -282,11 +288,12 @@ def test_a_kind_of_the_same_name_in_another_group_is_ignored() -> None:
 
 
 def test_a_list_gives_its_items_its_version() -> None:
-    items = [{name: value for name, value in cluster_policy(name).items() if name not in {"apiVersion", "kind"}} for name in "ab"]
-    body = {"kind": "ClusterNetworkPolicyList", "apiVersion": f"{GROUP}/v1beta1", "items": items}
-    assert [item.name for item in decode_all(body) if isinstance(item, ClusterNetworkPolicy)] == ["a", "b"]
-    items[0]["spec"] = cluster_policy(egress=[rule("Deny", {"networks": ["10.0.0.1/8"]})])["spec"]
-    (error, _second) = decode_all(body)
+    whole = cluster_policy("a", egress=[rule("Deny", {"networks": ["10.0.0.1/8"]})]), cluster_policy("b")
+    items = [{name: value for name, value in item.items() if name in {"metadata", "spec"}} for item in whole]
+    body = {"kind": "ClusterNetworkPolicyList", "apiVersion": f"{GROUP}/v1alpha2", "items": items}
+    assert list(decode_all(body)) == list(map(decode, whole))
+    error, second = decode_all(body | {"apiVersion": f"{GROUP}/v1beta1"})
+    assert second == decode(whole[1])
     assert isinstance(error, DecodeError)
     assert error.field == "items[0].spec.egress[0].to[0].networks[0]"
     assert error.consequence == "items[0].spec.egress[0] denies everything"

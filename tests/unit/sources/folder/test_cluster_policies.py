@@ -9,6 +9,7 @@ import pytest
 from netpolq.enums import Action
 from netpolq.model import ClusterNetworkPolicy, ClusterRule
 from netpolq.sources.folder.contents import VANISHED_NS
+from netpolq.sources.folder.retained import LAST_GOOD
 from netpolq.store import Store
 from tests.support.cluster_policies import EVERY_NAMESPACE, GROUP, Body, admin_policy, baseline_policy, cluster_policy, rule
 from tests.support.manifest_texts import BAD_RULE, policy
@@ -185,15 +186,20 @@ def test_a_policy_that_a_broken_file_adds_only_denies_until_the_file_is_repaired
 def test_an_unreadable_file_isolates_no_namespace_of_its_cluster_wide_objects(tmp_path: Path) -> None:
     scans = scans_of(tmp_path, manifest(cluster_policy(egress=[DENY]), NODE))
     rewritten(scans, tmp_path, "\0")
+    assert [rejection.consequence for rejection in scans.store.rejections] == [LAST_GOOD]
     assert scans.store.policies == {}
     assert set(scans.store.cluster_policies) == {"guard"}
 
 
-def test_a_broken_network_policy_beside_cluster_wide_ones_still_isolates(tmp_path: Path) -> None:
-    """The text names both kinds, so it may concern the namespace of the NetworkPolicy."""
-    text = manifest(cluster_policy(), {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}})
+@pytest.mark.parametrize(("namespace", "isolated"), [(None, "default"), ("shop", "shop")])
+def test_a_broken_network_policy_beside_cluster_wide_ones_still_isolates(
+    tmp_path: Path, namespace: str | None, isolated: str
+) -> None:
+    """The text names both kinds. It concerns the namespace of the NetworkPolicy alone."""
+    metadata = {"name": "p"} | ({} if namespace is None else {"namespace": namespace})
+    text = manifest(cluster_policy(), {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata})
     store = scans_of(tmp_path, text.replace("---\n", ",")).store
-    assert [key[0] for key in store.policies] == ["default"]
+    assert [key[0] for key in store.policies] == [isolated]
 
 
 def test_duplicate_keys_of_a_node_are_reported_and_its_addresses_are_used(tmp_path: Path) -> None:
