@@ -9,7 +9,6 @@ import sys
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
@@ -127,6 +126,8 @@ def _hold(argv: Sequence[str]) -> int:
 
 
 def _version(argv: Sequence[str]) -> int:
+    from importlib.metadata import version  # noqa: PLC0415  # see the module's docstring
+
     from_argv((), argv)
     print(f"netpolq {version('netpolq')}")
     return ExitCode.OK

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from netpolq.cli.command import Command
@@ -47,9 +48,29 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _supervise(argv: Sequence[str]) -> int:
-    from netpolq.supervisor import app  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    with _no_default_certificates():
+        from netpolq.supervisor import app  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
     return app.main(settings_document.decode(" ".join(argv)))
+
+
+@contextmanager
+def _no_default_certificates() -> Iterator[None]:
+    """Hide the system's certificates from OpenSSL.
+
+    aiohttp loads them while it is imported (a quarter of the supervisor's imports), for a default context that the agent does not use:
+    connections to the API server have a context of their own. Source of the variables: SSL_CTX_set_default_verify_paths(3).
+    """
+    before = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    os.environ |= dict.fromkeys(before, os.devnull)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _reload(argv: Sequence[str]) -> int:

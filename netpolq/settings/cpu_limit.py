@@ -1,14 +1,13 @@
 """The number of CPUs that this process can use: its CPU affinity, capped by the CPU limit of its control group.
 
-Neither `os` nor `psutil` reads the control group, and a container has its CPU limit nowhere else.
+`os` does not read the control group, and a container has its CPU limit nowhere else.
 """
 
 import math
+import os
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 _HIERARCHIES = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -19,7 +18,7 @@ def usable_cpus(hierarchies: Path = _HIERARCHIES, own_groups: Path = _OWN_GROUPS
 
     In a Kubernetes container the limit is `resources.limits.cpu`. A limit that cannot be read is ignored.
     """
-    schedulable = len(psutil.Process().cpu_affinity())
+    schedulable = len(os.sched_getaffinity(0))
     limit = min(_limits(hierarchies, own_groups), default=math.inf)
     return schedulable if limit >= schedulable else max(math.ceil(limit), 1)
 

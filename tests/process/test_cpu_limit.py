@@ -11,7 +11,7 @@ import pytest
 from loadtest.testbed.box import CHECKOUT
 from tests.support.control_groups import control_group
 
-_COUNT = "import psutil; from netpolq.settings import resolve; print(resolve([], {}).queue_count, len(psutil.Process().cpu_affinity()))"
+_COUNT = "import os; from netpolq.settings import resolve; print(resolve([], {}).queue_count, len(os.sched_getaffinity(0)))"
 
 
 @pytest.fixture

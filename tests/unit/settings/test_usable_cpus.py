@@ -17,7 +17,7 @@ _VERSION_2 = "0::{}\n"
 
 @pytest.fixture(autouse=True)
 def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.Process.cpu_affinity", lambda _process: list(range(_SCHEDULABLE)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(_SCHEDULABLE)))
 
 
 def found(folder: Path, own_groups: str, files: dict[str, str]) -> int:
