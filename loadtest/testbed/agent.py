@@ -1,6 +1,7 @@
 """The agent under test: `netpolq run` in the node of a box, its status, its metrics and its end."""
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -10,20 +11,21 @@ import sys
 import time
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
 import psutil
 
 from loadtest.testbed.box import Box
+from netpolq import cli
 from netpolq.netlink.queue_table import QueueStats, read
 
 METRICS_PORT = 9080
 LIMIT_S = 20.0
 """Time limit for events that follow at once on an idle machine."""
 
-_STEP_S = 0.003
+_MIN_STEP_S = 0.003
 
 
 class WorkerStatus(TypedDict):
@@ -125,12 +127,13 @@ class Agent:
         return self._process.wait(LIMIT_S)
 
     def cleanup(self) -> str:
-        """Remove rules and run dir, by the agent's own command. Returns what it prints."""
-        argv = [sys.executable, "-m", "netpolq", "cleanup", "--run-dir", str(self.run_dir)]
-        done = self.box.run(self.box.node.name, argv)
-        if done.returncode:
-            raise RuntimeError(f"netpolq cleanup: {done.stderr.strip()}")
-        return done.stdout
+        """Remove rules and run dir, by the agent's own command in this process. Returns what it prints."""
+        argv = ["cleanup", "--run-dir", str(self.run_dir)]
+        with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as error:
+            code = self.box.inside(self.box.node.name, lambda: cli.main(argv))
+        if code:
+            raise RuntimeError(f"netpolq cleanup: {error.getvalue().strip()}")
+        return printed.getvalue()
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one of the agent's processes."""
@@ -220,14 +223,15 @@ class Agent:
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
         """Wait for a condition. Raises `RuntimeError` with the log when the agent ends or the time is over."""
-        deadline_s = time.monotonic() + self._limit_s
+        began_s = time.monotonic()
         while not condition():
             assert self._process is not None
             if self._process.poll() is not None:
                 raise RuntimeError(f"the agent ended with exit code {self._process.returncode}:\n{self._log_tail()}")
-            if time.monotonic() > deadline_s:
+            waited_s = time.monotonic() - began_s
+            if waited_s > self._limit_s:
                 raise RuntimeError(f"not {what} after {self._limit_s} s:\n{self._log_tail()}")
-            time.sleep(_STEP_S)
+            time.sleep(max(_MIN_STEP_S, waited_s / 20))  # a long wait must not take the CPU from the agent
 
     def _log_tail(self) -> str:
         return self.log.read_text(encoding="utf-8")[-4000:]
