@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from loadtest.testbed.box import CHECKOUT
+from netpolq import cli
 from tests.support.deployment import LOADTEST, LOADTEST_FOLDERS, tool
 
 API_VERSIONS = ("1.25", kubernetes_validate.latest_version())
@@ -222,7 +222,9 @@ def test_what_needs_a_raw_socket_has_one_capability_in_a_namespace_that_says_so(
 
 
 @pytest.mark.parametrize("part", JOBS)
-def test_the_policies_admit_what_is_measured_and_deny_what_is_flooded(part: str, tmp_path: Path) -> None:
+def test_the_policies_admit_what_is_measured_and_deny_what_is_flooded(
+    part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """netpolq itself evaluates them, for a pod of the job and for another pod."""
     template = one(part, "Job")["spec"]["template"]
     write(tmp_path, template)
@@ -233,8 +235,9 @@ def test_the_policies_admit_what_is_measured_and_deny_what_is_flooded(part: str,
         ports = (port, port + 4_999) if "--next-ports" in words else (port,)
         for number in ports:
             for protocol in ("TCP", "UDP") if "udp" in words else ("TCP",):
-                assert verdict(tmp_path, CLIENT, protocol, number) == ("DROP" if denied else "ACCEPT"), (container, number)
-                assert verdict(tmp_path, STRANGER, protocol, number) == "DROP"
+                expected = "DROP" if denied else "ACCEPT"
+                assert verdict(capsys, tmp_path, CLIENT, protocol, number) == expected, (container, number)
+                assert verdict(capsys, tmp_path, STRANGER, protocol, number) == "DROP"
 
 
 def write(folder: Path, template: Template) -> None:
@@ -253,10 +256,10 @@ def write(folder: Path, template: Template) -> None:
     (folder / "cluster.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": [*others, *pods]}))
 
 
-def verdict(folder: Path, source: str, protocol: str, port: int) -> str:
-    argv = [sys.executable, "-m", "netpolq", "explain", "--manifests", str(folder), "--output", "json", "--src", source]
-    argv += ["--dst", SERVER, "--protocol", protocol, "--port", str(port)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT)
-    assert done.stdout, done.stderr
-    found: str = json.loads(done.stdout)["verdict"]
+def verdict(capsys: pytest.CaptureFixture[str], folder: Path, source: str, protocol: str, port: int) -> str:
+    argv = ["explain", "--manifests", str(folder), "--output", "json", "--src", source]
+    cli.main([*argv, "--dst", SERVER, "--protocol", protocol, "--port", str(port)])
+    printed = capsys.readouterr()
+    assert printed.out, printed.err
+    found: str = json.loads(printed.out)["verdict"]
     return found.upper()

@@ -4,8 +4,9 @@ import copy
 import json
 import re
 
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TypedDict, cast
 
 import pytest
@@ -77,34 +78,37 @@ def with_instances(text: str, labels: dict[str, Labels]) -> str:
     return re.sub(r"\bnode-\d\b", lambda node: labels[node[0]]["instance"], text)
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Callable[[Path, str], list[Labels]]:
-    return WAYS[request.param]
+@pytest.fixture(scope="module", params=WAYS)
+def scraped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Labels]:
+    """Labels of the agents' series by node, for each shipped way of scraping."""
+    return dict(zip(NODES, WAYS[request.param](tmp_path_factory.mktemp("scraped"), *NODES), strict=True))
 
 
-def test_every_alert_and_figure_is_right_with_the_labels_that_are_scraped(
-    way: Callable[[Path, str], list[Labels]], tmp_path: Path
-) -> None:
+def test_every_alert_and_figure_is_right_with_the_labels_that_are_scraped(scraped: dict[str, Labels]) -> None:
     """The absence of all agents, an agent that is down, and all other alerts: job and instance are those of the rules."""
-    labels = {}
-    for node in NODES:
-        (labels[node],) = way(tmp_path, node)
-    assert {labels[node]["job"] for node in NODES} == {"netpolq"}
-    path = tmp_path / "rules.test.yaml"
+    assert {labels["job"] for labels in scraped.values()} == {"netpolq"}
     tests = {
         "rule_files": [str(rules) for rules in prometheus.RULE_FILES],
         "evaluation_interval": "30s",
-        "tests": [relabelled(scenario, labels) for scenario in scenarios()],
+        "tests": [relabelled(scenario, scraped) for scenario in scenarios()],
     }
-    path.write_text(yaml.safe_dump(tests), encoding="utf-8")
-    promtool("test", "rules", path)
+    assert_passes(yaml.safe_dump(tests))
 
 
-def test_the_instance_is_the_name_of_the_node(way: Callable[[Path, str], list[Labels]], tmp_path: Path) -> None:
+@cache  # ways that give the same labels need the same seconds of promtool
+def assert_passes(tests: str) -> None:
+    """Run tests of rules."""
+    with NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(tests)
+        file.flush()
+        promtool("test", "rules", file.name)
+
+
+def test_the_instance_is_the_name_of_the_node(scraped: dict[str, Labels]) -> None:
     """A series continues when the agent's pod is replaced."""
-    (labels,) = way(tmp_path, "node-1")
-    assert labels["instance"].removesuffix(":9080") == "node-1"
-    assert not labels.keys() & {"pod", "container"}
+    for node, labels in scraped.items():
+        assert labels["instance"].removesuffix(":9080") == node
+        assert not labels.keys() & {"pod", "container"}
 
 
 def test_the_one_host_of_the_shipped_job_has_the_expected_job_and_a_name(tmp_path: Path) -> None:

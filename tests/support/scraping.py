@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -97,32 +97,34 @@ def series_labels(directory: Path, job: Job, *targets: StaticConfig) -> list[dic
     ]
 
 
-def _on_hosts(directory: Path, node: str) -> list[dict[str, str]]:
+def _on_hosts(directory: Path, *nodes: str) -> list[dict[str, str]]:
     """More than one host: their names as targets, without the fixed name, as the job's comment describes."""
-    job = prometheus.scrape_jobs()["netpolq"]
-    return series_labels(directory, cast("Job", {**job, "relabel_configs": []}), {"targets": [f"{node}:9080"], "labels": {}})
+    job = cast("Job", {**prometheus.scrape_jobs()["netpolq"], "relabel_configs": []})
+    return series_labels(directory, job, *(StaticConfig(targets=[f"{node}:9080"], labels={}) for node in nodes))
 
 
-def _as_pods(directory: Path, node: str) -> list[dict[str, str]]:
-    return series_labels(
-        directory, prometheus.scrape_jobs()["netpolq-pods"], pod_target(kustomized(KUSTOMIZE / "base"), node=node)
-    )
+def _as_pods(directory: Path, *nodes: str) -> list[dict[str, str]]:
+    return series_labels(directory, prometheus.scrape_jobs()["netpolq-pods"], *_pods(kustomized(KUSTOMIZE / "base"), nodes))
 
 
-def _by_pod_monitor(directory: Path, node: str) -> list[dict[str, str]]:
+def _by_pod_monitor(directory: Path, *nodes: str) -> list[dict[str, str]]:
     job = operator_job(kustomized(KUSTOMIZE / "podmonitor").one("PodMonitor"))
-    return series_labels(directory, job, pod_target(kustomized(KUSTOMIZE / "base"), node=node))
+    return series_labels(directory, job, *_pods(kustomized(KUSTOMIZE / "base"), nodes))
 
 
-def _by_the_charts_pod_monitor(directory: Path, node: str) -> list[dict[str, str]]:
+def _by_the_charts_pod_monitor(directory: Path, *nodes: str) -> list[dict[str, str]]:
     chart = charted({"metrics": {"podMonitor": {"enabled": True}}}, release="edge", namespace="network")
-    return series_labels(directory, operator_job(chart.one("PodMonitor")), pod_target(chart, node=node))
+    return series_labels(directory, operator_job(chart.one("PodMonitor")), *_pods(chart, nodes))
 
 
-WAYS: Mapping[str, Callable[[Path, str], list[dict[str, str]]]] = {
+def _pods(deployment: Deployment, nodes: Iterable[str]) -> Iterator[StaticConfig]:
+    return (pod_target(deployment, node=node, address=f"10.0.0.{end}") for end, node in enumerate(nodes, 1))
+
+
+WAYS: Mapping[str, Callable[..., list[dict[str, str]]]] = {
     "static targets": _on_hosts,
     "discovered pods": _as_pods,
     "PodMonitor of kustomize": _by_pod_monitor,
     "PodMonitor of the chart": _by_the_charts_pod_monitor,
 }
-"""Labels of the series of the agent on a node, by way of scraping."""
+"""Labels of the series of the agents on some nodes, in the order of the nodes, by way of scraping."""
