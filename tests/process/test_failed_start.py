@@ -139,50 +139,16 @@ clusters: [{name: x, cluster: {server: "https://127.0.0.1:1"}}]
 users: [{name: x, user: {token: t}}]
 """
 
-KUBECONFIGS = {
-    "missing": None,
-    "empty": "",
-    "no mapping": "just words\n",
-    "not YAML": "a: [\n- b: {\n",
-    "no context": "apiVersion: v1\nkind: Config\nclusters: []\nusers: []\ncontexts: []\n",
-    "an unknown context": "current-context: x\nclusters: []\nusers: []\ncontexts: []\n",
-    "entries without names": "current-context: x\nclusters: [1]\nusers: []\ncontexts: []\n",
-    "a list as a mapping": "current-context: x\nclusters: {}\nusers: []\ncontexts: {a: b}\n",
-    "a missing authority": """
-current-context: x
-contexts: [{name: x, context: {cluster: x, user: x}}]
-clusters: [{name: x, cluster: {server: "https://127.0.0.1:1", certificate-authority: /nowhere/ca.crt}}]
-users: [{name: x, user: {token: t}}]
-""",
-    "a missing certificate": """
-current-context: x
-contexts: [{name: x, context: {cluster: x, user: x}}]
-clusters: [{name: x, cluster: {server: "https://127.0.0.1:1"}}]
-users: [{name: x, user: {client-certificate: /nowhere/client.crt, client-key: /nowhere/client.key}}]
-""",
-}
 
-
-@pytest.mark.parametrize("kind", KUBECONFIGS)
-def test_a_kubeconfig_that_cannot_be_used_is_one_line_that_names_it(box: Box, kind: str) -> None:
+def test_a_kubeconfig_that_cannot_be_used_is_one_line_that_names_it(box: Box) -> None:
     path = box.directory / "kubeconfig"
-    text = KUBECONFIGS[kind]
-    if text is not None:
-        path.write_text(text)
+    path.write_text("a: [\n- b: {\n")
     done = run_to_the_end(box, "--kubeconfig", str(path), "--workers=1")
     assert done.returncode == ExitCode.BOOT
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("netpolq: error: ")
     assert str(path) in last
-    if "/nowhere" in (text or ""):
-        assert "/nowhere/" in last
-
-
-def test_a_kubeconfig_that_is_a_folder_is_one_line_that_names_it(box: Box) -> None:
-    done = run_to_the_end(box, "--kubeconfig", str(box.directory), "--workers=1")
-    assert done.returncode == ExitCode.BOOT
-    assert f"{box.directory}: Is a directory" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("server", ["https://api.nowhere.invalid:6443", "https://127.0.0.1:1"])
@@ -204,18 +170,10 @@ def test_a_server_that_cannot_be_reached_is_named_in_one_line(box: Box, server: 
     assert "Traceback" not in agent.log.read_text()
 
 
-def test_kubeconfig_of_the_environment_and_a_tilde_are_honoured(box: Box) -> None:
-    """KUBECONFIG may name several files. `~` is the home directory, with or without a shell to expand it."""
-    home = box.directory / "home"
-    home.mkdir()
-    (home / "config").write_text("")
-    for argv in (
-        ["env", f"HOME={home}", "KUBECONFIG=~/absent:~/config"],
-        ["env", f"KUBECONFIG={home}/config"],
-        ["env", f"HOME={home}", "NETPOLQ_KUBECONFIG=~/config"],
-    ):
-        done = box.run(
-            NODE.name, [*argv, sys.executable, "-m", "netpolq", "run", "--run-dir", str(box.directory / "run"), "--workers=1"]
-        )
-        assert done.returncode == ExitCode.BOOT, done.stderr
-        assert f"{home}/config: the file is empty" in done.stderr.splitlines()[-1]
+def test_kubeconfig_of_the_environment_is_honoured(box: Box) -> None:
+    """With a tilde that no shell expands."""
+    (box.directory / "config").write_text("")
+    argv = ["env", f"HOME={box.directory}", "KUBECONFIG=~/absent:~/config", sys.executable, "-m", "netpolq", "run", "--workers=1"]
+    done = box.run(NODE.name, [*argv, "--run-dir", str(box.directory / "run")])
+    assert done.returncode == ExitCode.BOOT, done.stderr
+    assert f"{box.directory}/config: the file is empty" in done.stderr.splitlines()[-1]

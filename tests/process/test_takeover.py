@@ -24,7 +24,7 @@ PER_S = 60
 WITHOUT_REPETITION_S = 0.9
 """A SYN is repeated after a second: a connection within this time needed no repetition."""
 
-UPGRADES = 20
+UPGRADES = 10
 LOAD_S = 6.0
 
 
