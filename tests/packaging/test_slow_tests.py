@@ -68,15 +68,16 @@ def test_an_unknown_name_is_an_error(repository: Path) -> None:
 
 @pytest.mark.parametrize(("slow", "selected"), [("image", True), ("", False), ("vm", False), (None, True)])
 def test_a_slow_test_is_collected_when_it_is_named_and_when_nothing_is_said(
-    monkeypatch: pytest.MonkeyPatch, slow: str | None, *, selected: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], slow: str | None, *, selected: bool
 ) -> None:
     monkeypatch.delenv("NETPOLQ_TEST_SLOW", raising=False)
     if slow is not None:
         monkeypatch.setenv("NETPOLQ_TEST_SLOW", slow)
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/packaging/test_deploy_image.py"]
-    done = subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True, text=True)
-    assert ("::test_the_steps_of_the_recipe_leave_a_program_that_runs" in done.stdout) is selected
-    assert "::test_the_linter_sees_a_fault" in done.stdout
+    arguments = ["--collect-only", "-q", "-p", "no:cacheprovider", "--rootdir", str(CHECKOUT)]
+    assert pytest.main([*arguments, str(CHECKOUT / "tests/packaging/test_deploy_image.py")]) == pytest.ExitCode.OK
+    collected = capsys.readouterr().out
+    assert ("::test_the_steps_of_the_recipe_leave_a_program_that_runs" in collected) is selected
+    assert "::test_the_linter_sees_a_fault" in collected
 
 
 @pytest.mark.parametrize(("slow", "size"), [("property", 10), ("vm image", 2), ("", 2), (None, 10)])
