@@ -55,7 +55,7 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 # Tests of processes that do not look at the clock, so that any number may run beside them.
 UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_user readiness_of_manifests confinement start run_dir)
 # The other ones: the longest first, so that none of them is left alone at the end.
-LONGEST := $(patsubst %,tests/process/test_%.py,takeover worker_faults hold kills takeover_lock standing_still succession soak)
+LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover hold takeover_lock kills succession loglevel standing_still soak metrics_clients)
 TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py)) $(wildcard tests/loadtest/test_*.py)
 
 # Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.

@@ -187,5 +187,4 @@ def test_restarts_under_load_admit_no_denied_connection_when_failing_closed(box:
     results = under_load(box, restart)
     assert not [result for result in results if result.probe.source == STRANGER.name and result.reached]
     assert [result for result in results if result.probe.source == FRIEND.name and result.reached]
-    assert len(restarts) >= 3
     assert set(restarts) == {0}
