@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from loadtest.cluster_policy_bodies import POLICIES, RULES, with_cluster_policies
 from loadtest.clusters import PolicyCluster
 from loadtest.ipset_chain import IpsetChain
 from loadtest.measure import Target, Variant
@@ -20,10 +21,13 @@ _CHAIN_PART = 10
 """A chain of a thousand rules takes so long that it would delay the rounds of the others."""
 
 _VALUE = "delivered_per_s"
+_WITH_CLUSTER_POLICIES = f"netpolq, the most policies and {POLICIES} cluster-wide ones of {RULES} rules"
 
 
 class PolicyScale:
     """One worker on half a core, no verdict cache in the kernel; beside it the same policies as a chain with ipset matches.
+
+    The most NetworkPolicies are measured once more with cluster-wide policies beside them, which are evaluated and decide nothing.
 
     Half a core, because a generator on one core is slower than a worker with a core of its own: all variants would take the whole load, and
     their ratio would have no meaning. The chain works on the core of the sender instead, so the report shows the two beside each other
@@ -61,11 +65,24 @@ class PolicyScale:
             )
             for cluster in self._clusters
         ]
+        largest = self._clusters[-1]
+        found.append(
+            PacketVariant(
+                name=_WITH_CLUSTER_POLICIES,
+                bodies=with_cluster_policies(largest.bodies),
+                subject=Netpolq(),
+                traffic=known_tuples(largest, self._packets),
+                cpus=WORKER_CPUS[:1],
+                half_a_core=True,
+            )
+        )
         return found
 
     def targets(self) -> Sequence[Target]:
         one, *more = (_name("netpolq", cluster) for cluster in self._clusters)
-        return [Target(value=_VALUE, subject=subject, reference=one, at_least=0.95) for subject in more]
+        return [
+            Target(value=_VALUE, subject=subject, reference=one, at_least=0.95) for subject in (*more, _WITH_CLUSTER_POLICIES)
+        ]
 
     def plots(self) -> Sequence[Plot]:
         lines = {

@@ -96,6 +96,16 @@ def policy(key: str, **spec: object) -> Body:
     }
 
 
+def cluster_policy(name: str, **spec: object) -> Body:
+    """A ClusterNetworkPolicy with the given fields of its spec."""
+    return {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
 def write(path: Path, bodies: Iterable[Body]) -> None:
     """Replace a manifest file in one step, so that no reader sees a partial file."""
     items: Sequence[Body] = list(bodies)
