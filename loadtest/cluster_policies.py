@@ -119,7 +119,7 @@ def cluster(pods: int, kinds: int) -> Iterator[Object]:
         yield _namespace(number)
     yield from map(_node, range(-(-pods // _PODS_PER_NODE)))
     for index in range(pods - kinds):
-        labels = _pod_labels(index % _APPS, index // _APPS % _PARTS)
+        labels = _pod_labels(index % _APPS, index // _APPS % _PARTS, index // _PODS_PER_NAMESPACE)
         yield _pod(f"pod-{index}", index // _PODS_PER_NAMESPACE, labels, _address(10, index), f"node-{index // _PODS_PER_NODE}")
     for kind in range(kinds):
         yield _local_pod(kind)
@@ -134,7 +134,7 @@ def _node(number: int, *, turn: int = 0) -> Node:
 
 
 def _local_pod(kind: int) -> Pod:
-    labels = Labels({"kind": f"kind-{kind}", **_pod_labels(kind % _APPS, kind % _PARTS)})
+    labels = Labels({"kind": f"kind-{kind}", **_pod_labels(kind % _APPS, kind % _PARTS, kind)})
     return _pod(f"local-{kind}", kind // _KINDS_PER_NAMESPACE, labels, _address(11, kind), _LOCAL_NODE)
 
 
@@ -158,8 +158,9 @@ def _pod(name: str, namespace: int, labels: Labels, address: AddressKey, node: s
 
 
 @cache
-def _pod_labels(app: int, part: int) -> Labels:
-    return Labels({"app": f"app-{app}", "part": f"part-{part}", "release": "stable"})
+def _pod_labels(app: int, part: int, revision: int) -> Labels:
+    """Labels of a Deployment's pods. Each Deployment has its own, as in a real cluster."""
+    return Labels({"app": f"app-{app}", "part": f"part-{part}", "pod-template-hash": f"{app}-{part}-{revision}"})
 
 
 def _own_policy(kind: int) -> NetworkPolicy:

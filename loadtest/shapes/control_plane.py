@@ -4,21 +4,19 @@ import time
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import psutil
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest import controlplane, processes
+from loadtest import processes
 from loadtest.cluster_policies import CHANGES as CLUSTER_POLICY_CHANGES
 from loadtest.cluster_policies import CHANGES_OF, POLICY_CHANGES
-from loadtest.cluster_policies import KINDS as CLUSTER_POLICY_KINDS
-from loadtest.cluster_policies import measure as measure_cluster_policies
 from loadtest.clusters import ChangingCluster
+from loadtest.compiler_variants import ClusterPoliciesVariant, CompilerVariant, KindsVariant
 from loadtest.kinds import KINDS
-from loadtest.kinds import measure as measure_kinds
 from loadtest.lab import Flood, Lab, lab
 from loadtest.measure import Sample, Target, Variant
 from loadtest.parameters import Parameters
@@ -115,84 +113,8 @@ def _agent(pods: int) -> str:
     return f"agent, {pods:,} pods"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompilerVariant:
-    """Store, compiler and snapshot in a separate process."""
-
-    name: str
-    pods: int
-    policies: int
-    events: int
-
-    def open(self) -> AbstractContextManager["CompilerVariant"]:
-        return self._open()
-
-    @contextmanager
-    def _open(self) -> Iterator["CompilerVariant"]:
-        yield self
-
-    def measure(self, round_number: int) -> Sample:
-        """Measure one cluster from its first sync on."""
-        del round_number
-        cost = controlplane.measure(
-            pods=self.pods, policies=self.policies, local_policies=min(100, self.policies), events=self.events
-        )
-        return Sample(
-            values={
-                "pod_event_ms": cost.pod_event.median_ms,
-                "pod_event_p99_ms": cost.pod_event.p99_ms,
-                "policy_event_ms": cost.policy_event.median_ms,
-                "policy_event_p99_ms": cost.policy_event.p99_ms,
-                "publish_ms": cost.publish.median_ms,
-                "first_image_s": cost.first_image_s,
-                "snapshot_bytes_per_pod": cost.snapshot_bytes_per_pod,
-            }
-        )
-
-
 def _kinds(kinds: int) -> str:
     return f"compiler, {kinds} kinds of pods"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KindsVariant:
-    """Policies that select all pods of some kinds, in this process."""
-
-    name: str
-    kinds: int
-    changes: int
-
-    def open(self) -> AbstractContextManager["KindsVariant"]:
-        return nullcontext(self)
-
-    def measure(self, round_number: int) -> Sample:
-        """Changes of one policy after the other."""
-        del round_number
-        cost = measure_kinds(self.kinds, self.changes)
-        return Sample(
-            values={
-                "change_ms": cost.change_ms,
-                "first_ms": cost.first_ms,
-                "snapshot_bytes": float(cost.snapshot_bytes),
-            }
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterPoliciesVariant:
-    """Cluster-wide policies in a large cluster, in a separate process."""
-
-    name: str
-    pods: int
-    changes: int
-
-    def open(self) -> AbstractContextManager["ClusterPoliciesVariant"]:
-        return nullcontext(self)
-
-    def measure(self, round_number: int) -> Sample:
-        """Measure one cluster from its first snapshot on."""
-        del round_number
-        return Sample(values=measure_cluster_policies(pods=self.pods, kinds=CLUSTER_POLICY_KINDS, changes=self.changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""The shared work of one update of identities: equal labels are compared once, and equal identities are made once.
+"""The shared work of one update of identities: what equal peer classes need is computed once.
 
-In a large cluster thousands of peer classes differ in their namespace alone.
+In a large cluster thousands of peer classes differ in their namespaces, and in labels that no selector names.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,21 @@ from netpolq.policy.selectors import matches
 from netpolq.snapshot.ir import Identity
 
 
-class Matches(dict[Labels, tuple[int, ...]]):
-    """The numbers of the selectors that match labels. `selectors`: by number."""
+class Matches:
+    """Which selectors match labels. Labels are compared once where all that the selectors name is equal. `selectors`: by number."""
 
     def __init__(self, selectors: Mapping[int, LabelSelector]) -> None:
-        super().__init__()
         self._selectors = selectors
+        self._keys = sorted({requirement.key for selector in selectors.values() for requirement in selector.requirements})
+        self._found: dict[tuple[str | None, ...], tuple[int, ...]] = {}
 
-    def __missing__(self, labels: Labels) -> tuple[int, ...]:
-        found = self[labels] = tuple(number for number, selector in self._selectors.items() if matches(selector, labels))
+    def of(self, labels: Labels) -> tuple[int, ...]:
+        """The numbers of the selectors that match labels."""
+        named = tuple(map(labels.get, self._keys))
+        found = self._found.get(named)
+        if found is None:
+            found = tuple(number for number, selector in self._selectors.items() if matches(selector, labels))
+            self._found[named] = found
         return found
 
 

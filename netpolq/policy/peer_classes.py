@@ -1,8 +1,8 @@
 """Peer classes: equivalence classes of addresses of pods and nodes, and the selectors in use that match each.
 
 A peer class is the namespace, labels and named ports of a pod, and the labels of the nodes that have the address. It has a pod, or nodes,
-and in an odd cluster both. A selector is evaluated once for each peer class that it may match, or once for several with equal labels,
-never for each address, and only when the selector comes into use or the peer class is created. All addresses of a peer class have one
+and in an odd cluster both. A selector is evaluated when it comes into use or the peer class is created: once for each peer class that it
+may match, or for several whose labels it does not tell apart, and never for each address. All addresses of a peer class have one
 identity.
 """
 
@@ -92,10 +92,13 @@ class PeerClasses:
             scope.update(joining)
             yield len(fresh) + len(gone)
             if joining or leaving:
-                by_labels = matches_of.setdefault(tuple(joining), Matches(joining))
+                matching = matches_of.setdefault(tuple(joining), Matches(joining))
                 for peer_class in self._in_namespace[namespace]:
-                    found = by_labels[peer_class.key.labels]
-                    yield 1 + self._set_identity(peer_class, identities[peer_class.identity, found])
+                    found = matching.of(peer_class.key.labels)
+                    work = 1
+                    if found or leaving:
+                        work += self._set_identity(peer_class, identities[peer_class.identity, found])
+                    yield work
         of_nodes = [(selector, number) for selector, number in fresh if isinstance(selector, NodeSelector)]
         if of_nodes or any(isinstance(selector, NodeSelector) for selector, _number in gone):
             for peer_class in self._with_nodes:
