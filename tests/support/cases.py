@@ -7,14 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypedDict
 
 import yaml
+
+from netpolq.decision import RuleDecision
+from netpolq.enums import Tier
+from netpolq.policy.evaluator import Side
 
 CASES = Path(__file__).parent.parent / "cases"
 
 NODE = "node"
 OUTSIDE = "outside"
+REMOTE = "remote"
 NODE_NAME = "node-1"
 PODS = tuple(f"{namespace}/{pod}" for namespace in "xyz" for pod in "abc")
 ADDRESSES: Mapping[str, Mapping[int, str]] = {
@@ -25,17 +31,33 @@ ADDRESSES: Mapping[str, Mapping[int, str]] = {
     },
     NODE: {4: "10.77.0.1", 6: "fd77::1"},
     OUTSIDE: {4: "192.0.2.7", 6: "2001:db8::7"},
+    REMOTE: {4: "192.0.2.8", 6: "2001:db8::8"},
 }
 """Address of each endpoint by family."""
 
 Body = dict[str, object]
 """An API object as a manifest has it."""
 
-_LINE = re.compile(r"(allow|deny) (\S+) -> (\S+)(?: ([A-Z]\S*))?(?: v([46]))?")
+_CLUSTER_GROUP = "policy.networking.k8s.io"
+_CHAIN = r"(?: {} (\S+))?"
+_LINE = re.compile(
+    r"(allow|deny) (\S+) -> (\S+)(?: ([A-Z]\S*))?(?: v([46]))?(?: by(?=.)"
+    + _CHAIN.format("egress")
+    + _CHAIN.format("ingress")
+    + ")?"
+)
+
+
+class Result(NamedTuple):
+    """The result of an attempt: whether it succeeds, and the chain of rules of each direction, see `chain_text`; None: not stated."""
+
+    allowed: bool = True
+    egress: str | None = None
+    ingress: str | None = None
 
 
 class Expectation(NamedTuple):
-    """One attempt and whether it must succeed. Endpoints: a pod as ns/name, `node` or `outside`.
+    """One attempt and its result. Endpoints: a pod as ns/name, `node`, `outside` or `remote`.
 
     `protocol`: TCP, UDP, SCTP or ICMP (ICMPv6 between IPv6 addresses); `port`: 0 for ICMP.
     """
@@ -44,19 +66,32 @@ class Expectation(NamedTuple):
     destination: str
     protocol: str
     port: int
-    allowed: bool
     family: int
+    result: Result
+
+    @property
+    def allowed(self) -> bool:
+        return self.result.allowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A set of manifests (API bodies of the whole cluster, policies last) and the connections that they allow."""
+    """A set of manifests (API bodies of the whole cluster, policies last) and the connections that they allow.
+
+    `problems`: the fields of cluster-wide policies that must be reported.
+    """
 
     name: str
     manifests: list[Body]
+    problems: tuple[str, ...]
     probes: tuple[tuple[str, int], ...]
     endpoints: tuple[str, ...]
     lines: tuple[str, ...]
+
+    @property
+    def unclear(self) -> list[Body]:
+        """The cluster-wide policies, if some of them cannot be read whole."""
+        return [body for body in self.manifests if str(body["apiVersion"]).startswith(_CLUSTER_GROUP)] if self.problems else []
 
     def manifest(self) -> str:
         """All manifests as one JSON document of kind List: YAML 1.1 would read the name of namespace y as a truth value."""
@@ -68,7 +103,7 @@ class Case:
         Raises `ValueError` for a line that cannot be read or that changes nothing.
         """
         table = {
-            (source, destination, *probe, family): True
+            (source, destination, *probe, family): Result()
             for source in self.endpoints
             for destination in self.endpoints
             if source in PODS or destination in PODS
@@ -76,13 +111,28 @@ class Case:
             for family in (4, 6)
         }
         for line in self.lines:
-            selected, allowed = _parse_line(line, table, self.probes)
-            if all(table[attempt] is allowed for attempt in selected):
+            selected, result = _parse_line(line, table, self.probes)
+            if all(table[attempt] == result for attempt in selected):
                 raise ValueError(f"{self.name}: the line {line!r} changes nothing")
-            table.update(dict.fromkeys(selected, allowed))
-        for (source, destination, protocol, port, family), allowed in table.items():
-            always = source in {destination, NODE}
-            yield Expectation(source, destination, protocol, port, allowed or always, family)
+            table.update(dict.fromkeys(selected, result))
+        for attempt, result in table.items():
+            source, destination, *_ = attempt
+            yield Expectation(*attempt, Result() if source in {destination, NODE} else result)
+
+
+def chain_text(side: Side) -> str:
+    """The rules of a direction in the form of the truth table: those that pass, then the decision, separated by `>`.
+
+    `TIER/POLICY[POSITION]` is a rule of a cluster-wide policy, `NAMESPACE/POLICY[POSITION]` a rule of a NetworkPolicy, `isolated` the
+    isolation by NetworkPolicies, `none` that no policy decides.
+    """
+    end = "none" if side.decision is None else "isolated"
+    return ">".join([*map(_rule_text, side.passes), end if side.rule is None else _rule_text(side.rule)])
+
+
+def _rule_text(rule: RuleDecision) -> str:
+    tier = "" if rule.tier is Tier.NETWORK_POLICY else f"{rule.tier.label}/"
+    return f"{tier}{rule.policy}[{rule.position}]"
 
 
 def load_cases() -> list[Case]:
@@ -93,11 +143,11 @@ def load_cases() -> list[Case]:
 _Attempt = tuple[str, str, str, int, int]
 
 
-def _parse_line(line: str, attempts: Iterable[_Attempt], probes: tuple[tuple[str, int], ...]) -> tuple[list[_Attempt], bool]:
+def _parse_line(line: str, attempts: Iterable[_Attempt], probes: tuple[tuple[str, int], ...]) -> tuple[list[_Attempt], Result]:
     found = _LINE.fullmatch(line)
     if found is None:
         raise ValueError(f"not an expectation: {line!r}")
-    word, sources, destinations, wanted, family = found.groups()
+    word, sources, destinations, wanted, family, egress, ingress = found.groups()
     selected_probes = {_probe(text) for text in wanted.split(",")} if wanted else set(probes)
     if not selected_probes <= set(probes):
         raise ValueError(f"not probed: {line!r}")
@@ -110,7 +160,7 @@ def _parse_line(line: str, attempts: Iterable[_Attempt], probes: tuple[tuple[str
         and (protocol, port) in selected_probes
         and version in families
     ]
-    return selected, word == "allow"
+    return selected, Result(word == "allow", egress, ingress)
 
 
 def _named(endpoint: str, patterns: str) -> bool:
@@ -122,13 +172,23 @@ def _probe(text: str) -> tuple[str, int]:
     return protocol, int(port or 0)
 
 
+class _Node(TypedDict):
+    labels: dict[str, str]
+    addresses: list[str]
+
+
 class _Required(TypedDict):
     case: str
-    policies: dict[str, Body]
     expect: list[str]
 
 
 class _CaseBody(_Required, total=False):
+    policies: dict[str, Body]
+    cluster_policies: dict[str, Body]
+    version: str
+    problems: list[str]
+    nodes: dict[str, _Node]
+    host_network: dict[str, str]
     labels: dict[str, dict[str, str]]
     ports: dict[str, list[Body]]
     probe: list[str]
@@ -143,8 +203,15 @@ def _case(body: _CaseBody) -> Case:
         name=body["case"],
         manifests=[
             *_cluster(body.get("labels", {}), body.get("ports", {})),
-            *(_policy(name, spec) for name, spec in body["policies"].items()),
+            *(_node(name, node) for name, node in body.get("nodes", {}).items()),
+            *(_pod(name, endpoint, _SERVED) for name, endpoint in body.get("host_network", {}).items()),
+            *(_policy(name, spec) for name, spec in body.get("policies", {}).items()),
+            *(
+                _cluster_policy(name, spec, body.get("version", "v1alpha2"))
+                for name, spec in body.get("cluster_policies", {}).items()
+            ),
         ],
+        problems=tuple(body.get("problems", [])),
         probes=tuple(_probe(text) for text in body.get("probe", ["TCP/80"])),
         endpoints=(*PODS, *body.get("endpoints", [])),
         lines=tuple(body["expect"]),
@@ -159,27 +226,38 @@ def _cluster(labels: Mapping[str, Mapping[str, str]], ports: Mapping[str, list[B
         metadata = {"name": namespace, "labels": {"ns": namespace, **labels.get(namespace, {})}}
         yield {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
     for pod in PODS:
-        namespace, name = pod.split("/")
-        yield {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"namespace": namespace, "name": name, "labels": {"pod": name, **labels.get(pod, {})}},
-            "spec": {
-                "nodeName": NODE_NAME,
-                # One container for each port, because within a container a port's name is unique.
-                "containers": [
-                    {"name": f"serve-{number}", "image": "serve", "ports": [port]}
-                    for number, port in enumerate(ports.get(pod, _SERVED))
-                ],
-            },
-            "status": {
-                "phase": "Running",
-                "podIP": ADDRESSES[pod][4],
-                "podIPs": [{"ip": ADDRESSES[pod][family]} for family in (4, 6)],
-                "hostIP": ADDRESSES[NODE][4],
-                "hostIPs": [{"ip": ADDRESSES[NODE][family]} for family in (4, 6)],
-            },
-        }
+        yield _pod(pod, NODE, ports.get(pod, _SERVED), pod, labels.get(pod, {}))
+
+
+def _pod(
+    key: str, node: str, ports: Iterable[Body], own: str | None = None, labels: Mapping[str, str] = MappingProxyType({})
+) -> Body:
+    """A pod on a node, which is an endpoint. `own`: the endpoint that has the pod's addresses; None: it uses the network of the node."""
+    namespace, name = key.split("/")
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"namespace": namespace, "name": name, "labels": {"pod": name, **labels}},
+        "spec": {
+            "nodeName": NODE_NAME if node == NODE else node,
+            **({} if own else {"hostNetwork": True}),
+            # One container for each port, because within a container a port's name is unique.
+            "containers": [{"name": f"serve-{number}", "image": "serve", "ports": [port]} for number, port in enumerate(ports)],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": ADDRESSES[own or node][4],
+            "podIPs": [{"ip": ADDRESSES[own or node][family]} for family in (4, 6)],
+            "hostIP": ADDRESSES[node][4],
+            "hostIPs": [{"ip": ADDRESSES[node][family]} for family in (4, 6)],
+        },
+    }
+
+
+def _node(name: str, node: _Node) -> Body:
+    addresses = [{"type": "InternalIP", "address": address} for address in node["addresses"]]
+    metadata = {"name": name, "labels": node["labels"]}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": {"addresses": addresses}}
 
 
 _SERVED: list[Body] = [
@@ -193,3 +271,11 @@ def _policy(key: str, spec: Body) -> Body:
     namespace, name = key.split("/")
     metadata = {"namespace": namespace, "name": name}
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
+
+
+def _cluster_policy(key: str, spec: Body, version: str) -> Body:
+    """A policy of the kind that its key begins with, else a ClusterNetworkPolicy of a version."""
+    *kinds, name = key.split("/")
+    kind = kinds[0] if kinds else "ClusterNetworkPolicy"
+    api_version = f"{_CLUSTER_GROUP}/{'v1alpha1' if kinds else version}"
+    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec}

@@ -32,6 +32,22 @@ class Cluster:
         manifests.write(self.agent.manifests / _FILE, [*bodies, revision])
         self.agent.wait_until_enforced(before)
 
+    @contextmanager
+    def added(self, bodies: Sequence[Body]) -> Iterator[None]:
+        """Add manifests in a new file, and remove it at the end; wait both times until that is enforced.
+
+        A file that cannot be read whole is used as it is only if it has no earlier content that stays in force instead.
+        """
+        assert self.agent.manifests is not None
+        path = self.agent.manifests / "added.json"
+        before = self.agent.status()
+        manifests.write(path, [*bodies, manifests.namespace("added")])  # the namespace is a change even if no policy can be used
+        self.agent.wait_until_enforced(before)
+        yield
+        before = self.agent.status()
+        path.unlink()
+        self.agent.wait_until_enforced(before)
+
 
 _FILE = "all.json"
 
