@@ -2,6 +2,7 @@
 
 import random
 
+from tests.support.cluster_policies import GROUP
 from tests.support.random_selectors import (
     LABELS,
     PORT_NAMES,
@@ -15,7 +16,6 @@ from tests.support.random_selectors import (
     random_selector,
 )
 
-GROUP = "policy.networking.k8s.io"
 RULE_NAMES = ("", "allow the proxies", "zwölfte Regel", "a" * 100)
 
 

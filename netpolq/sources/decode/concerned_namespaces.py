@@ -36,6 +36,11 @@ class ConcernedNamespaces(NamedTuple):
     namespaces: tuple[str, ...]
     is_complete: bool
 
+    @property
+    def is_cluster_wide(self) -> bool:
+        """Whether the text has cluster-wide objects alone."""
+        return self.is_complete and not self.namespaces
+
 
 def named_namespaces(value: object) -> tuple[str, ...]:
     """Every namespace in a field `namespace` of a body, in any spelling and at any depth."""

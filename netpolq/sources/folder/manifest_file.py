@@ -118,8 +118,7 @@ class _ContentBuilder:
     def refuse_text(self, document: int, message: str, text: str) -> None:
         """Reject a text that cannot be parsed; isolate the namespaces that it names."""
         named = namespaces_in(text)
-        is_cluster_wide = named.is_complete and not named.namespaces
-        consequence = NOT_USED if is_cluster_wide else self._isolate(document, named.namespaces)
+        consequence = NOT_USED if named.is_cluster_wide else self._isolate(document, named.namespaces)
         if named.namespaces and not named.is_complete:
             consequence += f"; {ISOLATES_NOTHING}"
         self._reject(document, message, consequence, leaves_open=not named.is_complete)
@@ -130,8 +129,7 @@ class _ContentBuilder:
         """
         errors = [item for item in items if isinstance(item, DecodeError)]
         named = namespaces_in(document.text)
-        is_cluster_wide = named.is_complete and not named.namespaces
-        namespaces = set() if is_cluster_wide else {*named.namespaces, *namespaces_of(document.value)}
+        namespaces = set() if named.is_cluster_wide else {*named.namespaces, *namespaces_of(document.value)}
         namespaces.update(name for error in errors for name in error.namespaces)
         for item in items:
             usable = item.partial if isinstance(item, DecodeError) else item
@@ -139,8 +137,8 @@ class _ContentBuilder:
                 self._objects.append(Located(document.number, usable))
             if isinstance(usable, Pod | NetworkPolicy):
                 namespaces.add(usable.namespace)
-        consequence = NOT_USED if is_cluster_wide and not namespaces else self._isolate(document.number, namespaces)
-        leaves_open = not namespaces and not is_cluster_wide
+        consequence = NOT_USED if named.is_cluster_wide and not namespaces else self._isolate(document.number, namespaces)
+        leaves_open = not namespaces and not named.is_cluster_wide
         for duplicate in document.duplicates:
             self._reject(document.number, duplicate.message, consequence, leaves_open=leaves_open)
         for error in errors:
