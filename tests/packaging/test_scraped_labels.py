@@ -81,7 +81,8 @@ def with_instances(text: str, labels: dict[str, Labels]) -> str:
 @pytest.fixture(scope="module", params=WAYS)
 def scraped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Labels]:
     """Labels of the agents' series by node, for each shipped way of scraping."""
-    return dict(zip(NODES, WAYS[request.param](tmp_path_factory.mktemp("scraped"), *NODES), strict=True))
+    series = WAYS[request.param](tmp_path_factory.mktemp("scraped"), *NODES)
+    return dict(zip(NODES, sorted(series, key=lambda labels: labels["instance"]), strict=True))
 
 
 def test_every_alert_and_figure_is_right_with_the_labels_that_are_scraped(scraped: dict[str, Labels]) -> None:

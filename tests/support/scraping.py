@@ -127,4 +127,4 @@ WAYS: Mapping[str, Callable[..., list[dict[str, str]]]] = {
     "PodMonitor of kustomize": _by_pod_monitor,
     "PodMonitor of the chart": _by_the_charts_pod_monitor,
 }
-"""Labels of the series of the agents on some nodes, in the order of the nodes, by way of scraping."""
+"""Labels of the series of the agents on some nodes, in any order, by way of scraping."""
