@@ -13,11 +13,11 @@ from tests.support.apiserver.writes import Writes
 from tests.support.policy_reports import Reports, path_of
 
 TIMING = Timing(
-    lease_s=2.0,
+    lease_s=6.0,
     renew_s=0.2,
-    deadline_s=1.0,
+    deadline_s=4.0,
     retry_s=0.1,
-    request_s=0.9,
+    request_s=1.9,
     look_s=0.1,
     release_s=5.0,
     poll_s=0.01,

@@ -48,9 +48,11 @@ class Writes:
         self.policies: dict[str, Body] = {}
         self.patches: list[Patch] = []
         self.refusals: list[Refusal] = []
+        self._managers: dict[tuple[str, str], str] = {}
 
     def put_policy(self, path: str, *, generation: int = 1, conditions: list[Body] | None = None) -> None:
-        """Create or replace a policy, as another client does."""
+        """Create or replace a policy, as another client does, which then manages these conditions."""
+        self._managers |= {(path, str(condition["type"])): "another" for condition in conditions or []}
         metadata = {"generation": generation, "uid": f"uid-of-{path}", "resourceVersion": self._next_version()}
         self.policies[path] = {"metadata": metadata, "status": {"conditions": conditions or []}}
 
@@ -74,7 +76,7 @@ class Writes:
         if request.method != "PATCH" or request.headers["Content-Type"] != "application/apply-patch+yaml":
             raise ApiError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", "only server-side apply is emulated")
         assert policy
-        return self._apply(policy[1], request.query["fieldManager"], body)
+        return self._apply(policy[1], request.query["fieldManager"], body, is_forced=request.query.get("force") == "true")
 
     def _lease(self, method: str, path: str, body: Body) -> web.Response:
         if method == "POST":
@@ -95,7 +97,7 @@ class Writes:
         self.leases[path] = {**body, "metadata": metadata}
         return web.json_response(self.leases[path], status=code)
 
-    def _apply(self, path: str, manager: str, body: Body) -> web.Response:
+    def _apply(self, path: str, manager: str, body: Body, *, is_forced: bool) -> web.Response:
         """Merge conditions by type, the key of the list in the CRD."""
         if path not in self.policies:
             raise status.not_found()
@@ -105,6 +107,10 @@ class Writes:
                 raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", f"status.conditions: {missing} required")
             if not _REASON.fullmatch(str(condition["reason"])) or len(str(condition["message"])) > 32768:
                 raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, "Invalid", "status.conditions: invalid reason or message")
+            owner = self._managers.get((path, str(condition["type"])), manager)
+            if owner != manager and not is_forced:
+                raise ApiError(HTTPStatus.CONFLICT, "Conflict", f'Apply failed with 1 conflict: conflict with "{owner}"')
+            self._managers[path, str(condition["type"])] = manager
         merged = self.conditions(path) | {str(condition["type"]): condition for condition in applied}
         before = self.policies[path]
         after: Body = {**before, "status": {"conditions": list(merged.values())}}

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from netpolq.model import Rejection
-from netpolq.policy_status import lease
+from netpolq.policy_status import lease, writer
 from netpolq.policy_status.plan import MAX_WRITES
 from netpolq.policy_status.timing import Timing
 from netpolq.policy_status.writer import PolicyStatus
@@ -212,7 +212,10 @@ async def test_a_leader_without_the_server_stops_and_starts_again(cluster: Clust
     assert cluster.written_by(agent)
 
 
-async def test_a_lease_that_another_client_changes_or_deletes_is_read_again(cluster: Cluster) -> None:
+async def test_a_lease_that_another_client_changes_or_deletes_is_read_again(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     agent = cluster.start()
     await cluster.until(lambda: cluster.written_by(agent))
     cluster.server.writes.leases.pop(LEASE)
@@ -223,6 +226,7 @@ async def test_a_lease_that_another_client_changes_or_deletes_is_read_again(clus
     await cluster.until(lambda: cast("Body", cluster.server.writes.leases[LEASE]["metadata"])["resourceVersion"] != "changed")
     cluster.put("p")
     await cluster.until(lambda: cluster.accepted("p"))
+    assert "no longer writes" not in caplog.text, "it reads the Lease at once, not when its term has ended"
 
 
 async def test_a_leader_yields_to_another_holder(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
@@ -301,6 +305,37 @@ async def test_many_changes_at_once_are_written_at_the_given_rate(cluster: Clust
 
     await cluster.until(note)
     assert times[-1] - times[0] >= 9 * 0.05 * 0.9
+
+
+async def test_rotated_credentials_are_read_again(tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("first")
+    async with ApiServer(token="first") as server:  # noqa: S106
+        config = server.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)
+        cluster = Cluster(server, Reports(server.writes), config, [])
+        agent = cluster.start()
+        await cluster.until(lambda: cluster.written_by(agent))
+        server.rotate_token("second")
+        cluster.put("p")
+        await cluster.until(lambda: agent.count("failed"))
+        token_file.write_text("second")
+        await cluster.until(lambda: cluster.accepted("p"))
+        await agent.stop()
+
+
+@pytest.mark.parametrize(
+    ("content", "namespace"),
+    [(b"network\n", "network"), (b"", "kube-system"), (b"\xff", "kube-system"), (None, "kube-system")],
+    ids=["a pod", "empty", "no text", "outside a pod"],
+)
+def test_the_lease_is_in_the_namespace_of_the_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, namespace: str
+) -> None:
+    file = tmp_path / "namespace"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(writer, "_NAMESPACE_FILE", file)
+    assert writer.own_namespace() == namespace
 
 
 async def test_an_unusable_kubeconfig_ends_no_agent(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
