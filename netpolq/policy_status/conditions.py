@@ -44,7 +44,7 @@ def condition_of(report: PolicyReport) -> Condition:
 def _message(rejection: Rejection) -> str:
     """Each field with its problem, then what is in force instead, which a cut never removes."""
     first = f"{rejection.field}: {rejection.message}" if rejection.field else rejection.message
-    ending = _bounded(f" (in force: {rejection.consequence})", MAX_MESSAGE_BYTES // 2)
+    ending = _bounded(f" ({rejection.consequence})", MAX_MESSAGE_BYTES // 2)
     return _bounded("; ".join([first, *rejection.further]), MAX_MESSAGE_BYTES - len(ending.encode())) + ending
 
 

@@ -113,8 +113,8 @@ async def test_policies_that_are_not_in_force_as_written_say_so(cluster: Cluster
     cluster.start()
     await cluster.until(lambda: all(cluster.accepted(name) for name in cluster.reports.rejections))
     assert {name: cluster.accepted(name)["message"] for name in cluster.reports.rejections} == {
-        "closed": "spec.egress[0].to[0].domainNames: unknown peer (in force: spec.egress[0] denies everything)",
-        "unreadable": "spec.subject: is required (in force: the policy denies nothing)",
+        "closed": "spec.egress[0].to[0].domainNames: unknown peer (spec.egress[0] denies everything)",
+        "unreadable": "spec.subject: is required (the policy denies nothing)",
     }
     assert {cluster.accepted(name)["status"] for name in cluster.reports.rejections} == {"False"}
 
