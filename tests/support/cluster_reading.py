@@ -11,7 +11,11 @@ from netpolq.sources.decode.decoder import Ignored, decode
 from netpolq.sources.kubernetes.source import ClusterSource
 from netpolq.sources.kubernetes.timing import Timing
 from netpolq.store import Store
-from tests.support.apiserver import RESOURCES, ApiServer, Body
+from tests.support.apiserver import (
+    RESOURCES,
+    ApiServer,
+    Body,
+)
 from tests.support.compiled import Compilation
 
 HURRIED = Timing(
@@ -24,6 +28,9 @@ HURRIED = Timing(
     max_delay_s=0.2,
     relist_s_per_object=0.01,
     max_relist_s=0.5,
+    discovery_s=(0.1, 0.2),
+    absence_s=0.05,
+    nodes_s=0.5,
 )
 """Short time limits: minutes in a cluster are a second in a test."""
 

@@ -17,9 +17,11 @@ _PAUSE_S = 0.5
 
 
 class Recovery:
-    """Handles failed requests for one kind. `noise`: random numbers from 0 to 1."""
+    """Handles failed requests for one kind. `permission`: what a role must permit, in words. `noise`: random numbers from 0 to 1."""
 
-    def __init__(self, kind: str, connection: Connection, timing: Timing, noise: Callable[[], float]) -> None:
+    def __init__(self, kind: str, permission: str, connection: Connection, timing: Timing, noise: Callable[[], float]) -> None:
+        self._kind = kind
+        self._permission = permission
         self._connection = connection
         self._timing = timing
         self._noise = noise
@@ -48,6 +50,8 @@ class Recovery:
         problem = str(error)
         if error.code == 401:
             problem += await self._renew(generation)
+        if error.code == 403:
+            problem = f"{self._kind} cannot be read: {problem}; the role of the agent must permit {self._permission}"
         is_version_suspect = error.code not in _NOT_ABOUT_THE_VERSION and (error.is_event or error.code < 500)
         delay_s = self._attempts.fail(problem, is_version_suspect=is_version_suspect)
         return max(delay_s, min(error.retry_after_s or 0.0, self._timing.max_delay_s))

@@ -13,10 +13,11 @@ import logging
 import random
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import aiohttp
 
+from netpolq.model import ObjectKey
 from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.delayed_list import DelayedList
 from netpolq.sources.kubernetes.paged_list import PagedList
@@ -26,6 +27,7 @@ from netpolq.sources.kubernetes.resources import Resource
 from netpolq.sources.kubernetes.timing import Timing
 from netpolq.sources.kubernetes.watch import (
     Changes,
+    EndedAtOnceError,
     LineDecoder,
     NoStreamedListsError,
     NotResumableError,
@@ -42,13 +44,20 @@ _UNKNOWN_PARAMETER = frozenset({400, 404, 405, 406, 422})
 _MIN_WATCH_S = 2.0
 """The reflector opens no watch when a list is due sooner: a watch of one second looks like one that has not begun."""
 
+_MAX_EXPECTED_FAILURES = 5
+"""So many consecutive failures as the change of a CRD causes are not a problem."""
+
 log = logging.getLogger("reflector")
 
 Deliver = Callable[[Changes], None]
 
 
 class Reflector:
-    """Reflects one resource. Calls `deliver` with the first complete state, then with every change; `deliver` must not raise."""
+    """Reflects one resource. Calls `deliver` with the first complete state, then with every change; `deliver` must not raise.
+
+    `known`: see `Replica`. `on_not_found`: for a resource that exists only with its CRD, called when the server answers 404; such an
+    answer, and a watch that ends at once because the schema has changed, is a problem only if it repeats.
+    """
 
     def __init__(
         self,
@@ -58,16 +67,20 @@ class Reflector:
         timing: Timing,
         *,
         noise: Callable[[], float] = random.random,
+        known: Iterable[ObjectKey] = (),
+        on_not_found: Callable[[], None] | None = None,
     ) -> None:
         self._resource = resource
         self._connection = connection
         self._deliver = deliver
         self._timing = timing
         self._noise = noise
-        self._replica = Replica(resource)
+        self._replica = Replica(resource, known)
+        self._on_not_found = on_not_found
+        self._expected_failures = 0
         self._streams_lists = True
         self._paged_list = PagedList(connection, timing)
-        self._recovery = Recovery(resource.kind, connection, timing, noise)
+        self._recovery = Recovery(resource.kind, resource.permission, connection, timing, noise)
         self._is_version_checked = False
         self._is_contact_lost = False
         self._delayed_list = DelayedList(timing, noise)
@@ -95,12 +108,25 @@ class Reflector:
                 delay_s = await self._on_status(error, generation)
             except StreamError as error:
                 self._lose_contact()
-                delay_s = self._drop_suspect_version(self._recovery.on_invalid_answer(error))
+                if isinstance(error, EndedAtOnceError) and self._is_expected():
+                    delay_s = self._pause_s()
+                else:
+                    delay_s = self._drop_suspect_version(self._recovery.on_invalid_answer(error))
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._lose_contact()
                 await self._recovery.wait_until_reachable(error, generation, reached)
                 continue
             await asyncio.sleep(delay_s)
+
+    def _is_expected(self) -> bool:
+        """Note a failure that the change of a CRD may have caused. Returns whether it is not a problem yet."""
+        self._expected_failures += 1
+        return self._on_not_found is not None and self._expected_failures <= _MAX_EXPECTED_FAILURES
+
+    def _pause_s(self) -> float:
+        """The pause after an expected failure, which grows with their number."""
+        timing = self._timing
+        return min(timing.first_delay_s * 2.0**self._expected_failures, timing.max_delay_s) * (0.5 + self._noise() / 2)
 
     def _list_again(self, why: str, *, level: int = logging.INFO) -> float:
         """Drop the known version. Returns the delay in seconds."""
@@ -116,6 +142,11 @@ class Reflector:
         if error.is_expired and self._replica.resume_version is not None:
             return self._list_again("the known version is too old to continue from")
         self._lose_contact()
+        if error.code == 404 and self._on_not_found is not None:
+            self._replica.resume_version = None
+            self._on_not_found()
+            if self._is_expected():
+                return self._pause_s()
         return self._drop_suspect_version(await self._recovery.on_refusal(error, generation))
 
     def _lose_contact(self) -> None:
@@ -129,6 +160,7 @@ class Reflector:
         return delay_s
 
     def _on_contact(self) -> None:
+        self._expected_failures = 0
         self.contact_ns = time.monotonic_ns()
 
     @property
@@ -136,13 +168,18 @@ class Reflector:
         """The current problem, or None."""
         return self._recovery.problem
 
+    @property
+    def known(self) -> frozenset[ObjectKey]:
+        """The keys of the known objects."""
+        return self._replica.known
+
     async def _synchronise(self) -> None:
         self.relists += 1
         if self._streams_lists:
             try:
                 return await self._stream_list()
             except StatusError as error:
-                if error.code not in _UNKNOWN_PARAMETER:
+                if error.code not in _UNKNOWN_PARAMETER or (error.code == 404 and self._on_not_found is not None):
                     raise
                 reason = str(error)
             except NoStreamedListsError as error:

@@ -6,6 +6,7 @@ and unchanged. If it does, both histories are the same up to this event, and the
 sends anything else, everything is listed again.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import orjson
@@ -56,18 +57,24 @@ def _evidence(item: Item, body: object, *, is_deletion: bool) -> Evidence:
 
 
 class Replica:
-    """The keys of the known objects of one resource, and the version to watch from.
+    """The keys of the known objects of one resource, and the version to watch from. `known`: objects of another version of the resource,
+    which are in force until the first complete state replaces them.
 
     `resume_version`: None if everything must be listed. The replica passes the objects on and does not keep them.
     """
 
-    def __init__(self, resource: Resource) -> None:
+    def __init__(self, resource: Resource, known: Iterable[ObjectKey] = ()) -> None:
         self.resource = resource
         self.resume_version: str | None = None
-        self._known: set[ObjectKey] = set()
+        self._known = set(known)
         self._incoming: dict[ObjectKey, Item] | None = None
         self._evidence: Evidence | None = None
         self._awaited: Evidence | None = None
+
+    @property
+    def known(self) -> frozenset[ObjectKey]:
+        """The keys of the known objects."""
+        return frozenset(self._known)
 
     @property
     def size(self) -> int:

@@ -15,6 +15,9 @@ class Timing:
     `relist_s_per_object`, `max_relist_s`: after a lost contact, where the server cannot prove that its history is the same, everything is
     listed again after a random time, which is at most so long for each known object, and at most so long in all. A thousand agents then
     ask for 10,000 objects a second or fewer, up to 6,000 objects in the cluster.
+    `discovery_s`: between two questions which optional kinds the server has, a random time between these two. `absence_s`: the pause
+    before the second question, which must confirm that a kind is gone.
+    `nodes_s`: a policy with node peers waits at most so long for the addresses of the nodes.
     """
 
     page_objects: int = 500
@@ -28,3 +31,6 @@ class Timing:
     silent_s: float = 90.0
     relist_s_per_object: float = 0.1
     max_relist_s: float = 600.0
+    discovery_s: tuple[float, float] = (20.0, 30.0)
+    absence_s: float = 3.0
+    nodes_s: float = 10.0

@@ -9,6 +9,7 @@ from enum import StrEnum
 import orjson
 
 from netpolq.model import Object, ObjectKey, Rejection
+from netpolq.sources.kubernetes.policy_report import PolicyReport
 from netpolq.sources.kubernetes.resources import Item
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
@@ -23,6 +24,10 @@ class StreamError(Exception):
 
 class NoStreamedListsError(StreamError):
     """The server does not support streamed lists: it treated the request as a plain watch."""
+
+
+class EndedAtOnceError(StreamError):
+    """The watch ended as soon as it had begun."""
 
 
 class NotResumableError(StreamError):
@@ -79,29 +84,36 @@ class LineDecoder:
 
 @dataclass(slots=True)
 class Changes:
-    """Changes from a number of events. `rejections`: current ones of the objects named here; objects without an entry have none."""
+    """Changes from a number of events. `rejections`: current ones of the objects named here; objects without an entry have none.
+    `reports`: of the present cluster-wide policies named here.
+
+    An object that is retained (`Item.is_retained`) has a rejection and is neither upserted nor deleted by it.
+    """
 
     upserted: dict[ObjectKey, Object] = field(default_factory=dict)
     deleted: set[ObjectKey] = field(default_factory=set)
     rejections: dict[ObjectKey, Rejection] = field(default_factory=dict)
+    reports: dict[ObjectKey, PolicyReport] = field(default_factory=dict)
 
     def put(self, item: Item) -> None:
         """Note a present object."""
-        self.deleted.discard(item.key)
-        self.rejections.pop(item.key, None)
+        if item.content is not None:
+            self.deleted.discard(item.key)
+            self.rejections.pop(item.key, None)
+            self.upserted[item.key] = item.content
+        elif not item.is_retained:
+            self.remove(item.key)
         if item.rejection is not None:
             self.rejections[item.key] = item.rejection
-        if item.content is None:
-            self.remove(item.key, keep_rejection=True)
-        else:
-            self.upserted[item.key] = item.content
+        if item.report is not None:
+            self.reports[item.key] = item.report
 
-    def remove(self, key: ObjectKey, *, keep_rejection: bool = False) -> None:
+    def remove(self, key: ObjectKey) -> None:
         """Note an object that is deleted or unusable."""
         self.upserted.pop(key, None)
+        self.rejections.pop(key, None)
+        self.reports.pop(key, None)
         self.deleted.add(key)
-        if not keep_rejection:
-            self.rejections.pop(key, None)
 
     def merge(self, later: "Changes") -> None:
         """Add changes that came after these."""
@@ -112,9 +124,10 @@ class Changes:
             self.rejections.pop(key, None)
             self.upserted[key] = content
         self.rejections.update(later.rejections)
+        self.reports.update(later.reports)
 
     def __bool__(self) -> bool:
-        return bool(self.upserted or self.deleted or self.rejections)
+        return bool(self.upserted or self.deleted or self.rejections or self.reports)
 
 
 def read_list(body: bytes) -> tuple[list[object], dict[str, object]]:

@@ -3,7 +3,7 @@
 import time
 
 from netpolq.sources.kubernetes.timing import Timing
-from netpolq.sources.kubernetes.watch import NotResumableError, StreamError
+from netpolq.sources.kubernetes.watch import EndedAtOnceError, NotResumableError
 
 _MIN_SILENT_WATCH_S = 1.0
 """A watch that ends sooner without any data has not begun. An immediate retry would repeat without end."""
@@ -42,12 +42,12 @@ class WatchAttempt:
     def end(self) -> bool:
         """Whether the end means a lost contact: too early, or after too long a silence.
 
-        Raises `StreamError` for a watch that has not begun, and `NotResumableError` for a watch without data that missed a bookmark.
+        Raises `EndedAtOnceError` for a watch that has not begun, and `NotResumableError` for a watch without data that missed a bookmark.
         """
         now = time.monotonic()
         lasted_s = now - self._opened
         if not self.has_data and lasted_s < _MIN_SILENT_WATCH_S:
-            raise StreamError("the watch ended as soon as it had begun")
+            raise EndedAtOnceError("the watch ended as soon as it had begun")
         if not self.has_data and lasted_s >= self._timing.silent_s:
             raise NotResumableError(f"the watch delivered nothing in {lasted_s:.0f} s")
         return lasted_s < self._timeout_s - _EARLY_S or now - self._last_data >= self._timing.silent_s

@@ -17,13 +17,31 @@ from tests.support.apiserver.faults import (
     WatchFault,
 )
 from tests.support.apiserver.options import WatchListSupport
-from tests.support.apiserver.resources import NAMESPACES, NETWORK_POLICIES, PODS, RESOURCES, Body, Resource, Verb
+from tests.support.apiserver.resources import (
+    ADMIN_POLICIES,
+    BASELINE_POLICIES,
+    CLUSTER_POLICIES,
+    DISCOVERY,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    RESOURCES,
+    Body,
+    Resource,
+    Verb,
+)
 from tests.support.apiserver.server import ApiServer, Request
 from tests.support.apiserver.threaded import ThreadedApiServer
 
 __all__ = [
+    "ADMIN_POLICIES",
+    "BASELINE_POLICIES",
+    "CLUSTER_POLICIES",
+    "DISCOVERY",
     "NAMESPACES",
     "NETWORK_POLICIES",
+    "NODES",
     "PODS",
     "RESOURCES",
     "USER",

@@ -45,8 +45,24 @@ NETWORK_POLICIES = Resource(
     "networkpolicies", "NetworkPolicy", "networking.k8s.io/v1", namespaced=True, rest=b',"spec":{"podSelector":{}}'
 )
 RESOURCES = (NAMESPACES, PODS, NETWORK_POLICIES)
-BY_KIND = {resource.kind: resource for resource in RESOURCES}
-BY_PATH = {resource.path: resource for resource in RESOURCES}
+"""What an agent always reads."""
+
+NODES = Resource("nodes", "Node", "v1", namespaced=False, rest=b',"spec":{},"status":{}')
+
+GROUP = "policy.networking.k8s.io"
+CLUSTER_POLICIES = Resource("clusternetworkpolicies", "ClusterNetworkPolicy", f"{GROUP}/v1alpha2", namespaced=False, rest=b"")
+ADMIN_POLICIES = Resource("adminnetworkpolicies", "AdminNetworkPolicy", f"{GROUP}/v1alpha1", namespaced=False, rest=b"")
+BASELINE_POLICIES = Resource(
+    "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy", f"{GROUP}/v1alpha1", namespaced=False, rest=b""
+)
+CUSTOM = (CLUSTER_POLICIES, ADMIN_POLICIES, BASELINE_POLICIES)
+"""Kinds with a CRD, each in its stored version."""
+
+DISCOVERY = Resource("", "APIGroup", "v1", namespaced=False, rest=b"")
+"""The discovery documents of `GROUP`, for faults. It is no collection."""
+
+BY_KIND = {resource.kind: resource for resource in (*RESOURCES, NODES, *CUSTOM)}
+BY_PATH = {resource.path: resource for resource in (*RESOURCES, NODES)}
 
 
 def key_of(resource: Resource, namespace: str, name: str) -> str:

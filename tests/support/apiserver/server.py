@@ -19,10 +19,11 @@ from aiohttp import web
 
 from tests.support.apiserver import status
 from tests.support.apiserver.credentials import USER, Authority, ClientCertificate, Kubeconfig
-from tests.support.apiserver.faults import Answer, CloseAbruptly, Fault, FaultPlan, NeverAnswer, WatchFault
+from tests.support.apiserver.custom import NOT_FOUND, CustomResources
+from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fault, FaultPlan, NeverAnswer, WatchFault
 from tests.support.apiserver.listing import list_page
 from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
-from tests.support.apiserver.resources import BY_PATH, Body, Resource, Verb
+from tests.support.apiserver.resources import BY_PATH, DISCOVERY, GROUP, Body, Resource, Verb
 from tests.support.apiserver.status import ApiError
 from tests.support.apiserver.store import Checkpoint, Store
 from tests.support.apiserver.watching import WatchStream
@@ -73,6 +74,7 @@ class ApiServer:
     ) -> None:
         self.store = Store()
         self.writes = Writes(self.store)
+        self._custom = CustomResources()
         self.requests: list[Request] = []
         self.watch_list = watch_list
         self.compacted_watch_is_http = compacted_watch_is_http
@@ -143,6 +145,19 @@ class ApiServer:
         """Raise the version, as writes to kinds that are not served here do."""
         self.store.advance(count)
         self._wake()
+
+    def serve(self, resource: Resource, *versions: str) -> None:
+        """Serve a kind that has a CRD in these versions, such as "v1alpha2". Its objects stay, and its watches end, as after each
+        change of a CRD.
+        """
+        self._custom.serve(resource, *versions)
+        self.strike(EndStream(resource=resource))
+
+    def delete_crd(self, resource: Resource) -> None:
+        """Delete a kind that has a CRD, with its objects. Its watches end without the deletions, as after a short loss of contact."""
+        self._custom.serve(resource)
+        self.store.drop(resource)
+        self.strike(EndStream(resource=resource))
 
     # Authentication
 
@@ -287,8 +302,9 @@ class ApiServer:
             return web.Response()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        resource = BY_PATH.get(request.path)
-        verb = (Verb.WATCH if is_watch(request.query) else Verb.LIST) if resource else None
+        resource = BY_PATH.get(request.path) or self._custom.find(request.path)
+        is_collection = resource is not None and resource != DISCOVERY
+        verb = (Verb.WATCH if is_watch(request.query) else Verb.LIST) if is_collection else None
         user = self._user(request)
         self.requests.append(
             Request(request.method, request.path, resource, verb, dict(request.query), dict(request.headers), user or "")
@@ -311,6 +327,10 @@ class ApiServer:
             return written
         if request.path.startswith(_NODES):
             return self._node(user, request.path.removeprefix(_NODES))
+        if resource == DISCOVERY:
+            return self._custom.answer(request.path)
+        if request.path.startswith(f"/apis/{GROUP}/") and resource is None:
+            return web.Response(status=HTTPStatus.NOT_FOUND, text=NOT_FOUND)
         if resource is None or verb is None:
             return _server_information(request.path)
         if request.method != "GET":

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 
 import orjson
 
-from tests.support.apiserver.resources import BY_KIND, RESOURCES, Body, Resource, key_of
+from tests.support.apiserver.resources import BY_KIND, Body, Resource, key_of
 
 _UIDS = uuid.UUID(
     "6e6574706f6c7100746573742d617069"
@@ -75,9 +75,9 @@ class Store:
     def __init__(self, first_version: int = 1000) -> None:
         self.resource_version = first_version
         self.compacted_at = first_version
-        self._objects: dict[Resource, dict[str, Stored]] = {resource: {} for resource in RESOURCES}
-        self._events: dict[Resource, list[Event]] = {resource: [] for resource in RESOURCES}
-        self._forgotten = dict.fromkeys(RESOURCES, first_version)
+        self._objects: dict[Resource, dict[str, Stored]] = {resource: {} for resource in BY_KIND.values()}
+        self._events: dict[Resource, list[Event]] = {resource: [] for resource in BY_KIND.values()}
+        self._forgotten = dict.fromkeys(BY_KIND.values(), first_version)
         self._snapshots: dict[Resource, tuple[int, Snapshot]] = {}
 
     def put(self, body: Body) -> int:
@@ -167,6 +167,14 @@ class Store:
                 self._forgotten[resource] = events[-1].resource_version
             events.clear()
 
+    def drop(self, resource: Resource) -> None:
+        """Remove all objects of a kind with their history, as with the CRD. A later CRD of this kind has new objects."""
+        self.resource_version += 1
+        self._objects[resource].clear()
+        self._events[resource].clear()
+        self._forgotten[resource] = self.resource_version
+        self._snapshots.pop(resource, None)
+
     def checkpoint(self) -> Checkpoint:
         """The present state, for `restore`."""
         return Checkpoint(
@@ -189,7 +197,7 @@ class Store:
         self.compacted_at, self._forgotten = checkpoint.compacted_at, dict(checkpoint.forgotten)
         self._snapshots.clear()
         if not keeps_history:
-            self._forgotten = dict.fromkeys(RESOURCES, checkpoint.resource_version)
+            self._forgotten = dict.fromkeys(BY_KIND.values(), checkpoint.resource_version)
             for events in self._events.values():
                 events.clear()
             self.compact()

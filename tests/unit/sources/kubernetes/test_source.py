@@ -11,6 +11,7 @@ import pytest
 from netpolq.errors import BootError
 from netpolq.sources.kubernetes.source import ClusterSource
 from tests.support.apiserver import (
+    DISCOVERY,
     NAMESPACES,
     NETWORK_POLICIES,
     PODS,
@@ -262,6 +263,7 @@ async def test_only_what_the_role_allows_is_asked(tmp_path: Path) -> None:
             ("GET", NAMESPACES),
             ("GET", PODS),
             ("GET", NETWORK_POLICIES),
+            ("GET", DISCOVERY),
         }
 
 
