@@ -13,9 +13,19 @@ from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
 from loadtest.testbed.probe import Probe
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
-from tests.support.apiserver import NETWORK_POLICIES, ApiServer, GoSilent, ThreadedApiServer, write_service_account
+from tests.support.apiserver import (
+    CLUSTER_POLICIES,
+    NETWORK_POLICIES,
+    ApiServer,
+    GoSilent,
+    ThreadedApiServer,
+    write_service_account,
+)
 
 TOKEN = "secret-of-the-test"  # noqa: S105
+
+_LIMIT_S = 90.0
+"""The agent asks twice a minute for new kinds."""
 
 
 class Watched(NamedTuple):
@@ -47,7 +57,8 @@ def watched(box: Box) -> Iterator[Watched]:
         for host in (SERVER, FRIEND, STRANGER):
             api.put(manifests.pod(host, NODE, app=host.name.split("/")[1]))
         config = api.kubeconfig(box.directory / "kubeconfig", token=TOKEN)
-        with Agent(box, None, "--kubeconfig", str(config), "--workers=2", "--strict-mode=false", "--fail-open=false") as agent:
+        flags = ("--kubeconfig", str(config), "--workers=2", "--strict-mode=false", "--fail-open=false")
+        with Agent(box, None, *flags, limit_s=_LIMIT_S) as agent:
             yield Watched(box, api, agent)
 
 
@@ -64,6 +75,33 @@ def test_policies_of_the_api_server_apply_to_real_connections(watched: Watched) 
     source = watched.agent.status()["source"]
     assert source["kind"] == "cluster"
     assert source["location"] == watched.api.url
+
+
+def test_cluster_wide_policies_come_and_go_with_their_crd(watched: Watched) -> None:
+    """The CRD comes while the agent runs, a policy denies, the CRD goes, and the connection is allowed again."""
+    watched.admit("friend")
+    assert watched.reached() == [True, True, False, False]
+    friends = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "friend"}}}}
+    rule = {"action": "Deny", "from": [friends]}
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "ingress": [rule]}
+    before = watched.agent.status()
+    watched.api.do(lambda server: server.serve(CLUSTER_POLICIES, "v1alpha2"))
+    watched.api.put(
+        {
+            "apiVersion": CLUSTER_POLICIES.api_version,
+            "kind": CLUSTER_POLICIES.kind,
+            "metadata": {"name": "no-friends"},
+            "spec": spec,
+        }
+    )
+    watched.agent.wait_until_enforced(before)
+    assert watched.reached() == [False] * 4
+    before = watched.agent.status()
+    watched.api.do(lambda server: server.delete_crd(CLUSTER_POLICIES))
+    watched.agent.wait_until_enforced(before)
+    assert watched.reached() == [True, True, False, False]
+    assert watched.agent.status()["source"]["problems"] == []
+    assert watched.agent.is_ready()
 
 
 def test_a_server_that_does_not_answer_leaves_the_last_policies_in_force_and_the_agent_ready(watched: Watched) -> None:
