@@ -184,6 +184,25 @@ async def test_the_first_update_has_the_policies_of_the_kinds_that_exist(tmp_pat
             assert names(reader) == {"default", ANP_NAME, BANP_NAME}
 
 
+async def test_objects_stay_until_the_new_version_is_complete_and_those_deleted_meanwhile_go_then(tmp_path: Path) -> None:
+    async with ApiServer(bookmark_interval_s=0.2) as server:
+        fill(server)
+        server.serve(CNP, "v1alpha2")
+        server.put(denies(CNP))
+        server.put(denies(CNP, "deleted"))
+        async with reading(server.kubeconfig(tmp_path / "config")) as reader:
+            await server.until(lambda: server.open_watches(CNP) == 1)
+            server.inject(Answer(resource=CNP, times=None, code=503))
+            server.strike(GoSilent(resource=CNP))
+            server.delete(CNP, "", "deleted")
+            server.serve(CNP, "v1beta1")
+            await server.until(lambda: any(f"{GROUP}/v1beta1/" in request.path for request in server.asked(CNP)))
+            await _until_discovered(server)
+            assert names(reader) == {"default", "deleted"}
+            server.clear()
+            await until(lambda: names(reader) == {"default"})
+
+
 async def test_the_objects_of_a_crd_go_in_one_update(tmp_path: Path) -> None:
     async with ApiServer() as server:
         fill(server)
