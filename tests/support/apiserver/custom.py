@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from tests.support.apiserver.resources import CUSTOM, DISCOVERY, GROUP, Resource
+from tests.support.apiserver.resources import DISCOVERY, GROUP, Resource
 
 NOT_FOUND = "404 page not found\n"
 
@@ -29,9 +29,8 @@ class CustomResources:
         for resource, version in self._served():
             if path == f"/apis/{GROUP}/{version}/{resource.plural}":
                 return resource
-        return (
-            DISCOVERY if path.startswith(f"/apis/{GROUP}") and not path.endswith(tuple(each.plural for each in CUSTOM)) else None
-        )
+        group, _, rest = path.partition(GROUP)
+        return DISCOVERY if group == "/apis/" and rest.count("/") <= 1 else None
 
     def answer(self, path: str) -> web.Response:
         """A discovery document, or 404 in plain text."""
