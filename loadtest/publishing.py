@@ -15,9 +15,10 @@ from netpolq.store import Store
 
 
 class ControlPlane:
-    """Compiles updates and seals snapshots. `is_local`: the pods to compile programs for."""
+    """Compiles updates and seals snapshots. `is_local`: the pods to compile programs for. `clock`: the seconds that an event takes."""
 
-    def __init__(self, is_local: Callable[[Pod], bool]) -> None:
+    def __init__(self, is_local: Callable[[Pod], bool], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self.store = Store()
         self._compiler = Compiler(self.store, is_local=is_local)
         self._builder = SnapshotBuilder()
@@ -46,14 +47,14 @@ class ControlPlane:
 
     def event(self, update: Update) -> tuple[float, float]:
         """Seconds to compile an update, and to publish the result."""
-        started = time.perf_counter()
+        started = self._clock()
         self.store.apply(update)
         for _ in self.compile():
             pass
         self._compiler.take_changed()
-        compiled = time.perf_counter()
+        compiled = self._clock()
         self.publish()
-        return compiled - started, time.perf_counter() - compiled
+        return compiled - started, self._clock() - compiled
 
     def _seal(self) -> int:
         self._version += 1

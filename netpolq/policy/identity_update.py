@@ -5,7 +5,7 @@ In a large cluster thousands of peer classes differ in their namespaces, and in 
 
 from collections.abc import Mapping
 
-from netpolq.model import Labels, LabelSelector
+from netpolq.model import LabelSelector
 from netpolq.policy.selectors import matches
 from netpolq.snapshot.ir import Identity
 
@@ -14,16 +14,16 @@ class Matches:
     """Which selectors match labels. Labels are compared once where all that the selectors name is equal. `selectors`: by number."""
 
     def __init__(self, selectors: Mapping[int, LabelSelector]) -> None:
-        self._selectors = selectors
+        self.selectors = selectors
         self._keys = sorted({requirement.key for selector in selectors.values() for requirement in selector.requirements})
         self._found: dict[tuple[str | None, ...], tuple[int, ...]] = {}
 
-    def of(self, labels: Labels) -> tuple[int, ...]:
+    def of(self, labels: Mapping[str, str]) -> tuple[int, ...]:
         """The numbers of the selectors that match labels."""
         named = tuple(map(labels.get, self._keys))
         found = self._found.get(named)
         if found is None:
-            found = tuple(number for number, selector in self._selectors.items() if matches(selector, labels))
+            found = tuple(number for number, selector in self.selectors.items() if matches(selector, labels))
             self._found[named] = found
         return found
 

@@ -79,20 +79,21 @@ class PeerClasses:
         fresh, gone = self._uses.take_pending()
         if not fresh and not gone:
             return
+        peers = {number: selector for selector, number in fresh if isinstance(selector, PeerSelector)}
+        of_all = Matches({number: selector.namespace_selector for number, selector in peers.items() if not selector.namespace})
         matches_of: dict[tuple[int, ...], Matches] = {}
         identities = Identities(gone=frozenset(number for _selector, number in gone))
         for namespace in self._namespaces_of(selector for selector, _number in (*fresh, *gone)):
             scope = self._scopes[namespace]
-            joining = {
-                number: selector.pod_selector
-                for selector, number in fresh
-                if isinstance(selector, PeerSelector) and self._is_about(selector, namespace)
-            }
             leaving = [number for _selector, number in gone if scope.pop(number, None) is not None]
-            scope.update(joining)
-            yield len(fresh) + len(gone)
+            own = (number for number, selector in peers.items() if selector.namespace == namespace)
+            joining = (*of_all.of(self._labels_of(namespace)), *own)
+            matching = matches_of.get(joining)
+            if matching is None:
+                matching = matches_of[joining] = Matches({number: peers[number].pod_selector for number in joining})
+            scope.update(matching.selectors)
+            yield 1 + len(gone)
             if joining or leaving:
-                matching = matches_of.setdefault(tuple(joining), Matches(joining))
                 for peer_class in self._in_namespace[namespace]:
                     found = matching.of(peer_class.key.labels)
                     work = 1
@@ -197,8 +198,11 @@ class PeerClasses:
     def _is_about(self, selector: PeerSelector, namespace: str) -> bool:
         if selector.namespace:
             return selector.namespace == namespace
+        return matches(selector.namespace_selector, self._labels_of(namespace))
+
+    def _labels_of(self, namespace: str) -> Mapping[str, str]:
         labels = self._labels.get(namespace)
-        return matches(selector.namespace_selector, {NAMESPACE_NAME_LABEL: namespace} if labels is None else labels)
+        return {NAMESPACE_NAME_LABEL: namespace} if labels is None else labels
 
     def _identify(self, peer_class: PeerClass) -> Identity:
         key = peer_class.key
