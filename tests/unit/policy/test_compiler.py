@@ -282,6 +282,7 @@ def test_a_peer_of_all_namespaces_is_compared_once_with_the_labels_that_it_names
     assert len(cluster.compilation.meaning().identities) == 50
     cluster.change(POLICY)
     assert evaluated() == 0, "a selector that goes out of use is removed by its number"
+    assert not cluster.compilation.meaning().identities
 
 
 def test_a_new_peer_of_a_large_cluster_pauses() -> None:
