@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -16,9 +16,10 @@ from typing import NamedTuple
 import pytest
 
 from loadtest.testbed import manifests, netns
-from loadtest.testbed.manifests import Body, policy
+from loadtest.testbed.manifests import Body
 from tests.support.cluster import Cluster
-from tests.support.four_pods import NODE, PODS, cluster_with
+from tests.support.cluster_policies import cluster_policy
+from tests.support.four_pods import NODE, PODS, cluster_with, ingress, pod_peer
 
 CLIENTS = ("x/b", "x/c", "x/d")
 PORTS = (9000, 9001)
@@ -27,6 +28,10 @@ KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = 25
 DWELL_S = 0.15
 """Long enough for a decision to be repeated, sent as a hint, and added to the verdict cache."""
+
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_RECEIVE_BUFFER_BYTES = 1 << 22
+"""Seconds of datagrams. The default holds 0.1 s, and a receiver that is slower for a moment would lose what was admitted."""
 
 PAYLOAD = struct.Struct("=BBBQ")
 
@@ -97,6 +102,7 @@ class Traffic:
             for port, family in product(PORTS, FAMILIES):
                 server = stack.enter_context(socket.socket(KINDS[family], socket.SOCK_DGRAM))
                 server.bind((self._box.address("x/a", family), port))
+                server.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
                 servers.append(server)
             last_ns = 0
             while not self._stop.is_set() or time.monotonic_ns() < last_ns:
@@ -107,53 +113,115 @@ class Traffic:
                     self.arrived.add(Datagram(CLIENTS[client], PORTS[port], family, sent_ns))
 
 
+FLAGS = ("--workers", "2", "--no-fanout", "--fail-open=false")
+
+
 @pytest.fixture
 def caching() -> Iterator[Cluster]:
-    with cluster_with("--workers", "2", "--no-fanout", "--fail-open=false", "--verdict-cache=on") as started:
+    with cluster_with(*FLAGS, "--verdict-cache=on") as started:
         yield started
 
 
-def random_world(rng: random.Random) -> tuple[list[Body], frozenset[tuple[str, int]]]:
+@pytest.fixture
+def queueing() -> Iterator[Cluster]:
+    """Every first packet goes to a worker, so that its flow cache decides alone."""
+    with cluster_with(*FLAGS, "--verdict-cache=off") as started:
+        yield started
+
+
+World = tuple[list[Body], frozenset[tuple[str, int]]]
+"""Manifests, and the clients and ports that they admit."""
+
+
+class Rule(NamedTuple):
+    """A rule about clients of one colour."""
+
+    action: str
+    colour: str
+    ports: tuple[int, ...]
+
+
+def random_world(rng: random.Random) -> World:
     """Labels of the clients and policies about labels, and what follows for each client and port."""
     labels = {name: rng.choice("rg") for name in CLIENTS}
-    grants = [(rng.choice("rg"), rng.sample(PORTS, rng.randrange(1, 3))) for _ in range(rng.randrange(3))]
-    rules: list[Body] = [
-        {
-            "from": [{"podSelector": {"matchLabels": {"colour": colour}}}],
-            "ports": [{"protocol": "UDP", "port": port} for port in ports],
-        }
-        for colour, ports in grants
-    ]
+    grants = [Rule("Accept", rng.choice("rg"), tuple(rng.sample(PORTS, rng.randrange(1, 3)))) for _ in range(rng.randrange(3))]
     isolated = rng.random() < 0.9
-    policies = (
-        [policy("x/a", podSelector={"matchLabels": {"pod": "a"}}, policyTypes=["Ingress"], ingress=rules)] if isolated else []
-    )
-    pods = [
-        manifests.pod(host, NODE, pod=host.name[-1], **({"colour": labels[host.name]} if host.name in labels else {}))
-        for host in PODS
-    ]
+    policies = [ingress(*map(grant_body, grants))] if isolated else []
     admitted = {
         (name, port)
         for name, port in product(CLIENTS, PORTS)
-        if not isolated or any(labels[name] == colour and port in ports for colour, ports in grants)
+        if not isolated or any(labels[name] == grant.colour and port in grant.ports for grant in grants)
     }
-    return [manifests.namespace("x"), *pods, *policies], frozenset(admitted)
+    return [*coloured_pods(labels), *policies], frozenset(admitted)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_no_connection_is_evaluated_by_a_policy_that_is_not_in_force_any_more(caching: Cluster, seed: int) -> None:
-    rng = random.Random(seed)
-    traffic = Traffic(caching)
+def coloured_pods(labels: Mapping[str, str]) -> list[Body]:
+    """The namespace and its pods, some with a colour."""
+    colours = {host.name: {"colour": labels[host.name]} if host.name in labels else {} for host in PODS}
+    return [manifests.namespace("x"), *(manifests.pod(host, NODE, pod=host.name[-1], **colours[host.name]) for host in PODS)]
+
+
+def random_tiers(rng: random.Random) -> World:
+    """Labels of the clients, rules of the Admin and the Baseline tier, and a NetworkPolicy between them in half of all worlds."""
+    labels = {name: rng.choice("rg") for name in CLIENTS}
+    admin, baseline = ([random_rule(rng) for _ in range(rng.randrange(5))] for _ in range(2))
+    grants = [Rule("Accept", rng.choice("rg"), (rng.choice(PORTS),)) for _ in range(rng.randrange(3))]
+    isolated = rng.random() < 0.5
+    policies: list[Body] = [
+        cluster_policy(
+            f"{tier}-{priority}".lower(), subject=pod_peer("a"), tier=tier, priority=priority, ingress=[rule_body(rule)]
+        )
+        for tier, rules in (("Admin", admin), ("Baseline", baseline))
+        for priority, rule in enumerate(rules)
+    ]
+    if isolated:
+        policies.append(ingress(*map(grant_body, grants)))
+    end = [Rule("Deny", colour, PORTS) for colour in "rg"]
+    tiers = [admin, [*grants, *end] if isolated else [], baseline]
+    admitted = {(name, port) for name, port in product(CLIENTS, PORTS) if is_admitted(tiers, labels[name], port)}
+    return [*coloured_pods(labels), *policies], frozenset(admitted)
+
+
+def random_rule(rng: random.Random) -> Rule:
+    return Rule(rng.choice(("Accept", "Deny", "Pass")), rng.choice("rg"), tuple(rng.sample(PORTS, rng.randrange(1, 3))))
+
+
+def grant_body(rule: Rule) -> Body:
+    """A rule of a NetworkPolicy."""
+    return {
+        "from": [{"podSelector": {"matchLabels": {"colour": rule.colour}}}],
+        "ports": [{"protocol": "UDP", "port": port} for port in rule.ports],
+    }
+
+
+def rule_body(rule: Rule) -> Body:
+    """A rule of a cluster-wide policy."""
+    return {
+        "action": rule.action,
+        "from": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"colour": rule.colour}}}}],
+        "protocols": [{"udp": {"destinationPort": {"number": port}}} for port in rule.ports],
+    }
+
+
+def is_admitted(tiers: list[list[Rule]], colour: str, port: int) -> bool:
+    """Whether the tiers, in order, admit a client: the first rule of a tier that matches decides, or passes to the next tier."""
+    for rules in tiers:
+        action = next((rule.action for rule in rules if rule.colour == colour and port in rule.ports), "Pass")
+        if action != "Pass":
+            return action == "Accept"
+    return True
+
+
+def evaluated_by_what_is_in_force(cluster: Cluster, worlds: Iterable[World], rng: random.Random) -> int:
+    """Apply worlds one after the other while clients send. Returns how many datagrams were compared with the world of their time."""
+    traffic = Traffic(cluster)
     periods = []
     with traffic.running():
-        for _ in range(CHANGES):
-            bodies, admitted = random_world(rng)
-            caching.replace(bodies)
+        for bodies, admitted in worlds:
+            cluster.replace(bodies)
             began_ns = time.monotonic_ns()
             time.sleep(rng.uniform(0, 2 * DWELL_S))
             periods.append(Period(admitted=admitted, began_ns=began_ns, ended_ns=time.monotonic_ns()))
-        status = caching.agent.status()
-        metrics = caching.agent.metrics()
     evaluated = 0
     for period in periods:
         # A datagram sent just before the end may meet the next policies; the end is taken before these are written.
@@ -163,5 +231,39 @@ def test_no_connection_is_evaluated_by_a_policy_that_is_not_in_force_any_more(ca
                 expected = (datagram.client, datagram.port) in period.admitted
                 assert (datagram in traffic.arrived) is expected, f"{datagram} in {period}"
     assert evaluated > 1000
-    assert status["verdict_cache"]["hits"] > evaluated / 10, "a cache that is not used proves nothing"
-    assert "netpolq_kernel_verdict_cache_refused_hints_total" in metrics
+    return evaluated
+
+
+WORLDS = pytest.mark.parametrize("world", [random_world, random_tiers])
+
+
+@WORLDS
+@pytest.mark.parametrize("seed", range(2))
+def test_no_connection_is_evaluated_by_a_policy_that_is_not_in_force_any_more(
+    caching: Cluster, world: Callable[[random.Random], World], seed: int
+) -> None:
+    rng = random.Random(seed)
+    evaluated = evaluated_by_what_is_in_force(caching, (world(rng) for _ in range(CHANGES)), rng)
+    assert caching.agent.status()["verdict_cache"]["hits"] > evaluated / 10, "a cache that is not used proves nothing"
+    assert "netpolq_kernel_verdict_cache_refused_hints_total" in caching.agent.metrics()
+
+
+def test_the_flow_cache_of_a_worker_holds_no_decision_of_tiers_that_are_not_in_force_any_more(queueing: Cluster) -> None:
+    rng = random.Random(3)
+    evaluated_by_what_is_in_force(queueing, (random_tiers(rng) for _ in range(CHANGES)), rng)
+
+
+@pytest.mark.parametrize("tier", ["Admin", "Baseline"])
+def test_a_rule_that_passes_and_then_denies_is_obeyed_by_both_caches(caching: Cluster, queueing: Cluster, tier: str) -> None:
+    """Nothing else changes, so that the caches are all that could remember the rule."""
+    labels = dict.fromkeys(CLIENTS, "r")
+    rules = [Rule(action, "r", PORTS) for action in ("Pass", "Deny", "Pass", "Accept", "Deny")]
+    worlds = [
+        (
+            [*coloured_pods(labels), cluster_policy("only", subject=pod_peer("a"), tier=tier, ingress=[rule_body(rule)])],
+            frozenset() if rule.action == "Deny" else frozenset(product(CLIENTS, PORTS)),
+        )
+        for rule in rules
+    ]
+    for cluster in (caching, queueing):
+        evaluated_by_what_is_in_force(cluster, worlds * 2, random.Random(4))

@@ -61,6 +61,16 @@ def rule(action: object = "Deny", *peers: object, **fields: object) -> Body:
     return {"action": action, "to": list(peers) or [EVERY_NAMESPACE], **fields}
 
 
+def node(name: str, *addresses: str, **labels: str) -> Body:
+    """A Node with addresses."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
+    }
+
+
 def decoded(body: object) -> ClusterNetworkPolicy:
     """The policy of a valid body, the same from the API server and from a manifest."""
     found = decode(body)

@@ -36,6 +36,11 @@ def pods(*names: str) -> Body:
     return {"matchExpressions": [{"key": "pod", "operator": "In", "values": list(names)}]}
 
 
+def pod_peer(*names: str) -> Body:
+    """A subject or a peer of a cluster-wide policy: pods by name."""
+    return {"pods": {"namespaceSelector": {}, "podSelector": pods(*names)}}
+
+
 def ingress(*rules: Body) -> Body:
     """A policy for pod a's ingress."""
     return policy("x/ingress", podSelector=pods("a"), policyTypes=["Ingress"], ingress=list(rules))
