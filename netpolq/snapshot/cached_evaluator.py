@@ -2,10 +2,11 @@
 
 The result depends on the two programs, the identities of both ends, the IP blocks that contain the peer, the protocol, and the port. All
 of these but the port form a **pair**, and there are few pairs. When a pair occurs for the second time, the evaluator divides the ports
-into classes of equal results and evaluates each class once. A new address with a random port then costs its look-ups and one binary
-search, however many policies there are.
+into classes of equal results and evaluates each class once: a few classes at once, many when a flow needs them. A new address with a
+random port then costs its look-ups and one binary search, however many policies there are.
 """
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -17,8 +18,15 @@ from netpolq.snapshot.reader import UNDECIDED, Evaluation, SnapshotReader
 MAX_PAIRS = 4096
 """Maximum number of cached pairs; at the limit all are dropped. About 7 MB with the largest classes, 2 MB with usual ones."""
 
-MAX_CLASSES = 64
+MAX_EAGER_CLASSES = 64
+"""Up to this many port classes of a pair are evaluated at once. Of more, each is evaluated for the first flow that needs it, because
+evaluating hundreds at once would delay packets."""
+
+MAX_CLASSES = 1024
 """A pair with more port classes than this is evaluated each time, so thousands of port ranges cost only the flows that they concern."""
+
+MAX_ALL_CLASSES = 1 << 17
+"""Maximum number of port classes of all pairs; at the limit all are dropped. 40 bytes each."""
 
 MAX_UNPACKED_PIECES = 512
 """A program with more address pieces in a family than this is read from the snapshot itself, which takes some microseconds. Unpacking
@@ -31,11 +39,11 @@ _Answer = TypeVar("_Answer")
 
 
 class _Classes(Generic[_Answer]):
-    """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one for each."""
+    """Port classes of a pair. `starts`: first port of each class, ascending, the first 0. `answers`: one for each; None: not evaluated."""
 
     __slots__ = ("answers", "starts")
 
-    def __init__(self, starts: tuple[int, ...], answers: list[_Answer]) -> None:
+    def __init__(self, starts: "array[int]", answers: list[_Answer | None]) -> None:
         self.starts = starts
         self.answers = answers
 
@@ -63,6 +71,7 @@ class CachedEvaluator(Generic[_Answer]):
         # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes[_Answer] | None] = {}
+        self._class_count = 0
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
@@ -90,15 +99,23 @@ class CachedEvaluator(Generic[_Answer]):
         classes = self._pairs.get(pair)
         if classes is None:
             if pair in self._pairs:
-                classes = self._pairs[pair] = self._classes(pair, source, destination)
+                classes = self._classes(pair, source, destination)
+                self._class_count += len(classes.starts)
+                if self._class_count > MAX_ALL_CLASSES:
+                    self._pairs, self._class_count = {}, len(classes.starts)
+                self._pairs[pair] = classes
             else:
                 # Dividing the ports takes longer than one evaluation, so it waits for the second flow of the pair.
                 if len(self._pairs) >= MAX_PAIRS:
-                    self._pairs = {}
+                    self._pairs, self._class_count = {}, 0
                 self._pairs[pair] = None
-        if classes is not None and (starts := classes.starts):
-            return classes.answers[bisect_right(starts, port) - 1]
-        return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
+        if classes is None or not classes.starts:
+            return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
+        index = bisect_right(classes.starts, port) - 1
+        answer = classes.answers[index]
+        if answer is None:
+            answer = classes.answers[index] = self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
+        return answer
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """Return the port tables of a program that depend on the peer's address."""
@@ -129,9 +146,11 @@ class CachedEvaluator(Generic[_Answer]):
             for start in view.port_bounds(table, destination_identity, protocol):
                 starts.add(start)
                 if len(starts) > MAX_CLASSES:
-                    return _Classes((), [])  # undivided
+                    return _Classes(array("H"), [])  # undivided
         starts.discard(1 << 16)
-        ordered = tuple(sorted(starts))
+        ordered = array("H", sorted(starts))
+        if len(ordered) > MAX_EAGER_CLASSES:
+            return _Classes(ordered, [None] * len(ordered))
         evaluations = [
             view.evaluate_tables(egress, of_egress, ingress, of_ingress, destination_identity, protocol, port) for port in ordered
         ]
