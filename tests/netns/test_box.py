@@ -168,7 +168,7 @@ def test_the_demo_finds_what_the_policies_allow_and_leaves_nothing() -> None:
     assert max(map(len, demo.stdout.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("title", [b"connectivity between pods", b"Without policies", b"With the policies", b"Metrics"])
+@pytest.mark.parametrize("title", [b"connectivity between pods", b"Without policies", b"With the NetworkPolicies", b"Metrics"])
 def test_the_demo_leaves_nothing_when_interrupted(title: bytes) -> None:
     """Before and after it has built the box, when the agent has started, and at its end."""
     demo = subprocess.Popen(

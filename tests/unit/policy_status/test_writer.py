@@ -172,7 +172,7 @@ async def test_the_next_agent_takes_over_at_once_after_a_release(cluster: Cluste
     await cluster.until(lambda: cluster.written_by(first))
     second = cluster.start(timing=timing)
     cluster.put("p")
-    await cluster.until(lambda: cluster.accepted("p"))
+    await cluster.until(lambda: first.count("written"))
     await first.stop()
     await cluster.until(lambda: cluster.written_by(second))
     cluster.put("q")
