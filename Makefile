@@ -53,19 +53,22 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff format .
 
 # Tests of processes that do not look at the clock, so that any number may run beside them.
-UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start log_lines other_user readiness_of_manifests confinement start run_dir)
+UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start cluster_agent log_lines other_user readiness_of_manifests confinement start \
+	run_dir policy_status full_run_dir connection_count) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
 LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover hold takeover_lock kills succession loglevel standing_still soak metrics_clients)
-TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py)) $(wildcard tests/loadtest/test_*.py)
+TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py tests/loadtest/test_*.py))
 
 # Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.
 SLOW ?= $(shell .ci/changed)
 export NETPOLQ_TEST_SLOW = $(SLOW)
+# Tests start hundreds of processes. Without cached byte code each would compile all of its modules.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
+	$(PYTEST) -n 5 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
 	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
 	$(PYTEST) -n 3 $(TIMED)
 
