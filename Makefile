@@ -68,7 +68,7 @@ PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(PYTEST) -n 5 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
+	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
 	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
 	$(PYTEST) -n 3 $(TIMED)
 

@@ -27,6 +27,8 @@ FAMILIES = (4, 6)
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = 25
 DWELL_S = 0.15
+MAX_IN_FLIGHT = 2 * 4096
+"""Packets that both queues together can hold: when as many have come, those from before are gone."""
 """Long enough for a decision to be repeated, sent as a hint, and added to the verdict cache."""
 
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -60,7 +62,8 @@ class Traffic:
     def __init__(self, cluster: Cluster) -> None:
         self._box = cluster.box
         self._stop = threading.Event()
-        self.sent: list[Datagram] = []
+        self.sent: list[tuple[Datagram, int]] = []
+        """Datagrams, and when each had left its client: on a busy machine that may be long after `sent_ns`."""
         self.arrived: set[Datagram] = set()
 
     @contextmanager
@@ -92,7 +95,7 @@ class Traffic:
                         PAYLOAD.pack(CLIENTS.index(name), PORTS.index(port), family, datagram.sent_ns),
                         (self._box.address("x/a", family), port),
                     )
-                self.sent.append(datagram)
+                self.sent.append((datagram, time.monotonic_ns()))
             time.sleep(0.001)
 
     def _receive(self) -> None:
@@ -212,8 +215,11 @@ def is_admitted(tiers: list[list[Rule]], colour: str, port: int) -> bool:
     return True
 
 
-IN_FLIGHT_S = 0.05
-"""Pause before the next policies: a datagram of the end may wait for a worker that the busy machine does not run, and meet them."""
+def wait_until_decided(cluster: Cluster) -> None:
+    """Wait until each datagram that was sent before has its verdict. On a busy machine it may wait, and would meet the next policies."""
+    sent = cluster.agent.packets_queued()
+    while any(queue.queue_total for queue in cluster.agent.queues()) and cluster.agent.packets_queued() - sent < MAX_IN_FLIGHT:
+        time.sleep(0.001)
 
 
 def evaluated_by_what_is_in_force(cluster: Cluster, worlds: Iterable[World], rng: random.Random) -> int:
@@ -226,11 +232,11 @@ def evaluated_by_what_is_in_force(cluster: Cluster, worlds: Iterable[World], rng
             began_ns = time.monotonic_ns()
             time.sleep(rng.uniform(0, 2 * DWELL_S))
             periods.append(Period(admitted=admitted, began_ns=began_ns, ended_ns=time.monotonic_ns()))
-            time.sleep(IN_FLIGHT_S)
+            wait_until_decided(cluster)
     evaluated = 0
     for period in periods:
-        for datagram in traffic.sent:
-            if period.began_ns < datagram.sent_ns < period.ended_ns:
+        for datagram, left_ns in traffic.sent:
+            if period.began_ns < datagram.sent_ns and left_ns < period.ended_ns:
                 evaluated += 1
                 expected = (datagram.client, datagram.port) in period.admitted
                 assert (datagram in traffic.arrived) is expected, f"{datagram} in {period}"
