@@ -9,19 +9,14 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from netpolq.model import Rejection
-from netpolq.sources.kubernetes.policy_report import PolicyReport
+from netpolq.sources.kubernetes.policy_report import CONDITION_TYPE, PolicyReport
+from netpolq.sources.kubernetes.resources import PLURALS
 
-CONDITION_TYPE = "Accepted"
 MAX_MESSAGE_BYTES = 32768
 """Source: `maxLength` of a condition's message in the CRDs. It counts characters, which are never more than bytes."""
 FIELD_MANAGER = "netpolq-policy-status"
 """The same for all agents, so that the next leader owns the same fields."""
 
-_PLURALS = {
-    "ClusterNetworkPolicy": "clusternetworkpolicies",
-    "AdminNetworkPolicy": "adminnetworkpolicies",
-    "BaselineAdminNetworkPolicy": "baselineadminnetworkpolicies",
-}
 _CUT = "…"
 
 
@@ -68,7 +63,8 @@ def is_current(report: PolicyReport, wanted: Condition) -> bool:
 
 def path(report: PolicyReport) -> str:
     """The path of the status of a policy."""
-    return f"/apis/{report.api_version}/{_PLURALS[report.kind]}/{quote(report.name, safe='')}/status"
+    plural = next(plural for kind, plural in PLURALS.items() if kind == report.kind)
+    return f"/apis/{report.api_version}/{plural}/{quote(report.name, safe='')}/status"
 
 
 def apply_body(report: PolicyReport, wanted: Condition, at: datetime) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """The Lease of the election as the API has it. Source: coordination.k8s.io/v1 LeaseSpec.
 
-Its times are for people who look at it: the election does not compare them with a clock.
+Its times are for readers of the Lease: the election does not compare them with a clock.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import orjson
+
+from netpolq.sources.kubernetes.json_fields import mapping, text
 
 NAME = "netpolq-policy-status"
 _API_VERSION = "coordination.k8s.io/v1"
@@ -34,20 +36,20 @@ def decode(content: bytes) -> Lease:
     body = orjson.loads(content)
     if not isinstance(body, dict):
         raise ValueError("the answer is not a Lease")
-    metadata, spec = _fields(body, "metadata"), _fields(body, "spec")
+    metadata, spec = mapping(body.get("metadata")), mapping(body.get("spec"))
     duration = spec.get("leaseDurationSeconds")
     return Lease(
-        holder=_text(spec, "holderIdentity"),
-        renew_time=_text(spec, "renewTime"),
+        holder=text(spec, "holderIdentity"),
+        renew_time=text(spec, "renewTime"),
         duration_s=float(duration) if isinstance(duration, int) else 0.0,
-        version=_text(metadata, "resourceVersion"),
+        version=text(metadata, "resourceVersion"),
         body=body,
     )
 
 
 def held(namespace: str, before: Lease | None, holder: str, duration_s: float, at: datetime) -> dict[str, object]:
     """The body of a Lease that this holder has. `before`: as read; None: it is created. `at`: the wall clock."""
-    spec = dict(_fields(before.body, "spec")) if before is not None else {}
+    spec = dict(mapping(before.body.get("spec"))) if before is not None else {}
     if before is None or before.holder != holder:
         transitions = spec.get("leaseTransitions")
         spec["leaseTransitions"] = transitions + 1 if isinstance(transitions, int) else 0
@@ -58,25 +60,15 @@ def held(namespace: str, before: Lease | None, holder: str, duration_s: float, a
 
 def released(namespace: str, before: Lease, at: datetime) -> dict[str, object]:
     """The body of a Lease without a holder."""
-    spec = {**_fields(before.body, "spec"), "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time(at)}
+    spec = {**mapping(before.body.get("spec")), "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time(at)}
     return _with_spec(namespace, before, spec)
 
 
 def _with_spec(namespace: str, before: Lease | None, spec: Mapping[str, object]) -> dict[str, object]:
     """The object; its metadata, which operators may have added to, stay."""
-    metadata = _fields(before.body, "metadata") if before is not None else {"name": NAME, "namespace": namespace}
+    metadata = mapping(before.body.get("metadata")) if before is not None else {"name": NAME, "namespace": namespace}
     return {"apiVersion": _API_VERSION, "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
 def _micro_time(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _fields(body: Mapping[str, object], name: str) -> dict[str, object]:
-    found = body.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _text(fields: Mapping[str, object], name: str) -> str:
-    found = fields.get(name)
-    return found if isinstance(found, str) else ""

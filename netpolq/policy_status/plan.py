@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from netpolq.model import ObjectKey
 from netpolq.policy_status.conditions import Condition, condition_of, is_current
 from netpolq.policy_status.timing import Timing
-from netpolq.sources.kubernetes.policy_report import PolicyReport
+from netpolq.sources.kubernetes.policy_report import CONDITION_TYPE, PolicyReport
 
 MAX_WRITES = 5
 """Writes of one condition before a pause. Between a write and its report, other changes of the policy may be reported."""
@@ -77,8 +77,9 @@ class WritePlan:
                 return key, entry.wanted
             entry.writes, entry.not_before = 0, now + self._timing.truce_s
             log.warning(
-                "%s: another writer keeps overwriting the condition Accepted; the next write follows in %.0f s",
+                "%s: another writer keeps overwriting the condition %s; the next write follows in %.0f s",
                 key,
+                CONDITION_TYPE,
                 self._timing.truce_s,
             )
         return None

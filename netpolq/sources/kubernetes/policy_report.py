@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from netpolq.model import Rejection
+from netpolq.sources.kubernetes.json_fields import mapping, number, text
 
-CONDITION_TYPES = frozenset({"Accepted"})
-"""The types of conditions that this project writes."""
+CONDITION_TYPE = "Accepted"
+"""The type of the conditions that this project writes, and reads back."""
 
 _MAX_CONDITIONS = 100
 """Maximum number of entries read: more than the API allows."""
@@ -39,13 +40,13 @@ class PolicyReport:
 
 def report_of(kind: str, name: str, api_version: str, body: object, rejection: Rejection | None) -> PolicyReport:
     """The report of a policy. Any value may be in the place of any field; what is not as the API defines it counts as absent."""
-    metadata, status = _mapping(_mapping(body).get("metadata")), _mapping(_mapping(body).get("status"))
+    metadata, status = mapping(mapping(body).get("metadata")), mapping(mapping(body).get("status"))
     return PolicyReport(
         kind=kind,
         name=name,
         api_version=api_version,
-        generation=_number(metadata.get("generation")),
-        uid=_text(metadata.get("uid")),
+        generation=number(metadata, "generation"),
+        uid=text(metadata, "uid"),
         conditions=tuple(_conditions(status.get("conditions"))),
         rejection=rejection,
     )
@@ -53,25 +54,13 @@ def report_of(kind: str, name: str, api_version: str, body: object, rejection: R
 
 def _conditions(entries: object) -> Iterator[PolicyCondition]:
     for entry in entries[:_MAX_CONDITIONS] if isinstance(entries, list) else ():
-        fields = _mapping(entry)
-        if _text(fields.get("type")) in CONDITION_TYPES:
+        fields = mapping(entry)
+        if text(fields, "type") == CONDITION_TYPE:
             yield PolicyCondition(
-                type=_text(fields.get("type")),
-                status=_text(fields.get("status")),
-                reason=_text(fields.get("reason")),
-                message=_text(fields.get("message")),
-                observed_generation=_number(fields.get("observedGeneration")),
-                last_transition_time=_text(fields.get("lastTransitionTime")),
+                type=CONDITION_TYPE,
+                status=text(fields, "status"),
+                reason=text(fields, "reason"),
+                message=text(fields, "message"),
+                observed_generation=number(fields, "observedGeneration"),
+                last_transition_time=text(fields, "lastTransitionTime"),
             )
-
-
-def _mapping(value: object) -> dict[object, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -34,7 +34,7 @@ RESOURCES = (
 
 NODES = Resource(kind="Node", api_version="v1", path="/api/v1/nodes")
 
-_PLURALS: Final[Mapping[ClusterPolicyKind, str]] = {
+PLURALS: Final[Mapping[ClusterPolicyKind, str]] = {
     "ClusterNetworkPolicy": "clusternetworkpolicies",
     "AdminNetworkPolicy": "adminnetworkpolicies",
     "BaselineAdminNetworkPolicy": "baselineadminnetworkpolicies",
@@ -42,7 +42,7 @@ _PLURALS: Final[Mapping[ClusterPolicyKind, str]] = {
 
 OPTIONAL: Final[tuple[Resource, ...]] = tuple(
     Resource(kind=kind, api_version=version, path=f"/apis/{version}/{plural}")
-    for kind, plural in _PLURALS.items()
+    for kind, plural in PLURALS.items()
     for version in VERSIONS[kind]
 )
 """The kinds of `CLUSTER_GROUP`, which exist only with their CRDs, in each known version, the newest of a kind first."""

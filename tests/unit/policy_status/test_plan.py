@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from netpolq.model import ObjectKey, Rejection
-from netpolq.policy_status.conditions import CONDITION_TYPE, condition_of
+from netpolq.policy_status.conditions import condition_of
 from netpolq.policy_status.plan import MAX_WRITES, WritePlan
 from netpolq.policy_status.timing import Timing
-from netpolq.sources.kubernetes.policy_report import PolicyCondition, PolicyReport
+from netpolq.sources.kubernetes.policy_report import CONDITION_TYPE, PolicyCondition, PolicyReport
 
 TIMING = Timing(confirm_s=60, first_delay_s=1, max_delay_s=60, truce_s=600)
 KEY = ObjectKey("ClusterNetworkPolicy", "", "p")
