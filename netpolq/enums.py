@@ -79,11 +79,19 @@ class SelectorOperator(StrEnum):
 
 
 class PacketMark(IntEnum):
-    """State of a packet between the rule that queues it and the chain behind the queue, in three bits of its mark. Exclusive values."""
+    """State of a packet between the rule that queues it and the chain behind the queue, in three bits of its mark. Exclusive values.
 
+    UNKNOWN_*: of the original direction; the kernel knows no pod with the address of the end named, though it should be that of a pod of
+    this node. PENDING_NAMES: DNS of a pod with domain names in its policies, in either direction.
+    """
+
+    UNKNOWN_SOURCE = 1
+    UNKNOWN_DESTINATION = 2
     PENDING_ORIGINAL = 3
     PENDING_REPLY = 4
     ACCEPTED = 5
+    UNKNOWN_BOTH = 6
+    PENDING_NAMES = 7
 
 
 class ConnectionLabel(IntEnum):
@@ -91,15 +99,16 @@ class ConnectionLabel(IntEnum):
 
     ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had set in the bits of the packet mark
     that carry a `PacketMark` while its packet waits for a verdict. OWN: the node opened the connection, through an interface stacked on a
-    bridge, so its packets pass the hooks twice.
+    bridge, so its packets pass the hooks twice. HELD: its first packet was queued because an address was unknown.
     """
 
     ACCEPTED = 0
     KEPT_MARK = 1
     OWN = 4
+    HELD = 5
 
 
-CONNECTION_LABEL_BITS = 5
+CONNECTION_LABEL_BITS = 6
 """Adjacent bits of a label that netpolq uses."""
 
 
@@ -116,6 +125,14 @@ class NodeEgress(StrEnum):
 
     JUDGE = "judge"
     ALLOW = "allow"
+
+
+class HoldUnknown(StrEnum):
+    """Whether packets of unknown addresses of this node's pods wait until the pod is known. AUTO: where the pod ranges are known."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 class VerdictCacheMode(StrEnum):

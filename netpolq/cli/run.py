@@ -42,7 +42,8 @@ def _run(argv: Sequence[str]) -> int:
             raise SettingsError(f"--kubeconfig {settings.kubeconfig!r} cannot be combined with --manifests; allowed: one source")
     settings = _with_kubeconfig(settings, os.environ)
     if settings.takeover:
-        settings = settings.with_queues(takeover.queues_beside(settings.queues.numbers))
+        found = takeover.queues_beside(settings.all_queues)
+        settings = settings.with_queues(found[: settings.queue_count])
     environment = {**pool_environment(os.environ), _ORIGIN: _origin(argv, os.environ)}
     os.execve(sys.executable, pool_command(settings), environment)  # noqa: S606  # no shell is wanted
 

@@ -10,17 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.ipc.channel import Logging
 from netpolq.logs import PACKET_LOG_VERBOSITY
 
 MAX_WORKERS = 256
-MAX_QUEUE = 0xFFFF
+EXTRA_QUEUES = 2
+"""Queues behind those of the workers: the waiting queue, and the DNS queue."""
+MAX_QUEUE = 0xFFFF - EXTRA_QUEUES
+"""Maximum number of a worker's queue."""
 MAX_VERBOSITY = 10
 MAX_CT_LABEL = 128 - CONNECTION_LABEL_BITS
 """A conntrack label has 128 bits. Source: linux/netfilter/xt_connlabel.h."""
 MAX_VERDICT_TTL_S = 86400
 MAX_CACHED_VERDICTS = 1 << 20
+MAX_HOLD_TIMEOUT_S = 30
+MAX_DNS_SECONDS = 86400
 
 _BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
@@ -85,6 +90,8 @@ class Settings:
     `queue_first`, `queue_count`: worker k serves queue `queue_first + k`. `hostname`: never empty. `netfilter_bug_1766_fix` None: depends
     on the kernel version. `mark_mask`: three adjacent bits; `ct_label`: the first bit in the conntrack label. `run_dir`: absolute.
     `pod_cidrs`: empty if the agent reads the ranges from the CNI configuration in `cni_conf_dir` (None: it does not read them).
+    `hold_unknown_peers`: ranges of pods of other nodes. `pod_interfaces`: names of interfaces, each a name or a start followed by `*`.
+    `cni_results` None: the agent does not read them. `dns_servers`: address texts; empty: the agent finds them itself.
     """
 
     manifests: Path | None
@@ -104,6 +111,14 @@ class Settings:
     fail_open: bool
     pod_cidrs: tuple[Addresses, ...]
     cni_conf_dir: Path | None
+    cni_results: Path | None
+    hold_unknown: HoldUnknown
+    hold_timeout_s: Annotated[int, Flag("hold-timeout"), Between(1, MAX_HOLD_TIMEOUT_S)]
+    hold_unknown_peers: tuple[Addresses, ...]
+    pod_interfaces: tuple[str, ...]
+    dns_servers: tuple[str, ...]
+    dns_min_ttl_s: Annotated[int, Flag("dns-min-ttl"), Between(0, MAX_DNS_SECONDS)]
+    dns_grace_s: Annotated[int, Flag("dns-grace"), Between(0, MAX_DNS_SECONDS)]
     strict_mode: bool
     node_egress: NodeEgress
     metrics_bind_address: BindAddress
@@ -122,6 +137,21 @@ class Settings:
     def queues(self) -> QueueRange:
         """The queue numbers, one for each worker."""
         return QueueRange(self.queue_first, self.queue_first + self.queue_count - 1)
+
+    @property
+    def all_queues(self) -> range:
+        """All queue numbers of the agent: those of the workers, then the waiting queue and the DNS queue."""
+        return range(self.queue_first, self.queue_first + self.queue_count + EXTRA_QUEUES)
+
+    @property
+    def waiting_queue(self) -> int:
+        """Number of the queue in which packets wait until their addresses are known."""
+        return self.queue_first + self.queue_count
+
+    @property
+    def dns_queue(self) -> int:
+        """Number of the queue of DNS messages of pods with domain names in their policies."""
+        return self.queue_first + self.queue_count + 1
 
     @property
     def verdict_cache(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import SettingsError
 from netpolq.ipc.agent_settings import Addresses, Between, BindAddress, Flag, Settings
 
@@ -102,6 +102,12 @@ def _address_ranges(value: object) -> tuple[Addresses, ...]:
     return tuple(ipaddress.ip_network(_string(part)) for part in value)
 
 
+def _strings(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of strings")
+    return tuple(map(_string, value))
+
+
 _READERS: Mapping[object, Reader] = {
     bool: _exactly(bool, "true or false"),
     int: _exactly(int, "an integer"),
@@ -109,7 +115,8 @@ _READERS: Mapping[object, Reader] = {
     Path: lambda value: Path(_string(value)),
     BindAddress: lambda value: BindAddress.parse(_string(value)),
     tuple[Addresses, ...]: _address_ranges,
-    **{kind: _one_of(kind) for kind in (Dataplane, VerdictCacheMode, NodeEgress, LoggingFormat)},
+    tuple[str, ...]: _strings,
+    **{kind: _one_of(kind) for kind in (Dataplane, VerdictCacheMode, HoldUnknown, NodeEgress, LoggingFormat)},
 }
 
 

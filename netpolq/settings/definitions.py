@@ -1,18 +1,29 @@
 """The options of `netpolq run`. Parsing, help, configuration file, manual page, completion and the table in the README come from here."""
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.hold import cni, ruleset
-from netpolq.ipc.agent_settings import MAX_CACHED_VERDICTS, MAX_CT_LABEL, MAX_QUEUE, MAX_VERBOSITY, MAX_VERDICT_TTL_S
+from netpolq.ipc.agent_settings import (
+    MAX_CACHED_VERDICTS,
+    MAX_CT_LABEL,
+    MAX_DNS_SECONDS,
+    MAX_HOLD_TIMEOUT_S,
+    MAX_QUEUE,
+    MAX_VERBOSITY,
+    MAX_VERDICT_TTL_S,
+)
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import (
     BIND_ADDRESS,
     BOOLEAN,
     BOOLEAN_OR_AUTO,
+    DNS_SERVERS,
     FOLDER,
     HOST_NAME,
+    INTERFACES,
     MARK_BITS,
     POD_RANGES,
     QUEUE_RANGE,
+    RESULTS_FOLDER,
     RUN_DIRECTORY,
     WORKER_COUNT,
     Completion,
@@ -154,6 +165,58 @@ CNI_CONF_DIR = Option(
     default=str(cni.CONF_DIR),
     help="Folder of the CNI configuration, which provides the pod ranges if --pod-cidrs is empty. Empty: the agent does not read it.",
 )
+CNI_RESULTS = Option(
+    name="cni-results",
+    value_type=RESULTS_FOLDER,
+    default="/var/lib/cni/results",
+    help="Folder in which the container runtime keeps the results of CNI plug-ins. From there the agent knows the addresses of a new pod "
+    "of this node before its first container starts. off, or a folder that does not exist: the agent learns them from the API only.",
+)
+HOLD_UNKNOWN = Option(
+    name="hold-unknown",
+    value_type=modes(HoldUnknown, metavar="MODE"),
+    default="auto",
+    help="The first packet of a connection waits while an address of a pod of this node is unknown: an address in --pod-cidrs or in "
+    "spec.podCIDRs of the Node, or one at --pod-interfaces. auto: on, where one of these is known. on: the agent is not ready without.",
+)
+HOLD_TIMEOUT = Option(
+    name="hold-timeout",
+    value_type=integers(1, MAX_HOLD_TIMEOUT_S, metavar="SECONDS"),
+    default="2",
+    help="How long a packet may wait for an unknown address. Afterwards it is accepted (--fail-open) or dropped.",
+)
+HOLD_UNKNOWN_PEERS = Option(
+    name="hold-unknown-peers",
+    value_type=POD_RANGES,
+    default="",
+    help="Address ranges of the pods of all nodes. The first packet of a connection of an isolated pod also waits while no pod is known "
+    "that has the peer's address in these ranges. Empty: an unknown peer is no pod. The ranges should hold no addresses of nodes.",
+)
+POD_INTERFACES = Option(
+    name="pod-interfaces",
+    value_type=INTERFACES,
+    default="",
+    help="Interfaces that lead to pods, such as cali* or eni*, for clusters whose Nodes name no pod ranges. See --hold-unknown.",
+)
+DNS_SERVER_ADDRESSES = Option(
+    name="dns-servers",
+    value_type=DNS_SERVERS,
+    default="auto",
+    help="DNS servers whose answers tell the addresses of domain names in policies. auto: the pods and addresses of the Service kube-dns "
+    "in kube-system, and the name servers of the node.",
+)
+DNS_MIN_TTL = Option(
+    name="dns-min-ttl",
+    value_type=integers(0, MAX_DNS_SECONDS, metavar="SECONDS"),
+    default="30",
+    help="Minimum time to live of an address that was learned for a domain name.",
+)
+DNS_GRACE = Option(
+    name="dns-grace",
+    value_type=integers(0, MAX_DNS_SECONDS, metavar="SECONDS"),
+    default="60",
+    help="How long an address of a domain name stays in force after its time to live, for clients that keep addresses.",
+)
 STRICT_MODE = Option(
     name="strict-mode",
     value_type=BOOLEAN,
@@ -225,6 +288,8 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Queues and workers", (NFQUEUE_ID, WORKERS, QUEUE_BALANCE, FANOUT, TAKEOVER)),
     OptionGroup("Data plane", (DATAPLANE, MARK_MASK, CT_LABEL, VERDICT_CACHE, VERDICT_CACHE_TTL, VERDICT_CACHE_SIZE, RUN_DIR)),
     OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS)),
+    OptionGroup("New pods", (CNI_RESULTS, HOLD_UNKNOWN, HOLD_TIMEOUT, POD_INTERFACES, HOLD_UNKNOWN_PEERS)),
+    OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup("Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, LOGGING_FORMAT, POLICY_STATUS)),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )

@@ -3,6 +3,7 @@
 Every parser raises `ValueError` for an invalid text.
 """
 
+import ipaddress
 import os
 import re
 
@@ -23,6 +24,8 @@ _TRUE = frozenset({"1", "t", "true", "yes"})
 _FALSE = frozenset({"0", "f", "false", "no"})
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}|[A-Za-z0-9._@:-]{1,14}\*")
+"""A name in full, or its start and a star. Source: IFNAMSIZ in linux/if.h; the characters are those that need no quotes in a rule."""
 
 T_co = TypeVar("T_co", covariant=True)
 E = TypeVar("E", bound=StrEnum)
@@ -162,6 +165,19 @@ def _run_directory(given: str) -> Path:
     return path
 
 
+def _interfaces(given: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in given.split(",")) if given.strip() else ()
+    if not all(map(_INTERFACE.fullmatch, names)):
+        raise ValueError
+    return names
+
+
+def _dns_servers(given: str) -> tuple[str, ...]:
+    if given == "auto":
+        return ()
+    return tuple(str(ipaddress.ip_address(part.strip())) for part in given.split(","))
+
+
 BOOLEAN: ValueType[bool] = ValueType(
     parse=_boolean,
     metavar="BOOL",
@@ -202,6 +218,21 @@ RUN_DIRECTORY: ValueType[Path] = ValueType(
     completion=Completion.FOLDERS,
 )
 FOLDER = paths(metavar="DIR", allowed="a folder", completion=Completion.FOLDERS)
+RESULTS_FOLDER: ValueType[Path | None] = ValueType(
+    parse=lambda given: None if given in {"", "off"} else Path(_plain_text(given)),
+    metavar="DIR",
+    allowed="a folder, or off",
+    choices=("off",),
+    completion=Completion.FOLDERS,
+)
+INTERFACES: ValueType[tuple[str, ...]] = ValueType(
+    parse=_interfaces,
+    metavar="NAMES",
+    allowed="a comma-separated list of interface names, each of at most 15 bytes, such as cali*",
+)
+DNS_SERVERS: ValueType[tuple[str, ...]] = ValueType(
+    parse=_dns_servers, metavar="ADDRESSES", allowed="auto, or a comma-separated list of IP addresses", choices=("auto",)
+)
 POD_RANGES: ValueType[tuple[PodRange, ...]] = ValueType(
     parse=parse_ranges, metavar="CIDRS", allowed=f"a comma-separated list of {ALLOWED}"
 )

@@ -8,6 +8,8 @@ pool forwards `Publish` from the supervisor to every worker, and `Report`, `Refu
     worker → pool → supervisor   Report, Refusal, Hints
     standby worker → pool        Heartbeat
     supervisor → pool → worker   Logging
+    DNS reader → pool → supervisor   Answer
+    supervisor → pool → DNS reader   Resolvers, AnswersInForce
     supervisor → pool            Heartbeat, StandDown, RulesetInstalled, Failure
     pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, PeerGone
 
@@ -21,9 +23,13 @@ from netpolq.ipc.channel.connection import Channel
 from netpolq.ipc.channel.encoding import decode, encode, pack_hints, unpack_hints
 from netpolq.ipc.channel.messages import (
     EVERY_PORT,
+    MAX_ANSWER_ADDRESSES,
     MAX_CHANGED,
     MAX_HINTS,
+    MAX_RESOLVERS,
     MAX_UNREAD,
+    Answer,
+    AnswersInForce,
     CachedVerdict,
     Counters,
     Drain,
@@ -36,6 +42,7 @@ from netpolq.ipc.channel.messages import (
     Publish,
     Refusal,
     Report,
+    Resolvers,
     RulesetInstalled,
     Serve,
     StandDown,
@@ -46,9 +53,13 @@ from netpolq.ipc.channel.messages import (
 
 __all__ = [
     "EVERY_PORT",
+    "MAX_ANSWER_ADDRESSES",
     "MAX_CHANGED",
     "MAX_HINTS",
+    "MAX_RESOLVERS",
     "MAX_UNREAD",
+    "Answer",
+    "AnswersInForce",
     "CachedVerdict",
     "Channel",
     "Counters",
@@ -62,6 +73,7 @@ __all__ = [
     "Publish",
     "Refusal",
     "Report",
+    "Resolvers",
     "RulesetInstalled",
     "Serve",
     "StandDown",

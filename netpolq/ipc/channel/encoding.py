@@ -7,8 +7,12 @@ from enum import IntEnum
 
 from netpolq.enums import Verdict
 from netpolq.ipc.channel.messages import (
+    MAX_ANSWER_ADDRESSES,
     MAX_CHANGED,
     MAX_HINTS,
+    MAX_RESOLVERS,
+    Answer,
+    AnswersInForce,
     CachedVerdict,
     Counters,
     Drain,
@@ -22,6 +26,7 @@ from netpolq.ipc.channel.messages import (
     Publish,
     Refusal,
     Report,
+    Resolvers,
     RulesetInstalled,
     Serve,
     StandDown,
@@ -51,6 +56,9 @@ class _Kind(IntEnum):
     TAKEN = 14
     FAILURE = 15
     LOGGING = 16
+    RESOLVERS = 17
+    ANSWER = 18
+    ANSWERS_IN_FORCE = 19
 
 
 _EMPTY: dict[int, Empty] = {
@@ -74,6 +82,9 @@ _COUNTERS = struct.Struct("=BI")
 _TAKEN = struct.Struct("=BQ")
 _MAX_TEXT_BYTES = 1024
 _LOGGING = struct.Struct("=BB?")
+_ANSWER = struct.Struct("=BQ16sBH")
+_ANSWER_ADDRESS = struct.Struct("=16sI")
+_ANSWERS_IN_FORCE = struct.Struct("=BQ")
 _HINTS = struct.Struct("=BQ")
 _HINT = struct.Struct("=16s16sHBBII")
 
@@ -104,6 +115,13 @@ def encode(message: Message) -> bytes:
             return _LOGGING.pack(_Kind.LOGGING, *message)
         case Hints(version, packed):
             return _HINTS.pack(_Kind.HINTS, version) + packed
+        case Resolvers(resolvers):
+            return bytes([_Kind.RESOLVERS]) + b"".join(resolvers)
+        case Answer(number, pod, name, addresses):
+            head = _ANSWER.pack(_Kind.ANSWER, number, pod, len(name), len(addresses))
+            return head + name.encode("ascii") + b"".join(_ANSWER_ADDRESS.pack(*one) for one in addresses)
+        case AnswersInForce():
+            return _ANSWERS_IN_FORCE.pack(_Kind.ANSWERS_IN_FORCE, *message)
         case _:
             return bytes([_EMPTY_KINDS[type(message)]])
 
@@ -144,12 +162,30 @@ def decode(data: bytes) -> Message:
                 if len(data) > _HINTS.size + MAX_HINTS * _HINT.size:
                     raise ValueError(f"{len(data)} bytes are more than {MAX_HINTS} hints")
                 return Hints(version, data[_HINTS.size :])
+            case _Kind.RESOLVERS:
+                resolvers, rest = divmod(len(data) - 1, _KEY_BYTES)
+                if rest or resolvers > MAX_RESOLVERS:
+                    raise ValueError(f"{len(data) - 1} bytes are not the addresses of at most {MAX_RESOLVERS} resolvers")
+                return Resolvers(tuple(data[start : start + _KEY_BYTES] for start in range(1, len(data), _KEY_BYTES)))
+            case _Kind.ANSWER:
+                return _decode_answer(data)
+            case _Kind.ANSWERS_IN_FORCE:
+                return AnswersInForce(*_ANSWERS_IN_FORCE.unpack(data)[1:])
             case kind:
                 if len(data) != 1:
                     raise ValueError(f"{len(data) - 1} bytes after a message without fields")
                 return _EMPTY[kind]
     except (struct.error, IndexError) as error:
         raise ValueError(f"not a message: {error}") from error
+
+
+def _decode_answer(data: bytes) -> Answer:
+    _kind, number, pod, name_bytes, entries = _ANSWER.unpack_from(data)
+    start = _ANSWER.size + name_bytes
+    if entries > MAX_ANSWER_ADDRESSES or len(data) != start + entries * _ANSWER_ADDRESS.size:
+        raise ValueError(f"{len(data)} bytes are not an answer with {entries} addresses")
+    name = data[_ANSWER.size : start].decode("ascii")  # a `UnicodeDecodeError` is a `ValueError`
+    return Answer(number, pod, name, tuple(_ANSWER_ADDRESS.iter_unpack(data[start:])))
 
 
 def pack_hints(version: int, hints: Iterable[CachedVerdict]) -> Hints:

@@ -15,6 +15,12 @@ At 50 a second that covers a pause of 80 ms; in a large cluster it is 26 MiB."""
 MAX_HINTS = 256
 """Maximum number of hints in one message."""
 
+MAX_RESOLVERS = 256
+"""Maximum number of addresses in a `Resolvers`."""
+
+MAX_ANSWER_ADDRESSES = 512
+"""Maximum number of addresses in an `Answer`."""
+
 EVERY_PORT = 0
 """Port value of a hint for all ports. Port 0 itself is reserved (RFC 6335 section 6) and never hinted."""
 
@@ -37,6 +43,34 @@ class Serve(NamedTuple):
     slot: int
     inherited_packets: int
     suspect_orphans: bool
+
+
+class Resolvers(NamedTuple):
+    """The DNS servers whose answers count: at most `MAX_RESOLVERS` 16-byte address keys. Empty: no policy has domain names, and no
+    process reads DNS messages.
+    """
+
+    addresses: tuple[bytes, ...]
+
+
+class Answer(NamedTuple):
+    """A DNS response that was read, and waits until its addresses are in force, or gets along without.
+
+    `number`: rises with each answer, also when another process reads DNS messages; `pod`: address key of the pod that asked; `name`: what
+    it asked for, in lower case, IDNA form, without the dot at its end. `addresses`: at most `MAX_ANSWER_ADDRESSES` address keys, each with
+    its TTL in seconds.
+    """
+
+    number: int
+    pod: bytes
+    name: str
+    addresses: tuple[tuple[bytes, int], ...]
+
+
+class AnswersInForce(NamedTuple):
+    """The addresses of all answers up to a number are in force, or refused for a bound."""
+
+    number: int
 
 
 class Drain(NamedTuple):
@@ -146,4 +180,20 @@ class Taken(NamedTuple):
 Empty = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
 """Messages without fields."""
 
-Message = Publish | Serve | Report | Refusal | Welcome | Hints | Heartbeat | Counters | Taken | Failure | Logging | Empty
+Message = (
+    Publish
+    | Serve
+    | Report
+    | Refusal
+    | Welcome
+    | Hints
+    | Heartbeat
+    | Counters
+    | Taken
+    | Failure
+    | Logging
+    | Resolvers
+    | Answer
+    | AnswersInForce
+    | Empty
+)

@@ -14,6 +14,8 @@ from netpolq.enums import Verdict
 from netpolq.ipc.channel import (
     MAX_CHANGED,
     MAX_HINTS,
+    Answer,
+    AnswersInForce,
     CachedVerdict,
     Channel,
     Counters,
@@ -27,6 +29,7 @@ from netpolq.ipc.channel import (
     Publish,
     Refusal,
     Report,
+    Resolvers,
     RulesetInstalled,
     Serve,
     StandDown,
@@ -58,6 +61,15 @@ MESSAGES = st.one_of(
     st.builds(Counters, U32),
     st.builds(Taken, U64, st.text(max_size=200)),
     st.builds(pack_hints, U64, HINTS),
+    st.builds(Resolvers, st.lists(KEYS, max_size=20).map(tuple)),
+    st.builds(
+        Answer,
+        U64,
+        KEYS,
+        st.from_regex(r"[a-z0-9.*_-]{1,253}", fullmatch=True),
+        st.lists(st.tuples(KEYS, U32), max_size=20).map(tuple),
+    ),
+    st.builds(AnswersInForce, U64),
 )
 
 

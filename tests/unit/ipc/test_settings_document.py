@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.enums import Dataplane, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.hold.ranges import parse_ranges
-from netpolq.ipc.agent_settings import BindAddress, Settings
+from netpolq.ipc.agent_settings import MAX_CT_LABEL, MAX_QUEUE, MAX_WORKERS, BindAddress, Settings
 from netpolq.ipc.settings_document import FLAGS, changed_flags, decode, encode
 from netpolq.settings import resolve
 from netpolq.settings.definitions import FILE_OPTIONS
@@ -28,15 +28,23 @@ paths = texts.filter(bool).map(Path)
 
 @st.composite
 def settings(draw: st.DrawFn) -> Settings:
-    queue_first = draw(st.integers(0, 65535))
+    queue_first = draw(st.integers(0, MAX_QUEUE))
     return Settings(
         kubeconfig=draw(texts),
         manifests=draw(st.none() | paths),
         fail_open=draw(st.booleans()),
         pod_cidrs=draw(st.sampled_from([(), parse_ranges("10.0.0.0/8,fd00::/64")])),
         cni_conf_dir=draw(st.none() | paths),
+        cni_results=draw(st.none() | paths),
+        hold_unknown=draw(st.sampled_from(HoldUnknown)),
+        hold_timeout_s=draw(st.integers(1, 30)),
+        hold_unknown_peers=draw(st.sampled_from([(), parse_ranges("10.0.0.0/8,fd00::/64")])),
+        pod_interfaces=tuple(draw(st.lists(names, max_size=3))),
+        dns_servers=tuple(draw(st.lists(st.ip_addresses().map(str), max_size=3))),
+        dns_min_ttl_s=draw(st.integers(0, 86400)),
+        dns_grace_s=draw(st.integers(0, 86400)),
         queue_first=queue_first,
-        queue_count=draw(st.integers(1, min(256, 65536 - queue_first))),
+        queue_count=draw(st.integers(1, min(MAX_WORKERS, MAX_QUEUE + 1 - queue_first))),
         metrics_bind_address=BindAddress(draw(st.just("") | names | st.ip_addresses().map(str)), draw(st.integers(0, 65535))),
         hostname=draw(names),
         netfilter_bug_1766_fix=draw(st.none() | st.booleans()),
@@ -49,7 +57,7 @@ def settings(draw: st.DrawFn) -> Settings:
         fanout=draw(st.booleans()),
         dataplane=draw(st.sampled_from(Dataplane)),
         mark_mask=0b111 << draw(st.integers(0, 29)),
-        ct_label=draw(st.integers(0, 123)),
+        ct_label=draw(st.integers(0, MAX_CT_LABEL)),
         node_egress=draw(st.sampled_from(NodeEgress)),
         verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
         verdict_cache_ttl_s=draw(st.integers(1, 86400)),

@@ -223,7 +223,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_queue_balance_is_the_exact_range() -> None:
     found = resolve(["--queue-balance", "7:9"], {})
     assert (found.queue_first, found.queue_count) == (7, 3)
-    assert resolve(["--queue-balance=65535:65535"], {}).queue_count == 1
+    assert resolve(["--queue-balance=65533:65533"], {}).queue_count == 1
 
 
 @pytest.mark.parametrize("other", ["--nfqueue-id=7", "--workers=2", "--workers=auto"])
@@ -243,11 +243,11 @@ def test_the_queues_come_from_the_highest_layer_that_gives_either_form(tmp_path:
 
 
 def test_workers_must_fit_below_the_last_queue_number() -> None:
-    assert resolve(["--nfqueue-id=65534", "--workers=2"], {}).queue_count == 2
-    message = refused(["--nfqueue-id=65534", "--workers=3"])
+    assert resolve(["--nfqueue-id=65532", "--workers=2"], {}).all_queues == range(65532, 65536)
+    message = refused(["--nfqueue-id=65532", "--workers=3"])
     assert "--nfqueue-id" in message
     assert "--workers" in message
-    assert "65536" in message
+    assert "65534" in message
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Pool:
         self._settings = settings
         self._events = EventLoop()
         self._agent_lock = AgentLock(
-            self, self._events, settings.queues.numbers, settings.run_dir / TAKEOVER_KEY, takeover=settings.takeover
+            self, self._events, settings.all_queues, settings.run_dir / TAKEOVER_KEY, takeover=settings.takeover
         )
         self._supervisor = SupervisorProcess(supervisor, settings, self._events, self._on_supervisor_message)
         self._workers = Workers(settings, self._events, notify=self._supervisor.send)
