@@ -25,7 +25,7 @@ class PacketVariant:
 
     `bodies`: the objects of the cluster; none for a subject that reads no policies. `cpus`: CPUs of the workers; empty: the scheduler
     chooses. `half_a_core`: a busy loop shares the first of these CPUs with them. `inline`: it has no queue and works on the CPU time of the
-    generator.
+    generator. `all_inline`: so do all variants of its shape, which can be compared: the generator waits for each of them alike.
     """
 
     name: str
@@ -35,6 +35,7 @@ class PacketVariant:
     cpus: tuple[int, ...] = ()
     half_a_core: bool = False
     inline: bool = False
+    all_inline: bool = False
 
     def open(self) -> AbstractContextManager["PacketRun"]:
         return self._open()
@@ -57,7 +58,8 @@ class PacketRun:
         if round_number <= 1:
             traffic = self._variant.traffic
             self._lab.flood(replace(traffic, packets=min(traffic.packets, _WARM_UP_PACKETS)))
-        return sample_of(self._lab.flood(self._variant.traffic), inline=self._variant.inline)
+        found = sample_of(self._lab.flood(self._variant.traffic), inline=self._variant.inline)
+        return replace(found, generator_limited=False) if self._variant.all_inline else found
 
 
 def sample_of(flood: Flood, *, inline: bool = False) -> Sample:

@@ -10,6 +10,7 @@ from loadtest.shapes.control_plane import ControlPlane
 from loadtest.shapes.denied_flood import DeniedFlood
 from loadtest.shapes.established import Established
 from loadtest.shapes.new_flows import NewFlows
+from loadtest.shapes.not_isolated import NotIsolated
 from loadtest.shapes.policy_scale import PolicyScale
 from loadtest.shapes.repeated_decisions import RepeatedDecisions
 from loadtest.shapes.workers import Workers
@@ -23,6 +24,7 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     RepeatedDecisions.name: RepeatedDecisions,
     DeniedFlood.name: DeniedFlood,
     Established.name: Established,
+    NotIsolated.name: NotIsolated,
     ControlPlane.name: ControlPlane,
 }
 """The shapes in the order of their runs and of the report."""
