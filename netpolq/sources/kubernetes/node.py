@@ -1,7 +1,8 @@
 """Reader of this agent's Node: whether it exists, and its pod ranges.
 
 With a wrong node name no pod is local, and the agent enforces nothing. The hold needs the ranges before the first sync: a Node is one
-small object, and can be read while the lists of pods are late. Source: Kubernetes API, core/v1 NodeSpec.
+small object, and can be read while the lists of pods are late. Later the ranges tell which unknown addresses are those of new pods.
+Source: Kubernetes API, core/v1 NodeSpec.
 """
 
 import asyncio
@@ -21,7 +22,11 @@ _ASK_S = 5.0
 """Interval of requests while the Node does not exist: a kubelet registers it within seconds of its start."""
 
 _ASK_AGAIN_S = 60.0
-"""Interval of requests that are refused, since people change roles by hand; and the longest interval of requests for ranges."""
+"""Interval of requests that are refused, since people change roles by hand; and the longest interval of requests for ranges before the
+first sync."""
+
+_ASK_LATER_S = 600.0
+"""The longest interval of requests for ranges after the first sync. Many network plugins never write them."""
 
 _REQUEST_S = 10.0
 
@@ -35,10 +40,10 @@ log = logging.getLogger("node")
 
 
 class NodeReader:
-    """Reads one Node by name until it exists and, before the first sync, until it has pod ranges.
+    """Reads one Node by name until it exists and has pod ranges. The ranges of a Node never change.
 
     A controller writes the ranges into a new Node some time after the kubelet has registered it, or never: many network plugins assign
-    addresses without it. `is_synced`: whether the source has delivered; the ranges are then unnecessary.
+    addresses without it. `is_synced`: whether the source has delivered.
     `exists`: None while unknown, for example without permission to read nodes. `pod_ranges`: the latest ones of the Node.
     """
 
@@ -58,13 +63,14 @@ class NodeReader:
         while not self._is_complete:
             delay_s = await self._ask()
             if self.exists is True:
-                delay_s, range_delay_s = range_delay_s, min(2 * range_delay_s, max(_ASK_AGAIN_S, self._ask_s))
+                longest_s = _ASK_LATER_S if self._is_synced() else _ASK_AGAIN_S
+                delay_s, range_delay_s = range_delay_s, min(2 * range_delay_s, max(longest_s, self._ask_s))
             if not self._is_complete:
                 await asyncio.sleep(delay_s)
 
     @property
     def _is_complete(self) -> bool:
-        return self.exists is True and (bool(self.pod_ranges) or self._is_synced())
+        return self.exists is True and bool(self.pod_ranges)
 
     async def _ask(self) -> float:
         """Read once. Returns the delay until the next request, in seconds."""

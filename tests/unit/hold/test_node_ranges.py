@@ -56,8 +56,10 @@ async def test_both_fields_name_ranges_and_none_is_no_fault(
     async with ApiServer() as server:
         server.node_specs[NAME] = spec
         async with asking(server, tmp_path) as (node, task):
-            await task
+            await until(lambda: node.exists is True)
             assert listed(node.pod_ranges) == expected
+            if expected:
+                await task
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -95,30 +97,23 @@ async def test_a_spec_that_is_no_object_names_no_range(spec: object, tmp_path: P
     """It is the Node all the same."""
     async with ApiServer() as server:
         server.node_specs[NAME] = spec
-        async with asking(server, tmp_path) as (node, task):
-            await task
+        async with asking(server, tmp_path) as (node, _task):
+            await until(lambda: node.exists is not None)
             assert (node.exists, node.pod_ranges) == (True, ())
 
 
-async def test_before_the_first_sync_the_node_is_asked_until_it_names_ranges(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("is_synced", [False, True])
+async def test_the_node_is_asked_until_it_names_ranges(is_synced: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A controller writes them after the kubelet has registered the Node. A value that stays bad is logged once."""
     async with ApiServer() as server:
         server.node_specs[NAME] = {"podCIDR": "pods"}
-        async with asking(server, tmp_path, is_synced=False) as (node, task):
+        async with asking(server, tmp_path, is_synced=is_synced) as (node, task):
             await until(lambda: len(server.requests) > 2)
             assert (node.exists, node.pod_ranges) == (True, ())
             server.node_specs[NAME] = {"podCIDRs": ["fd05:1::/64"]}
             await task
             assert listed(node.pod_ranges) == "fd05:1::/64"
     assert len([record for record in caplog.records if "'pods'" in record.getMessage()]) == 1
-
-
-async def test_after_the_first_sync_a_node_without_ranges_is_asked_once(tmp_path: Path) -> None:
-    async with ApiServer() as server, asking(server, tmp_path) as (_node, task):
-        await task
-        assert len(server.requests) == 1
 
 
 async def test_a_permission_that_is_taken_away_does_not_take_away_what_is_known(tmp_path: Path) -> None:

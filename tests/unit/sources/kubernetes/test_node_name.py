@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from netpolq.hold.ranges import parse_ranges
 from netpolq.model import Pod, Update
 from netpolq.sources.folder.source import ManifestFolder
 from netpolq.sources.kubernetes.connection import Connection
@@ -60,8 +61,8 @@ async def test_with_a_role_that_does_not_permit_nodes_the_pods_decide(name: str,
         assert await problem_of(server, name, tmp_path) == (None if is_good else advice)
 
 
-async def test_a_node_that_is_registered_later_is_found(tmp_path: Path) -> None:
-    """The agent may start before the kubelet has registered the Node."""
+async def test_a_node_that_is_registered_later_is_found_and_its_ranges_after_it(tmp_path: Path) -> None:
+    """The agent may start before the kubelet has registered the Node, and sync before a controller has written its pod ranges."""
     async with ApiServer() as server:
         server.nodes = set()
         connection = Connection(str(server.kubeconfig(tmp_path / "config")))
@@ -70,8 +71,11 @@ async def test_a_node_that_is_registered_later_is_found(tmp_path: Path) -> None:
         task = asyncio.create_task(node.run())
         await until(lambda: node.exists is False)
         server.nodes.add("node-1")
+        await until(lambda: node.exists is True)
+        assert node.pod_ranges == ()
+        server.node_specs["node-1"] = {"podCIDRs": ["10.1.0.0/24"]}
         await task
-        assert node.exists
+        assert node.pod_ranges == parse_ranges("10.1.0.0/24")
         await connection.close()
 
 
