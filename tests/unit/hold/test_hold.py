@@ -242,7 +242,7 @@ def test_without_any_range_it_fails_and_names_the_flag_to_set(tmp_path: Path, ca
         (["--pod-cidrs=0.0.0.0/0"], "0.0.0.0/0"),
         (["--pod-cidrs=10.0.0.0/24", "--pod-cidrs=x"], "'x'"),
         (["--ct-label=-1", "--pod-cidrs=10.0.0.0/24"], "0 to 122"),
-        (["--ct-label=124", "--pod-cidrs=10.0.0.0/24"], "0 to 122"),
+        (["--ct-label=123", "--pod-cidrs=10.0.0.0/24"], "0 to 122"),
         (["--ct-label=x", "--pod-cidrs=10.0.0.0/24"], "0 to 122"),
         (["--release", "--pod-cidrs=10.0.0.0/24"], "--release"),
         (["--release", "--print"], "--release"),
