@@ -157,10 +157,27 @@ class NodePeer(NamedTuple):
     selector: LabelSelector
 
 
+class DomainPeer(NamedTuple):
+    """Addresses that a domain name resolves to. It matches every address with a learned name that the pattern matches.
+
+    `pattern`: a name in the form of `domain_name`, or `*.` and a name: one or more labels in front of that.
+    """
+
+    pattern: str
+
+
+def domain_name(text: str) -> str:
+    """A domain name, or a pattern of such names, in the one form in which they are compared: lower case, no dot at the end.
+
+    Names beyond ASCII are given as A-labels. Source: RFC 4343 (case), RFC 5890 section 2.3.2.1 (A-labels).
+    """
+    return text.removesuffix(".").lower()
+
+
 PolicyPeer = PodPeer | IPBlock
 """A peer of a NetworkPolicy."""
 
-Peer = PolicyPeer | NodePeer
+Peer = PolicyPeer | NodePeer | DomainPeer
 """A peer of a cluster-wide policy."""
 
 

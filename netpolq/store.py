@@ -1,4 +1,4 @@
-"""The store: the current objects as last reported by the source, and which of them changed. No history, no decisions."""
+"""The store: the current objects as last reported by the source, the learned names, and what of them changed. No history, no decisions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,13 @@ from netpolq.model import (
     Rejection,
     Update,
     cluster_policy_name,
+    domain_name,
 )
 
 
 @dataclass(slots=True)
 class DirtySet:
-    """Possible changes: addresses whose owner or nodes may be others or may have changed; policies; names of namespaces.
+    """Possible changes: addresses whose owner, nodes or learned names may be others or have changed; policies; names of namespaces.
 
     `cluster_policies`: by `ClusterNetworkPolicy.qualified_name`.
     """
@@ -36,7 +37,10 @@ class DirtySet:
 
 
 class Store:
-    """Objects by key. `apply` is the only writer; readers see whole updates."""
+    """Objects by key, and learned names by address. `apply` is the only writer of objects; readers see whole updates.
+
+    `names`: the domain names that resolve to an address, as far as DNS answers told them. No update of a source touches them.
+    """
 
     def __init__(self) -> None:
         self.namespaces: dict[str, Namespace] = {}
@@ -44,6 +48,7 @@ class Store:
         self.policies: dict[tuple[str, str], NetworkPolicy] = {}
         self.cluster_policies: dict[str, ClusterNetworkPolicy] = {}  # by qualified name
         self.nodes: dict[str, Node] = {}
+        self.names: dict[AddressKey, frozenset[str]] = {}
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
@@ -165,6 +170,17 @@ class Store:
             self._dirty.addresses.add(address)
             self._nodes_of[address] = (*self._nodes_of.get(address, ()), *(() if after is None else (after,)))
 
+    def set_names(self, address: AddressKey, names: frozenset[str]) -> None:
+        """Set the learned names of an address; empty: it has none any more."""
+        names = frozenset(map(domain_name, names))
+        if names == self.names.get(address, frozenset()):
+            return
+        if names:
+            self.names[address] = names
+        else:
+            del self.names[address]
+        self._dirty.addresses.add(address)
+
     def take_dirty_set(self) -> DirtySet:
         """Return the changes since the last call; the first call returns everything. For a single reader."""
         dirty, self._dirty = self._dirty, DirtySet()
@@ -172,7 +188,7 @@ class Store:
 
     def everything(self) -> DirtySet:
         """Return a dirty set of all objects, for a reader that starts empty."""
-        addresses = self._by_address.keys() | self._nodes_of.keys()
+        addresses = self._by_address.keys() | self._nodes_of.keys() | self.names.keys()
         return DirtySet(addresses, set(self.policies), set(self.cluster_policies), set(self.namespaces))
 
     def namespace_labels(self, name: str) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from netpolq.settings.command_flags import (
     EXPECT,
     EXPLAIN_OPTIONS,
     MANIFESTS_TO_READ,
+    NAMES,
     OUTPUT,
     PACKETS,
     PORT,
@@ -35,6 +36,7 @@ def _run(argv: Sequence[str]) -> int:
         protocol=values[PROTOCOL],
         port=values[PORT] or None,
         via_service=values[VIA_SERVICE],
+        names=values[NAMES],
         packets=values[PACKETS] or None,
         evaluator=values[ENGINE],
         output=values[OUTPUT],
@@ -49,7 +51,8 @@ EXPLAIN = Command(
     about=(
         "Give either --src and --dst, or --packets. The command needs neither an agent nor privileges. For a denied connection the "
         "answer lists each isolating policy with the part of its closest rule that does not match (peer, port or protocol), and the "
-        "smallest addition to a policy that would allow the connection.",
+        "smallest addition to a policy that would allow the connection. It resolves no domain names: --name gives the addresses of "
+        "names, and the answer lists the rules that would allow the connection by a name.",
     ),
     groups=plain(*EXPLAIN_OPTIONS),
     # Each example was run, with manifests like those of its test.
@@ -61,6 +64,8 @@ EXPLAIN = Command(
         "netpolq explain --manifests manifests --src [fd00::7] --dst [fd00::1]:5432 -o json",
         "# a test in CI: exit code 8 if the connection is allowed",
         "netpolq explain --manifests manifests --src other/pod --dst shop/db --port 5432 --expect deny",
+        "# a rule with domain names",
+        "netpolq explain --manifests manifests --src shop/web --dst 192.0.2.1:443 --name deb.debian.org=192.0.2.1",
         "# many packets, one JSON object a line",
         "netpolq explain --manifests manifests --packets questions.jsonl",
     ),

@@ -4,7 +4,7 @@ import re
 import sys
 import tempfile
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +16,12 @@ from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
+from netpolq.explain.names import parse_names
 from netpolq.explain.render import as_json, as_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.policy.evaluator import Evaluator
+from netpolq.policy.name_reasons import NameReasonFinder
 from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.sources.folder.scan import SUFFIXES
@@ -58,9 +60,11 @@ def run(
     output: str,
     expect: str | None = None,
     via_service: bool = False,
+    names: str = "",
 ) -> int:
     """Answer one question, or a file of questions (`packets`; `-` is standard input). `via_service`: see `Evaluator`.
 
+    `names`: the learned names, see `netpolq.explain.names`.
     `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`. `port`: a number, or the name of a port of the
     destination pod. Answers go to standard output, rejections of manifests to standard error.
 
@@ -70,10 +74,11 @@ def run(
     evaluator_name = _choice("--engine", EvaluatorName, evaluator)
     form = _choice("--output", Output, output)
     expected = None if expect is None else _choice("--expect", Expected, expect)
+    learned = parse_names(names)
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
-        store = _load(manifests)
+        store = _load(manifests, learned)
         return answer_all(_evaluator(store, evaluator_name), store, packets, expected)
 
     if source is None or destination is None:
@@ -86,12 +91,13 @@ def run(
             f"--dst: the port of {destination!r} cannot be combined with --port {port!r}; allowed: one of the two"
         )
     given_port = _port(number, second_end.port if port is None else port)
-    store = _load(manifests)
+    store = _load(manifests, learned)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
     explanation = _evaluator(store, evaluator_name).explain(*flow, via_service=via_service)
     misses = NearMissFinder(store).find(explanation, *flow)
-    answer = explanation, misses, describe(store, first), describe(store, second), *flow[2:]
+    reasons = NameReasonFinder(store).find(explanation.egress, *flow)
+    answer = explanation, misses, reasons, describe(store, first), describe(store, second), *flow[2:]
     sys.stdout.write(as_json(*answer, store.rejections) if form is Output.JSON else as_text(*answer))
     return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
 
@@ -114,7 +120,7 @@ def _number_of(store: Store, destination: AddressKey, protocol: int, port: int |
         raise NetpolqError(f"--port: {error}") from error
 
 
-def _load(manifests: Path) -> Store:
+def _load(manifests: Path, names: Mapping[AddressKey, frozenset[str]]) -> Store:
     store = Store()
     if manifests.is_file():
         # The folder source selects files by suffix. A temporary folder with a link to this file allows any file name.
@@ -125,6 +131,8 @@ def _load(manifests: Path) -> Store:
             store.apply(load(Path(folder)))
     else:
         store.apply(load(manifests))
+    for address, learned in names.items():
+        store.set_names(address, learned)
     _report(store.rejections)
     return store
 

@@ -13,6 +13,8 @@ from netpolq.explain.flow import has_ports, protocol_name
 from netpolq.logs import one_line
 from netpolq.model import Rejection
 from netpolq.policy.evaluator import Explanation, Side
+from netpolq.policy.misses import MAX_LISTED, and_more
+from netpolq.policy.name_reasons import NameReasons, Opening
 from netpolq.policy.near_miss import NearMiss, NearMisses
 
 _BECAUSE = {
@@ -27,20 +29,44 @@ _INDENT = 13
 
 
 def as_text(
-    explanation: Explanation, misses: NearMisses, source: Endpoint, destination: Endpoint, protocol: int, port: int
+    explanation: Explanation,
+    misses: NearMisses,
+    reasons: NameReasons,
+    source: Endpoint,
+    destination: Endpoint,
+    protocol: int,
+    port: int,
 ) -> str:
-    """Return the verdict, both endpoints, and the result of each direction; for a denial, the near misses and what to add."""
+    """Return the verdict, both endpoints, and the result of each direction; for a denial, the near misses and what to add. Under the
+    egress also what domain names have to do with it.
+    """
     service = f"{protocol_name(protocol)} port {port}" if has_ports(protocol) else protocol_name(protocol)
     lines = [
         ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
         ("source", str(source)),
         ("destination", f"{destination}, {service}"),
         ("egress", _side_text(explanation.egress)),
+        *(("", line) for line in _name_lines(reasons, destination.address)),
         *(("", line) for line in _miss_lines(misses.egress, Direction.EGRESS)),
         ("ingress", _side_text(explanation.ingress)),
         *(("", line) for line in _miss_lines(misses.ingress, Direction.INGRESS)),
     ]
     return "".join(f"{name:<{_INDENT}}{one_line(text)}\n" for name, text in lines)
+
+
+def _name_lines(reasons: NameReasons, destination: AddressKey) -> list[str]:
+    address = format_address(destination)
+    return [
+        *(f"{pattern} matches {name}, a name of {address}" for pattern, name in reasons.matched[:MAX_LISTED]),
+        *(f"{_opening_text(opening)} resolves to {address}" for opening in reasons.openings),
+    ]
+
+
+def _opening_text(opening: Opening) -> str:
+    rule, patterns = opening
+    name = f" ({rule.name})" if rule.name else ""
+    names = " or ".join([*patterns[:MAX_LISTED], *and_more(patterns, "names")])
+    return f"{rule.tier.label} {rule.policy}, spec.egress[{rule.position}]{name} allows it if {names}"
 
 
 def _miss_lines(misses: tuple[NearMiss, ...], direction: Direction) -> list[str]:
@@ -52,13 +78,15 @@ def _miss_lines(misses: tuple[NearMiss, ...], direction: Direction) -> list[str]
 def as_json(
     explanation: Explanation,
     misses: NearMisses,
+    reasons: NameReasons,
     source: Endpoint,
     destination: Endpoint,
     protocol: int,
     port: int,
     rejections: Sequence[Rejection] = (),
 ) -> str:
-    """Return the same as one JSON object on one line. The field `rejected` has the `rejections`, if there are any, with the fields of the
+    """Return the same as one JSON object on one line. The fields `matched_names` and `allowed_if_resolved` of the egress are there if they
+    have entries. The field `rejected` has the `rejections`, if there are any, with the fields of the
     status document.
     """
     answer = {
@@ -67,7 +95,11 @@ def as_json(
         "destination": _endpoint(destination),
         "protocol": protocol_name(protocol),
         "port": port if has_ports(protocol) else None,
-        "egress": {**_side(explanation.egress), "near_misses": as_fields(misses.egress, Direction.EGRESS)},
+        "egress": {
+            **_side(explanation.egress),
+            **_names(reasons),
+            "near_misses": as_fields(misses.egress, Direction.EGRESS),
+        },
         "ingress": {**_side(explanation.ingress), "near_misses": as_fields(misses.ingress, Direction.INGRESS)},
         **({"rejected": rejections} if rejections else {}),
     }
@@ -167,6 +199,12 @@ def _side(side: Side) -> dict[str, object]:
         "decision": decision_fields(side.decision),
         "passes": list(map(decision_fields, side.passes)),
     }
+
+
+def _names(reasons: NameReasons) -> dict[str, object]:
+    matched = [match._asdict() for match in reasons.matched]
+    openings = [{**(decision_fields(rule) or {}), "domain_names": list(patterns)} for rule, patterns in reasons.openings]
+    return {**({"matched_names": matched} if matched else {}), **({"allowed_if_resolved": openings} if openings else {})}
 
 
 def _allowed_by(side: Side) -> dict[str, object]:

@@ -2,8 +2,9 @@
 
     Store ── DirtySet ──> Compiler ── CompiledDelta ──> SnapshotBuilder ── bytes ──> workers
 
-Each peer selector of a policy in use has a number, and the identity of a pod is the list of the numbers that match it. A rule refers to
-selectors, never to pods, so adding or removing a pod changes one address and no program. The cost of an event does not depend on the
+Each peer selector of a policy in use has a number, and the identity of an address is the list of the numbers that match its pod, its nodes
+and its learned names. A rule refers to selectors, never to addresses, so a pod that is added or removed and a name that is learned or
+forgotten change one address and no program. The cost of an event does not depend on the
 cluster size. The meaning of the compiled policy depends only on the objects in the store; the numbers also depend on earlier contents.
 """
 
@@ -11,13 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from netpolq.addresses import AddressKey
+from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod, qualified_name
+from netpolq.policy.address_ranges import AddressRanges
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
-from netpolq.policy.peer_classes import EXTERNAL, PeerClass, PeerClasses
+from netpolq.policy.peer_classes import EXTERNAL, NO_KEY, NO_NAMES, PeerClass, PeerClasses, PeerClassKey
 from netpolq.policy.peers import Selector
 from netpolq.policy.selector_uses import SelectorUses
-from netpolq.snapshot.ir import CompiledDelta
+from netpolq.snapshot.ir import CompiledDelta, Identity
 from netpolq.store import DirtySet, Store
 
 _ADDRESSES_PER_STEP = 1000
@@ -27,9 +30,18 @@ class Compiler:
     """Compiles the changes of a store.
 
     `is_local`: the pods to compile programs for. `with_pod_names`: also give the pod name of each address, for the packet log.
+    `known_ranges`: see `known`. `renamed`: of the addresses in the last `take_changed`, those whose learned names alone changed, or
+    that became known or unknown. No policy denies by a name, so none of that denies an established connection.
     """
 
-    def __init__(self, store: Store, *, is_local: Callable[[Pod], bool], with_pod_names: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        is_local: Callable[[Pod], bool],
+        with_pod_names: bool = False,
+        known_ranges: tuple[PodRange, ...] = (),
+    ) -> None:
         self._store = store
         self._is_local = is_local
         self._with_pod_names = with_pod_names
@@ -39,6 +51,12 @@ class Compiler:
         self._endpoints = EndpointPolicies(self._uses, self._delta, store.namespace_labels)
         self._class_of: dict[AddressKey, PeerClass] = {}
         self._changed: set[AddressKey] = set()
+        self._renamed: set[AddressKey] = set()
+        self.renamed: frozenset[AddressKey] = frozenset()
+        self._ranges = AddressRanges(known_ranges)
+        self._of_other_ranges: set[AddressKey] = set()
+        self._known: set[AddressKey] = set()
+        self._known_taken: frozenset[AddressKey] | None = frozenset()
 
     def steps(self) -> Iterator[CompiledDelta]:
         """Compile all changes of the store in steps of some milliseconds. The store may change between steps.
@@ -46,7 +64,10 @@ class Compiler:
         The caller applies each delta. After the last one the deltas describe a complete state of the store, which can be published
         before the next call. This takes the dirty set of the store, so a store can have only one compiler.
         """
-        for _ in self._apply_changes(self._store.take_dirty_set()):
+        touched = self._store.take_dirty_set()
+        touched.addresses |= self._of_other_ranges
+        self._of_other_ranges = set()
+        for _ in self._apply_changes(touched):
             yield self._delta.take()
         # Changes from the pauses are applied without a pause; otherwise a store that always changes would keep this from ending.
         for _ in self._apply_changes(self._store.take_dirty_set()):
@@ -87,25 +108,69 @@ class Compiler:
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
+        # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
+        local = next(filter(self._is_local, self._store.pods_with_address(address)), None)
         before = self._class_of.get(address)
-        after = self._peer_classes.class_of(pod, self._store.nodes_with_address(address))
+        after = self._peer_class(address, pod, is_local=local is not None)
         if before is not after:
             if after is None:
                 del self._class_of[address]
             else:
                 self._class_of[address] = after
-            if (EXTERNAL if before is None else before.identity) != (EXTERNAL if after is None else after.identity):
+            if _identity(before) != _identity(after) and _without_names(before) != _without_names(after):
                 self._changed.add(address)
+            elif (_identity(before), _has_entry(before)) != (_identity(after), _has_entry(after)):
+                self._renamed.add(address)
+            self._note_known(address, is_known=after is not None and after.key.is_known)
             self._peer_classes.move(address, before, after)
-        # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
-        self._endpoints.move(address, next(filter(self._is_local, self._store.pods_with_address(address)), None))
+        self._endpoints.move(address, local)
         if self._with_pod_names:
             self._delta.pod_names[address] = "" if pod is None else qualified_name(pod.namespace, pod.name)
 
+    def _peer_class(self, address: AddressKey, pod: Pod | None, *, is_local: bool) -> PeerClass | None:
+        nodes = self._store.nodes_with_address(address)
+        is_in_ranges = address in self._ranges
+        if is_in_ranges and pod is None and not nodes:
+            return None  # with a learned name alone it would pass for known, and rules about its pod would not see it
+        names = self._store.names.get(address, NO_NAMES)
+        return self._peer_classes.class_of(pod, nodes, names, is_known=is_local or is_in_ranges)
+
+    def _note_known(self, address: AddressKey, *, is_known: bool) -> None:
+        if is_known is not (address in self._known):
+            (self._known.add if is_known else self._known.discard)(address)
+            self._known_taken = None
+
+    def set_known_ranges(self, ranges: tuple[PodRange, ...]) -> None:
+        """Set `known_ranges`, in force after the next `steps`. The time grows with the number of addresses."""
+        before, self._ranges = self._ranges, AddressRanges(ranges)
+        self._of_other_ranges |= {
+            address for address in self._store.everything().addresses if (address in before) is not (address in self._ranges)
+        }
+
     def take_changed(self) -> frozenset[AddressKey]:
-        """Return the addresses whose flows may have other decisions than at the last call."""
-        changed, self._changed = frozenset(self._changed), set()
+        """Return the addresses whose flows may have other decisions than at the last call, or are known since, or no longer."""
+        changed = frozenset(self._changed | self._renamed)
+        self.renamed = frozenset(self._renamed - self._changed)
+        self._changed, self._renamed = set(), set()
         return changed
+
+    @property
+    def known(self) -> frozenset[AddressKey]:
+        """The addresses of all local pods, and those in `known_ranges` that a pod or a node has. Each has an entry in the snapshot, even
+        if no selector matches it.
+        """
+        if self._known_taken is None:
+            self._known_taken = frozenset(self._known)
+        return self._known_taken
+
+    @property
+    def asking(self) -> frozenset[AddressKey]:
+        """The addresses of local pods that a policy with domain names for egress selects."""
+        return self._endpoints.asking
+
+    def matches_name(self, name: str) -> bool:
+        """Whether a domain name in a policy of a local pod matches a name, given in the form of `netpolq.model.domain_name`."""
+        return self._uses.matches_name(name)
 
     @property
     def isolated(self) -> tuple[frozenset[AddressKey], ...]:
@@ -121,6 +186,18 @@ class Compiler:
     def selectors(self) -> dict[int, Selector]:
         """The selectors in use by number."""
         return self._uses.selectors
+
+
+def _identity(peer_class: PeerClass | None) -> Identity:
+    return EXTERNAL if peer_class is None else peer_class.identity
+
+
+def _has_entry(peer_class: PeerClass | None) -> bool:
+    return peer_class is not None and peer_class.number != 0
+
+
+def _without_names(peer_class: PeerClass | None) -> PeerClassKey:
+    return NO_KEY if peer_class is None else peer_class.key._replace(names=NO_NAMES, is_known=False)
 
 
 def _node_addresses(store: Store) -> dict[AddressKey, tuple[AddressKey, ...]]:

@@ -10,6 +10,7 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import Direction, Tier
 from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
+from netpolq.policy.peers import DomainSelector
 from netpolq.policy.policy_scope import EndpointClass, PolicyScope, TierSet
 from netpolq.policy.selector_uses import SelectorUses
 from netpolq.policy.tier_policy import Policy, TierPolicy
@@ -25,21 +26,25 @@ _NO_SIDES: Sides = ((), ())
 
 
 class _Program:
-    """A program in use. `uses`: the number of endpoint classes with it; `policies`: those of its sets, in order."""
+    """A program in use. `uses`: the number of endpoint classes with it; `policies`: those of its sets, in order. `has_names`: whether a
+    rule has domain names.
+    """
 
-    __slots__ = ("number", "policies", "sets", "uses")
+    __slots__ = ("has_names", "number", "policies", "sets", "uses")
 
     def __init__(self, number: int, sets: tuple[TierSet, ...]) -> None:
         self.number = number
         self.sets = sets
         self.policies = tuple(sorted((policy for tier_set in sets for policy in tier_set.policies), key=_order))
+        self.has_names = any(isinstance(selector, DomainSelector) for tier_set in sets for selector in tier_set.selectors)
         self.uses = 0
 
 
 class EndpointPolicies:
     """The programs of the local addresses. Writes tier programs, programs and endpoints.
 
-    `local`: the addresses of all local pods; `isolated`: those that some policy selects, by direction (in the order of `Direction`).
+    `local`: the addresses of all local pods; `isolated`: those that some policy selects, by direction (in the order of `Direction`);
+    `asking`: those with domain names in a policy that selects them.
     `namespace_labels`: returns the labels of a namespace.
     """
 
@@ -64,7 +69,9 @@ class EndpointPolicies:
         self._program_numbers = IdAllocator(first=1)
         self._sides: dict[AddressKey, Sides] = {}
         self._moved: set[AddressKey] = set()
+        self._asking: set[AddressKey] = set()
         self.local: frozenset[AddressKey] = frozenset()
+        self.asking: frozenset[AddressKey] = frozenset()
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
@@ -205,6 +212,10 @@ class EndpointPolicies:
             else:
                 numbers = (0 if program is None else program.number for program in (egress, ingress))
                 self._delta.endpoints[address] = Endpoint(*numbers)
+            if egress is not None and egress.has_names:
+                self._asking.add(address)
+            else:
+                self._asking.discard(address)
             if self._sides.get(address, _NO_SIDES) != sides:
                 changed.add(address)
             if sides == _NO_SIDES:
@@ -214,6 +225,7 @@ class EndpointPolicies:
         if self._moved:
             self._moved = set()
             self.local = frozenset(self._class_of)
+            self.asking = frozenset(self._asking)
             self.isolated = tuple(
                 frozenset(address for address, sides in self._sides.items() if sides[direction]) for direction in Direction
             )

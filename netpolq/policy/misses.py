@@ -67,7 +67,7 @@ def _reasons(subject: str, selector: str, unmet: Sequence[Requirement], labels: 
         value = labels.get(requirement.key)
         has = f"has {requirement.key}={value}" if value is not None else f"has no label {requirement.key}"
         reasons.append(f"{subject} {has}, {selector} wants {_wanted(requirement)}")
-    return [*reasons, *_and_more(unmet, "requirements")]
+    return [*reasons, *and_more(unmet, "requirements")]
 
 
 def _wanted(requirement: Requirement) -> str:
@@ -76,12 +76,12 @@ def _wanted(requirement: Requirement) -> str:
         return f"{key}={values[0]}"
     if not values:
         return f"{key} {operator}"
-    return f"{key} {operator} ({', '.join([*values[:MAX_LISTED], *_and_more(values, 'values')])})"
+    return f"{key} {operator} ({', '.join([*values[:MAX_LISTED], *and_more(values, 'values')])})"
 
 
 def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destination: Pod | None) -> str:
     """Why no entry of a rule's ports is about a port. `destination`: the pod whose port names count, or None."""
-    allowed = ", ".join([*map(_entry, entries[:MAX_LISTED]), *_and_more(entries, "entries")])
+    allowed = ", ".join([*map(_entry, entries[:MAX_LISTED]), *and_more(entries, "entries")])
     if protocol not in Protocol.__members__.values():
         return f"protocol: a rule with ports ({allowed}) allows TCP, UDP and SCTP only"
     name = Protocol(protocol).name
@@ -107,8 +107,9 @@ def _carried(pod: Pod | None, protocol: str, names: Sequence[str]) -> str:
     for name in names[:MAX_LISTED]:
         numbers = [str(port.port) for port in pod.named_ports if port.name == name and port.protocol.name == protocol]
         reasons.append(f"{name} is {protocol} {', '.join(numbers)}" if numbers else f"has no {protocol} port named {name}")
-    return f"pod {pod.namespace}/{pod.name}: {', '.join([*reasons, *_and_more(names, 'names')])}"
+    return f"pod {pod.namespace}/{pod.name}: {', '.join([*reasons, *and_more(names, 'names')])}"
 
 
-def _and_more(items: Sequence[object], what: str) -> list[str]:
+def and_more(items: Sequence[object], what: str) -> list[str]:
+    """How many more items there are than a line lists, as a list of at most one text."""
     return [f"{len(items) - MAX_LISTED} more {what}"] if len(items) > MAX_LISTED else []

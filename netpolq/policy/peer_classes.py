@@ -1,9 +1,9 @@
-"""Peer classes: equivalence classes of addresses of pods and nodes, and the selectors in use that match each.
+"""Peer classes: equivalence classes of addresses, and the selectors in use that match each.
 
-A peer class is the namespace, labels and named ports of a pod, and the labels of the nodes that have the address. It has a pod, or nodes,
-and in an odd cluster both. A selector is evaluated when it comes into use or the peer class is created: once for each peer class that it
-may match, or for several whose labels it does not tell apart, and never for each address. All addresses of a peer class have one
-identity.
+A peer class is the namespace, labels and named ports of a pod, the labels of the nodes that have the address, and its learned names.
+Most addresses have one of the three. A selector is evaluated when it comes into use or the peer class is created: once for each peer
+class that it may match, or for several whose labels it does not tell apart, and never for each address. All addresses of a peer class
+have one identity.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,31 +13,43 @@ from typing import NamedTuple
 from netpolq.addresses import AddressKey
 from netpolq.model import NAMESPACE_NAME_LABEL, Labels, LabelSelector, NamedPort, Node, Pod
 from netpolq.policy.delta_writer import DeltaWriter
+from netpolq.policy.domain_names import patterns_of
 from netpolq.policy.identity_update import Identities, Matches
-from netpolq.policy.peers import NodeSelector, PeerSelector, Selector
+from netpolq.policy.peers import DomainSelector, NodeSelector, PeerSelector, Selector
 from netpolq.policy.selector_uses import SelectorUses
 from netpolq.policy.selectors import matches
 from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Identity
 
 EXTERNAL = Identity((), ())
-"""The identity of an address of no pod and no node: no selector matches it, and it has no named port. It needs no entry."""
+"""The identity of an address that no selector matches, and that has no named port. It needs an entry only if the address is known."""
+
+NO_NAMES: frozenset[str] = frozenset()
 
 _WORK_PER_STEP = 5000
 """Selectors compared with a namespace or a peer class, and values written, between two pauses: some milliseconds."""
 
 
 class PeerClassKey(NamedTuple):
-    """What tells peer classes apart. `namespace`: of the pod, empty if there is none. `nodes`: the labels of the nodes."""
+    """What tells peer classes apart. `namespace`: of the pod, empty if there is none. `nodes`: the labels of the nodes. `names`: learned.
+
+    `is_known`: whether its addresses have an entry even if no selector matches them; see `Compiler.known`.
+    """
 
     namespace: str
     labels: Labels
     named_ports: tuple[NamedPort, ...]
     nodes: frozenset[Labels]
+    names: frozenset[str] = NO_NAMES
+    is_known: bool = False
+
+
+NO_KEY = PeerClassKey("", Labels(), (), frozenset())
+"""The key of an address that nothing has."""
 
 
 class PeerClass:
-    """Addresses that no selector tells apart. `members`: the addresses; `number`: of the identity, 0: it has none."""
+    """Addresses that no selector tells apart. `members`: the addresses; `number`: of the entry of their identity, 0: they have none."""
 
     __slots__ = ("identity", "key", "members", "number")
 
@@ -59,6 +71,7 @@ class PeerClasses:
         self._delta = delta
         self._peer_classes: dict[PeerClassKey, PeerClass] = {}
         self._with_nodes: dict[PeerClass, None] = {}
+        self._with_names: dict[PeerClass, None] = {}
         self._in_namespace: dict[str, set[PeerClass]] = {}
         self._with_port_name: dict[str, set[PeerClass]] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
@@ -105,6 +118,12 @@ class PeerClasses:
             for peer_class in self._with_nodes:
                 found = tuple(number for selector, number in of_nodes if _selects_a_node(selector, peer_class.key))
                 yield 1 + len(of_nodes) + self._set_identity(peer_class, identities[peer_class.identity, found])
+        of_names = {selector: number for selector, number in fresh if isinstance(selector, DomainSelector)}
+        if of_names or any(isinstance(selector, DomainSelector) for selector, _number in gone):
+            for peer_class in self._with_names:
+                matching_names = (DomainSelector(pattern) for name in peer_class.key.names for pattern in patterns_of(name))
+                found = tuple(sorted({of_names[selector] for selector in matching_names if selector in of_names}))
+                yield 1 + len(peer_class.key.names) + self._set_identity(peer_class, identities[peer_class.identity, found])
         for _selector, number in gone:
             self._uses.free(number)
 
@@ -138,28 +157,37 @@ class PeerClasses:
                 changed |= peer_class.members
         return changed
 
-    def class_of(self, pod: Pod | None, nodes: tuple[Node, ...]) -> PeerClass | None:
-        """Return the peer class of an address that a pod and nodes have; None if neither does. Creates it for the first address."""
-        if pod is None and not nodes:
+    def class_of(
+        self, pod: Pod | None, nodes: tuple[Node, ...], names: frozenset[str] = NO_NAMES, *, is_known: bool = False
+    ) -> PeerClass | None:
+        """Return the peer class of an address, by the pod and nodes that have it and its learned names; None if it has none of these.
+        Creates it for the first address.
+        """
+        if pod is None and not nodes and not names:
             return None
         key = PeerClassKey(
             "" if pod is None else pod.namespace,
             Labels() if pod is None else Labels.of(pod.labels),
             () if pod is None else pod.named_ports,
             frozenset(Labels.of(node.labels) for node in nodes),
+            names,
+            is_known,
         )
         peer_class = self._peer_classes.get(key)
         if peer_class is None:
             peer_class = self._peer_classes[key] = PeerClass(key)
             if nodes:
                 self._with_nodes[peer_class] = None
+            if names:
+                self._with_names[peer_class] = None
             if key.namespace:
                 if key.namespace not in self._scopes:
                     self._scopes[key.namespace] = self._scope(key.namespace)
                 self._in_namespace.setdefault(key.namespace, set()).add(peer_class)
             for name in {port.name for port in key.named_ports}:
                 self._with_port_name.setdefault(name, set()).add(peer_class)
-            self._set_identity(peer_class, self._identify(peer_class))
+            peer_class.identity = self._identify(peer_class)
+            self._write(peer_class)
         return peer_class
 
     def move(self, address: AddressKey, before: PeerClass | None, after: PeerClass | None) -> None:
@@ -176,6 +204,7 @@ class PeerClasses:
         namespace = peer_class.key.namespace
         del self._peer_classes[peer_class.key]
         self._with_nodes.pop(peer_class, None)
+        self._with_names.pop(peer_class, None)
         if namespace:
             self._in_namespace[namespace].discard(peer_class)
             if not self._in_namespace[namespace]:
@@ -184,7 +213,7 @@ class PeerClasses:
             self._with_port_name[name].discard(peer_class)
             if not self._with_port_name[name]:
                 del self._with_port_name[name]
-        self._set_identity(peer_class, EXTERNAL)
+        self._release(peer_class)
 
     # --- identities ---------------------------------------------------------------------------------------------------------------
 
@@ -210,28 +239,36 @@ class PeerClasses:
         found = [number for number, selector in scope.items() if matches(selector, key.labels)]
         if key.nodes:
             found += (number for selector, number in self._uses.settled_for_nodes() if _selects_a_node(selector, key))
+        if key.names:
+            found += (number for _selector, number in self._uses.settled_for_names(key.names))
         return Identity(tuple(sorted(found)), self._ports(peer_class))
 
     def _ports(self, peer_class: PeerClass) -> tuple[NamedPort, ...]:
         return tuple(sorted({port for port in peer_class.key.named_ports if self._uses.has_port_name(port.name)}))
 
     def _set_identity(self, peer_class: PeerClass, identity: Identity) -> int:
-        """Write the identity of a peer class. Returns the number of values written."""
+        """Set the identity of a peer class. Returns the number of values written."""
         if identity == peer_class.identity:
             return 0
         peer_class.identity = identity
-        if identity == EXTERNAL:
-            if not peer_class.number:
-                return 0
-            self._delta.identities[peer_class.number] = None
-            self._numbers.free(peer_class.number)
-            peer_class.number = 0
-            return self._point(peer_class)
+        return self._write(peer_class)
+
+    def _write(self, peer_class: PeerClass) -> int:
+        if peer_class.identity == EXTERNAL and not peer_class.key.is_known:
+            return self._release(peer_class)
         is_new = not peer_class.number
         if is_new:
             peer_class.number = self._numbers.allocate()
-        self._delta.identities[peer_class.number] = identity
+        self._delta.identities[peer_class.number] = peer_class.identity
         return self._point(peer_class) if is_new else 1
+
+    def _release(self, peer_class: PeerClass) -> int:
+        if not peer_class.number:
+            return 0
+        self._delta.identities[peer_class.number] = None
+        self._numbers.free(peer_class.number)
+        peer_class.number = 0
+        return self._point(peer_class)
 
     def _point(self, peer_class: PeerClass) -> int:
         for address in peer_class.members:

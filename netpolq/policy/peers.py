@@ -1,9 +1,9 @@
-"""Peers of compiled rules: selectors with their scope spelled out, node selectors, and IP blocks as ranges of numbers."""
+"""Peers of compiled rules: selectors with their scope spelled out, of nodes, and of names; and IP blocks as ranges of numbers."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from netpolq.model import IPBlock, LabelSelector, NodePeer, PodPeer
+from netpolq.model import DomainPeer, IPBlock, LabelSelector, NodePeer, PodPeer
 from netpolq.model import Peer as ModelPeer
 
 ADDRESS_BITS = {4: 32, 6: 128}
@@ -24,7 +24,13 @@ class NodeSelector(NamedTuple):
     node_selector: LabelSelector
 
 
-Selector = PeerSelector | NodeSelector
+class DomainSelector(NamedTuple):
+    """Every address with a learned name that a pattern matches; see `DomainPeer`."""
+
+    pattern: str
+
+
+Selector = PeerSelector | NodeSelector | DomainSelector
 """A peer that an identity matches or does not match."""
 
 
@@ -68,6 +74,8 @@ def compiled_peer(namespace: str, peer: ModelPeer) -> Peer:
             return _block(peer)
         case NodePeer():
             return NodeSelector(peer.selector)
+        case DomainPeer():
+            return DomainSelector(peer.pattern)
         case PodPeer():
             if peer.namespace_selector is None:
                 return PeerSelector(namespace, LabelSelector(), peer.pod_selector)

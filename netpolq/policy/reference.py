@@ -13,6 +13,7 @@ from netpolq.decision import Isolation, RuleDecision
 from netpolq.enums import Action, Direction, Reason, Tier
 from netpolq.model import (
     ClusterRule,
+    DomainPeer,
     IPBlock,
     NetworkPolicy,
     NodePeer,
@@ -23,6 +24,7 @@ from netpolq.model import (
     PolicyRule,
     qualified_name,
 )
+from netpolq.policy import domain_names
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.selectors import matches
 from netpolq.store import Store
@@ -63,10 +65,7 @@ class ReferenceEvaluator:
         isolated_by = tuple(qualified_name(policy.namespace, policy.name) for policy in self.isolating(direction, pod))
         passes: list[RuleDecision] = []
         for tier in Tier:
-            rules = (
-                self._network_rules(direction, pod) if tier is Tier.NETWORK_POLICY else self._cluster_rules(tier, direction, pod)
-            )
-            for decision, namespace, rule in rules:
+            for decision, namespace, rule in self.rules(tier, direction, pod):
                 if self._peers_match(namespace, rule, peer) and self.ports_match(rule, destination, *service):
                     if decision.action is Action.PASS:
                         passes.append(decision)
@@ -77,15 +76,21 @@ class ReferenceEvaluator:
                     return Side(isolated_by=isolated_by, decision=Isolation(direction, isolated_by), passes=tuple(passes))
         return Side(isolated_by=isolated_by, passes=tuple(passes))
 
+    def rules(
+        self, tier: Tier, direction: Direction, pod: Pod
+    ) -> Iterator[tuple[RuleDecision, str, PolicyRule]] | Iterator[tuple[RuleDecision, str, ClusterRule]]:
+        """The rules of a tier for a pod in the order of their evaluation, each with its decision and the namespace of its policy."""
+        return self._network_rules(direction, pod) if tier is Tier.NETWORK_POLICY else self._cluster_rules(tier, direction, pod)
+
     def _network_rules(self, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, PolicyRule]]:
-        """The rules of the NetworkPolicies that isolate a pod, in order, each with its decision and the namespace of its policy."""
+        """Those of the NetworkPolicies that isolate the pod."""
         for policy in self.isolating(direction, pod):
             for position, rule in enumerate(policy.rules(direction)):
                 name = qualified_name(policy.namespace, policy.name)
                 yield RuleDecision(direction, Tier.NETWORK_POLICY, name, position, Action.ACCEPT), policy.namespace, rule
 
     def _cluster_rules(self, tier: Tier, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, ClusterRule]]:
-        """The rules of the cluster-wide policies of a tier that select a pod, in the same form."""
+        """Those of the cluster-wide policies that select the pod."""
         for policy in self._store.cluster_policies_of(tier):
             if self._peer_matches_pod("", policy.subject, pod):
                 for position, rule in enumerate(policy.rules(direction)):
@@ -118,6 +123,8 @@ class ReferenceEvaluator:
                 return ip in peer.cidr and not any(ip in excepted for excepted in peer.except_)
             case NodePeer():
                 return any(matches(peer.selector, node.labels) for node in self._store.nodes_with_address(address))
+            case DomainPeer():
+                return any(domain_names.matches(peer.pattern, name) for name in self._store.names.get(address, ()))
             case PodPeer():
                 pod = self._owners.get(address)
                 return pod is not None and self._peer_matches_pod(namespace, peer, pod)

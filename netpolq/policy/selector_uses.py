@@ -1,8 +1,9 @@
 """The peer selectors and port names in use: reference counts, and a number for each selector."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from netpolq.policy.peers import NodeSelector, Selector
+from netpolq.policy.domain_names import patterns_of
+from netpolq.policy.peers import DomainSelector, NodeSelector, Selector
 from netpolq.snapshot.id_allocator import IdAllocator
 
 
@@ -69,6 +70,23 @@ class SelectorUses:
         for selector in self._of_nodes:
             if not self._pending.get(selector):
                 yield selector, self._selectors[selector].number
+
+    def settled_for_names(self, names: Iterable[str]) -> Iterator[tuple[DomainSelector, int]]:
+        """Yield those among them whose pattern matches any of the names."""
+        for selector in self._of_names(names):
+            if not self._pending.get(selector):
+                yield selector, self._selectors[selector].number
+
+    def matches_name(self, name: str) -> bool:
+        """Whether the pattern of a selector in use matches a name."""
+        return any(True for _selector in self._of_names((name,)))
+
+    def _of_names(self, names: Iterable[str]) -> Iterator[DomainSelector]:
+        """Yield the selectors whose pattern matches any of the names, each once."""
+        for pattern in {pattern for name in names for pattern in patterns_of(name)}:
+            selector = DomainSelector(pattern)
+            if selector in self._selectors:
+                yield selector
 
     def free(self, number: int) -> None:
         """Make the number of a selector that went out of use available again."""

@@ -45,6 +45,16 @@ VIA_SERVICE = Option(
     help="The client uses the address of a Service. This matters if the Service leads back to the client itself: the node sees that "
     "connection, and the Admin and Baseline tiers apply. What a pod sends to its own address never leaves the pod.",
 )
+NAMES = Option(
+    name="name",
+    value_type=text(
+        metavar="NAME=ADDRESS", allowed="a domain name, =, and an IP address that it resolves to; several separated by commas"
+    ),
+    default="",
+    help="A learned name, for rules with domainNames. May be repeated. An agent learns names from DNS answers; this command asks no "
+    "server.",
+    is_list=True,
+)
 EXPECT: Option[str] = Option(
     name="expect",
     value_type=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
@@ -82,4 +92,4 @@ CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
-EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, PACKETS, EXPECT, ENGINE, OUTPUT)
+EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, NAMES, PACKETS, EXPECT, ENGINE, OUTPUT)

@@ -26,7 +26,7 @@ class Option(Generic[T_co]):
     """One option, for all layers.
 
     `value_type`: the type of its values, to which `default` belongs. `letter`: a short form, `-o`; empty for none. `upstream`: the flag
-    exists under this name in the kube-network-policies agent.
+    exists under this name in the kube-network-policies agent. `is_list`: the flag may be repeated, which separates its values by commas.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Option(Generic[T_co]):
     help: str
     upstream: bool = False
     letter: str = ""
+    is_list: bool = False
 
     @property
     def is_switch(self) -> bool:
@@ -99,7 +100,8 @@ def refusal(option: Option[object], origin: str, value: object) -> SettingsError
 
 
 def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
-    """Read the arguments after the command, in the syntax of Go's flag package and of argparse. The last value of a repeated flag wins.
+    """Read the arguments after the command, in the syntax of Go's flag package and of argparse. The last value of a repeated flag wins,
+    unless it is a list.
 
     `--flag value`, `--flag=value` and the same with one dash. A switch has the forms `--flag`, `--no-flag` and `--flag=value`. Names are
     never abbreviated. Raises `SettingsError` for everything else. The values are not parsed here.
@@ -137,6 +139,8 @@ def from_argv(options: Sequence[Option[object]], argv: Sequence[str]) -> Layer:
                     f"flag --{name}: needs a value, as in --{name}={option.value_type.metavar}; allowed: {option.value_type.allowed}"
                 )
             text = remaining.pop()
+        if option.is_list and option.name in layer:
+            text = f"{layer[option.name].text},{text}"
         layer[option.name] = Given(f"flag --{name}", text)
     return layer
 

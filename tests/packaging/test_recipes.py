@@ -42,7 +42,7 @@ def test_a_recipe_is_valid_in_both_versions(path: Path, version: str) -> None:
 def test_the_problem_of_a_rule_that_fails_closed_is_shown_as_it_is_reported() -> None:
     body = yaml.safe_load((ROOT / "config/demo/cluster-policies/admin-no-metadata.yaml").read_text(encoding="utf-8"))
     body["metadata"]["name"] = "updates"
-    body["spec"]["egress"] = [{"action": "Accept", "to": [{"domainNames": ["deb.debian.org"]}]}]
+    body["spec"]["egress"] = [{"action": "Deny", "to": [{"domainNames": ["deb.debian.org"]}]}]
 
     (rejection,) = parse("", yaml.safe_dump(body).encode()).rejections
 

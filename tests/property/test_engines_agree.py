@@ -5,20 +5,24 @@ An explanation has the verdict and the decision of each direction. The cached ev
 
 import random
 
+from collections.abc import Mapping
+
 import pytest
 
 from hypothesis import HealthCheck, given, settings
 
 from netpolq.addresses import format_address
+from netpolq.decision import RuleDecision
 from netpolq.enums import Action, Reason, Tier
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
+from netpolq.model import ClusterNetworkPolicy, DomainPeer
 from netpolq.policy.evaluator import Explanation
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from tests.support.clusters import Cluster, Flow, clusters, random_cluster, random_flows
 from tests.support.sizes import sized
 
-CLUSTERS_PER_SEED = 50
+CLUSTERS_PER_SEED = 80
 FLOWS_PER_CLUSTER = 150
 
 
@@ -37,18 +41,30 @@ def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]
     return explanations
 
 
+def is_by_name(decision: RuleDecision | None, policies: Mapping[str, ClusterNetworkPolicy]) -> bool:
+    """Whether the egress rule that decides has domain names alone as peers."""
+    if decision is None or decision.tier is Tier.NETWORK_POLICY:
+        return False
+    peers = policies[decision.policy].egress[decision.position].peers
+    return peers is not None and {type(peer) for peer in peers} == {DomainPeer}
+
+
 @pytest.mark.parametrize("seed", range(sized(10)))
 def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     rng = random.Random(seed)
     reasons = set()
     rules = set()
     passed = set()
+    named = 0
     for _ in range(CLUSTERS_PER_SEED):
         cluster = random_cluster(rng)
+        policies = cluster.store().cluster_policies
         for explanation in explain_both(cluster, tuple(random_flows(rng, cluster, FLOWS_PER_CLUSTER))):
             reasons.add(explanation.reason)
             passed |= {rule.tier for side in (explanation.egress, explanation.ingress) for rule in side.passes}
             rules |= {(side.rule.tier, side.rule.action) for side in (explanation.egress, explanation.ingress) if side.rule}
+            named += is_by_name(explanation.egress.rule, policies)
+    assert named
     assert passed == {Tier.ADMIN, Tier.BASELINE}
     assert reasons == set(Reason), "clusters that never lead to some answer prove nothing about it"
     cluster_wide = {(tier, action) for tier in (Tier.ADMIN, Tier.BASELINE) for action in (Action.ACCEPT, Action.DENY)}

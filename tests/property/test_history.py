@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX, AddressKey, is_ipv4
+from netpolq.addresses import IPV4_MAPPED_PREFIX, AddressKey, format_address, is_ipv4
 from netpolq.decision import Decision, denies
 from netpolq.enums import Direction, Protocol, Verdict
 from netpolq.model import Object, Pod, Update
@@ -18,7 +18,7 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq.store import Store
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.packet import Question
-from tests.support.clusters import Flow, random_cluster, random_flows
+from tests.support.clusters import Flow, random_cluster, random_flows, random_names
 from tests.support.compiled import Compilation, Meaning, encode
 from tests.support.sizes import sized
 
@@ -71,8 +71,10 @@ def test_any_order_of_events_that_ends_with_the_same_objects_has_the_same_meanin
         store = Store()
         compilation = compilation_of(store)
         store.apply(update(others))
+        change_names(rng, store)
         for item in rng.sample(wanted, len(wanted)):
             store.apply(update([item]))
+            change_names(rng, store)
             if rng.random() < 0.2:
                 compilation.update()
             if rng.random() < 0.2:
@@ -80,6 +82,8 @@ def test_any_order_of_events_that_ends_with_the_same_objects_has_the_same_meanin
                 compilation.update()
                 store.apply(update([item, item]))
         store.apply(update(deleted=[item for item in others if item.key not in wanted_keys]))
+        for address in store.names.keys() | expected.names.keys():
+            store.set_names(address, expected.names.get(address, frozenset()))
         compilation.update()
         assert compilation.meaning() == compiled_at_once(expected)
 
@@ -103,6 +107,13 @@ def as_question(flow: Flow) -> Question:
     if is_ipv4(flow.source) and is_ipv4(flow.destination):
         return flow.source[12:], flow.destination[12:], flow.protocol, port
     return flow.source, flow.destination, flow.protocol, port
+
+
+def change_names(rng: random.Random, store: Store) -> None:
+    """Some addresses get other learned names, or lose them."""
+    addresses = [format_address(address) for address in sorted(store.everything().addresses)]
+    for address, names in random_names(rng, rng.sample(addresses, min(3, len(addresses)))).items():
+        store.set_names(address, names if rng.random() < 0.6 else frozenset())
 
 
 def random_change(rng: random.Random, store: Store) -> Update:
@@ -139,6 +150,7 @@ class History:
         """Some changes, coalesced into one publish."""
         for _ in range(1 + self._rng.randrange(3)):
             self.store.apply(random_change(self._rng, self.store))
+            change_names(self._rng, self.store)
             if self._rng.random() < 0.3:
                 self.compilation.update()  # and nothing published: what changed adds up
         self.compilation.update()
@@ -222,13 +234,14 @@ def test_every_address_reported_as_changed_may_change_a_flow(seed: int) -> None:
 
 
 def _told_apart(compiler: Compiler) -> dict[AddressKey, object]:
-    """All by which programs can tell an address from others, and its own policies."""
+    """All by which programs can tell an address from others, its own policies, and whether it is known."""
     classes, sides = compiler._class_of, compiler._endpoints._sides
     return {
         address: (
             {compiler.selectors[number] for number in classes[address].identity.selectors} if address in classes else set(),
             classes[address].identity.named_ports if address in classes else (),
             sides.get(address),
+            address in compiler.known,
         )
         for address in classes.keys() | sides.keys()
     }

@@ -49,6 +49,8 @@ def with_policy(store: Store, policy: NetworkPolicy) -> ReferenceEvaluator:
         policy,
     )
     changed.apply(Update(upserted=objects, ignored={}, observed_ns=0))
+    for address, names in store.names.items():
+        changed.set_names(address, names)
     return ReferenceEvaluator(changed)
 
 

@@ -79,12 +79,14 @@ class Expectation(NamedTuple):
 class Case:
     """A set of manifests (API bodies of the whole cluster, policies last) and the connections that they allow.
 
-    `problems`: the fields of cluster-wide policies that must be reported.
+    `problems`: the fields of cluster-wide policies that must be reported. `names`: learned domain names, and the endpoints with the
+    addresses that each resolves to.
     """
 
     name: str
     manifests: list[Body]
     problems: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]]
     probes: tuple[tuple[str, int], ...]
     endpoints: tuple[str, ...]
     lines: tuple[str, ...]
@@ -93,6 +95,13 @@ class Case:
     def unclear(self) -> list[Body]:
         """The cluster-wide policies, if some of them cannot be read whole."""
         return [body for body in self.manifests if str(body["apiVersion"]).startswith(_CLUSTER_GROUP)] if self.problems else []
+
+    @property
+    def resolved(self) -> list[tuple[str, str]]:
+        """Each learned name with each of its addresses."""
+        return [
+            (name, address) for name, endpoints in self.names.items() for end in endpoints for address in ADDRESSES[end].values()
+        ]
 
     def manifest(self) -> str:
         """All manifests as one JSON document of kind List: YAML 1.1 would read the name of namespace y as a truth value."""
@@ -191,6 +200,7 @@ class _CaseBody(_Required, total=False):
     cluster_policies: dict[str, Body]
     version: str
     problems: list[str]
+    names: dict[str, list[str]]
     nodes: dict[str, _Node]
     host_network: dict[str, str]
     labels: dict[str, dict[str, str]]
@@ -216,6 +226,7 @@ def _case(body: _CaseBody) -> Case:
             ),
         ],
         problems=tuple(body.get("problems", [])),
+        names={name: tuple(endpoints) for name, endpoints in body.get("names", {}).items()},
         probes=tuple(_probe(text) for text in body.get("probe", ["TCP/80"])),
         endpoints=(*PODS, *body.get("endpoints", [])),
         lines=tuple(body["expect"]),

@@ -6,7 +6,7 @@ The pools of labels, addresses and ports are very small, so that selectors match
 
 import random
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from netpolq.addresses import AddressKey, parse_address
 from netpolq.model import Object, Update
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode
 from netpolq.store import Store
-from tests.support.random_cluster_policies import random_cluster_policy
+from tests.support.random_cluster_policies import LEARNED_NAMES, random_cluster_policy
 from tests.support.random_selectors import (
     LABELS,
     PORT_NAMES,
@@ -46,11 +46,12 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """API bodies in random order, and the addresses of pods, nodes and outsiders."""
+    """API bodies in random order, the addresses of pods, nodes and outsiders, and the learned names of some of these."""
 
     bodies: tuple[Body, ...]
     pod_addresses: tuple[str, ...]
     other_addresses: tuple[str, ...]
+    names: Mapping[AddressKey, frozenset[str]]
 
     def objects(self) -> tuple[Object, ...]:
         """All objects. Raises `DecodeError` for a body that is not valid, unless it is a cluster-wide policy that fails closed."""
@@ -58,15 +59,17 @@ class Cluster:
         return tuple(item for item in decoded if not isinstance(item, Ignored))
 
     def store(self) -> Store:
-        """A store with all objects."""
+        """A store with all objects and names."""
         store = Store()
         store.apply(Update(upserted=self.objects(), ignored={}, observed_ns=0))
+        for address, names in self.names.items():
+            store.set_names(address, names)
         return store
 
 
 def store_of(bodies: Iterable[Body]) -> Store:
     """A store with the objects of bodies. Raises `DecodeError` for a body that is not valid."""
-    return Cluster(bodies=tuple(bodies), pod_addresses=(), other_addresses=()).store()
+    return Cluster(bodies=tuple(bodies), pod_addresses=(), other_addresses=(), names={}).store()
 
 
 def _decoded(body: Body) -> Object | Ignored:
@@ -106,7 +109,19 @@ def random_cluster(rng: random.Random) -> Cluster:
         bodies=tuple(bodies),
         pod_addresses=tuple(sorted(pod_addresses)),
         other_addresses=tuple(sorted(other_addresses)),
+        names=random_names(rng, sorted(pod_addresses | other_addresses), families),
     )
+
+
+def random_names(
+    rng: random.Random, addresses: Sequence[str], families: Collection[int] = (4, 6)
+) -> dict[AddressKey, frozenset[str]]:
+    """Learned names of half of these addresses that are of one of the families."""
+    return {
+        parse_address(address): frozenset(rng.sample(LEARNED_NAMES, rng.randint(1, 3)))
+        for address in addresses
+        if (6 if ":" in address else 4) in families and rng.random() < 0.7
+    }
 
 
 def random_flows(rng: random.Random, cluster: Cluster, count: int) -> Iterable[Flow]:

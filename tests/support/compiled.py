@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import Action, Direction, Protocol, Tier
+from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.peers import Selector
@@ -61,10 +62,15 @@ class Compilation:
     """A store, the compiler that keeps up with it, and a snapshot builder behind that."""
 
     def __init__(
-        self, store: Store | None = None, *, is_local: Callable[[Pod], bool] = lambda _pod: True, with_pod_names: bool = False
+        self,
+        store: Store | None = None,
+        *,
+        is_local: Callable[[Pod], bool] = lambda _pod: True,
+        with_pod_names: bool = False,
+        known_ranges: tuple[PodRange, ...] = (),
     ) -> None:
         self.store = Store() if store is None else store
-        self.compiler = Compiler(self.store, is_local=is_local, with_pod_names=with_pod_names)
+        self.compiler = Compiler(self.store, is_local=is_local, with_pod_names=with_pod_names, known_ranges=known_ranges)
         self.builder = SnapshotBuilder()
         self._identities: dict[int, Identity] = {}
         self._addresses: dict[AddressKey, int] = {}

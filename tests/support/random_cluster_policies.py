@@ -16,6 +16,9 @@ from tests.support.random_selectors import (
     random_selector,
 )
 
+DOMAIN_NAMES = ("example.com", "WWW.example.com.", "*.example.com", "*.www.example.com", "example.org", "*.example.org")
+LEARNED_NAMES = ("example.com", "www.example.com", "a.www.example.com", "example.org", "www.example.org", "other.test")
+
 RULE_NAMES = ("", "allow the proxies", "zwölfte Regel", "a" * 100)
 
 
@@ -45,11 +48,15 @@ def random_cluster_policy(rng: random.Random, number: int, *, with_unclear_rules
 
 
 def _rule(rng: random.Random, kind: str, version: str, field: str, with_unclear_rules: bool) -> Body:
-    actions = {"ClusterNetworkPolicy": ("Accept", "Deny", "Pass"), "AdminNetworkPolicy": ("Allow", "Deny", "Pass")}
-    rule: Body = {"action": rng.choice(actions.get(kind, ("Allow", "Deny")))}
+    actions = {"ClusterNetworkPolicy": ("Accept", "Deny", "Pass", "Pass"), "AdminNetworkPolicy": ("Allow", "Deny", "Pass")}
+    action = rng.choice(actions.get(kind, ("Allow", "Deny")))
+    rule: Body = {"action": action}
     peers = [_peer(rng, version, field) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+    if field == "egress" and action in {"Accept", "Allow"} and kind != "BaselineAdminNetworkPolicy" and rng.random() < 0.6:
+        names: Body = {"domainNames": rng.sample(DOMAIN_NAMES, rng.randint(1, 2))}
+        peers = rng.choice(([names], [names], [names, *peers]))
     if with_unclear_rules and rng.random() < 0.08:
-        peers.append({"domainNames": ["example.com"]} if rng.random() < 0.5 else {"services": {}})
+        peers.append({"domainNames": ["example"]} if rng.random() < 0.5 else {"services": {}})
     rule["to" if field == "egress" else "from"] = peers
     if rng.random() < 0.5:
         rule["name"] = rng.choice(RULE_NAMES)

@@ -6,6 +6,8 @@ one of a rule closes that rule (`cluster_rules.py`), one of the specification it
 Source: `policy.networking.k8s.io` ClusterNetworkPolicySpec, AdminNetworkPolicySpec and BaselineAdminNetworkPolicySpec.
 """
 
+import re
+
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -42,6 +44,12 @@ _FIRST = Placement(Tier.ADMIN, 0)
 """Placement of a policy whose own is unknown: before everything, with all its rules closed."""
 _TIERS = {"Admin": Tier.ADMIN, "Baseline": Tier.BASELINE}
 
+_LABEL_END = "([-a-zA-Z0-9_]*[a-zA-Z0-9])?"
+_DOMAIN_NAME = re.compile(rf"(\*\.)?([a-zA-Z0-9]{_LABEL_END}\.)+[a-zA-Z0-9]{_LABEL_END}\.?")
+_LENIENT_DOMAIN_NAME = re.compile(rf"(\*\.)?([a-zA-Z0-9_]{_LABEL_END}\.)+[a-zA-Z0-9_]{_LABEL_END}\.?")
+"""Before v1beta1 a label may begin with an underscore. The pattern of these CRDs has `A-z`, which also admits brackets, `^`, the backslash
+and the grave accent. No name has them, and a rule with one fails closed."""
+
 _V1BETA1 = RuleFormat(
     actions={"Accept": Action.ACCEPT, "Deny": Action.DENY, "Pass": Action.PASS},
     ports_field="protocols",
@@ -49,8 +57,9 @@ _V1BETA1 = RuleFormat(
     max_items=25,
     masked_networks=True,
     needs_namespace_selector=False,
+    domain_names=_DOMAIN_NAME,
 )
-_V1ALPHA2 = replace(_V1BETA1, read_port=protocols_element_with_port, masked_networks=False)
+_V1ALPHA2 = replace(_V1BETA1, read_port=protocols_element_with_port, masked_networks=False, domain_names=_LENIENT_DOMAIN_NAME)
 _ADMIN = RuleFormat(
     actions={"Allow": Action.ACCEPT, "Deny": Action.DENY, "Pass": Action.PASS},
     ports_field="ports",
@@ -58,8 +67,9 @@ _ADMIN = RuleFormat(
     max_items=100,
     masked_networks=False,
     needs_namespace_selector=True,
+    domain_names=_LENIENT_DOMAIN_NAME,
 )
-_BASELINE = replace(_ADMIN, actions={"Allow": Action.ACCEPT, "Deny": Action.DENY})
+_BASELINE = replace(_ADMIN, actions={"Allow": Action.ACCEPT, "Deny": Action.DENY}, domain_names=None)
 
 
 _FORMATS: Final[Mapping[tuple[str, object], RuleFormat]] = {

@@ -6,6 +6,8 @@ everything. A newer API may have fields that restrict a rule, so an unknown fiel
 Source: `policy.networking.k8s.io` v1alpha1, v1alpha2 and v1beta1; the limits, patterns and expressions of their CRDs.
 """
 
+import re
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,23 +15,28 @@ from typing import NamedTuple, Protocol
 
 from netpolq.addresses import address_key, parse_address
 from netpolq.enums import Action, Direction
-from netpolq.model import ClusterRule, IPBlock, LabelSelector, NodePeer, Peer, PodPeer, PolicyPort
+from netpolq.model import ClusterRule, DomainPeer, IPBlock, LabelSelector, NodePeer, Peer, PodPeer, PolicyPort, domain_name
 from netpolq.sources.decode.cluster_ports import only_field
 from netpolq.sources.decode.fields import Field, FieldError, Report, read_or, shown
 from netpolq.sources.decode.interning import SHARED
 from netpolq.sources.decode.known_fields import Schema, all_known
 from netpolq.sources.decode.policy import label_selector
 from netpolq.sources.decode.problems import Problems
-from netpolq.sources.decode.validation import network
+from netpolq.sources.decode.validation import LABEL_LENGTH, network
 
 MAX_NAME_CHARACTERS = 100
 MAX_NETWORKS = 25
 MAX_CIDR_CHARACTERS = 43
+MAX_DOMAIN_NAMES = 25
+MAX_DOMAIN_NAME_CHARACTERS = 253
+"""Without the dot at the end. Source: RFC 1035 section 2.3.4, 255 octets on the wire."""
 
 _RULES_FIELD = {Direction.INGRESS: "ingress", Direction.EGRESS: "egress"}
 _PEERS_FIELD = {Direction.INGRESS: "from", Direction.EGRESS: "to"}
 _SELECTORS = ("namespaces", "pods")
-_PEERS = {Direction.INGRESS: _SELECTORS, Direction.EGRESS: (*_SELECTORS, "networks", "nodes", "domainNames")}
+_PEERS = {Direction.INGRESS: _SELECTORS, Direction.EGRESS: (*_SELECTORS, "networks", "nodes")}
+_DOMAIN_NAMES = "domainNames"
+_HAVE_NONE = "networks, nodes and domain names have none"
 _DENY_EVERYTHING = ClusterRule(Action.DENY)
 
 
@@ -45,7 +52,8 @@ class RuleFormat:
 
     `max_items`: of rules, of peers and of ports. `ports_field`, `read_port`: where the ports are, and how one is read. `masked_networks`:
     whether a CIDR must have no host bits; where it may have them they are cleared. `needs_namespace_selector`: whether a pod selector
-    needs a namespace selector beside it; without one it selects in every namespace.
+    needs a namespace selector beside it; without one it selects in every namespace. `domain_names`: the pattern of a domain name in a
+    peer for egress; None: there is no such peer.
     """
 
     actions: Mapping[str, Action]
@@ -54,6 +62,7 @@ class RuleFormat:
     max_items: int
     masked_networks: bool
     needs_namespace_selector: bool
+    domain_names: re.Pattern[str] | None
 
 
 class ReadRule(NamedTuple):
@@ -97,12 +106,12 @@ def _read_rule(field: Field, direction: Direction, rule_format: RuleFormat, sche
         return ReadRule(field.path, _DENY_EVERYTHING, is_closed=True)
     name = read_or(_rule_name, record.get("name"), problems.add, "")
     before = problems.count
-    action = read_or(partial(_action, actions=rule_format.actions), record.get("action"), problems.add, Action.DENY)
-    peers = _peers(record.get(_PEERS_FIELD[direction]), direction, rule_format, problems.add)
+    action = read_or(partial(_action, actions=rule_format.actions), record.get("action"), problems.add, None)
+    peers = _peers(record.get(_PEERS_FIELD[direction]), direction, action, rule_format, problems.add)
     ports = _ports(record.get(rule_format.ports_field), rule_format, problems.add)
     if any(isinstance(port.port, str) for port in ports or ()) and not all(isinstance(peer, PodPeer) for peer in peers):
-        problems.add(record.get(rule_format.ports_field).error("must not have a named port: networks and nodes have none"))
-    rule = ReadRule(field.path, SHARED.intern(ClusterRule(action, peers, ports, name)))
+        problems.add(record.get(rule_format.ports_field).error(f"must not have a named port: {_HAVE_NONE}"))
+    rule = ReadRule(field.path, SHARED.intern(ClusterRule(action or Action.DENY, peers, ports, name)))
     return rule if problems.count == before and all_known(field.value, schema) else rule.closed()
 
 
@@ -155,20 +164,26 @@ def subject(field: Field, rule_format: RuleFormat, schema: Schema, problems: Pro
     return found if problems.count == before and all_known(field.value, schema) else None
 
 
-def _peers(field: Field, direction: Direction, rule_format: RuleFormat, report: Report) -> tuple[Peer, ...]:
-    read = partial(_peer, direction=direction, rule_format=rule_format, report=report)
+def _peers(
+    field: Field, direction: Direction, action: Action | None, rule_format: RuleFormat, report: Report
+) -> tuple[Peer, ...]:
+    read = partial(_peer, direction=direction, action=action, rule_format=rule_format, report=report)
     return tuple(peer for one in _items(field, rule_format.max_items, report) for peer in read_or(read, one, report, ()))
 
 
-def _peer(field: Field, direction: Direction, rule_format: RuleFormat, report: Report) -> tuple[Peer, ...]:
-    name, inner = only_field(field, *_PEERS[direction])
+def _peer(field: Field, direction: Direction, action: Action | None, rule_format: RuleFormat, report: Report) -> tuple[Peer, ...]:
+    pattern = rule_format.domain_names if direction is Direction.EGRESS else None
+    name, inner = only_field(field, *_PEERS[direction], *(() if pattern is None else (_DOMAIN_NAMES,)))
     match name:
+        case "domainNames" if pattern is not None:
+            if action not in {Action.ACCEPT, None}:
+                # An agent need not know every address of a name, so what it denies by name might pass.
+                report(inner.error("is allowed only in rules that accept"))
+            return _domain_names(inner, pattern, report)
         case "networks":
             return _networks(inner, rule_format, report)
         case "nodes":
             return (NodePeer(label_selector(inner, report)),)
-        case "domainNames":
-            raise inner.error("is not supported")
         case _:
             return (_selected_pods(field, rule_format, report),)
 
@@ -208,6 +223,29 @@ def _network(field: Field, masked: bool, seen: set[str]) -> IPBlock:
     if masked and parse_address(text.partition("/")[0]) != address_key(cidr.network_address.packed):
         raise field.error(f"must have no bits behind its prefix: {shown(text)} is in {cidr}")
     return IPBlock(cidr)
+
+
+def _domain_names(field: Field, pattern: re.Pattern[str], report: Report) -> tuple[DomainPeer, ...]:
+    seen: set[str] = set()
+    read = partial(_domain_name, pattern=pattern, seen=seen)
+    found = (read_or(read, one, report, None) for one in _items(field, MAX_DOMAIN_NAMES, report))
+    return tuple(dict.fromkeys(peer for peer in found if peer is not None))
+
+
+def _domain_name(field: Field, pattern: re.Pattern[str], seen: set[str]) -> DomainPeer:
+    """A domain name; its text is added to those seen before."""
+    text = field.text()
+    if text in seen:
+        raise field.error(f"{shown(text)} is in the list already")
+    seen.add(text)
+    if not pattern.fullmatch(text):
+        raise field.error(f"must be a domain name such as www.example.com or *.example.com, in ASCII (xn--…), not {shown(text)}")
+    name = domain_name(text)
+    if len(name) > MAX_DOMAIN_NAME_CHARACTERS or any(len(label) > LABEL_LENGTH for label in name.split(".")):
+        raise field.error(
+            f"must have at most {MAX_DOMAIN_NAME_CHARACTERS} characters and {LABEL_LENGTH} in each label, not {shown(text)}"
+        )
+    return DomainPeer(name)
 
 
 def _ports(field: Field, rule_format: RuleFormat, report: Report) -> tuple[PolicyPort, ...] | None:

@@ -47,19 +47,20 @@ _POLICY: Schema = _OBJECT | {
     "status": None,  # 1.24 to 1.27 print one
 }
 _SUBJECT: Schema = {"namespaces": _SELECTOR, "pods": {"namespaceSelector": _SELECTOR, "podSelector": _SELECTOR}}
-_EGRESS_PEERS: Schema = {**_SUBJECT, "networks": None, "nodes": _SELECTOR, "domainNames": None}
+_BASELINE_EGRESS_PEERS: Schema = {**_SUBJECT, "networks": None, "nodes": _SELECTOR}
+_EGRESS_PEERS: Schema = {**_BASELINE_EGRESS_PEERS, "domainNames": None}
 _TRANSPORT: Schema = {"destinationPort": {"number": None, "range": _plain("start end")}}
 _PROTOCOLS: Schema = {"tcp": _TRANSPORT, "udp": _TRANSPORT, "sctp": _TRANSPORT, "destinationNamedPort": None}
 _ADMIN_PORTS: Schema = {"portNumber": _plain("protocol port"), "portRange": _plain("protocol start end"), "namedPort": None}
 
 
-def _cluster_policy(placement: str, ports_name: str, ports: Schema) -> Schema:
+def _cluster_policy(placement: str, ports_name: str, ports: Schema, egress_peers: Schema = _EGRESS_PEERS) -> Schema:
     """The schema of a kind of cluster-wide policy. `placement`: the fields that place it among the others."""
     rule: dict[str, Schema | None] = {"name": None, "action": None, ports_name: ports}
     spec = _plain(placement) | {
         "subject": _SUBJECT,
         "ingress": {**rule, "from": _SUBJECT},
-        "egress": {**rule, "to": _EGRESS_PEERS},
+        "egress": {**rule, "to": egress_peers},
     }
     return _OBJECT | {"spec": spec, "status": None}
 
@@ -98,7 +99,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "Node": _NODE,
     "ClusterNetworkPolicy": _cluster_policy("tier priority", "protocols", _PROTOCOLS),
     "AdminNetworkPolicy": _cluster_policy("priority", "ports", _ADMIN_PORTS),
-    "BaselineAdminNetworkPolicy": _cluster_policy("", "ports", _ADMIN_PORTS),
+    "BaselineAdminNetworkPolicy": _cluster_policy("", "ports", _ADMIN_PORTS, _BASELINE_EGRESS_PEERS),
     "List": _LIST,
     **{f"{kind}List": _LIST for kind in VERSIONS},
 }

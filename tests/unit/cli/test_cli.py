@@ -346,6 +346,20 @@ def test_explain_answers_packets_from_standard_input(manifests: Path, evaluator:
     assert json.loads(result.stdout)["policy"] == "shop/closed"
 
 
+ALLOWLIST = """
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: allowlist}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {}}
+  egress:
+    - {action: Accept, to: [{domainNames: ["*.example.com"]}]}
+    - {action: Deny, to: [{networks: [0.0.0.0/0]}]}
+"""
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -363,6 +377,23 @@ def test_explain_rejects_an_invalid_question(
 ) -> None:
     assert cli.main(["explain", "--manifests", str(manifests), *arguments]) == ExitCode.USAGE
     assert part in one_error_line(capsys)
+
+
+def test_explain_takes_several_names_and_the_last_of_other_repeated_flags(
+    manifests: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (manifests / "names.yaml").write_text(ALLOWLIST)
+    question = ["explain", "--manifests", str(manifests), "--src=shop/web", "--dst=10.0.0.9", "--dst=192.0.2.1:443", "-o=json"]
+    for words, expected in (
+        ([], "drop"),
+        (["--name=a.example=192.0.2.1"], "drop"),
+        (["--name=www.example.com=192.0.2.1", "--name", "a.example=192.0.2.1"], "accept"),
+        (["--name=a.example=192.0.2.1,www.example.com=192.0.2.1", "--name=b.example=192.0.2.1"], "accept"),
+    ):
+        assert cli.main([*question, *words]) == ExitCode.OK
+        assert json.loads(capsys.readouterr().out)["verdict"] == expected
+    assert cli.main([*question, "--name=www.example.com"]) == ExitCode.USAGE
+    assert one_error_line(capsys).startswith("netpolq: error: --name: 'www.example.com' must be NAME=ADDRESS")
 
 
 def test_the_letter_of_a_flag_stands_for_its_name(manifests: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from netpolq import explain
 from netpolq.addresses import parse_address
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.flow import parse_protocol
+from netpolq.explain.names import parse_names
 from netpolq.policy.evaluator import Evaluator
 from netpolq.policy.reference import ReferenceEvaluator
 from netpolq.sources.folder.source import load
@@ -64,6 +65,7 @@ def test_explain_gives_the_verdicts_of_the_table(
         packets=str(packets),
         evaluator=evaluator,
         output="text",
+        names=",".join(f"{name}={address}" for name, address in case.resolved),
     )
     written = capsys.readouterr()
     assert code == 0
@@ -83,6 +85,8 @@ def test_the_rules_that_decide_are_those_of_the_table(
     (tmp_path / "case.json").write_text(case.manifest())
     store = Store()
     store.apply(load(tmp_path))
+    for address, names in parse_names(",".join(f"{name}={address}" for name, address in case.resolved)).items():
+        store.set_names(address, names)
     decide = evaluator(store)
     wrong = []
     for expected in case.expectations():

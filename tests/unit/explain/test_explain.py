@@ -43,6 +43,25 @@ Z_A = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "z"}
 """The peer of a policy in namespace x that is pod z/a."""
 
 
+NAMED = """
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: updates}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {ns: "y"}}}
+  egress:
+    - name: mirrors
+      action: Accept
+      to: [{domainNames: [deb.debian.org, "*.ubuntu.com"]}]
+      protocols: [{tcp: {destinationPort: {number: 443}}}]
+    - {action: Accept, to: [{domainNames: [a.example, b.example, c.example, d.example, e.example, f.example]}]}
+    - {name: rest, action: Deny, to: [{networks: [0.0.0.0/0]}]}
+    - {action: Accept, to: [{domainNames: [late.example]}]}
+"""
+
+
 class Flags(TypedDict, total=False):
     source: str | None
     destination: str | None
@@ -52,6 +71,7 @@ class Flags(TypedDict, total=False):
     evaluator: str
     output: str
     expect: str | None
+    names: str
 
 
 @pytest.fixture
@@ -89,6 +109,67 @@ def test_text_names_the_isolating_policies_and_the_rule_that_allows(
         "egress       not isolated",
         "ingress      isolated by x/b-deny, x/c-web; allowed by x/c-web, spec.ingress[1]",
     ]
+
+
+@pytest.fixture
+def named(manifests: Path) -> Path:
+    (manifests / "named.yaml").write_text(NAMED)
+    return manifests
+
+
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_text_says_which_rules_would_allow_a_destination_by_its_name(
+    named: Path, capsys: pytest.CaptureFixture[str], evaluator: str
+) -> None:
+    assert run(named, source="y/a", destination="192.0.2.7", port=443, evaluator=evaluator) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "verdict      drop, denied: egress denied by admin updates, spec.egress[2] (rest)",
+        "source       10.77.2.1 (pod y/a)",
+        "destination  192.0.2.7 (no pod), TCP port 443",
+        "egress       denied by admin updates, spec.egress[2] (rest)",
+        "             admin updates, spec.egress[0] (mirrors) allows it if deb.debian.org or *.ubuntu.com resolves to 192.0.2.7",
+        "             admin updates, spec.egress[1] allows it if a.example or b.example or c.example or d.example or 2 more names "
+        "resolves to 192.0.2.7",
+        "ingress      not isolated",
+    ]
+
+
+@pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
+def test_text_names_the_pattern_and_the_name_by_which_a_rule_allows(
+    named: Path, capsys: pytest.CaptureFixture[str], evaluator: str
+) -> None:
+    names = "Deb.Debian.org.=192.0.2.7,x.y.ubuntu.com=192.0.2.7,other.example=192.0.2.7,a.example=192.0.2.8"
+    assert run(named, source="y/a", destination="192.0.2.7", port=443, evaluator=evaluator, names=names) == 0
+    assert capsys.readouterr().out.splitlines()[3:] == [
+        "egress       allowed by admin updates, spec.egress[0] (mirrors)",
+        "             *.ubuntu.com matches x.y.ubuntu.com, a name of 192.0.2.7",
+        "             deb.debian.org matches deb.debian.org, a name of 192.0.2.7",
+        "ingress      not isolated",
+    ]
+
+
+def test_json_has_the_names_by_which_a_rule_allows_or_would_allow(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def egress(**flags: object) -> dict[str, object]:
+        assert run(named, source="y/a", destination="192.0.2.7", output="json", **flags) == 0
+        answer: dict[str, dict[str, object]] = json.loads(capsys.readouterr().out)
+        return answer["egress"]
+
+    matched = egress(port=443, names="deb.debian.org=192.0.2.7")
+    assert matched["matched_names"] == [{"pattern": "deb.debian.org", "name": "deb.debian.org"}]
+    assert "allowed_if_resolved" not in matched
+    denied = egress(port=80)
+    second = {"tier": "admin", "policy": "updates", "rule": 1, "rule_name": None, "action": "accept"}
+    assert denied["allowed_if_resolved"] == [second | {"domain_names": [f"{letter}.example" for letter in "abcdef"]}]
+    assert "matched_names" not in denied
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["example.com", "=192.0.2.1", "example.com=", "example.com=192.0.2", "*.example.com=192.0.2.1", "bücher.example=::1", ","],
+)
+def test_a_name_that_cannot_be_read_is_refused(named: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--name: .* must be NAME=ADDRESS"):
+        run(named, source="y/a", destination="192.0.2.7", port=443, names=f"a.example=::1,{text}")
 
 
 @pytest.mark.parametrize("evaluator", ["snapshot", "reference"])

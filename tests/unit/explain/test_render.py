@@ -10,6 +10,7 @@ from netpolq.enums import Action, Direction, Reason, Tier
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.render import as_json, as_json_line, as_text
 from netpolq.policy.evaluator import Explanation, Side
+from netpolq.policy.name_reasons import NameReasons
 from netpolq.policy.near_miss import NearMisses
 
 EGRESS = Direction.EGRESS
@@ -44,7 +45,7 @@ ENDPOINT = Endpoint(parse_address("10.0.0.1"), "shop/web-1", ())
 
 
 def lines_of(explanation: Explanation) -> dict[str, str]:
-    text = as_text(explanation, NearMisses(egress=(), ingress=()), ENDPOINT, ENDPOINT, 6, 80)
+    text = as_text(explanation, NearMisses(egress=(), ingress=()), NameReasons(), ENDPOINT, ENDPOINT, 6, 80)
     return dict(line.split(maxsplit=1) for line in text.splitlines())
 
 
@@ -68,7 +69,7 @@ def test_the_verdict_says_which_rule_decided(side: RuleDecision | None, verdict:
 
 def test_json_has_the_decision_with_its_tier_and_the_passes_before_it() -> None:
     explanation = Explanation.of(Side(decision=BASELINE_DENY, passes=(ADMIN_PASS,)), Side(), None)
-    answer = json.loads(as_json(explanation, NearMisses(egress=(), ingress=()), ENDPOINT, ENDPOINT, 6, 80))
+    answer = json.loads(as_json(explanation, NearMisses(egress=(), ingress=()), NameReasons(), ENDPOINT, ENDPOINT, 6, 80))
     assert answer["policy"] == "defaults"
     assert answer["egress"]["decision"] == {
         "tier": "baseline",

@@ -43,7 +43,10 @@ async def test_a_part_that_fails_closed_is_written_once(tmp_path: Path) -> None:
         await server.until(lambda: bool(server.writes.patches))
         (condition,) = server.writes.conditions(path_of("p")).values()
         assert (condition["status"], condition["observedGeneration"]) == ("False", 3)
-        assert condition["message"] == "spec.egress[0].to[0].domainNames: is not supported (spec.egress[0] denies everything)"
+        assert (
+            condition["message"]
+            == "spec.egress[0].to[0].domainNames: is allowed only in rules that accept (spec.egress[0] denies everything)"
+        )
         server.put({**policy, "status": {"conditions": [condition]}})
         before = len(server.requests)
         await server.until(lambda: len([found for found in server.requests[before:] if "leases" in found.path]) > 5)

@@ -3,7 +3,7 @@
 import random
 
 from netpolq.enums import Action, Direction, Tier
-from netpolq.model import ClusterRule, IPBlock, NodePeer, PodPeer
+from netpolq.model import ClusterRule, DomainPeer, IPBlock, NodePeer, PodPeer
 from netpolq.store import Store
 from tests.support.clusters import random_cluster
 
@@ -20,6 +20,10 @@ def features(store: Store) -> set[object]:
     for node in store.nodes.values():
         found |= {"of a pod and a node" for address in node.addresses if store.owner(address) is not None}
         found |= {"of two nodes" for address in node.addresses if len(store.nodes_with_address(address)) > 1}
+    for address in store.names:
+        found.add(
+            f"name of {'a pod' if store.owner(address) else 'a node' if store.nodes_with_address(address) else 'no object'}"
+        )
     return found
 
 
@@ -38,6 +42,7 @@ def test_they_have_every_form_of_a_cluster_wide_policy() -> None:
     assert found == {
         "ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", Tier.ADMIN, Tier.BASELINE,
         *((direction, action) for direction in Direction for action in Action),
-        "named", "unnamed", "everything", "nothing", "some", PodPeer, NodePeer, IPBlock,
+        "named", "unnamed", "everything", "nothing", "some", PodPeer, NodePeer, IPBlock, DomainPeer,
         int, str, type(None), "range", "every port", "of a pod and a node", "of two nodes",
+        "name of a pod", "name of a node", "name of no object",
     }  # fmt: skip

@@ -8,6 +8,7 @@ from netpolq.enums import Action, Protocol, SelectorOperator, Tier
 from netpolq.model import (
     ClusterNetworkPolicy,
     ClusterRule,
+    DomainPeer,
     IPBlock,
     LabelSelector,
     NodePeer,
@@ -146,6 +147,22 @@ def test_version_1beta1_has_every_port_of_a_protocol() -> None:
     assert found.ports == (PolicyPort(Protocol.UDP),)
 
 
+def test_domain_names_are_compared_in_one_form_and_equal_ones_are_used_once() -> None:
+    names = ["WWW.Example.com", "www.example.com.", "*.EXAMPLE.org."]
+    (found,) = decoded(cluster_policy(egress=[rule("Accept", {"domainNames": names}, EVERY_NAMESPACE)])).egress
+    assert found.peers == (DomainPeer("www.example.com"), DomainPeer("*.example.org"), EVERY_POD)
+
+
+@pytest.mark.parametrize("tier", ["Admin", "Baseline"])
+def test_domain_names_are_allowed_in_both_tiers(tier: str) -> None:
+    (found,) = decoded(cluster_policy(tier=tier, egress=[rule("Accept", {"domainNames": ["example.com"]})])).egress
+    assert found == ClusterRule(Action.ACCEPT, (DomainPeer("example.com"),))
+
+
+def test_a_rule_whose_action_is_not_clear_is_not_blamed_for_its_domain_names() -> None:
+    assert paths(refusal(cluster_policy(egress=[rule("Log", {"domainNames": ["example.com"]})]))) == ["spec.egress[0].action"]
+
+
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\ud800", "\u2028", "\x7f"])
 def test_a_rule_name_that_no_log_can_hold_is_refused_and_the_rule_is_used_without_it(name: str) -> None:
     error = refusal(cluster_policy(egress=[rule("Accept", name=name)]))
@@ -159,7 +176,8 @@ def test_a_rule_name_that_no_log_can_hold_is_refused_and_the_rule_is_used_withou
 UNCLEAR = [
     {"to": [{"foo": {}}]},
     {"to": [{}]},
-    {"to": [EVERY_NAMESPACE, {"domainNames": ["example.com"]}]},
+    {"to": [EVERY_NAMESPACE, {"domainNames": ["example"]}]},
+    {"to": [EVERY_NAMESPACE, {"domainNames": ["example.com", "bücher.example"]}]},
     {"to": [{"namespaces": {}, "foo": 1}]},
     {"to": [{"pods": {"podSelector": {}, "serviceSelector": {}}}]},
     {"to": []},

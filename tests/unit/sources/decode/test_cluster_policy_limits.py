@@ -46,6 +46,8 @@ SOME_PODS: Body = {"podSelector": {}}
 BOTH_SELECTORS: Body = {"podSelector": {}, "namespaceSelector": {}}
 INGRESS_RULE: Body = {"action": "Deny", "from": [EVERY_NAMESPACE]}
 NAMED_PORT: Body = {"destinationNamedPort": "http"}
+DISTINCT_NAMES = [f"name-{number}.example.com" for number in range(26)]
+LONGEST_NAME = f"{'a.' * 121}example.com"
 LONGEST_NETWORK = "0000" + ":0000" * 7
 NUMBER: Body = {"destinationPort": {"number": 80}}
 
@@ -60,6 +62,19 @@ def to(*peers: object, **fields: object) -> list[Body]:
 
 def networks(*texts: object) -> list[Body]:
     return to({"networks": list(texts)})
+
+
+def names(*texts: object) -> list[Body]:
+    return [rule("Accept", {"domainNames": list(texts)})]
+
+
+def allowed_names(*texts: object) -> list[Body]:
+    return [rule("Allow", {"domainNames": list(texts)})]
+
+
+def of_name(passes: object, fails: object, body: Callable[[], Body] = cluster_policy) -> Limit:
+    """A limit of a domain name."""
+    return of_rule(names(passes), names(fails), "to[0].domainNames[0]", body)
 
 
 def port(value: object, transport: str = "tcp") -> list[Body]:
@@ -144,6 +159,37 @@ LIMITS = [
     of_rule(networks(LONGEST_NETWORK + "/128"), networks(LONGEST_NETWORK[:30] + "255.255.255.255/128"), "to[0].networks[0]"),
     of_rule(networks("10.0.0.0/8"), networks("10.0.0.1/8"), "to[0].networks[0]", v1beta1),
     of_rule(networks("2001:db8::/32"), networks("2001:db8::1/32"), "to[0].networks[0]", v1beta1),
+    of_rule(names("example.com"), names(), "to[0].domainNames"),
+    of_rule(names(*DISTINCT_NAMES[:25]), names(*DISTINCT_NAMES), "to[0].domainNames"),
+    of_rule(names("example.com", "example.com."), names("example.com", "example.com"), "to[0].domainNames[1]"),
+    of_rule(names("example.com"), [rule("Deny", {"domainNames": ["example.com"]})], "to[0].domainNames"),
+    of_rule(names("example.com"), [rule("Pass", {"domainNames": ["example.com"]})], "to[0].domainNames"),
+    of_rule(names("example.com"), [rule("Accept", {"domainNames": "example.com"})], "to[0].domainNames"),
+    of_rule(names("example.com"), [rule("Accept", {"domainNames": ["example.com"], "networks": ["::/0"]})], "to[0]"),
+    of_ingress([EVERY_NAMESPACE], [{"domainNames": ["example.com"]}], "from[0].domainNames"),
+    of_name("www.example.com", "www"),
+    of_name("*.example.com", "*.com"),
+    of_name("*.example.com.", "*.example.com.."),
+    of_name("a.example.com", "*a.example.com"),
+    of_name("*.b.example.com", "a.*.example.com"),
+    of_name("WWW.Example.COM", "www example.com"),
+    of_name("a-_b.example.com", "a-_.example.com"),
+    of_name("1.2", "1.-2"),
+    of_name("xn--bcher-kva.example", "bücher.example"),
+    of_name("a.example.com", ".example.com"),
+    of_name("a.example.com", "a..example.com"),
+    of_name("a.example.com", "a.example.com\n"),
+    of_name("a.example.com", 1.2),
+    of_name("a.example.com", None),
+    of_name("a.example.com", "https://a.example.com"),
+    of_name("a.example.com", "[a.example.com"),
+    of_name("_a._b.example.com", "^a.example.com"),
+    of_name("a_b.example.com", "_a.example.com", v1beta1),
+    of_name(f"{'a' * 63}.example.com", f"{'a' * 64}.example.com"),
+    of_name(f"{LONGEST_NAME}.", f"a{LONGEST_NAME}"),
+    of_name(LONGEST_NAME, "a." * 5000 + "com"),
+    of_rule(allowed_names("example.com"), allowed_names("example"), "to[0].domainNames[0]", admin_policy),
+    of_rule([rule("Allow")], allowed_names("example.com"), "to[0].domainNames", baseline_policy),
     of_rule([rule(protocols=None)], [rule(protocols=[])], "protocols"),
     of_rule([rule(protocols=[{"tcp": NUMBER}] * 25)], [rule(protocols=[{"tcp": NUMBER}] * 26)], "protocols"),
     of_rule([rule(protocols=[{"tcp": NUMBER}])], [rule(protocols=[{}])], "protocols[0]"),

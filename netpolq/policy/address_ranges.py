@@ -1,0 +1,22 @@
+"""A set of address ranges that tells in one binary search whether an address lies in any of them."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+
+from netpolq.addresses import AddressKey, address_key
+from netpolq.hold.ranges import collapse
+
+
+class AddressRanges:
+    """Blocks of addresses of both families. `address in ranges`: whether an address lies in one of them."""
+
+    def __init__(self, blocks: Iterable[IPv4Network | IPv6Network] = ()) -> None:
+        # The order of keys is that of the addresses. No IPv6 block may contain the range of mapped IPv4 addresses.
+        bounds = sorted((address_key(block[0].packed), address_key(block[-1].packed)) for block in collapse(blocks))
+        self._starts = [start for start, _end in bounds]
+        self._ends = [end for _start, end in bounds]
+
+    def __contains__(self, address: AddressKey) -> bool:
+        index = bisect_right(self._starts, address)
+        return index > 0 and address <= self._ends[index - 1]
