@@ -47,6 +47,11 @@ class QueueRange(NamedTuple):
         return range(self.first, self.last + 1)
 
 
+def waiting_queue_of(queues: range) -> int | None:
+    """The waiting queue among all queues of an agent; None if they are too few to have one. See `Settings.all_queues`."""
+    return queues[-EXTRA_QUEUES] if len(queues) > EXTRA_QUEUES else None
+
+
 class BindAddress(NamedTuple):
     """A listen address. `host`: a name, an IPv4 address or an IPv6 address without brackets; empty: all addresses of both families."""
 

@@ -6,12 +6,14 @@ into classes of equal results and evaluates each class once: a few classes at on
 random port then costs its look-ups and one binary search, however many policies there are.
 """
 
+import ipaddress
+
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX
+from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key
 from netpolq.enums import Verdict
 from netpolq.snapshot.reader import UNDECIDED, Evaluation, SnapshotReader
 
@@ -58,16 +60,47 @@ class _Pieces:
         self.tables: dict[int, tuple[int, ...]] = {}
 
 
+class AddressRanges:
+    """Address ranges, to look up address keys in. False if there are none."""
+
+    def __init__(self, blocks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()) -> None:
+        """`blocks`: disjoint."""
+        bounds = sorted((_number(block.network_address), _number(block.broadcast_address)) for block in blocks)
+        self._starts = [start for start, _end in bounds]
+        self._ends = [end for _start, end in bounds]
+
+    def __contains__(self, key: bytes) -> bool:
+        number = int.from_bytes(key)
+        index = bisect_right(self._starts, number) - 1
+        return index >= 0 and number <= self._ends[index]
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+
+def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    return int.from_bytes(address_key(address.packed))
+
+
 class CachedEvaluator(Generic[_Answer]):
     """Evaluates flows with one reader, and must not outlive it. The evaluations are those of `SnapshotReader.evaluate`.
 
     `answer_for` makes the answer of an evaluation, which is kept with the port class. Its second argument: the flow is dropped on every
     other port of the protocol too, by the same decision; this is known only for a pair that has port classes.
+
+    `held`: the flows of an isolated pod with a peer in these ranges that has no identity get this answer, which is not kept.
     """
 
-    def __init__(self, view: SnapshotReader, answer_for: Callable[[Evaluation, bool], _Answer]) -> None:
+    def __init__(
+        self,
+        view: SnapshotReader,
+        answer_for: Callable[[Evaluation, bool], _Answer],
+        *,
+        held: tuple[AddressRanges, _Answer] | None = None,
+    ) -> None:
         self._view = view
         self._answer_for = answer_for
+        self._held = held
         # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
         self._pairs: dict[_Pair, _Classes[_Answer] | None] = {}
@@ -87,6 +120,11 @@ class CachedEvaluator(Generic[_Answer]):
         source_identity = 0
         if ingress:  # egress rules do not depend on the source
             source_identity = local_source[2] if local_source is not None else self._view.identity(source)
+        if self._held is not None and (
+            (not destination_identity and egress and local_destination is None and destination in self._held[0])
+            or (not source_identity and ingress and local_source is None and source in self._held[0])
+        ):
+            return self._held[1]
         pair = (
             egress,
             ingress,

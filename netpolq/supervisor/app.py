@@ -111,7 +111,7 @@ async def supervise(settings: Settings, channel: Channel) -> None:
     registry = CollectorRegistry()
     timings = Timings(registry)
     rollout = Rollout(
-        workers=(0,) * settings.queue_count,
+        workers=(0,) * (settings.queue_count + 1),  # and the waiting process
         has_verdict_cache=settings.verdict_cache,
         has_strict_mode=settings.strict_mode,
     )
@@ -159,7 +159,9 @@ class Supervisor:
             hostname=settings.hostname,
             with_pod_names=settings.pod_names,
         )
-        self._pool = PoolReader(channel, progress, self._publisher, self._verdict_cache, welcome)
+        self._pool = PoolReader(
+            channel, progress, self._publisher, self._verdict_cache, welcome, worker_count=settings.queue_count
+        )
         self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
         self._host_monitor = HostMonitor(settings.ct_label)
 
@@ -231,7 +233,7 @@ class Supervisor:
                 kernel_counts=lambda: host_monitor.cache_counts if has_verdict_cache else None,
             )
         )
-        registry.register(QueueCollector(queue_table.read, self._settings.queues.numbers))
+        registry.register(QueueCollector(queue_table.read, self._settings.all_queues))
         registry.register(StateCollector(lambda: readings(readiness)))
 
     async def _run_until_pool_gone(self, *parts: Coroutine[None, None, None]) -> None:

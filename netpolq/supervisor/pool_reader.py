@@ -29,21 +29,30 @@ log = logging.getLogger("publisher")
 class PoolReader:
     """Reads the channel.
 
-    `workers`: the last report of each slot. `memories`: descriptors of the workers' counter memories, by metrics file id. `refusals`:
-    snapshots that a worker or the pool refused. `pool_gone`: set when the pool has closed the channel. `other_agent_left`: set when the
-    agent that this one replaces has left.
+    `workers`: the last report of each worker's slot. `waiting`: that of the waiting process, None before the first. `memories`:
+    descriptors of the workers' counter memories, by metrics file id. `refusals`: snapshots that a worker or the pool refused.
+    `pool_gone`: set when the pool has closed the channel. `other_agent_left`: set when the agent that this one replaces has left.
     """
 
     def __init__(
-        self, channel: Channel, progress: Progress, publisher: Publisher, verdict_cache: VerdictCache | None, welcome: Welcome
+        self,
+        channel: Channel,
+        progress: Progress,
+        publisher: Publisher,
+        verdict_cache: VerdictCache | None,
+        welcome: Welcome,
+        *,
+        worker_count: int,
     ) -> None:
         self._channel = channel
+        self._worker_count = worker_count
         self._progress = progress
         self._publisher = publisher
         self._verdict_cache = verdict_cache
         self.supervisor_restarts = welcome.supervisor_restarts
         self.refusals = 0
         self.workers: dict[int, Report] = {}
+        self.waiting: Report | None = None
         self.memories: dict[int, int] = {}
         self.pool_gone = asyncio.Event()
         self.other_agent_left = asyncio.Event()
@@ -71,13 +80,17 @@ class PoolReader:
             case Report(slot=slot, acked_version=version):
                 self._progress.send(WorkerReported(slot, version))
                 self._publisher.taken(version)
-                self.workers[slot] = message
+                if slot < self._worker_count:
+                    self.workers[slot] = message
+                else:
+                    self.waiting = message
             case Hints():
                 if self._verdict_cache is not None:
                     self._verdict_cache.hinted(message)
-            case Refusal():
+            case Refusal(slot, version, problem):
                 self.refusals += 1
-                log.error("worker %d refused snapshot %d: %s", *message)
+                process = f"worker {slot}" if slot < self._worker_count else "the waiting process"
+                log.error("%s refused snapshot %d: %s", process, version, problem)
             case Counters(metrics_file_id) if descriptor is not None:
                 self.memories[metrics_file_id] = descriptor
             case Taken(version, problem):
@@ -101,16 +114,25 @@ class PoolReader:
     def _republish(self) -> None:
         self._progress.send(Noticed(time.monotonic_ns()))
 
-    def missing_workers(self, slots: int) -> list[int]:
-        """Slots, of this number, that have no worker at present or have not reported yet."""
-        return [slot for slot in range(slots) if slot not in self.workers or self.workers[slot].pid == 0]
+    def missing_workers(self) -> list[int]:
+        """Slots that have no worker at present or have not reported yet."""
+        return [slot for slot in range(self._worker_count) if slot not in self.workers or self.workers[slot].pid == 0]
+
+    def is_waiting_missing(self) -> bool:
+        """Whether there is no waiting process at present, or it has not reported yet."""
+        return self.waiting is None or self.waiting.pid == 0
 
     def late_workers(self, limit_s: float) -> list[int]:
         """Slots without the newest version, if it was published longer ago than the limit."""
-        if time.monotonic_ns() - self._publisher.published_ns < limit_s * 1e9:
-            return []
-        newest_version = self._progress.rollout.version
-        return [slot for slot, report in sorted(self.workers.items()) if report.acked_version < newest_version]
+        return [slot for slot, report in sorted(self.workers.items()) if self._is_late(report, limit_s)]
+
+    def is_waiting_late(self, limit_s: float) -> bool:
+        """Whether the waiting process does not have the newest version, if it was published longer ago than the limit."""
+        return self.waiting is not None and self._is_late(self.waiting, limit_s)
+
+    def _is_late(self, report: Report, limit_s: float) -> bool:
+        is_overdue = time.monotonic_ns() - self._publisher.published_ns >= limit_s * 1e9
+        return is_overdue and report.acked_version < self._progress.rollout.version
 
 
 async def receive_welcome(channel: Channel) -> Welcome | None:

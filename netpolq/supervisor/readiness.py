@@ -30,6 +30,7 @@ from netpolq.supervisor.status import (
     Status,
     StrictModeStatus,
     VerdictCacheStatus,
+    WaitingStatus,
     WorkerStatus,
 )
 
@@ -67,12 +68,16 @@ class Readiness:
             reasons.append("the first sync is not published yet")
         elif not rollout.in_force_version:
             reasons.append("the first snapshot is not in force yet")
-        missing = self.pool.missing_workers(self.settings.queue_count)
+        missing = self.pool.missing_workers()
         if missing:
             reasons.append(f"workers are not running: {missing if self.pool.workers else 'none has reported yet'}")
+        if self.pool.is_waiting_missing():
+            reasons.append("the waiting process is not running")
         late = self.pool.late_workers(_LATE_S)
         if late:
             reasons.append(f"workers {late} are more than {_LATE_S:.0f} s behind snapshot {rollout.version}")
+        if self.pool.is_waiting_late(_LATE_S):
+            reasons.append(f"the waiting process is more than {_LATE_S:.0f} s behind snapshot {rollout.version}")
         if self.enforcer.ruleset_problem is not None:
             reasons.append(self.enforcer.ruleset_problem)
         if self.upkeep.contention is not None:
@@ -132,6 +137,7 @@ class Readiness:
                 )
                 for _slot, report in sorted(self.pool.workers.items())
             ],
+            waiting=self._waiting_status(),
             source=SourceStatus(
                 kind=self.source.kind,
                 location=self.source.location,
@@ -156,6 +162,20 @@ class Readiness:
             programming_latency_s=rollout.last_latency_s,
             supervisor_restarts=self.pool.supervisor_restarts,
             run_dir_problem=self.snapshot_file.problem,
+        )
+
+    def _waiting_status(self) -> WaitingStatus | None:
+        report = self.pool.waiting
+        if report is None:
+            return None
+        return WaitingStatus(
+            pid=report.pid,
+            queue_num=report.queue_num,
+            acked_version=report.acked_version,
+            held=report.held,
+            packets=report.packets,
+            restarts=report.restarts,
+            rss_bytes=rss_bytes(report.pid),
         )
 
     def _verdict_cache_status(self) -> VerdictCacheStatus:

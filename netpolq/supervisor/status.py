@@ -26,6 +26,19 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingStatus:
+    """The waiting process. `held`: packets that wait for an unknown address. The other fields are those of `WorkerStatus`."""
+
+    pid: int
+    queue_num: int
+    acked_version: int
+    held: int
+    packets: int
+    restarts: int
+    rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStatus:
     """The source of the objects. `kind`: folder or cluster. `objects`: keys namespaces, pods, policies, cluster_policies,
     nodes; nodes are counted where a policy selects nodes.
@@ -89,7 +102,7 @@ class Status:
 
     `snapshot_version`: the newest published version. `in_force_version`: the newest version that every worker uses and whose isolated
     pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or None. `programming_latency_s`: from the notice of
-    the last change that came into force until then; None before.
+    the last change that came into force until then; None before. `waiting`: None before its first report.
     """
 
     version: str
@@ -99,6 +112,7 @@ class Status:
     ready: bool
     not_ready_reasons: list[str]
     workers: list[WorkerStatus]
+    waiting: WaitingStatus | None
     source: SourceStatus
     rejected: list[Rejection]
     dataplane: DataplaneStatus
@@ -122,6 +136,7 @@ def decode(data: bytes) -> Status:
             **{
                 **document,
                 "workers": [WorkerStatus(**worker) for worker in document["workers"]],
+                "waiting": _waiting(document.get("waiting")),
                 "source": SourceStatus(**document["source"]),
                 "rejected": [_rejection(rejection) for rejection in document["rejected"]],
                 "dataplane": DataplaneStatus(**document["dataplane"]),
@@ -131,6 +146,11 @@ def decode(data: bytes) -> Status:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a status document: {error}") from error
+
+
+def _waiting(fields: dict[str, Any] | None) -> WaitingStatus | None:
+    # An older agent does not send this field.
+    return None if fields is None else WaitingStatus(**fields)
 
 
 def _rejection(fields: dict[str, Any]) -> Rejection:

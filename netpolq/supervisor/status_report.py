@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from netpolq.logs import one_line
-from netpolq.supervisor.status import Status, StrictModeStatus, VerdictCacheStatus, WorkerStatus
+from netpolq.supervisor.status import Status, StrictModeStatus, VerdictCacheStatus, WaitingStatus, WorkerStatus
 
 
 def render_json(status: Status) -> str:
@@ -36,6 +36,7 @@ def _lines(status: Status) -> Iterator[str]:
             *((("hold", dataplane.hold),) if dataplane.hold is not None else ()),
             ("verdict cache", _verdict_cache(status.verdict_cache)),
             ("strict mode", _strict_mode(status.strict_mode)),
+            ("packets on hold", "unknown" if status.waiting is None else f"{status.waiting.held:,}"),
             ("packets without a verdict", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
             *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
@@ -44,8 +45,10 @@ def _lines(status: Status) -> Iterator[str]:
     )
     yield ""
     header = ("WORKER", "PID", "QUEUE", "SNAPSHOT", "PACKETS", "RESTARTS", "MEMORY")
-    rows = [_worker_row(worker, status.snapshot_version) for worker in status.workers]
-    yield from _columns([header, *rows], align=">>>>>>>")
+    rows = [_worker_row(str(worker.slot), worker, status.snapshot_version) for worker in status.workers]
+    if status.waiting is not None:
+        rows.append(_worker_row("waiting", status.waiting, status.snapshot_version))
+    yield from _columns([header, *rows], align="<>>>>>>")
     if status.rejected:
         yield ""
         yield f"rejected ({len(status.rejected)})"
@@ -75,9 +78,9 @@ def _version_in_use(status: Status) -> str:
     return f"an earlier snapshot, version {' and '.join(map(str, versions))}"
 
 
-def _worker_row(worker: WorkerStatus, newest: int) -> tuple[str, ...]:
+def _worker_row(name: str, worker: WorkerStatus | WaitingStatus, newest: int) -> tuple[str, ...]:
     return (
-        str(worker.slot),
+        name,
         str(worker.pid) if worker.pid else "none",
         str(worker.queue_num),
         f"{worker.acked_version}{'' if worker.acked_version >= newest else ' (old)'}",

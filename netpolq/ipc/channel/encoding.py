@@ -62,7 +62,6 @@ class _Kind(IntEnum):
 
 
 _EMPTY: dict[int, Empty] = {
-    _Kind.DRAIN: Drain(),
     _Kind.STAND_DOWN: StandDown(),
     _Kind.STOOD_DOWN: StoodDown(),
     _Kind.RULESET_INSTALLED: RulesetInstalled(),
@@ -74,13 +73,15 @@ _EMPTY_KINDS = {type(message): kind for kind, message in _EMPTY.items()}
 
 _PUBLISH = struct.Struct("=BQi")
 _SERVE = struct.Struct("=BIQ?")
-_REPORT = struct.Struct("=BIIIQQI")
+_DRAIN = struct.Struct("=Bi")
+_REPORT = struct.Struct("=BIIIQQII")
 _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
 _HEARTBEAT = struct.Struct("=BQ")
 _COUNTERS = struct.Struct("=BI")
 _TAKEN = struct.Struct("=BQ")
 _MAX_TEXT_BYTES = 1024
+_MAX_QUEUE_NUM = 0xFFFF
 _LOGGING = struct.Struct("=BB?")
 _ANSWER = struct.Struct("=BQ16sBH")
 _ANSWER_ADDRESS = struct.Struct("=16sI")
@@ -97,6 +98,8 @@ def encode(message: Message) -> bytes:
             return _PUBLISH.pack(_Kind.PUBLISH, version, count) + b"".join(changed or ())
         case Serve():
             return _SERVE.pack(_Kind.SERVE, *message)
+        case Drain(successor_queue):
+            return _DRAIN.pack(_Kind.DRAIN, -1 if successor_queue is None else successor_queue)
         case Report():
             return _REPORT.pack(_Kind.REPORT, *message)
         case Refusal(slot, version, text):
@@ -139,6 +142,11 @@ def decode(data: bytes) -> Message:
                 return Publish(version, None if count < 0 else changed)
             case _Kind.SERVE:
                 return Serve(*_SERVE.unpack(data)[1:])
+            case _Kind.DRAIN:
+                _kind, queue_num = _DRAIN.unpack(data)
+                if not -1 <= queue_num <= _MAX_QUEUE_NUM:
+                    raise ValueError(f"{queue_num} is not a queue number")
+                return Drain(None if queue_num < 0 else queue_num)
             case _Kind.REPORT:
                 return Report(*_REPORT.unpack(data)[1:])
             case _Kind.REFUSAL:

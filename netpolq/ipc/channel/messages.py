@@ -74,13 +74,16 @@ class AnswersInForce(NamedTuple):
 
 
 class Drain(NamedTuple):
-    """Tells a worker to evaluate the queued packets and exit."""
+    """Tells a worker to evaluate the queued packets and exit. `successor_queue`: the waiting queue of the agent that takes over."""
+
+    successor_queue: int | None = None
 
 
 class Report(NamedTuple):
     """State of a worker. `acked_version`: the snapshot in use (0: none yet). `packets`: evaluated in this slot since the pool started.
 
-    `pid` 0: the slot has no process at present. `restarts`: number of replacements in the slot; set by the pool.
+    `pid` 0: the slot has no process at present. `restarts`: number of replacements in the slot; set by the pool. `held`: packets that wait
+    for an unknown address; only in the waiting process, which has the slot after the workers.
     """
 
     slot: int
@@ -89,6 +92,7 @@ class Report(NamedTuple):
     acked_version: int
     packets: int
     restarts: int
+    held: int = 0
 
 
 class Refusal(NamedTuple):
@@ -177,12 +181,13 @@ class Taken(NamedTuple):
     problem: str
 
 
-Empty = Drain | StandDown | StoodDown | RulesetInstalled | PeerGone
+Empty = StandDown | StoodDown | RulesetInstalled | PeerGone
 """Messages without fields."""
 
 Message = (
     Publish
     | Serve
+    | Drain
     | Report
     | Refusal
     | Welcome

@@ -58,13 +58,15 @@ ReplacementEffects = tuple[ReplacementEffect, ...]
 class RunningAgent:
     """The agent that holds the lock. `key`: that of its key file; with an empty one, no agent can take over.
 
-    `successor`: the connection of the agent that is taking over, or has.
+    `successor`: the connection of the agent that is taking over, or has. `successor_queues`: those that it has named with `LEAVE`; empty
+    if it has not, or has ended.
     """
 
     def __init__(self, key: str = "") -> None:
         self.key = key
         self.state = AgentState.SERVING
         self.successor: PeerId | None = None
+        self.successor_queues = range(0)
         self._roles: dict[PeerId, Role] = {}
         self._key_dues: dict[PeerId, float] = {}
         """Until when each stranger must show the key, the oldest first."""
@@ -117,6 +119,8 @@ class RunningAgent:
         if role is not Role.SUCCESSOR or cause is Word.KEY:
             return ()
         self.successor = peer
+        if cause is Word.LEAVE:
+            self.successor_queues = _queues_in(message)
         return self._advance(cause, peer, now) if (self.state, cause) in AGENT else self._on_breach(peer, message.word, now)
 
     def _classified(self, peer: PeerId, message: Message) -> AgentInput:
@@ -135,7 +139,7 @@ class RunningAgent:
         if peer != self.successor:
             return closed
         consequence = self._advance(Cause.END, peer, now)
-        self.successor = None
+        self.successor, self.successor_queues = None, range(0)
         return (*closed, *consequence)
 
     def _forget(self, peer: PeerId, reason: str = "") -> AgentEffects:
@@ -233,6 +237,14 @@ class Replacement:
 def _is_key(wanted: str, given: str) -> bool:
     """Whether the given key is the wanted one. An empty key never is."""
     return bool(wanted) and hmac.compare_digest(wanted.encode(), given.encode())
+
+
+def _queues_in(message: Message) -> range:
+    """The queues that a replacement names with `LEAVE`. It has done its part: a `LEAVE` without them, or with others, counts too."""
+    try:
+        return parse_queues(message.argument)
+    except ValueError:
+        return range(0)
 
 
 def _addressed(effects: AgentEffects, peer: PeerId | None) -> AgentEffects:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import NewType
 
+_MAX_QUEUE_NUM = 0xFFFF
+
 
 class Word(StrEnum):
     """The words, as they are sent."""
@@ -20,6 +22,7 @@ class Word(StrEnum):
     """The running agent must stop changing the ruleset. Argument: the key."""
     STANDING_DOWN = "standing-down"
     LEAVE = "leave"
+    """The rules of the replacement are in place. Argument: its first and last queue, as in `QUEUES`; earlier versions send none."""
     LEFT = "left"
     """Last message of the running agent. It carries the listening socket, which is the lock."""
     REFUSED = "refused"
@@ -49,13 +52,15 @@ def decode(data: bytes) -> Message | None:
 
 
 def format_queues(queues: range) -> str:
-    """The argument of `QUEUES`."""
+    """The argument of `QUEUES` and `LEAVE`."""
     return f"{queues.start}:{queues.stop - 1}"
 
 
 def parse_queues(text: str) -> range:
-    """The queue numbers in the argument of `QUEUES`. Raises `ValueError` for anything else."""
+    """The queue numbers in the argument of `QUEUES` or `LEAVE`. Raises `ValueError` for anything else."""
     first, last = map(int, text.split(":"))
+    if not 0 <= first <= last <= _MAX_QUEUE_NUM:
+        raise ValueError(f"{text!r} is not a range of queue numbers")
     return range(first, last + 1)
 
 

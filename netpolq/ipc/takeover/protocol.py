@@ -12,13 +12,14 @@ message is one datagram:
     STANDING_DOWN: its supervisor ends
     STOOD_DOWN
       standing-down     ──────────►                 INSTALLING: installs its rules
-                        ◄──────────  leave          FINISHING
+                        ◄──────────  leave 200:201  FINISHING
     LEAVING: its workers drain
       left, the lock    ──────────►                 ACQUIRING, SERVING
     ENDED
 
 An agent that stands down still evaluates the packets in its queues. If the replacement ends before it sends `leave`, the agent resumes.
-After `leave` it ends in any case. `left` carries the listening socket itself, so that no third agent finds the name free in between.
+After `leave` it ends in any case. `leave` names the queues to which it may move packets that still wait; an agent of an earlier version
+names none. `left` carries the listening socket itself, so that no third agent finds the name free in between.
 
 The end of the running agent's connection, at any moment, means that it has left: the replacement acquires the lock by its name, and gives
 up if another replacement was faster. A `left` without the lock only announces that end.

@@ -34,6 +34,8 @@ def readings(readiness: Readiness) -> list[Reading]:
     pool, publisher, enforcer = readiness.pool, readiness.publisher, readiness.enforcer
     counters = readiness.host_monitor.counters
     workers = [report for _slot, report in sorted(pool.workers.items())]
+    waiting = [] if pool.waiting is None else [("waiting", pool.waiting)]
+    slots = [*((str(report.slot), report) for report in workers), *waiting]
     single = Reading.single
     found = [
         single("netpolq_snapshot_version", "Version of the newest snapshot", readiness.progress.rollout.version),
@@ -42,6 +44,11 @@ def readings(readiness: Readiness) -> list[Reading]:
         single("netpolq_snapshots_refused_total", "Snapshots a worker could not use", pool.refusals),
         single("netpolq_workers_up", "Workers that are running", sum(report.pid != 0 for report in workers)),
         single("netpolq_workers_wanted", "Workers that should be running", readiness.settings.queue_count),
+        single(
+            "netpolq_waiting_packets",
+            "Packets that wait for an unknown address at present",
+            0 if pool.waiting is None else pool.waiting.held,
+        ),
         single("netpolq_ready", "1 while /readyz answers 200", 0 if readiness.not_ready() else 1),
         single("netpolq_supervisor_restarts_total", "Supervisors that were started again", pool.supervisor_restarts),
         single(
@@ -56,13 +63,13 @@ def readings(readiness: Readiness) -> list[Reading]:
             "netpolq_worker_restarts_total",
             "Replacements of workers that ended",
             ("slot",),
-            tuple(((str(report.slot),), report.restarts) for report in workers),
+            tuple(((slot,), report.restarts) for slot, report in slots),
         ),
         Reading(
             "netpolq_worker_snapshot_version",
             "Snapshot that a worker uses",
             ("slot",),
-            tuple(((str(report.slot),), report.acked_version) for report in workers),
+            tuple(((slot,), report.acked_version) for slot, report in slots),
         ),
         Reading(
             "netpolq_objects",
@@ -78,6 +85,7 @@ def readings(readiness: Readiness) -> list[Reading]:
                 (("supervisor",), rss_bytes(os.getpid())),
                 (("pool",), rss_bytes(os.getppid())),
                 *(((f"worker-{report.slot}",), rss_bytes(report.pid)) for report in workers),
+                *(((name,), rss_bytes(report.pid)) for name, report in waiting),
             ),
         ),
     ]

@@ -52,9 +52,10 @@ HINTS = st.lists(
 MESSAGES = st.one_of(
     st.builds(Publish, U64, st.none() | st.lists(st.binary(min_size=16, max_size=16), max_size=20).map(tuple)),
     st.builds(Logging, st.integers(0, 255), st.booleans()),
-    st.sampled_from([Drain(), StandDown(), StoodDown(), RulesetInstalled(), PeerGone(), Failure("cannot start: ä"), Failure("")]),
+    st.builds(Drain, st.none() | st.integers(0, 65535)),
+    st.sampled_from([StandDown(), StoodDown(), RulesetInstalled(), PeerGone(), Failure("cannot start: ä"), Failure("")]),
     st.builds(Serve, U32, U64, st.booleans()),
-    st.builds(Report, U32, U32, U32, U64, U64, U32),
+    st.builds(Report, U32, U32, U32, U64, U64, U32, U32),
     st.builds(Refusal, U32, U64, st.text(max_size=200)),
     st.builds(Welcome, U64, U32),
     st.builds(Heartbeat, U64),
@@ -111,14 +112,16 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        encode(Drain()) + b"\x00",
+        encode(StandDown()) + b"\x00",
+        encode(Drain())[:-4] + b"\xfe\xff\xff\xff",
+        encode(Drain())[:-4] + b"\x00\x00\x01\x00",
         encode(Publish(1, None))[:-4] + b"\xfe\xff\xff\xff",
         encode(pack_hints(1, [CachedVerdict(bytes(16), bytes(16), 1, 6, Verdict.DROP)] * (MAX_HINTS + 1))),
     ],
-    ids=["something behind it", "less than no addresses", "more hints than fit"],
+    ids=["something behind it", "queue -2", "queue 65536", "less than no addresses", "more hints than fit"],
 )
 def test_malformed_messages_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"after|announced|more than"):
+    with pytest.raises(ValueError, match=r"after|announced|more than|queue number"):
         decode(data)
 
 

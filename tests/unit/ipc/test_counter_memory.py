@@ -16,6 +16,7 @@ from netpolq.ipc import counter_memory
 COUNT_ALL = """
 import sys
 from netpolq.buckets import BOUNDS_NS
+from netpolq_worker.waiting.process import Outcome
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import SERIES
 memory, file_id, times = map(int, sys.argv[1:])
@@ -27,6 +28,9 @@ for _ in range(times):
                 metrics.count_evaluated(series << 1 | verdict, 1, duration_ns)
     for cause in ("no-snapshot", "error", "orphaned", "suspect", "another", "one-more"):
         metrics.count_failed(cause)
+    for outcome in (*Outcome, "another"):
+        metrics.count_failed(outcome)
+        metrics.count_held(outcome)
     metrics.malformed += 1
     metrics.flush(misses=1)
 print(metrics.packets)

@@ -118,7 +118,11 @@ def listening(name: str) -> socket.socket:
 # --- a replacement of another version -----------------------------------------------------------------------------------------------------
 
 
-def test_a_replacement_that_speaks_these_bytes_takes_over(name: str, key_path: Path) -> None:
+@pytest.mark.parametrize(("leave", "waiting_queue"), [(b"leave 200:203", 202), (b"leave 200:201", None), (b"leave", None)])
+def test_a_replacement_that_speaks_these_bytes_takes_over(
+    name: str, key_path: Path, leave: bytes, waiting_queue: int | None
+) -> None:
+    """The last is what a version sends that has no waiting queue, the one before is of none that there is."""
     agent = Pool(OWN, key_path)
     key = key_path.read_bytes()
     assert key != KEY
@@ -135,8 +139,9 @@ def test_a_replacement_that_speaks_these_bytes_takes_over(name: str, key_path: P
         replacement.send(b"stand-down " + key)  # its supervisor was restarted
         agent.events.poll(POLL_S)
         assert replacement.recv(64) == b"standing-down"
-        replacement.send(b"leave")
+        replacement.send(leave)
         assert agent.run() == ["leave"]
+        assert agent.lock.successor_waiting_queue == waiting_queue
         agent.end()
         assert agent.told == ["drain after 0.1"]
         assert agent.lock.owned_by_peer
@@ -222,7 +227,7 @@ def test_a_replacement_takes_over_from_an_agent_that_speaks_these_bytes(name: st
     agent.send(b"standing-down")
     assert replacement.run() == ["stood down"]
     replacement.lock.request_leave()
-    assert agent.recv(64) == b"leave"
+    assert agent.recv(64) == b"leave 200:201"
     socket.send_fds(agent, [b"left"], [lock.fileno()])
     agent.close()
     lock.close()

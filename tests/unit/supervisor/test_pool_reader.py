@@ -27,6 +27,8 @@ from netpolq.supervisor.snapshot_file import SnapshotFile
 from tests.support.progress import progress_of
 
 UNREADABLE = b"\xff"
+WAITING = 2
+"""The slot of the waiting process."""
 
 
 def report(slot: int, version: int, *, pid: int = 1) -> Report:
@@ -38,10 +40,10 @@ class Pool:
 
     def __init__(self, run_dir: Path) -> None:
         self._channel, self._end = Channel.pair()
-        self.progress = progress_of(workers=2)
+        self.progress = progress_of(workers=3)
         self.snapshot_file = SnapshotFile(run_dir / "snapshot.bin")
         self.publisher = Publisher(self._channel, self.progress, self.snapshot_file, Changes())
-        self.reader = PoolReader(self._channel, self.progress, self.publisher, None, Welcome(0, 3))
+        self.reader = PoolReader(self._channel, self.progress, self.publisher, None, Welcome(0, 3), worker_count=2)
         self.reader.attach(asyncio.get_running_loop())
 
     def send(self, *messages: Message | bytes) -> None:
@@ -67,24 +69,48 @@ async def pool(tmp_path: Path) -> AsyncIterator[Pool]:
 
 async def test_messages_behind_an_unreadable_one_are_read_at_once(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     """The pool may be silent afterwards."""
-    pool.send(report(0, 3), UNREADABLE, report(1, 2))
+    pool.send(report(0, 3), UNREADABLE, report(1, 2), report(WAITING, 2))
     assert pool.progress.rollout.acknowledged_version == 2
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["message ignored"]
 
 
 async def test_a_report_of_a_slot_that_does_not_exist_is_ignored(pool: Pool) -> None:
-    pool.send(report(0, 3), report(2, 1), report(1, 3))
+    pool.send(report(0, 3), report(3, 1), report(1, 3), report(WAITING, 3))
     assert pool.progress.rollout.acknowledged_version == 3
     assert pool.reader.workers.keys() == {0, 1}
 
 
 async def test_workers_are_missing_until_they_report_and_while_they_are_replaced(pool: Pool) -> None:
-    assert pool.reader.missing_workers(2) == [0, 1]
+    assert pool.reader.missing_workers() == [0, 1]
     pool.send(report(1, 1))
-    assert pool.reader.missing_workers(2) == [0]
+    assert pool.reader.missing_workers() == [0]
     pool.send(report(0, 1), report(1, 0, pid=0))
-    assert pool.reader.missing_workers(2) == [1]
+    assert pool.reader.missing_workers() == [1]
     assert pool.progress.rollout.acknowledged_version == 0
+
+
+async def test_the_waiting_process_has_the_last_slot_and_is_no_worker(pool: Pool) -> None:
+    assert pool.reader.is_waiting_missing()
+    pool.send(report(0, 1), report(1, 1))
+    assert pool.progress.rollout.acknowledged_version == 0
+    pool.send(report(WAITING, 1))
+    assert not pool.reader.is_waiting_missing()
+    assert pool.progress.rollout.acknowledged_version == 1
+    assert pool.reader.workers.keys() == {0, 1}
+    pool.send(report(WAITING, 0, pid=0))
+    assert pool.reader.is_waiting_missing()
+    assert pool.reader.missing_workers() == []
+
+
+async def test_a_process_is_late_when_it_lacks_a_version_for_longer_than_the_limit(pool: Pool) -> None:
+    pool.progress.send(Published(4, None))
+    pool.send(report(0, 4), report(1, 4), report(WAITING, 3))
+    assert pool.reader.late_workers(0.0) == []
+    assert pool.reader.is_waiting_late(0.0)
+    assert not pool.reader.is_waiting_late(1e9)
+    pool.send(report(1, 3), report(WAITING, 4))
+    assert pool.reader.late_workers(0.0) == [1]
+    assert not pool.reader.is_waiting_late(0.0)
 
 
 async def test_refusals_are_counted_and_one_by_the_pool_makes_the_next_snapshot_complete(pool: Pool) -> None:

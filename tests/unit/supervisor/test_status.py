@@ -21,6 +21,7 @@ from netpolq.supervisor.status import (
     Status,
     StrictModeStatus,
     VerdictCacheStatus,
+    WaitingStatus,
     WorkerStatus,
     decode,
     encode,
@@ -40,6 +41,7 @@ STATUS = Status(
         WorkerStatus(slot=0, pid=4711, queue_num=100, acked_version=12, packets=1234567, restarts=0, rss_bytes=5 * 2**20),
         WorkerStatus(slot=1, pid=0, queue_num=101, acked_version=11, packets=8, restarts=3, rss_bytes=0),
     ],
+    waiting=WaitingStatus(pid=4712, queue_num=102, acked_version=12, held=1234, packets=99, restarts=1, rss_bytes=6 * 2**20),
     source=SourceStatus(
         kind="folder",
         location="/etc/policies",
@@ -167,6 +169,20 @@ def test_a_rejection_of_an_agent_that_has_no_further_errors_is_read() -> None:
     assert decode(json.dumps(document).encode()) == STATUS
 
 
+def test_the_page_says_how_many_packets_wait() -> None:
+    def on_hold(status: Status) -> str:
+        return next(line for line in render_text(status).splitlines() if line.startswith("packets on hold")).split()[-1]
+
+    assert on_hold(STATUS) == "1,234"
+    assert on_hold(replace(STATUS, waiting=None)) == "unknown"
+
+
+def test_an_agent_without_a_waiting_process_is_read() -> None:
+    document = json.loads(encode(STATUS))
+    del document["waiting"]
+    assert decode(json.dumps(document).encode()) == replace(STATUS, waiting=None)
+
+
 def test_numbers_that_are_not_known_yet_are_null() -> None:
     early = replace(STATUS, programming_latency_s=None, source=replace(STATUS.source, age_s=None))
     document = json.loads(encode(early))
@@ -184,16 +200,21 @@ def test_the_page_says_why_the_agent_is_not_ready() -> None:
 def test_the_page_aligns_the_columns_of_the_workers() -> None:
     lines = render_text(STATUS).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("WORKER"))
-    header, first, second = lines[start : start + 3]
-    assert len(header) == len(first) == len(second)
-    for column, cells in {"PID": ("4711", "none"), "QUEUE": ("100", "101"), "PACKETS": ("1,234,567", "8")}.items():
+    header, *rows = lines[start : start + 4]
+    assert {len(row) for row in rows} == {len(header)}
+    assert [row.split()[0] for row in rows] == ["0", "1", "waiting"]
+    for column, cells in {
+        "PID": ("4711", "none", "4712"),
+        "QUEUE": ("100", "101", "102"),
+        "PACKETS": ("1,234,567", "8", "99"),
+    }.items():
         end = header.index(column) + len(column)
-        assert (first[:end].split()[-1], second[:end].split()[-1]) == cells
+        assert tuple(row[:end].split()[-1] for row in rows) == cells
 
 
 def test_the_page_marks_a_worker_with_an_old_snapshot() -> None:
     worker_lines = [line for line in render_text(STATUS).splitlines() if "MiB" in line]
-    assert ["(old)" in line for line in worker_lines] == [False, True]
+    assert ["(old)" in line for line in worker_lines] == [False, True, False]
 
 
 def test_the_page_names_file_document_object_and_field_of_what_was_rejected() -> None:

@@ -74,7 +74,7 @@ class Supervisor:
         self.progress = progress_of()
         self.snapshot_file = SnapshotFile(Path("/nonexistent/snapshot.bin"))
         self.publisher = Publisher(channel, self.progress, self.snapshot_file, Changes())
-        self.pool = PoolReader(channel, self.progress, self.publisher, None, Welcome(0, 0))
+        self.pool = PoolReader(channel, self.progress, self.publisher, None, Welcome(0, 0), worker_count=1)
         self.pool.attach(asyncio.get_running_loop())
         self._builder = SnapshotBuilder()
 

@@ -11,16 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from netpolq.addresses import parse_address
 from netpolq.enums import PacketMark, Verdict
+from netpolq.hold.ranges import parse_ranges
+from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
-from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, WorkerContext, handle_packets
+from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, MOVED, WorkerContext, handle_packets
 from tests.support.worker_metrics import worker_metrics
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
 
 MASK = 0x70
 PENDING, REPLY, ACCEPTED = (state << 4 for state in (PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY, PacketMark.ACCEPTED))
+UNKNOWN_SOURCE, UNKNOWN_DESTINATION, UNKNOWN_BOTH = (
+    state << 4 for state in (PacketMark.UNKNOWN_SOURCE, PacketMark.UNKNOWN_DESTINATION, PacketMark.UNKNOWN_BOTH)
+)
+WAITING_QUEUE = 109
 POD_ADDRESS, FRIEND_ADDRESS, OTHER_ADDRESS = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 
 
@@ -57,11 +64,17 @@ class Kernel:
     def __init__(self) -> None:
         self.waiting: set[int] = set()
         self.answers: dict[int, tuple[Verdict, int | None]] = {}
+        self.moved: dict[int, tuple[int, int]] = {}
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         assert packet_id in self.waiting, "a packet was answered twice"
         self.waiting.discard(packet_id)
         self.answers[packet_id] = verdict, None
+
+    def requeue(self, packet_id: int, queue_num: int, mark: int) -> None:
+        assert packet_id in self.waiting, "a packet was answered twice"
+        self.waiting.discard(packet_id)
+        self.moved[packet_id] = queue_num, mark
 
     def verdict_up_to(self, packet_id: int, verdict: Verdict) -> None:
         for one in [one for one in self.waiting if one <= packet_id]:
@@ -76,10 +89,11 @@ class Kernel:
 class ServingWorker:
     """A worker's context with such a kernel."""
 
-    def __init__(self, metrics: WorkerMetrics) -> None:
+    def __init__(self, metrics: WorkerMetrics, *unknown_peers: str) -> None:
         self.kernel = Kernel()
         self.queue = cast("Queue", self.kernel)
-        self.flow_cache = FlowCache(with_hints=True)
+        self.flow_cache = FlowCache(with_hints=True, unknown_peers=AddressRanges(parse_ranges(",".join(unknown_peers))))
+        self.waiting_queue = WAITING_QUEUE
         self.metrics = metrics
         self.fail_verdict = Verdict.DROP
         self.mark_mask = MASK
@@ -188,6 +202,89 @@ def test_a_reply_is_evaluated_as_the_connection_that_it_answers(serving: Serving
         serving.receive(QueuedPacket(number, tcp(POD_ADDRESS, peer, source_port=80, port=40000), REPLY))
         serving.drained()
         assert serving.kernel.answers[number][0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "mark", "is_moved"),
+    [
+        (FRIEND_ADDRESS, OTHER_ADDRESS, UNKNOWN_SOURCE, False),
+        (FRIEND_ADDRESS, OTHER_ADDRESS, UNKNOWN_DESTINATION, True),
+        (FRIEND_ADDRESS, OTHER_ADDRESS, UNKNOWN_BOTH, True),
+        (OTHER_ADDRESS, FRIEND_ADDRESS, UNKNOWN_SOURCE, True),
+        (OTHER_ADDRESS, FRIEND_ADDRESS, UNKNOWN_DESTINATION, False),
+        (OTHER_ADDRESS, FRIEND_ADDRESS, UNKNOWN_BOTH, True),
+        (FRIEND_ADDRESS, FRIEND_ADDRESS, UNKNOWN_BOTH, False),
+        (OTHER_ADDRESS, OTHER_ADDRESS, PENDING, False),
+    ],
+)
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_packet_is_moved_while_the_end_that_its_mark_names_is_unknown(
+    serving: ServingWorker, source: str, destination: str, mark: int, is_moved: bool, family: int
+) -> None:
+    """The snapshot knows the friend. Two ends that are no isolated pods are accepted."""
+    packet = tcp(source, destination) if family == 4 else tcp6(*(f"fd00::{address[-1]}" for address in (source, destination)))
+    serving.receive(QueuedPacket(1, packet, mark | 0xAB00))
+    serving.drained()
+    if is_moved:
+        assert serving.kernel.moved == {1: (WAITING_QUEUE, mark | 0xAB00)}
+        assert serving.kernel.answers == {}
+    else:
+        assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED | 0xAB00)}
+
+
+def test_a_packet_that_is_moved_is_not_accepted_with_its_batch_nor_cached(serving: ServingWorker) -> None:
+    seen: list[int] = []
+    serving.observe = lambda _packet, _is_reply, answer, _started_ns: seen.append(answer)
+    for first in (1, 11, 21):
+        serving.receive(
+            QueuedPacket(first, tcp(FRIEND_ADDRESS), UNKNOWN_SOURCE),
+            QueuedPacket(first + 1, tcp(FRIEND_ADDRESS), UNKNOWN_SOURCE),
+            QueuedPacket(first + 2, tcp(OTHER_ADDRESS), UNKNOWN_SOURCE),
+            QueuedPacket(first + 3, tcp(FRIEND_ADDRESS), UNKNOWN_SOURCE),
+        )
+        serving.drained()
+    assert set(serving.kernel.moved) == {3, 13, 23}
+    assert set(serving.kernel.answers) == {1, 2, 4, 11, 12, 14, 21, 22, 24}
+    assert seen.count(MOVED) == 3
+
+
+def test_a_packet_of_an_unknown_end_gets_the_verdict_of_the_failure_mode_without_a_snapshot(metrics: WorkerMetrics) -> None:
+    serving = ServingWorker(metrics)
+    serving.receive(QueuedPacket(1, tcp(FRIEND_ADDRESS), UNKNOWN_SOURCE))
+    assert serving.kernel.answers == {1: (Verdict.DROP, None)}
+    assert serving.kernel.moved == {}
+
+
+def test_a_malformed_packet_of_an_unknown_end_is_dropped(serving: ServingWorker) -> None:
+    serving.receive(QueuedPacket(1, b"\x45", UNKNOWN_BOTH))
+    assert serving.kernel.answers == {1: (Verdict.DROP, None)}
+
+
+@pytest.mark.parametrize("mark", [PENDING, REPLY])
+def test_a_packet_with_an_unknown_peer_in_the_ranges_is_moved_each_time(metrics: WorkerMetrics, mark: int) -> None:
+    """A new connection of the peer, and a reply to one. A peer outside of the ranges is evaluated."""
+    serving = ServingWorker(metrics, "10.0.0.0/28", "fd00::/64")
+    serving.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
+    peers = [
+        (OTHER_ADDRESS, "fd00::3"),
+        ("10.0.0.15", "fd00::ffff:0:0:0"),
+        (FRIEND_ADDRESS, "fd00::2"),
+        ("10.0.0.16", "fd00:0:0:1::"),
+    ]
+    number, moved = 0, set()
+    for _ in range(3):
+        for position, (peer, peer6) in enumerate(peers):
+            for packet, reply in ((tcp(peer), tcp(POD_ADDRESS, peer)), (tcp6(peer6), tcp6("fd00::1", peer6))):
+                number += 1
+                serving.receive(QueuedPacket(number, packet if mark == PENDING else reply, mark))
+                moved |= {number} if position < 2 else set()
+        serving.drained()
+    assert serving.kernel.moved == dict.fromkeys(moved, (WAITING_QUEUE, mark))
+    assert {one for one, answer in serving.kernel.answers.items() if answer[0] is Verdict.ACCEPT} == {
+        one for one in range(1, number + 1) if (one - 1) % 8 in {4, 5}
+    }
+    assert len(serving.kernel.answers) == number - len(moved)
+    assert {hint.source for hint in serving.flow_cache.take_hints(100)}.isdisjoint(map(parse_address, (OTHER_ADDRESS, "fd00::3")))
 
 
 def test_a_packet_that_cannot_be_read_is_not_accepted_with_its_batch(serving: ServingWorker) -> None:

@@ -171,10 +171,10 @@ class Pool:
         self._exit_code = ExitCode.OK
 
     def drain(self, after_s: float) -> None:
-        """After a delay, stop the supervisor and tell the workers to evaluate the waiting packets and exit."""
+        """After a delay, stop the supervisor and tell the workers to evaluate the packets in their queues and exit."""
         time.sleep(after_s)
         self._supervisor.stop()
-        self._workers.drain()
+        self._workers.drain(self._agent_lock.successor_waiting_queue)
 
     def on_lock_lost(self, reason: str) -> None:
         """End, because another process is the agent of this network namespace."""
@@ -224,12 +224,8 @@ class Pool:
 
     def _shut_down(self) -> None:
         self._agent_lock.stop()
-        self._wait_for_children(_DRAIN_S)
-        for child in self._children:
-            if child.pid:
-                log.error("process %d did not exit within %.0f s: killing it", child.pid, _DRAIN_S)
-                os.kill(child.pid, signal.SIGKILL)
-        self._wait_for_children(_DRAIN_S)
+        self._end(self._children[:-1])
+        self._end(self._children)  # the waiting process too, which ends after the workers
         if not self._agent_lock.owned_by_peer:
             self._snapshots.save_file()
         self._workers.close()
@@ -239,8 +235,18 @@ class Pool:
         else:
             log_consequence(fail_open=self._settings.fail_open, has_installed=self._has_installed)
 
-    def _wait_for_children(self, limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        while any(child.pid for child in self._children) and time.monotonic() < deadline:
+    def _end(self, children: Sequence[Child]) -> None:
+        """Wait until these have exited, and kill those that take too long."""
+        self._wait_for(children)
+        for child in children:
+            if child.pid:
+                log.error("process %d did not exit within %.0f s: killing it", child.pid, _DRAIN_S)
+                child.stop()
+                os.kill(child.pid, signal.SIGKILL)
+        self._wait_for(children)
+
+    def _wait_for(self, children: Sequence[Child]) -> None:
+        deadline = time.monotonic() + _DRAIN_S
+        while any(child.pid for child in children) and time.monotonic() < deadline:
             self._reap()
             time.sleep(_POLL_S)

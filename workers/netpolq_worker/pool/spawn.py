@@ -12,6 +12,9 @@ from typing import NoReturn
 from netpolq.ipc import counter_memory
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
+from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq_worker.waiting import table
+from netpolq_worker.waiting.process import WAITING_QUEUE_PACKETS, WaitingProcess, hold_packets
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.packet_loop import handle_packets
@@ -75,7 +78,10 @@ class WorkerSpawner:
         # Set in a worker process only: the pool binds the queues and evaluates nothing.
         self._worker: Worker | None = None
         self.logging = settings.logging
-        self.queues = tuple(self._bind(num) for num in settings.queues.numbers)
+        self._unknown_peers = AddressRanges(settings.hold_unknown_peers)
+        self.queues = (*(self._bind(num) for num in settings.queues.numbers), self._bind_waiting(settings.waiting_queue))
+        """Those of the workers, and the waiting queue."""
+        self._held_table = table.make()
         self._sandbox = Sandbox()
         # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
         # used first, because each memory takes room.
@@ -90,6 +96,14 @@ class WorkerSpawner:
         packet_handler = handle_packets(context)
         next(packet_handler)
         return Queue(queue_num, packet_handler, fail_open=self._settings.fail_open)
+
+    def _bind_waiting(self, queue_num: int) -> Queue:
+        def context() -> WaitingProcess | None:
+            return self._worker if isinstance(self._worker, WaitingProcess) else None
+
+        packet_handler = hold_packets(context)
+        next(packet_handler)
+        return Queue(queue_num, packet_handler, fail_open=self._settings.fail_open, max_packets=WAITING_QUEUE_PACKETS)
 
     def spawn(self, snapshot: SnapshotHandle) -> WorkerProcess:
         """Fork a process. It is a standby worker until it receives `Serve`. Raises `OSError` if the kernel refuses the process."""
@@ -123,13 +137,17 @@ class WorkerSpawner:
             signal.set_wakeup_fd(-1)
             queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
             memory = self.memories[metrics_file_id]
-            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory})
+            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory, self._held_table})
             worker_settings = WorkerSettings(
                 metrics_file_id=metrics_file_id,
                 memory=memory,
                 fail_open=self._settings.fail_open,
                 mark_mask=self._settings.mark_mask,
                 hints=self._settings.hints,
+                waiting_queue=self._settings.waiting_queue,
+                held_table=self._held_table,
+                hold_timeout_s=self._settings.hold_timeout_s,
+                unknown_peers=self._unknown_peers,
                 logging=self.logging,
                 snapshot_version=snapshot.version,
                 snapshot_descriptor=snapshot.descriptor,

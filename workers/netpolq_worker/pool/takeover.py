@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import assert_never
 
 from netpolq.errors import AlreadyRunningError
+from netpolq.ipc.agent_settings import waiting_queue_of
 from netpolq.ipc.takeover.connection import TakeoverConnection, acquire, adopt
 from netpolq.ipc.takeover.key import read_key
 from netpolq.ipc.takeover.machines import Replacement, ReplacementEffects
@@ -57,6 +58,7 @@ class AgentLock:
         """Acquire the lock, or connect to its holder. `key_path`: the file with the holder's key. Raises `AlreadyRunningError`."""
         self._callbacks = callbacks
         self._events = events
+        self._queues = queues
         self._key_path = key_path
         self._listener = TakeoverListener(callbacks, events, queues, key_path)
         self._machine = Replacement(queues, time.monotonic())
@@ -188,7 +190,7 @@ class AgentLock:
 
     def _send(self, word: Word) -> None:
         if self._holder is not None:
-            self._holder.send(Message(word, "" if word is Word.LEAVE else read_key(self._key_path)))
+            self._holder.send(Message(word, format_queues(self._queues) if word is Word.LEAVE else read_key(self._key_path)))
 
     def _close(self) -> None:
         if self._holder is not None:
@@ -202,6 +204,11 @@ class AgentLock:
     def has_successor(self) -> bool:
         """Whether another agent is taking over from this one, or has."""
         return self._listener.has_successor
+
+    @property
+    def successor_waiting_queue(self) -> int | None:
+        """The waiting queue of the agent that has taken over from this one; None without one, or if it has none."""
+        return waiting_queue_of(self._listener.successor_queues)
 
     @property
     def owned_by_peer(self) -> bool:

@@ -68,7 +68,7 @@ class TakeoverCallbacks(Protocol):
         ...
 
     def drain(self, after_s: float) -> None:
-        """Let the workers evaluate the waiting packets and exit, after this delay."""
+        """Let the workers evaluate the packets in their queues and exit, after this delay."""
         ...
 
     def on_lock_lost(self, reason: str) -> None:
@@ -98,6 +98,11 @@ class TakeoverListener:
     def has_successor(self) -> bool:
         """Whether another agent is taking over, or has."""
         return self._machine.successor is not None
+
+    @property
+    def successor_queues(self) -> range:
+        """The queues of the agent that has taken over; empty if it did not tell them."""
+        return self._machine.successor_queues
 
     def open(self, listening: socket.socket) -> None:
         """Accept connections at the socket of the agent lock, with a new key."""

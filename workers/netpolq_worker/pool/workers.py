@@ -1,9 +1,10 @@
-"""The workers in the pool: one on each queue, and a standby worker that replaces one that exits.
+"""The workers in the pool: one on each queue, the waiting process, and a standby worker that replaces one that exits.
 
 Every worker process holds the bound queue sockets, so no packet that waits in them is lost.
 """
 
 import logging
+import math
 import os
 import signal
 import time
@@ -41,12 +42,13 @@ log = logging.getLogger("pool")
 
 @dataclass(slots=True)
 class _Slot:
-    """A queue and the worker that serves it.
+    """A queue and the worker that serves it, or the waiting process. `name`: for the log.
 
     `drop_unanswered`: the next worker drops the packets that the last one had read, because one of them may have ended it.
     """
 
     number: int
+    name: str
     queue: Queue
     child: Child = field(default_factory=lambda: Child(min_uptime_s=0.1, free_restarts=3))
     last_report: Report | None = None
@@ -63,11 +65,14 @@ class _Slot:
             acked_version=last.acked_version if last is not None and alive else 0,
             packets=last.packets if last is not None else 0,
             restarts=self.child.restarts,
+            held=last.held if last is not None and alive else 0,
         )
 
 
 class Workers:
-    """Binds the queues and keeps a worker on each. `notify`: called with messages for the supervisor: reports, hints, refusals.
+    """Binds the queues and keeps a worker on each, in the last slot the waiting process.
+
+    `notify`: called with messages for the supervisor: reports, hints, refusals.
 
     `snapshot`: the newest one, which the workers evaluate with.
     """
@@ -77,20 +82,23 @@ class Workers:
         self._events = events
         self._notify = notify
         self._spawner = WorkerSpawner(settings)
-        self._slots = [_Slot(number, queue) for number, queue in enumerate(self._spawner.queues)]
+        *queues, waiting_queue = self._spawner.queues
+        self._waiting = _Slot(len(queues), "waiting process", waiting_queue)
+        self._slots = [*(_Slot(number, f"worker {number}", queue) for number, queue in enumerate(queues)), self._waiting]
         self._workers: dict[int, WorkerProcess] = {}
         self._standby = Child(min_uptime_s=1.0, free_restarts=1, due=time.monotonic() + _STANDBY_DELAY_S)
         self._last_check = time.monotonic()
         self._is_draining = False
+        self._successor_queue: int | None = None
         self.snapshot = SnapshotHandle()
 
     @property
     def children(self) -> list[Child]:
-        """All children, the standby worker first."""
+        """All children, the standby worker first, the waiting process last."""
         return [self._standby, *(slot.child for slot in self._slots)]
 
     def reports(self) -> list[Report]:
-        """State of each worker."""
+        """State of each worker, and of the waiting process."""
         return [slot.report() for slot in self._slots]
 
     @property
@@ -146,7 +154,7 @@ class Workers:
                 child.last_heartbeat_s = now
         self._last_check = now
         for slot in self._slots:
-            slot.drop_unanswered |= kill_if_silent(f"worker {slot.number}", slot.child, now, _SILENCE_S)
+            slot.drop_unanswered |= kill_if_silent(slot.name, slot.child, now, _SILENCE_S)
         kill_if_silent("standby worker", self._standby, now, _SILENCE_S)
         return stood_still
 
@@ -168,11 +176,13 @@ class Workers:
         slot.child.on_exit(now)
         # SIGKILL comes from outside, so packets are not the cause, unless it happens repeatedly (the kernel kills for lack of memory).
         slot.drop_unanswered |= code != -signal.SIGKILL or slot.child.early_exits >= _SUSPECT_EXITS
-        if not self._is_draining:
+        if not self._is_draining or (slot is self._waiting and code):
             if slot.child.is_due(now):
                 attempt(slot.child, partial(self._start_worker, slot))
-            log.error("worker %d (pid %d, queue %d) %s", slot.number, pid, slot.queue.queue_num, described(code))
+            log.error("%s (pid %d, queue %d) %s", slot.name, pid, slot.queue.queue_num, described(code))
             self._notify(slot.report())
+        if self._is_draining:
+            self._drain_waiting()
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +204,7 @@ class Workers:
             case Hints():
                 self._notify(message)  # a busy supervisor misses it, and the worker sends the hint again
             case Refusal():
-                log.error("worker %d refuses snapshot %d: %s", message.slot, message.version, message.message)
+                log.error("%s refuses snapshot %d: %s", self._slots[message.slot].name, message.version, message.message)
                 worker.refused(message.version, time.monotonic() + _RETRY_S)
                 self._notify(message)
             case _:
@@ -226,13 +236,27 @@ class Workers:
 
     # --- shutdown ------------------------------------------------------------------------------------------------------------------
 
-    def drain(self) -> None:
-        """Tell all workers to evaluate the waiting packets and exit. They are not replaced."""
-        self._is_draining = True
-        for child in self.children:
+    def drain(self, successor_queue: int | None) -> None:
+        """Tell all workers to evaluate the packets in their queues and exit. They are not replaced.
+
+        The waiting process is the last, because workers move packets to it until their end. What it holds then moves to the waiting
+        queue of the agent that takes over. None: there is none, and the failure mode decides.
+        """
+        self._is_draining, self._successor_queue = True, successor_queue
+        if self._waiting.child.is_due(math.inf):
+            attempt(self._waiting.child, partial(self._start_worker, self._waiting))
+        for child in self.children[:-1]:
             child.stop()
         for worker in self._workers.values():
-            worker.channel.send(Drain())
+            if worker.slot != self._waiting.number:
+                worker.channel.send(Drain())
+        self._drain_waiting()
+
+    def _drain_waiting(self) -> None:
+        """Tell the waiting process to end, if all workers have."""
+        waiting = self._workers.get(self._waiting.child.pid)
+        if waiting is not None and not any(slot.child.pid for slot in self._slots[:-1]):
+            waiting.channel.send(Drain(self._successor_queue))
 
     def close(self) -> None:
         """Unbind the queues. The workers must have exited."""

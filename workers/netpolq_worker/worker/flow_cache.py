@@ -12,7 +12,7 @@ from collections.abc import Collection
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
-from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.cached_evaluator import AddressRanges, CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import (
     UNKEYED_PROTOCOLS,
@@ -40,6 +40,9 @@ NOT_CACHED = -1 << 29
 NO_ANSWER = NOT_CACHED - 1
 """In place of an answer: the key alone does not identify the connection, or there is no snapshot to evaluate with."""
 
+HOLD = NOT_CACHED - 2
+"""In place of an answer: an isolated pod's peer is unknown, and should be a pod. The packet must wait. Never stored."""
+
 MAX_EVALUATIONS = 1 << 16
 """Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 200 bytes each."""
 
@@ -52,6 +55,8 @@ _ON_EVERY_PORT = 1 << 9
 _EVALUATION_SHIFT = 10
 
 _SEEN_SLOTS = 1 << 16
+
+_NO_RANGES = AddressRanges()
 
 
 class FlowCache:
@@ -68,10 +73,19 @@ class FlowCache:
 
     A connection is cached at its second lookup. The first leaves a mark of 16 bits in a table of fixed size, in place of an older one:
     most connections of a scan or of a distributed flood never come again, and would only evict those that do.
+
+    `unknown_peers`: ranges in which a peer without an identity is a pod that is not known yet (`HOLD`).
     """
 
-    def __init__(self, generation_entries: int = GENERATION_ENTRIES, *, with_hints: bool = False) -> None:
+    def __init__(
+        self,
+        generation_entries: int = GENERATION_ENTRIES,
+        *,
+        with_hints: bool = False,
+        unknown_peers: AddressRanges = _NO_RANGES,
+    ) -> None:
         self.view: SnapshotReader | None = None
+        self._held = (unknown_peers, HOLD) if unknown_peers else None
         self.cache: dict[Key, int] = {}
         self.misses = 0
         self._evaluator: CachedEvaluator[int] | None = None
@@ -91,7 +105,7 @@ class FlowCache:
         return self._evaluations[answer >> _EVALUATION_SHIFT]
 
     def answer_key(self, key: Key, stored: int) -> int:
-        """The answer for a packet by its key; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
+        """The answer for a packet by its key, or `HOLD`; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
 
         `stored`: what `cache` has for the key: `NOT_CACHED`, or a negative value.
         """
@@ -104,7 +118,7 @@ class FlowCache:
         return stored if stored >= 0 else self._hint(key, ~stored)
 
     def answer(self, question: Question) -> int:
-        """The answer for a connection; `NO_ANSWER` if there is no snapshot."""
+        """The answer for a connection; `NO_ANSWER` if there is no snapshot, or `HOLD`."""
         key = key_of(question)
         stored = self._lookup(key)
         return self._evaluate(key, question) if stored is None else stored
@@ -128,7 +142,6 @@ class FlowCache:
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
         if hints and (stored := self._lookup(pair)) is not None:
             return stored
-        self.misses += 1
         family = len(source)
         if family == 4:
             source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
@@ -136,6 +149,9 @@ class FlowCache:
         answer = evaluator.answer(source, destination, protocol, port)
         if evaluator is not self._evaluator:  # the cache was emptied, and evaluations have other numbers
             answer = self._evaluator.answer(source, destination, protocol, port)
+        if answer == HOLD:
+            return HOLD
+        self.misses += 1
         answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
         if hints and answer & _ON_EVERY_PORT:
             key = pair
@@ -155,7 +171,7 @@ class FlowCache:
         if answer is None:
             if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
                 self._forget_answers()
-                self._evaluator = CachedEvaluator(self.view, self._answer_for)
+                self._evaluator = CachedEvaluator(self.view, self._answer_for, held=self._held)
             tiers = self._tier(egress) << ANSWER_EGRESS_SHIFT | self._tier(ingress) << ANSWER_INGRESS_SHIFT
             answer = self._answers[key] = len(self._evaluations) << _EVALUATION_SHIFT | tiers | verdict
             self._evaluations.append(evaluation)
@@ -205,7 +221,7 @@ class FlowCache:
         Raises `SnapshotError` if the snapshot visibly has offsets outside of itself. The present one stays in use then.
         """
         try:
-            evaluator = CachedEvaluator(view, self._answer_for)
+            evaluator = CachedEvaluator(view, self._answer_for, held=self._held)
         except (IndexError, struct.error) as error:
             raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
         previous, self.view, self._evaluator = self.view, view, evaluator

@@ -7,6 +7,8 @@ import logging
 import os
 import select
 
+from collections.abc import Callable
+
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
 from netpolq.logs import set_verbosity
@@ -43,8 +45,10 @@ class Worker:
         *,
         fail_open: bool,
         mark_mask: int,
+        waiting_queue: int,
         logging_settings: Logging,
     ) -> None:
+        self.name = f"worker {order.slot}"
         self._order = order
         self._channel = channel
         self._loader = loader
@@ -52,11 +56,13 @@ class Worker:
         self.flow_cache = flow_cache
         self.metrics = metrics
         self.mark_mask = mark_mask
+        self.waiting_queue = waiting_queue
+        self.successor_queue: int | None = None
         self.fail_verdict = Verdict.ACCEPT if fail_open else Verdict.DROP
         self.message_waits = False
         self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, logging_settings)
         self.observe = self._observer.observe_if_needed
-        self._orphans_possible = True
+        self.orphans_possible = True
         self._stopping = False
         self._next_flush_ns = 0
         self._next_hints_ns = 0
@@ -70,12 +76,29 @@ class Worker:
         poller.register(self._channel.fileno(), select.POLLIN)
         self._report()
         while not self._stopping:
-            interval_ns = _HINT_INTERVAL_NS if self.flow_cache.has_hints else _FLUSH_INTERVAL_NS
-            for descriptor, _events in poller.poll(interval_ns // 1_000_000):
+            for descriptor, _events in poller.poll(self.wait_ms()):
                 self.message_waits |= descriptor == self._channel.fileno()
             self.queue.receive()
         self.queue.receive()
+        self.on_end()
         self.metrics.flush(self.flow_cache.misses)
+
+    # --- what a worker of another kind does differently ---------------------------------------------------------------------------
+
+    @property
+    def held_count(self) -> int:
+        """Number of packets that wait here for an unknown address."""
+        return 0
+
+    def wait_ms(self) -> int:
+        """How long to wait for packets and messages."""
+        return (_HINT_INTERVAL_NS if self.flow_cache.has_hints else _FLUSH_INTERVAL_NS) // 1_000_000
+
+    def on_loaded(self, changed: tuple[bytes, ...] | None) -> None:
+        """Called when another snapshot is in use. `changed` as in `Publish`."""
+
+    def on_end(self) -> None:
+        """Called when all packets have been read, before the end. `successor_queue`: the waiting queue of an agent that takes over."""
 
     # --- orphans: packets that were read and not answered, by a dead predecessor or while the queue was bound ----------------------
 
@@ -91,19 +114,23 @@ class Worker:
         If a packet may have ended the predecessor, all are dropped in either mode: a packet that kills workers must not pass because of
         that. Does nothing on the second call.
         """
-        if self._orphans_possible:
-            self._orphans_possible = False
+        if self.orphans_possible:
+            self.orphans_possible = False
             if last_id > 0:
-                suspect = self._order.suspect_orphans
-                orphans = self.queue.dispose_up_to(last_id, Verdict.DROP if suspect else self.fail_verdict)
-                if orphans:
-                    self.metrics.count_failed("suspect" if suspect else "orphaned", orphans)
-                    log.warning(
-                        "worker %d: %d packets that its predecessor had read and not answered were %s",
-                        self._order.slot,
-                        orphans,
-                        "dropped" if suspect or self.fail_verdict is Verdict.DROP else "accepted",
-                    )
+                self.end_orphans(lambda verdict: self.queue.dispose_up_to(last_id, verdict))
+
+    def end_orphans(self, dispose: Callable[[Verdict], int]) -> None:
+        """Answer orphans and count them. `dispose` gives them a verdict, and returns their number."""
+        suspect = self._order.suspect_orphans
+        verdict = Verdict.DROP if suspect else self.fail_verdict
+        if orphans := dispose(verdict):
+            self.metrics.count_failed("suspect" if suspect else "orphaned", orphans)
+            log.warning(
+                "%s: %d packets that its predecessor had read and not answered were %s",
+                self.name,
+                orphans,
+                "dropped" if verdict is Verdict.DROP else "accepted",
+            )
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
 
@@ -116,19 +143,21 @@ class Worker:
                 match message:
                     case Publish(version, changed):
                         if self._loader.load(version, changed, descriptor):
+                            self.on_loaded(self._loader.changed)
                             self._report()
                     case Logging():
                         set_verbosity(message.verbosity)
                         self._observer.configure(message)
                         self.observe = self._observer.observe_if_needed
-                    case Drain():
+                    case Drain(successor_queue):
+                        self.successor_queue = successor_queue
                         self._stopping = True
                     case _:
-                        log.error("worker %d: unexpected message %r", self._order.slot, message)
+                        log.error("%s: unexpected message %r", self.name, message)
         except EOFError:
             self._stopping = True
         except ValueError as error:
-            log.error("worker %d: message ignored: %s", self._order.slot, error)
+            log.error("%s: message ignored: %s", self.name, error)
         if now_ns >= self._next_hints_ns and self.flow_cache.has_hints:
             self._next_hints_ns = now_ns + _HINT_INTERVAL_NS
             self._send_hints()
@@ -157,5 +186,6 @@ class Worker:
                 acked_version=view.version if view is not None else 0,
                 packets=self._order.inherited_packets + self.metrics.packets,
                 restarts=0,
+                held=self.held_count,
             )
         )

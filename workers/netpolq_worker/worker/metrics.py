@@ -52,6 +52,12 @@ class WorkerMetrics:
             ("cause",),
             registry=registry,
         )
+        self._held = Counter(
+            "netpolq_held_packets",
+            "Packets that waited for an unknown address, by what became of them",
+            ("outcome",),
+            registry=registry,
+        )
         self._hits = Counter("netpolq_flow_cache_hits", "Verdicts found in a worker's flow cache", registry=registry)
         self._misses = Counter("netpolq_flow_cache_misses", "Verdicts made from the snapshot", registry=registry)
         self._decisions = Counter(
@@ -66,6 +72,7 @@ class WorkerMetrics:
         self.packets = 0
         self.malformed = 0
         self.failed: dict[str, int] = {}
+        self.held: dict[str, int] = {}
         self._flushed_packets = 0
         self._flushed_misses = 0
 
@@ -82,6 +89,10 @@ class WorkerMetrics:
     def count_failed(self, cause: str, count: int = 1) -> None:
         """Count packets that got the failure mode's verdict. `cause`: a value of the metric's label."""
         self.failed[cause] = self.failed.get(cause, 0) + count
+
+    def count_held(self, outcome: str) -> None:
+        """Count a packet that does not wait any more. `outcome`: a value of the metric's label."""
+        self.held[outcome] = self.held.get(outcome, 0) + 1
 
     def flush(self, misses: int) -> None:
         """Write what was counted since the last call. `misses`: verdicts made from the snapshot since the worker started."""
@@ -109,6 +120,9 @@ class WorkerMetrics:
         for cause, count in self.failed.items():
             self._failed.labels(cause).inc(count)
         self.failed.clear()
+        for outcome, count in self.held.items():
+            self._held.labels(outcome).inc(count)
+        self.held.clear()
         made = misses - self._flushed_misses
         self._misses.inc(made)
         self._hits.inc(max(self.packets - self._flushed_packets - made, 0))

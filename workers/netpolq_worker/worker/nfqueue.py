@@ -9,7 +9,7 @@ import socket
 import struct
 import warnings
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -47,6 +47,7 @@ _PACKED_MARK = struct.Struct("!I")
 _PACKED_VERDICT = struct.Struct("!II")
 _PACKED_ACCEPT = _PACKED_MARK.pack(Verdict.ACCEPT)
 _NF_QUEUE = 3
+_QUEUE_BYPASS = 0x8000
 _MARK_ATTRIBUTE_HEAD = attribute(_NFQA_MARK, bytes(4))[:-4]
 
 Packet = netfilterqueue.Packet
@@ -80,6 +81,7 @@ class Queue:
         self._accept_head = _marked_verdict_head(queue_num, _MSG_VERDICT_BATCH) + _PACKED_ACCEPT
         self._verdict_head = _verdict_head(queue_num)
         self._marked_verdict_head = _marked_verdict_head(queue_num, _MSG_VERDICT)
+        self._requeue_verdict = _NF_QUEUE | (_QUEUE_BYPASS if fail_open else 0)
         self._configure(_CFG_F_GSO | (_CFG_F_FAIL_OPEN if fail_open else 0))
 
     def _bind(self, max_packets: int, copy_bytes: int) -> None:
@@ -165,12 +167,12 @@ class Queue:
     def requeue(self, packet_id: int, queue_num: int, mark: int) -> None:
         """Move one packet to another queue, where it gets another id. `mark`: its whole new mark.
 
-        The kernel drops it if that queue is full, unless the queue fails open, and if no process serves that queue.
-        Source: NF_QUEUE in linux/netfilter.h.
+        The kernel drops it if that queue is full, unless that queue fails open, and if no process serves that queue, unless this one fails
+        open. Source: NF_QUEUE and NF_VERDICT_FLAG_QUEUE_BYPASS in linux/netfilter.h.
         """
         self._send(
             self._marked_verdict_head
-            + _PACKED_VERDICT.pack(_NF_QUEUE | queue_num << 16, packet_id)
+            + _PACKED_VERDICT.pack(self._requeue_verdict | queue_num << 16, packet_id)
             + _MARK_ATTRIBUTE_HEAD
             + _PACKED_MARK.pack(mark)
         )
@@ -192,6 +194,14 @@ class Queue:
         waiting, queued = self._counts()
         header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(verdict, packet_id))
         self._send(message(_MSG_VERDICT_BATCH, header, resource_id=self.queue_num))
+        waiting_after, queued_after = self._counts()
+        return max(0, waiting + queued_after - queued - waiting_after)
+
+    def dispose(self, packet_ids: Iterable[int], verdict: Verdict) -> int:
+        """Answer packets, if they wait, and leave marks as they are. Returns the number of packets answered."""
+        waiting, queued = self._counts()
+        for packet_id in packet_ids:
+            self.verdict(packet_id, verdict)
         waiting_after, queued_after = self._counts()
         return max(0, waiting + queued_after - queued - waiting_after)
 

@@ -6,18 +6,13 @@ A failure here must not cost a packet: it ends as a line in the log.
 import logging
 import time
 
-from collections.abc import Callable
-
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import Logging
 from netpolq.logs import PACKET_LOG, logs_packets
 from netpolq_worker.worker.denied_log import DeniedLog
-from netpolq_worker.worker.flow_cache import FlowCache
-from netpolq_worker.worker.nfqueue import Packet
+from netpolq_worker.worker.flow_cache import HOLD, FlowCache
 from netpolq_worker.worker.packet_log import Outcome, PacketLog
-from netpolq_worker.worker.packet_loop import MALFORMED
-
-Observe = Callable[[Packet, bool, int, int], None]
+from netpolq_worker.worker.packet_loop import MALFORMED, MOVED, Observe, ObservedPacket
 
 log = logging.getLogger(PACKET_LOG)
 
@@ -39,10 +34,15 @@ class Observer:
 
     @property
     def observe_if_needed(self) -> Observe | None:
-        """The callback for each packet (see `netpolq_worker.worker.packet_loop.WorkerContext`); None: nothing is logged."""
+        """The callback for each packet (see `netpolq_worker.worker.packet_loop.WorkerContext`); None: nothing is logged.
+
+        Answer `HOLD`: the packet has waited in vain for an address. A packet that was moved is logged by the process that answers it.
+        """
         return self._observe if self._settings.denied or logs_packets(self._settings.verbosity) else None
 
-    def _observe(self, packet: Packet, is_reply: bool, answer: int, started_ns: int) -> None:  # positional for speed
+    def _observe(self, packet: ObservedPacket, is_reply: bool, answer: int, started_ns: int) -> None:  # positional for speed
+        if answer == MOVED:
+            return
         try:
             outcome = self._outcome(answer)
             if outcome.verdict is Verdict.DROP and self._settings.denied:
@@ -57,7 +57,7 @@ class Observer:
         if answer >= 0:
             evaluation = self._flow_cache.evaluation(answer)
             return Outcome(evaluation.verdict, evaluation, view)
-        return Outcome(Verdict.DROP if answer == MALFORMED else self._fail_verdict, None, view)
+        return Outcome(Verdict.DROP if answer == MALFORMED else self._fail_verdict, None, view, is_unknown=answer == HOLD)
 
     def log_suppressed(self) -> None:
         """Log how many packets got no line. Call it a few times a second."""

@@ -125,6 +125,18 @@ def parse(packet: bytes) -> Flow | None:
     return None
 
 
+def header_of(flow: Flow) -> bytes:
+    """The start of a packet that `parse` reads as this flow."""
+    source, destination, protocol, source_port, destination_port = flow
+    ports = _PORTS.pack(source_port, destination_port)
+    if len(source) == 4:
+        return bytes((0x45, *bytes(8), protocol, *bytes(2))) + source + destination + ports
+    # A later fragment has a protocol that may be the number of an extension header: so is this one.
+    fragment = bytes((protocol, 0, 0, 8, *bytes(4))) if protocol in _EXTENSION_HEADERS else b""
+    following = _FRAGMENT if fragment else protocol
+    return bytes((0x60, *bytes(5), following, 0)) + source + destination + fragment + ports
+
+
 def _parse_ipv4(packet: bytes) -> Flow | None:
     header_bytes = (packet[0] & 0xF) * 4
     if header_bytes < 20 or len(packet) < header_bytes:

@@ -25,11 +25,15 @@ log = logging.getLogger(PACKET_LOG)
 
 
 class Outcome(NamedTuple):
-    """The verdict of a packet. `evaluation` None: there was no decision. `view`: the snapshot in use, None: there is none yet."""
+    """The verdict of a packet. `evaluation` None: there was no decision. `view`: the snapshot in use, None: there is none yet.
+
+    `is_unknown`: there was no decision because an address was unknown.
+    """
 
     verdict: Verdict
     evaluation: Evaluation | None
     view: SnapshotReader | None
+    is_unknown: bool = False
 
 
 class End(NamedTuple):
@@ -127,9 +131,11 @@ def _end(view: SnapshotReader | None, address: bytes, protocol: int, port: int) 
 
 
 def _reason(flow: _Flow | None, outcome: Outcome) -> str:
-    """A label of `netpolq.enums.Reason`, or `malformed`, `no-snapshot`, `error`."""
+    """A label of `netpolq.enums.Reason`, or `malformed`, `unknown-address`, `no-snapshot`, `error`."""
     if flow is None:
         return "malformed"
+    if outcome.is_unknown:
+        return "unknown-address"
     if outcome.evaluation is None:
         return "no-snapshot" if outcome.view is None else "error"
     reason = outcome.evaluation.reason

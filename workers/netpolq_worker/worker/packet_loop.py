@@ -19,10 +19,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import COUNTED_ANSWERS, NO_ANSWER, NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import COUNTED_ANSWERS, HOLD, NO_ANSWER, NOT_CACHED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
-from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
+from netpolq_worker.worker.nfqueue import PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
+from netpolq_worker.worker.packet_state import PARSED_STATES, in_mark, question_of_packet, state_of, unknown_addresses
 
 BATCH_PACKETS = 64
 """As many as softirqs pass to the pods in one go (dev_rx_weight, 64)."""
@@ -34,14 +35,30 @@ _COUNTED = COUNTED_ANSWERS - 1
 MALFORMED = -2
 """In place of an answer: the packet could not be read, and was dropped."""
 
+MOVED = -3
+"""In place of an answer: an address of the packet is unknown, and it was moved to the waiting queue."""
+
 log = logging.getLogger("worker")
+
+
+class ObservedPacket(Protocol):
+    """A packet, for the log."""
+
+    def get_payload(self) -> bytes:
+        """Its bytes, from the IP header on."""
+        ...
+
+
+Observe = Callable[[ObservedPacket, bool, int, int], None]
+"""See `WorkerContext.observe`. Positional for speed."""
 
 
 class WorkerContext(Protocol):
     """The parts of a worker that the packet loop uses.
 
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
-    answer (negative: `MALFORMED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
+    answer (negative: `MALFORMED`, `MOVED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
+    `waiting_queue`: the queue to which packets are moved whose addresses are unknown.
     """
 
     queue: Queue
@@ -49,8 +66,9 @@ class WorkerContext(Protocol):
     metrics: WorkerMetrics
     fail_verdict: Verdict
     mark_mask: int
+    waiting_queue: int
     message_waits: bool
-    observe: Callable[[Packet, bool, int, int], None] | None
+    observe: Observe | None
 
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, write counters. Called when no accept is pending. Must not raise."""
@@ -71,12 +89,13 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
         packet = yield None
     queue, flow_cache, metrics = context.queue, context.flow_cache, context.metrics
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
-    accepted, reply = _in_mark(PacketMark.ACCEPTED, context.mark_mask), _in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
+    accepted, reply = in_mark(PacketMark.ACCEPTED, context.mark_mask), in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
+    parsed = {in_mark(state, context.mark_mask) for state in PARSED_STATES}
     cached = flow_cache.cache.get
     observe = context.observe
     mark = -1  # of the packets of this batch, as they arrived
     accepted_mark = 0
-    is_reply = False
+    is_reply = is_parsed = False
     packets = 0  # of this batch
     max_packets = 1  # of this batch
     pending_id = 0  # of the last packet to be accepted
@@ -100,10 +119,11 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                     mark = packet.get_mark()
                     accepted_mark = mark & ~context.mark_mask | accepted
                     is_reply = mark & context.mark_mask == reply
+                    is_parsed = mark & context.mark_mask in parsed
                 payload = packet.get_payload()
                 answer = NOT_CACHED
                 key = None
-                if not is_reply:
+                if not is_parsed:
                     try:
                         if payload[0] == 0x45:
                             key = ipv4_key(payload)
@@ -116,8 +136,10 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 if answer < 0:
                     if key is not None:
                         answer = flow_cache.answer_key(key, answer)
-                    if answer < 0:
-                        answer = _answer_parsed(context, packet_id, payload, is_reply=is_reply)
+                    if answer == HOLD:
+                        answer = _move(context, packet_id, mark)
+                    elif answer < 0:
+                        answer = _answer_parsed(context, packet_id, payload, mark)
                     cached = flow_cache.cache.get
                 if answer < 0:
                     verdict = Verdict.DROP if answer == MALFORMED else None
@@ -161,25 +183,29 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
         packet = yield verdict
 
 
-def _in_mark(state: PacketMark, mark_mask: int) -> int:
-    """The state, shifted to the lowest bit of the mask."""
-    return state * (mark_mask & -mark_mask)
-
-
-def _answer_parsed(context: WorkerContext, packet_id: int, payload: bytes, *, is_reply: bool) -> int:
-    """Parse a packet and return the flow cache's answer; negative if this function has sent the verdict itself."""
+def _answer_parsed(context: WorkerContext, packet_id: int, payload: bytes, mark: int) -> int:
+    """Parse a packet and return the flow cache's answer; negative if this function has sent the verdict itself, or moved the packet."""
     flow = parse(payload)
     if flow is None:
         context.queue.verdict(packet_id, Verdict.DROP)
         context.metrics.malformed += 1
         return MALFORMED
-    source, destination, protocol, source_port, destination_port = flow
-    # A reply belongs to the connection that it answers, so its header is swapped for the evaluation.
-    swapped = destination, source, protocol, source_port
-    answer = context.flow_cache.answer(swapped if is_reply else (source, destination, protocol, destination_port))
+    state, view = state_of(mark, context.mark_mask), context.flow_cache.view
+    question = question_of_packet(flow, state)
+    if view is not None and unknown_addresses(view, question, state):
+        return _move(context, packet_id, mark)
+    answer = context.flow_cache.answer(question)
+    if answer == HOLD:
+        return _move(context, packet_id, mark)
     if answer < 0:
         _fail(context, packet_id, "no-snapshot")
     return answer
+
+
+def _move(context: WorkerContext, packet_id: int, mark: int) -> int:
+    """Move a packet to the waiting queue, at once, so that the next batch does not accept it."""
+    context.queue.requeue(packet_id, context.waiting_queue, mark)
+    return MOVED
 
 
 def _fail(context: WorkerContext, packet_id: int, cause: str) -> None:

@@ -12,13 +12,17 @@ log = logging.getLogger("worker")
 
 
 class SnapshotLoader:
-    """Loads the newest readable snapshot into the flow cache, and reports refusals to the pool."""
+    """Loads the newest readable snapshot into the flow cache, and reports refusals to the pool.
+
+    `changed`: what the newest one has changed, compared with the one that was in use before it; None: everything.
+    """
 
     def __init__(self, flow_cache: FlowCache, channel: Channel) -> None:
         self._flow_cache = flow_cache
         self._channel = channel
         self._slot: int | None = None
         self._refused: tuple[int, str] | None = None
+        self.changed: tuple[bytes, ...] | None = None
 
     def serve(self, slot: int) -> None:
         """Report refusals for this slot from now on. A standby worker has no slot: it reports an earlier refusal now."""
@@ -39,7 +43,8 @@ class SnapshotLoader:
                 raise SnapshotError(f"version {view.version} came as version {version}")
             # If this process has refused or missed the version before, it cannot determine what has changed since the one that it has.
             is_next = before is not None and version == before.version + 1
-            self._flow_cache.load(view, changed if is_next and self._refused is None else None)
+            self.changed = changed if is_next and self._refused is None else None
+            self._flow_cache.load(view, self.changed)
         except (SnapshotError, OSError) as error:
             self._refused = version, str(error)
             self._report_refusal()

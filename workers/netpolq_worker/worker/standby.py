@@ -5,6 +5,7 @@ those that it writes to. A standby worker has done that.
 """
 
 import logging
+import os
 import select
 import time
 
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 from netpolq.ipc.channel import Channel, Drain, Heartbeat, Logging, Publish, Serve
 from netpolq.logs import set_verbosity
+from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq_worker.waiting.process import WaitingProcess
+from netpolq_worker.waiting.table import HeldTable, map_shared
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.metrics import WorkerMetrics
@@ -27,6 +31,7 @@ log = logging.getLogger("worker")
 class WorkerSettings:
     """What a worker gets when it is forked. `metrics_file_id`: the counters that it continues, in `memory` (a descriptor).
 
+    `waiting_queue`: served by the last slot; `held_table`: descriptor of its table of held packets; `unknown_peers`: see `FlowCache`.
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
     `logging`: what is logged at first. `hints`: report the decisions that are looked up again.
     """
@@ -36,6 +41,10 @@ class WorkerSettings:
     fail_open: bool
     mark_mask: int
     hints: bool
+    waiting_queue: int
+    held_table: int
+    hold_timeout_s: int
+    unknown_peers: AddressRanges
     logging: Logging
     snapshot_version: int
     snapshot_descriptor: int
@@ -49,7 +58,7 @@ class StandbyWorker:
         self._queues = queues
         self._channel = channel
         self._logging = settings.logging
-        self._flow_cache = FlowCache(with_hints=settings.hints)
+        self._flow_cache = FlowCache(with_hints=settings.hints, unknown_peers=settings.unknown_peers)
         self._metrics = WorkerMetrics(settings.metrics_file_id, settings.memory)
         self._loader = SnapshotLoader(self._flow_cache, channel)
         for queue in queues:
@@ -102,6 +111,23 @@ class StandbyWorker:
             if other is not queue:
                 other.detach()
         self._loader.serve(order.slot)
+        settings = self._settings
+        if queue.queue_num == settings.waiting_queue:
+            return WaitingProcess(
+                order,
+                queue,
+                self._channel,
+                self._loader,
+                self._flow_cache,
+                self._metrics,
+                fail_open=settings.fail_open,
+                mark_mask=settings.mark_mask,
+                logging_settings=self._logging,
+                table=HeldTable(map_shared(settings.held_table)),
+                timeout_ns=settings.hold_timeout_s * 1_000_000_000,
+                unknown_peers=settings.unknown_peers,
+            )
+        os.close(settings.held_table)
         return Worker(
             order,
             queue,
@@ -109,7 +135,8 @@ class StandbyWorker:
             self._loader,
             self._flow_cache,
             self._metrics,
-            fail_open=self._settings.fail_open,
-            mark_mask=self._settings.mark_mask,
+            fail_open=settings.fail_open,
+            mark_mask=settings.mark_mask,
+            waiting_queue=settings.waiting_queue,
             logging_settings=self._logging,
         )

@@ -52,6 +52,13 @@ def processes(world: World) -> list[PeerId]:
     return own + [peer for peer, one in world.candidates.items() if one.is_alive]
 
 
+def assert_queues_are_those_of_a_successor_that_goes_on(world: World, path: Path) -> None:
+    """Packets are moved to no queue of a replacement that has not installed its rules, or is known to have ended."""
+    agent = world.agent
+    has_left_to_it = agent.state in {AgentState.LEAVING, AgentState.ENDED} and agent.successor is not None
+    assert agent.successor_queues in ({range(0), range(200, 202)} if has_left_to_it else {range(0)}), path
+
+
 def assert_the_last_process_is_the_agent(world: World, path: Path) -> None:
     left = processes(world)
     assert serving(world) == left, path
@@ -70,6 +77,7 @@ def test_without_faults_one_replacement_becomes_the_agent_in_every_order(replace
             ends += 1
             (agent,) = serving(world)
             assert agent != AGENT, path
+            assert world.agent.successor_queues == range(200, 202), path
             assert world.holder == agent, path
             assert processes(world) == [agent], path
     assert ends >= replacements
@@ -79,6 +87,7 @@ def test_without_faults_one_replacement_becomes_the_agent_in_every_order(replace
 def test_after_faults_at_any_moment_the_process_that_is_left_is_the_agent(faults: int) -> None:
     """Processes that are killed or stopped, supervisors that restart, limits that pass. The lock is free if no process is left."""
     for world, path, is_end in worlds(1, faults):
+        assert_queues_are_those_of_a_successor_that_goes_on(world, path)
         assert agents_that_may_change_rules(world) <= 1, path
         assert len(serving(world)) <= 1, path
         if is_end:

@@ -14,6 +14,7 @@ BYTES = {
     Message(Word.STAND_DOWN): b"stand-down",
     Message(Word.STANDING_DOWN): b"standing-down",
     Message(Word.LEAVE): b"leave",
+    Message(Word.LEAVE, "200:203"): b"leave 200:203",
     Message(Word.LEFT): b"left",
     Message(Word.REFUSED): b"refused",
 }
@@ -43,6 +44,6 @@ def test_any_bytes_are_a_message_or_none(data: bytes) -> None:
 def test_queue_numbers() -> None:
     assert format_queues(range(100, 103)) == "100:102"
     assert parse_queues("100:102") == range(100, 103)
-    for text in ("", "100", "100:", "1:2:3", "a:b"):
-        with pytest.raises(ValueError, match=r"invalid literal|unpack"):
+    for text in ("", "100", "100:", "1:2:3", "a:b", "-1:3", "3:2", "0:65536", "0:99999999999"):
+        with pytest.raises(ValueError, match=r"invalid literal|unpack|is not a range"):
             parse_queues(text)

@@ -214,6 +214,28 @@ def test_the_table_has_no_row_that_is_never_used() -> None:
     assert {(state, cause) for state, cause in AGENT if cause in {*AgentEvent, Word.STAND_DOWN, Word.LEAVE}} <= inputs
 
 
+@pytest.mark.parametrize(
+    ("argument", "queues"),
+    [
+        ("200:203", range(200, 204)),
+        ("", range(0)),
+        ("200", range(0)),
+        ("3:1", range(0)),
+        ("x:y", range(0)),
+        ("0:70000", range(0)),
+    ],
+)
+def test_leave_names_the_queues_of_the_successor_and_counts_without_them(argument: str, queues: range) -> None:
+    """An agent of an earlier version names none. They are forgotten when the successor ends."""
+    agent = agent_in(STOOD_DOWN)
+    assert agent.handle(Received(Message(Word.LEAVE, argument), RIVAL), 1.0)[-1] == Close(RIVAL)
+    assert agent.successor_queues == range(0)
+    assert agent.handle(Received(Message(Word.LEAVE, argument), SUCCESSOR), 1.0) == (AgentTask.LEAVE,)
+    assert agent.successor_queues == queues
+    agent.handle(Ended(SUCCESSOR), 2.0)
+    assert agent.successor_queues == range(0)
+
+
 # --- times and limits --------------------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from netpolq.ipc.takeover.protocol import CONNECTED, AgentState, ReplacementStat
 KEY = "0123456789abcdef"
 LOCK = 7
 AGENT = PeerId(0)
-QUEUES = {Word.QUEUES: "100:101", Word.KEY: KEY, Word.STAND_DOWN: KEY}
+QUEUES = {Word.QUEUES: "100:101", Word.KEY: KEY, Word.STAND_DOWN: KEY, Word.LEAVE: "200:201"}
 MAX_REQUESTS = 2
 """Requests of one replacement, and answers to them, in flight. It repeats them, and the worlds must not be infinitely many."""
 
