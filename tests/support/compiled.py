@@ -1,10 +1,10 @@
 """Compiled policy in tests: a store with everything behind it up to the bytes, small snapshots from values, and a comparable form."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from netpolq.addresses import AddressKey
+from netpolq.addresses import AddressKey, parse_address
 from netpolq.enums import Action, Direction, Protocol, Tier
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod
@@ -43,6 +43,16 @@ def ingress_policy(
         programs={1: Program(Direction.INGRESS, (1,), isolated_by)},
         endpoints=dict.fromkeys(map(AddressKey, endpoints), Endpoint(0, 1)),
     )
+
+
+def known_peers(*, pods: Sequence[str], friends: Sequence[str], strangers: Sequence[str]) -> CompiledDelta:
+    """A NetworkPolicy that isolates pods for ingress and admits friends. `strangers`: have an identity, too, that no rule admits."""
+    delta = ingress_policy(
+        "a/b", endpoints=tuple(map(parse_address, pods)), friends=tuple(map(parse_address, friends)) or (bytes(16),)
+    )
+    addresses = {**dict.fromkeys(map(parse_address, friends), 1), **dict.fromkeys(map(parse_address, strangers), 2)}
+    identities = {number: Identity((0,) if number == 1 else (), ()) for number in addresses.values()}
+    return replace(delta, identities=identities, addresses=addresses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

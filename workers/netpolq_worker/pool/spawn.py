@@ -81,7 +81,8 @@ class WorkerSpawner:
         self._unknown_peers = AddressRanges(settings.hold_unknown_peers)
         self.queues = (*(self._bind(num) for num in settings.queues.numbers), self._bind_waiting(settings.waiting_queue))
         """Those of the workers, and the waiting queue."""
-        self._held_table = table.make()
+        self.held_table = table.make()
+        """Descriptor of what the waiting process holds."""
         self._sandbox = Sandbox()
         # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
         # used first, because each memory takes room.
@@ -137,7 +138,7 @@ class WorkerSpawner:
             signal.set_wakeup_fd(-1)
             queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
             memory = self.memories[metrics_file_id]
-            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory, self._held_table})
+            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory, self.held_table})
             worker_settings = WorkerSettings(
                 metrics_file_id=metrics_file_id,
                 memory=memory,
@@ -145,7 +146,7 @@ class WorkerSpawner:
                 mark_mask=self._settings.mark_mask,
                 hints=self._settings.hints,
                 waiting_queue=self._settings.waiting_queue,
-                held_table=self._held_table,
+                held_table=self.held_table,
                 hold_timeout_s=self._settings.hold_timeout_s,
                 unknown_peers=self._unknown_peers,
                 logging=self.logging,

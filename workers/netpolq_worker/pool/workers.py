@@ -74,7 +74,7 @@ class Workers:
 
     `notify`: called with messages for the supervisor: reports, hints, refusals.
 
-    `snapshot`: the newest one, which the workers evaluate with.
+    `snapshot`: the newest one, which the workers evaluate with. `is_draining`: `drain` was called.
     """
 
     def __init__(self, settings: Settings, events: EventLoop, notify: Callable[[Message], object]) -> None:
@@ -88,7 +88,7 @@ class Workers:
         self._workers: dict[int, WorkerProcess] = {}
         self._standby = Child(min_uptime_s=1.0, free_restarts=1, due=time.monotonic() + _STANDBY_DELAY_S)
         self._last_check = time.monotonic()
-        self._is_draining = False
+        self.is_draining = False
         self._successor_queue: int | None = None
         self.snapshot = SnapshotHandle()
 
@@ -106,6 +106,11 @@ class Workers:
         """The metrics memories of the workers, with their descriptors. The list only grows."""
         return [(Counters(file_id), descriptor) for file_id, descriptor in enumerate(self._spawner.memories)]
 
+    @property
+    def held_table(self) -> int:
+        """Descriptor of the table of held packets."""
+        return self._spawner.held_table
+
     def start_due(self, now: float) -> None:
         """Start each worker that is due, and the standby worker."""
         for slot in self._slots:
@@ -121,7 +126,7 @@ class Workers:
         """Let the standby worker serve a slot, or a new process if there is no standby worker with the newest snapshot."""
         now = time.monotonic()
         order = Serve(slot.number, slot.last_report.packets if slot.last_report is not None else 0, slot.drop_unanswered)
-        worker = self._workers.get(self._standby.pid)
+        worker = None if self.is_draining else self._workers.get(self._standby.pid)  # which ends when the workers drain
         if worker is not None and not worker.behind and worker.channel.send(order):
             self._standby.release(now + _STANDBY_DELAY_S)
         else:
@@ -169,19 +174,19 @@ class Workers:
         if worker.slot is None:
             if pid == self._standby.pid:
                 self._standby.on_exit(now)
-            if not self._is_draining:
+            if not self.is_draining:
                 log.error("standby worker (pid %d) %s", pid, described(code))
             return
         slot = self._slots[worker.slot]
         slot.child.on_exit(now)
         # SIGKILL comes from outside, so packets are not the cause, unless it happens repeatedly (the kernel kills for lack of memory).
         slot.drop_unanswered |= code != -signal.SIGKILL or slot.child.early_exits >= _SUSPECT_EXITS
-        if not self._is_draining or (slot is self._waiting and code):
+        if not self.is_draining or (slot is self._waiting and code):
             if slot.child.is_due(now):
                 attempt(slot.child, partial(self._start_worker, slot))
             log.error("%s (pid %d, queue %d) %s", slot.name, pid, slot.queue.queue_num, described(code))
             self._notify(slot.report())
-        if self._is_draining:
+        if self.is_draining:
             self._drain_waiting()
 
     # --- messages -----------------------------------------------------------------------------------------------------------------
@@ -242,9 +247,9 @@ class Workers:
         The waiting process is the last, because workers move packets to it until their end. What it holds then moves to the waiting
         queue of the agent that takes over. None: there is none, and the failure mode decides.
         """
-        self._is_draining, self._successor_queue = True, successor_queue
         if self._waiting.child.is_due(math.inf):
             attempt(self._waiting.child, partial(self._start_worker, self._waiting))
+        self.is_draining, self._successor_queue = True, successor_queue
         for child in self.children[:-1]:
             child.stop()
         for worker in self._workers.values():

@@ -96,13 +96,17 @@ class WaitingProcess(Worker):
             log.error("waiting process: the table of held packets is damaged; all packets get the verdict of the failure mode")
 
     def run(self) -> None:
-        """Serve until drained, or until the pool is gone. Continues with what its predecessor held."""
+        """Serve until drained, or until the pool is gone."""
+        self.resume()
+        super().run()
+
+    def resume(self) -> None:
+        """Continue with what a predecessor held."""
         suspect = self._held.get(self._table.evaluated) if self._is_suspect else None
         if suspect is not None:
             self._drop_suspect(suspect)
         self._table.evaluated = 0
         self._evaluate_again(None)
-        super().run()
 
     # --- packets that arrive --------------------------------------------------------------------------------------------------------
 
