@@ -85,6 +85,7 @@ class Pod:
     `terminating`: it has a `metadata.deletionTimestamp`, whether or not the grace period is over.
     `created`: `metadata.creationTimestamp`, as written (RFC 3339 sorts as text), or empty. `node_name`: `spec.nodeName` or empty.
     `named_ports`: of containers and of init containers that keep running (restartPolicy Always), in order.
+    `uid`: `metadata.uid` while `ips` is empty, else empty, to save memory: only the pods whose address is unknown are identified by it.
     """
 
     namespace: str
@@ -99,6 +100,7 @@ class Pod:
     terminating: bool = False
     created: str = ""
     named_ports: tuple[NamedPort, ...] = ()
+    uid: str = ""
 
     @property
     def key(self) -> ObjectKey:

@@ -1,8 +1,8 @@
 """Composition root of the supervisor: the only module that constructs its parts and connects them.
 
     source ──► store intake ──► store
-                                  ▲
-                                  │
+                    ▲             ▲
+    CNI results ────┘             │
         ┌───── hold ──────────► enforcer ────────► publisher ◄── strict mode ──► connection labels
         │                         │  │               │  ▲ │
         │        bridge guard ◄───┘  │               │  │ └─► snapshot file
@@ -48,7 +48,7 @@ from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
-from netpolq.supervisor.from_settings import log_start, make_source, ruleset_config, write_policy_status
+from netpolq.supervisor.from_settings import log_start, make_cni_results, make_source, ruleset_config, write_policy_status
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, serve_metrics
@@ -139,6 +139,7 @@ class Supervisor:
         self._progress = progress
         self._store, changes = Store(), Changes()
         self._intake = StoreIntake(self._store, changes, progress)
+        self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
@@ -195,7 +196,7 @@ class Supervisor:
                 *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
                 *([] if self._strict_mode is None else [self._strict_mode.run()]),
                 self._hold.run(source),
-                source.run(self._intake.deliver),
+                *self._intake_of(source),
                 self._host_monitor.watch(self._ruleset, self._bridge_guard),
                 status_socket.look_after(),
                 ReadyLog(readiness.not_ready).watch(),
@@ -205,6 +206,11 @@ class Supervisor:
             await self._snapshot_file.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
+
+    def _intake_of(self, source: Source) -> list[Coroutine[None, None, None]]:
+        if self._cni_results is None:
+            return [source.run(self._intake.deliver)]
+        return [source.run(self._cni_results.on_update), self._cni_results.run()]
 
     def _readiness(self, source: Source) -> Readiness:
         return Readiness(
@@ -223,6 +229,7 @@ class Supervisor:
             host_monitor=self._host_monitor,
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
+            cni_results=self._cni_results,
         )
 
     def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:

@@ -11,8 +11,11 @@ from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane
 from netpolq.settings import Settings
+from netpolq.sources.cni_results.early_addresses import EarlyAddresses
+from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.folder.source import ManifestFolder
-from netpolq.sources.source import Source
+from netpolq.sources.source import Deliver, Source
+from netpolq.store import Store
 
 log = logging.getLogger("supervisor")
 
@@ -25,6 +28,13 @@ def make_source(settings: Settings) -> Source:
     from netpolq.sources.kubernetes.source import ClusterSource  # noqa: PLC0415
 
     return ClusterSource(settings.kubeconfig, node_name=settings.hostname)
+
+
+def make_cni_results(settings: Settings, store: Store, deliver: Deliver) -> CniResults | None:
+    """The reader of CNI results, whose updates go to `deliver`; None if switched off, or with manifests, which name all addresses."""
+    if settings.cni_results is None or settings.manifests is not None:
+        return None
+    return CniResults(settings.cni_results, EarlyAddresses(settings.hostname, store.pods_with_address), deliver)
 
 
 def write_policy_status(settings: Settings, source: Source, registry: CollectorRegistry) -> list[Coroutine[None, None, None]]:

@@ -11,6 +11,7 @@ from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
 from netpolq.settings import Settings
+from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.source import Source
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
@@ -25,6 +26,7 @@ from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import (
+    CniResultsStatus,
     DataplaneStatus,
     SourceStatus,
     Status,
@@ -42,7 +44,9 @@ _MAX_BEHIND_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`: None if switched off."""
+    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`: None if switched
+    off.
+    """
 
     settings: Settings
     form: Dataplane
@@ -59,6 +63,7 @@ class Readiness:
     host_monitor: HostMonitor
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
+    cni_results: CniResults | None
 
     def not_ready(self) -> list[str]:
         """Reasons why the agent is not ready; empty if it is ready."""
@@ -147,6 +152,7 @@ class Readiness:
                 objects=self.object_counts,
                 ignored=dict(self.store.ignored),
             ),
+            cni_results=self._cni_results_status(),
             rejected=list(self.store.rejections),
             dataplane=DataplaneStatus(
                 form=self.form.value,
@@ -186,6 +192,19 @@ class Readiness:
             size=self.settings.verdict_cache_size,
             ttl_s=self.settings.verdict_cache_ttl_s,
             hits=counts.hits if counts is not None else 0,
+        )
+
+    def _cni_results_status(self) -> CniResultsStatus | None:
+        results = self.cni_results
+        if results is None:
+            return None
+        return CniResultsStatus(
+            location=results.location,
+            folder_exists=results.content.is_present,
+            early_addresses=results.early.count,
+            unusable_files=len(results.content.unusable),
+            example=results.content.example,
+            problems=[problem for problem in (results.content.problem, results.problem) if problem is not None],
         )
 
     def _strict_mode_status(self) -> StrictModeStatus:

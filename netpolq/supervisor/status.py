@@ -57,6 +57,21 @@ class SourceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CniResultsStatus:
+    """The folder of CNI results. `folder_exists`: false while it is missing. `early_addresses`: of pods of this node whose addresses the
+    API does not report yet. `unusable_files`: files that are no results, and `example`: one of them with the reason, or empty.
+    `problems`: why results may be missing or late.
+    """
+
+    location: str
+    folder_exists: bool
+    early_addresses: int
+    unusable_files: int
+    example: str
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataplaneStatus:
     """The ruleset. `form`: native or compat. `queues`: `first:last`. `isolated_*`: local addresses in the sets of a direction.
 
@@ -100,9 +115,10 @@ class StrictModeStatus:
 class Status:
     """The whole document. `node`: the node name that makes a pod local.
 
-    `snapshot_version`: the newest published version. `in_force_version`: the newest version that every worker uses and whose isolated
-    pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or None. `programming_latency_s`: from the notice of
-    the last change that came into force until then; None before. `waiting`: None before its first report.
+    `cni_results`: None if the agent does not read them. `snapshot_version`: the newest published version. `in_force_version`: the newest
+    version that every worker uses and whose isolated pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or
+    None. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
+    `waiting`: None before its first report.
     """
 
     version: str
@@ -114,6 +130,7 @@ class Status:
     workers: list[WorkerStatus]
     waiting: WaitingStatus | None
     source: SourceStatus
+    cni_results: CniResultsStatus | None
     rejected: list[Rejection]
     dataplane: DataplaneStatus
     verdict_cache: VerdictCacheStatus
@@ -138,6 +155,7 @@ def decode(data: bytes) -> Status:
                 "workers": [WorkerStatus(**worker) for worker in document["workers"]],
                 "waiting": _waiting(document.get("waiting")),
                 "source": SourceStatus(**document["source"]),
+                "cni_results": None if document["cni_results"] is None else CniResultsStatus(**document["cni_results"]),
                 "rejected": [_rejection(rejection) for rejection in document["rejected"]],
                 "dataplane": DataplaneStatus(**document["dataplane"]),
                 "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),

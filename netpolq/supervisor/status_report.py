@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from netpolq.logs import one_line
-from netpolq.supervisor.status import Status, StrictModeStatus, VerdictCacheStatus, WaitingStatus, WorkerStatus
+from netpolq.supervisor.status import CniResultsStatus, Status, StrictModeStatus, VerdictCacheStatus, WaitingStatus, WorkerStatus
 
 
 def render_json(status: Status) -> str:
@@ -31,6 +31,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("source", f"{source.kind} {source.location}, {'synced' if source.synced else 'not synced'}, {age}"),
             *(("source problem", problem) for problem in source.problems),
             ("objects", _counts(source.objects) + ignored),
+            *(_cni_results(status.cni_results) if status.cni_results is not None else ()),
             ("data plane", f"{dataplane.form}, queues {dataplane.queues}, fail-{'open' if dataplane.fail_open else 'closed'}"),
             ("isolated addresses", f"{dataplane.isolated_ingress} ingress, {dataplane.isolated_egress} egress"),
             *((("hold", dataplane.hold),) if dataplane.hold is not None else ()),
@@ -58,6 +59,14 @@ def _lines(status: Status) -> Iterator[str]:
             *before, last = rejection.message, *rejection.further
             yield from (f"      {text}" for text in before)
             yield f"      {last}; {rejection.consequence}"
+
+
+def _cni_results(results: CniResultsStatus) -> Iterator[tuple[str, str]]:
+    missing = "" if results.folder_exists else " does not exist"
+    yield "CNI results", f"{results.location}{missing}, {results.early_addresses} early addresses"
+    yield from (("CNI results problem", problem) for problem in results.problems)
+    if results.unusable_files:
+        yield "CNI results not used", f"{results.unusable_files}, such as {results.example}"
 
 
 def _snapshot(status: Status) -> str:

@@ -21,11 +21,12 @@ def pod(body: Field, namespace: str, name: str, report: Report) -> Pod:
     status = read_or(Field.record, body.get("status"), report, Field("status", None))
     label_map = read_or(Field.record, metadata.get("labels"), report, Field("metadata.labels", None))
     phase = read_or(_phase, status.get("phase"), report, "")
+    ips = tuple(_addresses(status, "podIP", report))
     return Pod(
         namespace=SHARED.intern(namespace),
         name=name,
         labels=SHARED.intern(Labels(labels_where_valid(label_map, report))),
-        ips=tuple(_addresses(status, "podIP", report)),
+        ips=ips,
         host_ips=SHARED.intern(tuple(_addresses(status, "hostIP", report))),
         node_name=SHARED.intern(read_or(_node_name, spec.get("nodeName"), report, "")),
         host_network=read_or(Field.flag, spec.get("hostNetwork"), report, False),
@@ -35,6 +36,7 @@ def pod(body: Field, namespace: str, name: str, report: Report) -> Pod:
         terminating=bool(read_or(timestamp, metadata.get("deletionTimestamp"), report, "")),
         created=read_or(timestamp, metadata.get("creationTimestamp"), report, ""),
         named_ports=SHARED.intern(tuple(_named_ports(spec, report))),
+        uid="" if ips else read_or(Field.text, metadata.get("uid"), report, ""),
     )
 
 

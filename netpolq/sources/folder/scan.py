@@ -68,7 +68,7 @@ class Scan:
 
 def scan(folder: str) -> Scan:
     """Scan everything below a folder. Never raises."""
-    found = Scan(names=set(_names("/", folder)))
+    found = Scan(names=set(path_names("/", folder)))
     seen: set[tuple[int, int]] = set()
     pending = [("", folder)]
     while pending:
@@ -92,7 +92,7 @@ def scan(folder: str) -> Scan:
         for entry in reversed(entries):
             if entry.is_symlink():
                 real_path = real_path or os.path.realpath(path)
-                found.names.update(_names(real_path, entry.name))
+                found.names.update(path_names(real_path, entry.name))
             if _is_directory(found, relative + entry.name, entry):
                 pending.append((f"{relative}{entry.name}/", entry.path))
     return found
@@ -119,7 +119,7 @@ def _is_directory(found: Scan, relative: str, entry: os.DirEntry[str]) -> bool:
     return False
 
 
-def _names(start: str, path: str) -> Iterator[tuple[str, str]]:
+def path_names(start: str, path: str) -> Iterator[tuple[str, str]]:
     """The names that a path depends on, each with its directory: each symbolic link, and the last or first missing component."""
     current, links = start, 0
     parts = path.split("/")[::-1]

@@ -10,6 +10,8 @@ import errno
 import os
 import time
 
+from collections.abc import Callable
+
 from asyncinotify import Event, Inotify, Mask
 
 from netpolq.sources.folder.scan import Scan, is_manifest_name
@@ -35,10 +37,11 @@ class FolderWatch:
     """Watches on the directories of the latest scan. A context manager; belongs to one event loop.
 
     `complete`: whether every one of them has a watch; if not, regular scans are necessary. `problem`: the reason, if it is a limit of the
-    kernel, or None.
+    kernel, or None. `is_file_name`: whether a file of this name in such a directory matters.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_file_name: Callable[[str], bool] = is_manifest_name) -> None:
+        self._is_file_name = is_file_name
         self.complete = True
         self.problem: str | None = None
         self._inotify: Inotify | None = None
@@ -135,4 +138,4 @@ class FolderWatch:
             return True
         if event.watch.wd not in self._every_name or name.startswith("."):
             return False
-        return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or is_manifest_name(name)
+        return bool(event.mask & (_STRUCTURE | Mask.ISDIR)) or self._is_file_name(name)

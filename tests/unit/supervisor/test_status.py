@@ -16,6 +16,7 @@ from netpolq.dataplane import ruleset
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.model import Rejection
 from netpolq.supervisor.status import (
+    CniResultsStatus,
     DataplaneStatus,
     SourceStatus,
     Status,
@@ -50,6 +51,14 @@ STATUS = Status(
         problems=[],
         objects={"namespaces": 2, "pods": 5, "policies": 4, "cluster_policies": 1, "nodes": 0},
         ignored={"Service": 3},
+    ),
+    cni_results=CniResultsStatus(
+        location="/var/lib/cni/results",
+        folder_exists=True,
+        early_addresses=2,
+        unusable_files=3,
+        example="net-1-eth0: is not JSON",
+        problems=["no inotify watch is left"],
     ),
     rejected=[
         Rejection(
@@ -242,6 +251,23 @@ def test_a_manifest_cannot_steer_the_terminal() -> None:
 )
 def test_ages_are_shown_in_the_unit_that_suits_them(age_s: float, text: str) -> None:
     assert f"last sync {text} ago" in render_text(replace(STATUS, source=replace(STATUS.source, age_s=age_s)))
+
+
+def test_the_page_shows_cni_results_that_are_read_and_what_is_wrong_with_them() -> None:
+    lines = [line for line in render_text(STATUS).splitlines() if line.startswith("CNI results")]
+    assert [line.split("  ")[-1].strip() for line in lines] == [
+        "/var/lib/cni/results, 2 early addresses",
+        "no inotify watch is left",
+        "3, such as net-1-eth0: is not JSON",
+    ]
+    assert STATUS.cni_results is not None
+    missing = replace(STATUS.cni_results, folder_exists=False, early_addresses=0, unusable_files=0, example="", problems=[])
+    page = render_text(replace(STATUS, cni_results=missing))
+    assert "/var/lib/cni/results does not exist, 0 early addresses" in page
+    assert "CNI results not used" not in page
+    off = replace(STATUS, cni_results=None)
+    assert "CNI results" not in render_text(off)
+    assert decode(encode(off)) == off
 
 
 def test_what_the_run_directory_lacks_is_shown() -> None:
