@@ -190,12 +190,13 @@ def test_beyond_the_bound_the_newest_files_count_and_the_others_are_reported(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "MAX_FILES", 3)
-    for number in range(5):
-        path = write_result(folder.path, result_document(f"app/p{number}", "u", "10.1.0.1", sandbox=f"s{number}"))
-        os.utime(path, ns=(0, (number + 1) * 10**9))
+    pods = [result_document(f"app/p{number}", "u", "10.1.0.1", sandbox=f"s{number}") for number in range(5)]
+    paths = [write_result(folder.path, pod) for pod in pods]
+    for number, path in enumerate(paths, 1):
+        os.utime(path, ns=(0, number * 10**9))
     assert folder.pods() == ["p2", "p3", "p4"]
     assert folder.scan().problem == "more than 3 files: the 2 oldest are not read"
-    path.unlink()
+    paths[-1].unlink()
     assert folder.pods() == ["p1", "p2", "p3"]
 
 
