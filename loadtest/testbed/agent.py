@@ -46,6 +46,7 @@ class Status(TypedDict):
     in_force_version: int
     workers: list[WorkerStatus]
     source: dict[str, object]
+    cni_results: dict[str, object] | None
     rejected: list[dict[str, object]]
     dataplane: dict[str, object]
     verdict_cache: dict[str, int]
