@@ -141,11 +141,11 @@ class Store:
 
     def _move_addresses(self, before: Pod | None, after: Pod | None) -> None:
         """Replace the address assignments of a pod."""
-        for address in _reported_addresses(before):
+        for address in reported_addresses(before):
             self._dirty.addresses.add(address)
             rest = tuple(pod for pod in self.pods_with_address(address) if pod is not before)
             self._set_pods(address, rest)
-        for address in _reported_addresses(after):
+        for address in reported_addresses(after):
             self._dirty.addresses.add(address)
             present = self.pods_with_address(address)
             self._set_pods(address, (*present, after) if present and after is not None else (after,) if after else ())
@@ -220,7 +220,7 @@ class Store:
         """
         owners: dict[bytes, Pod] = {}
         for pod in self.pods.values():
-            for address in _reported_addresses(pod):
+            for address in reported_addresses(pod):
                 other = owners.setdefault(address, pod)
                 if other is not pod and _precedence(pod) > _precedence(other):
                     owners[address] = pod
@@ -251,7 +251,8 @@ class Store:
         return sorted(found, key=lambda policy: (policy.priority, policy.qualified_name))
 
 
-def _reported_addresses(pod: Pod | None) -> tuple[AddressKey, ...]:
+def reported_addresses(pod: Pod | None) -> tuple[AddressKey, ...]:
+    """The addresses that a pod may own: none if it has completed, uses its node's network, or does not exist."""
     if pod is None or pod.completed or pod.host_network:
         return ()
     return tuple(address for address in pod.ips if address not in pod.host_ips)

@@ -23,6 +23,7 @@ from itertools import chain
 from netpolq.addresses import AddressKey
 from netpolq.model import ObjectKey, Pod, Rejection, Update
 from netpolq.sources.cni_results.folder import ResultFile
+from netpolq.store import reported_addresses
 
 Identity = tuple[str, str, str]
 """Namespace, name and UID of a pod."""
@@ -40,7 +41,6 @@ class EarlyAddresses:
         self._early: dict[ObjectKey, tuple[AddressKey, ...]] = {}
         self._results: dict[Identity, tuple[AddressKey, ...]] = {}
         self._node_addresses: dict[ObjectKey, tuple[AddressKey, ...]] = {}
-        self._is_synced = False
         self._rejections: tuple[Rejection, ...] = ()
         self._ignored: Mapping[str, int] = {}
         self.total = 0
@@ -52,7 +52,7 @@ class EarlyAddresses:
 
     def on_update(self, update: Update) -> Update:
         """The update of a source with the early addresses of its pods, and with changes of those of other pods."""
-        self._is_synced, self._rejections, self._ignored = True, update.rejections, update.ignored
+        self._rejections, self._ignored = update.rejections, update.ignored
         upserted = {item.key: item for item in update.upserted}
         for key in chain(update.deleted, upserted):
             self._waiting.pop(key, None)
@@ -71,12 +71,10 @@ class EarlyAddresses:
         return replace(update, upserted=tuple({**upserted, **{key: self._filled(key) for key in changed}}.values()))
 
     def on_results(self, results: Iterable[ResultFile], observed_ns: int) -> Update | None:
-        """Replace all results. Returns the update of the pods whose early addresses change; None without any, or before the first update
-        of the source.
+        """Replace all results. Returns the update of the pods whose early addresses change; None without any, so also before the first
+        update of the source.
         """
         self._results = _addresses_by_pod(results)
-        if not self._is_synced:
-            return None
         early = self._evaluate({}, frozenset())
         changed = [key for key in self._waiting if early.get(key) != self._early.get(key)]
         self._adopt(early)
@@ -88,7 +86,7 @@ class EarlyAddresses:
     def _note(self, key: ObjectKey, pod: Pod) -> None:
         if pod.host_ips:
             self._node_addresses[key] = pod.host_ips
-        if not (pod.ips or pod.host_network or pod.completed or pod.terminating) and pod.uid:
+        if not (pod.ips or pod.host_network or pod.completed or pod.terminating):
             self._waiting[key] = pod
 
     def _filled(self, key: ObjectKey) -> Pod:
@@ -111,7 +109,7 @@ class EarlyAddresses:
             return {}
         claimants = Counter(chain.from_iterable(claims.values()))
         taken = {address for address in claimants if self._is_taken(address, upserted, deleted)}
-        taken.update(chain.from_iterable(pod.ips for pod in upserted.values() if self._keeps_addresses(pod)))
+        taken.update(chain.from_iterable(reported_addresses(pod) for pod in upserted.values() if self._keeps_addresses(pod)))
         taken.update(*self._node_addresses.values())
         early: dict[ObjectKey, tuple[AddressKey, ...]] = {}
         for key, addresses in claims.items():
@@ -129,8 +127,8 @@ class EarlyAddresses:
         return False
 
     def _keeps_addresses(self, pod: Pod) -> bool:
-        """Whether the addresses in a pod's status are its own for certain."""
-        return not (pod.completed or pod.host_network or (pod.terminating and pod.node_name == self._node_name))
+        """Whether the addresses that a pod reports are its own for certain."""
+        return not pod.terminating or pod.node_name != self._node_name
 
 
 def _addresses_by_pod(results: Iterable[ResultFile]) -> dict[Identity, tuple[AddressKey, ...]]:

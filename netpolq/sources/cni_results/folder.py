@@ -58,11 +58,11 @@ class Content:
 
 @dataclass(slots=True, kw_only=True)
 class _File:
-    """A file as last read. `read`: its fingerprint, None to read it again. `seen`, `seen_ns`: the latest one, and since when."""
+    """A file as last read. `fingerprint`: None to read it again. `read_ns`: when it was read; `modified_ns`: when it was written."""
 
-    read: Fingerprint | None = None
-    seen: Fingerprint | None = None
-    seen_ns: int = 0
+    fingerprint: Fingerprint | None = None
+    read_ns: int = 0
+    modified_ns: int = 0
     result: CniResult | None = None
     problem: str | None = None
     may_be_incomplete: bool = False
@@ -86,7 +86,6 @@ class ResultsFolder:
         try:
             newest, left_out = _newest(self._folder)
         except FileNotFoundError:
-            self._files.clear()
             return Content(is_present=False)
         except OSError as error:
             newest, left_out, problem = {}, 0, f"the folder cannot be read: {error.strerror or error}"
@@ -98,12 +97,10 @@ class ResultsFolder:
         return self._content(problem, now_ns)
 
     def _refresh(self, name: str, status: os.stat_result, now_ns: int, wall_ns: int) -> None:
-        file, fingerprint = self._files[name], Fingerprint.of(status)
-        if file.read == fingerprint:
+        fingerprint = Fingerprint.of(status)
+        if self._files[name].fingerprint == fingerprint:
             return
-        if file.seen != fingerprint:
-            file.seen, file.seen_ns = fingerprint, now_ns
-        file.read, file.result, file.problem, file.may_be_incomplete = None, None, None, False
+        file = self._files[name] = _File(read_ns=now_ns, modified_ns=fingerprint.modified_ns)
         try:
             file.result = read_result(_read(f"{self._folder}/{name}", status))
         except ResultError as error:
@@ -112,16 +109,16 @@ class ResultsFolder:
             file.problem = error.strerror or str(error)
             return  # read again at each scan
         if not 0 <= wall_ns - max(fingerprint.modified_ns, fingerprint.changed_ns) < CLOCK_TICK_NS:
-            file.read = fingerprint
+            file.fingerprint = fingerprint
 
     def _content(self, problem: str | None, now_ns: int) -> Content:
         results: list[ResultFile] = []
         unusable: dict[str, str] = {}
         rescan_after_ns: int | None = None
         for name, file in sorted(self._files.items()):
-            if file.result is not None and file.seen is not None:
-                results.append(ResultFile(file.seen.modified_ns, file.result))
-            remaining_ns = file.seen_ns + INCOMPLETE_NS - now_ns
+            if file.result is not None:
+                results.append(ResultFile(file.modified_ns, file.result))
+            remaining_ns = file.read_ns + INCOMPLETE_NS - now_ns
             if file.may_be_incomplete and remaining_ns > 0:
                 rescan_after_ns = min(remaining_ns, rescan_after_ns or remaining_ns)
             elif file.problem is not None:

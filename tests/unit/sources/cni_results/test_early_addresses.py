@@ -117,7 +117,7 @@ INELIGIBLE: dict[str, Pod] = {
     "without a UID": pod("web", uid=""),
     "of another name": pod("web-2"),
     "of another namespace": replace(pod("web"), namespace="other"),
-    "with an address": pod("web", "10.1.0.9"),
+    "with an address": replace(pod("web", "10.1.0.9"), uid="u1"),
 }
 
 
@@ -174,7 +174,7 @@ def test_the_files_of_one_sandbox_add_up_and_the_newest_sandbox_counts() -> None
     joined = Joined(pod("web"))
     joined.write(a=file("web", "10.1.0.7", written=1), b=file("web", "10.2.0.7", "10.1.0.7", written=2))
     assert joined.addresses() == ["10.1.0.7", "10.2.0.7"]
-    joined.write(c=file("web", "10.1.0.8", sandbox="s2", written=3))
+    joined.write(c=file("web", "10.1.0.8", sandbox="s0", written=3))
     assert joined.addresses() == ["10.1.0.8"]
     joined.remove("c")
     assert joined.addresses() == ["10.1.0.7", "10.2.0.7"]
@@ -208,6 +208,24 @@ def test_a_pod_of_this_node_that_is_being_deleted_does_not_keep_its_address_from
     assert owner.name == "web"
     joined.put(replace(pod("db", "10.1.0.7", node=OTHER_NODE), terminating=True))
     assert joined.addresses() == []
+
+
+@pytest.mark.parametrize(
+    "node_pod",
+    [
+        replace(pod("far", "10.1.0.7", node=OTHER_NODE), host_network=True),
+        replace(pod("far", "10.1.0.7", node=OTHER_NODE), host_ips=(parse_address("10.1.0.7"),)),
+    ],
+    ids=["on its host's network", "with the address of its host"],
+)
+def test_a_pod_that_owns_no_address_keeps_none_from_another(node_pod: Pod) -> None:
+    """In one update and in two, as in the store."""
+    joined = Joined()
+    joined.write(f=file("web", "10.1.0.7"))
+    joined.put(pod("web"), node_pod)
+    assert joined.addresses() == ["10.1.0.7"]
+    joined.put(pod("web"))
+    assert joined.addresses() == ["10.1.0.7"]
 
 
 def test_an_address_of_the_node_is_no_early_address() -> None:

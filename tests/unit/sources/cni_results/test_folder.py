@@ -1,17 +1,20 @@
 """The folder of CNI results on a real file system: what a scan reads, when, and what it refuses."""
 
+import errno
 import json
 import os
 import socket
 import tempfile
+import time
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from netpolq.addresses import parse_address
 from netpolq.sources.cni_results import folder as folder_module
-from netpolq.sources.cni_results.folder import CLOCK_TICK_NS, INCOMPLETE_NS, MAX_FILE_BYTES, Content, ResultsFolder
+from netpolq.sources.cni_results.folder import INCOMPLETE_NS, MAX_FILE_BYTES, Content, ResultsFolder
 from tests.support.cni_results import loopback_document, result_document, write_result
 
 LATER_NS = 10**12
@@ -94,16 +97,23 @@ def test_a_file_is_read_again_only_if_it_has_changed(folder: Folder, monkeypatch
 def test_a_file_that_has_just_changed_is_read_again(folder: Folder) -> None:
     """Within a tick of the clock another change leaves no trace: same size, same time."""
     path = write_result(folder.path, WEB)
-    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
-    text = path.read_text()
+    for number in range(10, 60):
+        with path.open("r+b") as file:
+            file.write(json.dumps(result_document("app/web", "u1", f"10.1.0.{number}")).encode())
+        (only,) = folder.scan(wall_ns=time.time_ns()).results
+        assert only.result.addresses == (parse_address(f"10.1.0.{number}"),)
 
-    def web_at(address: str) -> list[str]:
-        path.write_text(text.replace("10.1.0.7", address))
-        os.utime(path, ns=times)
-        changed_ns = path.stat().st_ctime_ns
-        return [file.result.addresses[0].hex() for file in folder.scan(wall_ns=changed_ns + CLOCK_TICK_NS - 1).results]
 
-    assert web_at("10.1.0.8") != web_at("10.1.0.9")
+def test_a_file_whose_device_fails_is_read_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_result(folder.path, WEB)
+
+    def failing(_path: str, _status: os.stat_result) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "_read", failing)
+        assert folder.scan().unusable == {"net-s1-eth0": "Input/output error"}
+    assert folder.pods() == ["web"]
 
 
 def test_a_file_that_is_being_written_is_a_problem_only_after_some_time(folder: Folder) -> None:

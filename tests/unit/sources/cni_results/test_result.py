@@ -78,7 +78,7 @@ def test_the_addresses_of_the_pod_are_found_in_every_version_of_a_result(fields:
     [
         loopback_document("app/web", "u1"),
         with_arguments(),
-        with_arguments(["IgnoreUnknown", "1"], ["CONTAINER", "podman"]),
+        with_arguments(["IgnoreUnknown", "1"], ["CONTAINER", "podman" * 100]),
         {key: value for key, value in document().items() if key != "cniArgs"},
         {key: value for key, value in document().items() if key != "result"},
         with_result(),
@@ -138,7 +138,10 @@ HOSTILE: dict[str, tuple[object, str]] = {
     "mapped loopback": (with_ip("::ffff:127.0.0.1/128"), "result.ips[0].address"),
     "an interface that is not there": (with_ip("10.1.0.7/24", interface=0), "result.ips[0].interface"),
     "a negative interface": (with_ip("10.1.0.7/24", interface=-1), "result.ips[0].interface"),
-    "an interface of another type": (with_ip("10.1.0.7/24", interface=True), "result.ips[0].interface"),
+    "an interface of another type": (
+        with_result(ips=[{"address": "10.1.0.7/24", "interface": True}], interfaces=[{"name": "a"}, {"name": "eth0"}]),
+        "result.ips[0].interface",
+    ),
     "interfaces of another type": (with_result(ips=[], interfaces="secret"), "result.interfaces"),
     "too many addresses": (document(*(f"10.1.0.{n}" for n in range(MAX_ADDRESSES + 1))), "result.ips"),
     "ip4 of another type": (with_result(ip4="secret"), "result.ip4"),

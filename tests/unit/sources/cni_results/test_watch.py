@@ -12,6 +12,7 @@ import pytest
 from netpolq.addresses import format_address
 from netpolq.model import Pod, Update
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
+from netpolq.sources.cni_results.folder import Content, ResultsFolder
 from netpolq.sources.cni_results.watch import CniResults
 from netpolq.store import Store
 from tests.support.cni_results import result_document, write_result
@@ -113,6 +114,32 @@ async def test_a_folder_that_is_replaced_is_read_from_then_on(watched: Watched) 
     await watched.until_known("10.1.0.8")
     write_result(watched.folder, result_document("app/web", "u1", "10.1.0.99"))
     await watched.until_known("10.1.0.99")
+
+
+async def test_a_file_that_is_written_during_a_scan_is_found(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, is_written = ResultsFolder.scan, False
+
+    def scan_then_write(self: ResultsFolder, now_ns: int, wall_ns: int) -> Content:
+        nonlocal is_written
+        content = scan(self, now_ns, wall_ns)
+        if any(watched.folder.glob("first")) and not is_written:
+            is_written = bool(write_result(watched.folder, WEB))
+        return content
+
+    watched.folder.mkdir(parents=True)
+    await watched.until_scanned()
+    monkeypatch.setattr(ResultsFolder, "scan", scan_then_write)
+    (watched.folder / "first").mkdir()
+    await watched.until_known("10.1.0.7")
+
+
+async def test_a_file_that_stays_incomplete_is_reported_without_another_event(watched: Watched) -> None:
+    watched.folder.mkdir(parents=True)
+    (watched.folder / "net-s1-eth0").write_text("{")
+    await watched.until_scanned()
+    async with asyncio.timeout(DEADLINE_S / 2):
+        while not watched.results.content.unusable:  # noqa: ASYNC110  # operators read it; no task waits for it
+            await asyncio.sleep(0.01)
 
 
 async def test_a_file_behind_more_events_than_the_kernel_keeps_is_found(watched: Watched) -> None:
