@@ -120,7 +120,7 @@ demo: $(STAMP) ## a small cluster in a box: its connectivity without policies, w
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
 	$(BIN)/python -m loadtest $(BENCH)
 
-fuzz: $(STAMP) ## bytes that a guided fuzzer makes up, into parser, snapshot and messages; FUZZ="--seconds 600"
+fuzz: $(STAMP) ## bytes that a guided fuzzer makes up, into parser, snapshot, messages and CNI results; FUZZ="--seconds 600"
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 soak: $(STAMP) test-setup ## minutes of traffic, changes, kills and upgrades with promises checked; SOAK="--minutes 30" (root)

@@ -7,10 +7,12 @@ import tempfile
 
 from collections.abc import Callable
 
+from netpolq.addresses import is_of_one_host
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import Failure, Hints, Refusal, Taken, decode, encode, unpack_hints
 from netpolq.snapshot.layout import PREFIX_BYTES
 from netpolq.snapshot.reader import SnapshotReader
+from netpolq.sources.cni_results.result import MAX_ADDRESSES, ResultError, read_result
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import COPY_BYTES, parse
 from tests.property.test_hostile_snapshots import with_right_checksums
@@ -129,10 +131,26 @@ def channel(data: bytes) -> None:
             return
 
 
+def cni_result(data: bytes) -> None:
+    """A file of the container runtime: it gives addresses of hosts to a pod, or none, or is refused without a word of its content."""
+    try:
+        result = read_result(data)
+    except ResultError as error:
+        assert str(error) == "is not JSON" or str(error).endswith(" is not what libcni writes")
+        return
+    if result is not None:
+        assert result.namespace
+        assert result.name
+        assert result.uid
+        assert 0 < len(result.addresses) <= MAX_ADDRESSES
+        assert all(len(address) == 16 and is_of_one_host(address) for address in result.addresses)
+
+
 TARGETS: dict[str, Callable[[], Callable[[bytes], None]]] = {
     "packet": PacketTarget,
     "snapshot": lambda: snapshot,
     "words": WordsTarget,
     "channel": lambda: channel,
+    "cni-result": lambda: cni_result,
 }
 """The targets by name. The fuzzing process creates its target once."""

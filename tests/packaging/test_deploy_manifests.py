@@ -60,6 +60,7 @@ VALUE_SETS: dict[str, Values] = {
         },
         "runDir": "/var/run/netpolq",
         "cniConfDir": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+        "cniCacheDir": "/mnt/cni",
         "resources": {"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "2Gi"}},
         "updateStrategy": {"maxSurge": "10%"},
         "tolerations": [],
@@ -84,6 +85,7 @@ VALUE_SETS: dict[str, Values] = {
         "priorityClassName": "",
     },
     "without the CNI configuration": {"cniConfDir": "", "agent": {"podCidrs": ["10.244.0.0/16"]}},
+    "without CNI results": {"cniCacheDir": ""},
     "with conditions of policies": {"agent": {"policyStatus": True}},
     "without conditions of policies": {"agent": {"policyStatus": False}},
     "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
@@ -104,6 +106,7 @@ REFUSED: dict[str, Values] = {
     "a digest that is none": {"image": {"digest": "sha256:0"}},
     "a relative run directory": {"runDir": "run/netpolq"},
     "a relative folder of the CNI configuration": {"cniConfDir": "cni/net.d"},
+    "a relative folder of CNI results": {"cniCacheDir": "lib/cni"},
     "a text for a list of pod ranges": {"agent": {"podCidrs": "10.244.0.0/16,fd00::/56"}},
     "an address for a pod range": {"agent": {"podCidrs": ["10.244.0.1"]}},
     "every address as a pod range": {"agent": {"podCidrs": ["0.0.0.0/0"]}},
@@ -276,6 +279,7 @@ def test_the_charts_settings_reach_the_agent() -> None:
     assert host_paths(deployment) == {
         "/run/netpolq": "/var/run/netpolq",
         "/etc/cni/net.d": "/var/lib/rancher/k3s/agent/etc/cni/net.d",
+        "/var/lib/cni": "/mnt/cni",
     }
 
 
@@ -295,7 +299,9 @@ def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run
     """
     settings, paths = settings_of(deployment), host_paths(deployment)
     assert settings.cni_conf_dir is not None
-    assert paths.keys() - {str(settings.cni_conf_dir)} == {str(settings.run_dir)}
+    assert settings.cni_results is not None
+    readable = {str(settings.cni_conf_dir), str(settings.cni_results.parent)}
+    assert paths.keys() - readable == {str(settings.run_dir)}
     if settings.fail_open:
         assert str(settings.cni_conf_dir) not in paths
     else:
@@ -307,8 +313,17 @@ def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run
 def test_a_chart_without_the_folder_of_the_cni_configuration_mounts_none_of_it() -> None:
     """The folder may also have credentials of the network plugin."""
     deployment = rendered("chart, without the CNI configuration")
-    assert host_paths(deployment).keys() == {"/run/netpolq"}
+    assert host_paths(deployment).keys() == {"/run/netpolq", "/var/lib/cni"}
     assert listed(settings_of(deployment).pod_cidrs) == "10.244.0.0/16"
+
+
+def test_the_agent_finds_cni_results_in_the_folder_around_them_unless_the_chart_is_told_otherwise(deployment: Deployment) -> None:
+    """`results` itself may be missing, and come later: the container runtime creates it with the first pod."""
+    without = rendered("chart, without CNI results")
+    folder = settings_of(deployment).cni_results
+    assert folder is not None
+    assert (str(folder.parent) in host_paths(deployment)) == (deployment != without)
+    assert str(folder) not in host_paths(deployment)
 
 
 @pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED)

@@ -95,7 +95,7 @@ def test_a_file_is_read_again_only_if_it_has_changed(folder: Folder, monkeypatch
 
 
 def test_a_file_that_has_just_changed_is_read_again(folder: Folder) -> None:
-    """Within a tick of the clock another change leaves no trace: same size, same time."""
+    """Before Linux 6.13 another change within a tick of the clock leaves no trace: same size, same time."""
     path = write_result(folder.path, WEB)
     for number in range(10, 60):
         with path.open("r+b") as file:
