@@ -99,16 +99,18 @@ class ConnectionLabel(IntEnum):
 
     ACCEPTED: policies admit the connection. KEPT_MARK, and the two after it: what other software had set in the bits of the packet mark
     that carry a `PacketMark` while its packet waits for a verdict. OWN: the node opened the connection, through an interface stacked on a
-    bridge, so its packets pass the hooks twice. HELD: its first packet was queued because an address was unknown.
+    bridge, so its packets pass the hooks twice. HELD: its first packet was queued because an address was unknown. BEFORE_ROUTING: it is
+    DNS of a pod with domain names in its policies, and each of its queries is evaluated before routing.
     """
 
     ACCEPTED = 0
     KEPT_MARK = 1
     OWN = 4
     HELD = 5
+    BEFORE_ROUTING = 6
 
 
-CONNECTION_LABEL_BITS = 6
+CONNECTION_LABEL_BITS = 7
 """Adjacent bits of a label that netpolq uses."""
 
 

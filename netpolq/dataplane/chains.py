@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from netpolq.dataplane.evaluation_chains import evaluate_in, evaluation_chains
+from netpolq.dataplane.names_chains import IS_QUERY, names_rules, own_responses
 from netpolq.dataplane.record_chains import record_chains
 from netpolq.dataplane.rule_terms import Chain, MarkStatements, base_hook
 from netpolq.dataplane.ruleset_config import UPPER_INTERFACES, RulesetConfig
 from netpolq.dataplane.source_chains import link_local_chains, source_chains
+from netpolq.dataplane.unknown_chains import ask_unknown
 from netpolq.enums import NodeEgress
 
 
@@ -30,21 +32,25 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
             "meta nfproto ipv6 jump link_local_to_node",
             *evaluate_in(config, marks, "to_node"),
         ]
+    elif config.dns_queue is not None:
+        input_rules = [f"{IS_QUERY} goto to_node"]
+    own, own_chains = own_responses(config, "", "pending_names")
     found = [
         *link_local_chains(),
         *own_or_bridged(marks),
         *evaluation_chains(config, marks),
+        *own_chains,
         *record_chains(config, marks),
         *source_chains(),
         # After destination NAT and before source NAT (100), so that both addresses are those of the pods.
         Chain(
             "judge_postrouting",
             base_hook("postrouting", 95),
-            (accept_known, "iif 0 jump own_or_bridged", f"{is_reply} goto reply", *evaluate_in(config, marks, "original")),
+            (accept_known, f"iif 0 jump {own}", f"{is_reply} goto reply", *evaluate_in(config, marks, "original")),
         ),
         Chain("record_postrouting", base_hook("postrouting", 96), (f"{has_field} record",)),
     ]
-    if config.node_egress is NodeEgress.JUDGE:
+    if input_rules:
         # After IPVS (98 and 99), which takes packets for its services from this hook.
         found.append(Chain("judge_input", base_hook("input", 101), tuple(input_rules)))
         found.append(Chain("record_from_pod", "", (accept_known, f"{is_reply} accept", "goto record_to_node")))
@@ -53,9 +59,10 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
         # DNS over UDP, evaluated just after destination NAT (-100). Later hooks do not evaluate an accepted packet again. They evaluate
         # packets to addresses of the node: these may be addresses of services, which IPVS translates in the input hook.
         to_others = (accept_known, f"{is_reply} accept", "fib daddr type local accept")
+        new = (rule for rules in ask_unknown(config, "dns_new").values() for rule in rules) if config.pod_interfaces else ()
         found += [
-            Chain("dns", "", (*to_others, *evaluate_in(config, marks, "original"))),
-            Chain("record_query", "", (*to_others, "goto record_original")),
+            Chain("dns", "", (*to_others, *new, *evaluate_in(config, marks, "original"))),
+            Chain("record_query", "", (*to_others, *names_rules(config, IS_QUERY, "returned_query"), "goto record_original")),
             Chain("judge_dns", base_hook("prerouting", -95), ("udp dport 53 goto dns",)),
             Chain("record_dns", base_hook("prerouting", -94), (f"udp dport 53 {has_field} record_query",)),
         ]

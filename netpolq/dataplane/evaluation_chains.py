@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from netpolq.dataplane.names_chains import IS_QUERY, names_chains, names_rules, names_targets
 from netpolq.dataplane.rule_terms import NEIGHBOUR_DISCOVERY, Chain, MarkStatements, isolated_matches
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import (
@@ -14,6 +15,7 @@ from netpolq.dataplane.ruleset_names import (
     VERDICTS_V4,
     VERDICTS_V6,
 )
+from netpolq.dataplane.unknown_chains import ask_unknown, unknown_chains, unknown_source_rules
 from netpolq.enums import NodeEgress, PacketMark
 
 
@@ -38,19 +40,33 @@ def evaluation_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[
     yield Chain("keep_field", "", tuple(f"meta mark & {bit} == {bit} ct label set {label}" for bit, label in marks.kept))
     yield Chain("pending_original", "", (keep_field, marks.put(PacketMark.PENDING_ORIGINAL), f"jump {ENQUEUE}", "accept"))
     yield Chain("pending_reply", "", (keep_field, marks.put(PacketMark.PENDING_REPLY), f"jump {ENQUEUE}", "accept"))
-    targets = {"v4": "goto pending_original", "v6": "goto pending_original"}
+    targets = {"v4": "pending_original", "v6": "pending_original"}
     if config.verdict_cache:
         for family, address, verdicts, closed in (("v4", "ip", VERDICTS_V4, CLOSED_V4), ("v6", "ip6", VERDICTS_V6, CLOSED_V6)):
             pair = f"{address} saddr . {address} daddr . meta l4proto"
             look_up = f"counter name {CACHE_LOOKUPS} {pair} . th dport vmap @{verdicts}"
             misses = f"counter name {CACHE_MISSES} goto pending_original"
             yield Chain(f"remembered_{family}", "", (look_up, f"{pair} @{closed} drop", misses))
-            targets[family] = f"goto remembered_{family}"
-    original, reply = isolated_matches("original"), isolated_matches("reply")
-    v4, v6 = (tuple(f"{match} {targets[family]}" for match in original[family]) for family in ("v4", "v6"))
-    yield Chain("original_v6", "", (NEIGHBOUR_DISCOVERY, *v6, "accept"))
-    yield Chain("original", "", ("meta nfproto ipv6 goto original_v6", *v4, "accept"))
+            targets[family] = f"remembered_{family}"
+    replies = dict.fromkeys(targets, "pending_reply")
+    yield from names_chains(config, marks, targets, replies)
+    yield from unknown_chains(config, marks)
+    queries, responses = names_targets(config, "query", targets), names_targets(config, "response", replies)
+    new = ask_unknown(config, "new")
+    v4, v6 = (_selected("original", family, queries, targets) for family in targets)
+    yield Chain("original_v6", "", (NEIGHBOUR_DISCOVERY, *new["v6"], *v6, "accept"))
+    yield Chain("original", "", ("meta nfproto ipv6 goto original_v6", *new["v4"], *v4, "accept"))
     if config.node_egress is NodeEgress.JUDGE:
-        v4, v6 = (tuple(f"{match} {targets[family]}" for match in isolated_matches("to_node")[family]) for family in ("v4", "v6"))
-        yield Chain("to_node", "", (*v4, NEIGHBOUR_DISCOVERY, *v6, "accept"))
-    yield Chain("reply", "", tuple(f"{match} goto pending_reply" for match in (*reply["v4"], *reply["v6"])))
+        new = unknown_source_rules(config)
+        v4, v6 = (_selected("to_node", family, queries, targets) for family in targets)
+        yield Chain("to_node", "", (*new["v4"], *v4, NEIGHBOUR_DISCOVERY, *new["v6"], *v6, "accept"))
+    elif config.dns_queue is not None:
+        yield Chain("to_node", "", ("ct direction reply accept", *names_rules(config, IS_QUERY, "pending_names")))
+    v4, v6 = (_selected("reply", family, responses, replies) for family in targets)
+    yield Chain("reply", "", (*v4, *v6))
+
+
+def _selected(direction: str, family: str, egress: dict[str, str], ingress: dict[str, str]) -> tuple[str, ...]:
+    """Rules that lead packets of isolated pods to the chains for pods isolated for egress and for ingress."""
+    matches = isolated_matches(direction)[family]
+    return tuple(f"{match} goto {target[family]}" for match, target in zip(matches, (egress, ingress), strict=False))

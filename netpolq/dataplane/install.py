@@ -14,7 +14,7 @@ from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.nft_program import DEADLINE_S
 from netpolq.dataplane.probe import probe
 from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig
-from netpolq.dataplane.ruleset_names import ENQUEUE, TABLE
+from netpolq.dataplane.ruleset_names import ENQUEUE, ENQUEUE_NAMES, TABLE
 from netpolq.dataplane.ruleset_reads import read_chain_uses, read_counters, read_generation, read_state
 from netpolq.dataplane.ruleset_sockets import RulesetSockets
 from netpolq.dataplane.ruleset_writer import RulesetWriter
@@ -40,13 +40,15 @@ class Ruleset:
 
     def __init__(self, config: RulesetConfig, *, nft_deadline_s: float = DEADLINE_S) -> None:
         """`nft_deadline_s`: for installations after the first one."""
+        self._config = config
+        self._config_in_force: RulesetConfig | None = None
         self._in_force: IsolatedSets | None = None  # None: unknown, so that the next change installs everything again
         self._expected: TableState | None = None
         self._found: TableState | None = None  # the table as it was last read by `difference`
         self._known_elements: KnownElements = {}
         self._lock = asyncio.Lock()
         self._sockets = RulesetSockets()
-        self._writer = RulesetWriter(config, self._sockets, nft_deadline_s=nft_deadline_s)
+        self._writer = RulesetWriter(self._sockets, nft_deadline_s=nft_deadline_s)
 
     def watch(self, on_change: Callable[[], None]) -> None:
         """Call this, from now on, when another process has changed the table. Needs a running loop."""
@@ -62,10 +64,17 @@ class Ruleset:
         async with self._lock:
             await self._install(sets)
 
+    def reconfigure(self, config: RulesetConfig) -> None:
+        """Use this configuration from the next `install`, `update` or `restore` on, which then installs everything."""
+        self._config = config
+
     async def update(self, sets: IsolatedSets) -> None:
-        """Change the sets to these without starting a program. After a failure, and before the first `install`, install everything."""
+        """Change the sets to these without starting a program.
+
+        Before the first `install`, after a failure, and after `reconfigure`, install everything.
+        """
         async with self._lock:
-            if self._in_force is None or self._expected is None:
+            if self._in_force is None or self._expected is None or self._config != self._config_in_force:
                 await self._install(sets)
             elif sets != self._in_force:
                 await self._change_elements(self._expected, sets)
@@ -95,13 +104,14 @@ class Ruleset:
         """Restore what others have changed, as `difference` found it. If only elements of sets differ, no program is started."""
         async with self._lock:
             expected, found = self._expected, self._found
-            if expected is None or found is None or not await self._restore_elements(expected, found, sets):
+            is_changed = self._config != self._config_in_force
+            if is_changed or expected is None or found is None or not await self._restore_elements(expected, found, sets):
                 await self._install(sets)
 
     async def has_rules(self) -> bool:
-        """Whether the table has rules besides the queue rule, of any version: from an earlier agent, or from one that runs now."""
+        """Whether the table has rules besides the queue rules, of any version: from an earlier agent, or from one that runs now."""
         uses = await asyncio.to_thread(read_chain_uses)
-        return any(use for chain, use in uses.items() if chain != ENQUEUE)
+        return any(use for chain, use in uses.items() if chain not in {ENQUEUE, ENQUEUE_NAMES})
 
     async def counters(self) -> Mapping[str, int]:
         """Packets by named counter; empty while there is no table."""
@@ -162,12 +172,13 @@ class Ruleset:
     async def _install(self, sets: IsolatedSets) -> None:
         """Install until the table that is read back is what this object wrote, without changes of other processes in between."""
         self._in_force = self._expected = None
+        config = self._config
         monitor = self._sockets.monitor
         touches: list[Change] = []
         wanted = await asyncio.to_thread(elements_of, sets)
         for _ in range(_MAX_READ_BACKS):
             started = await asyncio.to_thread(read_generation)
-            await self._writer.write(sets)
+            await self._writer.write(config, sets)
             state = await asyncio.to_thread(read_state, self._known_elements)
             finished = await asyncio.to_thread(read_generation)
             await self._sockets.wait_for_notification(finished)
@@ -177,7 +188,7 @@ class Ruleset:
             if not lost and len(touches) == 1 and wanted.items() <= state.elements.items():
                 monitor.forget(finished)
                 self._expected = state._replace(generation=finished)
-                self._in_force = sets
+                self._config_in_force, self._in_force = config, sets
                 return
         others = ", ".join(dict.fromkeys(str(change) for change in touches[:-1])) or "an unknown process"
         raise RulesetError(f"other processes change table inet {TABLE} while it is installed: {others}")

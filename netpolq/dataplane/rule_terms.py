@@ -32,30 +32,45 @@ class MarkStatements:
         self.accept_connection = f"ct label set {accepted}"
         self.own_connection = f"ct label {config.ct_label + ConnectionLabel.OWN}"
         self.own_the_connection = f"ct label set {config.ct_label + ConnectionLabel.OWN}"
+        held = config.ct_label + ConnectionLabel.HELD
+        self.first_was_held = f"ct state new ct label {held}"
+        self.hold_connection = f"ct label set {held}"
+        early = config.ct_label + ConnectionLabel.BEFORE_ROUTING
+        self.is_evaluated_before_routing = f"ct label {early}"
+        self.evaluate_before_routing = f"ct label set {early}"
         # Each bit of the field, and the bit of the label that saves its value while the field holds the agent's state.
         self.kept = [
             (_hexadecimal(1 << self._shift + offset), config.ct_label + ConnectionLabel.KEPT_MARK + offset)
             for offset in range(_FIELD_BITS)
         ]
 
-    def equals(self, *states: PacketMark) -> str:
-        values = ", ".join(_hexadecimal(state << self._shift) for state in states)
-        return f"meta mark & {_hexadecimal(self._mask)} == {values if len(states) == 1 else f'{{ {values} }}'}"
+    def equals(self, state: PacketMark) -> str:
+        return f"meta mark & {_hexadecimal(self._mask)} == {_hexadecimal(state << self._shift)}"
+
+    def differs(self, state: PacketMark) -> str:
+        return f"meta mark & {_hexadecimal(self._mask)} != {_hexadecimal(state << self._shift)}"
 
     def put(self, state: PacketMark) -> str:
         return f"{self.clear} | {_hexadecimal(state << self._shift)}"
 
 
+HEADERS = {"v4": "ip", "v6": "ip6"}
+"""The header of each family, as nft names it."""
+
+
 def isolated_matches(direction: str) -> dict[str, tuple[str, ...]]:
-    """Matches of packets that a worker evaluates, by family; `direction`: of the packet within its connection, "to_node" to the node."""
+    """Matches of packets that a worker evaluates, by family: first of an end isolated for egress, then of one isolated for ingress.
+
+    `direction`: of the packet within its connection, "to_node" to the node, where nothing is isolated for ingress.
+    """
     ends = {
-        "original": (("daddr", "ingress"), ("saddr", "egress")),
-        "reply": (("saddr", "ingress"), ("daddr", "egress")),
+        "original": (("saddr", "egress"), ("daddr", "ingress")),
+        "reply": (("daddr", "egress"), ("saddr", "ingress")),
         "to_node": (("saddr", "egress"),),
     }[direction]
     return {
         family: tuple(f"{header} {end} @isolated_{isolation}_{family}" for end, isolation in ends)
-        for family, header in (("v4", "ip"), ("v6", "ip6"))
+        for family, header in HEADERS.items()
     }
 
 

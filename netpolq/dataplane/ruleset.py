@@ -1,9 +1,9 @@
-"""Renderer of the nftables table `inet netpolq` as text, except the one rule of its chain `enqueue`.
+"""Renderer of the nftables table `inet netpolq` as text, except the rules of its chains `enqueue` and `enqueue_names`.
 
 The table contains no policy: it selects the packets that concern an isolated local pod, queues them for evaluation, and records the
 acceptance. With the verdict cache it also contains decisions that were made more than once lately, in maps that
 `netpolq.dataplane.verdict_maps` fills, and looks packets up there before it queues them.
-The state of a connection is in its conntrack label, of which this table uses five adjacent bits (`ConnectionLabel`). The table neither
+The state of a connection is in its conntrack label, of which this table uses seven adjacent bits (`ConnectionLabel`). The table neither
 reads nor writes the connection mark. The packet mark belongs to other software: three of its bits (`PacketMark`) carry the state of a
 packet from the rule that queues it to the chain behind the queue, which restores their former value. No other packet has its mark changed,
 and no mark of other software counts as a state: the chain behind the queue handles only packets that must have been queued.
@@ -13,7 +13,7 @@ The node's own packets are those without an input interface in the postrouting h
 Every script rendered here follows these rules:
 - It is one transaction and idempotent. It neither deletes the table or a base chain nor flushes the whole table: each of these makes the
   kernel drop the packets that are waiting for a verdict.
-- It does not touch the rule of `enqueue`, which `netpolq.dataplane.queue_rule` replaces in a transaction of its own.
+- It does not touch the rules that queue packets, which `netpolq.dataplane.queue_rule` replaces in a transaction of its own.
 - A set or base chain whose definition changes between versions gets a new name, because the kernel cannot redefine one. The script
   flushes chains that an earlier version left behind (`stale_chains`). They stay, without effect, until `netpolq cleanup`.
 """
@@ -35,6 +35,7 @@ from netpolq.dataplane.ruleset_names import (
     UNJUDGED,
     VERDICTS_V4,
     VERDICTS_V6,
+    queue_chains,
 )
 
 __all__ = [
@@ -65,7 +66,7 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
     elements = sets.by_set_name()
     wanted = chains(config)
     yield f"add table inet {TABLE}"
-    yield f"add chain inet {TABLE} {ENQUEUE}"
+    yield from (f"add chain inet {TABLE} {name}" for name in queue_chains(config.dns_queue))
     yield from (f"add counter inet {TABLE} {name}" for name in (UNJUDGED, SPOOFED))
     if config.verdict_cache:
         # Emptied, because the policies by which an earlier agent decided are unknown.

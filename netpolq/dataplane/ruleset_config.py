@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from netpolq.addresses import format_address, is_ipv4
 from netpolq.dataplane.pod_interfaces import NO_INTERFACES, PodInterfaces
 from netpolq.enums import Dataplane, NodeEgress
+from netpolq.hold.ranges import PodRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +14,9 @@ class RulesetConfig:
 
     `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
     `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
-    `verdict_cache`: look packets up in the verdict maps before they are queued.
+    `verdict_cache`: look packets up in the verdict maps before they are queued. `pod_ranges`, `pod_interfaces` (each a name, or a start
+    followed by `*`): where the pods of this node are; without them no address counts as unknown. `dns_queue`: number of the queue of DNS
+    messages of pods with domain names in their policies; None: DNS is evaluated as anything else.
     """
 
     queue_first: int
@@ -26,6 +29,9 @@ class RulesetConfig:
     dns_in_prerouting: bool
     form: Dataplane
     verdict_cache: bool = False
+    pod_ranges: tuple[PodRange, ...] = ()
+    pod_interfaces: tuple[str, ...] = ()
+    dns_queue: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,17 +39,27 @@ class IsolatedSets:
     """Elements of the sets of the table.
 
     `ingress`, `egress`: address keys, of both families, of the local pods that are isolated in a direction. `local`: those of all local
-    pods. `interfaces`: those that lead to these pods (`netpolq.dataplane.pod_interfaces`).
+    pods. `known`: those of which no new connection waits. `asking`: those of the local pods with domain names in their policies; the
+    kernel has them among the isolated ones, too, so that packets of other pods need no look into one more set.
+    `interfaces`: those that lead to these pods (`netpolq.dataplane.pod_interfaces`).
     """
 
     ingress: frozenset[bytes]
     egress: frozenset[bytes]
     local: frozenset[bytes] = frozenset()
+    known: frozenset[bytes] = frozenset()
+    asking: frozenset[bytes] = frozenset()
     interfaces: PodInterfaces = NO_INTERFACES
 
     def by_set_name(self) -> dict[str, frozenset[str]]:
         """The elements of each of the sets, in text form."""
-        addresses = {"isolated_ingress": self.ingress, "isolated_egress": self.egress, "local": self.local}
+        addresses = {
+            "isolated_ingress": self.ingress,
+            "isolated_egress": self.egress | self.asking,
+            "local": self.local,
+            "known": self.known,
+            "asking": self.asking,
+        }
         found = {
             f"{name}_{family}": frozenset(format_address(key) for key in keys if is_ipv4(key) is (family == "v4"))
             for name, keys in addresses.items()

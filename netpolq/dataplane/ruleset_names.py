@@ -2,6 +2,11 @@
 
 TABLE = "netpolq"
 ENQUEUE = "enqueue"
+"""Chain with the rule that queues packets for the workers."""
+
+ENQUEUE_NAMES = "enqueue_names"
+"""Chain with the rule that queues DNS messages for the DNS reader."""
+
 UNJUDGED = "unjudged"
 """Counter of packets that came back from the queue without a verdict."""
 
@@ -20,3 +25,8 @@ VERDICTS_V6 = "verdicts_v6"
 CLOSED_V4 = "closed_v4"
 CLOSED_V6 = "closed_v6"
 """Sets of source, destination and protocol: dropped at every port. One element covers a scan of all ports."""
+
+
+def queue_chains(dns_queue: int | None) -> tuple[str, ...]:
+    """The chains with a rule that queues packets."""
+    return (ENQUEUE,) if dns_queue is None else (ENQUEUE, ENQUEUE_NAMES)

@@ -19,7 +19,7 @@ TABLE = "netpolq_hold"
 DEFAULT_CT_LABEL = 120
 """Default of the agent's `--ct-label`."""
 
-MAX_CT_LABEL = 122
+MAX_CT_LABEL = 121
 """Leaves room for all of the agent's bits in a label of 128 bits, see `netpolq.enums.CONNECTION_LABEL_BITS`."""
 
 SETS = {4: "pods_v4", 6: "pods_v6"}

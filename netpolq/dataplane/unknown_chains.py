@@ -1,0 +1,101 @@
+"""Chains that queue new connections of addresses that should be those of pods of this node, but that the agent does not know yet.
+
+Such an address lies in the node's pod ranges, or is at a pod interface, and is in none of the sets of known addresses. Link-local,
+unspecified, multicast and broadcast addresses are never those of a pod.
+"""
+
+from collections.abc import Iterator
+
+from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements
+from netpolq.dataplane.ruleset_config import RulesetConfig
+from netpolq.dataplane.ruleset_names import ENQUEUE
+from netpolq.enums import PacketMark
+from netpolq.hold.ranges import collapse
+
+_VERSIONS = {"v4": 4, "v6": 6}
+_NO_PODS = {
+    "v4": "{ 0.0.0.0, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }",
+    "v6": "{ ::, fe80::/10, ff00::/8 }",
+}
+_STATES = {
+    "unknown_source": PacketMark.UNKNOWN_SOURCE,
+    "unknown_destination": PacketMark.UNKNOWN_DESTINATION,
+    "unknown_both": PacketMark.UNKNOWN_BOTH,
+}
+_IS_NEW = "ct state new,untracked"
+
+
+def ask_unknown(config: RulesetConfig, chain: str) -> dict[str, tuple[str, ...]]:
+    """The rules, by family, that lead new connections through `chain` and the family's name; none if no address can be unknown."""
+    return {
+        family: (f"{_IS_NEW} jump {chain}_{family}",) if _pods(config, family, "saddr", "iifname") else () for family in HEADERS
+    }
+
+
+def unknown_source_rules(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
+    """The rules, by family, that queue a new connection from an unknown address to the node."""
+    return {
+        family: tuple(f"{_IS_NEW} {match} goto unknown_source" for match in _unknown(config, family, "saddr", "iifname"))
+        for family in HEADERS
+    }
+
+
+def unknown_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Chain]:
+    """Chains for both ends of a packet; they return it if both are known. None if no address can be unknown.
+
+    Where DNS is evaluated before routing, the output interface is not known yet: chains of their own ask the routing table for it. The
+    label remembers that the first packet was queued, because its addresses may be known when it leaves the queue.
+    """
+    if not config.pod_ranges and not config.pod_interfaces:
+        return
+    for name, state in _STATES.items():
+        queued = (f"{marks.is_set} jump keep_field", marks.put(state), marks.hold_connection, f"jump {ENQUEUE}", "accept")
+        yield Chain(name, "", queued)
+    outputs = {"": "oifname"} | ({"dns_": "fib daddr oifname"} if config.dns_in_prerouting and config.pod_interfaces else {})
+    for prefix, output in outputs.items():
+        for family in HEADERS:
+            sources = _unknown(config, family, "saddr", "iifname")
+            destinations = _unknown(config, family, "daddr", output)
+            if sources:
+                both = tuple(f"{match} goto unknown_both" for match in destinations)
+                yield Chain(f"{prefix}unknown_source_{family}", "", (*both, "goto unknown_source"))
+                yield Chain(
+                    f"{prefix}new_{family}",
+                    "",
+                    (
+                        *(f"{match} goto {prefix}unknown_source_{family}" for match in sources),
+                        *(f"{match} goto unknown_destination" for match in destinations),
+                    ),
+                )
+
+
+def unknown_untracked(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
+    """Matches, by family, of packets without a connection that were queued, because an end is unknown and still is."""
+    return {
+        family: tuple(
+            f"ct state untracked {match}"
+            for end, interface in (("saddr", "iifname"), ("daddr", "oifname"))
+            for match in _unknown(config, family, end, interface)
+        )
+        for family in HEADERS
+    }
+
+
+def _unknown(config: RulesetConfig, family: str, end: str, interface: str) -> list[str]:
+    """Matches of a packet with an unknown address at an end, and nothing else. What is rare stands last."""
+    address = f"{HEADERS[family]} {end}"
+    no_broadcast = " fib daddr type != broadcast" if (family, end) == ("v4", "daddr") else ""
+    return [
+        f"{pods} {address} != @known_{family} {address} != {_NO_PODS[family]}{no_broadcast}"
+        for pods in _pods(config, family, end, interface)
+    ]
+
+
+def _pods(config: RulesetConfig, family: str, end: str, interface: str) -> list[str]:
+    """Matches of a packet with an address of this node's pods at an end."""
+    ranges = [str(block) for block in collapse(config.pod_ranges) if block.version == _VERSIONS[family]]
+    in_ranges = ranges[0] if len(ranges) == 1 else f"{{ {', '.join(ranges)} }}"
+    return [
+        *([f"{HEADERS[family]} {end} {in_ranges}"] if ranges else []),
+        *(f'{interface} "{name}"' for name in config.pod_interfaces),
+    ]
