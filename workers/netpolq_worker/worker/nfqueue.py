@@ -205,6 +205,11 @@ class Queue:
         waiting_after, queued_after = self._counts()
         return max(0, waiting + queued_after - queued - waiting_after)
 
+    def put_back_up_to(self, packet_id: int) -> None:
+        """Queue every waiting packet with an id up to this one again, in this queue: it gets another id, and is delivered again."""
+        header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(_NF_QUEUE | self.queue_num << 16, packet_id))
+        self._send(message(_MSG_VERDICT_BATCH, header, resource_id=self.queue_num))
+
     def accept_up_to(self, packet_id: int, mark: int) -> None:
         """Accept every waiting packet with an id up to this one. `mark`: their whole new mark."""
         # On the packet path too. Built from its parts, the message would take 2 µs.
