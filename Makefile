@@ -22,7 +22,7 @@ FUZZ ?= --seconds 60
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
 # For the tests of monitoring, deployment, scripts, completion and manual page, and for those on a stock Debian kernel.
-TEST_PACKAGES := prometheus shellcheck zsh groff-base
+TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 # For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what scripts and a shape run.
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm

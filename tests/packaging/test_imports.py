@@ -7,7 +7,10 @@ import zipfile
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-FORBIDDEN = ("kubernetes", "uvloop", "asyncio", "aiohttp", "yaml", "orjson", "asyncinotify", "netpolq.model", "netpolq.settings")
+FORBIDDEN = (
+    *("kubernetes", "uvloop", "asyncio", "aiohttp", "yaml", "orjson", "asyncinotify", "netpolq.model", "netpolq.settings"),
+    *("dns", "netpolq_worker.dns"),
+)
 
 
 def test_pool_and_workers_import_no_heavy_module() -> None:

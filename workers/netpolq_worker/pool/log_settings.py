@@ -7,6 +7,7 @@ from dataclasses import replace
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import Logging
 from netpolq.logs import logs_packets, set_verbosity
+from netpolq_worker.pool.dns_reader import DnsReaderProcess
 from netpolq_worker.pool.supervisor_process import SupervisorProcess
 from netpolq_worker.pool.workers import Workers
 
@@ -14,11 +15,12 @@ log = logging.getLogger("pool")
 
 
 class LogSettings:
-    """Applies log settings to the pool, the workers and the next supervisor."""
+    """Applies log settings to the pool, the workers, the DNS reader and the next supervisor."""
 
-    def __init__(self, workers: Workers, supervisor: SupervisorProcess) -> None:
+    def __init__(self, workers: Workers, supervisor: SupervisorProcess, dns_reader: DnsReaderProcess) -> None:
         self._workers = workers
         self._supervisor = supervisor
+        self._dns_reader = dns_reader
         self._next_supervisor: Settings | None = None
 
     def apply(self, wanted: Logging) -> None:
@@ -27,6 +29,7 @@ class LogSettings:
             log.info("log verbosity is %d, denied packets are%s logged", wanted.verbosity, "" if wanted.denied else " not")
             set_verbosity(wanted.verbosity)
             self._workers.set_logging(wanted)
+            self._dns_reader.set_logging(wanted)
 
     def on_supervisor_change(self, wanted: Logging) -> None:
         """Apply a verbosity that the supervisor has received and set. Later supervisors start with it too."""

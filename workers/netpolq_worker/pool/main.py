@@ -13,8 +13,21 @@ from collections.abc import Sequence
 
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.agent_settings import Settings
-from netpolq.ipc.channel import Failure, Heartbeat, Logging, Message, PeerGone, Publish, RulesetInstalled, StandDown, StoodDown
+from netpolq.ipc.channel import (
+    AnswersInForce,
+    Failure,
+    Heartbeat,
+    Logging,
+    Message,
+    PeerGone,
+    Publish,
+    Resolvers,
+    RulesetInstalled,
+    StandDown,
+    StoodDown,
+)
 from netpolq.ipc.run_dir import SNAPSHOT_FILE, TAKEOVER_KEY
+from netpolq_worker.pool.dns_reader import DnsReaderProcess
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.log_settings import LogSettings
 from netpolq_worker.pool.orphaned_ruleset import log_consequence
@@ -28,6 +41,7 @@ from netpolq_worker.pool.takeover import AgentLock
 from netpolq_worker.pool.workers import Workers
 
 _DRAIN_S = 3.0
+_DNS_DRAIN_S = 0.5
 _POLL_S = 0.01
 
 _FATAL = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
@@ -52,8 +66,9 @@ class Pool:
         self._supervisor = SupervisorProcess(supervisor, settings, self._events, self._on_supervisor_message)
         self._workers = Workers(settings, self._events, notify=self._supervisor.send)
         self._snapshots = SnapshotIntake(self._workers, settings.run_dir / SNAPSHOT_FILE)
-        self._log_settings = LogSettings(self._workers, self._supervisor)
         self._outbox = Outbox(self._supervisor, self._workers)
+        self._dns_reader = DnsReaderProcess(settings, self._events, self._workers, notify=self._outbox.answer)
+        self._log_settings = LogSettings(self._workers, self._supervisor, self._dns_reader)
         self._signals = SignalQueue()
         self._exit_code: int | None = None
         self._failure = ""  # why the last supervisor ended, as it reported
@@ -76,7 +91,9 @@ class Pool:
                 self._reap()
                 if self._workers.kill_silent():
                     self._supervisor.on_heartbeat()
+                    self._dns_reader.on_heartbeat()
                 self._supervisor.kill_silent()
+                self._dns_reader.kill_silent()
         finally:
             self._shut_down()
         if self._agent_lock.has_successor and os.getpid() == 1 and not self._signals.has_termination:
@@ -92,12 +109,12 @@ class Pool:
 
     @property
     def _children(self) -> list[Child]:
-        return [self._supervisor.child, *self._workers.children]
+        return [self._supervisor.child, self._dns_reader.child, *self._workers.children]
 
     def _timeout_s(self) -> float:
         dues = [child.due for child in self._children if child.phase is Phase.WAITING]
         dues += self._workers.silence_dues
-        dues += [self._supervisor.silence_due, self._agent_lock.due]
+        dues += [self._supervisor.silence_due, self._dns_reader.silence_due, self._agent_lock.due]
         return max(min(dues) - time.monotonic(), 0.0)
 
     def _start_due(self) -> None:
@@ -105,6 +122,8 @@ class Pool:
         self._workers.start_due(now)
         if self._supervisor.child.is_due(now):
             attempt(self._supervisor.child, self._start_supervisor)
+        if self._dns_reader.child.is_due(now):
+            attempt(self._dns_reader.child, self._dns_reader.start)
         self._agent_lock.maintain(now)
         self._outbox.flush()
 
@@ -120,6 +139,7 @@ class Pool:
             elif pid == self._supervisor.child.pid:
                 self._on_supervisor_exit(pid, code, now)
             else:
+                self._dns_reader.on_exit(pid, code, now)
                 self._workers.on_exit(pid, code, now)
 
     def _on_supervisor_exit(self, pid: int, code: int, now: float) -> None:
@@ -171,9 +191,13 @@ class Pool:
         self._exit_code = ExitCode.OK
 
     def drain(self, after_s: float) -> None:
-        """After a delay, stop the supervisor and tell the workers to evaluate the packets in their queues and exit."""
+        """After a delay, stop the supervisor and tell DNS reader and workers to finish the waiting packets and exit.
+
+        The DNS reader goes first: it moves its packets to the workers.
+        """
         time.sleep(after_s)
         self._supervisor.stop()
+        self._dns_reader.drain(_DNS_DRAIN_S)
         self._workers.drain(self._agent_lock.successor_waiting_queue)
 
     def on_lock_lost(self, reason: str) -> None:
@@ -194,6 +218,8 @@ class Pool:
                 self._agent_lock.request_stand_down()
             case Failure(reason):
                 self._failure = reason
+            case Resolvers() | AnswersInForce():
+                self._dns_reader.forward(message)
             case Logging():
                 self._log_settings.on_supervisor_change(message)
             case RulesetInstalled():
@@ -228,6 +254,7 @@ class Pool:
         self._end(self._children)  # the waiting process too, which ends after the workers
         if not self._agent_lock.owned_by_peer:
             self._snapshots.save_file()
+        self._dns_reader.close()
         self._workers.close()
         self._agent_lock.close()
         if self._agent_lock.owned_by_peer:

@@ -1,18 +1,15 @@
 """Worker processes and their spawner. Workers are forked, not executed: they share the pool's memory and inherit the bound queues."""
 
 import heapq
-import logging
-import os
-import signal
 import socket
 
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from netpolq.ipc import counter_memory
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
 from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq_worker.pool.fork import fork_child
 from netpolq_worker.waiting import table
 from netpolq_worker.waiting.process import WAITING_QUEUE_PACKETS, WaitingProcess, hold_packets
 from netpolq_worker.worker.loop import Worker
@@ -20,11 +17,6 @@ from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.packet_loop import handle_packets
 from netpolq_worker.worker.sandbox import Sandbox
 from netpolq_worker.worker.standby import StandbyWorker, WorkerSettings
-
-_MAX_DESCRIPTOR = 0x7FFFFFFF
-_STANDARD_STREAMS = (0, 1, 2)
-
-log = logging.getLogger("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class WorkerSpawner:
         """Those of the workers, and the waiting queue."""
         self.held_table = table.make()
         """Descriptor of what the waiting process holds."""
-        self._sandbox = Sandbox()
+        self.sandbox = Sandbox()
         # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
         # used first, because each memory takes room.
         self.memories: list[int] = []
@@ -109,66 +101,46 @@ class WorkerSpawner:
     def spawn(self, snapshot: SnapshotHandle) -> WorkerProcess:
         """Fork a process. It is a standby worker until it receives `Serve`. Raises `OSError` if the kernel refuses the process."""
         if not self._free_metrics_file_ids:
-            self.memories.append(counter_memory.make())
-            self._free_metrics_file_ids.append(len(self.memories) - 1)
+            self._free_metrics_file_ids.append(self.new_memory())
         metrics_file_id = self._free_metrics_file_ids[0]
-        ours, theirs = Channel.pair()
-        with theirs:
-            try:
-                pid = os.fork()
-            except OSError:
-                ours.close()
-                raise
-            if pid == 0:
-                self._child_main(metrics_file_id, theirs, snapshot)
+        memory = self.memories[metrics_file_id]
+        queues = (descriptor for queue in self.queues for descriptor in queue.descriptors())
+        pid, channel = fork_child(
+            "worker",
+            (*queues, snapshot.descriptor, memory, self.held_table),
+            lambda end: self._run_worker(metrics_file_id, end, snapshot),
+        )
         heapq.heappop(self._free_metrics_file_ids)
-        return WorkerProcess(pid, metrics_file_id, ours)
+        return WorkerProcess(pid, metrics_file_id, channel)
+
+    def new_memory(self) -> int:
+        """The metrics file id of a new memory. Raises `OSError` without free memory."""
+        self.memories.append(counter_memory.make())
+        return len(self.memories) - 1
 
     def reap(self, worker: WorkerProcess) -> None:
         """Free what the pool keeps for a process that has exited and whose messages have been read."""
         worker.channel.close()
         heapq.heappush(self._free_metrics_file_ids, worker.metrics_file_id)
 
-    def _child_main(self, metrics_file_id: int, end: socket.socket, snapshot: SnapshotHandle) -> NoReturn:
-        """Run the forked child. Leaves by `os._exit` only: the pool's objects must not be torn down a second time."""
-        status = 1
-        try:
-            # The pool handles signals to the whole process group: it drains its workers. The inherited handlers only append to a list,
-            # which a worker never reads.
-            signal.set_wakeup_fd(-1)
-            queues = {descriptor for queue in self.queues for descriptor in queue.descriptors()}
-            memory = self.memories[metrics_file_id]
-            _close_all_but({*_STANDARD_STREAMS, *queues, end.fileno(), snapshot.descriptor, memory, self.held_table})
-            worker_settings = WorkerSettings(
-                metrics_file_id=metrics_file_id,
-                memory=memory,
-                fail_open=self._settings.fail_open,
-                mark_mask=self._settings.mark_mask,
-                hints=self._settings.hints,
-                waiting_queue=self._settings.waiting_queue,
-                held_table=self.held_table,
-                hold_timeout_s=self._settings.hold_timeout_s,
-                unknown_peers=self._unknown_peers,
-                logging=self.logging,
-                snapshot_version=snapshot.version,
-                snapshot_descriptor=snapshot.descriptor,
-            )
-            standby = StandbyWorker(worker_settings, self.queues, Channel(end))
-            self._sandbox.apply()
-            self._worker = standby.wait()
-            if self._worker is not None:
-                self._worker.run()
-            status = 0
-        except BaseException:
-            log.exception("worker failed")
-        finally:
-            os._exit(status)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    first = 0
-    for descriptor in sorted(kept):
-        if descriptor > first:  # closerange(2) takes an empty range, or a negative end, for all descriptors
-            os.closerange(first, descriptor)
-        first = descriptor + 1
-    os.closerange(first, _MAX_DESCRIPTOR)
+    def _run_worker(self, metrics_file_id: int, end: socket.socket, snapshot: SnapshotHandle) -> None:
+        """Be a worker, in the forked child."""
+        worker_settings = WorkerSettings(
+            metrics_file_id=metrics_file_id,
+            memory=self.memories[metrics_file_id],
+            fail_open=self._settings.fail_open,
+            mark_mask=self._settings.mark_mask,
+            hints=self._settings.hints,
+            waiting_queue=self._settings.waiting_queue,
+            held_table=self.held_table,
+            hold_timeout_s=self._settings.hold_timeout_s,
+            unknown_peers=self._unknown_peers,
+            logging=self.logging,
+            snapshot_version=snapshot.version,
+            snapshot_descriptor=snapshot.descriptor,
+        )
+        standby = StandbyWorker(worker_settings, self.queues, Channel(end))
+        self.sandbox.apply()
+        self._worker = standby.wait()
+        if self._worker is not None:
+            self._worker.run()

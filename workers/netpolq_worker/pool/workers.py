@@ -102,8 +102,13 @@ class Workers:
         return [slot.report() for slot in self._slots]
 
     @property
+    def spawner(self) -> WorkerSpawner:
+        """What forks the workers."""
+        return self._spawner
+
+    @property
     def counters(self) -> list[tuple[Counters, int]]:
-        """The metrics memories of the workers, with their descriptors. The list only grows."""
+        """The metrics memories of the workers and the DNS reader, with their descriptors. The list only grows."""
         return [(Counters(file_id), descriptor) for file_id, descriptor in enumerate(self._spawner.memories)]
 
     @property
