@@ -133,11 +133,12 @@ def channel(data: bytes) -> None:
 
 def cni_result(data: bytes) -> None:
     """A file of the container runtime: it gives addresses of hosts to a pod, or none, or is refused without a word of its content."""
+    problem, result = "", None
     try:
         result = read_result(data)
     except ResultError as error:
-        assert str(error) == "is not JSON" or str(error).endswith(" is not what libcni writes")
-        return
+        problem = str(error)
+    assert problem in {"", "is not JSON"} or problem.endswith(" is not what libcni writes")
     if result is not None:
         assert result.namespace
         assert result.name
