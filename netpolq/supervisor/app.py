@@ -68,6 +68,7 @@ from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import encode
 from netpolq.supervisor.store_intake import StoreIntake
 from netpolq.supervisor.timings import Timings
+from netpolq.supervisor.unknown_addresses import UnknownAddresses
 
 
 def main(settings: Settings) -> int:
@@ -142,7 +143,8 @@ class Supervisor:
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
-        self._ruleset = Ruleset(ruleset_config(settings, form))
+        config = ruleset_config(settings, form)
+        self._ruleset = Ruleset(config)
         self._upkeep = RulesetUpkeep(self._ruleset, progress, channel)
         self._bridge_guard = BridgeGuard()
         self._verdict_cache = _verdict_cache(settings, self._ruleset, progress) if settings.verdict_cache else None
@@ -158,8 +160,10 @@ class Supervisor:
             bridge_guard=self._bridge_guard,
             timings=timings,
             hostname=settings.hostname,
+            known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
             with_pod_names=settings.pod_names,
         )
+        self._unknown_addresses = UnknownAddresses(settings, self._ruleset, config, self._enforcer.install_again)
         self._pool = PoolReader(
             channel, progress, self._publisher, self._verdict_cache, welcome, worker_count=settings.queue_count
         )
@@ -196,6 +200,7 @@ class Supervisor:
                 *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
                 *([] if self._strict_mode is None else [self._strict_mode.run()]),
                 self._hold.run(source),
+                self._unknown_addresses.run(source),
                 *self._intake_of(source),
                 self._host_monitor.watch(self._ruleset, self._bridge_guard),
                 status_socket.look_after(),

@@ -17,6 +17,7 @@ from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
+from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot.builder import SnapshotBuilder
@@ -52,6 +53,7 @@ class Enforcer:
         bridge_guard: BridgeGuard,
         timings: Timings,
         hostname: str,
+        known_ranges: tuple[PodRange, ...],
         with_pod_names: bool,
     ) -> None:
         self._progress = progress
@@ -61,7 +63,7 @@ class Enforcer:
         self._bridge_guard = bridge_guard
         self._timings = timings
         self._hostname = hostname
-        self._compiler = Compiler(store, is_local=self._is_local, with_pod_names=with_pod_names)
+        self._compiler = Compiler(store, is_local=self._is_local, known_ranges=known_ranges, with_pod_names=with_pod_names)
         self._builder = SnapshotBuilder()
         self._sets_changed = asyncio.Event()
         self._sets_version = 0
@@ -73,6 +75,10 @@ class Enforcer:
         """Enforce the kept snapshot, which workers use already, until the first publish. Call it before `run`."""
         self._sets_version = kept_version
         self.sets = sets
+        self._sets_changed.set()
+
+    def install_again(self) -> None:
+        """Bring the ruleset into the kernel again: its configuration has changed."""
         self._sets_changed.set()
 
     async def run(self) -> None:
@@ -115,7 +121,11 @@ class Enforcer:
                 )
             self._sets_version = version
             self.sets = IsolatedSets(
-                ingress=compiler.isolated[Direction.INGRESS], egress=compiler.isolated[Direction.EGRESS], local=compiler.local
+                ingress=compiler.isolated[Direction.INGRESS],
+                egress=compiler.isolated[Direction.EGRESS],
+                local=compiler.local,
+                known=compiler.known,
+                asking=compiler.asking,
             )
             self._sets_changed.set()
             if is_first:

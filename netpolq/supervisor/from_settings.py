@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane
+from netpolq.enums import Dataplane, HoldUnknown
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
 from netpolq.sources.cni_results.watch import CniResults
@@ -62,6 +62,7 @@ def write_policy_status(settings: Settings, source: Source, registry: CollectorR
 
 def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:
     """Configuration of the ruleset. `form`: of the queue rule."""
+    waits = settings.hold_unknown is not HoldUnknown.OFF
     return RulesetConfig(
         queue_first=settings.queue_first,
         queue_count=settings.queue_count,
@@ -73,6 +74,9 @@ def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:
         dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
         form=form,
         verdict_cache=settings.verdict_cache,
+        pod_ranges=settings.pod_cidrs if waits else (),
+        pod_interfaces=settings.pod_interfaces if waits else (),
+        dns_queue=settings.dns_queue,
     )
 
 
