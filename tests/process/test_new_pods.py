@@ -4,8 +4,6 @@ Real packets and processes. A pod's addresses come up, and at once it connects a
 addresses; the status that has them follows later. `NETPOLQ_TEST_NEW_PODS`: number of pods in each test.
 """
 
-import copy
-import json
 import os
 import select
 import socket
@@ -16,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 
@@ -27,6 +25,7 @@ from loadtest.testbed.manifests import Body
 from tests.process.conftest import MODES
 from tests.support.apiserver import PODS as POD_RESOURCE
 from tests.support.apiserver import ApiServer, ThreadedApiServer
+from tests.support.cni_results import result_document, write_result
 
 NEW_PODS = int(os.environ.get("NETPOLQ_TEST_NEW_PODS", "8"))
 TOGETHER = 8
@@ -59,33 +58,13 @@ class NewPod(NamedTuple):
     """A pod that comes up in a slot. `addresses`: of both families."""
 
     name: str
-    uid: str
     slot: Host
     addresses: tuple[str, str]
 
     def body(self, *, has_status: bool) -> Body:
         """The pod as the API has it, with or without its addresses."""
-        body = copy.deepcopy(dict(manifests.pod(Host(name=f"app/{self.name}", addresses=self.addresses), NODE, app="new")))
-        metadata = body["metadata"]
-        assert isinstance(metadata, dict)
-        metadata["uid"] = self.uid
-        if not has_status:
-            body["status"] = {"phase": "Pending"}
-        return body
-
-    def write_cni_result(self, folder: Path) -> None:
-        """Write the file that libcni has written when a pod is attached. Source: `cachedInfo` in libcni/api.go."""
-        arguments = [["K8S_POD_NAMESPACE", "app"], ["K8S_POD_NAME", self.name], ["K8S_POD_UID", self.uid]]
-        ips = [{"address": f"{address}/{64 if ':' in address else 24}"} for address in self.addresses]
-        document = {
-            "kind": "cniCacheV1",
-            "containerId": self.uid,
-            "ifName": "eth0",
-            "networkName": "pods",
-            "cniArgs": arguments,
-            "result": {"cniVersion": "1.0.0", "ips": ips},
-        }
-        (folder / f"pods-{self.uid}-eth0").write_text(json.dumps(document), encoding="utf-8")
+        body = manifests.pod(Host(name=f"app/{self.name}", addresses=self.addresses), NODE, app="new")
+        return body if has_status else {**body, "status": {"phase": "Pending"}}
 
 
 class Attempt(NamedTuple):
@@ -103,6 +82,12 @@ class Cluster(NamedTuple):
     box: Box
     api: ThreadedApiServer
     results: Path
+
+    def write_cni_result(self, pod: NewPod) -> None:
+        """Write the file that the container runtime has written when a pod is attached. The API server gives the UID."""
+        name = f"app/{pod.name}"
+        uid = str(cast("Body", self.api.objects(POD_RESOURCE)[name]["metadata"])["uid"])
+        write_result(self.results, result_document(name, uid, *pod.addresses, sandbox=pod.name))
 
     def agent(self, *flags: str) -> Agent:
         config = self.api.kubeconfig(self.box.directory / "kubeconfig")
@@ -152,7 +137,6 @@ def new_pods(numbers: Sequence[int]) -> list[NewPod]:
     return [
         NewPod(
             f"new-{number}",
-            f"00000000-0000-4000-8000-{number:012}",
             slot,
             (f"10.72.1.{20 + number % 230}", f"fd72:1::{20 + number:x}"),
         )
@@ -165,8 +149,10 @@ def prepare_routes(box: Box, pods: Sequence[NewPod]) -> None:
     commands = []
     for pod in pods:
         device = f"pod{hosts.index(pod.slot.name) - 1}"
-        for address, own in zip(pod.addresses, NODE.addresses, strict=True):
-            commands.append(f"route replace {address} dev {device} src {own}")
+        v4, v6 = pod.addresses
+        commands.append(f"route replace {v4} dev {device} src {NODE.address(4)}")
+        # By a gateway, because the kernel joins the multicast group for neighbour discovery only some time after an address is up.
+        commands.append(f"route replace {v6} via fe80::2 dev {device} src {NODE.address(6)}")
     netns.batch(commands, box.namespaces[NODE.name])
 
 
@@ -250,7 +236,7 @@ def run(cluster: Cluster, *, with_results: bool, status_delay_s: float) -> None:
         for pod in pods:
             cluster.api.put(pod.body(has_status=False))
             if with_results:
-                pod.write_cni_result(cluster.results)
+                cluster.write_cni_result(pod)
         with ExitStack() as open_sockets:
             attempts = [attempt for pod in pods for attempt in come_up(cluster.box, pod, open_sockets)]
             late = threading.Timer(status_delay_s, report_addresses, (cluster.api, pods))
@@ -266,7 +252,6 @@ def run(cluster: Cluster, *, with_results: bool, status_delay_s: float) -> None:
         for pod in pods:
             netns.batch([f"address del {address} dev eth0" for address in pod.addresses], cluster.box.namespaces[pod.slot.name])
             cluster.api.delete(POD_RESOURCE, "app", pod.name)
-            (cluster.results / f"pods-{pod.uid}-eth0").unlink(missing_ok=True)
     assert not wrong, "\n".join(wrong)
     for kind, values in seconds.items():
         print(f"{kind}: {len(values)} connections, median {statistics.median(values):.3f} s, most {max(values):.3f} s")
