@@ -5,6 +5,7 @@ The folder may be missing, come later, be replaced or be unmounted. Events only 
 
 import asyncio
 import logging
+import os
 import time
 
 from pathlib import Path
@@ -32,13 +33,13 @@ log = logging.getLogger("cni-results")
 
 
 class CniResults:
-    """Puts early addresses into updates. `folder`: absolute. `deliver`: gets the updates of the source, and those that results cause.
+    """Puts early addresses into updates. `deliver`: gets the updates of the source, and those that results cause.
 
     `content`: what is known of the folder. `problem`: the reason why inotify does not watch it, or None.
     """
 
     def __init__(self, folder: Path, early: EarlyAddresses, deliver: Deliver) -> None:
-        self.location = str(folder)
+        self.location = os.path.abspath(folder)  # noqa: PTH100  (Path.absolute keeps "..")
         self.early = early
         self.content = Content(is_present=False)
         self.problem: str | None = None

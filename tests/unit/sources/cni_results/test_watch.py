@@ -90,6 +90,24 @@ async def test_a_folder_that_comes_later_is_watched(watched: Watched) -> None:
     assert watched.results.problem is None
 
 
+async def test_a_folder_may_be_named_by_a_relative_path_or_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    watched = Watched(Path("real/../link"))
+    task = asyncio.create_task(watched.results.run())
+    await watched.until_scanned()
+    write_result(tmp_path / "real", WEB)
+    await watched.until_known("10.1.0.7")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("other")
+    await watched.until_known()
+    task.cancel()
+
+
 async def test_a_folder_that_is_removed_and_made_again_is_watched_again(watched: Watched) -> None:
     watched.folder.mkdir(parents=True)
     path = write_result(watched.folder, WEB)
