@@ -62,9 +62,8 @@ class CniResults:
                 has_changed |= watch.take_events()
                 self.problem = watch.problem
                 self._take(content, noticed_ns)
-                if not has_changed:
-                    has_changed = await watch.changed(_wait_s(content, watch))
-                    noticed_ns = time.monotonic_ns()
+                has_changed = has_changed or await watch.changed(_wait_s(content, watch))
+                noticed_ns = time.monotonic_ns()
                 if has_changed:
                     await watch.quiet(QUIET_S, BURST_S)
 
