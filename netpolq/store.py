@@ -19,6 +19,9 @@ from netpolq.model import (
     domain_name,
 )
 
+MAX_FORMER_ADDRESSES = 4096
+MAX_FORMER_NAMES = 32
+
 
 @dataclass(slots=True)
 class DirtySet:
@@ -40,6 +43,8 @@ class Store:
     """Objects by key, and learned names by address. `apply` is the only writer of objects; readers see whole updates.
 
     `names`: the domain names that resolve to an address, as far as DNS answers told them. No update of a source touches them.
+    `former_names`: those that an address had before, the last one first, for its established connections. Of at most
+    `MAX_FORMER_ADDRESSES`, `MAX_FORMER_NAMES` for each; the rest is forgotten.
     """
 
     def __init__(self) -> None:
@@ -49,6 +54,7 @@ class Store:
         self.cluster_policies: dict[str, ClusterNetworkPolicy] = {}  # by qualified name
         self.nodes: dict[str, Node] = {}
         self.names: dict[AddressKey, frozenset[str]] = {}
+        self.former_names: dict[AddressKey, tuple[str, ...]] = {}
         self.rejections: tuple[Rejection, ...] = ()
         self.ignored: Mapping[str, int] = {}
         self.synced = False
@@ -173,12 +179,20 @@ class Store:
     def set_names(self, address: AddressKey, names: frozenset[str]) -> None:
         """Set the learned names of an address; empty: it has none any more."""
         names = frozenset(map(domain_name, names))
-        if names == self.names.get(address, frozenset()):
+        before = self.names.get(address, frozenset())
+        if names == before:
             return
         if names:
             self.names[address] = names
         else:
             del self.names[address]
+        former = dict.fromkeys((*sorted(before), *self.former_names.pop(address, ())))
+        if kept := tuple(name for name in former if name not in names)[:MAX_FORMER_NAMES]:
+            self.former_names[address] = kept  # now the last of the dictionary, so that the first one lost its names long ago
+        if len(self.former_names) > MAX_FORMER_ADDRESSES:
+            forgotten = next(iter(self.former_names))
+            del self.former_names[forgotten]
+            self._dirty.addresses.add(forgotten)
         self._dirty.addresses.add(address)
 
     def take_dirty_set(self) -> DirtySet:

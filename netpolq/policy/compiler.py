@@ -8,7 +8,7 @@ forgotten change one address and no program. The cost of an event does not depen
 cluster size. The meaning of the compiled policy depends only on the objects in the store; the numbers also depend on earlier contents.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from netpolq.addresses import AddressKey
@@ -32,6 +32,9 @@ class Compiler:
     `is_local`: the pods to compile programs for. `with_pod_names`: also give the pod name of each address, for the packet log.
     `known_ranges`: see `known`. `renamed`: of the addresses in the last `take_changed`, those whose learned names alone changed, or
     that became known or unknown. No policy denies by a name, so none of that denies an established connection.
+
+    `former`: by address, the selectors that match its former names. A rule that accepts by a name goes on to accept the established
+    connections of an address that has lost the name.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class Compiler:
         self._changed: set[AddressKey] = set()
         self._renamed: set[AddressKey] = set()
         self.renamed: frozenset[AddressKey] = frozenset()
+        self.former: Mapping[AddressKey, frozenset[int]] = {}
+        self._former_of_patterns = 0
         self._ranges = AddressRanges(known_ranges)
         self._of_other_ranges: set[AddressKey] = set()
         self._known: set[AddressKey] = set()
@@ -105,6 +110,7 @@ class Compiler:
         yield from self._endpoints.compile()
         yield from self._peer_classes.update_identities()
         self._changed |= self._endpoints.write_endpoints()
+        self._update_former(touched.addresses)
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
@@ -126,6 +132,22 @@ class Compiler:
         self._endpoints.move(address, local)
         if self._with_pod_names:
             self._delta.pod_names[address] = "" if pod is None else qualified_name(pod.namespace, pod.name)
+
+    def _update_former(self, moved: Set[AddressKey]) -> None:
+        former_names = self._store.former_names
+        if self._former_of_patterns != self._uses.patterns_version:
+            self._former_of_patterns = self._uses.patterns_version
+            moved = self.former.keys() | former_names.keys()
+        elif not (moved := {address for address in moved if address in former_names or address in self.former}):
+            return
+        former = dict(self.former)
+        for address in moved:
+            numbers = frozenset(number for _selector, number in self._uses.settled_for_names(former_names.get(address, ())))
+            if numbers:
+                former[address] = numbers
+            else:
+                former.pop(address, None)
+        self.former = former
 
     def _peer_class(self, address: AddressKey, pod: Pod | None, *, is_local: bool) -> PeerClass | None:
         nodes = self._store.nodes_with_address(address)

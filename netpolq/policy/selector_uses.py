@@ -22,6 +22,8 @@ class SelectorUses:
 
     `acquire` and `release` are collected as pending until the identities are updated (`netpolq.policy.peer_classes`). Until then, the
     numbers of released selectors are not reused, so identities before and after use the same numbers.
+
+    `patterns_version`: rises whenever a selector of names comes into use or goes out of use.
     """
 
     def __init__(self) -> None:
@@ -31,6 +33,7 @@ class SelectorUses:
         self._numbers = IdAllocator()
         self._pending: dict[Selector, bool] = {}  # True: came into use since the last update
         self._pending_names: dict[str, bool] = {}
+        self.patterns_version = 0
 
     @property
     def selectors(self) -> dict[int, Selector]:
@@ -108,6 +111,7 @@ class SelectorUses:
                 else:
                     gone.append((selector, use.number))
         self._pending = {}
+        self.patterns_version += any(isinstance(selector, DomainSelector) for selector, _number in (*fresh, *gone))
         return fresh, gone
 
     # --- port names ---------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def seal(*pieces: Piece) -> int:
 
 def open_view(descriptor: int) -> SnapshotReader:
     """Map a sealed memfd and validate all of its contents. The caller keeps the descriptor. Raises `SnapshotError`."""
-    return SnapshotReader(_map(descriptor))
+    return SnapshotReader(map_sealed(descriptor))
 
 
 def map_trusted(descriptor: int) -> SnapshotReader:
@@ -56,10 +56,11 @@ def map_trusted(descriptor: int) -> SnapshotReader:
     A pass over every byte would delay packets for milliseconds in a large cluster.
     Raises `SnapshotError`.
     """
-    return SnapshotReader(_map(descriptor), is_validated=True)
+    return SnapshotReader(map_sealed(descriptor), is_validated=True)
 
 
-def _map(descriptor: int) -> mmap.mmap:
+def map_sealed(descriptor: int) -> mmap.mmap:
+    """Map the bytes of a sealed memfd. Raises `SnapshotError` if it is not sealed."""
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise SnapshotError("the memfd is not sealed")
     size = os.lseek(descriptor, 0, os.SEEK_END)  # fstat(2) is a call with a path in some C libraries, which workers may not make

@@ -105,7 +105,8 @@ class Enforcer:
             compiled = time.perf_counter()
             self._timings.compile.observe(compiled - started)
             try:
-                version = self._publisher.publish(self._builder, compiler.take_changed())
+                changed = compiler.take_changed()
+                version = self._publisher.publish(self._builder, changed, renamed=compiler.renamed, former=compiler.former)
             except ConnectionError as error:
                 log.error("%s; trying again", error)
                 await asyncio.sleep(CHECK_INTERVAL_S)

@@ -5,6 +5,9 @@ bit. Their next packet, in either direction, then goes to a worker like that of 
 entry is deleted, so a connection continues if policies allow it again in time.
 
 Connections without the accepted bit are skipped: a worker evaluates their next packet anyway.
+
+An address that loses a learned name keeps it here. A rule that accepts by the name accepts established connections with the address for as
+long as the rule is there, and no new ones.
 """
 
 import asyncio
@@ -12,11 +15,13 @@ import logging
 import os
 import time
 
+from collections.abc import Mapping
+
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
 from netpolq.enums import ConnectionLabel, Verdict
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
-from netpolq.snapshot.memfd import map_trusted
+from netpolq.snapshot.extended_reader import map_extended
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.rollout_events import StrictPassDone
@@ -73,7 +78,7 @@ class StrictMode:
         started = time.perf_counter()
         # The newest snapshot may be newer than the one in force. What it denies will be denied soon anyway. What it newly allows is
         # evaluated at the next packet, if at all.
-        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(snapshot), about)
+        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(snapshot), self._publisher.newest_former, about)
         self._timings.strict_pass.observe(time.perf_counter() - started)
         self.examined += cleared.examined
         self.denied += cleared.cleared
@@ -81,9 +86,11 @@ class StrictMode:
             log.info("%d of %d established connections are denied from now on", cleared.cleared, cleared.examined)
 
 
-def _evaluate(ct_label: int, descriptor: int, about: set[AddressKey] | None) -> Cleared:
+def _evaluate(
+    ct_label: int, descriptor: int, former: Mapping[AddressKey, frozenset[int]], about: set[AddressKey] | None
+) -> Cleared:
     try:
-        view = map_trusted(descriptor)
+        view = map_extended(descriptor, former)
     finally:
         os.close(descriptor)
     evaluator = CachedEvaluator(view, lambda evaluation, _on_every_port: evaluation.verdict)

@@ -4,9 +4,11 @@ import asyncio
 import os
 import time
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Set
 from contextlib import suppress
+from types import MappingProxyType
 
+from netpolq.addresses import AddressKey
 from netpolq.ipc.channel import MAX_CHANGED, MAX_UNREAD, Channel, Heartbeat, Publish, StandDown
 from netpolq.snapshot import memfd
 from netpolq.snapshot.builder import SnapshotBuilder
@@ -23,7 +25,8 @@ class Publisher:
     """Publishes snapshots, and talks to the pool about them.
 
     `changes`: summary of the changes that the next snapshot has. `newest_descriptor`: memfd of the last snapshot sent, or None.
-    `published`: number of snapshots sent; `published_ns`: monotonic time of the last one, `snapshot_bytes`: its size.
+    `newest_former`: see `Compiler.former`, of the same state. `published`: number of snapshots sent; `published_ns`: monotonic time of the
+    last one, `snapshot_bytes`: its size.
     """
 
     def __init__(self, channel: Channel, progress: Progress, snapshot_file: SnapshotFile, changes: Changes) -> None:
@@ -36,6 +39,7 @@ class Publisher:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self.newest_descriptor: int | None = None
+        self.newest_former: Mapping[AddressKey, frozenset[int]] = {}
         self.published = 0
         self.snapshot_bytes = 0
         self.published_ns = 0
@@ -50,13 +54,22 @@ class Publisher:
         """Wait until the pool has read all but a few snapshots: each unread one stays in memory as a whole."""
         await self._has_room.wait()
 
-    def publish(self, builder: SnapshotBuilder, changed: Collection[bytes]) -> int:
+    def publish(
+        self,
+        builder: SnapshotBuilder,
+        changed: Collection[bytes],
+        *,
+        renamed: Set[bytes] = frozenset(),
+        former: Mapping[AddressKey, frozenset[int]] = MappingProxyType({}),
+    ) -> int:
         """Send a snapshot to every worker, unless nothing has changed. Returns its version.
 
-        `changed`: addresses whose flows it may evaluate differently than the previous one. Raises `ConnectionError`.
+        `changed`: addresses whose flows it may evaluate differently than the previous one. `renamed`, `former`: see `Compiler`. Raises
+        `ConnectionError`.
         """
         rollout = self._progress.rollout
         if not rollout.next_is_complete and not builder.is_touched:
+            self.newest_former = former
             self._progress.send(Published(rollout.version, (), self._changes.take()))
             return rollout.version
         is_partial = not rollout.next_is_complete and len(changed) <= MAX_CHANGED
@@ -75,7 +88,8 @@ class Publisher:
         self.snapshot_bytes = os.fstat(descriptor).st_size
         self.published_ns = time.monotonic_ns()
         self._keep(descriptor)
-        self._progress.send(Published(version, announced, self._changes.take()))
+        self.newest_former = former
+        self._progress.send(Published(version, announced, self._changes.take(), renamed))
         return version
 
     def _keep(self, descriptor: int) -> None:

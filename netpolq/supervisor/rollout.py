@@ -97,11 +97,15 @@ _REACHED = {Step.IN_FORCE, Step.DONE}
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A version that waits. `noticed_ns`: time of its oldest change; None for a kept snapshot."""
+    """A version that waits. `noticed_ns`: time of its oldest change; None for a kept snapshot.
+
+    `changed`: the addresses whose decisions it may change, `examined`: those whose established connections it may deny; None: all.
+    """
 
     version: int
     noticed_ns: int | None
     changed: frozenset[bytes] | None
+    examined: frozenset[bytes] | None
     summary: str
     step: Step = Step.PUBLISHED
 
@@ -160,7 +164,7 @@ class Rollout:
         due = [one for one in self.waiting if one.step in _NOT_CLEAN]
         if not self.has_verdict_cache or not self.is_installed or not (is_doubtful or due):
             return None
-        return Scope(self.used_version, _union(due), self.cache_doubts, is_doubtful)
+        return Scope(self.used_version, _union(one.changed for one in due), self.cache_doubts, is_doubtful)
 
     @property
     def to_examine(self) -> Scope | None:
@@ -169,7 +173,8 @@ class Rollout:
         due = [one for one in self.waiting if one.step is Step.IN_FORCE]
         if not self.has_strict_mode or not self.in_force_version or not (is_doubtful or due):
             return None
-        return Scope(self.in_force_version, None if is_doubtful else _union(due), self.connection_doubts, is_doubtful)
+        examined = None if is_doubtful else _union(one.examined for one in due)
+        return Scope(self.in_force_version, examined, self.connection_doubts, is_doubtful)
 
     # --- events -------------------------------------------------------------------------------------------------------------------
 
@@ -184,11 +189,12 @@ class Rollout:
                 noticed_ns = _oldest(self.noticed_ns, self.compiling_ns)
                 return replace(self, noticed_ns=noticed_ns, compiling_ns=None, next_is_complete=True), ()
             case Kept(version):
-                kept = _with(self, Publication(version, None, frozenset(), ""))
+                kept = _with(self, Publication(version, None, frozenset(), frozenset(), ""))
                 return _told(kept, _about_workers(kept), now_ns)
-            case Published(version, changed, summary):
+            case Published(version, changed, summary, renamed):
                 addresses = None if changed is None else frozenset(changed)
-                published = _with(self, Publication(version, self.compiling_ns, addresses, summary))
+                deniable = None if addresses is None else addresses - renamed
+                published = _with(self, Publication(version, self.compiling_ns, addresses, deniable, summary))
                 return _told(replace(published, compiling_ns=None, next_is_complete=False), _about_workers(published), now_ns)
             case WorkerReported(slot, version):
                 reported = _reported(self, slot, version)
@@ -251,7 +257,8 @@ def _with(rollout: Rollout, publication: Publication) -> Rollout:
     if len(waiting) >= MAX_WAITING:
         waiting, last = waiting[:-1], waiting[-1]
         noticed_ns = _oldest(last.noticed_ns, publication.noticed_ns)
-        publication = replace(publication, noticed_ns=noticed_ns, changed=_union((last, publication)))
+        changed, examined = _union((last.changed, publication.changed)), _union((last.examined, publication.examined))
+        publication = replace(publication, noticed_ns=noticed_ns, changed=changed, examined=examined)
     return replace(rollout, version=publication.version, waiting=(*waiting, publication))
 
 
@@ -266,11 +273,11 @@ def _oldest(one_ns: int | None, other_ns: int | None) -> int | None:
     return min((time_ns for time_ns in (one_ns, other_ns) if time_ns is not None), default=None)
 
 
-def _union(publications: Iterable[Publication]) -> frozenset[bytes] | None:
-    """The addresses that any of the versions changes; None: all, or too many."""
+def _union(parts: Iterable[frozenset[bytes] | None]) -> frozenset[bytes] | None:
+    """The addresses of all parts; None: all, or too many."""
     union: set[bytes] = set()
-    for one in publications:
-        if one.changed is None or len(union) + len(one.changed) > MAX_ADDRESSES:
+    for part in parts:
+        if part is None or len(union) + len(part) > MAX_ADDRESSES:
             return None
-        union |= one.changed
+        union |= part
     return frozenset(union)

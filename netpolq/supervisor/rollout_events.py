@@ -1,6 +1,6 @@
 """Events that the supervisor's parts send to `netpolq.supervisor.rollout`, and the values that it gives them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 
@@ -28,11 +28,13 @@ class Published:
     """The compiled changes were sent to the pool, or need no new version: `version` is then that of the last snapshot.
 
     `changed`: addresses whose connections the version may evaluate differently; None: all. `summary`: the changed objects, for the log.
+    `renamed`: those among them whose established connections it does not deny; see `netpolq.policy.compiler.Compiler`.
     """
 
     version: int
     changed: Collection[bytes] | None
     summary: str = ""
+    renamed: Set[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import pytest
 
+from netpolq import store
 from netpolq.addresses import AddressKey, format_address, parse_address
-from netpolq.enums import Action, Direction, Tier, Verdict
+from netpolq.enums import Action, Direction, Protocol, Tier, Verdict
 from netpolq.model import (
     ClusterNetworkPolicy,
     ClusterRule,
@@ -19,10 +20,13 @@ from netpolq.model import (
     Peer,
     Pod,
     PodPeer,
+    PolicyPort,
     Update,
 )
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.peers import DomainSelector
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.extended_reader import ExtendedReader
 from netpolq.snapshot.ir import CompiledDelta
 from tests.support.compiled import Compilation
 
@@ -131,16 +135,16 @@ def test_a_pattern_that_comes_into_use_matches_the_names_that_are_known_already(
 
 def test_an_update_of_the_source_does_not_touch_names() -> None:
     cluster = Cluster(WEB, policy(accept("example.com"), DENY))
-    store = cluster.compilation.store
+    learned = cluster.compilation.store
     cluster.learn(SERVER, "example.com")
     for item in (WEB, DB):
         cluster.change(item)
         cluster.change(deleted=[item])
-    assert store.names == {SERVER: {"example.com"}}
+    assert learned.names == {SERVER: {"example.com"}}
     cluster.learn(SERVER)
-    assert store.names == {}
+    assert learned.names == {}
     cluster.learn(SERVER)
-    assert not store.take_dirty_set()
+    assert not learned.take_dirty_set()
 
 
 def test_names_are_reported_as_renamed_unless_something_else_changed_too() -> None:
@@ -200,6 +204,84 @@ def test_a_name_is_matched_while_a_policy_of_a_local_pod_has_a_pattern_for_it() 
     assert not cluster.compiler.matches_name("example.com")
     cluster.change(deleted=[WEB])
     assert not cluster.compiler.matches_name("example.org")
+
+
+def former(cluster: Cluster) -> dict[str, set[object]]:
+    """The selectors of former names by address."""
+    selectors = cluster.compiler.selectors
+    found = cluster.compiler.former
+    return {format_address(address): {selectors[number] for number in numbers} for address, numbers in found.items()}
+
+
+def goes_on(cluster: Cluster, address: AddressKey) -> bool:
+    """Whether strict mode leaves an established connection to an address alone."""
+    reader = ExtendedReader(cluster.compilation.encoded(), cluster.compiler.former)
+    evaluator = CachedEvaluator(reader, lambda evaluation, _on_every_port: evaluation.verdict)
+    verdicts = {evaluator.answer(WEB.ips[0], address, 6, 443) for _ in range(3)}
+    verdicts.add(reader.evaluate(WEB.ips[0], address, 6, 443).verdict)
+    (verdict,) = verdicts
+    return verdict is Verdict.ACCEPT
+
+
+def test_an_address_that_loses_its_name_keeps_established_connections_and_gets_no_new_ones() -> None:
+    rules = policy(accept("example.com", EVERY_POD), DENY)
+    cluster = Cluster(WEB, DB, rules)
+    for address in (SERVER, DB.ips[0]):
+        cluster.learn(address, "example.com", "other.test")
+        assert goes_on(cluster, address)
+    cluster.learn(SERVER)
+    assert not cluster.allows(SERVER)
+    assert goes_on(cluster, SERVER)
+    assert not goes_on(cluster, OTHER)
+    assert former(cluster) == {"192.0.2.1": {DomainSelector("example.com")}}
+    cluster.change(policy(ClusterRule(Action.DENY, (NodePeer(LabelSelector()),)), name="unrelated"))
+    assert goes_on(cluster, SERVER), "a change of other policies does not cut it"
+
+
+@pytest.mark.parametrize(
+    "withdrawn",
+    [
+        policy(accept("example.org"), DENY),
+        policy(DENY, accept("example.com")),
+        policy(DENY),
+        policy(ClusterRule(Action.ACCEPT, (DomainPeer("example.com"),), (PolicyPort(Protocol.TCP, 80),)), DENY),
+    ],
+)
+def test_a_policy_that_withdraws_the_rule_of_a_former_name_cuts_established_connections(withdrawn: Object) -> None:
+    cluster = Cluster(WEB, policy(accept("example.com"), DENY))
+    cluster.learn(SERVER, "example.com")
+    cluster.learn(SERVER)
+    assert goes_on(cluster, SERVER)
+    assert cluster.change(withdrawn) == {"10.0.0.1"}
+    assert cluster.renamed == set(), "so strict mode looks at the connections of the pod"
+    assert not goes_on(cluster, SERVER)
+    cluster.change(policy(accept("*.com", "example.com"), DENY))
+    assert goes_on(cluster, SERVER), "what is allowed again in time goes on"
+
+
+def test_a_former_name_that_comes_back_is_a_name_again() -> None:
+    cluster = Cluster(WEB, policy(accept("example.com", "*.example.com"), DENY))
+    cluster.learn(SERVER, "example.com")
+    cluster.learn(SERVER, "a.example.com")
+    assert former(cluster) == {"192.0.2.1": {DomainSelector("example.com")}}
+    cluster.learn(SERVER, "b.example.com", "example.com")
+    assert former(cluster) == {"192.0.2.1": {DomainSelector("*.example.com")}}
+    assert cluster.compilation.store.former_names == {SERVER: ("a.example.com",)}
+
+
+def test_former_names_are_bounded_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_FORMER_ADDRESSES", 2)
+    monkeypatch.setattr(store, "MAX_FORMER_NAMES", 3)
+    cluster = Cluster(WEB, policy(accept("*.example.com"), DENY))
+    for number in range(5):
+        cluster.learn(SERVER, f"{number}.example.com")
+    assert cluster.compilation.store.former_names == {SERVER: ("3.example.com", "2.example.com", "1.example.com")}
+    for address in (OTHER, DB.ips[0]):
+        cluster.learn(address, "a.example.com")
+        cluster.learn(SERVER, "4.example.com", "5.example.com")
+        cluster.learn(address)
+    assert former(cluster).keys() == {"2001:db8::2", "10.0.0.2"}
+    assert cluster.compilation.store.former_names.keys() == {OTHER, DB.ips[0]}
 
 
 @pytest.mark.parametrize("patterns", [1, 1000])

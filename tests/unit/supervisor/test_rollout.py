@@ -438,6 +438,18 @@ def test_connections_are_evaluated_that_a_version_in_force_changes() -> None:
     assert rollout.to_examine == Scope(3, frozenset({B}), rollout.connection_doubts, is_doubtful=False)
 
 
+def test_connections_of_addresses_whose_names_alone_changed_go_on_and_the_cache_forgets_them() -> None:
+    rollout = after(in_force(1), Published(2, (A, B), "", frozenset({A})), SetsInstalled(2), *all_workers(2))
+    assert rollout.to_clean == Scope(2, frozenset({A, B}), rollout.cache_doubts, is_doubtful=False)
+    rollout = cleaned(rollout)
+    assert rollout.to_examine == Scope(2, frozenset({B}), rollout.connection_doubts, is_doubtful=False)
+    both = after(in_force(1), Published(2, (A,), "", frozenset({A})), Published(3, (A, B), "", frozenset({B})), SetsInstalled(3))
+    both = cleaned(after(both, *all_workers(3)))
+    assert both.to_examine == Scope(3, frozenset({A}), both.connection_doubts, is_doubtful=False)
+    every = cleaned(after(in_force(1), Published(2, None, "", frozenset({A})), SetsInstalled(2), *all_workers(2)))
+    assert every.to_examine == Scope(2, None, every.connection_doubts, is_doubtful=False)
+
+
 @pytest.mark.parametrize("doubt", [OtherAgentLeft(), RulesetReinstalled()])
 def test_all_connections_are_evaluated_again_after_a_doubt(doubt: Event) -> None:
     rollout = in_force(1)
