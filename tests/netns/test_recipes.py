@@ -132,6 +132,10 @@ RECIPES = (
             ("monitoring/grafana -> metadata,outside,node", "monitoring/grafana"),
         ),
     ),
+    Recipe(  # no name is learned here, so its addresses stay closed
+        name="allow-names",
+        denied=(("shop/* -> metadata,outside,control-plane,node", "allow-names"),),
+    ),
     Recipe(
         name="tenants",
         existing=(ALLOW_ALL,),
