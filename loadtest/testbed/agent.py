@@ -39,12 +39,23 @@ class WorkerStatus(TypedDict):
     restarts: int
 
 
+class WaitingStatus(TypedDict):
+    """The waiting process as `netpolq status` shows it; only the fields used here."""
+
+    pid: int
+    queue_num: int
+    acked_version: int
+    held: int
+    restarts: int
+
+
 class Status(TypedDict):
     """The document of `netpolq status --output json`; only the fields used here."""
 
     snapshot_version: int
     in_force_version: int
     workers: list[WorkerStatus]
+    waiting: WaitingStatus | None
     source: dict[str, object]
     cni_results: dict[str, object] | None
     rejected: list[dict[str, object]]
@@ -151,7 +162,7 @@ class Agent:
         return next((child for child, argv in self._children() if "supervise" in argv and argv != argv_of_pool), None)
 
     def forks(self) -> list[psutil.Process]:
-        """The workers, including the standby worker: forks of the pool, so they have its command line."""
+        """The workers, the waiting process and the standby worker: forks of the pool, so they have its command line."""
         argv_of_pool = self.pool.cmdline()
         return [child for child, words in self._children() if words == argv_of_pool]
 

@@ -69,6 +69,12 @@ def worker_of(agent: Agent) -> int:
     return agent.status()["workers"][0]["pid"]
 
 
+def waiting_of(agent: Agent) -> int:
+    """Process id of the waiting process; 0 if there is none at the moment."""
+    waiting = agent.status()["waiting"]
+    return 0 if waiting is None else waiting["pid"]
+
+
 @contextmanager
 def listening(box: Box, port: int) -> Iterator[socket.socket]:
     with box.inside(SERVER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as server:

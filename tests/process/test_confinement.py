@@ -17,7 +17,7 @@ from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import CHECKOUT, Box
 from netpolq_worker.capabilities import POOL, SUPERVISOR
 from netpolq_worker.worker.sandbox import WORKER_UID
-from tests.process.conftest import admit, assert_admitted
+from tests.process.conftest import admit, assert_admitted, waiting_of
 
 NET_ADMIN = 1 << 12
 
@@ -96,7 +96,7 @@ def test_every_worker_is_sandboxed_also_when_root_starts_the_agent_on_a_machine(
         )
 
     assert all(is_confined(worker["pid"]) for worker in closed_agent.status()["workers"])
-    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 4)
     closed_agent.wait_until("and it is sandboxed", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
 
 
@@ -145,11 +145,13 @@ def test_a_worker_holds_only_its_own_queue(closed_agent: Agent) -> None:
         links = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
-    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 4)
     workers = [worker["pid"] for worker in closed_agent.status()["workers"]]
     assert [netlink_sockets(pid) for pid in workers] == [1, 1]
-    (standby,) = {process.pid for process in closed_agent.forks()} - set(workers)
-    assert netlink_sockets(standby) == 2
+    waiting = waiting_of(closed_agent)
+    assert netlink_sockets(waiting) == 1
+    (standby,) = {process.pid for process in closed_agent.forks()} - {*workers, waiting}
+    assert netlink_sockets(standby) == 3
     closed_agent.kill(workers[0])
     closed_agent.wait_until("the standby worker serves", lambda: closed_agent.status()["workers"][0]["pid"] == standby)
     assert netlink_sockets(standby) == 1

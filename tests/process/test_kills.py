@@ -159,12 +159,12 @@ def test_packets_that_a_killed_worker_had_read_are_answered_without_waiting_for_
 def test_killing_the_pool_ends_all_processes_and_the_next_start_has_the_last_snapshot_at_once(
     box: Box, closed_agent: Agent
 ) -> None:
-    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 3)
+    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 4)
     children = closed_agent.pool.children()
     closed_agent.pool.kill()
     gone, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
-    assert len(gone) == 4, "supervisor, two workers, standby worker"
+    assert len(gone) == 5, "supervisor, two workers, waiting process, standby worker"
     address = box.address(SERVER.name, 4)
     probes = [Probe(client.name, address, "TCP", 80) for client in (FRIEND, STRANGER)]
     assert [result.reached for result in box.probe(probes)] == [False, False], "fail-closed means closed without an agent"

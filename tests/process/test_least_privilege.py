@@ -127,19 +127,19 @@ def test_the_shipped_container_has_one_capability_and_cannot_gain_others() -> No
 def test_the_shipped_privileges_suffice_to_enforce_and_to_replace_killed_workers(box: Box, confined: Confined) -> None:
     assert reached(box) == [True, False, True, False]
     assert reached(box, "UDP") == [True, False, True, False]
-    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 4)
     killed = confined.forks()
     for worker in killed:
         worker.kill()
-    confined.wait_until("all workers are back", lambda: len(set(confined.forks()) - set(killed)) == 3 and confined.is_ready())
+    confined.wait_until("all workers are back", lambda: len(set(confined.forks()) - set(killed)) == 4 and confined.is_ready())
     assert reached(box) == [True, False, True, False]
     assert "nfqueue_queue_total{" in confined.metrics(), "the kernel's statistics of the queues must be readable too"
 
 
 def test_no_process_of_the_agent_has_more_than_the_shipped_capability(confined: Confined) -> None:
-    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 4)
     credentials = confined.credentials()
-    assert len(credentials) == 5, "pool, supervisor, two workers, standby worker"
+    assert len(credentials) == 6, "pool, supervisor, two workers, waiting process, standby worker"
     assert set(credentials.values()) == {Credentials(NET_ADMIN, NET_ADMIN, NET_ADMIN, no_new_privs=True)}
 
 
@@ -156,7 +156,7 @@ def test_the_agent_can_write_only_to_its_run_directory(confined: Confined) -> No
 
 def test_the_pool_can_be_process_1_without_an_init_program(box: Box, confined: Confined) -> None:
     """It reaps orphans and ends on SIGTERM, which the kernel does not deliver to a process 1 without a handler."""
-    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 3)
+    confined.wait_until("there is a standby worker", lambda: len(confined.forks()) == 4)
     pool = confined.pool
     own = set(pool.children())
     orphan = box.popen(

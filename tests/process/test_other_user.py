@@ -41,7 +41,7 @@ def agent(box: Box, folder: Path, for_other_users: None) -> Iterator[Agent]:
 
 def test_it_enforces_and_replaces_workers(box: Box, agent: Agent) -> None:
     assert_admitted(box, "friend")
-    agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 3)
+    agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 4)
     first = agent.status()["workers"][0]["pid"]
     agent.kill(first)
     agent.wait_until("another worker serves", lambda: agent.status()["workers"][0]["pid"] not in {0, first})

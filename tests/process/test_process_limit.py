@@ -19,7 +19,7 @@ def group() -> Iterator[Path]:
 
 def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path) -> None:
     with Agent(box, folder, "--fail-open=false", "--workers=1", "--verdict-cache=off") as agent:
-        agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 2)
+        agent.wait_until("there is a standby worker", lambda: len(agent.forks()) == 3)
         for process in (agent.pool, *agent.forks()):  # not the supervisor, which needs threads
             (group / "cgroup.procs").write_text(str(process.pid))
         (group / "pids.max").write_text("1")
@@ -34,5 +34,5 @@ def test_a_limit_of_processes_ends_no_agent(box: Box, folder: Path, group: Path)
         assert_admitted(box, "")
         (group / "pids.max").write_text("max")
         agent.wait_until("ready again", agent.is_ready)
-        agent.wait_until("there is a standby worker again", lambda: len(agent.forks()) == 2)
+        agent.wait_until("there is a standby worker again", lambda: len(agent.forks()) == 3)
         assert_admitted(box, "friend")

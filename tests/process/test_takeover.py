@@ -76,7 +76,7 @@ def test_upgrades_in_a_row_lose_no_allowed_and_admit_no_denied_connection(box: B
         results += load.result()
     assert [result for result in results if result.probe.source == STRANGER.name and result.reached] == []
     assert [result for result in results if result.probe.source == FRIEND.name and not result.reached] == []
-    assert queues == [102, 100] * (count // 2)
+    assert queues == [104, 100] * (count // 2)
     assert unjudged(upgrades.agent) == 0
     assert "Traceback" not in upgrades.agent.log.read_text()
 

@@ -14,7 +14,18 @@ import pytest
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
 from netpolq_worker.pool.workers import _PAUSE_S, _SILENCE_S
-from tests.process.conftest import FRIEND, MODES, STRANGER, admit, assert_admitted, listening, receives_nothing, send, worker_of
+from tests.process.conftest import (
+    FRIEND,
+    MODES,
+    STRANGER,
+    admit,
+    assert_admitted,
+    listening,
+    receives_nothing,
+    send,
+    waiting_of,
+    worker_of,
+)
 from tests.support.control_groups import control_group
 
 STUCK, ABORTING, OUT_OF_MEMORY, GREEDY = 6661, 6662, 6663, 6664
@@ -84,10 +95,10 @@ def test_a_worker_that_hangs_is_killed_and_its_replacement_evaluates_the_waiting
 
 def test_a_standby_worker_that_hangs_is_replaced_before_it_is_needed(box: Box, folder: Path) -> None:
     with agent_with(box, folder, "false") as agent:
-        worker = worker_of(agent)
+        worker, waiting = worker_of(agent), waiting_of(agent)
 
         def standbys() -> list[int]:
-            return [fork.pid for fork in agent.forks() if fork.pid != worker]
+            return [fork.pid for fork in agent.forks() if fork.pid not in {worker, waiting}]
 
         agent.wait_until("there is a standby worker", lambda: len(standbys()) == 1)
         (standby,) = standbys()
