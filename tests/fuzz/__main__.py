@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-NAMES = ("packet", "snapshot", "words", "channel", "cni-result")
+NAMES = ("packet", "snapshot", "words", "channel", "cni-result", "dns", "dns-tcp")
 _MARGIN_S = 120.0
 
 

@@ -15,6 +15,7 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.cni_results.result import MAX_ADDRESSES, ResultError, read_result
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import COPY_BYTES, parse
+from tests.fuzz.dns_targets import dns_message, dns_over_tcp
 from tests.property.test_hostile_snapshots import with_right_checksums
 from tests.support.compiled import encode as encode_snapshot
 from tests.unit.snapshot.test_memfd import small_snapshot
@@ -153,5 +154,7 @@ TARGETS: dict[str, Callable[[], Callable[[bytes], None]]] = {
     "words": WordsTarget,
     "channel": lambda: channel,
     "cni-result": lambda: cni_result,
+    "dns": lambda: dns_message,
+    "dns-tcp": lambda: dns_over_tcp,
 }
 """The targets by name. The fuzzing process creates its target once."""

@@ -43,7 +43,7 @@ def test_the_queue_is_full_before_the_buffer_and_each_mode_has_its_own_counter(
                     sender.send(bytes(1000))
                 agent.wait_until("the queue is full", lambda: agent.queues()[0].queue_total == QUEUE_PACKETS)
                 agent.wait_until("the packets that passed are counted", lambda: unjudged(agent) == passed)
-                queue, _waiting = agent.queues()
+                queue = agent.queues()[0]
                 assert (queue.queue_dropped, queue.user_dropped) == (dropped, 0)
                 assert queue.id_sequence == QUEUE_PACKETS
             finally:

@@ -48,7 +48,7 @@ def packet_counts(box: Box, agent: Agent, mode: str) -> PacketCounts:
     accepted, denied = (
         counts.get(f'packet_count{{family="IPv4",protocol="UDP",verdict="{verdict}"}}', 0) for verdict in ("accept", "drop")
     )
-    queue, _waiting = agent.queues()
+    queue = agent.queues()[0]
     dropped = queue.queue_dropped + queue.user_dropped
     # On a slow machine, the pool may kill workers that seem to hang.
     dropped += counts.get('netpolq_failed_packets_total{cause="suspect"}', 0)
