@@ -16,6 +16,7 @@ from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
 from loadtest.testbed.probe import Probe, Result
 from netpolq.errors import ExitCode
+from netpolq.ipc.agent_settings import EXTRA_QUEUES
 from tests.process.conftest import FRIEND, SERVER, STRANGER, admit, assert_admitted
 from tests.process.test_full_queue import unjudged
 from tests.support.upgrades import Upgrades
@@ -76,7 +77,7 @@ def test_upgrades_in_a_row_lose_no_allowed_and_admit_no_denied_connection(box: B
         results += load.result()
     assert [result for result in results if result.probe.source == STRANGER.name and result.reached] == []
     assert [result for result in results if result.probe.source == FRIEND.name and not result.reached] == []
-    assert queues == [104, 100] * (count // 2)
+    assert queues == [100 + 2 + EXTRA_QUEUES, 100] * (count // 2)
     assert unjudged(upgrades.agent) == 0
     assert "Traceback" not in upgrades.agent.log.read_text()
 
@@ -129,7 +130,7 @@ def test_process_1_of_a_container_waits_for_sigterm_after_it_was_taken_over_from
         with Agent(box, folder, CLOSED, "--workers=1", "--takeover") as second:
             second.wait_until("the other has left", lambda: "waiting for SIGTERM" in first.log.read_text())
             assert first.is_running
-            assert second.status()["workers"][0]["queue_num"] == 101
+            assert second.status()["workers"][0]["queue_num"] == 101 + EXTRA_QUEUES
         assert first.is_running
         (process_1,) = psutil.Process(first.pid).children()
         process_1.send_signal(signal.SIGTERM)
@@ -154,7 +155,7 @@ def test_a_supervisor_that_hangs_delays_no_takeover_and_the_new_agent_serves_the
 
         def serves_status() -> bool:
             with suppress(ConnectionError):
-                return second.status()["workers"][0]["queue_num"] == 101
+                return second.status()["workers"][0]["queue_num"] == 101 + EXTRA_QUEUES
             return False
 
         second.wait_until("it serves its status", serves_status)

@@ -32,6 +32,8 @@ class DnsMetrics:
         self._released = Counter(
             "netpolq_dns_released_packets", "Packets with DNS responses that ended to wait for their addresses", registry=registry
         )
+        # What an earlier reader held has been moved on: one less the other is the number of packets that wait now.
+        self._released.inc(max(_value(self._held) - _value(self._released), 0.0))
         self._delay = Counter("netpolq_dns_delay_seconds", "How long released packets have waited, in total", registry=registry)
 
     def flush(self, tally: Tally) -> None:
@@ -44,3 +46,7 @@ class DnsMetrics:
         self._released.inc(tally.released)
         self._delay.inc(tally.delay_ns / _NS_PER_S)
         tally.cut_answers = tally.held = tally.released = tally.delay_ns = 0
+
+
+def _value(counter: Counter) -> float:
+    return next(sample.value for metric in counter.collect() for sample in metric.samples if sample.name.endswith("_total"))

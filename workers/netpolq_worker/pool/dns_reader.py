@@ -87,13 +87,12 @@ class DnsReaderProcess:
         if pid != self.child.pid:
             return
         self._on_readable()  # its last messages
-        is_wanted = self.child.phase is Phase.RUNNING
         self.child.on_exit(now)
         if self._channel is not None:
             self._events.unwatch(self._channel)
             self._channel.close()
             self._channel = None
-        if is_wanted:
+        if code:
             log.error("DNS reader (pid %d, queue %d) %s", pid, self._queue.queue_num, described(code))
 
     @property
