@@ -39,7 +39,7 @@ def queue_new_connections(box: Box, queue_num: int) -> None:
     """
 
     def install() -> None:
-        commit(_replace("first-packets", asyncio.run(probe(Dataplane.AUTO)), queue_num, 1, 0))
+        commit(_replace(("first-packets", "enqueue"), asyncio.run(probe(Dataplane.AUTO)), queue_num, 1, 0))
 
     box.inside(NODE.name, install)
     rule = f"ct state new udp dport {PORT} meta mark set {PacketMark.UNKNOWN_SOURCE << 4:#x} jump enqueue"
