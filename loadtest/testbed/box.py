@@ -11,6 +11,7 @@ boxes can exist at the same time.
 import atexit
 import itertools
 import json
+import math
 import os
 import select
 import shutil
@@ -18,6 +19,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -28,10 +31,14 @@ from typing import TypeVar
 
 from loadtest.testbed import netns
 from loadtest.testbed.probe import TIMEOUT_S, Probe, Prober, Result
+from netpolq.netlink.queue_table import QueueStats, read
 
 CHECKOUT = Path(__file__).parents[2]
 _GATEWAY = "fe80::1"
 _LIMIT_S = 20.0
+_MIN_SILENCE_S = 0.1
+_PASSES_OF_SILENCE = 20
+"""Between two steps of an attempt, a process is waited for about as long as it takes to pass the servers at the same time."""
 _NODE_SETTINGS = {
     "ipv4/ip_forward": "1",
     "ipv6/conf/all/forwarding": "1",
@@ -75,6 +82,7 @@ class Box:
         self._exit = ExitStack()
         self._processes: list[subprocess.Popen[str]] = []
         self._servers: subprocess.Popen[str] | None = None
+        self._passing = threading.Lock()
         self._servers_log = self.directory / "servers.log"
 
     def __enter__(self) -> "Box":
@@ -116,11 +124,25 @@ class Box:
         """Call a function in the namespace of a host."""
         return netns.inside(self.namespaces[name], call)
 
-    def probe(self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S) -> list[Result]:
-        """Run all probes at the same time; see `Prober.run`. Raises `RuntimeError` if the servers have ended."""
+    def probe(self, probes: Sequence[Probe], timeout_s: float | None = None) -> list[Result]:
+        """Run all probes at the same time; see `Prober.run`. Raises `RuntimeError` if the servers have ended.
+
+        `timeout_s` None: attempts end when no packet waits in a queue of the node and no answer comes for a while, at the latest after
+        `TIMEOUT_S`.
+        """
         if self._servers is None or self._servers.poll() is not None:
             raise RuntimeError(f"the servers of the box are gone: {self._servers_log.read_text(encoding='utf-8')}")
-        return self._prober.run(probes, timeout_s)
+        if timeout_s is not None:
+            return self._prober.run(probes, timeout_s)
+        return self._prober.run(probes, TIMEOUT_S, self.silence_s)
+
+    def silence_s(self) -> float:
+        """For how long no packet must arrive until none can that was sent before. Infinity while one waits for its verdict."""
+        if any(queue.queue_total for queue in self.inside(self.node.name, _queues)):
+            return math.inf
+        began_s = time.monotonic()
+        self._pass_servers()
+        return max(_MIN_SILENCE_S, _PASSES_OF_SILENCE * (time.monotonic() - began_s))
 
     def popen(self, name: str, argv: Sequence[str], *, log: Path, pipe: bool = False) -> subprocess.Popen[str]:
         """Start a process in the namespace of a host, with its own session and view of /sys. Its output is appended to `log`.
@@ -226,6 +248,22 @@ class Box:
         readable, _, _ = select.select([self._servers.stdout], [], [], _LIMIT_S)
         if not readable or self._servers.stdout.readline() != "ready\n":
             raise RuntimeError(f"the servers of the box did not start: {self._servers_log.read_text(encoding='utf-8')}")
+
+    def _pass_servers(self) -> None:
+        """Return when the servers have answered all that has arrived before. Raises `OSError` if they have ended."""
+        assert self._servers is not None
+        assert self._servers.stdin is not None
+        assert self._servers.stdout is not None
+        with self._passing:
+            for _ in range(2):  # what arrived before the first one is read in the same step of their loop, maybe after it
+                os.write(self._servers.stdin.fileno(), b".")
+                readable, _, _ = select.select([self._servers.stdout], [], [], _LIMIT_S)
+                if not readable or not os.read(self._servers.stdout.fileno(), 1):
+                    raise OSError("the servers of the box do not answer")
+
+
+def _queues() -> tuple[QueueStats, ...]:
+    return read(Path("/proc/thread-self/net/netfilter/nfnetlink_queue"))
 
 
 def _no_detection(address: str) -> str:

@@ -1,10 +1,12 @@
 """The servers of a cluster in a box: one process that answers in all of its namespaces, until its standard input ends.
 
 Run as `python -m loadtest.testbed.echo`. Reads one JSON line: a list of [namespace, address, [[protocol, port], …]]; writes "ready".
+Each further byte that it reads comes back: the second of two in a row, when all that had arrived before the first has been answered.
 TCP and UDP servers return the data that they receive, the SCTP server answers an INIT with an INIT ACK. The kernel answers ICMP.
 """
 
 import json
+import os
 import selectors
 import signal
 import socket
@@ -45,10 +47,12 @@ class Echo:
         self._selector.register(sys.stdin.buffer, selectors.EVENT_READ, None)
         while self._serving:
             for key, _events in self._selector.select():
-                if key.data is None:
-                    self._serving = False
-                else:
+                if key.data is not None:
                     key.data(key.fileobj)
+                elif data := os.read(key.fd, 1):
+                    os.write(sys.stdout.fileno(), data)
+                else:
+                    self._serving = False
 
     def _add(self, connection: socket.socket, serve: Serve) -> None:
         connection.setblocking(False)

@@ -1,9 +1,11 @@
 """Probes of reachability by TCP, UDP, ICMP and SCTP, many at a time from any namespaces, in one process with one loop.
 
-A denied packet is dropped, so a denied attempt ends with its timeout; all attempts wait at the same time.
+A denied packet is dropped, so a denied attempt ends with its timeout, or earlier if the caller can tell that nothing more will come. All
+attempts wait at the same time.
 """
 
 import errno
+import math
 import selectors
 import socket
 import struct
@@ -21,6 +23,7 @@ from loadtest.testbed.echo import payload
 TIMEOUT_S = 0.7
 """Less than the second after which TCP repeats a SYN: every attempt is one packet."""
 
+_STEP_S = 0.01
 _FIRST_IDENTIFIER = 10_000
 _LAST_IDENTIFIER = 32_000  # below the ephemeral ports of the kernel
 _TOKEN_BYTES = 8
@@ -78,12 +81,18 @@ class Prober:
         self._namespaces = namespaces
         self._identifiers: dict[str, int] = {}
 
-    def run(self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S) -> list[Result]:
-        """Run attempts at the same time. The results are in the order of the probes."""
+    def run(
+        self, probes: Sequence[Probe], timeout_s: float = TIMEOUT_S, silence_s: Callable[[], float] | None = None
+    ) -> list[Result]:
+        """Run attempts at the same time. The results are in the order of the probes.
+
+        `silence_s` returns for how long at least no answer must come until none can come any more, as far as it can tell at the moment;
+        infinity while packets are under way. If it is given, attempts end before their timeout when that has passed since the last event.
+        """
         numbered = [
             probe if probe.source_port else probe._replace(source_port=self._identifier(probe.source)) for probe in probes
         ]
-        with _Round(timeout_s) as round_:
+        with _Round(timeout_s, silence_s) as round_:
             for source in {probe.source for probe in numbered}:
                 own = [(number, probe) for number, probe in enumerate(numbered) if probe.source == source]
                 netns.inside(self._namespaces[source], partial(round_.open, own))
@@ -109,8 +118,11 @@ class _Attempt:
 class _Round:
     """The sockets and the loop of one call of `Prober.run`."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, silence_s: Callable[[], float] | None) -> None:
         self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._silent_since_s = 0.0
+        self._silence_needed_s = 0.0
         self._selector = selectors.DefaultSelector()
         self._attempts: dict[int, _Attempt] = {}
         self._raw: dict[tuple[str, str, int], socket.socket] = {}
@@ -162,6 +174,11 @@ class _Round:
                 self._finish(started.pop(0), Outcome.TIMEOUT)
             next_s = [began_s + self._attempts[due[0]].probe.delay_s] if due else []
             next_s += [self._deadline_s(started[0])] if started else []
+            if not due and self._silence_s is not None:
+                if self._is_over(self._silence_s):
+                    for number in started:
+                        self._finish(number, Outcome.TIMEOUT)
+                next_s.append(now_s + _STEP_S)
             if next_s:
                 self._poll(max(0.0, min(next_s) - time.monotonic()))
         return [self._results[number] for number in sorted(self._results)]
@@ -169,9 +186,27 @@ class _Round:
     def _deadline_s(self, number: int) -> float:
         return self._attempts[number].started_s + self._timeout_s
 
-    def _poll(self, wait_s: float) -> None:
-        for key, _events in self._selector.select(wait_s):
+    def _poll(self, wait_s: float) -> bool:
+        """Wait for events, and serve them. Returns whether there were any."""
+        events = self._selector.select(wait_s)
+        for key, _events in events:
             key.data()
+        if events:
+            self._restart_silence()
+        return bool(events)
+
+    def _restart_silence(self) -> None:
+        self._silent_since_s = time.monotonic()
+        self._silence_needed_s = 0.0
+
+    def _is_over(self, silence_s: Callable[[], float]) -> bool:
+        """Whether nothing has come for so long that nothing more will. A slow moment prolongs the whole silence."""
+        needed_s = silence_s()
+        if needed_s == math.inf or self._poll(0.0):
+            self._restart_silence()
+            return False
+        self._silence_needed_s = max(self._silence_needed_s, needed_s)
+        return time.monotonic() - self._silent_since_s >= self._silence_needed_s
 
     def _raw_socket(self, probe: Probe, family: socket.AddressFamily, protocol: int) -> socket.socket:
         # One socket for all attempts of a namespace: every raw socket receives a copy of every packet.
@@ -184,6 +219,7 @@ class _Round:
 
     def _start(self, number: int) -> None:
         attempt = self._attempts[number]
+        self._restart_silence()
         attempt.started_s = time.monotonic()
         probe = attempt.probe
         try:

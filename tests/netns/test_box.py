@@ -5,18 +5,23 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
+import psutil
 import pytest
+
+from netfilterqueue import NetfilterQueue
 
 from loadtest.testbed import netns, sctp
 from loadtest.testbed.box import CHECKOUT, Box, Host
-from loadtest.testbed.probe import Outcome, Probe
+from loadtest.testbed.probe import TIMEOUT_S, Outcome, Probe
 
 SERVED = (("TCP", 80), ("UDP", 80), ("SCTP", 80))
 NODE = Host(name="node", addresses=("10.78.0.1", "fd78::1"), serves=SERVED)
@@ -55,6 +60,52 @@ def test_a_closed_port_is_a_refusal_and_silence_a_timeout(box: Box) -> None:
     finally:
         box.nft("delete table inet wall")
     assert Counter(result.outcome for result in results) == {Outcome.REFUSED: 2, Outcome.TIMEOUT: 4}
+
+
+@contextmanager
+def queued(box: Box) -> Iterator[NetfilterQueue]:
+    """A queue for all datagrams that the node forwards. The test reads it."""
+    rule = ["FORWARD", "-p", "udp", "-j", "NFQUEUE", "--queue-num", "7"]
+    assert box.run("node", ["iptables", "-A", *rule]).stderr == ""
+    queue = box.inside("node", NetfilterQueue)
+    queue.bind(7, lambda packet: packet.accept())
+    try:
+        yield queue
+    finally:
+        queue.unbind()
+        box.run("node", ["iptables", "-D", *rule])
+
+
+def test_silence_ends_an_attempt_before_its_timeout(box: Box) -> None:
+    box.nft("table inet wall { chain forward { type filter hook forward priority 0; ip daddr 10.78.1.2 drop; }; }")
+    try:
+        silent, patient = (
+            box.probe([Probe("x/c", "10.78.1.2", "TCP", 80)], timeout_s)[0].elapsed_s for timeout_s in (None, TIMEOUT_S)
+        )
+    finally:
+        box.nft("delete table inet wall")
+    assert silent < patient / 2
+
+
+def test_an_attempt_whose_packet_waits_for_its_verdict_is_not_over(box: Box) -> None:
+    with queued(box) as queue:
+        decider = threading.Timer(TIMEOUT_S / 2, lambda: queue.run(block=False))
+        decider.start()
+        (result,) = box.probe([Probe("x/a", "10.78.1.2", "UDP", 80)])
+        decider.join()
+    assert result.reached
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP", "SCTP"])
+def test_an_attempt_that_the_servers_have_not_answered_yet_is_not_over(box: Box, protocol: str) -> None:
+    assert box.probe([Probe("x/a", "10.78.1.2", protocol, 80)])[0].reached
+    (servers,) = (process for process in psutil.Process().children() if "loadtest.testbed.echo" in process.cmdline())
+    servers.suspend()
+    waker = threading.Timer(TIMEOUT_S / 2, servers.resume)
+    waker.start()
+    (result,) = box.probe([Probe("x/a", "10.78.1.2", protocol, 80)])
+    waker.join()
+    assert result.reached
 
 
 def test_an_attempt_starts_as_late_as_it_was_asked_to(box: Box) -> None:

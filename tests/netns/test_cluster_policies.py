@@ -80,7 +80,7 @@ def established(cluster: Cluster, bodies: Sequence[Body], family: int, destinati
 def is_held(flow: Connection) -> bool:
     flow.client.send(b"1")
     flow.server.send(b"2")
-    return receives_nothing(flow.server) and receives_nothing(flow.client)
+    return receives_nothing(flow.server, flow.client)
 
 
 @FAMILIES
