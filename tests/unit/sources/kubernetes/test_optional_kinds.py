@@ -31,6 +31,9 @@ from tests.support.cluster_reading import HURRIED, Reader, fill, pod, reading, u
 
 GROUP = "policy.networking.k8s.io"
 KINDS = {CLUSTER_POLICIES: "v1alpha2", ADMIN_POLICIES: "v1alpha1", BASELINE_POLICIES: "v1alpha1"}
+ASKING = replace(HURRIED, discovery_s=(0.02, 0.04), absence_s=0.01)
+"""Discovery is asked all the time, so that a test may wait for several answers after each step."""
+
 PATIENT = replace(HURRIED, discovery_s=(600.0, 600.0))
 """Discovery by itself does not help within the time of a test."""
 
@@ -150,7 +153,7 @@ async def test_what_is_in_force_follows_the_crds_without_a_warning_or_a_problem(
 ) -> None:
     async with ApiServer(watch_list=support, bookmark_interval_s=0.2) as server:
         fill(server)
-        async with reading(server.kubeconfig(tmp_path / "config")) as reader:
+        async with reading(server.kubeconfig(tmp_path / "config"), ASKING) as reader:
             await until(lambda: reader.store.synced)
             for step, expected in steps:
                 step(server)
