@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-checkov test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-caches test-checkov test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,9 @@ $(STAMP): requirements.lock pyproject.toml deploy/install-packages.sh
 	deploy/install-packages.sh $(PACKAGES)
 	$(PYTHON) -c 'import sys; sys.exit("netpolq needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# pip would compile one file after the other. Some packages have files that no Python compiles.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $(STAMP)
 
@@ -53,10 +55,11 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 	$(BIN)/ruff format .
 
 # Tests of processes that do not look at the clock, so that any number may run beside them.
-UNTIMED := $(patsubst %,tests/process/test_%.py,failed_start cluster_agent log_lines other_user readiness_of_manifests confinement start \
-	run_dir policy_status full_run_dir connection_count) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
+UNTIMED := $(patsubst %,tests/process/test_%.py,hold failed_start cluster_agent loglevel log_lines other_user readiness_of_manifests \
+	confinement start run_dir policy_status full_run_dir connection_count least_privilege prometheus packet_log log_denied reload process_limit \
+	refused_snapshots) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
-LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover hold takeover_lock kills succession loglevel standing_still soak metrics_clients)
+LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover takeover_lock kills succession standing_still soak metrics_clients)
 TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py tests/loadtest/test_*.py))
 
 # Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.
@@ -93,7 +96,11 @@ test-property: $(STAMP) ## only the property tests in full size, and a moment of
 	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py
 	.ci/changed --record property
 
-test-checkov: $(STAMP) test-setup ## only the security checks of the manifests
+test-caches: $(STAMP) test-setup bench-setup ## only the random changes of policies beside the verdict cache in full size (root)
+	NETPOLQ_TEST_SLOW=caches $(BIN)/pytest tests/netns/test_verdict_cache.py
+	.ci/changed --record caches
+
+test-checkov: $(STAMP) test-setup $(CHECKOV) ## only the security checks of the manifests
 	NETPOLQ_TEST_SLOW=checkov $(BIN)/pytest -m checkov tests/packaging
 	.ci/changed --record checkov
 
@@ -101,14 +108,14 @@ test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the loa
 	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
 	.ci/changed --record loadtest
 
-test-setup: $(STAMP) $(CHECKOV)
+test-setup: $(STAMP) $(if $(filter checkov,$(SLOW)),$(CHECKOV))
 	deploy/install-packages.sh $(TEST_PACKAGES)
 	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
 
 # In an environment of its own, because what it depends on clashes with the rest.
 $(CHECKOV): deploy/lint/requirements-checkov.lock
 	$(PYTHON) -m venv $(VENV)/checkov
-	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	touch $@
 
 vm-setup: $(STAMP)
@@ -130,7 +137,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image test-property test-checkov test-loadtest
+	$(MAKE) test-vm test-image test-property test-caches test-checkov test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

@@ -80,9 +80,12 @@ def test_a_slow_test_is_collected_when_it_is_named_and_when_nothing_is_said(
     assert "::test_the_linter_sees_a_fault" in collected
 
 
-@pytest.mark.parametrize(("slow", "size"), [("property", 10), ("vm image", 2), ("", 2), (None, 10)])
-def test_property_tests_have_their_full_size_when_it_is_asked_for_and_when_nothing_is_said(slow: str | None, size: int) -> None:
-    code = "from tests.support.sizes import sized; print(sized(10))"
-    environment = {} if slow is None else {"NETPOLQ_TEST_SLOW": slow}
+@pytest.mark.parametrize("guard", ["property", "caches"])
+@pytest.mark.parametrize(("slow", "is_full"), [("{}", True), ("vm {}", True), ("vm image", False), ("", False), (None, True)])
+def test_random_tests_have_their_full_size_when_it_is_asked_for_and_when_nothing_is_said(
+    slow: str | None, guard: str, *, is_full: bool
+) -> None:
+    code = f"from tests.support.sizes import sized; print(sized(10, {guard!r}))"
+    environment = {} if slow is None else {"NETPOLQ_TEST_SLOW": slow.format(guard)}
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=environment, check=True, capture_output=True, text=True)
-    assert int(done.stdout) == size
+    assert int(done.stdout) == (10 if is_full else 2)
