@@ -195,6 +195,11 @@ class Compiler:
         return self._uses.matches_name(name)
 
     @property
+    def patterns_version(self) -> int:
+        """A number that rises whenever a domain name of a policy comes into use or goes out of use."""
+        return self._uses.patterns_version
+
+    @property
     def isolated(self) -> tuple[frozenset[AddressKey], ...]:
         """The local addresses that some policy selects, by direction (in the order of `Direction`)."""
         return self._endpoints.isolated
