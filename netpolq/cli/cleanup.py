@@ -9,12 +9,10 @@ from pathlib import Path
 from netpolq.cli.command import Command, plain
 from netpolq.errors import AlreadyRunningError, ExitCode, NetpolqError
 from netpolq.ipc import takeover
-from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY, UNFINISHED_SNAPSHOT_FILE, metrics_dirs
+from netpolq.ipc.run_dir import FILES, metrics_dirs
 from netpolq.settings.command_flags import CLEANUP_OPTIONS
 from netpolq.settings.definitions import CT_LABEL, RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
-
-_RUN_DIR_FILES = (SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -37,7 +35,7 @@ def _clear_run_dir(run_dir: Path) -> list[str]:
         for metrics in metrics_dirs(run_dir):
             shutil.rmtree(metrics)
             removed.append(str(metrics))
-        for path in (run_dir / name for name in _RUN_DIR_FILES):
+        for path in (run_dir / name for name in FILES):
             if path.exists():
                 path.unlink()
                 removed.append(str(path))

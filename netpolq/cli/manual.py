@@ -6,7 +6,7 @@ from importlib.metadata import version
 from netpolq.cli.command import Command
 from netpolq.errors import ExitCode
 from netpolq.hold import command as hold_command
-from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY
+from netpolq.ipc.run_dir import NAMES_FILE, SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY
 from netpolq.settings.definitions import CNI_CONF_DIR, RUN_DIR
 from netpolq.settings.options import ENVIRONMENT_PREFIX, OptionGroup
 from netpolq.settings.usage import facts, flag_forms
@@ -23,6 +23,7 @@ _DESCRIPTION = (
 _FILES: Mapping[str, str] = {
     f"{RUN_DIR.default}/{STATUS_SOCKET}": "Socket for netpolq status and netpolq loglevel.",
     f"{RUN_DIR.default}/{SNAPSHOT_FILE}": "The newest snapshot of the policies, with which the next agent starts.",
+    f"{RUN_DIR.default}/{NAMES_FILE}": "Addresses that DNS answers gave for names in policies, with which the next agent starts.",
     f"{RUN_DIR.default}/{TAKEOVER_KEY}": "Key that an agent with --takeover must read.",
     CNI_CONF_DIR.default: "CNI configuration, which provides the ranges of the node's pods if --pod-cidrs is empty.",
 }

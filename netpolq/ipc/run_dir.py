@@ -11,8 +11,13 @@ from pathlib import Path
 
 SNAPSHOT_FILE = "snapshot.bin"
 UNFINISHED_SNAPSHOT_FILE = "snapshot.new"
+NAMES_FILE = "names.json"
+UNFINISHED_NAMES_FILE = "names.new"
 STATUS_SOCKET = "status.sock"
 TAKEOVER_KEY = "takeover.key"
+FILES = (SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, NAMES_FILE, UNFINISHED_NAMES_FILE, STATUS_SOCKET, TAKEOVER_KEY)
+"""All files that an agent leaves in the directory."""
+
 _METRICS = "metrics-"
 
 
@@ -37,7 +42,7 @@ def prepare(run_dir: Path) -> None:
     try:
         _check_owner(str(run_dir), os.fstat(folder))
         os.fchmod(folder, 0o700)
-        for name in (SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY):
+        for name in FILES:
             try:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:

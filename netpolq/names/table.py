@@ -93,12 +93,13 @@ class _Group:
 class NameTable:
     """Pairs with their expiry, in seconds of a clock of the caller.
 
-    `refused`: addresses that were not learned, by cause. Methods that change pairs return the addresses whose set of names is another one.
+    `grace_s`: the grace period. `refused`: addresses that were not learned, by cause. Methods that change pairs return the addresses whose
+    names have changed.
     """
 
     def __init__(self, *, min_ttl_s: float, grace_s: float) -> None:
         self._min_ttl_s = min_ttl_s
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._pairs: dict[tuple[str, AddressKey], Pair] = {}
         self._names_of: dict[AddressKey, set[str]] = {}
         self._of_name: dict[str, _Group] = {}
@@ -111,6 +112,11 @@ class NameTable:
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self._pairs.values())
+
+    @property
+    def name_count(self) -> int:
+        """Number of names that have addresses."""
+        return len(self._of_name)
 
     def names_of(self, address: AddressKey) -> frozenset[str]:
         """The names of an address."""
@@ -158,7 +164,7 @@ class NameTable:
     def expire(self, now_s: float) -> set[AddressKey]:
         """Forget the pairs whose grace period is over."""
         changed = set()
-        while (pair := self._all.first()) is not None and pair.expiry_s + self._grace_s <= now_s:
+        while (pair := self._all.first()) is not None and pair.expiry_s + self.grace_s <= now_s:
             changed.add(self._forget(pair))
         return changed
 

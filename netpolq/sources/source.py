@@ -5,6 +5,7 @@ from typing import Protocol
 
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
+from netpolq.names.resolvers import DnsService
 
 Deliver = Callable[[Update], None]
 """Accepts one update without blocking. The source calls it in its own event loop."""
@@ -36,6 +37,12 @@ class Source(Protocol):
 
     @property
     def pod_ranges(self) -> tuple[PodRange, ...]: ...
+
+    async def follow_dns_services(self, take: Callable[[tuple[DnsService, ...]], None]) -> None:
+        """Pass on the Services of the cluster's DNS, all that exist after each change, until cancelled. A source without Services returns
+        at once. Call it after the first sync.
+        """
+        ...
 
     async def run(self, deliver: Deliver) -> None:
         """Deliver until cancelled. The first update is the complete first sync; each later one is atomic.

@@ -1,6 +1,6 @@
 """Composition root of the supervisor: the only module that constructs its parts and connects them.
 
-    source ──► store intake ──► store
+    source ──► store intake ──► store ◄── learned names ◄── pool reader
                     ▲             ▲
     CNI results ────┘             │
         ┌───── hold ──────────► enforcer ────────► publisher ◄── strict mode ──► connection labels
@@ -16,6 +16,7 @@
 
      progress (the rollout) ◄── each of these parts: it tells what it has done, and waits for its turn
      status socket, metrics, readiness log ──► readiness ──► each of these parts
+     trusted resolvers ──► channel to the pool, source
      policy status ──► source
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
@@ -28,7 +29,7 @@ import signal
 import socket
 import sys
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 import uvloop
 
@@ -40,8 +41,10 @@ from netpolq.dataplane.install import Ruleset, probe
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc.channel import Channel, Failure, Welcome
-from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET
+from netpolq.ipc.run_dir import NAMES_FILE, SNAPSHOT_FILE, STATUS_SOCKET
+from netpolq.model import Pod
 from netpolq.netlink import queue_table
+from netpolq.policy.compiler import Compiler
 from netpolq.settings import Settings
 from netpolq.sources.source import Source
 from netpolq.store import Store
@@ -53,14 +56,17 @@ from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, serve_metrics
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.log_level import Verbosity
 from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.metrics.state import StateCollector, readings
+from netpolq.supervisor.names_file import NamesFile
 from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher, send_heartbeats
 from netpolq.supervisor.readiness import Readiness
 from netpolq.supervisor.readiness_log import ReadyLog
+from netpolq.supervisor.resolvers import TrustedResolvers
 from netpolq.supervisor.rollout import Rollout
 from netpolq.supervisor.rollout_events import Kept
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
@@ -139,7 +145,26 @@ class Supervisor:
         self._kept_version = welcome.version
         self._progress = progress
         self._store, changes = Store(), Changes()
-        self._intake = StoreIntake(self._store, changes, progress)
+        compiler = Compiler(
+            self._store,
+            is_local=_is_local(settings.hostname),
+            known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
+            with_pod_names=settings.pod_names,
+        )
+        self._names = LearnedNames(
+            store=self._store,
+            compiler=compiler,
+            progress=progress,
+            channel=channel,
+            file=NamesFile(settings.run_dir / NAMES_FILE),
+            timings=timings,
+            min_ttl_s=settings.dns_min_ttl_s,
+            grace_s=settings.dns_grace_s,
+        )
+        self._resolvers = TrustedResolvers(
+            store=self._store, compiler=compiler, progress=progress, channel=channel, configured=settings.dns_servers
+        )
+        self._intake = StoreIntake(self._store, changes, progress, self._names)
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
@@ -152,20 +177,17 @@ class Supervisor:
         if settings.strict_mode:
             self._strict_mode = StrictMode(progress, self._publisher, timings, ct_label=settings.ct_label)
         self._enforcer = Enforcer(
-            store=self._store,
+            compiler=compiler,
             progress=progress,
             publisher=self._publisher,
             ruleset=self._ruleset,
             upkeep=self._upkeep,
             bridge_guard=self._bridge_guard,
             timings=timings,
-            hostname=settings.hostname,
-            known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
-            with_pod_names=settings.pod_names,
         )
         self._unknown_addresses = UnknownAddresses(settings, self._ruleset, config, self._enforcer.install_again)
         self._pool = PoolReader(
-            channel, progress, self._publisher, self._verdict_cache, welcome, worker_count=settings.queue_count
+            channel, progress, self._publisher, self._verdict_cache, self._names, welcome, worker_count=settings.queue_count
         )
         self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
         self._host_monitor = HostMonitor(settings.ct_label)
@@ -173,6 +195,7 @@ class Supervisor:
     async def run(self, registry: CollectorRegistry) -> None:
         """Serve until the pool closes the channel. Raises `NetpolqError` when the start fails."""
         settings = self._settings
+        self._names.load()
         self._pool.attach(asyncio.get_running_loop())
         await self._hold.begin(self._kept_version)
         source = make_source(settings)  # after the hold began, because the import of a client takes a second
@@ -183,6 +206,7 @@ class Supervisor:
             settings.queue_first,
             self._pool.other_agent_left,
             status=lambda: encode(readiness.status()),
+            names=self._names.report,
             verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
         await status_socket.open()
@@ -196,6 +220,8 @@ class Supervisor:
         try:
             await self._run_until_pool_gone(
                 self._enforcer.run(),
+                self._names.run(),
+                self._resolvers.run(source),
                 self._bridge_guard.run(),
                 *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
                 *([] if self._strict_mode is None else [self._strict_mode.run()]),
@@ -209,6 +235,7 @@ class Supervisor:
             )
         finally:
             await self._snapshot_file.leave()
+            await self._names.leave()
             await metrics.cleanup()
             await status_socket.cleanup()
 
@@ -232,6 +259,8 @@ class Supervisor:
             bridge_guard=self._bridge_guard,
             hold=self._hold,
             host_monitor=self._host_monitor,
+            names=self._names,
+            resolvers=self._resolvers,
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
             cni_results=self._cni_results,
@@ -254,6 +283,11 @@ class Supervisor:
             await self._pool.pool_gone.wait()
             for task in running:
                 task.cancel()
+
+
+def _is_local(hostname: str) -> Callable[[Pod], bool]:
+    # A manifest without a node counts as local: a set entry for an address on another node has no effect.
+    return lambda pod: pod.node_name in {"", hostname}
 
 
 def _verdict_cache(settings: Settings, ruleset: Ruleset, progress: Progress) -> VerdictCache:

@@ -8,6 +8,7 @@ import gc
 import logging
 import time
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,19 +18,18 @@ from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
-from netpolq.hold.ranges import PodRange
-from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
 from netpolq.snapshot.builder import SnapshotBuilder
-from netpolq.store import Store
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.rollout import Rollout
 from netpolq.supervisor.rollout_events import CompileStarted, SetsInstalled
 from netpolq.supervisor.ruleset_upkeep import CHECK_INTERVAL_S, RulesetUpkeep
 from netpolq.supervisor.timings import Timings
 
 PUBLISH_INTERVAL_S = 0.02
-"""Minimum interval between two snapshots: one snapshot carries all changes of a burst."""
+"""Minimum interval between two snapshots: one snapshot carries all changes of a burst. A change that a packet waits for is published
+earlier, see `_pause`."""
 
 _FIRST_SNAPSHOT_LIMIT_S = 2.0
 
@@ -45,16 +45,13 @@ class Enforcer:
     def __init__(
         self,
         *,
-        store: Store,
+        compiler: Compiler,
         progress: Progress,
         publisher: Publisher,
         ruleset: Ruleset,
         upkeep: RulesetUpkeep,
         bridge_guard: BridgeGuard,
         timings: Timings,
-        hostname: str,
-        known_ranges: tuple[PodRange, ...],
-        with_pod_names: bool,
     ) -> None:
         self._progress = progress
         self._publisher = publisher
@@ -62,8 +59,7 @@ class Enforcer:
         self._upkeep = upkeep
         self._bridge_guard = bridge_guard
         self._timings = timings
-        self._hostname = hostname
-        self._compiler = Compiler(store, is_local=self._is_local, known_ranges=known_ranges, with_pod_names=with_pod_names)
+        self._compiler = compiler
         self._builder = SnapshotBuilder()
         self._sets_changed = asyncio.Event()
         self._sets_version = 0
@@ -132,19 +128,29 @@ class Enforcer:
             if is_first:
                 gc.freeze()
                 is_first = False
-            await asyncio.sleep(PUBLISH_INTERVAL_S)
+            await self._pause(time.perf_counter() - started)
 
-    def _is_local(self, pod: Pod) -> bool:
-        # A manifest without a node counts as local: a set entry for an address on another node has no effect.
-        return pod.node_name in {"", self._hostname}
+    async def _pause(self, took_s: float) -> None:
+        """Wait before the next snapshot, at most `PUBLISH_INTERVAL_S`. `took_s`: the time for the last one.
+
+        If a packet waits for the next one: until every worker uses the last one, and at least as long as that took. So half of the time is
+        left for everything else in a cluster with large snapshots.
+        """
+        version = self._progress.rollout.version
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PUBLISH_INTERVAL_S):
+                await asyncio.sleep(took_s)
+                await self._progress.until(lambda rollout: rollout.is_awaited and rollout.acknowledged_version >= version)
 
     async def _keep_ruleset(self) -> None:
         await self._sets_changed.wait()
-        await self._await_first_snapshot()
+        await self._await_workers(lambda rollout: rollout.acknowledged_version >= self._sets_version)
         await self._publisher.stand_down()
+        await self._await_workers(_has_all_names)
         self._ruleset.watch(self._sets_changed.set)
         while True:
             self._sets_changed.clear()
+            started_s = time.monotonic()
             version = self._sets_version
             try:
                 sets = await with_interfaces(self.sets)
@@ -165,15 +171,23 @@ class Enforcer:
                 log.debug("the kernel isolates the pods of snapshot %d", version)
             self._ruleset_version = version
             self._progress.send(SetsInstalled(version))
+            await asyncio.sleep(
+                started_s + PUBLISH_INTERVAL_S - time.monotonic()
+            )  # awaited versions change no sets, and may be many
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._upkeep.due_in_s):
                     await self._sets_changed.wait()
 
-    async def _await_first_snapshot(self) -> None:
+    async def _await_workers(self, holds: Callable[[Rollout], bool]) -> None:
         """Wait until workers can evaluate packets, but at most `_FIRST_SNAPSHOT_LIMIT_S`, before the ruleset queues any."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SNAPSHOT_LIMIT_S):
-                await self._progress.until(lambda rollout: rollout.acknowledged_version >= self._sets_version)
+                await self._progress.until(holds)
+
+
+def _has_all_names(rollout: Rollout) -> bool:
+    """Whether workers know the names that another agent has left in a takeover."""
+    return not rollout.is_awaited and rollout.compiling_ns is None and rollout.acknowledged_version >= rollout.version
 
 
 async def with_interfaces(sets: IsolatedSets) -> IsolatedSets:

@@ -1,4 +1,4 @@
-"""HTTP servers: /metrics, /healthz and /readyz on the network; /status and /loglevel on a Unix socket for root."""
+"""HTTP servers: /metrics, /healthz and /readyz on the network; /status, /names and /loglevel on a Unix socket for root."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from netpolq.errors import BootError
 from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
+from netpolq.supervisor.names_report import NAMES_PATH
 
 MAX_CONNECTIONS = 64
 """Simultaneous connections to the metrics server. Prometheus and the kubelet have one or two each."""
@@ -135,7 +136,7 @@ def _credentials(request: web.Request) -> PeerCredentials | None:
 
 
 class StatusSocket:
-    """Serves the status document and the log verbosity on a Unix socket that only its owner may use.
+    """Serves the status document, the learned names and the log verbosity on a Unix socket that only its owner may use.
 
     `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at `path`: that of a killed
     supervisor, or of the running agent in a takeover, which still serves its open connections. When the other agent has left, the socket
@@ -143,16 +144,22 @@ class StatusSocket:
     """
 
     def __init__(
-        self, path: Path, number: int, other_agent_left: asyncio.Event, *, status: Callable[[], bytes], verbosity: Verbosity
+        self,
+        path: Path,
+        number: int,
+        other_agent_left: asyncio.Event,
+        *,
+        status: Callable[[], bytes],
+        names: Callable[[], bytes],
+        verbosity: Verbosity,
     ) -> None:
         self._path = path
         self._other_agent_left = other_agent_left
         self._temporary_path = path.with_name(f"sock.{number}")
-        self._status = status
         self._verbosity = verbosity
         self._logged_uids: set[int | None] = set()
         application = web.Application()
-        application.add_routes([web.get("/status", self._answer)])
+        application.add_routes([web.get("/status", self._answer(status)), web.get(NAMES_PATH, self._answer(names))])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
             application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
@@ -221,9 +228,12 @@ class StatusSocket:
                 log.warning("status request from user %s rejected", uid)
             raise web.HTTPForbidden(text="only root and the agent's own user have access\n")
 
-    async def _answer(self, request: web.Request) -> web.Response:
-        self._reject_others(request)
-        return web.Response(body=self._status(), content_type="application/json")
+    def _answer(self, document: Callable[[], bytes]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(request: web.Request) -> web.Response:
+            self._reject_others(request)
+            return web.Response(body=document(), content_type="application/json")
+
+        return answer
 
     async def _get_verbosity(self, request: web.Request) -> web.Response:
         self._reject_others(request)

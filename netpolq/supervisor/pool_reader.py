@@ -5,6 +5,7 @@ import logging
 import time
 
 from netpolq.ipc.channel import (
+    Answer,
     Channel,
     Counters,
     Hints,
@@ -17,6 +18,7 @@ from netpolq.ipc.channel import (
     Welcome,
 )
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.rollout_events import Noticed, OtherAgentLeft, Refused, WorkerReported
@@ -40,6 +42,7 @@ class PoolReader:
         progress: Progress,
         publisher: Publisher,
         verdict_cache: VerdictCache | None,
+        names: LearnedNames,
         welcome: Welcome,
         *,
         worker_count: int,
@@ -49,6 +52,7 @@ class PoolReader:
         self._progress = progress
         self._publisher = publisher
         self._verdict_cache = verdict_cache
+        self._names = names
         self.supervisor_restarts = welcome.supervisor_restarts
         self.refusals = 0
         self.workers: dict[int, Report] = {}
@@ -87,6 +91,8 @@ class PoolReader:
             case Hints():
                 if self._verdict_cache is not None:
                     self._verdict_cache.hinted(message)
+            case Answer():
+                self._names.answered(message)
             case Refusal(slot, version, problem):
                 self.refusals += 1
                 process = f"worker {slot}" if slot < self._worker_count else "the waiting process"
@@ -99,6 +105,7 @@ class PoolReader:
                     self._refused(version, problem)
             case StoodDown():
                 self._publisher.stood_down()
+                self._names.stood_down()
             case PeerGone():
                 self._progress.send(OtherAgentLeft())
                 self.other_agent_left.set()

@@ -19,15 +19,18 @@ from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.node_name import node_name_problem
 from netpolq.supervisor.pool_reader import PoolReader
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher
+from netpolq.supervisor.resolvers import TrustedResolvers
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    NamesStatus,
     SourceStatus,
     Status,
     StrictModeStatus,
@@ -61,6 +64,8 @@ class Readiness:
     bridge_guard: BridgeGuard
     hold: Hold
     host_monitor: HostMonitor
+    names: LearnedNames
+    resolvers: TrustedResolvers
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
     cni_results: CniResults | None
@@ -165,6 +170,13 @@ class Readiness:
             ),
             verdict_cache=self._verdict_cache_status(),
             strict_mode=self._strict_mode_status(),
+            domain_names=NamesStatus(
+                names=self.names.table.name_count,
+                addresses=len(self.names.table),
+                refused={cause.value: count for cause, count in self.names.table.refused.items()},
+                dns_servers=list(self.resolvers.trusted),
+                problem=self.names.file.problem,
+            ),
             programming_latency_s=rollout.last_latency_s,
             supervisor_restarts=self.pool.supervisor_restarts,
             run_dir_problem=self.snapshot_file.problem,

@@ -16,6 +16,8 @@ Steps back exist only to the left of IN_FORCE. A worker that ends, or restarts w
 with it the clean cache. A ruleset that is installed again, or a failed write to the maps, makes the cache uncertain until it is emptied.
 The version in force never decreases: a replaced worker starts with the newest snapshot, a reinstalled ruleset has the newest sets.
 
+New connections meet a version already when it is CLEAN: the sets only decide whether policies apply to a pod at all (`is_in_use`).
+
 The parts of the supervisor send events (`netpolq.supervisor.rollout_events`) and read derived values: `noticed_ns` (the compiler has
 work), `next_is_complete` (for the publisher), `to_clean` (for the verdict cache), `to_examine` (for strict mode). The only effect is
 `InForce`. Time is an argument, in nanoseconds of the monotonic clock.
@@ -93,6 +95,7 @@ TRANSITIONS: dict[Step, tuple[Step, ...]] = {
 
 _NOT_CLEAN = {Step.ACKNOWLEDGED, Step.APPLIED}
 _REACHED = {Step.IN_FORCE, Step.DONE}
+_IN_USE = {Step.CLEAN, *_REACHED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Rollout:
 
     `version`: the newest one. `workers`: the version of each slot; equality ignores them, because only `acknowledged_version`, the one
     that every worker has at least, matters. `noticed_ns`: time of the oldest change that waits for the compiler; `compiling_ns`: of
-    those that it compiles. `examined_version`: a version by which all established connections were evaluated.
+    those that it compiles. `is_awaited`: a packet waits for one of the former. `examined_version`: a version by which all established
+    connections were evaluated.
     """
 
     workers: tuple[int, ...] = field(compare=False)
@@ -130,6 +134,7 @@ class Rollout:
     next_is_complete: bool = True
     noticed_ns: int | None = None
     compiling_ns: int | None = None
+    is_awaited: bool = False
     waiting: tuple[Publication, ...] = ()
     is_installed: bool = False
     cache_doubts: int = 1  # an earlier agent may have left decisions
@@ -143,6 +148,13 @@ class Rollout:
         """Seconds since the notice of the oldest change that is not in force; 0 if all are."""
         times = (self.noticed_ns, self.compiling_ns, *(one.noticed_ns for one in self.waiting if one.step not in _REACHED))
         return max((now_ns - noticed_ns for noticed_ns in times if noticed_ns is not None), default=0) / 1e9
+
+    def is_in_use(self, noticed_ns: int) -> bool:
+        """Whether new connections of isolated pods meet all changes that were noticed until then: every worker uses them, and the verdict
+        cache has no older decision.
+        """
+        times = (self.noticed_ns, self.compiling_ns, *(one.noticed_ns for one in self.waiting if one.step not in _IN_USE))
+        return all(time_ns is None or time_ns > noticed_ns for time_ns in times)
 
     @property
     def used_version(self) -> int:
@@ -181,10 +193,12 @@ class Rollout:
     def after(self, event: Event, now_ns: int) -> tuple["Rollout", tuple[InForce, ...]]:
         """The rollout after an event, and the versions that it brings into force. Raises `ValueError` for an unknown slot."""
         match event:
-            case Noticed(observed_ns):
-                return replace(self, noticed_ns=_oldest(self.noticed_ns, observed_ns)), ()
+            case Noticed(observed_ns, is_awaited):
+                noticed_ns = _oldest(self.noticed_ns, observed_ns)
+                return replace(self, noticed_ns=noticed_ns, is_awaited=self.is_awaited or is_awaited), ()
             case CompileStarted():
-                return replace(self, noticed_ns=None, compiling_ns=_oldest(self.noticed_ns, self.compiling_ns)), ()
+                compiling_ns = _oldest(self.noticed_ns, self.compiling_ns)
+                return replace(self, noticed_ns=None, compiling_ns=compiling_ns, is_awaited=False), ()
             case Refused():
                 noticed_ns = _oldest(self.noticed_ns, self.compiling_ns)
                 return replace(self, noticed_ns=noticed_ns, compiling_ns=None, next_is_complete=True), ()

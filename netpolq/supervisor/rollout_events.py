@@ -13,9 +13,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """The store has changed, or must be published again. `observed_ns`: time at which the source saw the change."""
+    """The store has changed, or must be published again. `observed_ns`: time at which the source saw the change.
+
+    `is_awaited`: a packet waits for the change, so it is published as soon as possible.
+    """
 
     observed_ns: int
+    is_awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

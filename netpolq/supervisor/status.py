@@ -112,6 +112,21 @@ class StrictModeStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamesStatus:
+    """Domain names in policies. `addresses`: learned ones, each counted for each of the `names` that has it.
+
+    `refused`: addresses of DNS answers that were not learned, by cause. `dns_servers`: those whose answers count; none if no policy of a
+    local pod has domain names. `problem`: why the learned addresses are not kept for the next start, or None.
+    """
+
+    names: int
+    addresses: int
+    refused: dict[str, int]
+    dns_servers: list[str]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document. `node`: the node name that makes a pod local.
 
@@ -135,6 +150,7 @@ class Status:
     dataplane: DataplaneStatus
     verdict_cache: VerdictCacheStatus
     strict_mode: StrictModeStatus
+    domain_names: NamesStatus
     programming_latency_s: float | None
     supervisor_restarts: int
     run_dir_problem: str | None
@@ -160,6 +176,7 @@ def decode(data: bytes) -> Status:
                 "dataplane": DataplaneStatus(**document["dataplane"]),
                 "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),
                 "strict_mode": StrictModeStatus(**document["strict_mode"]),
+                "domain_names": NamesStatus(**document["domain_names"]),
             }
         )
     except (KeyError, TypeError) as error:

@@ -3,14 +3,20 @@
 import http.client
 import socket
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from netpolq.errors import NetpolqError, PrivilegeError
 from netpolq.ipc.run_dir import STATUS_SOCKET
 from netpolq.logs import one_line
+from netpolq.supervisor import names_report
+from netpolq.supervisor.names_report import NAMES_PATH, LearnedName
 from netpolq.supervisor.status import Status, decode
 
 _TIMEOUT_S = 5.0
+
+Document = TypeVar("Document")
 
 
 class NoAgentError(NetpolqError):
@@ -64,11 +70,20 @@ def request(run_dir: Path, method: str, path_of_url: str, text: str = "") -> byt
 
 def fetch(run_dir: Path) -> Status:
     """The status of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
-    path = run_dir / STATUS_SOCKET
-    body = request(run_dir, "GET", "/status")
+    return _decoded(run_dir, "/status", decode)
+
+
+def fetch_names(run_dir: Path) -> list[LearnedName]:
+    """The learned names of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
+    return _decoded(run_dir, NAMES_PATH, names_report.decode)
+
+
+def _decoded(run_dir: Path, path_of_url: str, decode_body: Callable[[bytes], Document]) -> Document:
+    body = request(run_dir, "GET", path_of_url)
     try:
-        return decode(body)
+        return decode_body(body)
     except ValueError as error:
+        path = run_dir / STATUS_SOCKET
         raise NetpolqError(f"the answer on {str(path)!r} cannot be read: {error}; is the agent of another version?") from error
 
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 import orjson
 
 from netpolq.logs import one_line
-from netpolq.supervisor.status import CniResultsStatus, Status, StrictModeStatus, VerdictCacheStatus, WaitingStatus, WorkerStatus
+from netpolq.supervisor.status import (
+    CniResultsStatus,
+    NamesStatus,
+    Status,
+    StrictModeStatus,
+    VerdictCacheStatus,
+    WaitingStatus,
+    WorkerStatus,
+)
 
 
 def render_json(status: Status) -> str:
@@ -38,6 +46,8 @@ def _lines(status: Status) -> Iterator[str]:
             ("verdict cache", _verdict_cache(status.verdict_cache)),
             ("strict mode", _strict_mode(status.strict_mode)),
             ("packets on hold", "unknown" if status.waiting is None else f"{status.waiting.held:,}"),
+            ("domain names", _names(status.domain_names)),
+            *((("domain names", status.domain_names.problem),) if status.domain_names.problem is not None else ()),
             ("packets without a verdict", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
             *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
@@ -109,6 +119,15 @@ def _strict_mode(strict: StrictModeStatus) -> str:
     if not strict.enabled:
         return "off: established connections stay accepted"
     return f"evaluated by version {strict.done_version or 'none'}; {strict.denied:,} of {strict.examined:,} established connections denied"
+
+
+def _names(names: NamesStatus) -> str:
+    if not names.dns_servers and not names.names:
+        return "not used by policies of this node's pods"
+    refused = {cause: count for cause, count in names.refused.items() if count}
+    more = f"; not learned: {_counts(refused)}" if refused else ""
+    servers = ", ".join(names.dns_servers) or "none is known"
+    return f"{names.addresses:,} addresses of {names.names:,} names; DNS servers: {servers}{more}"
 
 
 def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ from netpolq import logs
 from netpolq.model import Update
 from netpolq.store import Store
 from netpolq.supervisor.change_summary import Changes
+from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.rejection_log import log_rejections
 from netpolq.supervisor.rollout_events import Noticed
@@ -14,12 +15,15 @@ log = logging.getLogger("supervisor")
 
 
 class StoreIntake:
-    """Applies updates to the store, logs their rejections, and tells the rollout of changes. `changes`: for the log."""
+    """Applies updates to the store, logs their rejections, and tells the rollout of changes. `changes`: for the log. `names`: must know
+    the addresses of pods and nodes.
+    """
 
-    def __init__(self, store: Store, changes: Changes, progress: Progress) -> None:
+    def __init__(self, store: Store, changes: Changes, progress: Progress, names: LearnedNames) -> None:
         self._store = store
         self._changes = changes
         self._progress = progress
+        self._names = names
 
     def deliver(self, update: Update) -> None:
         """Apply an update."""
@@ -27,5 +31,6 @@ class StoreIntake:
         if log.isEnabledFor(logs.DETAIL):
             self._changes.note(update, self._store)
         log.debug("update of the source: %d upserted, %d deleted", len(update.upserted), len(update.deleted))
+        self._names.note(update)
         if self._store.apply(update):
             self._progress.send(Noticed(update.observed_ns))

@@ -20,6 +20,9 @@ class Timings:
         )
         self.compile = histogram("netpolq_compile_seconds", "Seconds to compile what changed, for each publish")
         self.publish = histogram("netpolq_publish_seconds", "Seconds to copy a snapshot and hand it on")
+        self.names = histogram(
+            "netpolq_dns_answer_seconds", "Seconds until new connections meet the new addresses of a DNS answer"
+        )
         self.strict_pass = histogram(
             "netpolq_strict_pass_seconds", "Seconds to go through established connections after a change"
         )

@@ -14,6 +14,7 @@ import pytest
 
 from netpolq.cli import COMMANDS
 from netpolq.hold.ranges import listed
+from netpolq.names import resolvers
 from netpolq.policy_status import lease
 from netpolq.settings import Settings, resolve
 from netpolq.settings.definitions import OPTIONS
@@ -216,11 +217,11 @@ def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Depl
 
 
 def test_the_role_for_the_election_is_bound_exactly_where_conditions_are_written(deployment: Deployment) -> None:
-    namespaced = {manifest["kind"] for manifest in deployment.manifests} & {"Role", "RoleBinding"}
+    namespaced = [one["metadata"]["name"] for one in deployment.manifests if one["kind"] in {"Role", "RoleBinding"}]
     if not settings_of(deployment).policy_status:
-        assert namespaced == set()
+        assert not any(name.endswith("-policy-status") for name in namespaced)
         return
-    role, binding = deployment.one("Role"), deployment.one("RoleBinding")
+    role, binding = deployment.one("Role", "-policy-status"), deployment.one("RoleBinding", "-policy-status")
     leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
     assert role["rules"] == [
         {**leases, "resourceNames": [lease.NAME], "verbs": ["get", "update"]},
@@ -232,11 +233,22 @@ def test_the_role_for_the_election_is_bound_exactly_where_conditions_are_written
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == namespace, "the Lease is where the pods are"
 
 
+def test_the_role_for_services_is_about_those_of_the_dns_alone(deployment: Deployment) -> None:
+    role, binding = deployment.one("Role", "-dns"), deployment.one("RoleBinding", "-dns")
+    assert role["rules"] == [
+        {"apiGroups": [""], "resources": ["services"], "resourceNames": list(resolvers.SERVICES), "verbs": ["list", "watch"]}
+    ]
+    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == resolvers.NAMESPACE
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role["metadata"]["name"]}
+    name, namespace = deployment.pod["spec"]["serviceAccountName"], deployment.one("DaemonSet")["metadata"]["namespace"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": name, "namespace": namespace}]
+
+
 def test_chart_and_component_write_conditions_with_the_same_permissions() -> None:
     component, chart = rendered("component policy-status"), rendered("chart, with conditions of policies")
-    kinds: tuple[Kind, ...] = ("ClusterRole", "Role", "RoleBinding")
-    for kind in kinds:
-        ours, theirs = component.one(kind), chart.one(kind)
+    kinds: tuple[tuple[Kind, str], ...] = (("ClusterRole", ""), ("Role", "-policy-status"), ("RoleBinding", "-policy-status"))
+    for kind, end in kinds:
+        ours, theirs = component.one(kind, end), chart.one(kind, end)
         assert ours["metadata"]["name"] == theirs["metadata"]["name"]
         assert {**ours, "metadata": {}} == {**theirs, "metadata": {}}
 

@@ -122,8 +122,9 @@ class Deployment(NamedTuple):
     name: str
     manifests: tuple[Manifest, ...]
 
-    def one(self, kind: Kind) -> Manifest:
-        (found,) = [manifest for manifest in self.manifests if manifest["kind"] == kind]
+    def one(self, kind: Kind, end: str = "") -> Manifest:
+        """The manifest of a kind. `end`: of its name."""
+        (found,) = [one for one in self.manifests if one["kind"] == kind and one["metadata"]["name"].endswith(end)]
         return found
 
     @property

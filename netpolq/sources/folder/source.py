@@ -5,12 +5,14 @@ import logging
 import os
 import time
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from netpolq.errors import BootError, NetpolqError
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
+from netpolq.names.resolvers import DnsService
 from netpolq.sources.folder.contents import FolderContents, ScanResult
 from netpolq.sources.folder.open_file import Writers
 from netpolq.sources.folder.scan import Scan
@@ -60,6 +62,9 @@ class ManifestFolder:
     def location(self) -> str:
         """The folder, as configured."""
         return str(self._path)
+
+    async def follow_dns_services(self, take: Callable[[tuple[DnsService, ...]], None]) -> None:
+        """Services in the folder are not read: return at once."""
 
     async def run(self, deliver: Deliver) -> None:
         """See `Source.run`. Raises `BootError` if the folder cannot be read at the start: an empty one would withdraw every policy."""

@@ -10,12 +10,14 @@ The first update follows when all kinds are complete, because an incomplete stat
 import asyncio
 import time
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from netpolq.hold.ranges import PodRange
 from netpolq.model import ObjectKey, Rejection, Update
+from netpolq.names.resolvers import DnsService
 from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.discovery import Discovery, Served
+from netpolq.sources.kubernetes.dns_services import DnsServices
 from netpolq.sources.kubernetes.node import NodeReader
 from netpolq.sources.kubernetes.node_peers import NodePeers
 from netpolq.sources.kubernetes.policy_report import PolicyReport
@@ -91,6 +93,10 @@ class ClusterSource:
     def relists(self) -> int:
         """The number of complete states requested so far, over all kinds that are watched now."""
         return sum(reflector.relists for reflector in self._reflectors)
+
+    async def follow_dns_services(self, take: Callable[[tuple[DnsService, ...]], None]) -> None:
+        """See `Source.follow_dns_services`."""
+        await DnsServices(self._connection, take, self._timing).run()
 
     async def run(self, deliver: Deliver) -> None:
         """See `Source.run`."""

@@ -11,8 +11,10 @@ from prometheus_client.registry import Collector
 from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
+from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
 from netpolq.supervisor.readiness import Readiness, rss_bytes
+from netpolq.supervisor.resolvers import TrustedResolvers
 
 
 class Reading(NamedTuple):
@@ -97,6 +99,7 @@ def readings(readiness: Readiness) -> list[Reading]:
             len(readiness.host_monitor.clashing_chains),
         )
     )
+    found += names_readings(readiness.names, readiness.resolvers)
     if (age_s := readiness.source_age_s) is not None:
         found.append(single("netpolq_source_age_seconds", "Seconds since the last sync with the source", age_s))
     counts = (("egress", enforcer.sets.egress), ("ingress", enforcer.sets.ingress))
@@ -137,6 +140,25 @@ def readings(readiness: Readiness) -> list[Reading]:
     if readiness.verdict_cache is not None:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
     return found
+
+
+def names_readings(names: LearnedNames, resolvers: TrustedResolvers) -> list[Reading]:
+    """Values of the learned names."""
+    single = Reading.single
+    return [
+        single(
+            "netpolq_learned_addresses", "Addresses of domain names in policies, each counted for each name", len(names.table)
+        ),
+        Reading(
+            "netpolq_learned_addresses_refused_total",
+            "Addresses of DNS answers that were not learned",
+            ("cause",),
+            tuple(((cause.value,), count) for cause, count in sorted(names.table.refused.items())),
+        ),
+        single(
+            "netpolq_trusted_dns_servers", "DNS servers whose answers count for domain names in policies", len(resolvers.trusted)
+        ),
+    ]
 
 
 def ruleset_readings(counters: Mapping[str, int]) -> list[Reading]:

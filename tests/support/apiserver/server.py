@@ -24,6 +24,8 @@ from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fau
 from tests.support.apiserver.listing import list_page
 from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
 from tests.support.apiserver.resources import BY_PATH, DISCOVERY, GROUP, Body, Resource, Verb
+from tests.support.apiserver.services import PATH as SERVICES_PATH
+from tests.support.apiserver.services import Services
 from tests.support.apiserver.status import ApiError
 from tests.support.apiserver.store import Checkpoint, Store
 from tests.support.apiserver.watching import WatchStream
@@ -74,6 +76,7 @@ class ApiServer:
     ) -> None:
         self.store = Store()
         self.writes = Writes(self.store)
+        self.services = Services()
         self._custom = CustomResources()
         self.requests: list[Request] = []
         self.watch_list = watch_list
@@ -325,6 +328,8 @@ class ApiServer:
             raise status.unauthorized()
         if (written := await self.writes.answer(request)) is not None:
             return written
+        if request.path == SERVICES_PATH:
+            return await self.services.answer(request)
         if request.path.startswith(_NODES):
             return self._node(user, request.path.removeprefix(_NODES))
         if resource == DISCOVERY:

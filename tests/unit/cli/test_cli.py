@@ -17,7 +17,7 @@ from netpolq import cli
 from netpolq.errors import ExitCode
 from netpolq.ipc import settings_document
 from netpolq.settings import resolve
-from netpolq.settings.command_flags import CLEANUP_OPTIONS, STATUS_OPTIONS
+from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, STATUS_OPTIONS
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_argv
 
@@ -94,11 +94,12 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
+    assert "run, status, names, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "status", "loglevel", "cleanup", "hold", "explain", "config", "completion", "man", "version", "help"]
+    "command",
+    ["run", "status", "names", "loglevel", "cleanup", "hold", "explain", "config", "completion", "man", "version", "help"],
 )
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
@@ -457,6 +458,8 @@ def test_every_command_has_valid_examples(
             assert (program, words[0]) == ("netpolq", name)
             if name in options:
                 from_argv(options[name], words[1:])
+            elif name == "names":
+                from_argv(NAMES_OPTIONS, [word for word in words[1:] if "." not in word])
             elif name == "loglevel":
                 assert set(words[1:]) <= {"0", "2"}
             else:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from netpolq.ipc.run_dir import SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY, UNFINISHED_SNAPSHOT_FILE, prepare
+from netpolq.ipc.run_dir import FILES, SNAPSHOT_FILE, prepare
 
 OTHER_UID = 65534
-NAMES = pytest.mark.parametrize("name", [SNAPSHOT_FILE, UNFINISHED_SNAPSHOT_FILE, STATUS_SOCKET, TAKEOVER_KEY])
+NAMES = pytest.mark.parametrize("name", FILES)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
 from netpolq.supervisor.publisher import Publisher
 from netpolq.supervisor.rollout_events import Published
 from netpolq.supervisor.snapshot_file import SnapshotFile
+from tests.support.learned_names import learned_names
 from tests.support.progress import progress_of
 
 UNREADABLE = b"\xff"
@@ -43,7 +44,8 @@ class Pool:
         self.progress = progress_of(workers=3)
         self.snapshot_file = SnapshotFile(run_dir / "snapshot.bin")
         self.publisher = Publisher(self._channel, self.progress, self.snapshot_file, Changes())
-        self.reader = PoolReader(self._channel, self.progress, self.publisher, None, Welcome(0, 3), worker_count=2)
+        self.names = learned_names(self._channel, self.progress, run_dir)
+        self.reader = PoolReader(self._channel, self.progress, self.publisher, None, self.names, Welcome(0, 3), worker_count=2)
         self.reader.attach(asyncio.get_running_loop())
 
     def send(self, *messages: Message | bytes) -> None:

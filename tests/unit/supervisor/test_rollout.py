@@ -361,6 +361,39 @@ def test_a_change_counts_from_its_notice_until_it_is_in_force() -> None:
     assert (rollout.last_latency_s, rollout.behind_s(6_000)) == (5e-6, 2e-6)
 
 
+def test_new_connections_meet_a_change_when_workers_use_it_and_the_cache_is_clean() -> None:
+    """The sets of isolated pods may follow."""
+    rollout = after(in_force(1), Noticed(3_000))
+    assert rollout.is_in_use(2_999)
+    states = [rollout]
+    events: tuple[Event, ...] = (CompileStarted(), Published(2, (A,)), *all_workers(2))
+    for event in events:
+        states.append(after(states[-1], event))
+    assert [one.is_in_use(3_000) for one in states] == [False] * 5
+    clean = cleaned(states[-1])
+    assert clean.is_in_use(3_000)
+    assert clean.in_force_version == 1
+    assert after(clean, SetsInstalled(2)).is_in_use(3_000)
+    assert not after(clean, WorkerReported(0, 0)).is_in_use(3_000), "its replacement may begin with an older version"
+    assert after(clean, Noticed(3_001)).is_in_use(3_000)
+
+
+def test_a_change_of_an_earlier_time_that_comes_later_is_waited_for() -> None:
+    """A source may notice a change earlier than it delivers it."""
+    rollout = after(in_force(1), Noticed(5), CompileStarted(), Noticed(3), Published(2, (A,)), *all_workers(2))
+    assert not cleaned(rollout).is_in_use(5)
+
+
+def test_a_change_is_awaited_until_it_is_compiled() -> None:
+    rollout = after(in_force(1), Noticed(1))
+    assert not rollout.is_awaited
+    rollout = after(rollout, Noticed(2, is_awaited=True), Noticed(3))
+    assert rollout.is_awaited
+    rollout = after(rollout, CompileStarted())
+    assert not rollout.is_awaited
+    assert after(rollout, Noticed(4, is_awaited=True), Published(2, (A,))).is_awaited
+
+
 def test_a_refusal_makes_the_next_snapshot_complete_and_loses_no_change() -> None:
     rollout = rollout_of()
     assert rollout.next_is_complete

@@ -18,6 +18,7 @@ from netpolq.model import Rejection
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    NamesStatus,
     SourceStatus,
     Status,
     StrictModeStatus,
@@ -75,6 +76,13 @@ STATUS = Status(
     ),
     verdict_cache=VerdictCacheStatus(enabled=True, entries=1200, size=32768, ttl_s=60, hits=98765),
     strict_mode=StrictModeStatus(enabled=True, done_version=12, examined=4000, denied=3),
+    domain_names=NamesStatus(
+        names=2,
+        addresses=1500,
+        refused={"pod-address": 0, "name-full": 12},
+        dns_servers=["10.96.0.10", "fd00::a"],
+        problem=None,
+    ),
     programming_latency_s=0.0123,
     supervisor_restarts=1,
     run_dir_problem=None,
@@ -204,6 +212,14 @@ def test_numbers_that_are_not_known_yet_are_null() -> None:
 def test_the_page_says_why_the_agent_is_not_ready() -> None:
     assert "not ready: workers [1] are late" in render_text(STATUS)
     assert "not ready" not in render_text(replace(STATUS, ready=True, not_ready_reasons=[]))
+
+
+def test_the_page_has_a_line_about_domain_names() -> None:
+    line = next(line for line in render_text(STATUS).splitlines() if line.startswith("domain names"))
+    assert line.endswith("1,500 addresses of 2 names; DNS servers: 10.96.0.10, fd00::a; not learned: 12 name-full")
+    unused = replace(STATUS, domain_names=NamesStatus(names=0, addresses=0, refused={}, dns_servers=[], problem="no space"))
+    lines = [line.removeprefix("domain names").strip() for line in render_text(unused).splitlines() if "domain names" in line]
+    assert lines == ["not used by policies of this node's pods", "no space"]
 
 
 def test_the_page_aligns_the_columns_of_the_workers() -> None:

@@ -27,7 +27,9 @@ async def test_the_socket_is_created_again_when_the_other_agent_has_left(tmp_pat
     channel, pool_end = Channel.pair()
     left = asyncio.Event()
     verbosity = Verbosity(0, channel, log_denied=True)
-    status_socket = StatusSocket(tmp_path / STATUS_SOCKET, 100, left, status=lambda: b"{}", verbosity=verbosity)
+    status_socket = StatusSocket(
+        tmp_path / STATUS_SOCKET, 100, left, status=lambda: b"{}", names=lambda: b"[]", verbosity=verbosity
+    )
     await status_socket.open()
     (tmp_path / STATUS_SOCKET).unlink()
     with socket.socket(socket.AF_UNIX) as others, pool_end:
@@ -37,6 +39,7 @@ async def test_the_socket_is_created_again_when_the_other_agent_has_left(tmp_pat
         async with asyncio.timeout(10):
             assert await answer_of(tmp_path) == b"{}"
         assert not left.is_set()
+        assert await asyncio.to_thread(request, tmp_path, "GET", "/names") == b"[]"
         assert await asyncio.to_thread(request, tmp_path, "PUT", LOGLEVEL_PATH, "0") == b"0"
         assert Channel(pool_end).receive() == (Logging(0, True), None)
     task.cancel()

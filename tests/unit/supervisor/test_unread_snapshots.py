@@ -21,6 +21,7 @@ from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.compiled import encode
+from tests.support.learned_names import learned_names
 from tests.support.progress import progress_of
 
 KEY = bytes(16)
@@ -74,12 +75,13 @@ class Supervisor:
         self.progress = progress_of()
         self.snapshot_file = SnapshotFile(Path("/nonexistent/snapshot.bin"))
         self.publisher = Publisher(channel, self.progress, self.snapshot_file, Changes())
-        self.pool = PoolReader(channel, self.progress, self.publisher, None, Welcome(0, 0), worker_count=1)
+        names = learned_names(channel, self.progress, Path("/nonexistent"))
+        self.pool = PoolReader(channel, self.progress, self.publisher, None, names, Welcome(0, 0), worker_count=1)
         self.pool.attach(asyncio.get_running_loop())
         self._builder = SnapshotBuilder()
 
     def publish(self) -> int:
-        return self.publisher.publish(self._builder, [])
+        return self.publisher.publish(self._builder, set())
 
 
 @pytest.fixture
