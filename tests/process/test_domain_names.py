@@ -1,6 +1,7 @@
 """Domain names in policies: the first connection after a look-up passes, with a real DNS server and the system's resolver.
 
-Real packets and processes. The pod `client` may connect to `*.names.test` and to nothing else. `NETPOLQ_TEST_LOOKUPS`: look-ups of each test.
+Real packets and processes. The pod `client` may connect to `*.names.test` and to nothing else.
+`NETPOLQ_TEST_LOOKUPS`: look-ups of each test.
 """
 
 import json
