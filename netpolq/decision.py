@@ -6,12 +6,12 @@ packet log and `netpolq explain` name decisions with these values.
 
 from typing import NamedTuple
 
-from netpolq.enums import Action, Direction, Tier
+from netpolq.enums import Action, DenyWith, Direction, Tier
 
 
 class RuleDecision(NamedTuple):
     """A rule decided. `policy`: ns/name, or the qualified name of a cluster-wide policy. `position`: 0-based index in its list of this
-    direction; `name`: as the policy names the rule, or empty.
+    direction; `name`: as the policy names the rule, or empty. `is_rejected`: the sender of a packet that it denies gets an answer.
     """
 
     direction: Direction
@@ -20,13 +20,18 @@ class RuleDecision(NamedTuple):
     position: int
     action: Action
     name: str = ""
+    is_rejected: bool = False
 
 
 class Isolation(NamedTuple):
-    """No rule allowed the flow, and these NetworkPolicies (ns/name, sorted) isolate the pod in this direction."""
+    """No rule allowed the flow, and these NetworkPolicies (ns/name, sorted) isolate the pod in this direction.
+
+    `is_rejected`: the sender of a packet that it denies gets an answer.
+    """
 
     direction: Direction
     policies: tuple[str, ...]
+    is_rejected: bool = False
 
 
 Decision = RuleDecision | Isolation
@@ -46,23 +51,24 @@ def denies(decision: Decision | None) -> bool:
 
 def decision_text(decision: Decision) -> str:
     """The decision in words: `egress isolated by shop/web`, `ingress allowed by shop/web, spec.ingress[0]`, `egress denied by admin
-    no-metadata, spec.egress[0] (metadata)`.
+    no-metadata, spec.egress[0] (metadata), with an answer`.
     """
     direction = decision.direction.name.lower()
+    answer = ", with an answer" if decision.is_rejected else ""
     if isinstance(decision, Isolation):
-        return f"{direction} isolated by {', '.join(decision.policies)}"
+        return f"{direction} isolated by {', '.join(decision.policies)}{answer}"
     tier = "" if decision.tier is Tier.NETWORK_POLICY else f"{decision.tier.label} "
     name = f" ({decision.name})" if decision.name else ""
-    return f"{direction} {_WORD[decision.action]} by {tier}{decision.policy}, spec.{direction}[{decision.position}]{name}"
+    return f"{direction} {_WORD[decision.action]} by {tier}{decision.policy}, spec.{direction}[{decision.position}]{name}{answer}"
 
 
 def decision_fields(decision: Decision | None) -> dict[str, object] | None:
-    """The decision as JSON fields; None if no policy decides."""
+    """The decision as JSON fields; None if no policy decides. `deny_with` is there if a packet that it denies is answered."""
     match decision:
         case None:
             return None
         case Isolation(_, policies):
-            return {"isolated_by": policies}
+            return {"isolated_by": policies} | _deny_with(decision)
         case RuleDecision(_, tier, policy, position, action, name):
             return {
                 "tier": tier.label,
@@ -70,4 +76,8 @@ def decision_fields(decision: Decision | None) -> dict[str, object] | None:
                 "rule": position,
                 "rule_name": name or None,
                 "action": action.name.lower(),
-            }
+            } | _deny_with(decision)
+
+
+def _deny_with(decision: Decision) -> dict[str, object]:
+    return {"deny_with": DenyWith.REJECT.value} if decision.is_rejected else {}

@@ -129,6 +129,13 @@ class NodeEgress(StrEnum):
     ALLOW = "allow"
 
 
+class DenyWith(StrEnum):
+    """What happens to a denied packet. DROP: nothing more. REJECT: its sender gets an answer: a TCP RST, or an ICMP error."""
+
+    DROP = "drop"
+    REJECT = "reject"
+
+
 class HoldUnknown(StrEnum):
     """Whether packets of unknown addresses of this node's pods wait until the pod is known. AUTO: where the pod ranges are known."""
 

@@ -115,7 +115,8 @@ class _Json(logging.Formatter):
         verdict             accept, drop
         reason              allowed, denied, not-isolated, same-address; malformed, no-snapshot, error
         direction, policy   egress or ingress, and the policy whose rule decided
-        egress, ingress     the decision of each direction: tier, policy, rule (0-based), rule_name and action; or isolated_by (ns/name)
+        egress, ingress     the decision of each direction: tier, policy, rule (0-based), rule_name and action; or isolated_by (ns/name);
+                            deny_with "reject" if denied packets get an answer
         protocol            TCP, UDP, SCTP, ICMP, ICMPv6, or the number
         source_ip, source_port, source_pod, destination_ip, destination_port, destination_pod
                             of the connection in its original direction; pods as ns/name

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, NamedTuple
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Action, Direction, Protocol, SelectorOperator, Tier
+from netpolq.enums import Action, DenyWith, Direction, Protocol, SelectorOperator, Tier
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has, also where its manifest does not list it."""
@@ -39,10 +39,11 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """A namespace. `labels` always hold `NAMESPACE_NAME_LABEL`."""
+    """A namespace. `labels` always hold `NAMESPACE_NAME_LABEL`. `deny_with`: of its annotation, None without one."""
 
     name: str
     labels: Mapping[str, str]
+    deny_with: DenyWith | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -206,6 +207,7 @@ class NetworkPolicy:
     """A policy. It isolates the pods of its namespace that `pod_selector` selects, in each of `policy_types`.
 
     A policy that could not be understood is kept with its selector and types and without rules: it isolates and admits nothing.
+    `deny_with`: of its annotation, None without one.
     """
 
     namespace: str
@@ -214,6 +216,7 @@ class NetworkPolicy:
     policy_types: frozenset[Direction]
     ingress: tuple[PolicyRule, ...] = ()
     egress: tuple[PolicyRule, ...] = ()
+    deny_with: DenyWith | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -241,7 +244,7 @@ class ClusterNetworkPolicy:
 
     `kind`: of the object that it comes from. `subject`: the pods that it selects, of all namespaces; its namespace selector is never None.
     It decides nothing in a direction in which it has no rules. `priority`: 0 is evaluated first; policies of equal priority are evaluated
-    in order of `qualified_name`.
+    in order of `qualified_name`. `deny_with`: of its annotation, None without one.
 
     What could not be understood fails closed: the rule stays at its position, and either matches nothing (Accept) or denies everything.
     """
@@ -253,6 +256,7 @@ class ClusterNetworkPolicy:
     ingress: tuple[ClusterRule, ...] = ()
     egress: tuple[ClusterRule, ...] = ()
     kind: ClusterPolicyKind = "ClusterNetworkPolicy"
+    deny_with: DenyWith | None = None
 
     @property
     def key(self) -> ObjectKey:

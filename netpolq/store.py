@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Direction, Tier
+from netpolq.enums import DenyWith, Direction, Tier
 from netpolq.model import (
     NAMESPACE_NAME_LABEL,
     ClusterNetworkPolicy,
@@ -209,6 +209,11 @@ class Store:
         """Labels of a namespace; a namespace that was never declared has only its name label."""
         namespace = self.namespaces.get(name)
         return namespace.labels if namespace is not None else {NAMESPACE_NAME_LABEL: name}
+
+    def namespace_deny_with(self, name: str) -> DenyWith | None:
+        """What a namespace says that isolation of its pods denies with."""
+        namespace = self.namespaces.get(name)
+        return None if namespace is None else namespace.deny_with
 
     def owner(self, address: AddressKey) -> Pod | None:
         """The pod that owns an address; see `address_owners`."""

@@ -4,7 +4,7 @@ import time
 
 from netpolq.addresses import AddressKey
 from netpolq.decision import RuleDecision
-from netpolq.enums import Direction, Reason
+from netpolq.enums import DenyWith, Direction, Reason
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.snapshot.builder import SnapshotBuilder
@@ -15,9 +15,11 @@ from netpolq.store import Store
 class CompiledEvaluator:
     """An `Evaluator` over the encoded store, with every pod of the cluster as an endpoint."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, deny_with: DenyWith = DenyWith.DROP) -> None:
+        """`deny_with`: what a denial does where no annotation says."""
         builder = SnapshotBuilder()
-        builder.apply(Compiler(store, is_local=lambda _pod: True).everything(with_node_addresses=True))
+        compiler = Compiler(store, is_local=lambda _pod: True, deny_with=deny_with)
+        builder.apply(compiler.everything(with_node_addresses=True))
         self.view = SnapshotReader(builder.encoded(version=1, created_ns=time.time_ns()))
 
     def explain(

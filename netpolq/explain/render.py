@@ -164,8 +164,9 @@ def _because(explanation: Explanation) -> str:
             if explanation.reason is Reason.ALLOWED and any(rule.tier is not Tier.NETWORK_POLICY for rule in decided):
                 return "a rule allows it in each direction that policies decide"
             return _BECAUSE[explanation.reason]
-        case Isolation(direction, policies):
-            return f"{direction.name.lower()} is isolated by {', '.join(policies)} and nothing allows it"
+        case Isolation(direction, policies) as isolation:
+            answer = ", with an answer" if isolation.is_rejected else ""
+            return f"{direction.name.lower()} is isolated by {', '.join(policies)} and nothing allows it{answer}"
         case RuleDecision() as rule:
             return decision_text(rule)
 

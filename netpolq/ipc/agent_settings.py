@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, DenyWith, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.ipc.channel import Logging
 from netpolq.logs import PACKET_LOG_VERBOSITY
 
@@ -126,6 +126,7 @@ class Settings:
     dns_grace_s: Annotated[int, Flag("dns-grace"), Between(0, MAX_DNS_SECONDS)]
     strict_mode: bool
     node_egress: NodeEgress
+    deny_with: DenyWith
     metrics_bind_address: BindAddress
     verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
     log_denied: bool

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from netpolq.addresses import AddressKey
+from netpolq.enums import DenyWith
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod, qualified_name
 from netpolq.policy.address_ranges import AddressRanges
@@ -30,8 +31,9 @@ class Compiler:
     """Compiles the changes of a store.
 
     `is_local`: the pods to compile programs for. `with_pod_names`: also give the pod name of each address, for the packet log.
-    `known_ranges`: see `known`. `renamed`: of the addresses in the last `take_changed`, those whose learned names alone changed, or
-    that became known or unknown. No policy denies by a name, so none of that denies an established connection.
+    `known_ranges`: see `known`. `deny_with`: what a denial does where no annotation says. `renamed`: of the addresses in the last
+    `take_changed`, those whose learned names alone changed, or that became known or unknown. No policy denies by a name, so none of that
+    denies an established connection.
 
     `former`: by address, the selectors that match its former names. A rule that accepts by a name goes on to accept the established
     connections of an address that has lost the name.
@@ -44,6 +46,7 @@ class Compiler:
         is_local: Callable[[Pod], bool],
         with_pod_names: bool = False,
         known_ranges: tuple[PodRange, ...] = (),
+        deny_with: DenyWith = DenyWith.DROP,
     ) -> None:
         self._store = store
         self._is_local = is_local
@@ -51,7 +54,10 @@ class Compiler:
         self._delta = DeltaWriter()
         self._uses = SelectorUses()
         self._peer_classes = PeerClasses(self._uses, self._delta)
-        self._endpoints = EndpointPolicies(self._uses, self._delta, store.namespace_labels)
+        self._deny_with = deny_with
+        self._endpoints = EndpointPolicies(
+            self._uses, self._delta, store.namespace_labels, lambda namespace: store.namespace_deny_with(namespace) or deny_with
+        )
         self._class_of: dict[AddressKey, PeerClass] = {}
         self._changed: set[AddressKey] = set()
         self._renamed: set[AddressKey] = set()
@@ -106,7 +112,10 @@ class Compiler:
         for namespace, name in sorted(touched.policies):
             self._endpoints.put_policy(namespace, name, self._store.policies.get((namespace, name)))
         for name in sorted(touched.cluster_policies):
-            self._endpoints.put_cluster_policy(name, self._store.cluster_policies.get(name))
+            policy = self._store.cluster_policies.get(name)
+            if policy is not None and policy.deny_with is None:
+                policy = replace(policy, deny_with=self._deny_with)
+            self._endpoints.put_cluster_policy(name, policy)
         yield from self._endpoints.compile()
         yield from self._peer_classes.update_identities()
         self._changed |= self._endpoints.write_endpoints()

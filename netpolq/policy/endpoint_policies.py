@@ -7,7 +7,7 @@ tier programs (`netpolq.policy.policy_scope`), and endpoint classes with the sam
 from collections.abc import Callable, Iterator, Mapping
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Direction, Tier
+from netpolq.enums import DenyWith, Direction, Tier
 from netpolq.model import ClusterNetworkPolicy, Labels, NetworkPolicy, Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.peers import DomainSelector
@@ -19,10 +19,14 @@ from netpolq.snapshot.ir import Endpoint, Program
 
 _CLUSTER_TIERS = (Tier.ADMIN, Tier.BASELINE)
 
-Sides = tuple[tuple[TierPolicy, ...], ...]
-"""All policies that decide for an address, by direction. Two addresses with equal sides have equal decisions for every flow."""
+Sides = tuple[tuple[tuple[TierPolicy, ...], bool], ...]
+"""All policies that decide for an address, and whether their isolation is answered, by direction. Two addresses with equal sides have
+equal decisions for every flow."""
 
-_NO_SIDES: Sides = ((), ())
+_NO_SIDES: Sides = (((), False), ((), False))
+
+_ProgramKey = tuple[Direction, tuple[TierSet, ...], bool]
+"""Direction, sets of policies, and whether isolation by them is answered."""
 
 
 class _Program:
@@ -30,11 +34,12 @@ class _Program:
     rule has domain names.
     """
 
-    __slots__ = ("has_names", "number", "policies", "sets", "uses")
+    __slots__ = ("has_names", "is_rejected", "key", "number", "policies", "uses")
 
-    def __init__(self, number: int, sets: tuple[TierSet, ...]) -> None:
+    def __init__(self, number: int, key: _ProgramKey) -> None:
         self.number = number
-        self.sets = sets
+        self.key = key
+        _direction, sets, self.is_rejected = key
         self.policies = tuple(sorted((policy for tier_set in sets for policy in tier_set.policies), key=_order))
         self.has_names = any(isinstance(selector, DomainSelector) for tier_set in sets for selector in tier_set.selectors)
         self.uses = 0
@@ -45,12 +50,19 @@ class EndpointPolicies:
 
     `local`: the addresses of all local pods; `isolated`: those that some policy selects, by direction (in the order of `Direction`);
     `asking`: those with domain names in a policy that selects them.
-    `namespace_labels`: returns the labels of a namespace.
+    `namespace_labels`: returns the labels of a namespace. `deny_with`: what isolation in a namespace denies with, unless its policies say.
     """
 
-    def __init__(self, uses: SelectorUses, delta: DeltaWriter, namespace_labels: Callable[[str], Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        uses: SelectorUses,
+        delta: DeltaWriter,
+        namespace_labels: Callable[[str], Mapping[str, str]],
+        deny_with: Callable[[str], DenyWith],
+    ) -> None:
         self._delta = delta
         self._namespace_labels = namespace_labels
+        self._deny_with = deny_with
         self._classes: dict[str, dict[Labels, EndpointClass]] = {}
         self._class_of: dict[AddressKey, EndpointClass] = {}
         tier_numbers = IdAllocator(first=1)
@@ -64,7 +76,7 @@ class EndpointPolicies:
         self._stale: dict[PolicyScope, None] = {}
         self._concerned: dict[EndpointClass, None] = {}
         self._sets: dict[EndpointClass, dict[Tier, tuple[tuple[TierSet, ...], ...]]] = {}
-        self._programs: dict[tuple[Direction, tuple[TierSet, ...]], _Program] = {}
+        self._programs: dict[_ProgramKey, _Program] = {}
         self._programs_of: dict[EndpointClass, list[_Program | None]] = {}
         self._program_numbers = IdAllocator(first=1)
         self._sides: dict[AddressKey, Sides] = {}
@@ -135,8 +147,9 @@ class EndpointPolicies:
                     self._stale[scope] = None
 
     def label(self, namespace: str, labels: Mapping[str, str]) -> None:
-        """Set the labels of a namespace, by which cluster-wide policies select."""
+        """Set the labels of a namespace, by which cluster-wide policies select, and follow a change of what it denies with."""
         for endpoint_class in self._classes.get(namespace, {}).values():
+            self._concerned[endpoint_class] = None
             for scope in self._cluster_scopes:
                 before = set(endpoint_class.selected_by.get(scope, ()))
                 scope.select(endpoint_class, labels, scope.policies)
@@ -164,7 +177,7 @@ class EndpointPolicies:
         self._replace_programs()
 
     def _replace_programs(self) -> None:
-        released: dict[_Program, Direction] = {}
+        released: dict[_Program, None] = {}
         for endpoint_class in self._concerned:
             programs = self._programs_of.setdefault(endpoint_class, [None for _ in Direction])
             for direction in Direction:
@@ -175,16 +188,16 @@ class EndpointPolicies:
                     after.uses += 1
                 if before is not None:
                     before.uses -= 1
-                    released[before] = direction
+                    released[before] = None
                 programs[direction] = after
                 self._moved |= endpoint_class.addresses
             if not endpoint_class.addresses:
                 self._sets.pop(endpoint_class, None)
                 del self._programs_of[endpoint_class], self._classes[endpoint_class.namespace][endpoint_class.labels]
         self._concerned = {}
-        for program, direction in released.items():
+        for program in released:
             if not program.uses:
-                del self._programs[direction, program.sets]
+                del self._programs[program.key]
                 self._delta.programs[program.number] = None
                 self._program_numbers.free(program.number)
 
@@ -193,12 +206,21 @@ class EndpointPolicies:
         sets = tuple(tier_set for tier in Tier if tier in by_tier for tier_set in by_tier[tier][direction])
         if not sets or not endpoint_class.addresses:
             return None
-        program = self._programs.get((direction, sets))
+        key = direction, sets, self._is_isolation_rejected(endpoint_class.namespace, sets)
+        program = self._programs.get(key)
         if program is None:
-            program = self._programs[direction, sets] = _Program(self._program_numbers.allocate(), sets)
+            program = self._programs[key] = _Program(self._program_numbers.allocate(), key)
             isolated_by = tuple(policy.name for policy in program.policies if policy.tier is Tier.NETWORK_POLICY)
-            self._delta.programs[program.number] = Program(direction, tuple(tier_set.number for tier_set in sets), isolated_by)
+            tiers = tuple(tier_set.number for tier_set in sets)
+            self._delta.programs[program.number] = Program(direction, tiers, isolated_by, program.is_rejected)
         return program
+
+    def _is_isolation_rejected(self, namespace: str, sets: tuple[TierSet, ...]) -> bool:
+        """Whether isolation is answered: a policy that says drop wins, then one that says reject, then the namespace."""
+        isolating = [policy.deny_with for each in sets for policy in each.policies if policy.tier is Tier.NETWORK_POLICY]
+        if not isolating or DenyWith.DROP in isolating:
+            return False
+        return DenyWith.REJECT in isolating or self._deny_with(namespace) is DenyWith.REJECT
 
     def write_endpoints(self) -> set[AddressKey]:
         """Write the endpoints that changed. Returns the addresses with other decisions than before."""
@@ -206,7 +228,7 @@ class EndpointPolicies:
         for address in self._moved:
             endpoint_class = self._class_of.get(address)
             egress, ingress = (None, None) if endpoint_class is None else self._programs_of.get(endpoint_class, (None, None))
-            sides: Sides = (() if egress is None else egress.policies, () if ingress is None else ingress.policies)
+            sides: Sides = tuple(((), False) if each is None else (each.policies, each.is_rejected) for each in (egress, ingress))
             if egress is None and ingress is None:
                 self._delta.endpoints[address] = None
             else:
@@ -227,7 +249,7 @@ class EndpointPolicies:
             self.local = frozenset(self._class_of)
             self.asking = frozenset(self._asking)
             self.isolated = tuple(
-                frozenset(address for address, sides in self._sides.items() if sides[direction]) for direction in Direction
+                frozenset(address for address, sides in self._sides.items() if sides[direction][0]) for direction in Direction
             )
         return changed
 

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from netpolq.addresses import AddressKey, is_ipv4
 from netpolq.decision import Isolation, RuleDecision
-from netpolq.enums import Action, Direction, Reason, Tier
+from netpolq.enums import Action, DenyWith, Direction, Reason, Tier
 from netpolq.model import (
     ClusterRule,
     DomainPeer,
@@ -33,8 +33,10 @@ from netpolq.store import Store
 class ReferenceEvaluator:
     """Evaluates flows cluster-wide. The store must not change while the evaluator is in use: build another one after an update."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, deny_with: DenyWith = DenyWith.DROP) -> None:
+        """`deny_with`: what a denial does where no annotation says."""
         self._store = store
+        self._deny_with = deny_with
         self._owners: Mapping[bytes, Pod] = store.address_owners()
 
     def explain(
@@ -62,7 +64,8 @@ class ReferenceEvaluator:
         pod = self._owners.get(endpoint)
         if pod is None:
             return Side()
-        isolated_by = tuple(qualified_name(policy.namespace, policy.name) for policy in self.isolating(direction, pod))
+        isolating = self.isolating(direction, pod)
+        isolated_by = tuple(qualified_name(policy.namespace, policy.name) for policy in isolating)
         passes: list[RuleDecision] = []
         for tier in Tier:
             for decision, namespace, rule in self.rules(tier, direction, pod):
@@ -73,7 +76,8 @@ class ReferenceEvaluator:
                     return Side(isolated_by=isolated_by, decision=decision, passes=tuple(passes))
             else:
                 if tier is Tier.NETWORK_POLICY and isolated_by:
-                    return Side(isolated_by=isolated_by, decision=Isolation(direction, isolated_by), passes=tuple(passes))
+                    isolation = Isolation(direction, isolated_by, self._is_isolation_rejected(pod, isolating))
+                    return Side(isolated_by=isolated_by, decision=isolation, passes=tuple(passes))
         return Side(isolated_by=isolated_by, passes=tuple(passes))
 
     def rules(
@@ -93,8 +97,18 @@ class ReferenceEvaluator:
         """Those of the cluster-wide policies that select the pod."""
         for policy in self._store.cluster_policies_of(tier):
             if self._peer_matches_pod("", policy.subject, pod):
+                answer = (policy.deny_with or self._deny_with) is DenyWith.REJECT
                 for position, rule in enumerate(policy.rules(direction)):
-                    yield RuleDecision(direction, tier, policy.qualified_name, position, rule.action, rule.name), "", rule
+                    rejected = answer and rule.action is Action.DENY
+                    decision = RuleDecision(direction, tier, policy.qualified_name, position, rule.action, rule.name, rejected)
+                    yield decision, "", rule
+
+    def _is_isolation_rejected(self, pod: Pod, isolating: list[NetworkPolicy]) -> bool:
+        """Whether isolation is answered: by the annotations of the policies, where drop wins, then of the namespace, then the default."""
+        said = {policy.deny_with for policy in isolating} - {None}
+        if said:
+            return said == {DenyWith.REJECT}
+        return (self._store.namespace_deny_with(pod.namespace) or self._deny_with) is DenyWith.REJECT
 
     def isolating(self, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
         """The policies that isolate a pod in a direction, in order of name."""

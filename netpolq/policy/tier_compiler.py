@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from netpolq.enums import Direction, Tier
+from netpolq.enums import Action, DenyWith, Direction, Tier
 from netpolq.policy.cidr_table import cidr_tree
 from netpolq.policy.peers import Block, Peer, Selector
 from netpolq.policy.port_table import Ports, TableBuilder
@@ -20,7 +20,8 @@ def compile_tier(direction: Direction, policies: Sequence[TierPolicy], number_of
     for policy in policies:
         for position, rule in enumerate(policy.rules):
             rank = len(rules)
-            rules.append(Rule(tier, policy.priority, policy.name, direction, position, rule.action, rule.name))
+            is_rejected = rule.action is Action.DENY and policy.deny_with is DenyWith.REJECT
+            rules.append(Rule(tier, policy.priority, policy.name, direction, position, rule.action, rule.name, is_rejected))
             ports.append(rule.ports)
             if rule.peers is None:
                 of_any_peer.add(rank)

@@ -7,7 +7,7 @@ the addresses that a change concerns.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from netpolq.enums import Action, Direction, Tier
+from netpolq.enums import Action, DenyWith, Direction, Tier
 from netpolq.model import ClusterNetworkPolicy, ClusterRule, LabelSelector, NetworkPolicy, PolicyPort, PolicyRule, qualified_name
 from netpolq.policy.peers import Peer, compiled_peer
 from netpolq.policy.selectors import matches
@@ -28,12 +28,14 @@ class TierPolicy(NamedTuple):
     """One direction of a policy. The order of evaluation in a tier is that of (`priority`, `name`).
 
     `name`: ns/name, or the qualified name of a cluster-wide policy. In the tier of NetworkPolicies, it isolates what it selects.
+    `deny_with`: as the policy says, None if it does not.
     """
 
     tier: Tier
     priority: int
     name: str
     rules: tuple[TierRule, ...]
+    deny_with: DenyWith | None = None
 
     @property
     def precedence(self) -> tuple[int, str]:
@@ -61,10 +63,12 @@ def tier_policy(policy: Policy, direction: Direction) -> TierPolicy | None:
             if direction not in policy.policy_types:
                 return None
             accepting = tuple(_tier_rule(Action.ACCEPT, "", rule, policy.namespace) for rule in policy.rules(direction))
-            return TierPolicy(Tier.NETWORK_POLICY, 0, qualified_name(policy.namespace, policy.name), accepting)
+            return TierPolicy(Tier.NETWORK_POLICY, 0, qualified_name(policy.namespace, policy.name), accepting, policy.deny_with)
         case ClusterNetworkPolicy():
             rules = tuple(_tier_rule(rule.action, rule.name, rule, "") for rule in policy.rules(direction))
-            return TierPolicy(policy.tier, policy.priority, policy.qualified_name, rules) if rules else None
+            if not rules:
+                return None
+            return TierPolicy(policy.tier, policy.priority, policy.qualified_name, rules, policy.deny_with)
 
 
 def _tier_rule(action: Action, name: str, rule: PolicyRule | ClusterRule, namespace: str) -> TierRule:

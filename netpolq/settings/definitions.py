@@ -1,6 +1,6 @@
 """The options of `netpolq run`. Parsing, help, configuration file, manual page, completion and the table in the README come from here."""
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, DenyWith, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.hold import cni, ruleset
 from netpolq.ipc.agent_settings import (
     MAX_CACHED_VERDICTS,
@@ -231,6 +231,14 @@ NODE_EGRESS = Option(
     default="judge",
     help="Connections from a pod to its own node. judge: apply the pod's egress policies. allow: accept all of them.",
 )
+DENY_WITH = Option(
+    name="deny-with",
+    value_type=modes(DenyWith, metavar="MODE"),
+    default="drop",
+    help="What happens to denied packets. drop: nothing more, so clients wait until they time out. reject: the sender gets a TCP RST, or "
+    "an ICMP error for other protocols, up to a rate. The annotation netpolq.io/deny-with of a policy or of a namespace comes first. "
+    "Answers need CAP_NET_RAW.",
+)
 POLICY_STATUS = Option(
     name="policy-status",
     value_type=BOOLEAN,
@@ -287,7 +295,7 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Source", (MANIFESTS, KUBECONFIG, HOSTNAME_OVERRIDE, CONFIG)),
     OptionGroup("Queues and workers", (NFQUEUE_ID, WORKERS, QUEUE_BALANCE, FANOUT, TAKEOVER)),
     OptionGroup("Data plane", (DATAPLANE, MARK_MASK, CT_LABEL, VERDICT_CACHE, VERDICT_CACHE_TTL, VERDICT_CACHE_SIZE, RUN_DIR)),
-    OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS)),
+    OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS, DENY_WITH)),
     OptionGroup("New pods", (CNI_RESULTS, HOLD_UNKNOWN, HOLD_TIMEOUT, POD_INTERFACES, HOLD_UNKNOWN_PEERS)),
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup("Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, LOGGING_FORMAT, POLICY_STATUS)),

@@ -58,6 +58,11 @@ class SnapshotBuilder:
             self._pod_names.set(address, name)
 
     @property
+    def has_rejections(self) -> bool:
+        """Whether denied packets are answered, of any decision."""
+        return self._decisions.has_rejections
+
+    @property
     def is_touched(self) -> bool:
         """Whether `pieces` would return other bytes than at its last call, apart from version and time."""
         self._complete()

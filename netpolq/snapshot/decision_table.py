@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from netpolq.decision import Isolation
 from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Rule
-from netpolq.snapshot.layout import ISOLATION, DecisionWord
+from netpolq.snapshot.layout import ISOLATION, REJECTED, DecisionWord
 from netpolq.snapshot.string_table import StringTable
 
 _WORDS = len(DecisionWord)
@@ -27,6 +27,12 @@ class DecisionTable:
         self._uses: dict[Rule | Isolation, int] = {}
         self._ids = IdAllocator(first=1)
         self._released: set[Rule | Isolation] = set()
+        self._rejected = 0
+
+    @property
+    def has_rejections(self) -> bool:
+        """Whether a decision is there of which denied packets are answered."""
+        return self._rejected > 0
 
     def __len__(self) -> int:
         return len(self.words) // _WORDS
@@ -43,12 +49,14 @@ class DecisionTable:
             number = self._numbers[decision] = self._ids.allocate()
             if number == len(self):
                 self.words.extend([0] * _WORDS)
+            rejected = REJECTED if decision.is_rejected else 0
+            self._count_rejected(+decision.is_rejected)
             if isinstance(decision, Rule):
-                flags = decision.tier << 16 | decision.direction << 8 | decision.action
+                flags = decision.tier << 16 | decision.direction << 8 | decision.action | rejected
                 policy, name = self._strings.acquire(decision.policy), self._strings.acquire(decision.name)
                 record = flags, policy, decision.position, decision.priority, name
             else:
-                record = ISOLATION << 16 | decision.direction << 8, 0, 0, 0, 0
+                record = ISOLATION << 16 | decision.direction << 8 | rejected, 0, 0, 0, 0
             self.words[number * _WORDS : (number + 1) * _WORDS] = array("I", record)
             self.is_touched = True
         return number
@@ -77,4 +85,12 @@ class DecisionTable:
                     self._strings.release(decision.policy)
                     self._strings.release(decision.name)
                 self._ids.free(number)
+                self._count_rejected(-decision.is_rejected)
         self._released.clear()
+
+    def _count_rejected(self, change: int) -> None:
+        self._rejected += change
+        flags = REJECTED if self._rejected else 0
+        if self.words[DecisionWord.FLAGS] != flags:
+            self.words[DecisionWord.FLAGS] = flags
+            self.is_touched = True

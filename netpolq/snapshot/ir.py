@@ -21,6 +21,7 @@ from netpolq.enums import Action, Direction, Protocol, Tier
 class Rule(NamedTuple):
     """A rule that can decide. `policy`: ns/name, or the qualified name of a cluster-wide policy. `priority`: of the policy, lowest first;
     0 for NetworkPolicy. `position`: 0-based index in the policy's list of this direction. `name`: as the policy names the rule, or empty.
+    `is_rejected`: the sender of a packet that the rule denies gets an answer.
 
     The precedence within a tier is the order of (priority, policy, position).
     """
@@ -32,6 +33,7 @@ class Rule(NamedTuple):
     position: int
     action: Action
     name: str
+    is_rejected: bool = False
 
 
 class PortRange(NamedTuple):
@@ -99,11 +101,13 @@ class Program(NamedTuple):
     """What decides one direction of an endpoint. `tiers`: numbers of tier programs, in the order of their tiers.
 
     `isolated_by`: all NetworkPolicies that isolate the endpoint in this direction (ns/name, sorted); empty: none does.
+    `is_rejected`: the sender of a packet that this isolation denies gets an answer.
     """
 
     direction: Direction
     tiers: tuple[int, ...]
     isolated_by: tuple[str, ...]
+    is_rejected: bool = False
 
 
 class Endpoint(NamedTuple):

@@ -24,7 +24,8 @@ a section of words count words from its start, and word 0 is reserved so that of
       IPv4 table    n, n × first address of a piece (sorted), 2 n × tables (0: none) of the nodes of a tree: those of the pieces are
                     the second half, the parent of node i is i // 2, node 0 is not used
       IPv6 table    the same with addresses of four words, most significant first
-    DECISIONS   `DecisionWord`s, one record each, record 0 reserved for "no policy decides". A decision keeps its number while it is in use.
+    DECISIONS   `DecisionWord`s, one record each. A decision keeps its number while it is in use. Record 0 is reserved for "no policy
+                decides"; its FLAGS are `REJECTED` if any other record has that bit.
     STRINGS     entries + 1 words of byte offsets from the end of these words, then UTF-8
     NAMES       names of pods: length u16, UTF-8
 
@@ -37,7 +38,7 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 6
+LAYOUT_VERSION = 7
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")
@@ -58,6 +59,9 @@ NO_DECISION = 0
 ISOLATION = 0xFF
 """In place of a tier in a decision: no rule allowed the flow, and its POLICY is the offset of a program, whose tiers name the policies."""
 
+
+REJECTED = 1 << 24
+"""Bit in the FLAGS of a decision that denies: the sender of the packet gets an answer."""
 
 TABLE_LIST = 1 << 31
 """Added to the offset of a list of port tables, to tell it from that of a single one."""
@@ -119,8 +123,8 @@ class PortNameWord(IntEnum):
 
 
 class DecisionWord(IntEnum):
-    """Words of a decision. FLAGS: tier << 16 | direction << 8 | action. POLICY: its name (string). POSITION, RULE_NAME (string): of the
-    rule. PRIORITY: of the policy.
+    """Words of a decision. FLAGS: `REJECTED` or 0 | tier << 16 | direction << 8 | action. POLICY: its name (string).
+    POSITION, RULE_NAME (string): of the rule. PRIORITY: of the policy.
     """
 
     FLAGS = 0

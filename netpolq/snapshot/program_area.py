@@ -111,4 +111,4 @@ class ProgramArea:
 
 
 def _isolation(program: Program) -> Isolation:
-    return Isolation(Direction(program.direction), program.isolated_by)
+    return Isolation(Direction(program.direction), program.isolated_by, program.is_rejected)

@@ -17,6 +17,7 @@ from netpolq.snapshot.layout import (
     ISOLATION,
     NAME_LENGTH,
     NO_DECISION,
+    REJECTED,
     Section,
     TierWord,
 )
@@ -146,17 +147,26 @@ class SnapshotReader(ProgramReader):
         if number == NO_DECISION:
             return None
         flags, policy, position, _priority, rule_name = self._record(number)
-        direction = Direction(flags >> 8 & 0xFF)
-        if flags >> 16 == ISOLATION:
-            return Isolation(direction, self.isolated_by(policy))
+        direction, tier, is_rejected = Direction(flags >> 8 & 0xFF), flags >> 16 & 0xFF, bool(flags & REJECTED)
+        if tier == ISOLATION:
+            return Isolation(direction, self.isolated_by(policy), is_rejected)
         action = Action(flags & 0xFF)
-        return RuleDecision(direction, Tier(flags >> 16), self.string(policy), position, action, self.string(rule_name))
+        return RuleDecision(direction, Tier(tier), self.string(policy), position, action, self.string(rule_name), is_rejected)
+
+    @property
+    def has_rejections(self) -> bool:
+        """Whether `is_rejected` holds for any decision."""
+        return self.is_rejected(NO_DECISION)
+
+    def is_rejected(self, number: int) -> bool:
+        """Whether the sender of a packet that this decision denies gets an answer."""
+        return bool(self._record(number)[0] & REJECTED)
 
     def tier(self, number: int) -> Tier | None:
         """The tier of a decision; None for `NO_DECISION`."""
         if number == NO_DECISION:
             return None
-        tier = self._record(number)[0] >> 16
+        tier = self._record(number)[0] >> 16 & 0xFF
         return Tier.NETWORK_POLICY if tier == ISOLATION else Tier(tier)
 
     def isolated_by(self, program: int) -> tuple[str, ...]:

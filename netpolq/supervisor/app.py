@@ -150,6 +150,7 @@ class Supervisor:
             is_local=_is_local(settings.hostname),
             known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
             with_pod_names=settings.pod_names,
+            deny_with=settings.deny_with,
         )
         self._names = LearnedNames(
             store=self._store,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from netpolq.addresses import format_address
-from netpolq.decision import RuleDecision
-from netpolq.enums import Action, Reason, Tier
+from netpolq.decision import Isolation, RuleDecision, denies
+from netpolq.enums import Action, DenyWith, Reason, Tier
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.model import ClusterNetworkPolicy, DomainPeer
 from netpolq.policy.evaluator import Explanation
@@ -29,7 +29,8 @@ FLOWS_PER_CLUSTER = 150
 def explain_both(cluster: Cluster, flows: tuple[Flow, ...]) -> list[Explanation]:
     """The explanations of both evaluators, which must be equal."""
     store = cluster.store()
-    compiled, reference = CompiledEvaluator(store), ReferenceEvaluator(store)
+    deny_with = tuple(DenyWith)[len(cluster.bodies) % 2]
+    compiled, reference = CompiledEvaluator(store, deny_with=deny_with), ReferenceEvaluator(store, deny_with=deny_with)
     explanations = []
     for flow in flows:
         for via_service in (False, True):
@@ -53,6 +54,7 @@ def is_by_name(decision: RuleDecision | None, policies: Mapping[str, ClusterNetw
 def test_engines_agree_on_seeded_clusters(seed: int) -> None:
     rng = random.Random(seed)
     reasons = set()
+    answers = set()
     rules = set()
     passed = set()
     named = 0
@@ -61,11 +63,17 @@ def test_engines_agree_on_seeded_clusters(seed: int) -> None:
         policies = cluster.store().cluster_policies
         for explanation in explain_both(cluster, tuple(random_flows(rng, cluster, FLOWS_PER_CLUSTER))):
             reasons.add(explanation.reason)
+            answers |= {
+                (type(side.decision), side.decision.is_rejected)
+                for side in (explanation.egress, explanation.ingress)
+                if denies(side.decision) and side.decision is not None
+            }
             passed |= {rule.tier for side in (explanation.egress, explanation.ingress) for rule in side.passes}
             rules |= {(side.rule.tier, side.rule.action) for side in (explanation.egress, explanation.ingress) if side.rule}
             named += is_by_name(explanation.egress.rule, policies)
     assert named
     assert passed == {Tier.ADMIN, Tier.BASELINE}
+    assert answers == {(kind, is_rejected) for kind in (Isolation, RuleDecision) for is_rejected in (False, True)}
     assert reasons == set(Reason), "clusters that never lead to some answer prove nothing about it"
     cluster_wide = {(tier, action) for tier in (Tier.ADMIN, Tier.BASELINE) for action in (Action.ACCEPT, Action.DENY)}
     assert rules == cluster_wide | {(Tier.NETWORK_POLICY, Action.ACCEPT)}

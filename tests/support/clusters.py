@@ -25,6 +25,7 @@ from tests.support.random_selectors import (
     V4_BLOCKS,
     V6_BLOCKS,
     Body,
+    annotated,
     object_metadata,
     random_labels,
     random_namespace_selector,
@@ -151,7 +152,8 @@ class _Pod(NamedTuple):
 
 
 def _namespace(rng: random.Random, name: str) -> Body:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": object_metadata(name, random_labels(rng))}
+    metadata = annotated(object_metadata(name, random_labels(rng)))
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def _addresses(prefix4: str, prefix6: str, number: int, families: tuple[int, ...]) -> tuple[str, ...]:
@@ -289,4 +291,5 @@ def _policy(rng: random.Random, number: int, namespace: str) -> Body:
     # Names whose order differs from the order of creation and that are prefixes of one another.
     name = f"{rng.choice(('p', 'p-0', 'pa', 'z'))}-{number}"
     body: Body = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
-    return {**body, "metadata": object_metadata(name, {}, namespace), "spec": spec}
+    metadata = annotated(object_metadata(name, {}, namespace))
+    return {**body, "metadata": metadata, "spec": spec}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from netpolq.addresses import AddressKey, parse_address
-from netpolq.enums import Action, Direction, Protocol, Tier
+from netpolq.enums import Action, DenyWith, Direction, Protocol, Tier
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod
 from netpolq.policy.compiler import Compiler
@@ -78,9 +78,12 @@ class Compilation:
         is_local: Callable[[Pod], bool] = lambda _pod: True,
         with_pod_names: bool = False,
         known_ranges: tuple[PodRange, ...] = (),
+        deny_with: DenyWith = DenyWith.DROP,
     ) -> None:
         self.store = Store() if store is None else store
-        self.compiler = Compiler(self.store, is_local=is_local, with_pod_names=with_pod_names, known_ranges=known_ranges)
+        self.compiler = Compiler(
+            self.store, is_local=is_local, with_pod_names=with_pod_names, known_ranges=known_ranges, deny_with=deny_with
+        )
         self.builder = SnapshotBuilder()
         self._identities: dict[int, Identity] = {}
         self._addresses: dict[AddressKey, int] = {}
@@ -142,7 +145,7 @@ class Compilation:
             if not number:
                 return None
             program = self._programs[number]
-            return program.isolated_by, *map(tier_meaning, program.tiers)
+            return program.isolated_by, program.is_rejected, *map(tier_meaning, program.tiers)
 
         return Meaning(
             identities={

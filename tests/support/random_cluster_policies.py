@@ -11,6 +11,7 @@ from tests.support.random_selectors import (
     V4_BLOCKS,
     V6_BLOCKS,
     Body,
+    annotated,
     object_metadata,
     random_namespace_selector,
     random_selector,
@@ -43,7 +44,8 @@ def random_cluster_policy(rng: random.Random, number: int, *, with_unclear_rules
     for field in ("ingress", "egress"):
         if rng.random() < 0.7:
             spec[field] = [_rule(rng, kind, version, field, with_unclear_rules) for _ in range(rng.choice((0, 1, 1, 2, 3)))]
-    body: Body = {"apiVersion": f"{GROUP}/{version}", "kind": kind, "metadata": object_metadata(name, {}), "spec": spec}
+    metadata = annotated(object_metadata(name, {}))
+    body: Body = {"apiVersion": f"{GROUP}/{version}", "kind": kind, "metadata": metadata, "spec": spec}
     return body
 
 

@@ -27,6 +27,13 @@ def object_metadata(name: str, labels: dict[str, str], namespace: str | None = N
     return metadata if namespace is None else {**metadata, "namespace": namespace}
 
 
+def annotated(metadata: Body) -> Body:
+    """The metadata of a policy or a namespace, perhaps with what it says about answers to denied packets; the same for equal ones."""
+    rng = random.Random(repr(metadata))
+    said = {"netpolq.io/deny-with": rng.choice(("drop", "reject"))} if rng.random() < 0.3 else {}
+    return {**metadata, "annotations": said}
+
+
 def random_labels(rng: random.Random) -> dict[str, str]:
     """Some of the labels of the pool, each with a random value."""
     return {key: rng.choice(values) for key, values in LABELS.items() if rng.random() < 0.6}

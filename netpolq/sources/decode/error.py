@@ -12,6 +12,7 @@ class DecodeError(Exception):
     admits nothing; of a cluster-wide policy rules have failed closed; for a pod, namespace or node it is the readable part.
     `consequence`: the effect, for messages. `key`: the object, as far as known. `namespaces`: those that the object may concern, besides
     that of `partial`. `is_cluster_wide`: whether the object is of a kind that isolates no pods, a cluster-wide policy or a node.
+    `is_harmless`: whether only something is wrong on which no isolation depends.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class DecodeError(Exception):
         consequence: str = "",
         namespaces: tuple[str, ...] = (),
         is_cluster_wide: bool = False,
+        is_harmless: bool = False,
     ) -> None:
         first, *others = problems.reported(body)
         super().__init__("; ".join(map(str, (first, *others))) if not key else f"{key}: {'; '.join(map(str, (first, *others)))}")
@@ -35,6 +37,7 @@ class DecodeError(Exception):
         self.partial = partial
         self.namespaces = namespaces
         self.is_cluster_wide = is_cluster_wide
+        self.is_harmless = is_harmless
         self.consequence = consequence or "it is not used"
 
     def rejection(

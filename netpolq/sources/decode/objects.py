@@ -3,9 +3,12 @@
 Each function adds to the given problems, and raises `DecodeError` if there are any at the end.
 """
 
+from dataclasses import replace
+
 from netpolq.enums import Direction
 from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Node, Pod
 from netpolq.sources.decode.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
+from netpolq.sources.decode.deny_with import deny_with
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, read_or
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
@@ -28,9 +31,13 @@ def namespace(body: Field, problems: Problems) -> Namespace:
     metadata = body.get("metadata")
     name = read_or(lambda field: namespace_name(field.get("name")), metadata, problems.add, None)
     labels = labels_where_valid(read_or(lambda field: field.get("labels"), metadata, problems.add, _NOTHING), problems.add)
+    ignored: list[FieldError] = []
+    answer = deny_with(metadata, ignored.append)
     if name is None:
         raise DecodeError(body, problems, key="Namespace", namespaces=namespaces_of(body.value))
-    decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name})
+    decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name}, deny_with=answer)
+    isolates = problems.count > 0
+    problems.add_all(ignored)
     if problems.count:
         raise DecodeError(
             body,
@@ -38,7 +45,8 @@ def namespace(body: Field, problems: Problems) -> Namespace:
             key=str(decoded.key),
             partial=decoded,
             consequence="the rest of the namespace is used",
-            namespaces=(name,),
+            namespaces=(name,) if isolates else (),
+            is_harmless=not isolates,
         )
     return decoded
 
@@ -100,13 +108,16 @@ def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -
         types = BOTH_DIRECTIONS  # an unknown field may be intended as rules or policyTypes
     ingress = () if spec is None else rules(spec, Direction.INGRESS, problems.add)
     egress = () if spec is None else rules(spec, Direction.EGRESS, problems.add)
-    if not problems.count and of_namespace is not None:
-        return NetworkPolicy(
-            namespace=of_namespace, name=name, pod_selector=selector, policy_types=types, ingress=ingress, egress=egress
-        )
+    is_clear = not problems.count
+    answer = deny_with(metadata, problems.add)
     if of_namespace is None:
         raise DecodeError(body, problems, key="NetworkPolicy", namespaces=namespaces_of(body.value))
-    placeholder = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types)
+    placeholder = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types, deny_with=answer)
+    if is_clear:
+        policy = replace(placeholder, ingress=ingress, egress=egress)
+        if problems.count:
+            raise DecodeError(body, problems, key=str(policy.key), partial=policy, consequence="the rest of the policy is used")
+        return policy
     reach = "isolates the pods it selects" if is_selector_clear else f"isolates every pod of namespace {of_namespace}"
     raise DecodeError(
         body,

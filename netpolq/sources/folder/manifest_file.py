@@ -147,7 +147,7 @@ class _ContentBuilder:
     def _refuse(self, document: int, error: DecodeError) -> None:
         """Reject an object; use its readable part, and isolate what it concerns."""
         partial, consequence = error.partial, error.consequence
-        isolates = bool(error.namespaces) or error.is_cluster_wide
+        isolates = bool(error.namespaces) or error.is_cluster_wide or error.is_harmless
         if isinstance(partial, NetworkPolicy):
             isolates = True
             if partial.name == UNNAMED:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.enums import Dataplane, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import Dataplane, DenyWith, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.hold.ranges import parse_ranges
 from netpolq.ipc.agent_settings import MAX_CT_LABEL, MAX_QUEUE, MAX_WORKERS, BindAddress, Settings
@@ -59,6 +59,7 @@ def settings(draw: st.DrawFn) -> Settings:
         mark_mask=0b111 << draw(st.integers(0, 29)),
         ct_label=draw(st.integers(0, MAX_CT_LABEL)),
         node_egress=draw(st.sampled_from(NodeEgress)),
+        deny_with=draw(st.sampled_from(DenyWith)),
         verdict_cache_mode=draw(st.sampled_from(VerdictCacheMode)),
         verdict_cache_ttl_s=draw(st.integers(1, 86400)),
         verdict_cache_size=draw(st.integers(2, 1 << 20)),

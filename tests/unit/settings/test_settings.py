@@ -52,6 +52,7 @@ def test_defaults_of_the_other_flags() -> None:
     assert found.netfilter_bug_1766_fix is None
     assert (found.mark_mask, found.ct_label) == (0x70, 120)
     assert (found.dataplane, found.node_egress, found.logging_format) == ("auto", "judge", "text")
+    assert found.deny_with == "drop"
     assert found.run_dir == Path("/run/netpolq")
     assert found.fanout
 
@@ -129,6 +130,7 @@ def test_an_unknown_flag_is_rejected_by_name(arguments: list[str], part: str) ->
         ("ct-label", ["-1", "125", "0x100000000", "five"]),
         ("dataplane", ["iptables", "Native", ""]),
         ("node-egress", ["drop"]),
+        ("deny-with", ["reset", "Reject", ""]),
         ("logging-format", ["xml"]),
         ("run-dir", ["", "run/netpolq", "/" + "x" * 96]),
         (
