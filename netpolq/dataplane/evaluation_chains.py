@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from netpolq.dataplane.names_chains import IS_QUERY, names_chains, names_rules, names_targets
+from netpolq.dataplane.original_chains import note_original, original_chains
 from netpolq.dataplane.rule_terms import NEIGHBOUR_DISCOVERY, Chain, MarkStatements, isolated_matches
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import (
@@ -38,7 +39,9 @@ def evaluation_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[
     """
     keep_field = f"{marks.is_set} jump keep_field"
     yield Chain("keep_field", "", tuple(f"meta mark & {bit} == {bit} ct label set {label}" for bit, label in marks.kept))
-    yield Chain("pending_original", "", (keep_field, marks.put(PacketMark.PENDING_ORIGINAL), f"jump {ENQUEUE}", "accept"))
+    yield from original_chains(config)
+    pending = (keep_field, marks.put(PacketMark.PENDING_ORIGINAL), f"jump {ENQUEUE}", "accept")
+    yield Chain("pending_original", "", (*note_original(config), *pending))
     yield Chain("pending_reply", "", (keep_field, marks.put(PacketMark.PENDING_REPLY), f"jump {ENQUEUE}", "accept"))
     targets = {"v4": "pending_original", "v6": "pending_original"}
     if config.verdict_cache:

@@ -64,6 +64,11 @@ class Ruleset:
         async with self._lock:
             await self._install(sets)
 
+    @property
+    def config(self) -> RulesetConfig:
+        """The configuration of the next installation."""
+        return self._config
+
     def reconfigure(self, config: RulesetConfig) -> None:
         """Use this configuration from the next `install`, `update` or `restore` on, which then installs everything."""
         self._config = config

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from netpolq.dataplane.cache_counts import CacheCounts
 from netpolq.dataplane.chains import chains
+from netpolq.dataplane.original_chains import original_maps
 from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig, set_type
 from netpolq.dataplane.ruleset_names import (
     CACHE_ACCEPTS,
@@ -77,6 +78,7 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
         for name, address in ((CLOSED_V4, "ipv4_addr"), (CLOSED_V6, "ipv6_addr")):
             yield f"add set inet {TABLE} {name} {{ type {address} . {address} . inet_proto; flags timeout; }}"
             yield f"flush set inet {TABLE} {name}"
+    yield from (f"add map inet {TABLE} {definition}" for definition in original_maps(config))
     for name in elements:
         yield f"add set inet {TABLE} {name} {{ type {set_type(name)}; }}"
     for chain in wanted:

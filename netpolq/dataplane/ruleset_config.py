@@ -16,7 +16,8 @@ class RulesetConfig:
     `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
     `verdict_cache`: look packets up in the verdict maps before they are queued. `pod_ranges`, `pod_interfaces` (each a name, or a start
     followed by `*`): where the pods of this node are; without them no address counts as unknown. `dns_queue`: number of the queue of DNS
-    messages of pods with domain names in their policies; None: DNS is evaluated as anything else.
+    messages of pods with domain names in their policies; None: DNS is evaluated as anything else. `rejects`: note the original destination
+    of packets before they are queued, for answers to denied ones.
     """
 
     queue_first: int
@@ -32,6 +33,7 @@ class RulesetConfig:
     pod_ranges: tuple[PodRange, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
     dns_queue: int | None = None
+    rejects: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

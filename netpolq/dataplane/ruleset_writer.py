@@ -4,6 +4,7 @@ import asyncio
 
 from netpolq.dataplane.kernel_errors import RulesetError
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S, NftTimeoutError, run_nft
+from netpolq.dataplane.original_chains import original_rules
 from netpolq.dataplane.queue_rule import replace_queue_rule
 from netpolq.dataplane.ruleset import chains, render
 from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig
@@ -32,6 +33,7 @@ class RulesetWriter:
             # A foreign base chain with policy drop would drop every packet once it is flushed.
             harmless = "".join(f"add chain inet {TABLE} {name} {{ policy accept; }}\n" for name in sorted(stale) if found[name])
             await self._nft(render(config, sets, stale_chains=stale) + harmless)
+            await asyncio.to_thread(self._sockets.commit, original_rules(config))
         except NftTimeoutError:
             raise
         except RulesetError as refused:
@@ -51,7 +53,7 @@ class RulesetWriter:
             raise
         except RulesetError:
             raise refused from None
-        await asyncio.to_thread(self._sockets.commit, replace_queue_rule(config))
+        await asyncio.to_thread(self._sockets.commit, (*replace_queue_rule(config), *original_rules(config)))
 
     async def _nft(self, script: str) -> None:
         try:

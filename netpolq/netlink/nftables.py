@@ -17,6 +17,7 @@ from netpolq.netlink.nfnetlink import NETLINK_NETFILTER, NLM_F_ACK, message, nex
 
 NFPROTO_INET = 1
 NFPROTO_IPV4 = 2
+NFPROTO_IPV6 = 10
 NFPROTO_BRIDGE = 7
 NFNL_SUBSYS_NFTABLES = 10
 

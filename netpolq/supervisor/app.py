@@ -169,8 +169,7 @@ class Supervisor:
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
-        config = ruleset_config(settings, form)
-        self._ruleset = Ruleset(config)
+        self._ruleset = Ruleset(ruleset_config(settings, form))
         self._upkeep = RulesetUpkeep(self._ruleset, progress, channel)
         self._bridge_guard = BridgeGuard()
         self._verdict_cache = _verdict_cache(settings, self._ruleset, progress) if settings.verdict_cache else None
@@ -186,7 +185,7 @@ class Supervisor:
             bridge_guard=self._bridge_guard,
             timings=timings,
         )
-        self._unknown_addresses = UnknownAddresses(settings, self._ruleset, config, self._enforcer.install_again)
+        self._unknown_addresses = UnknownAddresses(settings, self._ruleset, self._enforcer.install_again)
         self._pool = PoolReader(
             channel, progress, self._publisher, self._verdict_cache, self._names, welcome, worker_count=settings.queue_count
         )

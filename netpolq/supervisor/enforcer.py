@@ -61,6 +61,7 @@ class Enforcer:
         self._timings = timings
         self._compiler = compiler
         self._builder = SnapshotBuilder()
+        self._always_rejects = ruleset.config.rejects
         self._sets_changed = asyncio.Event()
         self._sets_version = 0
         self._ruleset_version = 0
@@ -117,6 +118,8 @@ class Enforcer:
                     self._publisher.snapshot_bytes,
                 )
             self._sets_version = version
+            rejects = self._always_rejects or self._builder.has_rejections
+            self._ruleset.reconfigure(replace(self._ruleset.config, rejects=rejects))
             self.sets = IsolatedSets(
                 ingress=compiler.isolated[Direction.INGRESS],
                 egress=compiler.isolated[Direction.EGRESS],

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane, HoldUnknown
+from netpolq.enums import Dataplane, DenyWith, HoldUnknown
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
 from netpolq.sources.cni_results.watch import CniResults
@@ -77,6 +77,7 @@ def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:
         pod_ranges=settings.pod_cidrs if waits else (),
         pod_interfaces=settings.pod_interfaces if waits else (),
         dns_queue=settings.dns_queue,
+        rejects=settings.deny_with is DenyWith.REJECT,
     )
 
 

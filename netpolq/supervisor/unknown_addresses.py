@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from netpolq.dataplane.install import Ruleset
-from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import HoldUnknown
 from netpolq.hold.ranges import PodRange, listed
 from netpolq.settings import Settings
@@ -27,16 +26,15 @@ class UnknownAddresses:
     `pod_ranges`: those in use. `is_active`: whether packets of unknown addresses wait.
     """
 
-    def __init__(self, settings: Settings, ruleset: Ruleset, config: RulesetConfig, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, ruleset: Ruleset, on_change: Callable[[], None]) -> None:
         self._settings = settings
         self._ruleset = ruleset
-        self._config = config
         self._on_change = on_change
-        self.pod_ranges: tuple[PodRange, ...] = config.pod_ranges
+        self.pod_ranges: tuple[PodRange, ...] = ruleset.config.pod_ranges
 
     @property
     def is_active(self) -> bool:
-        return bool(self.pod_ranges or self._config.pod_interfaces)
+        return bool(self.pod_ranges or self._ruleset.config.pod_interfaces)
 
     @property
     def problem(self) -> str | None:
@@ -54,6 +52,6 @@ class UnknownAddresses:
             if source.pod_ranges and source.pod_ranges != self.pod_ranges:
                 self.pod_ranges = source.pod_ranges
                 log.info("packets of unknown addresses in %s wait", listed(self.pod_ranges))
-                self._ruleset.reconfigure(replace(self._config, pod_ranges=self.pod_ranges))
+                self._ruleset.reconfigure(replace(self._ruleset.config, pod_ranges=self.pod_ranges))
                 self._on_change()
             await asyncio.sleep(_CHECK_INTERVAL_S)

@@ -20,6 +20,7 @@ from netpolq_worker.waiting.table import SIZE_BYTES, HeldTable
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
+from netpolq_worker.worker.rejecter import Rejecter
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.compiled import encode, known_peers
 from tests.support.worker_metrics import worker_metrics
@@ -102,6 +103,7 @@ class Serving:
             SnapshotLoader(self.flow_cache, self._channel),
             self.flow_cache,
             self._metrics,
+            Rejecter(None, self.flow_cache, self._metrics),
             fail_open=self._fail_open,
             mark_mask=MASK,
             logging_settings=Logging(0, False),

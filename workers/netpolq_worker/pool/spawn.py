@@ -1,6 +1,7 @@
 """Worker processes and their spawner. Workers are forked, not executed: they share the pool's memory and inherit the bound queues."""
 
 import heapq
+import logging
 import socket
 
 from dataclasses import dataclass, field
@@ -12,11 +13,14 @@ from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.pool.fork import fork_child
 from netpolq_worker.waiting import table
 from netpolq_worker.waiting.process import WAITING_QUEUE_PACKETS, WaitingProcess, hold_packets
+from netpolq_worker.worker.answer_sockets import AnswerSockets, open_answer_sockets
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.packet_loop import handle_packets
 from netpolq_worker.worker.sandbox import Sandbox
 from netpolq_worker.worker.standby import StandbyWorker, WorkerSettings
+
+log = logging.getLogger("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ class WorkerSpawner:
         """Those of the workers, and the waiting queue."""
         self.held_table = table.make()
         """Descriptor of what the waiting process holds."""
-        self.sandbox = Sandbox()
+        self._answer_sockets = _answer_sockets()
+        self.sandbox = Sandbox(answer_sockets=self._answer_sockets)
         # A new process continues the counters of a dead one with the same id, and a memory never has two writers. The lowest free id is
         # used first, because each memory takes room.
         self.memories: list[int] = []
@@ -105,9 +110,10 @@ class WorkerSpawner:
         metrics_file_id = self._free_metrics_file_ids[0]
         memory = self.memories[metrics_file_id]
         queues = (descriptor for queue in self.queues for descriptor in queue.descriptors())
+        answering = () if self._answer_sockets is None else self._answer_sockets.descriptors()
         pid, channel = fork_child(
             "worker",
-            (*queues, snapshot.descriptor, memory, self.held_table),
+            (*queues, snapshot.descriptor, memory, self.held_table, *answering),
             lambda end: self._run_worker(metrics_file_id, end, snapshot),
         )
         heapq.heappop(self._free_metrics_file_ids)
@@ -138,9 +144,19 @@ class WorkerSpawner:
             logging=self.logging,
             snapshot_version=snapshot.version,
             snapshot_descriptor=snapshot.descriptor,
+            answer_sockets=self._answer_sockets,
         )
         standby = StandbyWorker(worker_settings, self.queues, Channel(end))
         self.sandbox.apply()
         self._worker = standby.wait()
         if self._worker is not None:
             self._worker.run()
+
+
+def _answer_sockets() -> AnswerSockets | None:
+    """The sockets for answers to denied packets; None without CAP_NET_RAW. Annotations may want answers at any time."""
+    try:
+        return open_answer_sockets()
+    except OSError as error:
+        log.debug("no answers to denied packets: cannot open a raw socket: %s", error.strerror)
+        return None

@@ -24,6 +24,7 @@ from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
 from netpolq_worker.worker.packet import Flow, parse
 from netpolq_worker.worker.packet_loop import MALFORMED
 from netpolq_worker.worker.packet_state import in_mark, question_of_packet, state_of, unknown_addresses
+from netpolq_worker.worker.rejecter import Rejecter
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 WAITING_QUEUE_PACKETS = 2 * MAX_HELD
@@ -66,6 +67,7 @@ class WaitingProcess(Worker):
         loader: SnapshotLoader,
         flow_cache: FlowCache,
         metrics: WorkerMetrics,
+        rejecter: Rejecter,
         *,
         fail_open: bool,
         mark_mask: int,
@@ -81,6 +83,7 @@ class WaitingProcess(Worker):
             loader,
             flow_cache,
             metrics,
+            rejecter,
             fail_open=fail_open,
             mark_mask=mark_mask,
             waiting_queue=queue.queue_num,
@@ -125,8 +128,11 @@ class WaitingProcess(Worker):
         self._table.evaluated = 0
         if answer == HOLD:
             return None
+        is_reply = self._is_reply(packet.get_mark())
+        if self.reject is not None and answer >= 0 and not answer & 1 and not is_reply:
+            self.reject(packet.get_payload(), answer)
         if self.observe is not None:
-            self.observe(packet, self._is_reply(packet.get_mark()), answer, started_ns)
+            self.observe(packet, is_reply, answer, started_ns)
         return Verdict(answer & 1) if answer >= 0 else None
 
     def _answer_or_hold(self, packet: Packet, now_ns: int) -> int:

@@ -90,19 +90,25 @@ class FlowCache:
         self.misses = 0
         self._evaluator: CachedEvaluator[int] | None = None
         self._limit = generation_entries
-        self._with_hints = with_hints
+        self.with_hints = with_hints
         self._seen = array("H", bytes(2 * _SEEN_SLOTS))
         self._old: dict[Key, int] = {}
         self._addresses: set[bytes] = set()
         self._old_addresses: set[bytes] = set()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
+        self._limited: set[Key] = set()  # denials whose packets get no answer at present
         self._evaluations: list[Evaluation] = []
         self._answers: dict[int, int] = {}  # of evaluations, without series
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
         return self._evaluations[answer >> _EVALUATION_SHIFT]
+
+    def is_rejected(self, answer: int) -> bool:
+        """Whether the sender of a packet with this answer, a drop, gets an answer itself."""
+        _verdict, egress, ingress = self._evaluations[answer >> _EVALUATION_SHIFT]
+        return self.view is not None and self.view.is_rejected(egress or ingress)
 
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key, or `HOLD`; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
@@ -136,7 +142,7 @@ class FlowCache:
         if self._evaluator is None:
             return NO_ANSWER
         source, destination, protocol, port = question
-        hints = self._with_hints and protocol in WITH_PORTS
+        hints = self.with_hints and protocol in WITH_PORTS
         # One scan has tens of thousands of ports. If all are denied, only the pair gets an entry, here and in the kernel. With hints, the
         # key with port `EVERY_PORT` has no other meaning.
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
@@ -198,6 +204,9 @@ class FlowCache:
         return False
 
     def _hint(self, key: Key, answer: int) -> int:
+        if not answer & 1 and key not in self._limited and self.is_rejected(answer):
+            self.cache[key] = answer  # if the kernel dropped its packets, they would get no answer
+            return answer
         divisor = 1 if answer & 1 else 2
         if len(self._waiting) < MAX_WAITING_HINTS // divisor and len(self._hinted) < MAX_HINTS_A_WINDOW // divisor:
             self._waiting.append(key)
@@ -259,6 +268,13 @@ class FlowCache:
                 )
         return hints
 
+    def hint_denial(self, question: Question, answer: int) -> None:
+        """Send a hint for a denial with answers, too, at its next lookup: its client has got all that the rate allows."""
+        key = key_of(question if not answer & _ON_EVERY_PORT else (*question[:3], EVERY_PORT))
+        if key not in self._limited and len(self._limited) < MAX_HINTS_A_WINDOW // 2 and self.cache.get(key) == answer:
+            self._limited.add(key)
+            self.cache[key] = ~answer
+
     def reset_hint_window(self) -> None:
         """Allow a hint again for every decision: one that is looked up again is not, or no longer, in the kernel's verdict cache."""
         for key in self._hinted:
@@ -268,6 +284,7 @@ class FlowCache:
                     generation[key] = ~stored
         self._hinted.clear()
         self._waiting.clear()
+        self._limited.clear()
 
     def __len__(self) -> int:
         return len(self.cache) + len(self._old)

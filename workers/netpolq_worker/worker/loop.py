@@ -16,6 +16,7 @@ from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.observer import Observer
+from netpolq_worker.worker.rejecter import Reject, Rejecter
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 _FLUSH_INTERVAL_NS = 250_000_000
@@ -42,6 +43,7 @@ class Worker:
         loader: SnapshotLoader,
         flow_cache: FlowCache,
         metrics: WorkerMetrics,
+        rejecter: Rejecter,
         *,
         fail_open: bool,
         mark_mask: int,
@@ -62,6 +64,9 @@ class Worker:
         self.message_waits = False
         self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, logging_settings)
         self.observe = self._observer.observe_if_needed
+        self._rejecter = rejecter
+        self.reject: Reject | None = None
+        self._has_warned = order.slot > 0  # one worker is enough
         self.orphans_possible = True
         self._stopping = False
         self._next_flush_ns = 0
@@ -70,6 +75,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until drained, or until the pool is gone."""
+        self._follow_rejections()
         self._dispose_of_silent_orphans()
         poller = select.poll()
         poller.register(self.queue.fileno(), select.POLLIN)
@@ -143,6 +149,7 @@ class Worker:
                 match message:
                     case Publish(version, changed):
                         if self._loader.load(version, changed, descriptor):
+                            self._follow_rejections()
                             self.on_loaded(self._loader.changed)
                             self._report()
                     case Logging():
@@ -169,6 +176,14 @@ class Worker:
                 self._next_window_ns = now_ns + _HINT_WINDOW_NS
                 self.flow_cache.reset_hint_window()
             self._observer.log_suppressed()
+
+    def _follow_rejections(self) -> None:
+        self.reject = self._rejecter.reject_if_needed
+        if self._rejecter.lacks_sockets and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "denied packets get no answer, though settings or annotations want it: the agent has started without CAP_NET_RAW"
+            )
 
     def _send_hints(self) -> None:
         view = self.flow_cache.view

@@ -66,6 +66,13 @@ class WorkerMetrics:
             ("direction", "tier", "action"),
             registry=registry,
         )
+        self._rejects = Counter(
+            "netpolq_rejects",
+            "Denied packets whose decision wants an answer, by what became of the answer",
+            ("outcome", "protocol"),
+            registry=registry,
+        )
+        self._rejected: dict[tuple[str, int], int] = {}
         self._counts: dict[int, int] = {}
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
@@ -93,6 +100,11 @@ class WorkerMetrics:
     def count_held(self, outcome: str) -> None:
         """Count a packet that does not wait any more. `outcome`: a value of the metric's label."""
         self.held[outcome] = self.held.get(outcome, 0) + 1
+
+    def count_reject(self, outcome: str, answer: int) -> None:
+        """Count a denied packet that should be answered. `outcome`: a value of the metric's label; `answer`: of the flow cache."""
+        key = outcome, (answer & _SERIES) >> ANSWER_SERIES_SHIFT
+        self._rejected[key] = self._rejected.get(key, 0) + 1
 
     def flush(self, misses: int) -> None:
         """Write what was counted since the last call. `misses`: verdicts made from the snapshot since the worker started."""
@@ -123,6 +135,9 @@ class WorkerMetrics:
         for outcome, count in self.held.items():
             self._held.labels(outcome).inc(count)
         self.held.clear()
+        for (outcome, series), count in self._rejected.items():
+            self._rejects.labels(outcome, _series_labels(*SERIES[series])[0]).inc(count)
+        self._rejected.clear()
         made = misses - self._flushed_misses
         self._misses.inc(made)
         self._hits.inc(max(self.packets - self._flushed_packets - made, 0))

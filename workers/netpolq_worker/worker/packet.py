@@ -137,6 +137,31 @@ def header_of(flow: Flow) -> bytes:
     return bytes((0x60, *bytes(5), following, 0)) + source + destination + fragment + ports
 
 
+def transport_of(packet: bytes) -> tuple[int, int, int] | None:
+    """Protocol of a packet, offset of the header behind IP, and the packet's own length; None if it is malformed or a later fragment.
+
+    The offset and the length may lie behind the end of `packet`.
+    """
+    if parse(packet) is None:
+        return None
+    if packet[0] >> 4 == 4:
+        if (packet[6] << 8 | packet[7]) & _FRAGMENT_OFFSET:
+            return None
+        return packet[9], (packet[0] & 0xF) * 4, packet[2] << 8 | packet[3]
+    protocol, offset = packet[6], 40
+    while protocol in _EXTENSION_HEADERS:  # `parse` has checked that they are there
+        following = packet[offset]
+        if protocol == _FRAGMENT:
+            if (packet[offset + 2] << 8 | packet[offset + 3]) >> 3:
+                return None
+            length = 8
+        else:
+            length = (packet[offset + 1] + 2) * 4 if protocol == _AUTHENTICATION else (packet[offset + 1] + 1) * 8
+        protocol = following
+        offset += length
+    return protocol, offset, 40 + (packet[4] << 8 | packet[5])
+
+
 def _parse_ipv4(packet: bytes) -> Flow | None:
     header_bytes = (packet[0] & 0xF) * 4
     if header_bytes < 20 or len(packet) < header_bytes:

@@ -58,7 +58,8 @@ class WorkerContext(Protocol):
 
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
     answer (negative: `MALFORMED`, `MOVED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
-    `waiting_queue`: the queue to which packets are moved whose addresses are unknown.
+    `waiting_queue`: the queue to which packets are moved whose addresses are unknown. `reject`: called with each dropped packet in original
+    direction and its answer, must not raise; None: no decision is answered.
     """
 
     queue: Queue
@@ -69,6 +70,7 @@ class WorkerContext(Protocol):
     waiting_queue: int
     message_waits: bool
     observe: Observe | None
+    reject: Callable[[bytes, int], None] | None
 
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, write counters. Called when no accept is pending. Must not raise."""
@@ -92,7 +94,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     accepted, reply = in_mark(PacketMark.ACCEPTED, context.mark_mask), in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
     parsed = {in_mark(state, context.mark_mask) for state in PARSED_STATES}
     cached = flow_cache.cache.get
-    observe = context.observe
+    observe, reject = context.observe, context.reject
     mark = -1  # of the packets of this batch, as they arrived
     accepted_mark = 0
     is_reply = is_parsed = False
@@ -150,6 +152,8 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                         pending_id = packet_id
                     else:
                         queue.verdict(packet_id, Verdict.DROP)
+                        if reject is not None and not is_reply:
+                            reject(payload, answer)
                     if counted == run_counted:
                         run_packets += 1
                     else:
@@ -179,7 +183,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 context.housekeeping(now_ns)
                 next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
                 cached = flow_cache.cache.get
-                observe = context.observe
+                observe, reject = context.observe, context.reject
         packet = yield verdict
 
 

@@ -14,12 +14,14 @@ Sources: seccomp(2), prctl(2), credentials(7), user_namespaces(7), linux/fcntl.h
 import errno
 import logging
 import os
+import resource
 
 from pathlib import Path
 from typing import Protocol
 
 from netpolq_worker import capabilities
 from netpolq_worker.capabilities import CHANGE_USER, NET_ADMIN, prctl
+from netpolq_worker.worker.answer_sockets import AnswerSockets
 
 WORKER_UID = 4_026_000_000
 """User and group of workers. No other program should run as this user, because processes of one user may kill each other. So it is
@@ -76,8 +78,10 @@ class Sandbox:
     `refusal`: the errno of a refused call. A value other than EPERM distinguishes a refusal of the filter from one of the kernel.
     """
 
-    def __init__(self, refusal: int = errno.EPERM) -> None:
-        self._filter = _system_call_filter(refusal)
+    def __init__(self, refusal: int = errno.EPERM, *, answer_sockets: AnswerSockets | None = None) -> None:
+        """`answer_sockets`: on which a worker may send to any address."""
+        self._answer_sockets = answer_sockets
+        self._filter = _system_call_filter(refusal, () if answer_sockets is None else answer_sockets.descriptors())
         if self._filter is None:
             log.warning("workers run without a system call filter: libseccomp is not installed")
         self.changes_user = capabilities.held() >= CHANGE_USER and _is_mapped(WORKER_UID)
@@ -88,6 +92,10 @@ class Sandbox:
 
     def apply(self) -> None:
         """Restrict the calling process, irrevocably. Raises `OSError`."""
+        if self._answer_sockets is not None:
+            # No descriptor of another kind gets the number of one of these, by which the filter knows them.
+            limit = self._answer_sockets.descriptor_limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         prctl(capabilities.PR_CAP_AMBIENT, capabilities.PR_CAP_AMBIENT_CLEAR_ALL)
         prctl(capabilities.PR_SET_NO_NEW_PRIVS, 1)
         if self.changes_user:
@@ -118,7 +126,7 @@ def _is_mapped(number: int) -> bool:
     return is_in("/proc/self/uid_map") and is_in("/proc/self/gid_map")
 
 
-def _system_call_filter(refusal: int) -> _Filter | None:
+def _system_call_filter(refusal: int, answer_descriptors: tuple[int, ...]) -> _Filter | None:
     try:
         import pyseccomp  # noqa: PLC0415  # raises when the library that it wraps is missing
     except (ImportError, OSError, RuntimeError):
@@ -131,6 +139,8 @@ def _system_call_filter(refusal: int) -> _Filter | None:
         found.add_rule(allow, name)
     # Only without an address, so only to the connected peer. `sendmsg` is refused: the filter cannot see its address.
     found.add_rule(allow, "sendto", argument(4, pyseccomp.EQ, 0))
+    for descriptor in answer_descriptors:
+        found.add_rule(allow, "sendto", argument(0, pyseccomp.EQ, descriptor))
     found.syscall_priority("sendto", _FIRST)
     for command in _FCNTL_COMMANDS:
         found.add_rule(allow, "fcntl", argument(1, pyseccomp.EQ, command))

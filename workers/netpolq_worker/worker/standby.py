@@ -16,10 +16,12 @@ from netpolq.logs import set_verbosity
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import HeldTable, map_shared
+from netpolq_worker.worker.answer_sockets import AnswerSockets
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
+from netpolq_worker.worker.rejecter import Rejecter
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 _HEARTBEAT_S = 0.5
@@ -33,7 +35,8 @@ class WorkerSettings:
 
     `waiting_queue`: served by the last slot; `held_table`: descriptor of its table of held packets; `unknown_peers`: see `FlowCache`.
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
-    `logging`: what is logged at first. `hints`: report the decisions that are looked up again.
+    `logging`: what is logged at first. `hints`: report the decisions that are looked up again. `answer_sockets` None: denied packets get
+    no answer.
     """
 
     metrics_file_id: int
@@ -48,6 +51,7 @@ class WorkerSettings:
     logging: Logging
     snapshot_version: int
     snapshot_descriptor: int
+    answer_sockets: AnswerSockets | None
 
 
 class StandbyWorker:
@@ -61,6 +65,7 @@ class StandbyWorker:
         self._flow_cache = FlowCache(with_hints=settings.hints, unknown_peers=settings.unknown_peers)
         self._metrics = WorkerMetrics(settings.metrics_file_id, settings.memory)
         self._loader = SnapshotLoader(self._flow_cache, channel)
+        self._rejecter = Rejecter(settings.answer_sockets, self._flow_cache, self._metrics)
         for queue in queues:
             queue.open_statistics()
         if settings.snapshot_version:
@@ -120,6 +125,7 @@ class StandbyWorker:
                 self._loader,
                 self._flow_cache,
                 self._metrics,
+                self._rejecter,
                 fail_open=settings.fail_open,
                 mark_mask=settings.mark_mask,
                 logging_settings=self._logging,
@@ -135,6 +141,7 @@ class StandbyWorker:
             self._loader,
             self._flow_cache,
             self._metrics,
+            self._rejecter,
             fail_open=settings.fail_open,
             mark_mask=settings.mark_mask,
             waiting_queue=settings.waiting_queue,
