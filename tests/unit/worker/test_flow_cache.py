@@ -275,3 +275,67 @@ def test_ten_times_as_many_connections_take_no_more_memory() -> None:
         ask(tenth * 20_000, 20_000)
         assert len(flow_cache) <= 2 * GENERATION_ENTRIES
     assert psutil.Process().memory_info().rss < before + (4 << 20)
+
+
+def rejecting(**contents: PortTable) -> FlowCache:
+    """A flow cache with hints and a snapshot in which denied packets are answered."""
+    delta = ingress_policy("a/b", endpoints=(POD, POD6), friends=(FRIEND, FRIEND6), **contents)
+    programs = {
+        number: None if program is None else program._replace(is_rejected=True) for number, program in delta.programs.items()
+    }
+    flow_cache = FlowCache(with_hints=True)
+    flow_cache.load(SnapshotReader(encode(replace(delta, programs=programs))), None)
+    return flow_cache
+
+
+def test_the_bit_of_a_decision_tells_whether_its_packets_are_answered() -> None:
+    flow_cache, other = rejecting(), hinting()
+    assert flow_cache.is_rejected(flow_cache.answer(question(OTHER)))
+    assert not flow_cache.is_rejected(flow_cache.answer(question(FRIEND)))
+    assert not other.is_rejected(other.answer(question(OTHER)))
+
+
+@pytest.mark.parametrize(("client", "port"), [(OTHER, EVERY_PORT), (FRIEND, 80)], ids=["every port", "one port"])
+def test_a_denial_with_answers_is_hinted_only_after_a_client_has_got_all_that_it_may(client: bytes, port: int) -> None:
+    flow_cache = rejecting(ports=ONLY_9999)
+    for _ in range(5):
+        answer = flow_cache.answer(question(client))
+    assert not flow_cache.has_hints
+    flow_cache.hint_denial(question(client), answer)
+    assert not flow_cache.has_hints, "not before the next packet"
+    for _ in range(3):
+        assert flow_cache.answer(question(client)) == answer
+        flow_cache.hint_denial(question(client), answer)
+    (hint,) = flow_cache.take_hints(10)
+    assert hint == CachedVerdict(client, POD, port, Protocol.TCP, Verdict.DROP, 0, hint.ingress)
+
+
+def test_in_the_next_window_a_denial_with_answers_is_hinted_only_if_its_client_is_refused_again() -> None:
+    flow_cache = rejecting()
+    for _ in range(3):
+        answer = flow_cache.answer(question(OTHER))
+    for expected in (1, 1):
+        flow_cache.hint_denial(question(OTHER), answer)
+        flow_cache.answer(question(OTHER))
+        assert len(flow_cache.take_hints(10)) == expected
+        flow_cache.reset_hint_window()
+        for _ in range(3):
+            flow_cache.answer(question(OTHER))
+        assert not flow_cache.has_hints
+
+
+def test_accepts_are_hinted_beside_denials_with_answers() -> None:
+    flow_cache = rejecting()
+    for _ in range(3):
+        flow_cache.answer(question(FRIEND))
+    assert [hint.verdict for hint in flow_cache.take_hints(10)] == [Verdict.ACCEPT]
+
+
+def test_a_denial_that_the_cache_does_not_have_is_not_hinted() -> None:
+    flow_cache = rejecting()
+    answer = flow_cache.answer(question(OTHER))
+    flow_cache.hint_denial(question(OTHER), answer)
+    flow_cache.load(view_that_admits(OTHER, version=2), None)
+    for _ in range(2):
+        flow_cache.hint_denial(question(OTHER), answer)
+    assert len(flow_cache) == 0

@@ -137,6 +137,27 @@ def serving(metrics: WorkerMetrics) -> ServingWorker:
     return made
 
 
+def test_denied_packets_in_original_direction_are_rejected_after_they_are_dropped(serving: ServingWorker) -> None:
+    """Accepted and malformed packets and replies are not, and none is before the worker has noticed that decisions want answers."""
+    seen: list[tuple[bytes, int]] = []
+
+    def reject(payload: bytes, answer: int) -> None:
+        assert serving.last_id not in serving.kernel.waiting
+        seen.append((payload, answer & 1))
+
+    serving.receive(QueuedPacket(1, tcp(OTHER_ADDRESS)))
+    serving.reject = reject
+    serving.message_waits = True
+    serving.receive(QueuedPacket(2, tcp(FRIEND_ADDRESS)))
+    serving.drained()
+    denied = tcp(OTHER_ADDRESS)
+    serving.receive(QueuedPacket(3, tcp(FRIEND_ADDRESS)), QueuedPacket(4, denied), QueuedPacket(5, b"x"))
+    serving.receive(QueuedPacket(6, tcp(POD_ADDRESS, OTHER_ADDRESS), REPLY), QueuedPacket(7, tcp6("fd00::3")))
+    serving.drained()
+    assert seen == [(denied, 0), (tcp6("fd00::3"), 0)]
+    assert [serving.kernel.answers[one][0] for one in range(1, 8)] == [0, 1, 1, 0, 0, 0, 0]
+
+
 def test_the_observer_gets_each_packet_with_its_verdict(serving: ServingWorker) -> None:
     """Accepted, denied and malformed packets. An observer that is set later sees the packets after the next housekeeping.
 

@@ -70,6 +70,11 @@ class Rejecter:
         view = self._flow_cache.view
         return view is not None and view.has_rejections
 
+    def close(self) -> None:
+        """Close the netlink socket."""
+        if self._netlink is not None:
+            self._netlink.close()
+
     def reject(self, packet: bytes, answer: int) -> None:
         """Answer a denied packet in original direction, if its decision says so. `packet`: from the IP header on."""
         try:
