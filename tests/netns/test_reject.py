@@ -5,13 +5,18 @@ import socket
 import time
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from loadtest.testbed import manifests
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
 from loadtest.testbed.manifests import Body, policy
+from netpolq_worker.worker.answer_limit import CLIENT_ANSWERS_PER_S, CLIENT_BURST
 from tests.netns.test_service_addresses import MASQUERADE, PLAIN, SERVICE, admin_deny, service
 from tests.support.cluster import Cluster
-from tests.support.four_pods import CLUSTER_BODIES, LIMIT_S, SILENCE_S, cluster_with, pods
+from tests.support.four_pods import CLUSTER_BODIES, LIMIT_S, NODE, PODS, SILENCE_S, cluster_with, pods
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 DIRECTIONS = pytest.mark.parametrize("direction", ["ingress", "egress"])
@@ -199,3 +204,91 @@ def test_annotations_change_the_answer_while_the_agent_runs() -> None:
         assert udp_error(cluster, "x/b", SERVICE[4]) == UDP_ERROR[4]
         cluster.replace([annotated(shop, "reject"), *others, annotated(isolating("ingress"), "drop")])
         assert is_silent(cluster, "x/b", address)
+
+
+def rejects(cluster: Cluster, outcome: str, protocol: str) -> int:
+    """The counter. Workers write it a few times a second."""
+    for line in cluster.agent.metrics().splitlines():
+        if line.startswith("netpolq_rejects_total{") and f'"{outcome}"' in line and f'"{protocol}"' in line:
+            return int(float(line.split()[-1]))
+    return 0
+
+
+def flood(cluster: Cluster, family: int, packets: int) -> float:
+    """Send datagrams from pod b to pod a, from many ports. Returns the duration in seconds."""
+    began_s = time.monotonic()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(opened(cluster, "x/b", family, socket.SOCK_DGRAM)) for _ in range(20)]
+        for number in range(packets):
+            try:
+                clients[number % 20].sendto(b"x", (cluster.box.address("x/a", family), 80))
+            except ConnectionError:
+                continue
+    return time.monotonic() - began_s
+
+
+@FAMILIES
+def test_a_flood_gets_a_bounded_number_of_answers(rejecting: Cluster, family: int) -> None:
+    rejecting.apply([isolating("ingress")])
+    before = [rejects(rejecting, outcome, "UDP") for outcome in ("sent", "limited")]
+    queued = rejecting.agent.packets_queued()
+    began_s = time.monotonic()
+    flood(rejecting, family, 20_000)
+    dropped = rejecting.agent.packets_queued() - queued
+
+    def counts() -> list[int]:
+        after = [rejects(rejecting, outcome, "UDP") for outcome in ("sent", "limited")]
+        return [now - then for now, then in zip(after, before, strict=True)]
+
+    rejecting.agent.wait_until("every denial is counted", lambda: sum(counts()) >= dropped)
+    sent, limited = counts()
+    assert CLIENT_BURST <= sent <= CLIENT_BURST + CLIENT_ANSWERS_PER_S * (time.monotonic() - began_s + 1)
+    assert limited > 10 * sent
+
+
+def test_with_the_verdict_cache_repeated_denials_are_answered_and_a_flood_ends_in_the_kernel() -> None:
+    with cluster_with("--workers", "1", "--fail-open=false", "--verdict-cache=on", "--deny-with=reject") as cluster:
+        cluster.apply([isolating("ingress")])
+        address = cluster.box.address("x/a", 4)
+        for _ in range(CLIENT_BURST // 2):
+            assert tcp_error(cluster, "x/b", address) == errno.ECONNREFUSED
+        assert cached_drops(cluster) == 0
+        flood(cluster, 4, 2_000)
+        cluster.agent.wait_until("the kernel drops", lambda: flood(cluster, 4, 100) > 0 and cached_drops(cluster) > 0)
+        queued = cluster.agent.packets_queued()
+        flood(cluster, 4, 2_000)
+        assert cluster.agent.packets_queued() == queued
+        assert tcp_error(cluster, "x/c", address) == errno.ECONNREFUSED, "only the client of the flood goes without answers"
+
+
+def cached_drops(cluster: Cluster) -> int:
+    """Denials in the kernel's verdict cache."""
+    return cluster.box.nft("list set inet netpolq closed_v4").count("expires")
+
+
+@contextmanager
+def cluster_of_capabilities(*names: str) -> Iterator[Cluster]:
+    """A cluster whose agent has these capabilities and cannot gain others."""
+    bounding_set = ",".join(["-all", *(f"+{name}" for name in names)])
+    prefix = ("setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={bounding_set}", "--")
+    with Box(node=NODE, hosts=PODS) as box:
+        folder = box.directory / "manifests"
+        folder.mkdir()
+        manifests.write(folder / "all.json", CLUSTER_BODIES)
+        flags = ("--workers", "2", "--fail-open=false", "--deny-with=reject")
+        with Agent(box, folder, *flags, prefix=prefix) as agent:
+            yield Cluster(box, agent, CLUSTER_BODIES)
+
+
+def test_without_the_capability_the_agent_says_so_once_and_drops() -> None:
+    with cluster_of_capabilities("net_admin") as cluster:
+        cluster.apply([isolating("ingress")])
+        assert is_silent(cluster, "x/b", cluster.box.address("x/a", 4))
+        assert cluster.agent.log.read_text().count("has started without CAP_NET_RAW") == 1
+
+
+def test_the_two_network_capabilities_suffice_for_answers() -> None:
+    with cluster_of_capabilities("net_admin", "net_raw") as cluster, service(cluster):
+        cluster.apply([isolating("ingress")])
+        assert tcp_error(cluster, "x/b", SERVICE[4]) == errno.ECONNREFUSED
+        assert tcp_error(cluster, "x/b", SERVICE[6]) == errno.ECONNREFUSED

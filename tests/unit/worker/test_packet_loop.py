@@ -20,7 +20,7 @@ from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, MOVED, WorkerContext, handle_packets
 from tests.support.worker_metrics import worker_metrics
-from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
+from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits, view_that_answers
 
 MASK = 0x70
 PENDING, REPLY, ACCEPTED = (state << 4 for state in (PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY, PacketMark.ACCEPTED))
@@ -99,7 +99,7 @@ class ServingWorker:
         self.mark_mask = MASK
         self.message_waits = False
         self.observe: Callable[[Packet, bool, int, int], None] | None = None
-        self.reject: Callable[[bytes, int], None] | None = None
+        self.reject: Callable[[bytes, int, int], None] | None = None
         self.housekeepings = 0
         self._packet_handler = handle_packets(lambda: cast("WorkerContext", self))
         next(self._packet_handler)
@@ -141,10 +141,12 @@ def test_denied_packets_in_original_direction_are_rejected_after_they_are_droppe
     """Accepted and malformed packets and replies are not, and none is before the worker has noticed that decisions want answers."""
     seen: list[tuple[bytes, int]] = []
 
-    def reject(payload: bytes, answer: int) -> None:
+    def reject(payload: bytes, answer: int, now_ns: int) -> None:
+        assert now_ns > 0
         assert serving.last_id not in serving.kernel.waiting
         seen.append((payload, answer & 1))
 
+    serving.flow_cache.load(view_that_answers(), None)
     serving.receive(QueuedPacket(1, tcp(OTHER_ADDRESS)))
     serving.reject = reject
     serving.message_waits = True
@@ -156,6 +158,9 @@ def test_denied_packets_in_original_direction_are_rejected_after_they_are_droppe
     serving.drained()
     assert seen == [(denied, 0), (tcp6("fd00::3"), 0)]
     assert [serving.kernel.answers[one][0] for one in range(1, 8)] == [0, 1, 1, 0, 0, 0, 0]
+    serving.flow_cache.load(view_that_admits(FRIEND), None)
+    serving.receive(QueuedPacket(8, denied))
+    assert len(seen) == 2, "no decision of this snapshot wants an answer"
 
 
 def test_the_observer_gets_each_packet_with_its_verdict(serving: ServingWorker) -> None:

@@ -16,7 +16,7 @@ from netpolq.enums import Verdict
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.answer_limit import CLIENT_BURST
 from netpolq_worker.worker.answer_sockets import AnswerSockets, open_answer_sockets
-from netpolq_worker.worker.flow_cache import FlowCache
+from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import parse
 from netpolq_worker.worker.rejecter import Rejecter
@@ -25,6 +25,9 @@ from tests.support.worker_metrics import worker_metrics
 from tests.unit.worker.test_flow_cache import POD, POD6
 
 SYN, SYN6 = IP(src="10.0.0.3", dst="10.0.0.1") / TCP(flags="S"), IPv6(src="fd00::3", dst="fd00::1") / TCP(flags="S")
+
+
+NOW_NS = 1_000_000_000
 
 
 class Wire:
@@ -49,7 +52,7 @@ class Rejecting:
         self.metrics = metrics
         self.flow_cache = FlowCache(with_hints=True)
         sockets = AnswerSockets(0, cast("dict[int, socket.socket]", self.wires)) if families else None
-        self.rejecter = Rejecter(sockets, self.flow_cache, metrics, lambda: 1_000_000_000)
+        self.rejecter = Rejecter(sockets, self.flow_cache, metrics)
         self.load(is_rejected=is_rejected)
 
     def load(self, *, is_rejected: bool) -> None:
@@ -65,9 +68,17 @@ class Rejecting:
         source, destination, protocol, _source_port, port = flow
         answer = self.flow_cache.answer((source, destination, protocol, port))
         assert Verdict(answer & 1) is Verdict.DROP
-        before = dict(self.metrics._rejected)
-        self.rejecter.reject(packet, answer)
-        return [key for key, count in self.metrics._rejected.items() if count != before.get(key, 0)]
+        if answer & ANSWER_REJECTED:
+            self.rejecter.reject(packet, answer, NOW_NS)
+        found = [
+            (str(outcome), series)
+            for outcome, counts in self.metrics.rejects.items()
+            for series in range(len(counts))
+            if counts[series]
+        ]
+        for counts in self.metrics.rejects.values():
+            counts[:] = [0] * len(counts)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +144,7 @@ def test_a_refused_client_has_its_denial_hinted(rejecting_with: Make) -> None:
 def test_an_error_costs_no_packet(rejecting_with: Make, caplog: pytest.LogCaptureFixture) -> None:
     rejecting = rejecting_with(4)
     answer = rejecting.flow_cache.answer((b"\x0a\x00\x00\x03", POD[12:], 6, 80))
-    rejecting.rejecter.reject(b"", answer)
+    rejecting.rejecter.reject(b"", answer, NOW_NS)
     assert "cannot answer a denied packet" in caplog.text
 
 
@@ -141,15 +152,12 @@ def test_only_a_snapshot_with_answers_needs_the_callback(rejecting_with: Make) -
     rejecting = rejecting_with(4)
     assert rejecting.rejecter.reject_if_needed is not None
     assert not rejecting.rejecter.lacks_sockets
-    rejecting.load(is_rejected=False)
-    assert rejecting.rejecter.reject_if_needed is None
+    assert rejecting_with(4, is_rejected=False).rejecter.reject_if_needed is None
     without = rejecting_with()
     assert without.rejecter.reject_if_needed is None
     assert without.rejecter.lacks_sockets
-    without.load(is_rejected=False)
-    assert not without.rejecter.lacks_sockets
-    without.flow_cache.view = None
-    assert not without.rejecter.lacks_sockets
+    silent = rejecting_with(is_rejected=False)
+    assert not silent.rejecter.lacks_sockets
 
 
 def test_the_raw_sockets_lie_above_the_limit_of_a_worker() -> None:

@@ -17,7 +17,7 @@ from netpolq.ipc.channel import Channel, Logging, Serve
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.waiting.held_packets import HeldPackets
 from netpolq_worker.waiting.table import MAX_HELD, HeldPacket, HeldTable, waiting_for
-from netpolq_worker.worker.flow_cache import COUNTED_ANSWERS, HOLD, NO_ANSWER, FlowCache
+from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, FlowCache
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
@@ -129,8 +129,8 @@ class WaitingProcess(Worker):
         if answer == HOLD:
             return None
         is_reply = self._is_reply(packet.get_mark())
-        if self.reject is not None and answer >= 0 and not answer & 1 and not is_reply:
-            self.reject(packet.get_payload(), answer)
+        if self.reject is not None and answer >= 0 and answer & ANSWER_REJECTED and not is_reply:
+            self.reject(packet.get_payload(), answer, started_ns)
         if self.observe is not None:
             self.observe(packet, is_reply, answer, started_ns)
         return Verdict(answer & 1) if answer >= 0 else None

@@ -27,14 +27,13 @@ class AnswerLimit:
 
     def take(self, client: bytes, now_ns: int) -> bool:
         """Whether a packet of a client may be answered now. `client`: its address; `now_ns`: monotonic."""
-        client_full_ns = max(self._clients.get(client, 0), now_ns)
-        full_ns = max(self._full_ns, now_ns)
-        if client_full_ns - now_ns > _CLIENT_TOLERANCE_NS or full_ns - now_ns > _TOLERANCE_NS:
-            return False
+        client_full_ns = self._clients.get(client, 0)
+        if client_full_ns > now_ns + _CLIENT_TOLERANCE_NS or self._full_ns > now_ns + _TOLERANCE_NS:
+            return False  # the usual case in a flood, so it comes first and calls nothing
         if len(self._clients) >= MAX_CLIENTS:
             self._clients = {one: full for one, full in self._clients.items() if full > now_ns}
-        self._clients[client] = client_full_ns + _CLIENT_INTERVAL_NS
-        self._full_ns = full_ns + _INTERVAL_NS
+        self._clients[client] = max(client_full_ns, now_ns) + _CLIENT_INTERVAL_NS
+        self._full_ns = max(self._full_ns, now_ns) + _INTERVAL_NS
         return True
 
     def __len__(self) -> int:

@@ -52,7 +52,9 @@ ANSWER_EGRESS_SHIFT = 7
 COUNTED_ANSWERS = 1 << 9
 """An answer modulo this is what its packets are counted by: verdict, series, and the tier that decided each direction."""
 _ON_EVERY_PORT = 1 << 9
-_EVALUATION_SHIFT = 10
+ANSWER_REJECTED = 1 << 10
+"""Bit of an answer: the sender of a packet with this answer, a drop, gets an answer itself (`netpolq_worker.worker.rejecter`)."""
+_EVALUATION_SHIFT = 11
 
 _SEEN_SLOTS = 1 << 16
 
@@ -62,10 +64,10 @@ _NO_RANGES = AddressRanges()
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    An **answer** is `evaluation << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`: the index of an evaluation
-    (see `evaluation`), which names the decisions; whether it is the same on every port of the protocol; the tier that decided each
-    direction (0: none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A
-    stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
+    An **answer** is `evaluation << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`: the index
+    of an evaluation (see `evaluation`), which names the decisions; `ANSWER_REJECTED`; whether it is the same on every port of the protocol;
+    the tier that decided each direction (0: none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in
+    `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
     keep their numbers from snapshot to snapshot, so answers for addresses that a snapshot does not change stay valid.
 
     `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
@@ -99,16 +101,12 @@ class FlowCache:
         self._hinted: list[Key] = []
         self._limited: set[Key] = set()  # denials whose packets get no answer at present
         self._evaluations: list[Evaluation] = []
-        self._answers: dict[int, int] = {}  # of evaluations, without series
+        self._answers: dict[int, int] = {}  # of evaluations with the present snapshot, without series
+        self._all_answers: dict[tuple[int, int], int] = {}  # the same of all snapshots, by evaluation and flags
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
         return self._evaluations[answer >> _EVALUATION_SHIFT]
-
-    def is_rejected(self, answer: int) -> bool:
-        """Whether the sender of a packet with this answer, a drop, gets an answer itself."""
-        _verdict, egress, ingress = self._evaluations[answer >> _EVALUATION_SHIFT]
-        return self.view is not None and self.view.is_rejected(egress or ingress)
 
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key, or `HOLD`; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
@@ -175,12 +173,18 @@ class FlowCache:
         key = egress << 32 | ingress << 1 | verdict
         answer = self._answers.get(key)
         if answer is None:
-            if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
-                self._forget_answers()
-                self._evaluator = CachedEvaluator(self.view, self._answer_for, held=self._held)
-            tiers = self._tier(egress) << ANSWER_EGRESS_SHIFT | self._tier(ingress) << ANSWER_INGRESS_SHIFT
-            answer = self._answers[key] = len(self._evaluations) << _EVALUATION_SHIFT | tiers | verdict
-            self._evaluations.append(evaluation)
+            flags = self._tier(egress) << ANSWER_EGRESS_SHIFT | self._tier(ingress) << ANSWER_INGRESS_SHIFT
+            if self.view is not None and not verdict and self.view.is_rejected(egress or ingress):
+                flags |= ANSWER_REJECTED
+            # A number that a snapshot has freed may be that of another decision later, with other flags.
+            answer = self._all_answers.get((key, flags))
+            if answer is None:
+                if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
+                    self._forget_answers()
+                    self._evaluator = CachedEvaluator(self.view, self._answer_for, held=self._held)
+                answer = self._all_answers[key, flags] = len(self._evaluations) << _EVALUATION_SHIFT | flags | verdict
+                self._evaluations.append(evaluation)
+            self._answers[key] = answer
         return answer | _ON_EVERY_PORT if on_every_port else answer
 
     def _tier(self, decision: int) -> int:
@@ -191,7 +195,7 @@ class FlowCache:
     def _forget_answers(self) -> None:
         self.cache, self._addresses = {}, set()
         self._old, self._old_addresses = {}, set()
-        self._evaluations, self._answers = [], {}
+        self._evaluations, self._answers, self._all_answers = [], {}, {}
 
     def _seen_before(self, key: Key) -> bool:
         """Whether a key was looked up recently; marks it as seen. Two keys have the same mark once in 65,536 times."""
@@ -204,7 +208,7 @@ class FlowCache:
         return False
 
     def _hint(self, key: Key, answer: int) -> int:
-        if not answer & 1 and key not in self._limited and self.is_rejected(answer):
+        if answer & ANSWER_REJECTED and key not in self._limited:
             self.cache[key] = answer  # if the kernel dropped its packets, they would get no answer
             return answer
         divisor = 1 if answer & 1 else 2
@@ -235,6 +239,7 @@ class FlowCache:
             raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
         previous, self.view, self._evaluator = self.view, view, evaluator
         self._waiting.clear()  # decisions of the previous version
+        self._answers = {}
         if previous is None or changed is None:
             self._forget_answers()
         else:

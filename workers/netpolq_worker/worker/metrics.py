@@ -10,6 +10,7 @@ after the fork, so `WorkerMetrics` is made in the worker.
 """
 
 from bisect import bisect_left
+from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, values
 
@@ -25,6 +26,15 @@ _ACTIONS = ("deny", "accept")
 _SERIES = (1 << ANSWER_INGRESS_SHIFT) - 1
 _DIRECTIONS = (("egress", ANSWER_EGRESS_SHIFT), ("ingress", ANSWER_INGRESS_SHIFT))
 _TIERS = tuple(tier.label for tier in Tier)
+
+
+class RejectOutcome(StrEnum):
+    """What became of the answer to a denied packet. LIMITED: the rate was exceeded. UNSUITABLE: no host must answer such a packet."""
+
+    SENT = "sent"
+    LIMITED = "limited"
+    FAILED = "failed"
+    UNSUITABLE = "unsuitable"
 
 
 class WorkerMetrics:
@@ -72,7 +82,7 @@ class WorkerMetrics:
             ("outcome", "protocol"),
             registry=registry,
         )
-        self._rejected: dict[tuple[str, int], int] = {}
+        self.rejects = {outcome: [0] * len(SERIES) for outcome in RejectOutcome}
         self._counts: dict[int, int] = {}
         self._times: list[dict[int, int]] = [{} for _ in SERIES]
         self._sums_ns = [0] * len(SERIES)
@@ -101,10 +111,9 @@ class WorkerMetrics:
         """Count a packet that does not wait any more. `outcome`: a value of the metric's label."""
         self.held[outcome] = self.held.get(outcome, 0) + 1
 
-    def count_reject(self, outcome: str, answer: int) -> None:
-        """Count a denied packet that should be answered. `outcome`: a value of the metric's label; `answer`: of the flow cache."""
-        key = outcome, (answer & _SERIES) >> ANSWER_SERIES_SHIFT
-        self._rejected[key] = self._rejected.get(key, 0) + 1
+    def count_reject(self, outcome: RejectOutcome, answer: int) -> None:
+        """Count a denied packet whose decision wants an answer. `answer`: of the flow cache."""
+        self.rejects[outcome][(answer & _SERIES) >> ANSWER_SERIES_SHIFT] += 1
 
     def flush(self, misses: int) -> None:
         """Write what was counted since the last call. `misses`: verdicts made from the snapshot since the worker started."""
@@ -135,9 +144,11 @@ class WorkerMetrics:
         for outcome, count in self.held.items():
             self._held.labels(outcome).inc(count)
         self.held.clear()
-        for (outcome, series), count in self._rejected.items():
-            self._rejects.labels(outcome, _series_labels(*SERIES[series])[0]).inc(count)
-        self._rejected.clear()
+        for outcome, by_series in self.rejects.items():
+            for series, count in enumerate(by_series):
+                if count:
+                    self._rejects.labels(outcome, _series_labels(*SERIES[series])[0]).inc(count)
+                    by_series[series] = 0
         made = misses - self._flushed_misses
         self._misses.inc(made)
         self._hits.inc(max(self.packets - self._flushed_packets - made, 0))

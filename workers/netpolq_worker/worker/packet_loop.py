@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import COUNTED_ANSWERS, HOLD, NO_ANSWER, NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, NOT_CACHED, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
@@ -59,7 +59,8 @@ class WorkerContext(Protocol):
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
     answer (negative: `MALFORMED`, `MOVED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
     `waiting_queue`: the queue to which packets are moved whose addresses are unknown. `reject`: called with each dropped packet in original
-    direction and its answer, must not raise; None: no decision is answered.
+    direction whose answer has `ANSWER_REJECTED`, the answer, and when its batch began; must not raise. `reject` None: no decision is
+    answered.
     """
 
     queue: Queue
@@ -70,7 +71,7 @@ class WorkerContext(Protocol):
     waiting_queue: int
     message_waits: bool
     observe: Observe | None
-    reject: Callable[[bytes, int], None] | None
+    reject: Callable[[bytes, int, int], None] | None
 
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, write counters. Called when no accept is pending. Must not raise."""
@@ -152,8 +153,8 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                         pending_id = packet_id
                     else:
                         queue.verdict(packet_id, Verdict.DROP)
-                        if reject is not None and not is_reply:
-                            reject(payload, answer)
+                        if reject is not None and answer & ANSWER_REJECTED and not is_reply:
+                            reject(payload, answer, started_ns)
                     if counted == run_counted:
                         run_packets += 1
                     else:

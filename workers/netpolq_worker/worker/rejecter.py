@@ -7,35 +7,24 @@ Not covered: packets in reply direction, whose sender has opened no connection.
 
 import logging
 import socket
-import time
 
 from collections.abc import Callable
-from enum import StrEnum
 
 from netpolq.netlink.nftables import open_socket
 from netpolq.netlink.original_destinations import original_destination
 from netpolq_worker.worker.answer_limit import AnswerLimit
 from netpolq_worker.worker.answer_sockets import AnswerSockets
 from netpolq_worker.worker.flow_cache import FlowCache
-from netpolq_worker.worker.metrics import WorkerMetrics
+from netpolq_worker.worker.metrics import RejectOutcome, WorkerMetrics
 from netpolq_worker.worker.packet import WITH_PORTS, parse
 from netpolq_worker.worker.reject import Denied, Destination, answer_to, answerable
 
 TABLE = "netpolq"
 """The table of `netpolq.dataplane`, which has the maps of original destinations."""
 
-Reject = Callable[[bytes, int], None]
+Reject = Callable[[bytes, int, int], None]
 
 log = logging.getLogger("worker")
-
-
-class Outcome(StrEnum):
-    """What became of an answer. LIMITED: the rate was exceeded. UNSUITABLE: such a packet must not be answered."""
-
-    SENT = "sent"
-    LIMITED = "limited"
-    FAILED = "failed"
-    UNSUITABLE = "unsuitable"
 
 
 class Rejecter:
@@ -46,12 +35,10 @@ class Rejecter:
         sockets: AnswerSockets | None,
         flow_cache: FlowCache,
         metrics: WorkerMetrics,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._sockets = {} if sockets is None else sockets.sockets
         self._flow_cache = flow_cache
         self._metrics = metrics
-        self._clock_ns = clock_ns
         self._limit = AnswerLimit()
         self._netlink: socket.socket | None = open_socket() if self._sockets else None
 
@@ -75,35 +62,40 @@ class Rejecter:
         if self._netlink is not None:
             self._netlink.close()
 
-    def reject(self, packet: bytes, answer: int) -> None:
-        """Answer a denied packet in original direction, if its decision says so. `packet`: from the IP header on."""
+    def reject(self, packet: bytes, answer: int, now_ns: int) -> None:
+        """Answer a denied packet in original direction. `packet`: from the IP header on; `answer`: of the flow cache, `ANSWER_REJECTED`."""
         try:
-            if self._flow_cache.is_rejected(answer):
-                outcome = self._outcome(packet, answer)
-                self._metrics.count_reject(outcome, answer)
+            client = packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
+            if self._limit.take(client, now_ns):
+                outcome = self._send(packet, client)
+            else:
+                outcome = RejectOutcome.LIMITED
+                if self._flow_cache.with_hints:
+                    self._hint(packet, answer)
         except Exception:
-            self._metrics.count_reject(Outcome.FAILED, answer)
+            outcome = RejectOutcome.FAILED
             log.exception("cannot answer a denied packet")
+        self._metrics.count_reject(outcome, answer)
 
-    def _outcome(self, packet: bytes, answer: int) -> Outcome:
-        client = packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
-        if not self._limit.take(client, self._clock_ns()):
-            if self._flow_cache.with_hints and (flow := parse(packet)) is not None:
-                source, destination, protocol, _source_port, destination_port = flow
-                self._flow_cache.hint_denial((source, destination, protocol, destination_port), answer)
-            return Outcome.LIMITED
+    def _hint(self, packet: bytes, answer: int) -> None:
+        flow = parse(packet)
+        if flow is not None:
+            source, destination, protocol, _source_port, destination_port = flow
+            self._flow_cache.hint_denial((source, destination, protocol, destination_port), answer)
+
+    def _send(self, packet: bytes, client: bytes) -> RejectOutcome:
         denied = answerable(packet)
         if denied is None:
-            return Outcome.UNSUITABLE
+            return RejectOutcome.UNSUITABLE
         try:
             built = answer_to(denied, self._asked(denied))
             if built is None:
-                return Outcome.UNSUITABLE
+                return RejectOutcome.UNSUITABLE
             to = socket.inet_ntop(socket.AF_INET if len(client) == 4 else socket.AF_INET6, client)
             self._sockets[len(client)].sendto(built, (to, 0))
         except (OSError, KeyError):
-            return Outcome.FAILED
-        return Outcome.SENT
+            return RejectOutcome.FAILED
+        return RejectOutcome.SENT
 
     def _asked(self, denied: Denied) -> Destination:
         """The destination that the sender has asked for."""
