@@ -13,6 +13,9 @@ from loadtest.testbed import manifests
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
 from loadtest.testbed.manifests import Body, policy
+from netpolq.addresses import packed_address, parse_address
+from netpolq.netlink.nftables import open_socket
+from netpolq.netlink.original_destinations import original_destination
 from netpolq_worker.worker.answer_limit import CLIENT_ANSWERS_PER_S, CLIENT_BURST
 from tests.netns.test_service_addresses import MASQUERADE, PLAIN, SERVICE, admin_deny, service
 from tests.support.cluster import Cluster
@@ -127,6 +130,29 @@ def test_the_port_of_a_service_is_that_of_the_answer_too(rejecting: Cluster, fam
         rejecting.apply([isolating("ingress")])
         assert tcp_error(rejecting, "x/b", SERVICE[family], 8080) == errno.ECONNREFUSED
         assert udp_error(rejecting, "x/b", SERVICE[family], 8080) == UDP_ERROR[family]
+
+
+@FAMILIES
+def test_the_kernel_notes_what_the_client_of_a_service_has_asked_for(rejecting: Cluster, family: int) -> None:
+    """By protocol and both ends, and only for packets that it translates."""
+    rejecting.apply([isolating("ingress")])
+    client, pod = ((packed(rejecting.box.address(name, family)), port) for name, port in (("x/b", 7000), ("x/a", 80)))
+    with service(rejecting), opened(rejecting, "x/b", family, socket.SOCK_STREAM) as asking:
+        asking.bind((rejecting.box.address("x/b", family), 7000))
+        assert errno_of(lambda: asking.connect((SERVICE[family], 80))) == errno.ECONNREFUSED
+        assert tcp_error(rejecting, "x/c", rejecting.box.address("x/a", family)) == errno.ECONNREFUSED
+        with rejecting.box.inside("node", open_socket) as netlink:
+            assert original_destination(netlink, "netpolq", 6, client, pod) == (packed(SERVICE[family]), 80)
+            for protocol, source, destination in ((17, client, pod), (6, (client[0], 7001), pod), (6, client, (pod[0], 81))):
+                assert original_destination(netlink, "netpolq", protocol, source, destination) is None
+            assert original_destination(netlink, "another", 6, client, pod) is None
+        noted = rejecting.box.nft(f"list map inet netpolq originals_v{family}")
+        assert f"{SERVICE[family]} . 80" in noted
+        assert rejecting.box.address("x/c", family) not in noted
+
+
+def packed(address: str) -> bytes:
+    return packed_address(parse_address(address))
 
 
 @FAMILIES

@@ -42,6 +42,7 @@ VALUE_SETS: dict[str, Values] = {
             "markMask": "0x700",
             "ctLabel": 26,
             "nodeEgress": "allow",
+            "denyWith": "reject",
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
             "policyStatus": True,
@@ -89,6 +90,7 @@ VALUE_SETS: dict[str, Values] = {
     "without CNI results": {"cniCacheDir": ""},
     "with conditions of policies": {"agent": {"policyStatus": True}},
     "without conditions of policies": {"agent": {"policyStatus": False}},
+    "answers where annotations say": {"agent": {"denyWith": "drop"}},
     "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
 }
 REFUSED: dict[str, Values] = {
@@ -98,6 +100,7 @@ REFUSED: dict[str, Values] = {
     "a text for a boolean": {"agent": {"failOpen": "false"}},
     "a queue number beyond 16 bits": {"agent": {"nfqueueId": 65536}},
     "a text for conditions of policies": {"agent": {"policyStatus": "on"}},
+    "an unknown treatment of denied packets": {"agent": {"denyWith": "reset"}},
     "an unknown form of the queue rule": {"agent": {"dataplane": "iptables"}},
     "a mask that is no number": {"agent": {"markMask": "0xfg"}},
     "a key that does not exist": {"agent": {"worker": 2}},
@@ -129,6 +132,7 @@ RENDERINGS: dict[str, Callable[[], Deployment]] = {
     "base": partial(kustomized, KUSTOMIZE / "base"),
     **{f"overlay {name}": partial(kustomized, KUSTOMIZE / "overlays" / name) for name in OVERLAYS},
     "component policy-status": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "policy-status"),
+    "component deny-with": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "deny-with"),
     **{f"chart, {name}": partial(charted, values) for name, values in VALUE_SETS.items()},
 }
 CLUSTER_WIDE = ("clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies")
@@ -251,6 +255,19 @@ def test_chart_and_component_write_conditions_with_the_same_permissions() -> Non
         ours, theirs = component.one(kind, end), chart.one(kind, end)
         assert ours["metadata"]["name"] == theirs["metadata"]["name"]
         assert {**ours, "metadata": {}} == {**theirs, "metadata": {}}
+
+
+def test_only_agents_that_answer_denied_packets_have_a_second_capability(deployment: Deployment) -> None:
+    answers = {"component deny-with", "chart, every setting", "chart, answers where annotations say"}
+    is_answering = deployment in [rendered(name) for name in answers]
+    capabilities = deployment.container["securityContext"]["capabilities"]
+    assert capabilities == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"] if is_answering else ["NET_ADMIN"]}
+
+
+def test_chart_and_component_answer_denied_packets_alike() -> None:
+    answering = settings_of(rendered("component deny-with")), settings_of(rendered("chart, every setting"))
+    assert [settings.deny_with for settings in answering] == ["reject", "reject"]
+    assert settings_of(rendered("chart, answers where annotations say")).deny_with == "drop"
 
 
 def test_an_update_has_the_new_agent_take_the_place_of_the_old_one(deployment: Deployment) -> None:

@@ -52,6 +52,39 @@ def test_a_sandboxed_process_keeps_one_capability_and_runs_as_another_user() -> 
     assert status["Groups"].split() == []
 
 
+SEND_RAW = """
+import errno, fcntl, os, socket
+from netpolq_worker.worker.answer_sockets import open_answer_sockets
+from netpolq_worker.worker.sandbox import Sandbox
+opened, datagrams = open_answer_sockets(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+raw = opened.sockets[4]
+packet = bytes.fromhex("4500001c000040004001000000000000 7f000001 0800f7ff00000000".replace(" ", ""))
+Sandbox(answer_sockets=opened).apply()
+print(raw.sendto(packet, ("127.0.0.1", 0)))
+
+def errno_of(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "none"
+
+print(errno_of(datagrams.sendto, b"x", "\\0nowhere"))
+number = raw.fileno()
+raw.close()
+print(errno_of(fcntl.fcntl, datagrams.fileno(), fcntl.F_DUPFD_CLOEXEC, number))
+while errno_of(fcntl.fcntl, 1, fcntl.F_DUPFD_CLOEXEC, 0) != "EMFILE":
+    pass
+print(errno_of(os.close, number))
+"""
+
+
+def test_a_sandboxed_process_sends_to_addresses_on_the_raw_sockets_alone() -> None:
+    """Other sockets cannot: also not under the number of a raw socket that is closed, however many descriptors are open."""
+    done = subprocess.run([sys.executable, "-c", SEND_RAW], capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT)
+    assert (done.stdout.split(), done.stderr) == (["28", "EPERM", "EINVAL", "EBADF"], "")
+
+
 ASYNC_KILL = """
 import fcntl, os, signal, socket, sys
 from netpolq_worker.worker.sandbox import Sandbox

@@ -9,6 +9,7 @@ import pytest
 
 from netpolq.addresses import parse_address
 from netpolq.dataplane import host_checks
+from netpolq.dataplane.original_chains import original_rules
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
 from netpolq.enums import Dataplane, NodeEgress
@@ -122,6 +123,20 @@ def test_only_what_the_verdict_cache_accepts_returns_from_evaluation() -> None:
         assert found[name][-1] == "accept" or " goto " in f" {found[name][-1]}"
         waiting |= {match for rule in found[name] for match in re.findall(r"goto (\w+)", rule)} - seen
     assert seen == {"original", "original_v6", "to_node", "remembered_v4", "remembered_v6", "pending_original"}
+
+
+def test_original_destinations_are_noted_before_the_queue_only_while_packets_are_answered() -> None:
+    rejecting = dataclasses.replace(CONFIG, rejects=True)
+    assert [rule for rule in rules(rejecting, "pending_original") if rule not in rules(CONFIG, "pending_original")] == [
+        "ct status dnat meta l4proto { tcp, udp, sctp } jump note_original"
+    ]
+    assert rules(rejecting, "pending_original")[-2:] == rules(CONFIG, "pending_original")[-2:]
+    assert len(original_rules(rejecting)) == 2
+    assert original_rules(CONFIG) == ()
+    for config, count in ((CONFIG, 0), (rejecting, 2)):
+        script = render(config, NOT_ISOLATED)
+        assert len(re.findall(r"add map inet netpolq originals_v[46] ", script)) == count
+        assert "add rule inet netpolq note_original" not in script, "they are written by netlink"
 
 
 def test_egress_to_the_own_node_is_not_evaluated_when_it_is_allowed() -> None:

@@ -73,6 +73,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "verdictCacheTtl" "NETPOLQ_VERDICT_CACHE_TTL"
   "verdictCacheSize" "NETPOLQ_VERDICT_CACHE_SIZE"
   "nodeEgress" "NETPOLQ_NODE_EGRESS"
+  "denyWith" "NETPOLQ_DENY_WITH"
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
   "policyStatus" "NETPOLQ_POLICY_STATUS"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
