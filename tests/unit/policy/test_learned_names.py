@@ -129,6 +129,9 @@ def test_a_pattern_that_comes_into_use_matches_the_names_that_are_known_already(
     assert cluster.change(policy(accept("*.org"), DENY)) == {"10.0.0.1"}
     assert cluster.allows(SERVER)
     assert cluster.allows(OTHER)
+    cluster.learn(SERVER)
+    cluster.change(policy(accept("*.example.org", "example.org"), DENY))
+    assert set(cluster.compilation.meaning().identities) == {*WEB.ips, OTHER}, "an address without names is forgotten"
     cluster.change(policy(DENY))
     assert set(cluster.compilation.meaning().identities) == set(WEB.ips)
 
@@ -267,6 +270,20 @@ def test_a_former_name_that_comes_back_is_a_name_again() -> None:
     cluster.learn(SERVER, "b.example.com", "example.com")
     assert former(cluster) == {"192.0.2.1": {DomainSelector("*.example.com")}}
     assert cluster.compilation.store.former_names == {SERVER: ("a.example.com",)}
+
+
+def test_selectors_of_former_names_are_those_in_use() -> None:
+    """A number that goes to another selector would accept connections by that."""
+    cluster = Cluster(WEB, policy(accept("example.com"), DENY))
+    cluster.learn(SERVER, "example.com")
+    cluster.learn(SERVER)
+    cluster.change(policy(DENY))
+    assert former(cluster) == {}
+    cluster.change(policy(accept(EVERY_POD), DENY))
+    assert former(cluster) == {}
+    assert not goes_on(cluster, SERVER)
+    cluster.change(policy(accept("*.com"), DENY))
+    assert former(cluster) == {"192.0.2.1": {DomainSelector("*.com")}}
 
 
 def test_former_names_are_bounded_and_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
