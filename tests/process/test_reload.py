@@ -76,6 +76,8 @@ def ttl(agent: Agent) -> int:
     [
         (("mark-mask = 0x700",), 2, ("--mark-mask", "needs a restart")),
         ((), 3, ("--workers", "needs a restart")),
+        (("hold-timeout = 3",), 2, ("--hold-timeout", "needs a restart")),
+        (('hold-unknown-peers = "10.1.0.0/16"',), 2, ("--hold-unknown-peers", "needs a restart")),
         (('verdict-cache = "off"',), 2, ("--verdict-cache", "needs a restart")),
         (("verdict-cache-ttl = 0",), 2, ("cannot read the settings",)),
         (("what is this",), 2, ("cannot read the settings",)),

@@ -12,6 +12,8 @@ from netpolq.ipc.agent_settings import QueueRange, Settings
 
 _FIXED: Mapping[str, Callable[[Settings], object]] = {
     "--fail-open": lambda settings: settings.fail_open,
+    "--hold-timeout": lambda settings: settings.hold_timeout_s,
+    "--hold-unknown-peers": lambda settings: settings.hold_unknown_peers,
     "--logging-format": lambda settings: settings.logging_format,
     "--mark-mask": lambda settings: settings.mark_mask,
     "--nfqueue-id": lambda settings: settings.queue_first,

@@ -23,7 +23,7 @@ from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, H
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
-from netpolq_worker.worker.packet_state import PARSED_STATES, in_mark, question_of_packet, state_of, unknown_addresses
+from netpolq_worker.worker.packet_state import in_mark, parsed_marks, question_of_packet, state_of, unknown_addresses
 
 BATCH_PACKETS = 64
 """As many as softirqs pass to the pods in one go (dev_rx_weight, 64)."""
@@ -93,7 +93,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     queue, flow_cache, metrics = context.queue, context.flow_cache, context.metrics
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
     accepted, reply = in_mark(PacketMark.ACCEPTED, context.mark_mask), in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
-    parsed = {in_mark(state, context.mark_mask) for state in PARSED_STATES}
+    parsed = parsed_marks(context.mark_mask)
     cached = flow_cache.cache.get
     observe, reject = context.observe, context.reject
     mark = -1  # of the packets of this batch, as they arrived

@@ -14,13 +14,15 @@ _UNKNOWN_ENDS: Mapping[int, tuple[bool, bool]] = {
 }
 """Whether the kernel knew no pod with the source, and with the destination."""
 
-PARSED_STATES = (PacketMark.PENDING_REPLY, *map(PacketMark, _UNKNOWN_ENDS))
-"""States of packets that the header alone does not answer."""
-
 
 def in_mark(state: PacketMark, mark_mask: int) -> int:
     """The state, shifted to the lowest bit of the mask."""
     return state * (mark_mask & -mark_mask)
+
+
+def parsed_marks(mark_mask: int) -> frozenset[int]:
+    """The states, in the mark, of packets that must be parsed: their header alone does not answer them."""
+    return frozenset(in_mark(state, mark_mask) for state in (PacketMark.PENDING_REPLY, *map(PacketMark, _UNKNOWN_ENDS)))
 
 
 def state_of(mark: int, mark_mask: int) -> int:
