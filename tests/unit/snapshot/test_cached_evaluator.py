@@ -3,12 +3,13 @@
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.enums import Direction, Protocol
+from netpolq.enums import Direction, Protocol, Verdict
+from netpolq.hold.ranges import parse_ranges
 from netpolq.model import LabelSelector, NetworkPolicy, Pod, PolicyPort, PolicyRule, Update
 from netpolq.snapshot import cached_evaluator
-from netpolq.snapshot.cached_evaluator import CachedEvaluator
+from netpolq.snapshot.cached_evaluator import AddressRanges, CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
-from tests.support.compiled import Compilation
+from tests.support.compiled import Compilation, encode, ingress_policy
 
 POD = parse_address("10.0.0.1")
 PEER = parse_address("192.0.2.1")
@@ -83,3 +84,64 @@ def test_the_classes_of_all_pairs_are_dropped_at_their_limit(monkeypatch: pytest
     assert all(asked.agrees(10, Protocol.SCTP) for _ in range(2))
     assert len(asked.evaluator._pairs) == 1
     assert all(asked.agrees(10, protocol) for _ in range(3) for protocol in Protocol)
+
+
+HELD = "held"
+
+
+def test_an_unknown_peer_in_the_ranges_is_held_and_no_other_flow() -> None:
+    """Not a peer with an identity, nor a local pod that has none, nor a flow that no policy decides. Nothing of it is kept."""
+    pods = tuple(map(parse_address, ("10.0.0.1", "10.0.0.2", "fd00::1")))
+    friend = parse_address("10.0.0.3")
+    view = SnapshotReader(encode(ingress_policy("a/b", endpoints=pods, friends=(friend,))))
+    ranges = AddressRanges(parse_ranges("10.0.0.0/29,10.0.1.0/24,fd00::/64"))
+    evaluator = CachedEvaluator(view, lambda evaluation, _on_every_port: str(evaluation.verdict), held=(ranges, HELD))
+    known = CachedEvaluator(view, lambda evaluation, _on_every_port: str(evaluation.verdict))
+    cases = [
+        ("10.0.0.4", "10.0.0.1", True),
+        ("10.0.0.7", "10.0.0.1", True),
+        ("10.0.0.8", "10.0.0.1", False),
+        ("10.0.1.0", "10.0.0.2", True),
+        ("10.0.2.0", "10.0.0.2", False),
+        ("10.0.0.3", "10.0.0.1", False),
+        ("10.0.0.2", "10.0.0.1", False),
+        ("10.0.0.1", "10.0.0.4", False),
+        ("10.0.0.4", "10.0.0.5", False),
+        ("fd00::2", "fd00::1", True),
+        ("fd00:0:0:1::", "fd00::1", False),
+    ]
+    for _ in range(3):
+        for source, destination, is_held in cases:
+            flow = (parse_address(source), parse_address(destination), 6, 80)
+            assert evaluator.answer(*flow) == (HELD if is_held else known.answer(*flow)), (source, destination)
+
+
+def test_an_unknown_peer_of_a_pod_that_is_isolated_for_egress_is_held() -> None:
+    compilation = Compilation()
+    isolating = NetworkPolicy(
+        namespace="shop",
+        name="web",
+        pod_selector=LabelSelector(),
+        policy_types=frozenset({Direction.EGRESS}),
+        ingress=(),
+        egress=(),
+    )
+    web = Pod(namespace="shop", name="web", labels={}, ips=(POD,))
+    compilation.store.apply(Update(upserted=(web, isolating), ignored={}, observed_ns=0))
+    compilation.update()
+    ranges = AddressRanges(parse_ranges("192.0.2.0/24"))
+    evaluator = CachedEvaluator(
+        compilation.view(), lambda evaluation, _on_every_port: str(evaluation.verdict), held=(ranges, HELD)
+    )
+    found = [evaluator.answer(*ends, Protocol.TCP, 80) for ends in ((POD, PEER), (POD, parse_address("192.0.3.1")), (PEER, POD))]
+    assert found == [HELD, str(Verdict.DROP), str(Verdict.ACCEPT)]
+
+
+def test_ranges_contain_their_first_and_last_address_and_nothing_beside() -> None:
+    assert not AddressRanges()
+    assert parse_address("10.0.0.1") not in AddressRanges()
+    ranges = AddressRanges(parse_ranges("10.0.0.4/30,fd00::/126"))
+    assert ranges
+    tried = ("10.0.0.3", "10.0.0.4", "10.0.0.7", "10.0.0.8", "::a00:4", "fd00::", "fd00::3", "fd00::4", "fcff::")
+    inside = [text for text in tried if parse_address(text) in ranges]
+    assert inside == ["10.0.0.4", "10.0.0.7", "fd00::", "fd00::3"]

@@ -338,6 +338,16 @@ def test_a_packet_that_was_held_before_it_was_seen_is_no_orphan(serving: Serving
     assert serving.process.held_count == 2
 
 
+def test_what_is_held_stays_however_many_packets_were_answered_since(serving: Serving) -> None:
+    """Their ids are no orphans. Too many orphans would be the sign of a damaged table."""
+    serving.load(view(1, STRANGER))
+    serving.receive(QueuedPacket(1, tcp(FRIEND), SOURCE), QueuedPacket(1_000_000, tcp(STRANGER), SOURCE))
+    serving.start()
+    serving.receive(QueuedPacket(1_000_001, tcp(STRANGER), SOURCE))
+    assert serving.process.held_count == 1
+    assert 1 in serving.kernel.waiting
+
+
 @pytest.mark.parametrize("damage", [(64, 7), (0, 0xFF), (4, 0xFF)], ids=["a row", "the last id", "a high last id"])
 def test_with_a_damaged_table_all_packets_get_the_verdict_of_the_failure_mode(serving: Serving, damage: tuple[int, int]) -> None:
     serving.load(view(1))
