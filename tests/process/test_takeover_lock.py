@@ -46,7 +46,7 @@ def test_a_process_that_cannot_read_the_run_directory_cannot_take_over_even_as_u
     supervisor = closed_agent.supervisor()
     assert supervisor is not None
     with connected(box) as connection:
-        assert connection.recv(64) == b"queues 100:101"
+        assert connection.recv(64) == b"queues 100:103"
         for request in (b"stand-down", b"stand-down ", b"stand-down " + b"0" * 32, b"stand-down \xff"):
             connection.send(request)
             assert connection.recv(64) == b"refused"
@@ -66,7 +66,7 @@ def test_process_1_that_sigterm_ends_during_a_takeover_hands_on_the_lock_and_end
     first = Agent(box, folder, CLOSED, "--workers=1", prefix=("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"))
     with first, connected(box) as replacement:
         replacement.settimeout(20.0)
-        assert replacement.recv(64) == b"queues 100:100"
+        assert replacement.recv(64) == b"queues 100:102"
         replacement.send(b"stand-down " + (first.run_dir / "takeover.key").read_bytes())
         assert replacement.recv(64) == b"standing-down"
         (process_1,) = psutil.Process(first.pid).children()
@@ -169,7 +169,7 @@ def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agen
         successor.send(b"key " + (closed_agent.run_dir / "takeover.key").read_bytes())
         for connection in (idle, successor):
             connection.settimeout(20.0)
-            assert connection.recv(64) == b"queues 100:101"
+            assert connection.recv(64) == b"queues 100:103"
         assert idle.recv(64) == b""
         successor.settimeout(0.5)
         with pytest.raises(TimeoutError):
@@ -187,4 +187,4 @@ def test_a_pool_without_descriptors_does_not_spin_on_new_connections(box: Box, c
         time.sleep(1.0)
         assert sum(pool.cpu_times()[:2]) - busy_s < 0.5
         pool.rlimit(psutil.RLIMIT_NOFILE, limit)
-        assert connection.recv(64) == b"queues 100:101"
+        assert connection.recv(64) == b"queues 100:103"
