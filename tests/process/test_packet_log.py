@@ -102,6 +102,7 @@ def test_every_packet_has_a_line_or_is_in_the_count_of_packets_without_one(box: 
 def test_without_the_flag_packets_leave_no_line_and_the_snapshot_no_names(box: Box, folder: Path) -> None:
     with Agent(box, folder, "--v=1", *FLAGS) as agent:
         connect(box)
+        agent.wait_until("all are counted", lambda: agent.status()["workers"][0]["packets"] >= 8)
         assert agent.status()["workers"][0]["packets"] == 8
         assert "packet[" not in agent.log.read_text(encoding="utf-8")
         assert b"app/friend" not in (agent.run_dir / "snapshot.bin").read_bytes()
