@@ -29,7 +29,7 @@ from netpolq.supervisor.timings import Timings
 
 PUBLISH_INTERVAL_S = 0.02
 """Minimum interval between two snapshots: one snapshot carries all changes of a burst. A change that a packet waits for is published
-earlier, see `_pause`."""
+earlier, see `pause`."""
 
 _FIRST_SNAPSHOT_LIMIT_S = 2.0
 
@@ -131,19 +131,7 @@ class Enforcer:
             if is_first:
                 gc.freeze()
                 is_first = False
-            await self._pause(time.perf_counter() - started)
-
-    async def _pause(self, took_s: float) -> None:
-        """Wait before the next snapshot, at most `PUBLISH_INTERVAL_S`. `took_s`: the time for the last one.
-
-        If a packet waits for the next one: until every worker uses the last one, and at least as long as that took. So half of the time is
-        left for everything else in a cluster with large snapshots.
-        """
-        version = self._progress.rollout.version
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PUBLISH_INTERVAL_S):
-                await asyncio.sleep(took_s)
-                await self._progress.until(lambda rollout: rollout.is_awaited and rollout.acknowledged_version >= version)
+            await pause(self._progress, time.perf_counter() - started)
 
     async def _keep_ruleset(self) -> None:
         await self._sets_changed.wait()
@@ -186,6 +174,19 @@ class Enforcer:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_SNAPSHOT_LIMIT_S):
                 await self._progress.until(holds)
+
+
+async def pause(progress: Progress, took_s: float) -> None:
+    """Wait before the next snapshot, at most `PUBLISH_INTERVAL_S`. `took_s`: the time for the last one.
+
+    If a packet waits for the next one: until every worker uses the last one, and at least as long as that took. So half of the time is left
+    for everything else in a cluster with large snapshots.
+    """
+    version = progress.rollout.version
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PUBLISH_INTERVAL_S):
+            await asyncio.sleep(took_s)
+            await progress.until(lambda rollout: rollout.is_awaited and rollout.acknowledged_version >= version)
 
 
 def _has_all_names(rollout: Rollout) -> bool:

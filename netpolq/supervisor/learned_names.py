@@ -6,8 +6,8 @@
                  └── bounds, and addresses that no name may open
 
 The response to the pod waits for the confirmation. So a change that an answer makes is published as soon as possible
-(`netpolq.supervisor.enforcer`), and confirmed when `Rollout.is_in_use` holds. Confirmations keep the order of the answers: one covers all
-before it. An answer that changes nothing still waits for those before it, since its addresses may be theirs.
+(`netpolq.supervisor.enforcer.pause`), and confirmed when `Rollout.is_in_use` holds. Confirmations keep the order of the answers: one
+covers all before it. An answer that changes nothing still waits for those before it, since its addresses may be theirs.
 
 Which names matter is known when this supervisor has compiled. Before, it learns every name, and forgets those that no policy uses then.
 """

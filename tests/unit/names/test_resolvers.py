@@ -35,7 +35,7 @@ def service(*cluster_ips: str, **selector: str) -> DnsService:
 
 
 def test_the_pods_behind_the_services_and_their_addresses_are_trusted() -> None:
-    """A label in another namespace is anyone's to set."""
+    """A label in another namespace does not count: tenants may set it."""
     assert found(service("10.96.0.10", app="coredns")) == ["10.96.0.10", "10.0.0.5"]
     assert found(service("10.96.0.10", **{"k8s-app": "kube-dns"}), service("fd00::a", app="coredns")) == [
         "10.96.0.10",

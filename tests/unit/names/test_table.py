@@ -103,7 +103,7 @@ def test_answers_to_a_pod_introduce_a_maximum_of_pairs(small: NameTable) -> None
     assert refused(small) == {Refusal.POD_FULL: 1}
     assert small.learn(OTHER_POD, OTHER_NAME, [(THREE, 30)], 0.0) == {THREE}, "another pod has room"
     assert small.learn(POD, OTHER_NAME, [(THREE, 99)], 0.0) == set()
-    assert refused(small) == {Refusal.POD_FULL: 1}, "a known pair is prolonged, whoever introduced it"
+    assert refused(small) == {Refusal.POD_FULL: 1}, "a known pair is prolonged, also one of another pod"
 
 
 def test_the_table_has_a_maximum_of_pairs(small: NameTable) -> None:
@@ -181,7 +181,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_whatever_happens_bounds_hold_and_the_changed_addresses_are_told(steps: list[tuple[object, ...]]) -> None:
-    """Compares with plain dictionaries: who is told of each change has the same names as the table."""
+    """The names of an address at its last change are those in the table."""
     with pytest.MonkeyPatch.context() as patch:
         for bound, value in (("MAX_OF_NAME", 3), ("MAX_OF_POD", 4), ("MAX_PAIRS", 6)):
             patch.setattr(table, bound, value)
