@@ -153,7 +153,15 @@ def test_parallel_questions_of_one_socket_wait_each_for_themselves(reader: Reade
     assert answers(reader.receive(udp_response(answered(six, "2001:db8::1"))))[0].number == FIRST
     assert answers(reader.receive(udp_response(answered(four, "192.0.2.1"))))[0].number == FIRST + 1
     assert ids(reader.in_force(FIRST)) == [3]
+    assert reader.counts[RESPONSE, Outcome.LEARNED] == 1
     assert ids(reader.in_force(FIRST + 1)) == [4]
+
+
+def test_a_repeated_answer_does_not_wait_for_another_of_the_same_socket(reader: Reader) -> None:
+    learned(reader)
+    known, other = reader.ask(message_id=1), reader.ask("other.example.com.", message_id=2)
+    assert ids(reader.receive(udp_response(answered(other, "192.0.2.2")))) == []
+    assert ids(reader.receive(udp_response(answered(known, "192.0.2.1")))) == [6]
 
 
 def learned(reader: Reader, ttl: int = 300) -> None:
@@ -176,6 +184,8 @@ def test_a_longer_life_is_reported_and_nothing_waits_for_it(reader: Reader) -> N
     effects = reader.receive(udp_response(answered(asked, "192.0.2.1", ttl=900)))
     assert (ids(effects), [answer.addresses for answer in answers(effects)]) == ([4], [((ADDRESS, 900),)])
     assert answers(effects)[0].number == FIRST + 1
+    asked = reader.ask(message_id=9)
+    assert answers(reader.receive(udp_response(answered(asked, "192.0.2.1", ttl=900)))) == []
 
 
 def test_an_address_beside_known_ones_waits_with_all_reported(reader: Reader) -> None:
@@ -312,6 +322,15 @@ def test_other_resolvers_count_at_once_and_what_was_in_force_is_forgotten(reader
     reader.learner.set_resolvers(Resolvers((parse_address(SERVER),)))
     asked = reader.ask(message_id=10)
     assert answers(reader.receive(udp_response(answered(asked, "192.0.2.1")))), "another supervisor may not have it"
+
+
+def test_what_waited_for_another_supervisor_is_not_known_as_in_force(reader: Reader) -> None:
+    asked = reader.ask()
+    (answer,) = answers(reader.receive(udp_response(answered(asked, "192.0.2.1"))))
+    reader.learner.set_resolvers(Resolvers((parse_address(SERVER),)))
+    assert ids(reader.in_force(answer.number)) == [2]
+    asked = reader.ask(message_id=8)
+    assert answers(reader.receive(udp_response(answered(asked, "192.0.2.1"))))
 
 
 def test_a_response_goes_on_if_its_answer_could_not_be_sent(reader: Reader) -> None:

@@ -138,6 +138,15 @@ def test_aliases_are_followed_in_any_order_of_records_with_the_least_ttl_on_the_
         assert found(response(query(), *order)) == {"192.0.2.1": 40, "2001:db8::1": 10}
 
 
+def test_the_least_ttl_may_be_that_of_any_alias() -> None:
+    ttls = [20, 30, 40]
+    names = ["www.example.com.", "a.example.net.", "b.example.org."]
+    for order in permutations(ttls):
+        chain = [records(name, "CNAME", target, ttl=ttl) for (name, target), ttl in zip(pairwise(names), order, strict=False)]
+        address = records(names[-1], "A", "192.0.2.1", ttl=order[-1])
+        assert found(response(query(), *chain, address)) == {"192.0.2.1": 20}
+
+
 def test_records_of_other_names_are_not_learned() -> None:
     """Also those that an alias of another name leads to."""
     others = [
@@ -206,6 +215,10 @@ def many(count: int) -> list[bytes]:
     return [record(POINTER, 1, struct.pack("!I", 0x0A000000 + number)) for number in range(count)]
 
 
+def many_keys(count: int) -> tuple[tuple[bytes, int], ...]:
+    return tuple((parse_address(f"10.0.0.{number}"), 300) for number in range(count))
+
+
 @pytest.mark.parametrize(
     ("count", "learned", "has_more"),
     [(512, 512, False), (513, 512, True), (MAX_RECORDS, 512, True), (MAX_RECORDS + 1, 512, True), (4000, 512, True)],
@@ -215,6 +228,12 @@ def test_so_many_addresses_are_learned_and_more_are_noticed(count: int, learned:
     assert (len(answer.addresses), answer.has_more) == (learned, has_more)
     assert learned <= MAX_ANSWER_ADDRESSES
     assert answer.addresses[0][0] == parse_address("10.0.0.0")
+
+
+def test_so_many_records_are_read_and_more_are_noticed() -> None:
+    others = [record(POINTER, 16, b"\0")] * MAX_RECORDS
+    assert read_addresses(wire("www.example.com.", [*others[1:], *many(1)]), WWW) == (many_keys(1), False)
+    assert read_addresses(wire("www.example.com.", [*others, *many(1)]), WWW) == ((), True)
 
 
 def test_no_more_aliases_are_read_than_resolvers_follow() -> None:

@@ -75,6 +75,16 @@ def test_a_byte_that_was_received_stays_as_it_was() -> None:
     assert stream.feed(0, with_length(b"LIES"), 0) == [b"trES"], "of the second segment, only the new bytes count"
 
 
+def test_of_two_early_segments_at_one_place_the_longer_is_kept() -> None:
+    data = with_length(b"message")
+    for first, second in ((9, 5), (5, 9)):
+        stream = Stream(0)
+        stream.feed(2, data[2:first], 0)
+        stream.feed(2, data[2:second], 0)
+        assert stream.size == 7
+        assert stream.feed(0, data[:2], 0) == [b"message"]
+
+
 def test_early_segments_are_bounded_in_number_and_bytes() -> None:
     stream = Stream(0)
     for number in range(MAX_EARLY_SEGMENTS):
@@ -148,9 +158,10 @@ def test_a_repeated_syn_changes_nothing() -> None:
     talk = opened()
     talk.send(QUERY, with_length(b"question")[:4])
     talk.connections.receive(CONNECTION, QUERY, Transport(b"", 0xFFFFFFF0, SYN))
+    talk.send(RESPONSE, with_length(b"answer")[:4])
     talk.connections.receive(CONNECTION, RESPONSE, Transport(b"", (0xFFFFFFF0 + 77) & 0xFFFFFFFF, SYN | ACK))
     assert talk.send(QUERY, with_length(b"question")[4:]) == [b"question"]
-    assert talk.send(RESPONSE, with_length(b"answer")) == [b"answer"]
+    assert talk.send(RESPONSE, with_length(b"answer")[4:]) == [b"answer"]
 
 
 def test_the_port_of_a_pod_is_used_again() -> None:

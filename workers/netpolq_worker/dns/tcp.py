@@ -135,7 +135,7 @@ class TcpConnections:
             if streams is None or not streams[MessageKind.QUERY].begins_at(start):
                 self._forget(self._connections.remove(connection))
                 self._forget(self._connections.put(connection.pod, connection, {MessageKind.QUERY: Stream(start)}))
-        elif kind is MessageKind.RESPONSE and flags & ACK and streams is not None and kind not in streams:
+        elif kind is MessageKind.RESPONSE and streams is not None and kind not in streams:
             streams[kind] = Stream(start)
 
     def _forget(self, removed: dict[MessageKind, Stream] | None) -> None:
