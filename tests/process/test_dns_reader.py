@@ -424,6 +424,7 @@ def test_what_a_dead_reader_held_is_delivered_by_the_next_one(setting: Setting, 
     client = Client(setting)
     client.ask(SERVER)
     (first,) = setting.answers(1)
+    setting.supervisor.wait_until("it is counted", lambda: setting.supervisor.metric("netpolq_dns_held_packets_total") == 1)
     os.kill(reader, number)
     client.receive()
     setting.wait_for_outcome("response", "orphaned")
@@ -440,10 +441,15 @@ def test_what_a_dead_reader_held_is_delivered_by_the_next_one(setting: Setting, 
 
 
 def test_what_waits_at_the_end_passes_a_worker_before_that(setting: Setting) -> None:
-    setting.start_reader()
+    reader = setting.start_reader()
     client = Client(setting)
     client.ask(SERVER)
     setting.answers(1)
+    os.kill(reader, signal.SIGSTOP)
+    setting.pool.send_signal(signal.SIGTERM)
+    setting.supervisor.wait_until("the pool ends", lambda: "draining" in setting.log.read_text())
+    assert not client.has_received()  # and workers that do not wait for the reader end meanwhile
+    os.kill(reader, signal.SIGCONT)
     assert setting.stop() == 0
     client.receive()
     assert setting.passed() == (2, 0)

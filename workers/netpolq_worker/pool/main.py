@@ -41,7 +41,7 @@ from netpolq_worker.pool.takeover import AgentLock
 from netpolq_worker.pool.workers import Workers
 
 _DRAIN_S = 3.0
-_DNS_DRAIN_S = 0.5
+_DNS_DRAIN_S = 1.0
 _POLL_S = 0.01
 
 _FATAL = frozenset((ExitCode.USAGE, ExitCode.PRIVILEGES, ExitCode.KERNEL, ExitCode.BOOT))
