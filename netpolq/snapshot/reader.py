@@ -156,7 +156,7 @@ class SnapshotReader(ProgramReader):
     @property
     def has_rejections(self) -> bool:
         """Whether `is_rejected` holds for any decision."""
-        return self.is_rejected(NO_DECISION)
+        return any(flags & REJECTED for flags in self._decisions[:1])  # a damaged snapshot may have no record at all
 
     def is_rejected(self, number: int) -> bool:
         """Whether the sender of a packet that this decision denies gets an answer."""

@@ -80,8 +80,9 @@ def logged(stream: io.StringIO) -> list[dict[str, object]]:
 def fields(decision: Decision | None) -> dict[str, object] | None:
     if decision is None:
         return None
+    answer = {"deny_with": "reject"} if decision.is_rejected else {}
     if isinstance(decision, Isolation):
-        return {"isolated_by": list(decision.policies)}
+        return {"isolated_by": list(decision.policies), **answer}
     action = decision.action.name.lower()
     return {
         "tier": decision.tier.label,
@@ -89,6 +90,7 @@ def fields(decision: Decision | None) -> dict[str, object] | None:
         "rule": decision.position,
         "rule_name": decision.name or None,
         "action": action,
+        **answer,
     }
 
 

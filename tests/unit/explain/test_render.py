@@ -5,7 +5,7 @@ import json
 import pytest
 
 from netpolq.addresses import parse_address
-from netpolq.decision import Isolation, RuleDecision
+from netpolq.decision import Decision, Isolation, RuleDecision, decision_fields
 from netpolq.enums import Action, Direction, Reason, Tier
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.render import as_json, as_json_line, as_text
@@ -58,12 +58,20 @@ def test_a_direction_names_the_whole_chain_of_tiers(text: str, side: Side) -> No
     ("side", "verdict"),
     [
         (ADMIN_DENY, "drop, denied: egress denied by admin no-metadata, spec.egress[0] (metadata)"),
+        (
+            ADMIN_DENY._replace(is_rejected=True),
+            "drop, denied: egress denied by admin no-metadata, spec.egress[0] (metadata), with an answer",
+        ),
+        (
+            ISOLATED._replace(is_rejected=True),
+            "drop, denied: egress is isolated by shop/a, shop/web and nothing allows it, with an answer",
+        ),
         (ADMIN_ACCEPT, "accept, allowed: a rule allows it in each direction that policies decide"),
         (WEB, "accept, allowed: every isolated endpoint allows it"),
         (None, "accept, not-isolated: no policy isolates either endpoint"),
     ],
 )
-def test_the_verdict_says_which_rule_decided(side: RuleDecision | None, verdict: str) -> None:
+def test_the_verdict_says_which_rule_decided(side: Decision | None, verdict: str) -> None:
     assert lines_of(Explanation.of(Side(decision=side), Side(), None))["verdict"] == verdict
 
 
@@ -108,3 +116,11 @@ def test_a_pod_that_reaches_itself_through_a_service_is_subject_to_the_cluster_w
 ) -> None:
     assert Explanation.of_own(side, Side(), via_service=True).reason is reason
     assert Explanation.of_own(side, Side(), via_service=False).reason is Reason.SAME_ADDRESS
+
+
+def test_the_fields_of_a_decision_say_whether_denied_packets_are_answered() -> None:
+    for decision in (ADMIN_DENY, ISOLATED):
+        plain, answered = decision_fields(decision), decision_fields(decision._replace(is_rejected=True))
+        assert plain is not None
+        assert answered == {**plain, "deny_with": "reject"}
+    assert decision_fields(None) is None

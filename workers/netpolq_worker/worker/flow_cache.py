@@ -44,7 +44,7 @@ HOLD = NOT_CACHED - 2
 """In place of an answer: an isolated pod's peer is unknown, and should be a pod. The packet must wait. Never stored."""
 
 MAX_EVALUATIONS = 1 << 16
-"""Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 200 bytes each."""
+"""Maximum number of different evaluations that answers refer to; at the limit the cache is emptied. About 350 bytes each."""
 
 ANSWER_SERIES_SHIFT = 1
 ANSWER_INGRESS_SHIFT = 5
@@ -102,7 +102,7 @@ class FlowCache:
         self._limited: set[Key] = set()  # denials whose packets get no answer at present
         self._evaluations: list[Evaluation] = []
         self._answers: dict[int, int] = {}  # of evaluations with the present snapshot, without series
-        self._all_answers: dict[tuple[int, int], int] = {}  # the same of all snapshots, by evaluation and flags
+        self._all_answers: dict[int, int] = {}  # the same of all snapshots, by evaluation and flags
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
@@ -177,12 +177,13 @@ class FlowCache:
             if self.view is not None and not verdict and self.view.is_rejected(egress or ingress):
                 flags |= ANSWER_REJECTED
             # A number that a snapshot has freed may be that of another decision later, with other flags.
-            answer = self._all_answers.get((key, flags))
+            answer = self._all_answers.get(key << _EVALUATION_SHIFT | flags)
             if answer is None:
                 if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
                     self._forget_answers()
                     self._evaluator = CachedEvaluator(self.view, self._answer_for, held=self._held)
-                answer = self._all_answers[key, flags] = len(self._evaluations) << _EVALUATION_SHIFT | flags | verdict
+                answer = len(self._evaluations) << _EVALUATION_SHIFT | flags | verdict
+                self._all_answers[key << _EVALUATION_SHIFT | flags] = answer
                 self._evaluations.append(evaluation)
             self._answers[key] = answer
         return answer | _ON_EVERY_PORT if on_every_port else answer
