@@ -15,6 +15,7 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq.sources.cni_results.result import MAX_ADDRESSES, ResultError, read_result
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import COPY_BYTES, parse
+from netpolq_worker.worker.reject import answer_to, answerable
 from tests.fuzz.dns_targets import dns_message, dns_over_tcp
 from tests.property.test_hostile_snapshots import with_right_checksums
 from tests.support.compiled import encode as encode_snapshot
@@ -44,7 +45,9 @@ def _serving() -> ServingWorker:
 
 
 class PacketTarget:
-    """Any bytes as two packets in a row: each is read without an exception, or malformed, and gets exactly one verdict."""
+    """Any bytes as two packets in a row: each is read without an exception, or malformed, and gets exactly one verdict. An answer to it
+    is readable.
+    """
 
     def __init__(self) -> None:
         self._serving = _serving()
@@ -61,6 +64,9 @@ class PacketTarget:
                 assert 0 <= protocol < 256
                 assert 0 <= source_port < 65536
                 assert 0 <= destination_port < 65536
+            denied = answerable(packet)
+            built = None if denied is None else answer_to(denied, denied.destination)
+            assert built is None or (flow is not None and parse(built) is not None)
             self._number += 1
             self._serving.receive(QueuedPacket(self._number, packet))
             self._serving.drained()
