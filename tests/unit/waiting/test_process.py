@@ -1,5 +1,6 @@
 """The waiting process with a queue of the test: which packets are answered, when, and how they are counted."""
 
+import logging
 import socket
 import time
 
@@ -12,6 +13,7 @@ from netpolq.addresses import parse_address
 from netpolq.enums import PacketMark, Verdict
 from netpolq.hold.ranges import parse_ranges
 from netpolq.ipc.channel import Channel, Logging, Serve
+from netpolq.logs import PACKET_LOG, PACKET_LOG_VERBOSITY
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.waiting.held_packets import MAX_HELD_OF_ADDRESS
@@ -20,6 +22,7 @@ from netpolq_worker.waiting.table import SIZE_BYTES, HeldTable
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
+from netpolq_worker.worker.observer import Observer
 from netpolq_worker.worker.rejecter import Rejecter
 from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 from tests.support.compiled import encode, known_peers
@@ -400,3 +403,30 @@ def test_packets_without_ports_are_held_and_evaluated_like_those_of_a_worker(ser
     assert serving.process.held_count == 1
     serving.load(view(2, FRIEND, "fd00::2"), FRIEND, "fd00::2")
     assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED)}
+
+
+def test_the_packet_log_has_each_packet_once_with_its_flow_and_verdict(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A packet that waits is logged when it is answered. One that waited in vain has its own reason, and no decision."""
+    caplog.set_level(logging.INFO, PACKET_LOG)
+    serving.process.observe = Observer(
+        101, serving.flow_cache, serving.process.fail_verdict, Logging(PACKET_LOG_VERBOSITY, True)
+    ).observe_if_needed
+    serving.load(view(1, NEIGHBOUR))
+    serving.receive(
+        QueuedPacket(1, tcp(FRIEND), SOURCE),
+        QueuedPacket(2, tcp6("fd00::9"), SOURCE),
+        QueuedPacket(3, tcp(NEIGHBOUR), SOURCE),
+        QueuedPacket(4, b"\x45", SOURCE),
+    )
+    serving.load(view(2, FRIEND, NEIGHBOUR), FRIEND)
+    serving.after_timeout()
+    names = ("verdict", "reason", "source_ip", "source_port")
+    found = [tuple(vars(record)["fields"][name] for name in names) for record in caplog.records]
+    assert found == [
+        ("drop", "denied", NEIGHBOUR, 40000),
+        ("drop", "malformed", None, None),
+        ("accept", "allowed", FRIEND, 40000),
+        ("accept" if serving._fail_open else "drop", "unknown-address", "fd00::9", 40000),
+    ]
