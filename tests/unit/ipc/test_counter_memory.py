@@ -16,7 +16,7 @@ from netpolq.ipc import counter_memory
 COUNT_ALL = """
 import sys
 from netpolq.buckets import BOUNDS_NS
-from netpolq_worker.waiting.process import Outcome
+from netpolq_worker.waiting.outcome import Outcome
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.packet import SERIES
 memory, file_id, times = map(int, sys.argv[1:])

@@ -17,7 +17,9 @@ from netpolq.logs import PACKET_LOG, PACKET_LOG_VERBOSITY
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.waiting.held_packets import MAX_HELD_OF_ADDRESS
-from netpolq_worker.waiting.process import Outcome, WaitingProcess, hold_packets
+from netpolq_worker.waiting.outcome import Outcome
+from netpolq_worker.waiting.packet_loop import hold_packets
+from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import SIZE_BYTES, HeldTable
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics

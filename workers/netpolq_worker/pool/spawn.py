@@ -12,7 +12,8 @@ from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.pool.fork import fork_child
 from netpolq_worker.waiting import table
-from netpolq_worker.waiting.process import WAITING_QUEUE_PACKETS, WaitingProcess, hold_packets
+from netpolq_worker.waiting.packet_loop import hold_packets
+from netpolq_worker.waiting.process import WAITING_QUEUE_PACKETS, WaitingProcess
 from netpolq_worker.worker.answer_sockets import AnswerSockets, open_answer_sockets
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.nfqueue import Queue

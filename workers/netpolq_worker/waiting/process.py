@@ -8,19 +8,19 @@ dead process continues, with the same deadlines.
 import logging
 import time
 
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+from collections.abc import Iterable
 
 from netpolq.addresses import address_key
 from netpolq.enums import PacketMark, Verdict
 from netpolq.ipc.channel import Channel, Logging, Serve
 from netpolq.snapshot.cached_evaluator import AddressRanges
 from netpolq_worker.waiting.held_packets import HeldPackets
+from netpolq_worker.waiting.outcome import Outcome
 from netpolq_worker.waiting.table import MAX_HELD, HeldPacket, HeldTable, waiting_for
 from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, FlowCache
 from netpolq_worker.worker.loop import Worker
 from netpolq_worker.worker.metrics import WorkerMetrics
-from netpolq_worker.worker.nfqueue import Packet, PacketHandler, Queue
+from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.packet import Flow, parse
 from netpolq_worker.worker.packet_loop import MALFORMED
 from netpolq_worker.worker.packet_state import in_mark, question_of_packet, state_of, unknown_addresses
@@ -30,30 +30,10 @@ from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 WAITING_QUEUE_PACKETS = 2 * MAX_HELD
 """Length of the queue in the kernel, in which held packets stay: room for a burst beside all that may be held."""
 
-_HOUSEKEEPING_NS = 1_000_000
-
 _MAX_ORPHANS = 2 * WAITING_QUEUE_PACKETS
 """More ids than this between the last packet that was seen and the next one: the table is not that of this queue."""
 
 log = logging.getLogger("worker")
-
-
-class Outcome(StrEnum):
-    """What became of a packet that was held. The value is a label of `netpolq_held_packets_total`.
-
-    TIMED_OUT, DISPLACED, ENDED and ERROR have the verdict of the failure mode: its time is over, newer ones have taken its place, the
-    agent ends, its evaluation failed. SUSPECT: its evaluation may have ended the process, and it was dropped. HANDED_OVER: to the agent
-    that takes over.
-    """
-
-    ACCEPTED = "accepted"
-    DENIED = "denied"
-    TIMED_OUT = "timed-out"
-    DISPLACED = "displaced"
-    ENDED = "ended"
-    ERROR = "error"
-    SUSPECT = "suspect"
-    HANDED_OVER = "handed-over"
 
 
 class WaitingProcess(Worker):
@@ -292,18 +272,3 @@ class WaitingProcess(Worker):
             orphans = [packet_id for packet_id in range(first_id, last_id + 1) if self._held.get(packet_id) is None]
             self.end_orphans(lambda verdict: self.queue.dispose(orphans, verdict))
         self._table.last_seen = last_id
-
-
-def hold_packets(get_context: Callable[[], WaitingProcess | None]) -> PacketHandler:
-    """Pass each packet that is sent to the generator to the waiting process. `get_context` returns None until it serves the queue."""
-    packet = yield None
-    while (context := get_context()) is None:
-        packet = yield None
-    next_housekeeping_ns = 0
-    while True:
-        verdict = None if packet is None else context.take(packet)
-        now_ns = time.monotonic_ns()
-        if packet is None or context.message_waits or now_ns >= next_housekeeping_ns:
-            context.housekeeping(now_ns)
-            next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
-        packet = yield verdict
