@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from netpolq.dataplane.evaluation_chains import evaluate_in, evaluation_chains
 from netpolq.dataplane.names_chains import IS_QUERY, names_rules, own_responses
-from netpolq.dataplane.record_chains import record_chains
+from netpolq.dataplane.record_chains import held_queries, record_chains
 from netpolq.dataplane.rule_terms import Chain, MarkStatements, base_hook
 from netpolq.dataplane.ruleset_config import UPPER_INTERFACES, RulesetConfig
 from netpolq.dataplane.source_chains import link_local_chains, source_chains
-from netpolq.dataplane.unknown_chains import ask_unknown
+from netpolq.dataplane.unknown_chains import unknown_rules_before_routing
 from netpolq.enums import NodeEgress
 
 
@@ -59,10 +59,19 @@ def chains(config: RulesetConfig) -> tuple[Chain, ...]:
         # DNS over UDP, evaluated just after destination NAT (-100). Later hooks do not evaluate an accepted packet again. They evaluate
         # packets to addresses of the node: these may be addresses of services, which IPVS translates in the input hook.
         to_others = (accept_known, f"{is_reply} accept", "fib daddr type local accept")
-        new = (rule for rules in ask_unknown(config, "dns_new").values() for rule in rules) if config.pod_interfaces else ()
         found += [
-            Chain("dns", "", (*to_others, *new, *evaluate_in(config, marks, "original"))),
-            Chain("record_query", "", (*to_others, *names_rules(config, IS_QUERY, "returned_query"), "goto record_original")),
+            Chain("dns", "", (*to_others, *unknown_rules_before_routing(config), *evaluate_in(config, marks, "original"))),
+            # A held query goes to the reader after routing: held_queries comes first.
+            Chain(
+                "record_query",
+                "",
+                (
+                    *to_others,
+                    *held_queries(config, marks),
+                    *names_rules(config, IS_QUERY, "returned_query"),
+                    "goto record_original",
+                ),
+            ),
             Chain("judge_dns", base_hook("prerouting", -95), ("udp dport 53 goto dns",)),
             Chain("record_dns", base_hook("prerouting", -94), (f"udp dport 53 {has_field} record_query",)),
         ]

@@ -16,7 +16,7 @@ from netpolq.dataplane.ruleset_names import (
     VERDICTS_V4,
     VERDICTS_V6,
 )
-from netpolq.dataplane.unknown_chains import ask_unknown, unknown_chains, unknown_source_rules
+from netpolq.dataplane.unknown_chains import unknown_chains, unknown_rules, unknown_source_rules
 from netpolq.enums import NodeEgress, PacketMark
 
 
@@ -55,21 +55,27 @@ def evaluation_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[
     yield from names_chains(config, marks, targets, replies)
     yield from unknown_chains(config, marks)
     queries, responses = names_targets(config, "query", targets), names_targets(config, "response", replies)
-    new = ask_unknown(config, "new")
-    v4, v6 = (_selected("original", family, queries, targets) for family in targets)
+    new = unknown_rules(config)
+    v4, v6 = (_selected(config, "original", family, targets, queries) for family in targets)
     yield Chain("original_v6", "", (NEIGHBOUR_DISCOVERY, *new["v6"], *v6, "accept"))
     yield Chain("original", "", ("meta nfproto ipv6 goto original_v6", *new["v4"], *v4, "accept"))
     if config.node_egress is NodeEgress.JUDGE:
         new = unknown_source_rules(config)
-        v4, v6 = (_selected("to_node", family, queries, targets) for family in targets)
+        v4, v6 = (_selected(config, "to_node", family, targets, queries) for family in targets)
         yield Chain("to_node", "", (*new["v4"], *v4, NEIGHBOUR_DISCOVERY, *new["v6"], *v6, "accept"))
     elif config.dns_queue is not None:
         yield Chain("to_node", "", ("ct direction reply accept", *names_rules(config, IS_QUERY, "pending_names")))
-    v4, v6 = (_selected("reply", family, responses, replies) for family in targets)
+    v4, v6 = (_selected(config, "reply", family, replies, responses) for family in targets)
     yield Chain("reply", "", (*v4, *v6))
 
 
-def _selected(direction: str, family: str, egress: dict[str, str], ingress: dict[str, str]) -> tuple[str, ...]:
-    """Rules that lead packets of isolated pods to the chains for pods isolated for egress and for ingress."""
-    matches = isolated_matches(direction)[family]
-    return tuple(f"{match} goto {target[family]}" for match, target in zip(matches, (egress, ingress), strict=False))
+def _selected(
+    config: RulesetConfig, direction: str, family: str, targets: dict[str, str], names: dict[str, str]
+) -> tuple[str, ...]:
+    """Rules that lead packets of isolated pods to `targets`, those of pods isolated for egress to `names`.
+
+    With a DNS queue the latter come first: a DNS server that is isolated for ingress hides no message from the reader.
+    """
+    *ingress, egress = isolated_matches(direction)[family]
+    rules = (*(f"{match} goto {targets[family]}" for match in ingress), f"{egress} goto {names[family]}")
+    return rules if config.dns_queue is None else rules[::-1]

@@ -35,20 +35,26 @@ def names_targets(config: RulesetConfig, kind: str, targets: dict[str, str]) -> 
 def names_chains(
     config: RulesetConfig, marks: MarkStatements, queries: dict[str, str], responses: dict[str, str]
 ) -> Iterator[Chain]:
-    """Chains for packets of pods isolated for egress; asking pods are among them. `queries`, `responses`: chains for all others of them.
-
-    A query that was evaluated before routing passes the postrouting hook, which has an output interface, although its connection is
-    not accepted.
-    """
+    """Chains for packets of pods isolated for egress; asking pods are among them. `queries`, `responses`: chains for all others of them."""
     if config.dns_queue is None:
         return
     queued = (f"{marks.is_set} jump keep_field", marks.put(PacketMark.PENDING_NAMES), f"jump {ENQUEUE_NAMES}", "accept")
     yield Chain("pending_names", "", queued)
-    passed = (f"oif != 0 udp dport 53 {marks.is_evaluated_before_routing} accept",) if config.dns_in_prerouting else ()
+    passed = pass_evaluated(config, marks)
     query, response = asking_matches(IS_QUERY), asking_matches(IS_RESPONSE)
     for family in HEADERS:
         yield Chain(f"query_{family}", "", (*passed, f"{query[family]} goto pending_names", f"goto {queries[family]}"))
         yield Chain(f"response_{family}", "", (f"{response[family]} goto pending_names", f"goto {responses[family]}"))
+
+
+def pass_evaluated(config: RulesetConfig, marks: MarkStatements) -> tuple[str, ...]:
+    """The rule that accepts a query which was evaluated before routing, though its connection is not accepted.
+
+    Only in the postrouting hook, which has an output interface.
+    """
+    if config.dns_queue is None or not config.dns_in_prerouting:
+        return ()
+    return (f"oif != 0 udp dport 53 {marks.is_evaluated_before_routing} accept",)
 
 
 def own_responses(config: RulesetConfig, prefix: str, target: str) -> tuple[str, tuple[Chain, ...]]:

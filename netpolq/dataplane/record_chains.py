@@ -8,12 +8,13 @@ from netpolq.dataplane.names_chains import (
     IS_RESPONSE,
     names_rules,
     own_responses,
+    pass_evaluated,
     returned_names_chains,
 )
 from netpolq.dataplane.rule_terms import NEIGHBOUR_DISCOVERY, Chain, MarkStatements, isolated_matches
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import UNJUDGED
-from netpolq.dataplane.unknown_chains import unknown_untracked
+from netpolq.dataplane.unknown_chains import has_unknown, unknown_untracked
 from netpolq.enums import NodeEgress, PacketMark
 
 
@@ -40,7 +41,7 @@ def record_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Chai
     queries = names_rules(config, IS_QUERY, "returned_names")
     held, untracked = _held(config, marks), unknown_untracked(config)
     before = {
-        "original": (*queries, *held),
+        "original": (*pass_evaluated(config, marks), *queries, *held),
         "to_node": (*queries, *held),
         "reply": names_rules(config, IS_RESPONSE, "returned_names"),
     }
@@ -64,9 +65,14 @@ def _held(config: RulesetConfig, marks: MarkStatements) -> tuple[str, ...]:
 
     A one-way connection stays new. If it passed without a verdict in fail-open, its later packets come here with bits of other software
     once the address is known, and these count as a state.
-    With a DNS queue, no held connection to port 53 becomes accepted: its pod may be one that asks, which the kernel learns later.
     """
-    if not config.pod_ranges and not config.pod_interfaces:
+    if not has_unknown(config):
         return ()
-    names = () if config.dns_queue is None else (f"{IS_QUERY} {DNS_PROTOCOLS} {marks.first_was_held} goto returned_names",)
-    return (*names, f"{marks.first_was_held} goto returned")
+    return (*held_queries(config, marks), f"{marks.first_was_held} goto returned")
+
+
+def held_queries(config: RulesetConfig, marks: MarkStatements) -> tuple[str, ...]:
+    """The rule for held packets to port 53: none with it becomes accepted, because the kernel may learn later that its pod asks."""
+    if config.dns_queue is None or not has_unknown(config):
+        return ()
+    return (f"{IS_QUERY} {DNS_PROTOCOLS} {marks.first_was_held} goto returned_names",)

@@ -59,19 +59,25 @@ HEADERS = {"v4": "ip", "v6": "ip6"}
 
 
 def isolated_matches(direction: str) -> dict[str, tuple[str, ...]]:
-    """Matches of packets that a worker evaluates, by family: first of an end isolated for egress, then of one isolated for ingress.
+    """Matches of packets that a worker evaluates, by family: of an end isolated for ingress, then of one isolated for egress.
 
     `direction`: of the packet within its connection, "to_node" to the node, where nothing is isolated for ingress.
     """
     ends = {
-        "original": (("saddr", "egress"), ("daddr", "ingress")),
-        "reply": (("daddr", "egress"), ("saddr", "ingress")),
+        "original": (("daddr", "ingress"), ("saddr", "egress")),
+        "reply": (("saddr", "ingress"), ("daddr", "egress")),
         "to_node": (("saddr", "egress"),),
     }[direction]
     return {
         family: tuple(f"{header} {end} @isolated_{isolation}_{family}" for end, isolation in ends)
         for family, header in HEADERS.items()
     }
+
+
+def concerns_no_isolated(family: str) -> str:
+    """The match, in one rule, of packets of the original direction that concern no isolated pod."""
+    ingress, egress = (match.replace(" @", " != @") for match in isolated_matches("original")[family])
+    return f"{egress} {ingress}"
 
 
 def base_hook(hook: str, priority: int) -> str:

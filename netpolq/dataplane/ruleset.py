@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from netpolq.dataplane.cache_counts import CacheCounts
 from netpolq.dataplane.chains import chains
 from netpolq.dataplane.original_chains import original_maps
-from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig, set_type
+from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig, set_size, set_type
 from netpolq.dataplane.ruleset_names import (
     CACHE_ACCEPTS,
     CACHE_LOOKUPS,
@@ -80,7 +80,8 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
             yield f"flush set inet {TABLE} {name}"
     yield from (f"add map inet {TABLE} {definition}" for definition in original_maps(config))
     for name in elements:
-        yield f"add set inet {TABLE} {name} {{ type {set_type(name)}; }}"
+        size = set_size(name)
+        yield f"add set inet {TABLE} {name} {{ type {set_type(name)};{f' size {size};' if size else ''} }}"
     for chain in wanted:
         yield f"add chain inet {TABLE} {chain.name}{chain.hook}"
     for name in [*(chain.name for chain in wanted), *sorted(stale_chains)]:

@@ -12,7 +12,7 @@ from netpolq.hold.ranges import PodRange
 class RulesetConfig:
     """Configuration of the ruleset: everything except addresses and interfaces.
 
-    `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of five adjacent bits of the connection's label.
+    `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of seven adjacent bits of the connection's label.
     `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
     `verdict_cache`: look packets up in the verdict maps before they are queued. `pod_ranges`, `pod_interfaces` (each a name, or a start
     followed by `*`): where the pods of this node are; without them no address counts as unknown. `dns_queue`: number of the queue of DNS
@@ -67,6 +67,9 @@ class IsolatedSets:
             for name, keys in addresses.items()
             for family in ("v4", "v6")
         }
+        for name, members in found.items():
+            if (size := set_size(name)) is not None and len(members) > size:
+                found[name] = frozenset(sorted(members)[:size])  # the others count as unknown
         interfaces = self.interfaces
         indexes = (interfaces.pods, interfaces.isolated_ingress, interfaces.isolated_egress, interfaces.upper)
         found |= {name: frozenset(map(str, ones)) for name, ones in zip(_INTERFACE_SETS, indexes, strict=True)}
@@ -84,6 +87,15 @@ _INTERFACE_SETS = ("pod_interfaces", "isolated_ingress_interfaces", "isolated_eg
 
 SOURCES_V4, SOURCES_V6 = "pod_sources_v4", "pod_sources_v6"
 """Sets of an interface index and an address."""
+
+
+MAX_KNOWN = 16384
+"""Maximum number of known addresses of a family. The kernel finds an address faster in a set of fixed size, which takes 256 KiB."""
+
+
+def set_size(name: str) -> int | None:
+    """The fixed size of a set, or None."""
+    return MAX_KNOWN if name in {"known_v4", "known_v6"} else None
 
 
 def set_type(name: str) -> str:

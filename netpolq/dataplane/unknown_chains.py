@@ -6,7 +6,7 @@ unspecified, multicast and broadcast addresses are never those of a pod.
 
 from collections.abc import Iterator
 
-from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements
+from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements, concerns_no_isolated
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import ENQUEUE
 from netpolq.enums import PacketMark
@@ -23,70 +23,84 @@ _STATES = {
     "unknown_both": PacketMark.UNKNOWN_BOTH,
 }
 _IS_NEW = "ct state new,untracked"
+_ROUTED_TO = "fib daddr oifname"
 
 
-def ask_unknown(config: RulesetConfig, chain: str) -> dict[str, tuple[str, ...]]:
-    """The rules, by family, that lead new connections through `chain` and the family's name; none if no address can be unknown."""
+def has_unknown(config: RulesetConfig) -> bool:
+    """Whether an address can be unknown."""
+    return bool(config.pod_ranges or config.pod_interfaces)
+
+
+def unknown_rules(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
+    """The rules, by family, that queue new connections with an unknown end, and accept what concerns no isolated pod.
+
+    The state of the connection is asked for last, because most addresses are known. The rule that accepts is cheaper than two that do not
+    match, and makes up for part of that. None if no address can be unknown.
+    """
     return {
-        family: (f"{_IS_NEW} jump {chain}_{family}",) if _pods(config, family, "saddr", "iifname") else () for family in HEADERS
+        family: (*rules, f"{concerns_no_isolated(family)} accept") if (rules := _rules(config, family)) else ()
+        for family in HEADERS
     }
+
+
+def unknown_rules_before_routing(config: RulesetConfig) -> tuple[str, ...]:
+    """The rules of both families where the output interface is not known yet: the routing table is asked for it."""
+    if not config.pod_interfaces:
+        return ()
+    return tuple(rule for family in HEADERS for rule in _rules(config, family, "dns_", _ROUTED_TO))
 
 
 def unknown_source_rules(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
     """The rules, by family, that queue a new connection from an unknown address to the node."""
     return {
-        family: tuple(f"{_IS_NEW} {match} goto unknown_source" for match in _unknown(config, family, "saddr", "iifname"))
+        family: tuple(f"{match} goto unknown_source" for match in _unknown(config, family, "saddr", "iifname"))
         for family in HEADERS
     }
 
 
-def unknown_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Chain]:
-    """Chains for both ends of a packet; they return it if both are known. None if no address can be unknown.
+def _rules(config: RulesetConfig, family: str, prefix: str = "", output: str = "oifname") -> tuple[str, ...]:
+    return (
+        *(f"{match} goto {prefix}unknown_source_{family}" for match in _unknown(config, family, "saddr", "iifname")),
+        *(f"{match} goto unknown_destination" for match in _unknown(config, family, "daddr", output)),
+    )
 
-    Where DNS is evaluated before routing, the output interface is not known yet: chains of their own ask the routing table for it. The
-    label remembers that the first packet was queued, because its addresses may be known when it leaves the queue.
+
+def unknown_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Chain]:
+    """Chains that mark and queue; none if no address can be unknown.
+
+    The label remembers that the first packet was queued, because its addresses may be known when it leaves the queue.
     """
-    if not config.pod_ranges and not config.pod_interfaces:
+    if not has_unknown(config):
         return
     for name, state in _STATES.items():
         queued = (f"{marks.is_set} jump keep_field", marks.put(state), marks.hold_connection, f"jump {ENQUEUE}", "accept")
         yield Chain(name, "", queued)
-    outputs = {"": "oifname"} | ({"dns_": "fib daddr oifname"} if config.dns_in_prerouting and config.pod_interfaces else {})
+    outputs = {"": "oifname"} | ({"dns_": _ROUTED_TO} if config.dns_in_prerouting and config.pod_interfaces else {})
     for prefix, output in outputs.items():
         for family in HEADERS:
-            sources = _unknown(config, family, "saddr", "iifname")
-            destinations = _unknown(config, family, "daddr", output)
-            if sources:
-                both = tuple(f"{match} goto unknown_both" for match in destinations)
+            if _pods(config, family, "saddr", "iifname"):
+                both = tuple(f"{match} goto unknown_both" for match in _unknown(config, family, "daddr", output))
                 yield Chain(f"{prefix}unknown_source_{family}", "", (*both, "goto unknown_source"))
-                yield Chain(
-                    f"{prefix}new_{family}",
-                    "",
-                    (
-                        *(f"{match} goto {prefix}unknown_source_{family}" for match in sources),
-                        *(f"{match} goto unknown_destination" for match in destinations),
-                    ),
-                )
 
 
 def unknown_untracked(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
     """Matches, by family, of packets without a connection that were queued, because an end is unknown and still is."""
     return {
         family: tuple(
-            f"ct state untracked {match}"
+            match
             for end, interface in (("saddr", "iifname"), ("daddr", "oifname"))
-            for match in _unknown(config, family, end, interface)
+            for match in _unknown(config, family, end, interface, "ct state untracked")
         )
         for family in HEADERS
     }
 
 
-def _unknown(config: RulesetConfig, family: str, end: str, interface: str) -> list[str]:
-    """Matches of a packet with an unknown address at an end, and nothing else. What is rare stands last."""
+def _unknown(config: RulesetConfig, family: str, end: str, interface: str, state: str = _IS_NEW) -> list[str]:
+    """Matches of a packet in a state with an unknown address at an end. What is rarely asked for stands last."""
     address = f"{HEADERS[family]} {end}"
     no_broadcast = " fib daddr type != broadcast" if (family, end) == ("v4", "daddr") else ""
     return [
-        f"{pods} {address} != @known_{family} {address} != {_NO_PODS[family]}{no_broadcast}"
+        f"{pods} {address} != @known_{family} {state} {address} != {_NO_PODS[family]}{no_broadcast}"
         for pods in _pods(config, family, end, interface)
     ]
 

@@ -1,9 +1,11 @@
 """Runs inside the machine of `test_stock_kernel`: the probe of the agent on such a kernel."""
 
 import dataclasses
+import ipaddress
 
 import pytest
 
+from netpolq.addresses import parse_address
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
@@ -47,3 +49,21 @@ async def test_the_native_rule_reads_as_meant(config: RulesetConfig, listed: str
         assert [line.strip() for line in chain.splitlines()[2:-2]] == [listed]
     finally:
         cleanup()
+
+
+async def test_the_rules_of_waiting_packets_and_of_dns_are_accepted() -> None:
+    """All their forms: ranges and interfaces, in both modes of the node's egress. The DNS queue is a single one."""
+    ranges = tuple(map(ipaddress.ip_network, ("10.244.1.0/24", "10.245.0.0/20", "fd00:244::/64")))
+    sets = IsolatedSets(ingress=frozenset(), egress=frozenset(), known=frozenset([parse_address("10.244.1.1")]))
+    for node_egress in NodeEgress:
+        config = dataclasses.replace(
+            _CONFIG, pod_ranges=ranges, pod_interfaces=("cali*", "eth1"), dns_queue=105, node_egress=node_egress
+        )
+        ruleset = Ruleset(config)
+        try:
+            await ruleset.install(sets)
+            assert await ruleset.in_place()
+            chain = run("nft", "list", "chain", "inet", "netpolq", "enqueue_names")
+            assert [line.strip() for line in chain.splitlines()[2:-2]] == ["queue flags bypass to 105"]
+        finally:
+            cleanup()

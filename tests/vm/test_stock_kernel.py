@@ -15,11 +15,15 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(5400)]
 
 _PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=300"]
 # Each test takes some seconds, so only those of parts that differ between kernels run: the queue rule, the match of the node's own packets,
-# and the expressions of the verdict maps.
+# the expressions of the verdict maps, those of unknown addresses, and a move to another queue.
 _QUEUE_RULE = "(test_ruleset_packets and 4) or (test_ruleset_upkeep and (a_first_install or survive))"
 _OTHERS = "(test_foreign_marks and reaches and 4) or (test_verdict_maps and 4 and (an_accept_passes or a_drop_is_dropped))"
+_WAITING = (
+    "(test_unknown_addresses and 4 and (tells_which_end or before_routing or moved))"
+    " or (test_names_queue and (translated_later or not_evaluated_again))"
+)
 _ALL, _SOME = (
-    f"{_QUEUE_RULE} or {_OTHERS}",
+    f"{_QUEUE_RULE} or {_OTHERS} or {_WAITING}",
     "(test_ruleset_packets and evaluated_once and 4) or (test_ruleset_upkeep and survive)",
 )
 _ENVIRONMENT = ["env", f"NETPOLQ_TEST_NFT_DEADLINE_S={MAX_DEADLINE_S}"]

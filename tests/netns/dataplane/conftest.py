@@ -14,6 +14,7 @@ from tests.netns.dataplane.lab import (
     NFT_DEADLINE_S,
     NODE,
     Lab,
+    MovingListener,
     QueueListener,
     fail_closed,
     run,
@@ -61,5 +62,14 @@ async def ruleset(config: RulesetConfig) -> AsyncIterator[Ruleset]:
 @pytest.fixture
 def listener(node: Lab) -> Iterator[QueueListener]:
     made = QueueListener()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def waiting(node: Lab) -> Iterator[MovingListener]:
+    """A listener on the workers' queue that can move packets to another queue."""
+    del node
+    made = MovingListener(100)
     yield made
     made.close()

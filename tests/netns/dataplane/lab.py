@@ -1,6 +1,7 @@
 """A node and two pods as network namespaces. The test process enters them, so that it can open sockets in each of them."""
 
 import ctypes
+import ipaddress
 import os
 import re
 import select
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pytest
 
@@ -21,8 +22,9 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.nft_program import DEADLINE_S as DEFAULT_NFT_DEADLINE_S
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
-from netpolq.enums import Dataplane, NodeEgress, PacketMark
+from netpolq.enums import Dataplane, NodeEgress, PacketMark, Verdict
 from netpolq.netlink import queue_table
+from netpolq_worker.worker.nfqueue import PacketHandler, Queue
 
 DEADLINE_S = 20.0
 NFT_DEADLINE_S = float(os.environ.get("NETPOLQ_TEST_NFT_DEADLINE_S", DEFAULT_NFT_DEADLINE_S))
@@ -54,6 +56,9 @@ A_EGRESS = IsolatedSets(ingress=frozenset(), egress=frozenset(parse_address(ADDR
 LOCAL = frozenset(parse_address(ADDRESS[pod, family]) for pod in (A, B) for family in (4, 6))
 B_INGRESS = IsolatedSets(ingress=frozenset(parse_address(ADDRESS[B, family]) for family in (4, 6)), egress=frozenset())
 
+POD_RANGES = tuple(map(ipaddress.ip_network, ("10.77.1.0/24", "10.77.2.0/24", "fd77:1::/64", "fd77:2::/64")))
+"""Those of pods a and b, where each is on a pair of its own."""
+
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -71,6 +76,7 @@ Layout = Literal["veth", "ptp", "bridge", "stacked"]
 """
 
 _BITS = {4: 32, 6: 128}
+_WITH_PORTS = {socket.IPPROTO_TCP, socket.IPPROTO_UDP}
 
 
 class Lab:
@@ -270,6 +276,82 @@ class QueueListener:
     def close(self) -> None:
         self.drop()
         self._queue.unbind()
+
+
+class Held(NamedTuple):
+    """A packet that waits in a queue. `hook`: number of the netfilter hook; `mark`: the whole mark."""
+
+    packet_id: int
+    mark: int
+    hook: int
+
+    def with_state(self, state: PacketMark) -> int:
+        """The mark with another state in the agent's bits."""
+        return self.mark & ~MARK_MASK | state << MARK_SHIFT
+
+
+class MovingListener:
+    """A listener on any queue, which can also move packets to another queue. `seen`: number of packets so far.
+
+    Only TCP and UDP count: kernels report their multicast groups at any time.
+    """
+
+    def __init__(self, queue_num: int) -> None:
+        self.waiting: list[Held] = []
+        self.seen = 0
+        handler = self._keep()
+        next(handler)
+        self._queue = Queue(queue_num, handler, fail_open=False)
+
+    def _keep(self) -> PacketHandler:
+        while True:
+            packet = yield None
+            if packet is None:
+                continue
+            payload = packet.get_payload()
+            if (payload[9] if payload[0] >> 4 == 4 else payload[6]) not in _WITH_PORTS:
+                self._queue.verdict(packet.id, Verdict.DROP)
+                continue
+            self.seen += 1
+            self.waiting.append(Held(packet.id, packet.get_mark(), packet.hook))
+
+    def receive(self, count: int = 1) -> None:
+        """Wait until this many packets are held."""
+        deadline = time.monotonic() + DEADLINE_S
+        while len(self.waiting) < count:
+            assert time.monotonic() < deadline, f"{len(self.waiting)} packets are waiting"
+            self.poll()
+        assert len(self.waiting) == count
+
+    def poll(self, limit_s: float = 0.05) -> None:
+        """Read what is there, or arrives within the limit."""
+        select.select([self._queue], [], [], limit_s)
+        self._queue.receive()
+
+    def states(self) -> list[PacketMark]:
+        """The state in the mark of each held packet."""
+        return [PacketMark((packet.mark & MARK_MASK) >> MARK_SHIFT) for packet in self.waiting]
+
+    def move(self, queue_num: int, state: PacketMark) -> None:
+        """Move all held packets to another queue, with this state."""
+        for packet in self.waiting:
+            self._queue.requeue(packet.packet_id, queue_num, packet.with_state(state))
+        self.waiting.clear()
+
+    def accept(self, state: PacketMark = PacketMark.ACCEPTED) -> None:
+        """Let all held packets pass the queue, with this state."""
+        for packet in self.waiting:
+            self._queue.accept(packet.packet_id, packet.with_state(state))
+        self.waiting.clear()
+
+    def drop(self) -> None:
+        for packet in self.waiting:
+            self._queue.verdict(packet.packet_id, Verdict.DROP)
+        self.waiting.clear()
+
+    def close(self) -> None:
+        self.drop()
+        self._queue.close()
 
 
 def fail_closed(form: Dataplane, *, dns_in_prerouting: bool) -> RulesetConfig:

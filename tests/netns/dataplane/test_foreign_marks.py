@@ -72,11 +72,13 @@ def mark_forwarded(marking: str) -> None:
 
 
 @contextmanager
-def flows(node: Lab, client: str, server: str, family: int, *, with_so_mark: bool = False) -> Iterator[list[UdpFlow]]:
+def flows(
+    node: Lab, client: str, server: str, family: int, *, port: int = 0, with_so_mark: bool = False
+) -> Iterator[list[UdpFlow]]:
     """A flow for each mark, by its source port; `with_so_mark`: the client's socket sets the mark itself."""
     with ExitStack() as stack:
         found = []
-        far = stack.enter_context(node.udp(server, family))
+        far = stack.enter_context(node.udp(server, family, port))
         for number, mark in enumerate(MARKS):
             near = stack.enter_context(node.udp(client, family, _FIRST_PORT + number))
             if with_so_mark:

@@ -50,5 +50,5 @@ async def test_the_agents_own_rules_are_not_reported(ruleset: Ruleset) -> None:
 
 def test_free_bits_are_those_that_no_rule_sets() -> None:
     assert free_bits([]) == 128 - CONNECTION_LABEL_BITS
-    assert free_bits([Setter("a", frozenset([127])), Setter("b", frozenset([121]))]) == 122
+    assert free_bits([Setter("a", frozenset([127])), Setter("b", frozenset([119]))]) == 120
     assert free_bits([Setter("a", frozenset(range(128)))]) is None

@@ -1,7 +1,9 @@
 """Effects of install, update, in_place, cleanup and probe in a real kernel, also on waiting packets."""
 
 import asyncio
+import contextlib
 import dataclasses
+import ipaddress
 import os
 import re
 import subprocess
@@ -17,7 +19,7 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.install import Ruleset, RulesetError, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig
-from netpolq.enums import Dataplane
+from netpolq.enums import Dataplane, PacketMark
 from netpolq.errors import KernelError
 from netpolq.ipc.channel import Channel
 from netpolq.netlink import queue_table
@@ -29,9 +31,12 @@ from tests.netns.dataplane.lab import (
     CT_LABEL,
     DEADLINE_S,
     NOT_ISOLATED,
+    OUTSIDE,
+    POD_RANGES,
     A,
     B,
     Lab,
+    MovingListener,
     QueueListener,
     base_chain_handles,
     elements,
@@ -140,6 +145,17 @@ DAMAGES = [
     "flush set inet netpolq isolated_egress_v4; add element inet netpolq isolated_egress_v4 { 10.77.9.9 }",
     "delete table inet netpolq; add table inet netpolq; add set inet netpolq isolated_egress_v4 { type inet_service; }",
 ]
+DAMAGES_OF_WAITING = [
+    f"add element inet netpolq known_v4 {{ {ADDRESS[B, 4]} }}",
+    f"delete element inet netpolq known_v6 {{ {ADDRESS[A, 6]} }}",
+    "flush set inet netpolq asking_v4",
+    f"add element inet netpolq asking_v6 {{ {ADDRESS[B, 6]} }}",
+    "flush chain inet netpolq unknown_source_v4",
+    "flush chain inet netpolq enqueue_names",
+    "flush chain inet netpolq enqueue_names; add rule inet netpolq enqueue_names accept",
+    "flush chain inet netpolq pending_names",
+    "flush chain inet netpolq record_own_response",
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -160,18 +176,41 @@ async def test_damage_by_others_is_noticed_and_repaired(ruleset: Ruleset, damage
     assert "dormant" not in listing()
 
 
-async def test_a_rule_that_is_replaced_by_one_with_other_values_is_noticed(ruleset: Ruleset) -> None:
+@pytest.mark.parametrize("damage", DAMAGES_OF_WAITING)
+async def test_damage_to_the_rules_of_waiting_packets_is_noticed_and_repaired(
+    ruleset: Ruleset, config: RulesetConfig, damage: str
+) -> None:
+    ruleset.reconfigure(with_waiting(config))
+    sets = dataclasses.replace(A_EGRESS, known=A_EGRESS.egress, asking=A_EGRESS.egress)
+    await ruleset.install(sets)
+    before = without_handles()
+    nft(damage)
+    assert without_handles() != before
+    difference = await ruleset.difference()
+    assert difference is not None
+    assert re.search(r"changed by 'nft' \(pid \d+\)$", difference)
+    await ruleset.restore(sets)
+    assert await ruleset.in_place()
+    assert without_handles() == before
+
+
+def without_handles() -> str:
+    return re.sub(r" # handle \d+", "", listing())
+
+
+async def test_a_rule_that_is_replaced_by_one_with_other_values_is_noticed(ruleset: Ruleset, config: RulesetConfig) -> None:
     """The new rule has the handle of the old one, and its list of values may have the name of the old list."""
+    ruleset.reconfigure(with_waiting(config))
     await ruleset.install(A_EGRESS)
     listed = listing()
-    first = next(line for line in listed.splitlines() if " == { 0x" in line)
+    first = next(line for line in listed.splitlines() if "l4proto { tcp, udp }" in line)
     rule, handle = first.strip().split(" # handle ")
     chain = re.findall(r"chain (\w+) \{", listed[: listed.index(first)])[-1]
-    nft(f"replace rule inet netpolq {chain} handle {handle} {re.sub('{ 0x[0-9a-f]+', '{ 0x00700000', rule)}")
+    nft(f"replace rule inet netpolq {chain} handle {handle} {rule.replace('{ tcp, udp }', '{ tcp, sctp }')}")
     assert not await ruleset.in_place()
     await ruleset.restore(A_EGRESS)
     assert await ruleset.in_place()
-    assert "0x00700000" not in listing()
+    assert "sctp" not in listing()
 
 
 async def test_changes_of_other_tables_are_ignored(ruleset: Ruleset) -> None:
@@ -338,6 +377,108 @@ async def test_waiting_packets_survive_install_update_probe_and_a_new_queue_rang
         assert second.receive() == b"second"
     (statistics,) = queue_table.read()
     assert (statistics.queue_num, statistics.queue_dropped, statistics.user_dropped) == (100, 0, 0)
+
+
+# Another configuration.
+
+
+def with_waiting(config: RulesetConfig) -> RulesetConfig:
+    """The configuration, with packets of unknown addresses and DNS that wait."""
+    return dataclasses.replace(config, pod_ranges=POD_RANGES, dns_queue=200)
+
+
+async def test_the_next_update_brings_another_configuration(ruleset: Ruleset, config: RulesetConfig) -> None:
+    """Also with the same sets, and back. Until then the table counts as it should be."""
+    await ruleset.install(A_EGRESS)
+    before = without_handles()
+    ruleset.reconfigure(with_waiting(config))
+    assert await ruleset.in_place()
+    await ruleset.update(A_EGRESS)
+    assert await ruleset.in_place()
+    for chain in ("unknown_source_v4", "unknown_both", "query_v6", "enqueue_names"):
+        assert f"chain {chain} {{" in listing()
+    ruleset.reconfigure(config)
+    await ruleset.update(A_EGRESS)
+    assert await ruleset.in_place()
+    assert active_rules() == [line for line in before.splitlines() if line.startswith("\t\t")]
+
+
+def active_rules() -> list[str]:
+    """The lines of chains and sets, without those of chains without rules."""
+    return [line for line in without_handles().splitlines() if line.startswith("\t\t")]
+
+
+async def test_a_repair_brings_another_configuration(ruleset: Ruleset, config: RulesetConfig) -> None:
+    """Even if only elements of a set are damaged."""
+    await ruleset.install(A_EGRESS)
+    ruleset.reconfigure(with_waiting(config))
+    nft("flush set inet netpolq isolated_egress_v4")
+    assert not await ruleset.in_place()
+    await ruleset.restore(A_EGRESS)
+    assert await ruleset.in_place()
+    assert "chain unknown_both {" in listing()
+
+
+async def test_a_configuration_that_arrives_during_an_installation_is_not_lost(ruleset: Ruleset, config: RulesetConfig) -> None:
+    installing = asyncio.create_task(ruleset.install(A_EGRESS))
+    await asyncio.sleep(0)
+    ruleset.reconfigure(with_waiting(config))
+    await installing
+    await ruleset.update(A_EGRESS)
+    assert "chain unknown_both {" in listing()
+    assert await ruleset.in_place()
+
+
+async def test_waiting_packets_survive_another_configuration(
+    ruleset: Ruleset, config: RulesetConfig, waiting: MovingListener, node: Lab
+) -> None:
+    """In both queues, and of each kind."""
+    asking = dataclasses.replace(A_EGRESS, known=A_EGRESS.egress, asking=A_EGRESS.egress)
+    ruleset.reconfigure(with_waiting(config))
+    await ruleset.install(asking)
+    reader = MovingListener(200)
+    with (
+        contextlib.closing(reader),
+        node.udp_flow(A, B) as unknown,
+        node.udp_flow(A, OUTSIDE) as isolated,
+        node.udp_flow(A, OUTSIDE, port=53) as query,
+    ):
+        for flow in (unknown, isolated, query):
+            flow.send()
+        waiting.receive(2)
+        assert waiting.states() == [PacketMark.UNKNOWN_DESTINATION, PacketMark.PENDING_ORIGINAL]
+        reader.receive()
+        for changed in (
+            dataclasses.replace(with_waiting(config), pod_ranges=(*POD_RANGES, ipaddress.ip_network("10.78.0.0/16"))),
+            dataclasses.replace(with_waiting(config), pod_interfaces=("pod-a", "pod-b"), queue_first=300),
+        ):
+            ruleset.reconfigure(changed)
+            await ruleset.update(asking)
+        waiting.accept()
+        reader.move(100, PacketMark.PENDING_ORIGINAL)
+        waiting.receive()
+        waiting.accept()
+        for flow in (unknown, isolated, query):
+            assert flow.receive() == b"hello"
+    assert all((one.queue_dropped, one.user_dropped) == (0, 0) for one in queue_table.read())
+
+
+async def test_queries_that_wait_survive_the_end_of_the_dns_queue(
+    ruleset: Ruleset, config: RulesetConfig, waiting: MovingListener, node: Lab
+) -> None:
+    ruleset.reconfigure(with_waiting(config))
+    sets = dataclasses.replace(A_EGRESS, known=A_EGRESS.egress)
+    await ruleset.install(dataclasses.replace(sets, asking=A_EGRESS.egress))
+    reader = MovingListener(200)
+    with contextlib.closing(reader), node.udp_flow(A, OUTSIDE, port=53) as query:
+        query.send()
+        reader.receive()
+        ruleset.reconfigure(dataclasses.replace(config, pod_ranges=POD_RANGES))
+        await ruleset.update(sets)
+        reader.move(100, PacketMark.PENDING_ORIGINAL)
+        waiting.receive()
+        waiting.accept()
+        assert query.receive() == b"hello"
 
 
 async def test_no_packet_passes_without_evaluation_while_the_ruleset_is_installed_again(ruleset: Ruleset, node: Lab) -> None:

@@ -1,7 +1,9 @@
 """Properties of the rendered ruleset, the queue rule and the readers of kernel state, without a kernel."""
 
 import dataclasses
+import ipaddress
 import re
+import struct
 
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from netpolq.dataplane import host_checks
 from netpolq.dataplane.original_chains import original_rules
 from netpolq.dataplane.queue_rule import FLAG_BYPASS, FLAG_CPU_FANOUT, queue_flags, replace_queue_rule
 from netpolq.dataplane.ruleset import IsolatedSets, RulesetConfig, chains, render
-from netpolq.enums import Dataplane, NodeEgress
+from netpolq.dataplane.ruleset_config import MAX_KNOWN
+from netpolq.enums import Dataplane, NodeEgress, PacketMark
 from netpolq.errors import KernelError
 from netpolq.netlink import queue_table
 
@@ -90,7 +93,7 @@ def test_marks_are_shifted_to_the_mask() -> None:
 
 
 def test_no_statement_writes_a_mark_without_keeping_the_other_bits() -> None:
-    for statement in re.findall(r"mark set [^\n]*", render(CONFIG, NOT_ISOLATED)):
+    for statement in re.findall(r"mark set [^\n]*", render(dataclasses.replace(HOLDING, dns_queue=102), NOT_ISOLATED)):
         assert re.fullmatch(r"mark set meta mark (& 0xfff8ffff( \| 0x000[1-7]0000)?|\| 0x000[124]0000)", statement)
 
 
@@ -99,20 +102,24 @@ def test_the_connection_mark_is_neither_read_nor_written() -> None:
 
 
 def test_the_mark_is_written_only_on_the_way_into_the_queue_and_behind_it() -> None:
-    writing = {chain.name for chain in chains(CONFIG) if any("mark set" in rule for rule in chain.rules)}
-    assert writing == {"pending_original", "pending_reply", "returned", "returned_accepted", "restore_field"}
+    every = dataclasses.replace(HOLDING, dns_queue=102)
+    writing = {chain.name for chain in chains(every) if any("mark set" in rule for rule in chain.rules)}
+    before = {"pending_original", "pending_reply", "pending_names", "unknown_source", "unknown_destination", "unknown_both"}
+    assert writing == before | {"returned", "returned_accepted", "returned_names", "returned_query", "restore_field"}
 
 
-def test_a_packet_without_a_verdict_is_always_counted_and_dropped_only_in_fail_closed() -> None:
-    closed = [rule for rule in rules(CONFIG, "returned") if "unjudged" in rule]
-    opened = [rule for rule in rules(dataclasses.replace(CONFIG, fail_open=True), "returned") if "unjudged" in rule]
+@pytest.mark.parametrize("chain", ["returned", "returned_names", "returned_query"])
+def test_a_packet_without_a_verdict_is_always_counted_and_dropped_only_in_fail_closed(chain: str) -> None:
+    closed = [rule for rule in rules(READING, chain) if "unjudged" in rule]
+    opened = [rule for rule in rules(dataclasses.replace(READING, fail_open=True), chain) if "unjudged" in rule]
     assert [rule.endswith("counter name unjudged drop") for rule in closed] == [True]
     assert [rule.endswith("counter name unjudged") for rule in opened] == [True]
 
 
 def test_only_what_the_verdict_cache_accepts_returns_from_evaluation() -> None:
     """The rule after the jump records an acceptance: a packet that reaches the end of a chain would get there."""
-    found = {chain.name: chain.rules for chain in chains(dataclasses.replace(CONFIG, verdict_cache=True))}
+    config = dataclasses.replace(CONFIG, verdict_cache=True, pod_ranges=RANGES, dns_queue=102)
+    found = {chain.name: chain.rules for chain in chains(config)}
     asking = [name for name, its_rules in found.items() if any("accepts ct label set" in rule for rule in its_rules)]
     assert asking == ["judge_postrouting", "judge_input", "dns"]
     waiting = {found[name][-2].removeprefix("jump ") for name in asking}
@@ -122,7 +129,159 @@ def test_only_what_the_verdict_cache_accepts_returns_from_evaluation() -> None:
         seen.add(name)
         assert found[name][-1] == "accept" or " goto " in f" {found[name][-1]}"
         waiting |= {match for rule in found[name] for match in re.findall(r"goto (\w+)", rule)} - seen
-    assert seen == {"original", "original_v6", "to_node", "remembered_v4", "remembered_v6", "pending_original"}
+    assert seen >= {"original", "original_v6", "to_node", "remembered_v4", "remembered_v6", "pending_original"}
+    assert seen >= {"query_v4", "query_v6", "pending_names"}
+    assert seen >= {"unknown_source_v4", "unknown_source_v6", "unknown_source", "unknown_destination", "unknown_both"}
+
+
+RANGES = tuple(map(ipaddress.ip_network, ("10.244.1.0/25", "10.244.1.128/25", "10.245.0.0/24", "fd00:244::/64")))
+HOLDING = dataclasses.replace(CONFIG, pod_ranges=RANGES, pod_interfaces=("cali*", "eth1"))
+READING = dataclasses.replace(CONFIG, dns_queue=102)
+ENDS = [PacketMark.UNKNOWN_SOURCE, PacketMark.UNKNOWN_DESTINATION, PacketMark.UNKNOWN_BOTH]
+
+
+def test_features_that_are_off_have_no_rules() -> None:
+    """The sets are there, so that only rules change with the configuration."""
+    script = render(CONFIG, NOT_ISOLATED)
+    for word in (
+        "@known",
+        "@asking",
+        "enqueue_names",
+        "unknown",
+        "ct state new ",
+        "label set 45",
+        "label 46",
+        "dport 53 meta l4proto",
+    ):
+        assert word not in script
+    for name in ("known_v4", "known_v6", "asking_v4", "asking_v6"):
+        assert f"add set inet netpolq {name} " in script
+    assert not any("add rule inet netpolq original ct" in line for line in script.splitlines())
+
+
+def test_known_and_asking_addresses_go_into_sets_of_their_family() -> None:
+    """Pods that ask are among those that are isolated for egress, so that no other packet needs a look into one more set."""
+    addresses = frozenset(map(parse_address, ("10.0.0.1", "fd00::1")))
+    script = render(CONFIG, IsolatedSets(ingress=frozenset(), egress=frozenset(), known=addresses, asking=addresses))
+    assert re.findall(r"add element inet netpolq (\S+) \{ (.*) \}", script) == [
+        ("isolated_egress_v4", "10.0.0.1"),
+        ("isolated_egress_v6", "fd00::1"),
+        ("known_v4", "10.0.0.1"),
+        ("known_v6", "fd00::1"),
+        ("asking_v4", "10.0.0.1"),
+        ("asking_v6", "fd00::1"),
+    ]
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_what_waits_for_an_address_has_its_mark_and_the_label(state: PacketMark) -> None:
+    """A foreign field is kept first."""
+    kept, marked, labelled, queued, accepted = rules(HOLDING, state.name.lower())
+    assert kept == "meta mark & 0x00070000 != 0x00000000 jump keep_field"
+    assert marked == f"meta mark set meta mark & 0xfff8ffff | 0x{state << 16:08x}"
+    assert (labelled, queued, accepted) == ("ct label set 45", "jump enqueue", "accept")
+
+
+@pytest.mark.parametrize(("family", "chain"), [("v4", "original"), ("v6", "original_v6")])
+def test_addresses_are_asked_about_after_neighbour_discovery_and_before_anything_else(family: str, chain: str) -> None:
+    _first, *others = rules(HOLDING, chain)
+    assert [f"@known_{family} ct state new,untracked " in rule for rule in others] == [True] * 6 + [False] * 4
+    assert all("isolated" in rule for rule in others[6:-1])
+
+
+def test_what_concerns_no_isolated_pod_is_accepted_by_one_rule() -> None:
+    assert "ip saddr != @isolated_egress_v4 ip daddr != @isolated_ingress_v4 accept" in rules(HOLDING, "original")
+    assert not any("!= @isolated" in rule for chain in chains(CONFIG) for rule in chain.rules)
+
+
+def test_more_known_addresses_than_the_kernels_set_holds_count_as_unknown() -> None:
+    many = frozenset(parse_address(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}") for i in range(MAX_KNOWN + 10))
+    found = dataclasses.replace(NOT_ISOLATED, known=many).by_set_name()
+    assert len(found["known_v4"]) == MAX_KNOWN
+    assert f"add set inet netpolq known_v4 {{ type ipv4_addr; size {MAX_KNOWN}; }}\n" in render(CONFIG, NOT_ISOLATED)
+
+
+def test_only_the_source_is_asked_about_on_the_way_to_the_node() -> None:
+    found = [rule for rule in rules(HOLDING, "to_node") if "known" in rule]
+    assert len(found) == 6
+    assert all(" ct state new,untracked " in rule and rule.endswith(" goto unknown_source") for rule in found)
+
+
+def test_ranges_become_as_few_blocks_as_possible_and_each_interface_a_rule() -> None:
+    v4, v6 = ([rule for rule in rules(HOLDING, chain) if rule.endswith("destination")] for chain in ("original", "original_v6"))
+    assert v4[0].startswith("ip daddr { 10.244.1.0/24, 10.245.0.0/24 } ip daddr != @known_v4 ")
+    assert v6[0].startswith("ip6 daddr fd00:244::/64 ip6 daddr != @known_v6 ")
+    for found in (v4, v6):
+        assert [rule.split()[:2] for rule in found[1:]] == [["oifname", '"cali*"'], ["oifname", '"eth1"']]
+
+
+def test_ranges_of_one_family_ask_nothing_about_the_other() -> None:
+    only_v4 = dataclasses.replace(CONFIG, pod_ranges=RANGES[:1])
+    assert not any("known_v6" in rule for chain in chains(only_v4) for rule in chain.rules)
+
+
+def test_before_routing_the_routing_table_tells_the_output_interface() -> None:
+    for family in ("v4", "v6"):
+        found = [rule for rule in rules(HOLDING, "dns") if f"@known_{family}" in rule]
+        assert len(found) == 6
+        assert [rule.startswith("fib daddr oifname ") for rule in found] == [False] * 4 + [True] * 2
+        assert any(rule.startswith("fib daddr oifname ") for rule in rules(HOLDING, f"dns_unknown_source_{family}"))
+    late = dataclasses.replace(HOLDING, dns_in_prerouting=False)
+    assert "fib daddr oifname" not in render(late, NOT_ISOLATED)
+    assert "fib daddr oifname" not in render(dataclasses.replace(HOLDING, pod_interfaces=()), NOT_ISOLATED)
+
+
+@pytest.mark.parametrize("direction", ["original", "to_node"])
+def test_a_held_packet_counts_as_queued_though_its_pod_is_not_isolated(direction: str) -> None:
+    assert "ct state new ct label 45 goto returned" in rules(HOLDING, f"record_{direction}")
+
+
+def test_dns_connections_of_pods_that_ask_never_become_accepted() -> None:
+    found = {chain.name: chain.rules for chain in chains(dataclasses.replace(READING, pod_ranges=RANGES, verdict_cache=True))}
+    for name in ("returned_names", "returned_query"):
+        assert not any("ct label set 40" in rule for rule in found[name])
+    for name in ("record_original", "record_reply", "record_to_node", "record_own_response", "record_query"):
+        about_dns = [rule for rule in found[name] if "@asking" in rule]
+        assert len(about_dns) == 2
+        assert {rule.split(" goto ")[1] for rule in about_dns} == {
+            "returned_query" if name == "record_query" else "returned_names"
+        }
+    assert found["query_v4"][-2:] == (
+        "th dport 53 meta l4proto { tcp, udp } ip saddr @asking_v4 goto pending_names",
+        "goto remembered_v4",
+    )
+
+
+@pytest.mark.parametrize(
+    ("node_egress", "found"),
+    [(NodeEgress.JUDGE, "ip saddr @isolated_egress_v4 goto query_v4"), (NodeEgress.ALLOW, "pending_names")],
+)
+def test_dns_to_the_own_node_is_read_in_both_modes(node_egress: NodeEgress, found: str) -> None:
+    """Where the rest is not evaluated, only packets to port 53 are looked at."""
+    config = dataclasses.replace(READING, node_egress=node_egress)
+    assert any(found in rule for rule in rules(config, "to_node"))
+    assert any(chain.name == "record_input" for chain in chains(config))
+    if node_egress is NodeEgress.ALLOW:
+        assert rules(config, "judge_input") == ("th dport 53 goto to_node",)
+
+
+@pytest.mark.parametrize("form", [Dataplane.NATIVE, Dataplane.COMPAT])
+@pytest.mark.parametrize("fail_open", [False, True])
+def test_the_dns_queue_has_a_rule_of_its_own(form: Dataplane, *, fail_open: bool) -> None:
+    """One queue, which is bypassed only in fail-open."""
+    config = dataclasses.replace(READING, form=form, fail_open=fail_open)
+    requests = replace_queue_rule(config)
+    rule = b"".join(requests[-1].attributes)
+    assert b"enqueue_names\x00" in rule
+    flags = FLAG_BYPASS if fail_open else 0
+    if form is Dataplane.COMPAT:
+        assert struct.pack("=HHH2x", 102, 1, flags) in rule
+    else:
+        assert all(
+            b"\x06\x00" + kind + b"\x00" + struct.pack("!H", value) in rule
+            for kind, value in ((b"\1", 102), (b"\2", 1), (b"\3", flags))
+        )
+    assert requests[:4] == replace_queue_rule(dataclasses.replace(config, dns_queue=None))
 
 
 def test_original_destinations_are_noted_before_the_queue_only_while_packets_are_answered() -> None:
