@@ -6,6 +6,7 @@ message passes a worker, so it returns with the state of a worker's verdict.
 
 from collections.abc import Iterator
 
+from netpolq.dataplane.original_chains import note_original
 from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import ENQUEUE_NAMES, UNJUDGED
@@ -39,7 +40,7 @@ def names_chains(
     if config.dns_queue is None:
         return
     queued = (f"{marks.is_set} jump keep_field", marks.put(PacketMark.PENDING_NAMES), f"jump {ENQUEUE_NAMES}", "accept")
-    yield Chain("pending_names", "", queued)
+    yield Chain("pending_names", "", (*note_original(config), *queued))
     passed = pass_evaluated(config, marks)
     query, response = asking_matches(IS_QUERY), asking_matches(IS_RESPONSE)
     for family in HEADERS:

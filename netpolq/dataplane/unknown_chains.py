@@ -6,6 +6,7 @@ unspecified, multicast and broadcast addresses are never those of a pod.
 
 from collections.abc import Iterator
 
+from netpolq.dataplane.original_chains import note_original
 from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements, concerns_no_isolated
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import ENQUEUE
@@ -74,7 +75,7 @@ def unknown_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Cha
         return
     for name, state in _STATES.items():
         queued = (f"{marks.is_set} jump keep_field", marks.put(state), marks.hold_connection, f"jump {ENQUEUE}", "accept")
-        yield Chain(name, "", queued)
+        yield Chain(name, "", (*note_original(config), *queued))
     outputs = {"": "oifname"} | ({"dns_": _ROUTED_TO} if config.dns_in_prerouting and config.pod_interfaces else {})
     for prefix, output in outputs.items():
         for family in HEADERS:
