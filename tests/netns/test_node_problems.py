@@ -40,9 +40,9 @@ def test_rules_that_set_the_agents_label_bits(cluster: Cluster) -> None:
     cluster.box.nft("table inet other { chain opens { type filter hook forward priority 0; ct label set 120; }; }")
     cluster.agent.wait_until("not ready", lambda: not cluster.agent.is_ready())
     assert (
-        "rules of chain inet other opens set bits of connection labels (120 and the next 4)" in cluster.agent.http("/readyz").body
+        "rules of chain inet other opens set bits of connection labels (120 and the next 6)" in cluster.agent.http("/readyz").body
     )
-    assert "set --ct-label to bits that no rule sets, such as 123" in cluster.agent.http("/readyz").body
+    assert "set --ct-label to bits that no rule sets, such as 121" in cluster.agent.http("/readyz").body
     assert metric(cluster, "netpolq_label_clashes") == 1
     cluster.box.nft("delete table inet other")
     cluster.agent.wait_until("ready", cluster.agent.is_ready)

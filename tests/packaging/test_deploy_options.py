@@ -53,7 +53,7 @@ def identities(deployment: Deployment) -> set[tuple[str, str, str]]:
 )
 def test_names_follow_the_overrides_and_the_label_for_scraping_stays(values: dict[str, object], release: str, name: str) -> None:
     deployment = charted(values, release=release)
-    assert {manifest["metadata"]["name"] for manifest in deployment.manifests} == {name}
+    assert {manifest["metadata"]["name"] for manifest in deployment.manifests} == {name, f"{name}-dns"}
     assert deployment.pod["spec"]["serviceAccountName"] == name
     assert deployment.pod["metadata"]["labels"]["app.kubernetes.io/name"] == "netpolq"
 
@@ -123,6 +123,8 @@ def test_by_default_there_are_no_objects_of_kinds_that_a_cluster_may_lack() -> N
         "ServiceAccount",
         "ClusterRole",
         "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
         "DaemonSet",
     }
 

@@ -77,7 +77,7 @@ def test_a_single_file_installs_what_its_overlay_does(file: str) -> None:
     assert objects((DEPLOY / file).read_text(encoding="utf-8")) == objects(
         kustomized(KUSTOMIZE / "overlays" / INSTALL_FILES[file]).yaml()
     )
-    assert len(shipped) == 4
+    assert len(shipped) == 6
 
 
 @pytest.mark.parametrize(

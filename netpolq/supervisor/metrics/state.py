@@ -126,17 +126,19 @@ def readings(readiness: Readiness) -> list[Reading]:
             ),
             single("netpolq_established_denied_total", "Those of them that are denied since", strict.denied),
         ]
-    if (results := readiness.cni_results) is not None:
-        found += [
-            single(
-                "netpolq_early_addresses_total",
-                "Addresses of pods of this node that were known from CNI results before the API reported them",
-                results.early.total,
-            ),
-            single(
-                "netpolq_unusable_cni_results", "Files among the CNI results that are no results", len(results.content.unusable)
-            ),
-        ]
+    results = readiness.cni_results
+    found += [
+        single(
+            "netpolq_early_addresses_total",
+            "Addresses of pods of this node that were known from CNI results before the API reported them",
+            0 if results is None else results.early.total,
+        ),
+        single(
+            "netpolq_unusable_cni_results",
+            "Files among the CNI results that are no results",
+            0 if results is None else len(results.content.unusable),
+        ),
+    ]
     if readiness.verdict_cache is not None:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
     return found

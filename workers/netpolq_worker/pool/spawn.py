@@ -2,6 +2,7 @@
 
 import heapq
 import logging
+import os
 import socket
 
 from dataclasses import dataclass, field
@@ -124,6 +125,14 @@ class WorkerSpawner:
         """The metrics file id of a new memory. Raises `OSError` without free memory."""
         self.memories.append(counter_memory.make())
         return len(self.memories) - 1
+
+    def close(self) -> None:
+        """Close what new processes would inherit beside the queues."""
+        os.close(self.held_table)
+        for descriptor in self.memories:
+            os.close(descriptor)
+        if self._answer_sockets is not None:
+            self._answer_sockets.close()
 
     def reap(self, worker: WorkerProcess) -> None:
         """Free what the pool keeps for a process that has exited and whose messages have been read."""

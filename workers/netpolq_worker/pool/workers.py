@@ -272,3 +272,4 @@ class Workers:
         """Unbind the queues. The workers must have exited."""
         for slot in self._slots:
             slot.queue.close()
+        self.spawner.close()

@@ -26,6 +26,11 @@ class AnswerSockets(NamedTuple):
         """Their descriptors."""
         return tuple(one.fileno() for one in self.sockets.values())
 
+    def close(self) -> None:
+        """Close them."""
+        for one in self.sockets.values():
+            one.close()
+
 
 def open_answer_sockets() -> AnswerSockets:
     """Open them: one for each family that the kernel has. Raises `PermissionError` without CAP_NET_RAW, and `OSError`."""
