@@ -105,7 +105,9 @@ class Compiler:
             self._changed |= self._peer_classes.label(name, labels)
             self._endpoints.label(name, labels)
             yield
-        for done, address in enumerate(touched.addresses):
+        for done, address in enumerate(
+            sorted(touched.addresses)
+        ):  # so that numbers do not depend on the hash seed of the process
             self._move(address)
             if done % _ADDRESSES_PER_STEP == _ADDRESSES_PER_STEP - 1:
                 yield
