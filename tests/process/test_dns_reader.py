@@ -50,6 +50,8 @@ NAME, BIG = "www.example.com", "big.example.com"
 ADDRESSES = {"A": "192.0.2.1", "AAAA": "2001:db8::1"}
 BIG_ADDRESSES = {parse_address(f"192.0.2.{number}") for number in range(100, 200)}
 WORKERS = 2
+SLOTS = WORKERS + 1
+"""Workers and the waiting process; the standby worker has none."""
 SILENCE_S = 0.15
 _FOREIGN_BIT = 1
 
@@ -73,12 +75,12 @@ class Setting:
         self.pool = box.popen(NODE.name, argv, log=self.log)
         self.supervisor.accept()
         self.publish()
-        self.supervisor.wait_until("all forks", lambda: len(self.forks()) == WORKERS + 1)
+        self.supervisor.wait_until("all forks", lambda: len(self.forks()) == SLOTS + 1)
         box.inside(NODE.name, lambda: _install(self.settings))
         box.nft(_rules(self.settings))
 
     def publish(self) -> None:
-        """A snapshot that denies nothing. Waits until all workers use it."""
+        """A snapshot that denies nothing. Waits until all workers and the waiting process use it."""
         versions = [report.acked_version for report in self.supervisor.of_type(Report)]
         version = max([0, *versions]) + 1
         descriptor = memfd.seal(encode(CompiledDelta(), version=version))
@@ -87,7 +89,7 @@ class Setting:
 
         def is_used() -> bool:
             newest = {report.slot: report.acked_version for report in self.supervisor.of_type(Report)}
-            return len(newest) == WORKERS and min(newest.values()) == version
+            return len(newest) == SLOTS and min(newest.values()) == version
 
         self.supervisor.wait_until("the snapshot is used", is_used)
 
@@ -399,7 +401,7 @@ def test_without_resolvers_packets_wait_and_no_reader_runs(setting: Setting) -> 
     played.question()
     setting.supervisor.send(Resolvers(()))
     setting.supervisor.wait_until("the reader has ended", lambda: reader not in setting.forks())
-    assert len(setting.forks()) == WORKERS + 1
+    assert len(setting.forks()) == SLOTS + 1
     client.ask(STRANGER)
     assert not select.select([played.socket], [], [], SILENCE_S)[0]
     setting.start_reader()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from netpolq.ipc.channel import AnswersInForce, Message, Resolvers, decode, encode
+from netpolq.ipc.channel import Answer, AnswersInForce, Message, Resolvers, decode, encode
 
 SOCKET_VARIABLE = "ANSWERS_SOCKET"
 _POOL = "pool"
@@ -56,9 +56,15 @@ def _run_pool(document: str) -> int:
                     data, client = self._reader.recvfrom(65536)
                     self._client = client
                     if data:
-                        self._supervisor.send(decode(data))
+                        self._take(decode(data))
                     else:
                         self._to_client(self._resolvers)
+
+        def _take(self, message: Message) -> None:
+            if isinstance(message, Answer):
+                self._outbox.answer(message)
+            else:
+                self._supervisor.send(message)
 
         def _to_client(self, message: Message) -> None:
             if self._client:

@@ -15,8 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from netpolq.ipc import counter_memory
 from netpolq.ipc.channel import Channel, Counters, Heartbeat, Message
+from netpolq.ipc.peer_credentials import peer_credentials
 
 LIMIT_S = 20.0
 _STEP_S = 0.005
@@ -77,10 +80,15 @@ class GivenSupervisor:
         return sum(sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items())
 
     def leave(self) -> None:
-        """End the program."""
+        """End the program, and wait until the pool has seen its end: what it sends before is lost with the channel."""
         if self._connection is not None and self._channel is not None:
+            pid = peer_credentials(self._connection).pid
             self._channel.close()
             self._connection.close()
+            self._connection = self._channel = None
+            deadline = time.monotonic() + LIMIT_S
+            while psutil.pid_exists(pid) and time.monotonic() < deadline:
+                time.sleep(_STEP_S)
 
     def _close_memories(self) -> None:
         for descriptor in self._memories.values():
