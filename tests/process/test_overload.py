@@ -65,6 +65,8 @@ def test_every_packet_is_delivered_denied_or_dropped_and_counted_and_memory_does
     memory = []
     with Agent(box, folder, f"--fail-open={mode}", "--workers=1", "--verdict-cache=off") as agent:
         assert_admitted(box, "friend")
+        # The agent reads them once a second, and may have done so just before the rules were there.
+        agent.wait_until("the ruleset's counters are read", lambda: "netpolq_unjudged_packets_total" in agent.metrics())
         for number in range(BURSTS):
             worker = worker_of(agent)
             agent.kill(worker, signal.SIGSTOP)
