@@ -15,12 +15,12 @@ from netpolq.addresses import AddressKey
 from netpolq.enums import DenyWith
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Pod, qualified_name
-from netpolq.policy.address_ranges import AddressRanges
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
 from netpolq.policy.peer_classes import EXTERNAL, NO_KEY, NO_NAMES, PeerClass, PeerClasses, PeerClassKey
 from netpolq.policy.peers import Selector
 from netpolq.policy.selector_uses import SelectorUses
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.ir import CompiledDelta, Identity
 from netpolq.store import DirtySet, Store
 

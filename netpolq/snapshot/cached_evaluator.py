@@ -6,15 +6,14 @@ into classes of equal results and evaluates each class once: a few classes at on
 random port then costs its look-ups and one binary search, however many policies there are.
 """
 
-import ipaddress
-
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key
+from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq.enums import Verdict
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.reader import UNDECIDED, Evaluation, SnapshotReader
 
 MAX_PAIRS = 4096
@@ -58,28 +57,6 @@ class _Pieces:
     def __init__(self, starts: list[int]) -> None:
         self.starts = starts
         self.tables: dict[int, tuple[int, ...]] = {}
-
-
-class AddressRanges:
-    """Address ranges, to look up address keys in. False if there are none."""
-
-    def __init__(self, blocks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()) -> None:
-        """`blocks`: disjoint."""
-        bounds = sorted((_number(block.network_address), _number(block.broadcast_address)) for block in blocks)
-        self._starts = [start for start, _end in bounds]
-        self._ends = [end for _start, end in bounds]
-
-    def __contains__(self, key: bytes) -> bool:
-        number = int.from_bytes(key)
-        index = bisect_right(self._starts, number) - 1
-        return index >= 0 and number <= self._ends[index]
-
-    def __bool__(self) -> bool:
-        return bool(self._starts)
-
-
-def _number(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
-    return int.from_bytes(address_key(address.packed))
 
 
 class CachedEvaluator(Generic[_Answer]):

@@ -9,8 +9,8 @@ import pytest
 from netpolq.addresses import AddressKey, format_address, parse_address
 from netpolq.hold.ranges import PodRange
 from netpolq.model import Node, Object, Pod, Update
-from netpolq.policy.address_ranges import AddressRanges
 from netpolq.policy.compiler import Compiler
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.builder import SnapshotBuilder
 from netpolq.store import Store
 from tests.support.compiled import Compilation

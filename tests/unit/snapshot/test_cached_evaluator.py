@@ -7,7 +7,8 @@ from netpolq.enums import Direction, Protocol, Verdict
 from netpolq.hold.ranges import parse_ranges
 from netpolq.model import LabelSelector, NetworkPolicy, Pod, PolicyPort, PolicyRule, Update
 from netpolq.snapshot import cached_evaluator
-from netpolq.snapshot.cached_evaluator import AddressRanges, CachedEvaluator
+from netpolq.snapshot.address_ranges import AddressRanges
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from tests.support.compiled import Compilation, encode, ingress_policy
 

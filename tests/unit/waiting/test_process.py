@@ -14,7 +14,7 @@ from netpolq.enums import PacketMark, Verdict
 from netpolq.hold.ranges import parse_ranges
 from netpolq.ipc.channel import Channel, Logging, Serve
 from netpolq.logs import PACKET_LOG, PACKET_LOG_VERBOSITY
-from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.waiting.held_packets import MAX_HELD_OF_ADDRESS
 from netpolq_worker.waiting.outcome import Outcome

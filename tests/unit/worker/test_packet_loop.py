@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from netpolq.addresses import parse_address
 from netpolq.enums import PacketMark, Verdict
 from netpolq.hold.ranges import parse_ranges
-from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue

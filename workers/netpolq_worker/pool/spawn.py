@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from netpolq.ipc import counter_memory
 from netpolq.ipc.agent_settings import Settings
 from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
-from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.pool.fork import fork_child
 from netpolq_worker.waiting import table
 from netpolq_worker.waiting.packet_loop import hold_packets

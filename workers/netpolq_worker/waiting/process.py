@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from netpolq.addresses import address_key
 from netpolq.enums import PacketMark, Verdict
 from netpolq.ipc.channel import Channel, Logging, Serve
-from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.waiting.held_packets import HeldPackets
 from netpolq_worker.waiting.outcome import Outcome
 from netpolq_worker.waiting.table import MAX_HELD, HeldPacket, HeldTable, waiting_for

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
-from netpolq.snapshot.cached_evaluator import AddressRanges, CachedEvaluator
+from netpolq.snapshot.address_ranges import AddressRanges
+from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import (
     UNKEYED_PROTOCOLS,

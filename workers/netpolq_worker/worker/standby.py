@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from netpolq.ipc.channel import Channel, Drain, Heartbeat, Logging, Publish, Serve
 from netpolq.logs import set_verbosity
-from netpolq.snapshot.cached_evaluator import AddressRanges
+from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import HeldTable, map_shared
 from netpolq_worker.worker.answer_sockets import AnswerSockets

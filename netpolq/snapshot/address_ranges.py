@@ -4,12 +4,12 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
-from netpolq.addresses import AddressKey, address_key
+from netpolq.addresses import address_key
 from netpolq.hold.ranges import collapse
 
 
 class AddressRanges:
-    """Blocks of addresses of both families. `address in ranges`: whether an address lies in one of them."""
+    """Blocks of addresses of both families. `address in ranges`: whether an address lies in one of them. False if there are none."""
 
     def __init__(self, blocks: Iterable[IPv4Network | IPv6Network] = ()) -> None:
         # The order of keys is that of the addresses. No IPv6 block may contain the range of mapped IPv4 addresses.
@@ -17,6 +17,9 @@ class AddressRanges:
         self._starts = [start for start, _end in bounds]
         self._ends = [end for _start, end in bounds]
 
-    def __contains__(self, address: AddressKey) -> bool:
+    def __contains__(self, address: bytes) -> bool:
         index = bisect_right(self._starts, address)
         return index > 0 and address <= self._ends[index - 1]
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
