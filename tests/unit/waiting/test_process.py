@@ -22,6 +22,7 @@ from netpolq_worker.waiting.packet_loop import hold_packets
 from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import SIZE_BYTES, HeldTable
 from netpolq_worker.worker.flow_cache import FlowCache
+from netpolq_worker.worker.loop import WorkerParts
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.observer import Observer
@@ -102,16 +103,18 @@ class Serving:
     def start(self, *, suspect: bool = False) -> None:
         """Start the process, or its replacement with the snapshot that was there."""
         self.process = WaitingProcess(
-            Serve(1, 0, suspect),
-            cast("Queue", self.kernel),
-            self._channel,
-            SnapshotLoader(self.flow_cache, self._channel),
-            self.flow_cache,
-            self._metrics,
-            Rejecter(None, self.flow_cache, self._metrics),
-            fail_open=self._fail_open,
-            mark_mask=MASK,
-            logging_settings=Logging(0, False),
+            WorkerParts(
+                order=Serve(1, 0, suspect),
+                queue=cast("Queue", self.kernel),
+                channel=self._channel,
+                loader=SnapshotLoader(self.flow_cache, self._channel),
+                flow_cache=self.flow_cache,
+                metrics=self._metrics,
+                rejecter=Rejecter(None, self.flow_cache, self._metrics),
+                fail_open=self._fail_open,
+                mark_mask=MASK,
+                logging=Logging(0, False),
+            ),
             table=HeldTable(self.memory),
             timeout_ns=TIMEOUT_NS,
             unknown_peers=self._unknown_peers,

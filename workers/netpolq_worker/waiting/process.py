@@ -12,20 +12,16 @@ from collections.abc import Iterable
 
 from netpolq.addresses import address_key
 from netpolq.enums import PacketMark, Verdict
-from netpolq.ipc.channel import Channel, Logging, Serve
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.waiting.held_packets import HeldPackets
 from netpolq_worker.waiting.outcome import Outcome
 from netpolq_worker.waiting.table import MAX_HELD, HeldPacket, HeldTable, waiting_for
-from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, FlowCache
-from netpolq_worker.worker.loop import Worker
-from netpolq_worker.worker.metrics import WorkerMetrics
-from netpolq_worker.worker.nfqueue import Packet, Queue
+from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER
+from netpolq_worker.worker.loop import Worker, WorkerParts
+from netpolq_worker.worker.nfqueue import Packet
 from netpolq_worker.worker.packet import Flow, parse
 from netpolq_worker.worker.packet_loop import MALFORMED
 from netpolq_worker.worker.packet_state import in_mark, question_of_packet, state_of, unknown_addresses
-from netpolq_worker.worker.rejecter import Rejecter
-from netpolq_worker.worker.snapshot_loader import SnapshotLoader
 
 WAITING_QUEUE_PACKETS = 2 * MAX_HELD
 """Length of the queue in the kernel, in which held packets stay: room for a burst beside all that may be held."""
@@ -39,41 +35,13 @@ log = logging.getLogger("worker")
 class WaitingProcess(Worker):
     """Serves the waiting queue. `timeout_ns`: how long a packet may wait. `unknown_peers`: see `FlowCache`."""
 
-    def __init__(
-        self,
-        order: Serve,
-        queue: Queue,
-        channel: Channel,
-        loader: SnapshotLoader,
-        flow_cache: FlowCache,
-        metrics: WorkerMetrics,
-        rejecter: Rejecter,
-        *,
-        fail_open: bool,
-        mark_mask: int,
-        logging_settings: Logging,
-        table: HeldTable,
-        timeout_ns: int,
-        unknown_peers: AddressRanges,
-    ) -> None:
-        super().__init__(
-            order,
-            queue,
-            channel,
-            loader,
-            flow_cache,
-            metrics,
-            rejecter,
-            fail_open=fail_open,
-            mark_mask=mark_mask,
-            waiting_queue=queue.queue_num,
-            logging_settings=logging_settings,
-        )
+    def __init__(self, parts: WorkerParts, *, table: HeldTable, timeout_ns: int, unknown_peers: AddressRanges) -> None:
+        super().__init__(parts, waiting_queue=parts.queue.queue_num)
         self.name = "waiting process"
         self._table = table
         self._timeout_ns = timeout_ns
         self._unknown_peers = unknown_peers
-        self._is_suspect = order.suspect_orphans
+        self._is_suspect = parts.order.suspect_orphans
         self._held = HeldPackets(table, time.monotonic_ns())
         if not self._held.is_intact:
             log.error("waiting process: the table of held packets is damaged; all packets get the verdict of the failure mode")

@@ -8,6 +8,7 @@ import os
 import select
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from netpolq.enums import Verdict
 from netpolq.ipc.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
@@ -29,42 +30,45 @@ _HINT_WINDOW_NS = 1_000_000_000
 log = logging.getLogger("worker")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """What every process that serves a queue is made of. `order`: its slot, and what a predecessor left."""
+
+    order: Serve
+    queue: Queue
+    channel: Channel
+    loader: SnapshotLoader
+    flow_cache: FlowCache
+    metrics: WorkerMetrics
+    rejecter: Rejecter
+    fail_open: bool
+    mark_mask: int
+    logging: Logging
+
+
 class Worker:
     """Serves one queue until it receives `Drain` or the pool is gone.
 
     Its public fields are those of `netpolq_worker.worker.packet_loop.WorkerContext`.
     """
 
-    def __init__(
-        self,
-        order: Serve,
-        queue: Queue,
-        channel: Channel,
-        loader: SnapshotLoader,
-        flow_cache: FlowCache,
-        metrics: WorkerMetrics,
-        rejecter: Rejecter,
-        *,
-        fail_open: bool,
-        mark_mask: int,
-        waiting_queue: int,
-        logging_settings: Logging,
-    ) -> None:
+    def __init__(self, parts: WorkerParts, *, waiting_queue: int) -> None:
+        order, queue, flow_cache = parts.order, parts.queue, parts.flow_cache
         self.name = f"worker {order.slot}"
         self._order = order
-        self._channel = channel
-        self._loader = loader
+        self._channel = parts.channel
+        self._loader = parts.loader
         self.queue = queue
         self.flow_cache = flow_cache
-        self.metrics = metrics
-        self.mark_mask = mark_mask
+        self.metrics = parts.metrics
+        self.mark_mask = parts.mark_mask
         self.waiting_queue = waiting_queue
         self.successor_queue: int | None = None
-        self.fail_verdict = Verdict.ACCEPT if fail_open else Verdict.DROP
+        self.fail_verdict = Verdict.ACCEPT if parts.fail_open else Verdict.DROP
         self.message_waits = False
-        self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, logging_settings)
+        self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, parts.logging)
         self.observe = self._observer.observe_if_needed
-        self._rejecter = rejecter
+        self._rejecter = parts.rejecter
         self.reject: Reject | None = None
         self._has_warned = order.slot > 0  # one worker is enough
         self.orphans_possible = True

@@ -18,7 +18,7 @@ from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import HeldTable, map_shared
 from netpolq_worker.worker.answer_sockets import AnswerSockets
 from netpolq_worker.worker.flow_cache import FlowCache
-from netpolq_worker.worker.loop import Worker
+from netpolq_worker.worker.loop import Worker, WorkerParts
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.rejecter import Rejecter
@@ -117,33 +117,24 @@ class StandbyWorker:
                 other.detach()
         self._loader.serve(order.slot)
         settings = self._settings
+        parts = WorkerParts(
+            order=order,
+            queue=queue,
+            channel=self._channel,
+            loader=self._loader,
+            flow_cache=self._flow_cache,
+            metrics=self._metrics,
+            rejecter=self._rejecter,
+            fail_open=settings.fail_open,
+            mark_mask=settings.mark_mask,
+            logging=self._logging,
+        )
         if queue.queue_num == settings.waiting_queue:
             return WaitingProcess(
-                order,
-                queue,
-                self._channel,
-                self._loader,
-                self._flow_cache,
-                self._metrics,
-                self._rejecter,
-                fail_open=settings.fail_open,
-                mark_mask=settings.mark_mask,
-                logging_settings=self._logging,
+                parts,
                 table=HeldTable(map_shared(settings.held_table)),
                 timeout_ns=settings.hold_timeout_s * 1_000_000_000,
                 unknown_peers=settings.unknown_peers,
             )
         os.close(settings.held_table)
-        return Worker(
-            order,
-            queue,
-            self._channel,
-            self._loader,
-            self._flow_cache,
-            self._metrics,
-            self._rejecter,
-            fail_open=settings.fail_open,
-            mark_mask=settings.mark_mask,
-            waiting_queue=settings.waiting_queue,
-            logging_settings=self._logging,
-        )
+        return Worker(parts, waiting_queue=settings.waiting_queue)
