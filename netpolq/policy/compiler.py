@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import DenyWith
-from netpolq.hold.ranges import PodRange
+from netpolq.hold.ranges import PodRange, collapse
 from netpolq.model import Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
@@ -64,7 +64,7 @@ class Compiler:
         self.renamed: frozenset[AddressKey] = frozenset()
         self.former: Mapping[AddressKey, frozenset[int]] = {}
         self._former_of_patterns = 0
-        self._ranges = AddressRanges(known_ranges)
+        self._ranges = AddressRanges(collapse(known_ranges))
         self._of_other_ranges: set[AddressKey] = set()
         self._known: set[AddressKey] = set()
         self._known_taken: frozenset[AddressKey] | None = frozenset()
@@ -175,7 +175,7 @@ class Compiler:
 
     def set_known_ranges(self, ranges: tuple[PodRange, ...]) -> None:
         """Set `known_ranges`, in force after the next `steps`. The time grows with the number of addresses."""
-        before, self._ranges = self._ranges, AddressRanges(ranges)
+        before, self._ranges = self._ranges, AddressRanges(collapse(ranges))
         self._of_other_ranges |= {
             address for address in self._store.everything().addresses if (address in before) is not (address in self._ranges)
         }
