@@ -258,6 +258,7 @@ class Supervisor:
             upkeep=self._upkeep,
             bridge_guard=self._bridge_guard,
             hold=self._hold,
+            unknown_addresses=self._unknown_addresses,
             host_monitor=self._host_monitor,
             names=self._names,
             resolvers=self._resolvers,

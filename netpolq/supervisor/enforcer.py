@@ -119,7 +119,8 @@ class Enforcer:
                 )
             self._sets_version = version
             rejects = self._always_rejects or self._builder.has_rejections
-            self._ruleset.reconfigure(replace(self._ruleset.config, rejects=rejects))
+            if rejects is not self._ruleset.config.rejects:
+                self._ruleset.reconfigure(replace(self._ruleset.config, rejects=rejects))
             self.sets = IsolatedSets(
                 ingress=compiler.isolated[Direction.INGRESS],
                 egress=compiler.isolated[Direction.EGRESS],

@@ -38,6 +38,7 @@ from netpolq.supervisor.status import (
     WaitingStatus,
     WorkerStatus,
 )
+from netpolq.supervisor.unknown_addresses import UnknownAddresses
 
 _LATE_S = 1.0
 _MAX_NAMED = 5
@@ -63,6 +64,7 @@ class Readiness:
     upkeep: RulesetUpkeep
     bridge_guard: BridgeGuard
     hold: Hold
+    unknown_addresses: UnknownAddresses
     host_monitor: HostMonitor
     names: LearnedNames
     resolvers: TrustedResolvers
@@ -100,6 +102,8 @@ class Readiness:
             )
         if self.hold.problem is not None:
             reasons.append(self.hold.problem)
+        if self.unknown_addresses.problem is not None:
+            reasons.append(self.unknown_addresses.problem)
         if self.verdict_cache is not None and self.verdict_cache.problem is not None:
             reasons.append(f"cannot update the verdict cache: {self.verdict_cache.problem}")
         if self.strict_mode is not None and self.strict_mode.problem is not None:
