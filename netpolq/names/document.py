@@ -1,6 +1,6 @@
 """JSON document with the pairs of a name table, which the next supervisor reads.
 
-Times in it are those of the wall clock, since a monotonic clock begins anew with each boot. So a clock that was set back would keep pairs
+Times in it are those of the wall clock, since a monotonic clock begins again with each boot. So a clock that was set back would keep pairs
 for too long: a document from the future is refused, and so is an expiry that no answer can have had.
 """
 

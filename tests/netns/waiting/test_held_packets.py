@@ -274,7 +274,7 @@ def test_a_damaged_table_costs_what_is_held_and_no_more(lab: Lab, pools: Callabl
 
 
 def test_packets_that_wait_move_to_the_agent_that_takes_over(lab: Lab, pools: Callable[..., Pool], server: socket.socket) -> None:
-    """Also those that the workers move while they drain. A stranger is denied there, and a time of waiting begins anew."""
+    """Also those that the workers move while they drain. A stranger is denied there, and the time of waiting begins again."""
     old = pools(flag(False), LONG, workers=2)
     new = pools(flag(False), LONG, first_queue=200)
     for number in range(5):
