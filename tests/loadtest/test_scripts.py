@@ -108,7 +108,7 @@ def test_a_flood_that_partly_reaches_the_pod_is_reported(box: Box) -> None:
     words = ("--next-ports", "--port", "9990", "--count", "20", "--rate", "1000")
     done = run(box, "denied-flood.sh", *TARGET, *words, privileges=RAW_SOCKET)
     assert done.returncode == 1
-    assert "answered 10 " in done.stdout
+    assert re.search("answered (9|10) ", done.stdout), done.stdout  # hping3 may not report the last one
 
 
 def test_an_accepted_flood_is_reported(box: Box) -> None:

@@ -1,6 +1,7 @@
 """The cluster in a box: properties on which the other tests with real packets rely."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -64,8 +65,8 @@ def test_a_closed_port_is_a_refusal_and_silence_a_timeout(box: Box) -> None:
 
 @contextmanager
 def queued(box: Box) -> Iterator[NetfilterQueue]:
-    """A queue for all datagrams that the node forwards. The test reads it."""
-    rule = ["FORWARD", "-p", "udp", "-j", "NFQUEUE", "--queue-num", "7"]
+    """A queue for all datagrams to the servers that the node forwards, without the answers. The test reads it."""
+    rule = ["FORWARD", "-p", "udp", "--dport", "80", "-j", "NFQUEUE", "--queue-num", "7"]
     assert box.run("node", ["iptables", "-A", *rule]).stderr == ""
     queue = box.inside("node", NetfilterQueue)
     queue.bind(7, lambda packet: packet.accept())
@@ -89,7 +90,13 @@ def test_silence_ends_an_attempt_before_its_timeout(box: Box) -> None:
 
 def test_an_attempt_whose_packet_waits_for_its_verdict_is_not_over(box: Box) -> None:
     with queued(box) as queue:
-        decider = threading.Timer(TIMEOUT_S / 2, lambda: queue.run(block=False))
+
+        def decide() -> None:
+            assert select.select([queue.get_fd()], [], [], LIMIT_S)[0], "no packet is queued"
+            time.sleep(TIMEOUT_S / 2)
+            queue.run(block=False)
+
+        decider = threading.Thread(target=decide)
         decider.start()
         (result,) = box.probe([Probe("x/a", "10.78.1.2", "UDP", 80)])
         decider.join()

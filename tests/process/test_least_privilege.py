@@ -21,6 +21,7 @@ DAEMON_SET = CHECKOUT / "deploy/kustomize/base/daemonset.yaml"
 NET_ADMIN = 1 << 12  # linux/capability.h
 
 # Makes every file system read-only for the agent, except the run directory and those of the kernel, which no mount flag protects.
+# A mount that is listed may be gone: whoever removes its mount point, such as a network namespace, detaches it everywhere.
 _CONFINE = """
 set -eu
 mkdir -p "$RUN_DIR"
@@ -28,7 +29,7 @@ mount --bind "$RUN_DIR" "$RUN_DIR"
 while read -r _ where kind _; do
     case "$where:$kind" in
         "$RUN_DIR":* | *:proc | *:sysfs | *:cgroup* | *:devpts | *:mqueue | *:securityfs | *:bpf | *:tracefs | *:debugfs) ;;
-        *) mount -o remount,bind,ro "$where" ;;
+        *) mount -o remount,bind,ro "$where" 2>/dev/null || ! mountpoint --quiet "$where" ;;
     esac
 done < /proc/mounts
 exec setpriv --no-new-privs --inh-caps=-all --bounding-set="$BOUNDING_SET" -- "$@"

@@ -48,6 +48,7 @@ async def test_a_service_is_known_and_followed_through_every_change(tmp_path: Pa
         async with reading(server, tmp_path) as taken:
             addresses = parse_address("10.96.0.10"), parse_address("fd00::a")
             await server.until(lambda: taken[-1] == (DnsService({"k8s-app": "kube-dns"}, addresses),))
+            await server.until(lambda: "coredns" in server.services.lists)
             lists = len(server.services.lists)
             server.services.put("other", selector={}, clusterIPs=[])
             server.services.put("kube-dns", selector={"k8s-app": "other"}, clusterIPs=["10.96.0.11"])
