@@ -74,12 +74,6 @@ def isolated_matches(direction: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-def concerns_no_isolated(family: str) -> str:
-    """The match, in one rule, of packets of the original direction that concern no isolated pod."""
-    ingress, egress = (match.replace(" @", " != @") for match in isolated_matches("original")[family])
-    return f"{egress} {ingress}"
-
-
 def base_hook(hook: str, priority: int) -> str:
     """The definition of a base chain that accepts at its end, as it follows the name of the chain."""
     return f" {{ type filter hook {hook} priority {priority}; policy accept; }}"

@@ -41,8 +41,9 @@ class IsolatedSets:
     """Elements of the sets of the table.
 
     `ingress`, `egress`: address keys, of both families, of the local pods that are isolated in a direction. `local`: those of all local
-    pods. `known`: those of which no new connection waits. `asking`: those of the local pods with domain names in their policies; the
-    kernel has them among the isolated ones, too, so that packets of other pods need no look into one more set.
+    pods. `known`: those of which no new connection waits; the kernel has those of them that are not isolated in a further set. `asking`:
+    those of the local pods with domain names in their policies; the kernel has them among the isolated ones, too, so that packets of other
+    pods need no look into one more set.
     `interfaces`: those that lead to these pods (`netpolq.dataplane.pod_interfaces`).
     """
 
@@ -60,6 +61,7 @@ class IsolatedSets:
             "isolated_egress": self.egress | self.asking,
             "local": self.local,
             "known": self.known,
+            "unisolated": self.known - self.ingress - self.egress - self.asking,
             "asking": self.asking,
         }
         found = {
@@ -95,7 +97,7 @@ MAX_KNOWN = 16384
 
 def set_size(name: str) -> int | None:
     """The fixed size of a set, or None."""
-    return MAX_KNOWN if name in {"known_v4", "known_v6"} else None
+    return MAX_KNOWN if name.startswith(("known_", "unisolated_")) else None
 
 
 def set_type(name: str) -> str:

@@ -4,10 +4,12 @@ Such an address lies in the node's pod ranges, or is at a pod interface, and is 
 unspecified, multicast and broadcast addresses are never those of a pod.
 """
 
+import re
+
 from collections.abc import Iterator
 
 from netpolq.dataplane.original_chains import note_original
-from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements, concerns_no_isolated
+from netpolq.dataplane.rule_terms import HEADERS, Chain, MarkStatements
 from netpolq.dataplane.ruleset_config import RulesetConfig
 from netpolq.dataplane.ruleset_names import ENQUEUE
 from netpolq.enums import PacketMark
@@ -23,6 +25,9 @@ _STATES = {
     "unknown_destination": PacketMark.UNKNOWN_DESTINATION,
     "unknown_both": PacketMark.UNKNOWN_BOTH,
 }
+_ENDS = {"saddr": "iifname", "daddr": "oifname"}
+"""The ends of a packet, and what its interface at each of them is called."""
+
 _IS_NEW = "ct state new,untracked"
 _ROUTED_TO = "fib daddr oifname"
 
@@ -33,15 +38,41 @@ def has_unknown(config: RulesetConfig) -> bool:
 
 
 def unknown_rules(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
-    """The rules, by family, that queue new connections with an unknown end, and accept what concerns no isolated pod.
+    """The rules, by family, that accept packets of known, unisolated pods, and queue new connections with an unknown end.
 
-    The state of the connection is asked for last, because most addresses are known. The rule that accepts is cheaper than two that do not
-    match, and makes up for part of that. None if no address can be unknown.
+    Packets of unisolated pods come first, and have to pay for no more look-ups than without these rules: one for each end. The state of the
+    connection is asked for last, because most addresses are known. None if no address can be unknown.
     """
-    return {
-        family: (*rules, f"{concerns_no_isolated(family)} accept") if (rules := _rules(config, family)) else ()
-        for family in HEADERS
-    }
+    return {family: (*_accept_unisolated(config, family), *_rules(config, family)) for family in HEADERS}
+
+
+def _accept_unisolated(config: RulesetConfig, family: str) -> tuple[str, ...]:
+    """Rules that accept what a known, unisolated pod exchanges with another one, or with an address that is not that of an isolated pod."""
+    header = HEADERS[family]
+    pods = {end: _pods(config, family, end, interface) for end, interface in _ENDS.items()}
+    if not pods["saddr"]:
+        return ()
+    # Comparing is cheaper than a look-up that finds nothing.
+    in_range = {end: f"{matches[0]} " if len(matches) == 1 else "" for end, matches in pods.items()}
+    return (
+        f"{in_range['saddr']}{header} saddr @unisolated_{family} jump from_unisolated_{family}",
+        f"{in_range['daddr']}{header} daddr @unisolated_{family} {_no_pod(pods['saddr'])} "
+        f"{header} saddr != @isolated_egress_{family} accept",
+    )
+
+
+def _from_unisolated(config: RulesetConfig, family: str) -> tuple[str, ...]:
+    header = HEADERS[family]
+    no_pod = _no_pod(_pods(config, family, "daddr", "oifname"))
+    return (
+        f"{no_pod} {header} daddr != @isolated_ingress_{family} accept",
+        f"{header} daddr @unisolated_{family} accept",
+    )
+
+
+def _no_pod(pods: list[str]) -> str:
+    """The match of packets that none of these matches has. Each of them is one comparison."""
+    return " ".join(re.sub(r"^(\S+(?: [sd]addr)?) ", r"\1 != ", match) for match in pods)
 
 
 def unknown_rules_before_routing(config: RulesetConfig) -> tuple[str, ...]:
@@ -73,6 +104,9 @@ def unknown_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[Cha
     """
     if not has_unknown(config):
         return
+    for family in HEADERS:
+        if _pods(config, family, "daddr", "oifname"):
+            yield Chain(f"from_unisolated_{family}", "", _from_unisolated(config, family))
     for name, state in _STATES.items():
         queued = (f"{marks.is_set} jump keep_field", marks.put(state), marks.hold_connection, f"jump {ENQUEUE}", "accept")
         yield Chain(name, "", (*note_original(config), *queued))
@@ -88,9 +122,7 @@ def unknown_untracked(config: RulesetConfig) -> dict[str, tuple[str, ...]]:
     """Matches, by family, of packets without a connection that were queued, because an end is unknown and still is."""
     return {
         family: tuple(
-            match
-            for end, interface in (("saddr", "iifname"), ("daddr", "oifname"))
-            for match in _unknown(config, family, end, interface, "ct state untracked")
+            match for end, interface in _ENDS.items() for match in _unknown(config, family, end, interface, "ct state untracked")
         )
         for family in HEADERS
     }

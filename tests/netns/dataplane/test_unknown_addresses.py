@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from netpolq.addresses import parse_address
 from netpolq.dataplane.conntrack import clear_accepted
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import CACHE_LOOKUPS, RulesetConfig
@@ -157,6 +158,33 @@ async def test_the_packet_of_an_isolated_pod_waits_for_its_peer_too(
         waiting.receive()
         assert waiting.states() == [PacketMark.UNKNOWN_DESTINATION]
     assert (await ruleset.counters())[CACHE_LOOKUPS] == 0
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    ("client", "server", "isolated"),
+    [(A, B, A), (A, B, B), (A, OUTSIDE, A), (A, OUTSIDE, OUTSIDE), (OUTSIDE, B, B), (OUTSIDE, B, OUTSIDE)],
+)
+async def test_an_unisolated_end_hides_no_isolated_one(
+    holding: RulesetConfig, waiting: MovingListener, node: Lab, client: str, server: str, isolated: str, family: int
+) -> None:
+    """Also if the isolated one is outside of all ranges and interfaces, and not among the known ones."""
+    address = frozenset({parse_address(ADDRESS[isolated, family])})
+    of_client, of_server = (address, frozenset()) if isolated == client else (frozenset(), address)
+    ruleset = Ruleset(holding)
+    await ruleset.install(KNOWN)
+    for number in (1, 2):
+        with node.udp_flow(client, server, family) as flow:
+            await ruleset.update(dataclasses.replace(KNOWN, egress=of_client, ingress=of_server))
+            flow.send()
+            waiting.receive()
+            assert waiting.states() == [PacketMark.PENDING_ORIGINAL]
+            waiting.accept()
+            flow.receive()
+        await ruleset.update(KNOWN)
+        with node.udp_flow(client, server, family) as flow:
+            assert both_ways(flow)
+        assert waiting.seen == number
 
 
 @FAMILIES

@@ -184,21 +184,51 @@ def test_what_waits_for_an_address_has_its_mark_and_the_label(state: PacketMark)
 
 @pytest.mark.parametrize(("family", "chain"), [("v4", "original"), ("v6", "original_v6")])
 def test_addresses_are_asked_about_after_neighbour_discovery_and_before_anything_else(family: str, chain: str) -> None:
-    _first, *others = rules(HOLDING, chain)
-    assert [f"@known_{family} ct state new,untracked " in rule for rule in others] == [True] * 6 + [False] * 4
+    _first, source, destination, *others = rules(HOLDING, chain)
+    assert f" saddr @unisolated_{family} jump from_unisolated_{family}" in source
+    assert f" daddr @unisolated_{family} " in destination
+    assert [f"@known_{family} ct state new,untracked " in rule for rule in others] == [True] * 6 + [False] * 3
     assert all("isolated" in rule for rule in others[6:-1])
 
 
-def test_what_concerns_no_isolated_pod_is_accepted_by_one_rule() -> None:
-    assert "ip saddr != @isolated_egress_v4 ip daddr != @isolated_ingress_v4 accept" in rules(HOLDING, "original")
-    assert not any("!= @isolated" in rule for chain in chains(CONFIG) for rule in chain.rules)
+def test_packets_of_unisolated_pods_need_one_look_up_for_each_end() -> None:
+    """If ranges alone tell where pods are, an address outside of them needs none in the set of unisolated pods."""
+    config = dataclasses.replace(CONFIG, pod_ranges=RANGES[:1])
+    is_pod, is_none = "addr 10.244.1.0/25", "addr != 10.244.1.0/25"
+    _v6, source, destination, *_others = rules(config, "original")
+    assert source == f"ip s{is_pod} ip saddr @unisolated_v4 jump from_unisolated_v4"
+    assert destination == f"ip d{is_pod} ip daddr @unisolated_v4 ip s{is_none} ip saddr != @isolated_egress_v4 accept"
+    assert rules(config, "from_unisolated_v4") == (
+        f"ip d{is_none} ip daddr != @isolated_ingress_v4 accept",
+        "ip daddr @unisolated_v4 accept",
+    )
+    assert "@unisolated" not in render(CONFIG, NOT_ISOLATED)
+
+
+def test_what_may_be_an_unknown_pod_is_not_accepted_for_the_other_end() -> None:
+    """All ranges and interfaces count."""
+    first, _second = rules(HOLDING, "from_unisolated_v6")
+    for match in ("ip6 daddr != fd00:244::/64", 'oifname != "cali*"', 'oifname != "eth1"'):
+        assert match in first
+    _first, _source, destination, *_others = rules(HOLDING, "original")
+    for match in ("ip saddr != { 10.244.1.0/24, 10.245.0.0/24 }", 'iifname != "cali*"', 'iifname != "eth1"'):
+        assert match in destination
+
+
+def test_unisolated_are_the_known_addresses_that_no_other_set_isolates() -> None:
+    one, two, three, four = (parse_address(f"10.0.0.{end}") for end in range(1, 5))
+    known = frozenset({one, two, three, four})
+    sets = IsolatedSets(ingress=frozenset({one}), egress=frozenset({two}), asking=frozenset({three}), known=known)
+    assert sets.by_set_name()["unisolated_v4"] == {"10.0.0.4"}
 
 
 def test_more_known_addresses_than_the_kernels_set_holds_count_as_unknown() -> None:
     many = frozenset(parse_address(f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}") for i in range(MAX_KNOWN + 10))
     found = dataclasses.replace(NOT_ISOLATED, known=many).by_set_name()
-    assert len(found["known_v4"]) == MAX_KNOWN
-    assert f"add set inet netpolq known_v4 {{ type ipv4_addr; size {MAX_KNOWN}; }}\n" in render(CONFIG, NOT_ISOLATED)
+    script = render(CONFIG, NOT_ISOLATED)
+    for name in ("known_v4", "unisolated_v4"):
+        assert len(found[name]) == MAX_KNOWN
+        assert f"add set inet netpolq {name} {{ type ipv4_addr; size {MAX_KNOWN}; }}\n" in script
 
 
 def test_only_the_source_is_asked_about_on_the_way_to_the_node() -> None:
