@@ -16,6 +16,7 @@ from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.pod_interfaces import pod_interfaces
 from netpolq.dataplane.ruleset import IsolatedSets
+from netpolq.dataplane.unknown_chains import has_unknown
 from netpolq.enums import Direction
 from netpolq.errors import NetpolqError
 from netpolq.policy.compiler import Compiler
@@ -66,6 +67,7 @@ class Enforcer:
         self._sets_version = 0
         self._ruleset_version = 0
         self.sets = IsolatedSets(ingress=frozenset(), egress=frozenset())
+        self._known_installed: frozenset[bytes] = frozenset()
         self.ruleset_problem: str | None = "the ruleset is not installed yet"
 
     def begin_with(self, kept_version: int, sets: IsolatedSets) -> None:
@@ -83,6 +85,7 @@ class Enforcer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publish_changes())
             tasks.create_task(self._keep_ruleset())
+            tasks.create_task(self._complete_known())
 
     async def _publish_changes(self) -> None:
         compiler = self._compiler
@@ -145,7 +148,7 @@ class Enforcer:
             started_s = time.monotonic()
             version = self._sets_version
             try:
-                sets = await with_interfaces(self.sets)
+                sets = await with_interfaces(self._known_to_workers(version))
                 self._bridge_guard.want(sets.interfaces)
                 await self._upkeep.bring_about(sets)
             except NetpolqError as error:
@@ -159,6 +162,7 @@ class Enforcer:
                 await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             self.ruleset_problem = None
+            self._known_installed = sets.known
             if version != self._ruleset_version:
                 log.debug("the kernel isolates the pods of snapshot %d", version)
             self._ruleset_version = version
@@ -169,6 +173,27 @@ class Enforcer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._upkeep.due_in_s):
                     await self._sets_changed.wait()
+
+    def _known_to_workers(self, version: int) -> IsolatedSets:
+        """The sets of a version, without known addresses that some worker may not know yet.
+
+        Such a worker would evaluate a packet of a new pod as one of an outsider. While the kernel does not know the address, the worker is
+        told to let the packet wait. Isolation and all that is no longer known go into the kernel at once.
+        """
+        if not has_unknown(self._ruleset.config) or self._progress.rollout.acknowledged_version >= version:
+            return self.sets
+        return replace(self.sets, known=self.sets.known & self._known_installed)
+
+    async def _complete_known(self) -> None:
+        """Let the kernel know the rest of the known addresses when all workers know them."""
+        while True:
+            await self._progress.until(
+                lambda rollout: (
+                    self._known_installed is not self.sets.known and rollout.acknowledged_version >= self._ruleset_version > 0
+                )
+            )
+            self._sets_changed.set()
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
 
     async def _await_workers(self, holds: Callable[[Rollout], bool]) -> None:
         """Wait until workers can evaluate packets, but at most `_FIRST_SNAPSHOT_LIMIT_S`, before the ruleset queues any."""

@@ -6,13 +6,14 @@ addresses; the status that has them follows later. `NETPOLQ_TEST_NEW_PODS`: numb
 
 import os
 import select
+import signal
 import socket
 import statistics
 import threading
 import time
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -271,3 +272,26 @@ def test_a_new_pod_is_treated_as_the_policies_say_from_its_first_packet(
     with cluster.agent(f"--fail-open={mode}", f"--cni-results={folder}") as agent:
         agent.wait_until("packets of unknown addresses wait", lambda: RANGES[1] in rules(cluster.box))
         run(cluster, with_results=with_results, status_delay_s=STATUS_DELAY_S)
+
+
+def test_the_kernel_knows_an_address_only_when_every_worker_does(cluster: Cluster) -> None:
+    """A worker without it would take the new pod for an outsider that no policy isolates."""
+    (pod,) = new_pods([0])
+    v4 = pod.addresses[0]
+    with cluster.agent("--fail-open=false", f"--cni-results={cluster.results}") as agent:
+        agent.wait_until("packets of unknown addresses wait", lambda: RANGES[1] in rules(cluster.box))
+        slow = agent.status()["workers"][1]["pid"]
+        agent.kill(slow, signal.SIGSTOP)
+        cluster.api.put(pod.body(has_status=False))
+        cluster.write_cni_result(pod)
+        agent.wait_until("it is isolated", lambda: v4 in elements(cluster.box, "isolated_ingress_v4"))
+        known = elements(cluster.box, "known_v4")
+        if agent.status()["workers"][1]["pid"] == slow:  # it is killed after two seconds of silence
+            assert v4 not in known
+        with suppress(ProcessLookupError):
+            agent.kill(slow, signal.SIGCONT)
+        agent.wait_until("it is known", lambda: v4 in elements(cluster.box, "known_v4"))
+
+
+def elements(box: Box, name: str) -> str:
+    return box.run(NODE.name, ["nft", "list", "set", "inet", "netpolq", name]).stdout
