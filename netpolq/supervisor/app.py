@@ -175,7 +175,9 @@ class Supervisor:
         self._verdict_cache = _verdict_cache(settings, self._ruleset, progress) if settings.verdict_cache else None
         self._strict_mode = None
         if settings.strict_mode:
-            self._strict_mode = StrictMode(progress, self._publisher, timings, ct_label=settings.ct_label)
+            self._strict_mode = StrictMode(
+                progress, self._publisher, timings, asking=lambda: compiler.asking, ct_label=settings.ct_label
+            )
         self._enforcer = Enforcer(
             compiler=compiler,
             progress=progress,

@@ -6,6 +6,9 @@ entry is deleted, so a connection continues if policies allow it again in time.
 
 Connections without the accepted bit are skipped: a worker evaluates their next packet anyway.
 
+DNS connections of a pod that a policy with domain names has come to select lose the bit too: responses in accepted connections would pass
+the reader by.
+
 An address that loses a learned name keeps it here. A rule that accepts by the name accepts established connections with the address for as
 long as the rule is there, and no new ones.
 """
@@ -15,7 +18,7 @@ import logging
 import os
 import time
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
@@ -28,6 +31,7 @@ from netpolq.supervisor.rollout_events import StrictPassDone
 from netpolq.supervisor.timings import Timings
 
 _RETRY_S = 0.2
+_DNS_PORT = 53
 
 log = logging.getLogger("strict")
 
@@ -35,14 +39,23 @@ log = logging.getLogger("strict")
 class StrictMode:
     """Evaluates established connections with the newest snapshot of the publisher.
 
-    `examined`: connections evaluated so far; `denied`: those of them that lost the bit. `problem`: why the last pass over the conntrack
-    table failed, or None.
+    `asking` returns the addresses of the pods whose DNS is read. `examined`: connections evaluated so far; `denied`: those of them that are
+    denied, and lost the bit. `problem`: why the last pass over the conntrack table failed, or None.
     """
 
-    def __init__(self, progress: Progress, publisher: Publisher, timings: Timings, *, ct_label: int) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        publisher: Publisher,
+        timings: Timings,
+        *,
+        asking: Callable[[], Set[AddressKey]],
+        ct_label: int,
+    ) -> None:
         self._progress = progress
         self._publisher = publisher
         self._timings = timings
+        self._asking = asking
         self._ct_label = ct_label
         self._work = progress.subscribe()
         self.examined = 0
@@ -78,7 +91,8 @@ class StrictMode:
         started = time.perf_counter()
         # The newest snapshot may be newer than the one in force. What it denies will be denied soon anyway. What it newly allows is
         # evaluated at the next packet, if at all.
-        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(snapshot), self._publisher.newest_former, about)
+        former, asking = self._publisher.newest_former, self._asking()
+        cleared = await asyncio.to_thread(_evaluate, self._ct_label, os.dup(snapshot), former, asking, about)
         self._timings.strict_pass.observe(time.perf_counter() - started)
         self.examined += cleared.examined
         self.denied += cleared.cleared
@@ -87,18 +101,30 @@ class StrictMode:
 
 
 def _evaluate(
-    ct_label: int, descriptor: int, former: Mapping[AddressKey, frozenset[int]], about: set[AddressKey] | None
+    ct_label: int,
+    descriptor: int,
+    former: Mapping[AddressKey, frozenset[int]],
+    asking: Set[AddressKey],
+    about: set[AddressKey] | None,
 ) -> Cleared:
+    """Go through the connections. Those that lose the bit only because their DNS is read count as examined, not as cleared."""
     try:
         view = map_extended(descriptor, former)
     finally:
         os.close(descriptor)
     evaluator = CachedEvaluator(view, lambda evaluation, _on_every_port: evaluation.verdict)
+    read = 0
 
-    def is_denied(connection: Connection) -> bool:
-        return evaluator.answer(*connection) is Verdict.DROP
+    def loses_bit(connection: Connection) -> bool:
+        nonlocal read
+        if evaluator.answer(*connection) is Verdict.DROP:
+            return True
+        is_read = connection.port == _DNS_PORT and connection.source in asking
+        read += is_read
+        return is_read
 
     try:
-        return clear_accepted(ct_label + ConnectionLabel.ACCEPTED, is_denied, about)
+        cleared = clear_accepted(ct_label + ConnectionLabel.ACCEPTED, loses_bit, about)
+        return cleared._replace(cleared=cleared.cleared - read)
     finally:
         view.close()

@@ -19,7 +19,7 @@ from tests.support.leaks import leaking
 
 FROM_C = {"from": [{"podSelector": pods("c")}]}
 TRIES = 24
-MEDIAN_LIMIT_S = 0.05
+MAX_RUNS = 4
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +69,35 @@ def damages(cluster: Cluster) -> list[str]:
 
 
 def test_what_is_denied_passes_for_no_longer_than_the_kernel_takes_to_notify(guarded: Cluster) -> None:
-    """The median over different damages, from the first datagram that got in to the last, is at most 50 ms."""
+    """The median over different damages, from the first datagram that got in to the last, is a few times that of a run of `nft`.
+
+    To restore the table, the agent starts that program, too.
+    """
     gaps_s: list[tuple[float, str]] = []
+    runs_s: list[float] = []
     scripts = damages(guarded)
     with leaking(guarded, "x/b", "x/a") as leak:
         guarded.agent.wait_until("it is denied", leak.is_quiet)
         for number in range(TRIES):
             script = scripts[number % len(scripts)]
             leak.arrivals_s.clear()
-            damage(guarded, script)
+            runs_s.append(damage(guarded, script))
             guarded.agent.wait_until("what got in is cut", leak.is_quiet)
             gaps_s.append((leak.arrivals_s[-1] - leak.arrivals_s[0] if leak.arrivals_s else 0.0, script))
-    print(gaps_s)
-    assert statistics.median(gap_s for gap_s, _script in gaps_s) <= MEDIAN_LIMIT_S, gaps_s
+    gap_s, run_s = statistics.median(gap_s for gap_s, _script in gaps_s), statistics.median(runs_s)
+    print(gap_s / run_s, gaps_s, runs_s)
+    assert gap_s <= MAX_RUNS * run_s, gaps_s
     assert "changed by 'nft' (pid " in log_of(guarded)
 
 
-def damage(cluster: Cluster, script: str) -> None:
-    """Apply a script as another program does, and wait until the agent has repaired the table."""
+def damage(cluster: Cluster, script: str) -> float:
+    """Apply a script as another program does, and wait until the agent has repaired the table. Returns seconds of the script."""
     before = repairs(cluster)
+    began_s = time.monotonic()
     cluster.box.nft(script)
+    took_s = time.monotonic() - began_s
     cluster.agent.wait_until("it is repaired", lambda: repairs(cluster) > before)
+    return took_s
 
 
 def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgotten() -> None:

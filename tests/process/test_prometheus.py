@@ -5,7 +5,7 @@ import socket
 import threading
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -13,14 +13,20 @@ import pytest
 
 from loadtest.testbed import manifests
 from loadtest.testbed.agent import Agent
-from loadtest.testbed.box import Box
+from loadtest.testbed.box import Box, Host
+from loadtest.testbed.manifests import Body
 from loadtest.testbed.probe import Probe
+from netpolq.sources.decode.deny_with import DENY_WITH_ANNOTATION
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
 from tests.support import prometheus
 from tests.support.deployment import KUSTOMIZE, kustomized
+from tests.support.dns_messages import answered, query
 from tests.support.prometheus import Prometheus, StaticConfig
 from tests.support.scraping import operator_job, pod_target
+
+UNKNOWN = Host(name="app/unknown", addresses=("10.71.1.9", "fd71:1::9"))
+"""An address in the pod range that no pod has."""
 
 SELECTED = 'instance="this-host"'
 CARRIED_OVER = {
@@ -58,16 +64,49 @@ def pod_with(**labels: str) -> StaticConfig:
     return {**POD, "labels": {**POD["labels"], **{f"{META}{name}": value for name, value in labels.items()}}}
 
 
+def policies() -> list[Body]:
+    """Beside the server's policy: domain names for the friend, and denials with an answer."""
+    friend = {"matchLabels": {"app": "friend"}}
+    subject = {"pods": {"namespaceSelector": {}, "podSelector": friend}}
+    names = [{"action": "Accept", "to": [{"domainNames": ["*.names.test"]}]}]
+    closed = manifests.policy("app/friend", podSelector=friend, policyTypes=["Ingress"])
+    metadata = {**cast("Body", closed["metadata"]), "annotations": {DENY_WITH_ANNOTATION: "reject"}}
+    return [
+        {**closed, "metadata": metadata},
+        manifests.cluster_policy("names", tier="Admin", priority=10, subject=subject, egress=names),
+    ]
+
+
 @contextmanager
 def steady_traffic(box: Box) -> Iterator[None]:
-    """Datagrams from friend and stranger to the server, over both families: each a new flow, some of them with a cached answer."""
+    """Connections of all kinds that are counted, each of them new, until the end.
+
+    Datagrams from friend and stranger to the server, over both families, some of them with a cached answer; from the stranger to the
+    friend, which are denied with an answer; from an unknown address, which wait. And the server answers the friend's look-ups of new names.
+    """
     over = threading.Event()
     with ExitStack() as stack:
+
+        def end_of(host: Host, kind: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+            return stack.enter_context(box.inside(host.name, partial(socket.socket, kind, socket.SOCK_DGRAM)))
+
         ends = [
-            (stack.enter_context(box.inside(client.name, partial(socket.socket, kind, socket.SOCK_DGRAM))), address)
+            (end_of(client, kind), address)
             for client in (FRIEND, STRANGER)
             for kind, address in ((socket.AF_INET, SERVER.address(4)), (socket.AF_INET6, SERVER.address(6)))
         ]
+        unknown, stranger, asking, dns = end_of(UNKNOWN), end_of(STRANGER), end_of(FRIEND), end_of(SERVER)
+        dns.bind((SERVER.address(4), 53))
+        dns.setblocking(False)
+
+        def send_seldom(number: int) -> None:
+            unknown.sendto(b"x", (SERVER.address(4), 1000 + number % 20000))
+            stranger.sendto(b"x", (FRIEND.address(4), 1000 + number % 20000))
+            asking.sendto(query(f"n{number}.names.test."), (SERVER.address(4), 53))
+            with suppress(BlockingIOError):
+                while True:
+                    asked, client = dns.recvfrom(4096)
+                    dns.sendto(answered(asked, f"198.51.{number >> 8 & 255}.{number & 255}"), client)
 
         def send() -> None:
             number = 0
@@ -76,6 +115,8 @@ def steady_traffic(box: Box) -> Iterator[None]:
                 for end, address in ends:
                     end.sendto(b"x", (address, 1000 + number % 20000))
                     end.sendto(b"x", (address, 80))
+                if not number % 20:
+                    send_seldom(number)
 
         thread = threading.Thread(target=send)
         thread.start()
@@ -100,14 +141,16 @@ def monitored() -> Iterator[Monitored]:
     pod = pod_target(kustomized(KUSTOMIZE / "base"), node="monitored-node", address="127.0.0.1")
     monitor = operator_job(kustomized(KUSTOMIZE / "podmonitor").one("PodMonitor"))
     jobs["pod-monitor"] = prometheus.with_static_discovery(monitor, pod)
-    with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
+    with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER, UNKNOWN]) as box:
         folder = box.directory / "manifests"
         folder.mkdir()
         bodies = [manifests.pod(host, NODE, app=host.name.split("/")[1]) for host in (SERVER, FRIEND, STRANGER)]
-        manifests.write(folder / "cluster.json", [manifests.namespace("app"), *bodies])
+        manifests.write(folder / "cluster.json", [manifests.namespace("app"), *bodies, *policies()])
         admit(folder, "friend")
+        flags = ("--workers=2", "--fail-open=false", "--strict-mode=false", "--verdict-cache-ttl=1")
+        addresses = ("--pod-cidrs=10.71.1.0/24,fd71:1::/64", "--hold-timeout=1", f"--dns-servers={','.join(SERVER.addresses)}")
         with (
-            Agent(box, folder, "--workers=2", "--fail-open=false", "--strict-mode=false", "--verdict-cache-ttl=1") as agent,
+            Agent(box, folder, *flags, *addresses) as agent,
             steady_traffic(box),
         ):
             agent.stop()
