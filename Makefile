@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-caches test-checkov test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,7 +93,7 @@ test-image: $(STAMP) test-setup ## only the tests that carry out the steps of th
 	.ci/changed --record image
 
 test-property: $(STAMP) ## only the property tests in full size, and a moment of the fuzzer
-	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py
+	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py tests/unit/worker/test_reject.py
 	.ci/changed --record property
 
 test-caches: $(STAMP) test-setup bench-setup ## only the random changes of policies beside the verdict cache in full size (root)
@@ -103,6 +103,10 @@ test-caches: $(STAMP) test-setup bench-setup ## only the random changes of polic
 test-checkov: $(STAMP) test-setup $(CHECKOV) ## only the security checks of the manifests
 	NETPOLQ_TEST_SLOW=checkov $(BIN)/pytest -m checkov tests/packaging
 	.ci/changed --record checkov
+
+test-monitoring: $(STAMP) test-setup ## only the tests of the alerts by promtool, with the labels of each way to scrape
+	NETPOLQ_TEST_SLOW=monitoring $(BIN)/pytest -m monitoring tests/packaging
+	.ci/changed --record monitoring
 
 test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the load test's shapes (root)
 	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
@@ -137,7 +141,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image test-property test-caches test-checkov test-loadtest
+	$(MAKE) test-vm test-image test-property test-caches test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

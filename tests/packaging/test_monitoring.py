@@ -25,6 +25,7 @@ def test_promtool_accepts_the_rules() -> None:
     assert said.count("SUCCESS") == len(prometheus.RULE_FILES)
 
 
+@pytest.mark.monitoring
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
     promtool("test", "rules", "rules.test.yaml")
 

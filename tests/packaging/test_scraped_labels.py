@@ -18,6 +18,7 @@ from tests.support.deployment import KUSTOMIZE, charted, kustomized
 from tests.support.prometheus import SHIPPED
 from tests.support.scraping import WAYS, found, operator_job, pod_target, series_labels
 
+pytestmark = pytest.mark.monitoring
 NODES = ("node-1", "node-2")
 Labels = dict[str, str]
 

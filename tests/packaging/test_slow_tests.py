@@ -88,4 +88,4 @@ def test_random_tests_have_their_full_size_when_it_is_asked_for_and_when_nothing
     code = f"from tests.support.sizes import sized; print(sized(10, {guard!r}))"
     environment = {} if slow is None else {"NETPOLQ_TEST_SLOW": slow.format(guard)}
     done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, env=environment, check=True, capture_output=True, text=True)
-    assert int(done.stdout) == (10 if is_full else 2)
+    assert int(done.stdout) == (10 if is_full else 1)

@@ -6,5 +6,5 @@ _WANTED = os.environ.get("NETPOLQ_TEST_SLOW")
 
 
 def sized(full: int, guard: str = "property") -> int:
-    """A number of cases: all of them, or a fifth and at least two where `make test` leaves out the full size, which this guard names."""
-    return full if _WANTED is None or guard in _WANTED.split() else max(full // 5, 2)
+    """A number of cases: all of them, or a tenth and at least one where `make test` leaves out the full size, which this guard names."""
+    return full if _WANTED is None or guard in _WANTED.split() else max(full // 10, 1)

@@ -263,7 +263,7 @@ def test_a_snapshot_that_points_outside_of_itself_does_not_replace_the_present_o
     assert flow_cache.view.version == 1
 
 
-def test_ten_times_as_many_connections_take_no_more_memory() -> None:
+def test_several_times_as_many_connections_take_no_more_memory() -> None:
     """Each is asked for twice, so that all are cached. Half of them have a source of their own and are denied."""
     flow_cache = FlowCache(with_hints=True)
     flow_cache.load(view_that_admits(*(parse_address(f"10.1.0.{host}") for host in range(256))), None)
@@ -278,8 +278,8 @@ def test_ten_times_as_many_connections_take_no_more_memory() -> None:
 
     ask(0, 20_000)  # more than the cache holds
     before = psutil.Process().memory_info().rss
-    for tenth in range(1, 10):
-        ask(tenth * 20_000, 20_000)
+    for times in range(1, 4):
+        ask(times * 20_000, 20_000)
         assert len(flow_cache) <= 2 * GENERATION_ENTRIES
     assert psutil.Process().memory_info().rss < before + (4 << 20)
 

@@ -23,6 +23,7 @@ from scapy.packet import Packet, Raw
 
 from netpolq_worker.worker.packet import COPY_BYTES
 from netpolq_worker.worker.reject import Destination, answer_to, answerable
+from tests.support.sizes import sized
 
 CLIENT, POD, SERVICE = "10.0.0.2", "10.0.0.1", "10.96.0.1"
 CLIENT6, POD6, SERVICE6 = "fd00::2", "fd00::1", "fd96::1"
@@ -211,13 +212,13 @@ def test_bytes_behind_the_packet_are_not_quoted() -> None:
     assert bytes(error[ICMP].payload) == packet
 
 
-@settings(max_examples=500)
+@settings(max_examples=sized(500))
 @given(st.binary(max_size=COPY_BYTES + 20), st.sampled_from([b"", b"\x45", b"\x60", b"\x4f"]))
 def test_any_bytes_get_a_readable_answer_or_none(data: bytes, start: bytes) -> None:
     answered(start + data)
 
 
-@settings(max_examples=500)
+@settings(max_examples=sized(500))
 @given(st.data())
 def test_any_change_of_a_packet_gets_a_readable_answer_or_none(data: st.DataObject) -> None:
     whole = [V4 / TCP(flags="S"), V6 / TCP(flags="S"), V4 / UDP() / b"abc", *UNSUITABLE.values()]
