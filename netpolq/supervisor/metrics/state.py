@@ -1,8 +1,10 @@
 """Metrics of the supervisor's state, read at each scrape."""
 
 import os
+import platform
 
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -40,6 +42,7 @@ def readings(readiness: Readiness) -> list[Reading]:
     slots = [*((str(report.slot), report) for report in workers), *waiting]
     single = Reading.single
     found = [
+        build_info(),
         single("netpolq_snapshot_version", "Version of the newest snapshot", readiness.progress.rollout.version),
         single("netpolq_snapshot_bytes", "Size of the newest snapshot", publisher.snapshot_bytes),
         single("netpolq_snapshots_published_total", "Snapshots published by this supervisor", publisher.published),
@@ -142,6 +145,16 @@ def readings(readiness: Readiness) -> list[Reading]:
     if readiness.verdict_cache is not None:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
     return found
+
+
+def build_info() -> Reading:
+    """Versions of what runs, as labels of a constant."""
+    return Reading(
+        "netpolq_build_info",
+        "1; the labels are the versions of the agent, of Python and of the kernel",
+        ("version", "python", "kernel"),
+        (((version("netpolq"), platform.python_version(), platform.release()), 1),),
+    )
 
 
 def names_readings(names: LearnedNames, resolvers: TrustedResolvers) -> list[Reading]:
