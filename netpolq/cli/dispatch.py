@@ -19,6 +19,7 @@ from netpolq.cli.config import CONFIG_FILE
 from netpolq.cli.explain import EXPLAIN
 from netpolq.cli.loglevel import LOGLEVEL
 from netpolq.cli.names import NAMES
+from netpolq.cli.pods import PODS
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
 from netpolq.cli.status import STATUS
 from netpolq.enums import LoggingFormat
@@ -178,6 +179,7 @@ def _help_page(name: str) -> str:
 COMMANDS: Mapping[str, Command] = {
     "run": RUN,
     "status": STATUS,
+    "pods": PODS,
     "names": NAMES,
     "loglevel": LOGLEVEL,
     "cleanup": CLEANUP,

@@ -20,6 +20,7 @@ from netpolq.policy.endpoint_policies import EndpointPolicies
 from netpolq.policy.peer_classes import EXTERNAL, NO_KEY, NO_NAMES, PeerClass, PeerClasses, PeerClassKey
 from netpolq.policy.peers import Selector
 from netpolq.policy.selector_uses import SelectorUses
+from netpolq.policy.tier_policy import TierPolicy
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.ir import CompiledDelta, Identity
 from netpolq.store import DirtySet, Store
@@ -126,7 +127,7 @@ class Compiler:
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
         # A pod of another node that reports an address of a local pod, rightly or not, does not remove its isolation.
-        local = next(filter(self._is_local, self._store.pods_with_address(address)), None)
+        local = self.local_pod(address)
         before = self._class_of.get(address)
         after = self._peer_class(address, pod, is_local=local is not None)
         if before is not after:
@@ -195,6 +196,14 @@ class Compiler:
         if self._known_taken is None:
             self._known_taken = frozenset(self._known)
         return self._known_taken
+
+    def local_pod(self, address: AddressKey) -> Pod | None:
+        """The local pod that reports an address in the store, whoever owns it; None without one."""
+        return next(filter(self._is_local, self._store.pods_with_address(address)), None)
+
+    def deciding_policies(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:
+        """The policies in the programs of a local address, by direction (in the order of `Direction`), in the order of their evaluation."""
+        return self._endpoints.deciding_policies(address)
 
     @property
     def asking(self) -> frozenset[AddressKey]:

@@ -222,6 +222,10 @@ class EndpointPolicies:
             return False
         return DenyWith.REJECT in isolating or self._deny_with(namespace) is DenyWith.REJECT
 
+    def deciding_policies(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:
+        """The policies in the programs of an address, by direction, in the order of their evaluation."""
+        return tuple(policies for policies, _is_rejected in self._sides.get(address, _NO_SIDES))
+
     def write_endpoints(self) -> set[AddressKey]:
         """Write the endpoints that changed. Returns the addresses with other decisions than before."""
         changed = set()

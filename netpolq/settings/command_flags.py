@@ -89,6 +89,7 @@ HOLD_SWITCHES = (
 
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 NAMES_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
+PODS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""

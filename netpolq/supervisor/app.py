@@ -40,6 +40,7 @@ from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.install import Ruleset, probe
 from netpolq.enums import Dataplane
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.ipc import settings_document
 from netpolq.ipc.channel import Channel, Failure, Welcome
 from netpolq.ipc.run_dir import NAMES_FILE, SNAPSHOT_FILE, STATUS_SOCKET
 from netpolq.model import Pod
@@ -48,19 +49,22 @@ from netpolq.policy.compiler import Compiler
 from netpolq.settings import Settings
 from netpolq.sources.source import Source
 from netpolq.store import Store
+from netpolq.supervisor import pods_report
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.from_settings import log_start, make_cni_results, make_source, ruleset_config, write_policy_status
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
-from netpolq.supervisor.http import StatusSocket, serve_metrics
+from netpolq.supervisor.http import StatusSocket, in_thread, serve_metrics
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.log_level import Verbosity
 from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.metrics.state import StateCollector, readings
 from netpolq.supervisor.names_file import NamesFile
+from netpolq.supervisor.names_report import NAMES_PATH
+from netpolq.supervisor.pods_report import PODS_PATH
 from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.publisher import Publisher, send_heartbeats
@@ -71,7 +75,7 @@ from netpolq.supervisor.rollout import Rollout
 from netpolq.supervisor.rollout_events import Kept
 from netpolq.supervisor.ruleset_upkeep import RulesetUpkeep
 from netpolq.supervisor.snapshot_file import SnapshotFile
-from netpolq.supervisor.status import encode
+from netpolq.supervisor.status import SETTINGS_PATH, STATUS_PATH, encode
 from netpolq.supervisor.store_intake import StoreIntake
 from netpolq.supervisor.timings import Timings
 from netpolq.supervisor.unknown_addresses import UnknownAddresses
@@ -145,7 +149,7 @@ class Supervisor:
         self._kept_version = welcome.version
         self._progress = progress
         self._store, changes = Store(), Changes()
-        compiler = Compiler(
+        self._compiler = compiler = Compiler(
             self._store,
             is_local=_is_local(settings.hostname),
             known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
@@ -203,19 +207,25 @@ class Supervisor:
         source = make_source(settings)  # after the hold began, because the import of a client takes a second
         readiness = self._readiness(source)
         self._register_metrics(registry, readiness)
+        exposed = in_thread(lambda: expose(registry))
         status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,
             settings.queue_first,
             self._pool.other_agent_left,
-            status=lambda: encode(readiness.status()),
-            names=self._names.report,
+            documents={
+                STATUS_PATH: lambda: encode(readiness.status()),
+                NAMES_PATH: self._names.report,
+                PODS_PATH: self._pods,
+                SETTINGS_PATH: settings_document.encode(settings).encode,
+            },
+            metrics=exposed,
             verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
         await status_socket.open()
         metrics = await serve_metrics(
             settings.metrics_bind_address.host,
             settings.metrics_bind_address.port,
-            expose=lambda: expose(registry),
+            metrics=exposed,
             not_ready=readiness.not_ready,
         )
         log_start(settings, self._form, source)
@@ -268,6 +278,12 @@ class Supervisor:
             strict_mode=self._strict_mode,
             cni_results=self._cni_results,
         )
+
+    def _pods(self) -> bytes:
+        """The document of `netpolq pods`."""
+        rollout, results = self._progress.rollout, self._cni_results
+        early_addresses = (lambda _key: ()) if results is None else results.early.of_pod
+        return pods_report.encode(pods_report.report(self._compiler, rollout, early_addresses))
 
     def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         pool, host_monitor, has_verdict_cache = self._pool, self._host_monitor, self._settings.verdict_cache

@@ -1,10 +1,10 @@
-"""HTTP servers: /metrics, /healthz and /readyz on the network; /status, /names and /loglevel on a Unix socket for root."""
+"""HTTP servers: /metrics, /healthz and /readyz on the network; JSON documents, /metrics and /loglevel on a Unix socket for root."""
 
 import asyncio
 import logging
 import os
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from netpolq.errors import BootError
 from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
-from netpolq.supervisor.names_report import NAMES_PATH
+
+METRICS_PATH = "/metrics"
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_CONNECTIONS = 64
 """Simultaneous connections to the metrics server. Prometheus and the kubelet have one or two each."""
@@ -87,26 +89,33 @@ class _ConnectionLimit(web.Server):
             transport.abort()
 
 
-async def serve_metrics(
-    host: str, port: int, *, expose: Callable[[], bytes], not_ready: Callable[[], list[str]]
-) -> web.ServerRunner:
-    """Serve on an address (empty host: all). Raises `BootError` when it is in use."""
+def in_thread(expose: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
+    """The exposition of the metrics for all servers. It runs in a thread, because it reads the counters of all workers.
+
+    Concurrent requests share one result: the collectors have state.
+    """
     exposing: asyncio.Task[bytes] | None = None
 
-    async def metrics() -> bytes:
-        # In a thread, because it reads the counters of all workers. Concurrent requests share one result.
+    async def exposed() -> bytes:
         nonlocal exposing
         if exposing is None or exposing.done():
             exposing = asyncio.create_task(asyncio.to_thread(expose))
         return await asyncio.shield(exposing)
+
+    return exposed
+
+
+async def serve_metrics(
+    host: str, port: int, *, metrics: Callable[[], Awaitable[bytes]], not_ready: Callable[[], list[str]]
+) -> web.ServerRunner:
+    """Serve on an address (empty host: all). Raises `BootError` when it is in use."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             return web.Response(status=405, text="only GET\n", headers={"Allow": "GET, HEAD"})
         match request.path:
             case "/metrics":
-                content_type = "text/plain; version=0.0.4; charset=utf-8"
-                return web.Response(body=await metrics(), headers={"Content-Type": content_type})
+                return web.Response(body=await metrics(), headers={"Content-Type": _METRICS_TYPE})
             case "/healthz":
                 return web.Response(text="ok\n")
             case "/readyz":
@@ -136,11 +145,11 @@ def _credentials(request: web.Request) -> PeerCredentials | None:
 
 
 class StatusSocket:
-    """Serves the status document, the learned names and the log verbosity on a Unix socket that only its owner may use.
+    """Serves JSON documents, the metrics and the log verbosity on a Unix socket that only its owner may use.
 
-    `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at `path`: that of a killed
-    supervisor, or of the running agent in a takeover, which still serves its open connections. When the other agent has left, the socket
-    is created again: its supervisor may have restarted and replaced it.
+    `documents`: by path. `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at
+    `path`: that of a killed supervisor, or of the running agent in a takeover, which still serves its open connections. When the other
+    agent has left, the socket is created again: its supervisor may have restarted and replaced it.
     """
 
     def __init__(
@@ -149,17 +158,19 @@ class StatusSocket:
         number: int,
         other_agent_left: asyncio.Event,
         *,
-        status: Callable[[], bytes],
-        names: Callable[[], bytes],
+        documents: Mapping[str, Callable[[], bytes]],
+        metrics: Callable[[], Awaitable[bytes]],
         verbosity: Verbosity,
     ) -> None:
         self._path = path
         self._other_agent_left = other_agent_left
         self._temporary_path = path.with_name(f"sock.{number}")
         self._verbosity = verbosity
+        self._metrics = metrics
         self._logged_uids: set[int | None] = set()
         application = web.Application()
-        application.add_routes([web.get("/status", self._answer(status)), web.get(NAMES_PATH, self._answer(names))])
+        application.add_routes([web.get(path, self._answer(document)) for path, document in documents.items()])
+        application.add_routes([web.get(METRICS_PATH, self._get_metrics)])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
             application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
@@ -234,6 +245,10 @@ class StatusSocket:
             return web.Response(body=document(), content_type="application/json")
 
         return answer
+
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        self._reject_others(request)
+        return web.Response(body=await self._metrics(), headers={"Content-Type": _METRICS_TYPE})
 
     async def _get_verbosity(self, request: web.Request) -> web.Response:
         self._reject_others(request)

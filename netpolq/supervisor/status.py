@@ -11,6 +11,10 @@ import orjson
 
 from netpolq.model import Rejection
 
+STATUS_PATH = "/status"
+SETTINGS_PATH = "/settings"
+"""The settings document (`netpolq.ipc.settings_document`) of the running agent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:

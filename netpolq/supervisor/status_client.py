@@ -10,9 +10,10 @@ from typing import TypeVar
 from netpolq.errors import NetpolqError, PrivilegeError
 from netpolq.ipc.run_dir import STATUS_SOCKET
 from netpolq.logs import one_line
-from netpolq.supervisor import names_report
+from netpolq.supervisor import names_report, pods_report
 from netpolq.supervisor.names_report import NAMES_PATH, LearnedName
-from netpolq.supervisor.status import Status, decode
+from netpolq.supervisor.pods_report import PODS_PATH, LocalPods
+from netpolq.supervisor.status import STATUS_PATH, Status, decode
 
 _TIMEOUT_S = 5.0
 
@@ -70,12 +71,17 @@ def request(run_dir: Path, method: str, path_of_url: str, text: str = "") -> byt
 
 def fetch(run_dir: Path) -> Status:
     """The status of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
-    return _decoded(run_dir, "/status", decode)
+    return _decoded(run_dir, STATUS_PATH, decode)
 
 
 def fetch_names(run_dir: Path) -> list[LearnedName]:
     """The learned names of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
     return _decoded(run_dir, NAMES_PATH, names_report.decode)
+
+
+def fetch_pods(run_dir: Path) -> LocalPods:
+    """The local pods of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
+    return _decoded(run_dir, PODS_PATH, pods_report.decode)
 
 
 def _decoded(run_dir: Path, path_of_url: str, decode_body: Callable[[bytes], Document]) -> Document:

@@ -16,6 +16,7 @@ from loadtest.testbed import manifests
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box, Host
 from loadtest.testbed.probe import Probe
+from netpolq.supervisor import status_client
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
 from tests.support.apiserver import PODS, ApiServer, Body, ThreadedApiServer
 from tests.support.cni_results import loopback_document, result_document, write_result
@@ -72,6 +73,12 @@ class Node(NamedTuple):
         self.agent.wait_until(f"in the status: {fields}", lambda: self.cni_results().items() >= fields.items())
 
 
+def sources(node: Node) -> dict[str, set[str]]:
+    """Where the addresses of each pod come from, as `netpolq pods` tells."""
+    pods = status_client.fetch_pods(node.agent.run_dir).pods
+    return {f"{pod.namespace}/{pod.name}": {address.source for address in pod.addresses} for pod in pods}
+
+
 @pytest.fixture
 def node(box: Box) -> Iterator[Node]:
     listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
@@ -107,8 +114,10 @@ def test_a_pod_is_isolated_from_its_first_packet_though_the_api_does_not_report_
         "problems": [],
     }
     assert "netpolq_early_addresses_total 2.0" in node.agent.metrics()
+    assert sources(node) == {SERVER.name: {"api"}, STRANGER.name: {"cni-result"}}
     node.put(STRANGER)
     assert node.cni_results()["early_addresses"] == 0
+    assert sources(node) == {SERVER.name: {"api"}, STRANGER.name: {"api"}}
     for path in node.results.iterdir():
         path.unlink()
     assert node.reached(STRANGER) == [False, False]

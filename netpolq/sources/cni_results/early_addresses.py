@@ -50,6 +50,10 @@ class EarlyAddresses:
         """The number of early addresses at present."""
         return sum(map(len, self._early.values()))
 
+    def of_pod(self, key: ObjectKey) -> tuple[AddressKey, ...]:
+        """The early addresses of a pod at present."""
+        return self._early.get(key, ())
+
     def on_update(self, update: Update) -> Update:
         """The update of a source with the early addresses of its pods, and with changes of those of other pods."""
         self._rejections, self._ignored = update.rejections, update.ignored

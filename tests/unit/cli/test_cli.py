@@ -17,7 +17,7 @@ from netpolq import cli
 from netpolq.errors import ExitCode
 from netpolq.ipc import settings_document
 from netpolq.settings import resolve
-from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, STATUS_OPTIONS
+from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, PODS_OPTIONS, STATUS_OPTIONS
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_argv
 
@@ -94,12 +94,26 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, names, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
+    assert "run, status, pods, names, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
 
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "status", "names", "loglevel", "cleanup", "hold", "explain", "config", "completion", "man", "version", "help"],
+    [
+        "run",
+        "status",
+        "pods",
+        "names",
+        "loglevel",
+        "cleanup",
+        "hold",
+        "explain",
+        "config",
+        "completion",
+        "man",
+        "version",
+        "help",
+    ],
 )
 def test_help_with_a_command_is_the_commands_own_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["help", command]) == ExitCode.OK
@@ -407,6 +421,18 @@ def test_the_letter_of_a_flag_stands_for_its_name(manifests: Path, capsys: pytes
     assert one_error_line(capsys) == "netpolq: error: flag --output: invalid value 'yaml'; allowed: text or json"
 
 
+def test_pods_without_an_agent_names_the_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["shop"], ["shop/web"]):
+        assert cli.main(["pods", *words, "--run-dir", str(tmp_path)]) == ExitCode.FAILED
+        assert str(tmp_path / "status.sock") in one_error_line(capsys)
+
+
+@pytest.mark.parametrize("wanted", ["Shop", "shop/", "/web", "shop/web/x", "shop web", "shop/web_1", ""])
+def test_pods_refuses_what_is_no_name(wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pods", wanted]) == ExitCode.USAGE
+    assert "allowed: NAMESPACE or NAMESPACE/NAME" in one_error_line(capsys)
+
+
 @pytest.mark.parametrize("words", [["11"], ["-1"], ["two"], ["2", "3"], ["2", "--v=3"]])
 def test_loglevel_rejects_an_invalid_verbosity(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """It does so without a connection to an agent."""
@@ -460,6 +486,8 @@ def test_every_command_has_valid_examples(
                 from_argv(options[name], words[1:])
             elif name == "names":
                 from_argv(NAMES_OPTIONS, [word for word in words[1:] if "." not in word])
+            elif name == "pods":
+                from_argv(PODS_OPTIONS, [word for word in words[1:] if not word.startswith("shop")])
             elif name == "loglevel":
                 assert set(words[1:]) <= {"0", "2"}
             else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from netpolq.errors import NetpolqError
 from netpolq.ipc.channel import Channel, Logging
 from netpolq.ipc.run_dir import STATUS_SOCKET
-from netpolq.supervisor.http import StatusSocket
+from netpolq.supervisor.http import StatusSocket, in_thread
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 from netpolq.supervisor.status_client import request
 
@@ -28,7 +28,12 @@ async def test_the_socket_is_created_again_when_the_other_agent_has_left(tmp_pat
     left = asyncio.Event()
     verbosity = Verbosity(0, channel, log_denied=True)
     status_socket = StatusSocket(
-        tmp_path / STATUS_SOCKET, 100, left, status=lambda: b"{}", names=lambda: b"[]", verbosity=verbosity
+        tmp_path / STATUS_SOCKET,
+        100,
+        left,
+        documents={"/status": lambda: b"{}", "/names": lambda: b"[]"},
+        metrics=in_thread(lambda: b"up 1\n"),
+        verbosity=verbosity,
     )
     await status_socket.open()
     (tmp_path / STATUS_SOCKET).unlink()
@@ -40,6 +45,7 @@ async def test_the_socket_is_created_again_when_the_other_agent_has_left(tmp_pat
             assert await answer_of(tmp_path) == b"{}"
         assert not left.is_set()
         assert await asyncio.to_thread(request, tmp_path, "GET", "/names") == b"[]"
+        assert await asyncio.to_thread(request, tmp_path, "GET", "/metrics") == b"up 1\n"
         assert await asyncio.to_thread(request, tmp_path, "PUT", LOGLEVEL_PATH, "0") == b"0"
         assert Channel(pool_end).receive() == (Logging(0, True), None)
     task.cancel()
