@@ -22,6 +22,7 @@ from netpolq.cli.names import NAMES
 from netpolq.cli.pods import PODS
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
 from netpolq.cli.status import STATUS
+from netpolq.cli.support_bundle import SUPPORT_BUNDLE
 from netpolq.enums import LoggingFormat
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.hold import command as hold_command
@@ -166,7 +167,7 @@ def _listed() -> dict[str, Command]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<11} {command.summary}" for name, command in _listed().items()]
+    lines = [f"  {name:<14} {command.summary}" for name, command in _listed().items()]
     return "\n".join(
         ["usage: netpolq COMMAND [flags]", "", *lines, "", "Run `netpolq help COMMAND` for the flags of a command.", ""]
     )
@@ -182,6 +183,7 @@ COMMANDS: Mapping[str, Command] = {
     "pods": PODS,
     "names": NAMES,
     "loglevel": LOGLEVEL,
+    "support-bundle": SUPPORT_BUNDLE,
     "cleanup": CLEANUP,
     "hold": Command(
         run=_hold,

@@ -16,12 +16,12 @@ _SUMMARY = "Kubernetes network policies enforced from NFQUEUE"
 _DESCRIPTION = (
     "netpolq enforces Kubernetes network policies on a node. The kernel hands the first packet of each connection of an isolated pod to "
     "user space. A pool of worker processes evaluates it there, and conntrack remembers the verdict.",
-    "The agent is netpolq run. The other commands show its state, change its log verbosity, explain verdicts, and act before its start "
-    "and after its end.",
+    "The agent is netpolq run. The other commands show its state, collect it for a report of a problem, change its log verbosity, "
+    "explain verdicts, and act before its start and after its end.",
 )
 
 _FILES: Mapping[str, str] = {
-    f"{RUN_DIR.default}/{STATUS_SOCKET}": "Socket for netpolq status and netpolq loglevel.",
+    f"{RUN_DIR.default}/{STATUS_SOCKET}": "Socket for netpolq status, pods, names, loglevel and support-bundle.",
     f"{RUN_DIR.default}/{SNAPSHOT_FILE}": "The newest snapshot of the policies, with which the next agent starts.",
     f"{RUN_DIR.default}/{NAMES_FILE}": "Addresses that DNS answers gave for names in policies, with which the next agent starts.",
     f"{RUN_DIR.default}/{TAKEOVER_KEY}": "Key that an agent with --takeover must read.",

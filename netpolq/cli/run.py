@@ -23,7 +23,8 @@ settings, so that `pool_environment` passes it on."""
 
 _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.OK: "success, or the agent ended on SIGTERM",
-    ExitCode.FAILED: "failure; status: the agent is not ready or does not answer; explain: a line of --packets is invalid",
+    ExitCode.FAILED: "failure; status: the agent is not ready or does not answer; support-bundle: a part could not be read; "
+    "explain: a line of --packets is invalid",
     ExitCode.USAGE: "a flag, environment variable or file entry is invalid",
     ExitCode.PRIVILEGES: "a privilege is missing: root, or CAP_NET_ADMIN and any others that the message names",
     ExitCode.QUEUE_TAKEN: "another program serves one of the queues",

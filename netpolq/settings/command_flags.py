@@ -55,6 +55,20 @@ NAMES = Option(
     "server.",
     is_list=True,
 )
+BUNDLE_FILE = Option(
+    name="output",
+    value_type=paths(metavar="FILE", allowed="a file that does not exist, or - for standard output", completion=Completion.FILES),
+    default="",
+    help="File of the archive (mode 0600). An existing file is never overwritten. Empty: netpolq-support-HOST-TIME.tar.gz in the current "
+    "folder, with the time in UTC.",
+    letter="o",
+)
+BUNDLE_LOG = Option(
+    name="log",
+    value_type=paths(metavar="FILE", allowed="a regular file", completion=Completion.FILES),
+    default="",
+    help="File with log lines of the agent, whose last lines (at most 1 MiB) are added. Empty: no log is added.",
+)
 EXPECT: Option[str] = Option(
     name="expect",
     value_type=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
@@ -90,6 +104,7 @@ HOLD_SWITCHES = (
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 NAMES_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 PODS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
+SUPPORT_BUNDLE_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, BUNDLE_FILE, BUNDLE_LOG)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""

@@ -108,17 +108,26 @@ def mark(path: Path, *, is_newest: bool) -> os.stat_result:
 
 
 def load(path: Path) -> bytes:
-    """Read a snapshot file and validate it. Raises `OSError` if it cannot be read.
+    """Read the snapshot file of this user and validate it. Raises `OSError` if it cannot be read.
 
     Raises `SnapshotError` if it is no snapshot, if it is not marked as the newest, or if another user could have written it.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise SnapshotError(f"it must be a regular file owned by user {os.geteuid()}")
-        kept = file.read(MAX_SNAPSHOT_BYTES + 2)
-    image, freshness = kept[:-1], kept[-1:]
+    image, is_newest = read(path, owner=os.geteuid())
     SnapshotReader(image).close()
-    if freshness != _NEWEST:
+    if not is_newest:
         raise SnapshotError("a newer one was published after it, and this one could accept connections that are denied since")
     return image
+
+
+def read(path: Path, *, owner: int | None = None) -> tuple[bytes, bool]:
+    """Read a snapshot file without validating it: the snapshot, and whether it is marked as the newest. `owner`: the user id that it must
+    have. Raises `OSError` if it cannot be read, and `SnapshotError` if it is no regular file or belongs to another user.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or (owner is not None and found.st_uid != owner):
+            raise SnapshotError(
+                "it must be a regular file" if owner is None else f"it must be a regular file owned by user {owner}"
+            )
+        kept = file.read(MAX_SNAPSHOT_BYTES + 2)
+    return kept[:-1], kept[-1:] == _NEWEST

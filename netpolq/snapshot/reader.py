@@ -5,7 +5,7 @@ Workers use it on a mapped memfd, and `netpolq explain` on plain bytes, so both 
 
 import zlib
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from mmap import mmap
 from typing import NamedTuple, cast
 
@@ -22,7 +22,7 @@ from netpolq.snapshot.layout import (
     TierWord,
 )
 from netpolq.snapshot.program_reader import Candidates, ProgramReader
-from netpolq.snapshot.sections import CELLS, check
+from netpolq.snapshot.sections import CELLS, SectionInfo, check
 
 _KEY_BYTES = 16
 _DENY = Action.DENY.value
@@ -80,6 +80,11 @@ class SnapshotReader(ProgramReader):
             memory.release()
         if isinstance(self._buffer, mmap):
             self._buffer.close()
+
+    @property
+    def sections(self) -> Mapping[Section, SectionInfo]:
+        """Place and number of entries of each section."""
+        return self._sections
 
     # --- evaluation ---------------------------------------------------------------------------------------------------------------
 

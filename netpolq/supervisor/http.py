@@ -14,8 +14,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from netpolq.errors import BootError
 from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
+from netpolq.supervisor.status import METRICS_PATH
 
-METRICS_PATH = "/metrics"
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_CONNECTIONS = 64

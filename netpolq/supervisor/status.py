@@ -12,6 +12,7 @@ import orjson
 from netpolq.model import Rejection
 
 STATUS_PATH = "/status"
+METRICS_PATH = "/metrics"
 SETTINGS_PATH = "/settings"
 """The settings document (`netpolq.ipc.settings_document`) of the running agent."""
 

@@ -17,7 +17,7 @@ from netpolq import cli
 from netpolq.errors import ExitCode
 from netpolq.ipc import settings_document
 from netpolq.settings import resolve
-from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, PODS_OPTIONS, STATUS_OPTIONS
+from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, PODS_OPTIONS, STATUS_OPTIONS, SUPPORT_BUNDLE_OPTIONS
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_argv
 
@@ -94,7 +94,10 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["start", "--v=3"]) == ExitCode.USAGE
     line = one_error_line(capsys)
     assert "'start'" in line
-    assert "run, status, pods, names, loglevel, cleanup, hold, explain, config, completion, man, version, help" in line
+    assert (
+        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, config, completion, man, version, help"
+        in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
         "pods",
         "names",
         "loglevel",
+        "support-bundle",
         "cleanup",
         "hold",
         "explain",
@@ -470,7 +474,7 @@ def test_every_command_has_valid_examples(
         (tmp_path / path).write_text(text)
     (tmp_path / "questions.jsonl").write_text('{"src": "10.0.0.3", "dst": "10.0.0.2", "proto": "TCP", "dport": 5432}\n')
     monkeypatch.chdir(tmp_path)
-    options = {"run": OPTIONS, "status": STATUS_OPTIONS, "cleanup": CLEANUP_OPTIONS}
+    options = {"run": OPTIONS, "status": STATUS_OPTIONS, "cleanup": CLEANUP_OPTIONS, "support-bundle": SUPPORT_BUNDLE_OPTIONS}
     for name, command in cli.COMMANDS.items():
         lines = [line for line in command.examples if not line.startswith("#")]
         if name == "hold":
