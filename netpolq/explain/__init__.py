@@ -2,9 +2,8 @@
 
 import re
 import sys
-import tempfile
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
@@ -16,16 +15,13 @@ from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
+from netpolq.explain.manifests import load, report
 from netpolq.explain.names import parse_names
 from netpolq.explain.render import as_json, as_text
-from netpolq.logs import one_line
-from netpolq.model import Rejection
 from netpolq.policy.evaluator import Evaluator
 from netpolq.policy.name_reasons import NameReasonFinder
 from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
-from netpolq.sources.folder.scan import SUFFIXES
-from netpolq.sources.folder.source import load
 from netpolq.store import Store
 
 
@@ -78,7 +74,8 @@ def run(
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
-        store = _load(manifests, learned)
+        store = load(manifests, learned)
+        report(store.rejections)
         return answer_all(_evaluator(store, evaluator_name), store, packets, expected)
 
     if source is None or destination is None:
@@ -91,7 +88,8 @@ def run(
             f"--dst: the port of {destination!r} cannot be combined with --port {port!r}; allowed: one of the two"
         )
     given_port = _port(number, second_end.port if port is None else port)
-    store = _load(manifests, learned)
+    store = load(manifests, learned)
+    report(store.rejections)
     first, second = choose_addresses(store, first_end.end, second_end.end)
     flow = first, second, number, _number_of(store, second, number, given_port)
     explanation = _evaluator(store, evaluator_name).explain(*flow, via_service=via_service)
@@ -118,29 +116,6 @@ def _number_of(store: Store, destination: AddressKey, protocol: int, port: int |
         return resolve_port(store.address_owners(), destination, protocol, port)
     except NetpolqError as error:
         raise NetpolqError(f"--port: {error}") from error
-
-
-def _load(manifests: Path, names: Mapping[AddressKey, frozenset[str]]) -> Store:
-    store = Store()
-    if manifests.is_file():
-        # The folder source selects files by suffix. A temporary folder with a link to this file allows any file name.
-        with tempfile.TemporaryDirectory(prefix="netpolq-explain-") as folder:
-            name = manifests.name.lstrip(".")
-            link = Path(folder, name if name.endswith(SUFFIXES) else f"{name}{SUFFIXES[0]}")
-            link.symlink_to(manifests.resolve())
-            store.apply(load(Path(folder)))
-    else:
-        store.apply(load(manifests))
-    for address, learned in names.items():
-        store.set_names(address, learned)
-    _report(store.rejections)
-    return store
-
-
-def _report(rejections: Iterable[Rejection]) -> None:
-    for rejection in rejections:
-        for line in rejection.lines():
-            sys.stderr.write(f"{one_line(line)}\n")
 
 
 def _evaluator(store: Store, name: EvaluatorName) -> Evaluator:

@@ -2,14 +2,33 @@
 
 import time
 
+from typing import NamedTuple
+
 from netpolq.addresses import AddressKey
 from netpolq.decision import RuleDecision
 from netpolq.enums import DenyWith, Direction, Reason
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.snapshot.builder import SnapshotBuilder
+from netpolq.snapshot.program_reader import Candidates
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq.store import Store
+
+
+class Pair(NamedTuple):
+    """All that decides about flows between two addresses besides protocol and port. Equal pairs have equal explanations.
+
+    `egress`, `ingress`: the program of each direction, 0: none. `of_egress`, `of_ingress`: their port tables for the peer.
+    `destination_identity`: its offset. `is_own`: both ends are one address. `is_own_node`: the source is the destination's node.
+    """
+
+    egress: int
+    of_egress: Candidates
+    ingress: int
+    of_ingress: Candidates
+    destination_identity: int
+    is_own: bool
+    is_own_node: bool
 
 
 class CompiledEvaluator:
@@ -26,24 +45,44 @@ class CompiledEvaluator:
         self, source: AddressKey, destination: AddressKey, protocol: int, port: int, *, via_service: bool = False
     ) -> Explanation:
         """Evaluate a flow; see `netpolq.policy.evaluator.Evaluator`."""
+        return self.explain_pair(self.pair(source, destination), protocol, port, via_service=via_service)
+
+    def pair(self, source: AddressKey, destination: AddressKey) -> Pair:
+        """Return what decides about flows from one address to another. Many pairs of addresses have equal ones."""
         view = self.view
         egress = view.programs(source)[Direction.EGRESS]
         ingress = view.programs(destination)[Direction.INGRESS]
-        sides = (
-            self._side(egress, destination, destination, protocol, port),
-            self._side(ingress, source, destination, protocol, port),
+        identity = view.identity(destination)
+        return Pair(
+            egress,
+            self._tables(egress, destination, identity),
+            ingress,
+            self._tables(ingress, source, view.identity(source)),
+            # Only a program looks up the names of the destination's ports.
+            identity if egress or ingress else 0,
+            source == destination,
+            source in view.own_node_addresses(destination),
         )
-        if source == destination:
-            return Explanation.of_own(*sides, via_service=via_service)
-        return Explanation.of(*sides, Reason.OWN_NODE if source in view.own_node_addresses(destination) else None)
 
-    def _side(self, program: int, peer: bytes, destination: bytes, protocol: int, port: int) -> Side:
+    def explain_pair(self, pair: Pair, protocol: int, port: int, *, via_service: bool = False) -> Explanation:
+        """Evaluate a flow between the addresses of a pair; see `netpolq.policy.evaluator.Evaluator`."""
+        sides = (
+            self._side(pair.egress, pair.of_egress, pair.destination_identity, protocol, port),
+            self._side(pair.ingress, pair.of_ingress, pair.destination_identity, protocol, port),
+        )
+        if pair.is_own:
+            return Explanation.of_own(*sides, via_service=via_service)
+        return Explanation.of(*sides, Reason.OWN_NODE if pair.is_own_node else None)
+
+    def _tables(self, program: int, peer: AddressKey, identity: int) -> Candidates:
+        return tuple(map(tuple, self.view.candidates(program, peer, identity))) if program else ()
+
+    def _side(self, program: int, tables: Candidates, destination_identity: int, protocol: int, port: int) -> Side:
         if not program:
             return Side()
         view = self.view
         passes: list[int] = []
-        candidates = view.candidates(program, peer, view.identity(peer))
-        decision = view.decide(program, candidates, view.identity(destination), protocol, port, passes)
+        decision = view.decide(program, tables, destination_identity, protocol, port, passes)
         return Side(
             isolated_by=view.isolated_by(program),
             decision=view.decision(decision),
