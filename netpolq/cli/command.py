@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from netpolq.errors import ExitCode
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.usage import grouped_flags, paragraph
+from netpolq.settings.value_types import Completion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +14,8 @@ class Command:
     """A command. `run` takes the arguments after the command's name and returns the exit code.
 
     `usage`: the arguments as the usage line shows them. `summary`: one line for the list of commands; an empty summary keeps the command
-    off the list. `about`: paragraphs. `groups`: its flags. `words`: what its first argument can be. `examples`: complete command lines
-    and comments.
+    off the list. `about`: paragraphs. `groups`: its flags. `words`: what its first argument can be. `paths`: what arguments without
+    a flag name, for the completion. `examples`: complete command lines and comments.
     """
 
     run: Callable[[Sequence[str]], int]
@@ -23,6 +24,7 @@ class Command:
     about: tuple[str, ...] = ()
     groups: tuple[OptionGroup, ...] = ()
     words: tuple[str, ...] = ()
+    paths: Completion = Completion.NOTHING
     exit_codes: Mapping[ExitCode, str] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
 

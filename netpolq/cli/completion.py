@@ -85,7 +85,8 @@ def _bash(commands: Mapping[str, Command]) -> str:
             offered += _BASH_PATHS[option.value_type.completion]
             values.append(" ".join((f"            {'|'.join(forms)})", *offered, ";;")))
         words = " ".join((*_first_words(name, commands), *_flags(command.options)))
-        flags.append(f'                    {name}) words="{words}" ;;')
+        offered = [f'words="{words}"', *_BASH_PATHS[command.paths]]
+        flags.append(f"                    {name}) {' '.join(offered)} ;;")
     return _filled(_BASH, {"commands": " ".join(commands), "values": "\n".join(values), "flags": "\n".join(flags)})
 
 
@@ -104,6 +105,8 @@ def _zsh(commands: Mapping[str, Command]) -> str:
         specs = [spec for option in command.options for spec in _zsh_specs(option)]
         if first := _first_words(name, commands):
             specs.append(f":{name}:({' '.join(first)})")
+        if command.paths is not Completion.NOTHING:
+            specs.append(f"*:path:{_ZSH_ACTION[command.paths]}")
         lines = " \\\n".join(f"                {_quoted(spec)}" for spec in (*specs, "--help[Show the help page.]"))
         flags.append(f"        {name})\n            _arguments \\\n{lines}\n            ;;")
     return _filled(_ZSH, {"commands": "\n".join(described), "flags": "\n".join(flags)})

@@ -20,6 +20,7 @@ from netpolq.cli.explain import EXPLAIN
 from netpolq.cli.loglevel import LOGLEVEL
 from netpolq.cli.names import NAMES
 from netpolq.cli.pods import PODS
+from netpolq.cli.reachability import DIFF, MATRIX
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
 from netpolq.cli.status import STATUS
 from netpolq.cli.support_bundle import SUPPORT_BUNDLE
@@ -192,6 +193,8 @@ COMMANDS: Mapping[str, Command] = {
         groups=plain(*HOLD_OPTIONS),
     ),
     "explain": EXPLAIN,
+    "matrix": MATRIX,
+    "diff": DIFF,
     "config": CONFIG_FILE,
     "completion": Command(
         run=_completion,

@@ -31,7 +31,7 @@ _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.KERNEL: "the kernel lacks a feature that enforcement needs",
     ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
     ExitCode.BOOT: "the agent cannot start, and a retry would not help",
-    ExitCode.UNEXPECTED: "explain: the verdict differs from --expect",
+    ExitCode.UNEXPECTED: "explain: the verdict differs from --expect; diff: a connection changes",
 }
 
 

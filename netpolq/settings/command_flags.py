@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option
-from netpolq.settings.value_types import BOOLEAN, Completion, paths, text, words
+from netpolq.settings.value_types import BOOLEAN, Completion, ValueType, integers, paths, text, words
 
 _VERDICTS = words("allow", "deny", metavar="VERDICT")
 
@@ -94,6 +94,33 @@ ENGINE = Option(
     default="snapshot",
     help="Evaluator. snapshot: the encoded snapshot, as workers read it. reference: the slow reference implementation.",
 )
+GROUP_BY = Option(
+    name="by",
+    value_type=words("workload", "namespace", metavar="GROUP"),
+    default="workload",
+    help="What rows and columns are.",
+)
+_PORT_NUMBERS = integers(1, 65535, metavar="PORT")
+ONE_PORT: Option[int | None] = Option(
+    name="port",
+    value_type=ValueType(
+        parse=lambda given: _PORT_NUMBERS.parse(given) if given else None, metavar="PORT", allowed=_PORT_NUMBERS.allowed
+    ),
+    default="",
+    help="Show this destination port only, of TCP or of --protocol.",
+)
+_TRANSPORTS = words("TCP", "UDP", "SCTP", metavar="NAME")
+TRANSPORT: Option[str] = Option(
+    name="protocol",
+    value_type=replace(_TRANSPORTS, parse=lambda given: _TRANSPORTS.parse(given) if given else ""),
+    default="",
+    help="Show this protocol only. Without it: every protocol, or TCP with --port.",
+)
+MATRIX_OUTPUT = replace(
+    OUTPUT,
+    value_type=words("text", "markdown", "csv", "json", metavar="FORMAT"),
+    help="Format of the output. In text, columns have the numbers of the rows.",
+)
 _SWITCH = replace(BOOLEAN, choices=())
 HOLD_SWITCHES = (
     Option(name="print", value_type=_SWITCH, default="", help="Print the nft script and change nothing."),
@@ -109,4 +136,6 @@ CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
+MATRIX_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT)
+DIFF_OPTIONS: tuple[Option[object], ...] = (OUTPUT,)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, NAMES, PACKETS, EXPECT, ENGINE, OUTPUT)

@@ -1,0 +1,140 @@
+"""Groups of pods: the workloads and the namespaces that own the addresses of a cluster.
+
+The model of a pod has no owner, so labels tell its workload. Pods of one namespace with equal labels are one workload, without the labels
+that controllers add to single pods or to one revision. Pods without other labels are told apart by the name of their controller, as far
+as the labels of controllers tell it, or else by their own name.
+"""
+
+import re
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from netpolq.addresses import AddressKey
+from netpolq.model import Pod, qualified_name
+from netpolq.store import Store
+
+_TEMPLATE_HASH = "pod-template-hash"
+_REVISION_HASH = "controller-revision-hash"
+_ORDINAL_NAME = "statefulset.kubernetes.io/pod-name"
+_JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
+_CONTROLLER_LABELS = frozenset(
+    {_TEMPLATE_HASH, _REVISION_HASH, _ORDINAL_NAME, "apps.kubernetes.io/pod-index", "controller-uid", "job-name"}
+) | {"pod-template-generation"}
+_CONTROLLER_PREFIX = "batch.kubernetes.io/"
+"""Labels that controllers add to pods. Source: well-known labels of Kubernetes, and the DaemonSet and Job controllers."""
+
+_RANDOM_END = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}$")
+"""The end of a name that is made from `generateName`. Source: `rand.String` of k8s.io/apimachinery."""
+
+OUTSIDE = "outside"
+
+
+class By(StrEnum):
+    """What the pods are grouped by."""
+
+    WORKLOAD = "workload"
+    NAMESPACE = "namespace"
+
+
+class Group(NamedTuple):
+    """Pods that are shown as one. `name`: unique in its cluster. `pods`: namespace/name, sorted. `addresses`: those that the pods own.
+
+    `key`: what its pods have in common. It stays the same when the name changes with the number of pods.
+    """
+
+    name: str
+    pods: tuple[str, ...]
+    addresses: tuple[AddressKey, ...]
+    key: "Key | None" = None
+
+
+class Key(NamedTuple):
+    """What the pods of a group have in common. `labels`: sorted, without those of controllers. `controller`: its name, if it is known."""
+
+    namespace: str
+    labels: tuple[tuple[str, str], ...] = ()
+    controller: str = ""
+
+
+def groups_of(store: Store, by: By) -> tuple[Group, ...]:
+    """Return the groups of all pods that own an address, in order of name."""
+    owned: dict[tuple[str, str], list[AddressKey]] = {}
+    for address, pod in store.address_owners().items():
+        owned.setdefault((pod.namespace, pod.name), []).append(AddressKey(address))
+    members: dict[Key, list[Pod]] = {}
+    for name in sorted(owned):
+        pod = store.pods[name]
+        members.setdefault(Key(pod.namespace) if by is By.NAMESPACE else _key(pod), []).append(pod)
+    names = {key: key.namespace for key in members} if by is By.NAMESPACE else _unique_names(members)
+    groups = (
+        Group(
+            names[key],
+            tuple(qualified_name(pod.namespace, pod.name) for pod in pods),
+            tuple(address for pod in pods for address in sorted(owned[pod.namespace, pod.name])),
+            key,
+        )
+        for key, pods in members.items()
+    )
+    return tuple(sorted(groups, key=lambda group: group.name))
+
+
+def without_own_address(store: Store) -> tuple[str, ...]:
+    """Return the pods that own no address and therefore belong to no group: namespace/name, sorted."""
+    owners = {(pod.namespace, pod.name) for pod in store.address_owners().values()}
+    return tuple(qualified_name(*key) for key in sorted(store.pods.keys() - owners))
+
+
+def outside_group(groups: Sequence[Group], addresses: tuple[AddressKey, ...]) -> Group:
+    """Return the group of what is outside the cluster. `addresses`: representatives."""
+    return Group(f"({OUTSIDE})" if any(group.name == OUTSIDE for group in groups) else OUTSIDE, (), addresses)
+
+
+def _key(pod: Pod) -> Key:
+    labels = tuple(
+        (name, text)
+        for name, text in sorted(pod.labels.items())
+        if name not in _CONTROLLER_LABELS and not name.startswith(_CONTROLLER_PREFIX)
+    )
+    controller = _controller(pod)
+    return Key(pod.namespace, labels, controller or ("" if labels else pod.name))
+
+
+def _controller(pod: Pod) -> str:
+    """Return the name of the controller (of a ReplicaSet: of its Deployment), or nothing if no label tells it."""
+    for label in _JOB_NAMES:
+        if job := pod.labels.get(label):
+            return job
+    if (template := pod.labels.get(_TEMPLATE_HASH)) and (end := pod.name.rfind(f"-{template}-")) > 0:
+        return pod.name[:end]
+    if pod.labels.get(_ORDINAL_NAME) == pod.name and "-" in pod.name:
+        return pod.name.rpartition("-")[0]
+    if _REVISION_HASH in pod.labels and (end_of_name := _RANDOM_END.search(pod.name)):
+        return pod.name[: end_of_name.start()]
+    return ""
+
+
+def _unique_names(members: Mapping[Key, Sequence[Pod]]) -> dict[Key, str]:
+    """Return names of workloads. Where several would have one name, the labels in which they differ follow."""
+    by_name: dict[str, list[Key]] = {}
+    for key, pods in members.items():
+        by_name.setdefault(qualified_name(key.namespace, key.controller or _common_name(pods)), []).append(key)
+    names: dict[Key, str] = {}
+    for name, keys in by_name.items():
+        common = set.intersection(*(set(key.labels) for key in keys))
+        for key in keys:
+            different = ",".join(f"{label}={text}" for label, text in key.labels if (label, text) not in common)
+            names[key] = name if len(keys) == 1 else f"{name} ({different or 'no other labels'})"
+    if len(set(names.values())) < len(names):  # a controller and a pod of the same name, with equal labels
+        return {key: f"{name} ({members[key][0].name})" for key, name in names.items()}
+    return names
+
+
+def _common_name(pods: Sequence[Pod]) -> str:
+    """Return the parts, between dashes, with which the names of all pods begin, or the first name."""
+    first, *others = (pod.name.split("-") for pod in pods)
+    count = next(
+        (number for number, part in enumerate(first) if any(other[number : number + 1] != [part] for other in others)), len(first)
+    )
+    return "-".join(first[:count]) or pods[0].name
