@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
 from netpolq.decision import RuleDecision
-from netpolq.enums import DenyWith, Direction, Reason
+from netpolq.enums import DenyWith, Direction, Reason, Verdict
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.snapshot.builder import SnapshotBuilder
@@ -73,6 +73,13 @@ class CompiledEvaluator:
         if pair.is_own:
             return Explanation.of_own(*sides, via_service=via_service)
         return Explanation.of(*sides, Reason.OWN_NODE if pair.is_own_node else None)
+
+    def accepts_pair(self, pair: Pair, protocol: int, port: int) -> bool:
+        """Return whether `explain_pair` accepts a flow. Much faster: as a worker, it does not read the reasons."""
+        if pair.is_own or pair.is_own_node:
+            return True
+        evaluation = self.view.evaluate_tables(*pair[:4], pair.destination_identity, protocol, port)
+        return evaluation.verdict is Verdict.ACCEPT
 
     def _tables(self, program: int, peer: AddressKey, identity: int) -> Candidates:
         return tuple(map(tuple, self.view.candidates(program, peer, identity))) if program else ()

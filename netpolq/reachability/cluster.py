@@ -6,7 +6,6 @@ from itertools import chain
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, is_ipv4
-from netpolq.enums import Verdict
 from netpolq.errors import NetpolqError
 from netpolq.explain.compiled_evaluator import CompiledEvaluator, Pair
 from netpolq.model import Pod
@@ -55,7 +54,8 @@ class Cluster:
         self._evaluator = CompiledEvaluator(store)
         self._numbers: dict[Pair, int] = {}
         self._pairs: list[Pair] = []
-        self._explanations: dict[tuple[int, PortRange], Explanation] = {}
+        self._results: dict[tuple[frozenset[int], tuple[PortRange, ...]], tuple[Reach, ...]] = {}
+        self._evaluated = 0
         self._representatives: dict[tuple[AddressKey, ...], tuple[AddressKey, ...]] = {}
         self._profiles: dict[AddressKey, object] = {}
         self._looked_up = 0
@@ -86,27 +86,28 @@ class Cluster:
         self._last = asked, found
         return found
 
-    def explain(self, pair: int, ports: PortRange) -> Explanation:
-        """Explain flows of a pair to a port range. Raises `NetpolqError` if the cluster is too large."""
-        key = pair, ports
-        explanation = self._explanations.get(key)
-        if explanation is None:
-            if len(self._explanations) >= MAX_EVALUATIONS:
+    def reach(self, pairs: Iterable[int], ranges: tuple[PortRange, ...]) -> tuple[Reach, ...]:
+        """Return for each port range which of the pairs are allowed. Raises `NetpolqError` if the cluster is too large."""
+        asked = frozenset(pairs), ranges
+        results = self._results.get(asked)
+        if results is None:
+            self._evaluated += len(asked[0]) * len(ranges)
+            if self._evaluated > MAX_EVALUATIONS:
                 raise NetpolqError(
                     f"the manifests need more than {MAX_EVALUATIONS} evaluations, the most for one answer; "
-                    "give --port (of `netpolq matrix`), or manifests of fewer namespaces"
+                    "give manifests of fewer namespaces, or (with `netpolq matrix`) --port or --by namespace"
                 )
-            explanation = self._evaluator.explain_pair(self._pairs[pair], ports.protocol, ports.first)
-            self._explanations[key] = explanation
-        return explanation
+            results = tuple(Reach.of(self.allows(pair, ports) for pair in asked[0]) for ports in ranges)
+            self._results[asked] = results
+        return results
 
     def allows(self, pair: int, ports: PortRange) -> bool:
         """Whether flows of a pair to a port range are allowed."""
-        return self.explain(pair, ports).verdict is Verdict.ACCEPT
+        return self._evaluator.accepts_pair(self._pairs[pair], ports.protocol, ports.first)
 
-    def reach(self, pairs: Iterable[int], ports: PortRange) -> Reach:
-        """Which of the pairs may connect to a port range."""
-        return Reach.of(self.allows(pair, ports) for pair in pairs)
+    def explain(self, pair: int, ports: PortRange) -> Explanation:
+        """Explain flows of a pair to a port range."""
+        return self._evaluator.explain_pair(self._pairs[pair], ports.protocol, ports.first)
 
     def _distinct(self, addresses: tuple[AddressKey, ...]) -> tuple[AddressKey, ...]:
         """Return at most two addresses of each profile: one for pairs with others, two for the pairs among themselves."""

@@ -89,8 +89,8 @@ def compare(old: Cluster, new: Cluster, questions: Iterable[Question]) -> Iterat
         before = old.pairs(source.old, destination.old)
         after = new.pairs(source.new, destination.new)
         changed: dict[object, list[tuple[PortRange, Version, Version]]] = {}
-        for _source, _destination, ports in asked:
-            reach, reach_after = old.reach(before, ports), new.reach(after, ports)
+        ranges = tuple(question.ports for question in asked)
+        for ports, reach, reach_after in zip(ranges, old.reach(before, ranges), new.reach(after, ranges), strict=True):
             if reach is reach_after or Reach.ABSENT in {reach, reach_after}:
                 continue
             was_more_open = _RANK[reach] > _RANK[reach_after]

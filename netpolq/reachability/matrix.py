@@ -29,16 +29,12 @@ def matrix_of(cluster: Cluster, groups: Sequence[Group], outside: Group, ranges:
 
     Raises `NetpolqError` if the cluster is too large.
     """
-    known: dict[frozenset[int], Cell] = {}
+    asked = tuple(ranges)
 
     def cell(source: Group, destination: Group) -> Cell:
-        pairs = frozenset(cluster.pairs(source.addresses, destination.addresses))
-        if not pairs or source == destination == outside:
-            return ()
-        if pairs not in known:
-            known[pairs] = tuple(cluster.reach(pairs, ports) for ports in ranges)
-        return known[pairs]
+        pairs = cluster.pairs(source.addresses, destination.addresses)
+        return () if not pairs or source == destination == outside else cluster.reach(pairs, asked)
 
     shown = (*groups, outside)
     cells = {(source.name, destination.name): cell(source, destination) for source in shown for destination in shown}
-    return Matrix(groups=shown, ranges=tuple(ranges), cells=cells)
+    return Matrix(groups=shown, ranges=asked, cells=cells)
