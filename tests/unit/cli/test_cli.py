@@ -95,7 +95,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     line = one_error_line(capsys)
     assert "'start'" in line
     assert (
-        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, config, completion, man, version, help"
+        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, config, completion, man, version, help"
         in line
     )
 
@@ -112,6 +112,8 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
         "cleanup",
         "hold",
         "explain",
+        "matrix",
+        "diff",
         "config",
         "completion",
         "man",
@@ -453,7 +455,7 @@ def test_loglevel_without_an_agent_names_the_socket(tmp_path: Path, capsys: pyte
 def test_every_command_has_valid_examples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test runs the examples of `explain`. The others need an agent or change the machine: of these it parses the flags."""
+    """The test runs the examples of the offline commands. The others need an agent or change the machine: of these it parses the flags."""
     (tmp_path / "manifests").mkdir()
     pods = [
         {
@@ -470,7 +472,8 @@ def test_every_command_has_valid_examples(
         )
     ]
     text = "\n---\n".join([WEB, *map(json.dumps, pods)])
-    for path in ("manifests/all.yaml", "policies.yaml"):
+    (tmp_path / "manifests-new").mkdir()
+    for path in ("manifests/all.yaml", "manifests-new/all.yaml", "policies.yaml", "policies-new.yaml"):
         (tmp_path / path).write_text(text)
     (tmp_path / "questions.jsonl").write_text('{"src": "10.0.0.3", "dst": "10.0.0.2", "proto": "TCP", "dport": 5432}\n')
     monkeypatch.chdir(tmp_path)

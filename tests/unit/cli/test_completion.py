@@ -67,6 +67,8 @@ def test_bash_offers_every_flag_of_a_command() -> None:
         (("status", "-o", ""), ["text", "json"]),
         (("status", "-o", "=", "j"), ["json"]),
         (("explain", "--expect", "d"), ["deny"]),
+        (("matrix", "--by", "n"), ["namespace"]),
+        (("matrix", "-o", "m"), ["markdown"]),
         (("completion", "z"), ["zsh"]),
         (("loglevel", "1"), ["1", "10"]),
     ],
@@ -81,6 +83,8 @@ def test_bash_offers_folders_or_files(tmp_path: Path) -> None:
     (tmp_path / "one file").touch()
     assert offered("run", "--manifests", "o", cwd=tmp_path) == ["one folder"]
     assert set(offered("run", "--config", "=", "o", cwd=tmp_path)) == {"one folder", "one file"}
+    assert set(offered("diff", "o", cwd=tmp_path)) == {"one folder", "one file"}
+    assert set(offered("diff", "old", "o", cwd=tmp_path)) == {"one folder", "one file"}
 
 
 def typed(shell: str, line: str, cwd: Path) -> str:
