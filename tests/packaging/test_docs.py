@@ -34,7 +34,7 @@ def test_every_path_in_the_documentation_exists(page: Path) -> None:
     assert not missing
 
 
-_EXPLAINED = re.compile(r"^\$ (netpolq explain --manifests config/.*)\n((?:(?!```|\$ ).*\n)+)", re.MULTILINE)
+_EXPLAINED = re.compile(r"^\$ (netpolq (?:explain|matrix) --manifests config/.*)\n((?:(?!```|\$ ).*\n)+)", re.MULTILINE)
 EXPLAINED = [
     pytest.param(*found, id=f"{page.name}-{number}")
     for page in PAGES
@@ -43,7 +43,7 @@ EXPLAINED = [
 
 
 @pytest.mark.parametrize(("command", "shown"), EXPLAINED)
-def test_an_answer_of_explain_in_the_documentation_is_the_real_one(command: str, shown: str) -> None:
+def test_an_answer_of_an_offline_command_in_the_documentation_is_the_real_one(command: str, shown: str) -> None:
     done = subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == (shown, "")
