@@ -33,12 +33,12 @@ def test_there_is_an_address_for_each_family_of_pods() -> None:
 
 
 def test_no_block_and_no_exception_has_it() -> None:
-    everything_but = {"cidr": "0.0.0.0/0", "except": ["203.0.113.0/24", "10.0.0.0/8"]}
+    everything_but: Body = {"cidr": "0.0.0.0/0", "except": ["203.0.113.0/24", "10.0.0.0/8"]}
     assert outside(pod("10.0.0.1"), policy(everything_but, {"cidr": "198.51.100.0/24"})) == ["192.0.2.1"]
 
 
 def test_an_address_beside_a_block_is_free_where_the_preferred_ones_are_not() -> None:
-    blocks = [
+    blocks: list[Body] = [
         {"cidr": "128.0.0.0/1"},
         {"cidr": "0.0.0.0/5"},
         {"cidr": "16.0.0.0/4"},
@@ -49,7 +49,7 @@ def test_an_address_beside_a_block_is_free_where_the_preferred_ones_are_not() ->
 
 
 def test_where_blocks_leave_no_address_free_one_in_few_of_them_represents_the_outside() -> None:
-    blocks = [{"cidr": "128.0.0.0/1"}, {"cidr": "0.0.0.0/1"}, {"cidr": "192.0.0.0/2"}, {"cidr": "128.0.0.0/8"}]
+    blocks: list[Body] = [{"cidr": "128.0.0.0/1"}, {"cidr": "0.0.0.0/1"}, {"cidr": "192.0.0.0/2"}, {"cidr": "128.0.0.0/8"}]
     assert outside(pod("10.0.0.1"), policy(*blocks)) == ["129.0.0.0"]
 
 
