@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ test-vm: $(STAMP) vm-setup ## only the tests on a stock Debian kernel under soft
 	NETPOLQ_TEST_SLOW=vm $(BIN)/pytest tests/vm
 	.ci/changed --record vm
 
+test-kernel: $(STAMP) test-setup bench-setup ## only the tests of the ruleset and of the waiting process with real packets (root)
+	NETPOLQ_TEST_SLOW=kernel $(PYTEST) -n 3 tests/netns/dataplane tests/netns/waiting
+	.ci/changed --record kernel
+
 test-image: $(STAMP) test-setup ## only the tests that carry out the steps of the image's recipe
 	NETPOLQ_TEST_SLOW=image $(BIN)/pytest -m image tests/packaging
 	.ci/changed --record image
@@ -141,7 +145,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-image test-property test-caches test-checkov test-monitoring test-loadtest
+	$(MAKE) test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

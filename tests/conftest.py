@@ -13,15 +13,20 @@ hypothesis.settings.register_profile("without deadlines", deadline=None)
 hypothesis.settings.load_profile("without deadlines")
 
 _NEED_ROOT = ("netns", "process", "loadtest", "vm")
+_OF_KERNEL = (("netns", "dataplane"), ("netns", "waiting"))
+"""Folders of the tests with the marker `kernel`."""
 _SLOW = {line.split()[0] for line in (TESTS.parent / ".ci/guarded").read_text("utf-8").splitlines() if not line.startswith("#")}
 """Markers of tests that `make test` runs only if what they guard has changed."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests in namespaces by their folder, and leave out slow tests that `NETPOLQ_TEST_SLOW` does not name, if it is set."""
+    """Mark tests by their folder, and leave out slow tests that `NETPOLQ_TEST_SLOW` does not name, if it is set."""
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in _NEED_ROOT:
+        parts = item.path.relative_to(TESTS).parts
+        if parts[0] in _NEED_ROOT:
             item.add_marker(pytest.mark.netns)
+        if parts[:2] in _OF_KERNEL:
+            item.add_marker(pytest.mark.kernel)
     if (wanted := os.environ.get("NETPOLQ_TEST_SLOW")) is not None:
         left_out = [item for item in items if any(item.get_closest_marker(name) for name in _SLOW - set(wanted.split()))]
         if left_out:
