@@ -26,7 +26,7 @@ CLIENTS = ("x/b", "x/c", "x/d")
 PORTS = (9000, 9001)
 FAMILIES = (4, 6)
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
-CHANGES = sized(25, "caches")
+CHANGES = max(sized(25, "caches"), 5)
 DWELL_S = 0.15
 """Long enough for a decision to be repeated, sent as a hint, and added to the verdict cache."""
 
