@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from loadtest.testbed import manifests
-from loadtest.testbed.agent import Agent
+from loadtest.testbed.agent import Agent, Status
 from loadtest.testbed.box import Box
 from loadtest.testbed.manifests import Body
 
@@ -27,10 +27,16 @@ class Cluster:
         self._revision += 1
         # An empty namespace that is different each time: unchanged manifests would cause no change to wait for.
         revision = manifests.namespace("revision", number=str(self._revision))
-        before = self.agent.status()
+        before = self._status()
         assert self.agent.manifests is not None
         manifests.write(self.agent.manifests / _FILE, [*bodies, revision])
         self.agent.wait_until_enforced(before)
+
+    def _status(self) -> Status:
+        try:
+            return self.agent.status()
+        except OSError as error:
+            raise RuntimeError(f"the agent does not answer: {error}\n{self.agent.log.read_text(encoding='utf-8')}") from error
 
     @contextmanager
     def added(self, bodies: Sequence[Body]) -> Iterator[None]:
