@@ -14,6 +14,7 @@ from netpolq.model import Rejection
 from netpolq.reachability.cluster import Reach
 from netpolq.reachability.matrix import Cell, Matrix
 from netpolq.reachability.ports import port_fields, ports_text
+from netpolq.text_table import columns
 
 _CORNER = "from / to"
 
@@ -43,9 +44,7 @@ def as_text(matrix: Matrix) -> str:
     heads = [f"{number:>{width}}" for number in range(1, len(matrix.groups) + 1)]
     rows = [[_CORNER, *map(str.strip, heads)]]
     rows += [[f"{head} {name}", *cells] for head, (name, *cells) in zip(heads, _rows(matrix), strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(text.ljust(size) for text, size in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in columns(rows))
 
 
 def as_markdown(matrix: Matrix) -> str:

@@ -10,6 +10,7 @@ from netpolq.logs import one_line
 from netpolq.model import ClusterNetworkPolicy, DomainPeer
 from netpolq.names.table import Pair
 from netpolq.policy import domain_names
+from netpolq.text_table import columns
 
 NAMES_PATH = "/names"
 
@@ -102,9 +103,7 @@ def render_json(names: list[LearnedName]) -> str:
 def render_text(names: list[LearnedName]) -> str:
     """A line for each address, without the last line end."""
     rows = [("NAME", "ADDRESS", "TIME LEFT", "POLICIES"), *(row for name in names for row in _rows(name))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(map(one_line, lines))
+    return "\n".join(map(one_line, columns(rows)))
 
 
 def _rows(name: LearnedName) -> Iterator[tuple[str, str, str, str]]:

@@ -18,6 +18,7 @@ from netpolq.model import ObjectKey, Pod
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.tier_policy import TierPolicy
 from netpolq.supervisor.rollout import Rollout
+from netpolq.text_table import columns
 
 PODS_PATH = "/pods"
 
@@ -194,10 +195,8 @@ def _notes(pods: LocalPods) -> Iterator[str]:
 
 def _table(pods: list[LocalPod]) -> Iterator[str]:
     limit = _MAX_NAMED if len(pods) > 1 else None
-    rows = [("POD", "ADDRESSES", "INGRESS", "EGRESS", "CLUSTER-WIDE POLICIES", "DNS"), *(_row(pod, limit) for pod in pods)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    heads = ("POD", "ADDRESSES", "INGRESS", "EGRESS", "CLUSTER-WIDE POLICIES", "DNS")
+    return columns([heads, *(_row(pod, limit) for pod in pods)])
 
 
 def _row(pod: LocalPod, limit: int | None) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Renders the status document as text for a terminal, or as indented JSON."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import orjson
 
@@ -14,6 +14,7 @@ from netpolq.supervisor.status import (
     WaitingStatus,
     WorkerStatus,
 )
+from netpolq.text_table import columns
 
 
 def render_json(status: Status) -> str:
@@ -31,7 +32,7 @@ def _lines(status: Status) -> Iterator[str]:
     state = "ready" if status.ready else f"not ready: {'; '.join(status.not_ready_reasons) or 'no reason given'}"
     ignored = f"; ignored: {_counts(source.ignored)}" if source.ignored else ""
     age = "no sync yet" if source.age_s is None else f"last sync {_duration(source.age_s)} ago"
-    yield from _columns(
+    yield from columns(
         [
             (f"netpolq {status.version}", state),
             ("node", status.node),
@@ -59,7 +60,7 @@ def _lines(status: Status) -> Iterator[str]:
     rows = [_worker_row(str(worker.slot), worker, status.snapshot_version) for worker in status.workers]
     if status.waiting is not None:
         rows.append(_worker_row("waiting", status.waiting, status.snapshot_version))
-    yield from _columns([header, *rows], align="<>>>>>>")
+    yield from columns([header, *rows], align="<>>>>>>")
     if status.rejected:
         yield ""
         yield f"rejected ({len(status.rejected)})"
@@ -128,13 +129,6 @@ def _names(names: NamesStatus) -> str:
     more = f"; not learned: {_counts(refused)}" if refused else ""
     servers = ", ".join(names.dns_servers) or "none is known"
     return f"{names.addresses:,} addresses of {names.names:,} names; DNS servers: {servers}{more}"
-
-
-def _columns(rows: Sequence[Sequence[str]], *, align: str) -> Iterator[str]:
-    """Rows of equal length as lines with aligned columns: `<` left, `>` right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
 
 
 def _counts(counts: dict[str, int]) -> str:
