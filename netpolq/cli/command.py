@@ -48,6 +48,11 @@ class Command:
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def first_argument(argv: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the argument in front of the flags, None without one, and the rest."""
+    return (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+
+
 def plain(*options: Option[object]) -> tuple[OptionGroup, ...]:
     """Return the flags as one group without a heading."""
     return (OptionGroup("", options),)

@@ -4,7 +4,7 @@ import os
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command, plain
+from netpolq.cli.command import Command, first_argument, plain
 from netpolq.errors import ExitCode
 from netpolq.ipc.agent_settings import MAX_VERBOSITY
 from netpolq.settings.definitions import RUN_DIR, VERBOSITY
@@ -14,7 +14,7 @@ from netpolq.settings.options import Given, Values, from_argv, from_environment,
 def _run(argv: Sequence[str]) -> int:
     from netpolq.supervisor import log_level  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
-    level, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    level, rest = first_argument(argv)
     values = Values(from_argv((RUN_DIR,), rest), from_environment((RUN_DIR,), os.environ))
     if level is None:
         print(f"log verbosity is {log_level.fetch(values[RUN_DIR])}")

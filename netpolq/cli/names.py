@@ -4,7 +4,7 @@ import os
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command, plain
+from netpolq.cli.command import Command, first_argument, plain
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.settings.command_flags import NAMES_OPTIONS, OUTPUT
 from netpolq.settings.definitions import RUN_DIR
@@ -14,9 +14,9 @@ from netpolq.settings.options import Values, from_argv, from_environment
 def _run(argv: Sequence[str]) -> int:
     from netpolq.supervisor import names_report, status_client  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
-    wanted, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else ("", argv)
+    wanted, rest = first_argument(argv)
     values = Values(from_argv(NAMES_OPTIONS, rest), from_environment((RUN_DIR,), os.environ))
-    found = names_report.matching(status_client.fetch_names(values[RUN_DIR]), wanted)
+    found = names_report.matching(status_client.fetch_names(values[RUN_DIR]), wanted or "")
     if wanted and not found:
         raise NetpolqError(
             f"no address is known for the name {wanted!r}: no policy of a pod of this node uses it, or no pod has asked"

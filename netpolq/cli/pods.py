@@ -5,7 +5,7 @@ import re
 
 from collections.abc import Sequence
 
-from netpolq.cli.command import Command, plain
+from netpolq.cli.command import Command, first_argument, plain
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.settings.command_flags import OUTPUT, PODS_OPTIONS
 from netpolq.settings.definitions import RUN_DIR
@@ -20,7 +20,7 @@ def _run(argv: Sequence[str]) -> int:
 
     from netpolq.supervisor import pods_report, status_client  # noqa: PLC0415
 
-    wanted, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    wanted, rest = first_argument(argv)
     values = Values(from_argv(PODS_OPTIONS, rest), from_environment((RUN_DIR,), os.environ))
     if wanted is not None and not _WANTED.fullmatch(wanted):
         raise SettingsError(f"argument {wanted!r}: invalid value; allowed: NAMESPACE or NAMESPACE/NAME")

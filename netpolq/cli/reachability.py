@@ -64,7 +64,7 @@ MATRIX = Command(
     groups=plain(*MATRIX_OPTIONS),
     # Each example was run, with manifests like those of its test.
     examples=(
-        "# who may reach whom, and at which ports",
+        "# which workloads may reach which, and at which ports",
         "netpolq matrix --manifests manifests",
         "# from which namespaces can a database be reached",
         "netpolq matrix --manifests manifests --by namespace --port 5432",

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option
-from netpolq.settings.value_types import BOOLEAN, Completion, ValueType, integers, paths, text, words
-
-_VERDICTS = words("allow", "deny", metavar="VERDICT")
+from netpolq.settings.value_types import BOOLEAN, Completion, integers, optional, paths, text, words
 
 OUTPUT = Option(
     name="output", value_type=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
@@ -71,7 +69,7 @@ BUNDLE_LOG = Option(
 )
 EXPECT: Option[str] = Option(
     name="expect",
-    value_type=replace(_VERDICTS, parse=lambda given: _VERDICTS.parse(given) if given else ""),
+    value_type=optional(words("allow", "deny", metavar="VERDICT"), ""),
     default="",
     help="Exit with code 8 if the verdict differs (with --packets: the verdict of any line). For tests of policies.",
 )
@@ -100,19 +98,15 @@ GROUP_BY = Option(
     default="workload",
     help="What rows and columns are.",
 )
-_PORT_NUMBERS = integers(1, 65535, metavar="PORT")
 ONE_PORT: Option[int | None] = Option(
     name="port",
-    value_type=ValueType(
-        parse=lambda given: _PORT_NUMBERS.parse(given) if given else None, metavar="PORT", allowed=_PORT_NUMBERS.allowed
-    ),
+    value_type=optional(integers(1, 65535, metavar="PORT"), None),
     default="",
     help="Show this destination port only, of TCP or of --protocol.",
 )
-_TRANSPORTS = words("TCP", "UDP", "SCTP", metavar="NAME")
 TRANSPORT: Option[str] = Option(
     name="protocol",
-    value_type=replace(_TRANSPORTS, parse=lambda given: _TRANSPORTS.parse(given) if given else ""),
+    value_type=optional(words("TCP", "UDP", "SCTP", metavar="NAME"), ""),
     default="",
     help="Show this protocol only. Without it: every protocol, or TCP with --port.",
 )

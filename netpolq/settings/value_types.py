@@ -27,7 +27,9 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}|[A-Za-z0-9._@:-]{1,14}\*")
 """A name in full, or its start and a star. Source: IFNAMSIZ in linux/if.h; the characters are those that need no quotes in a rule."""
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Empty = TypeVar("Empty")
 E = TypeVar("E", bound=StrEnum)
 
 
@@ -99,6 +101,17 @@ def words(*allowed: str, metavar: str) -> ValueType[str]:
     return ValueType(parse=parse, metavar=metavar, allowed=_alternatives(*allowed), choices=allowed)
 
 
+def optional(value_type: ValueType[T], empty: Empty) -> ValueType[T | Empty]:
+    """Return the same type, with a value for the empty text."""
+    return ValueType(
+        parse=lambda given: value_type.parse(given) if given else empty,
+        metavar=value_type.metavar,
+        allowed=value_type.allowed,
+        choices=value_type.choices,
+        completion=value_type.completion,
+    )
+
+
 def _alternatives(*texts: str) -> str:
     *most, last = texts
     return f"{', '.join(most)} or {last}"
@@ -111,9 +124,8 @@ def text(*, metavar: str, allowed: str, completion: Completion = Completion.NOTH
 
 def paths(*, metavar: str, allowed: str, completion: Completion) -> ValueType[Path | None]:
     """Return the type of paths, with None for the empty text."""
-    return ValueType(
-        parse=lambda given: Path(_plain_text(given)) if given else None, metavar=metavar, allowed=allowed, completion=completion
-    )
+    path = ValueType(parse=lambda given: Path(_plain_text(given)), metavar=metavar, allowed=allowed, completion=completion)
+    return optional(path, None)
 
 
 def _plain_text(given: str) -> str:
