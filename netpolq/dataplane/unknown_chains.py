@@ -4,8 +4,6 @@ Such an address lies in the node's pod ranges, or is at a pod interface, and is 
 unspecified, multicast and broadcast addresses are never those of a pod.
 """
 
-import re
-
 from collections.abc import Iterator
 
 from netpolq.dataplane.original_chains import note_original
@@ -56,23 +54,22 @@ def _accept_unisolated(config: RulesetConfig, family: str) -> tuple[str, ...]:
     in_range = {end: f"{matches[0]} " if len(matches) == 1 else "" for end, matches in pods.items()}
     return (
         f"{in_range['saddr']}{header} saddr @unisolated_{family} jump from_unisolated_{family}",
-        f"{in_range['daddr']}{header} daddr @unisolated_{family} {_no_pod(pods['saddr'])} "
+        f"{in_range['daddr']}{header} daddr @unisolated_{family} {_no_pod(config, family, 'saddr')} "
         f"{header} saddr != @isolated_egress_{family} accept",
     )
 
 
 def _from_unisolated(config: RulesetConfig, family: str) -> tuple[str, ...]:
     header = HEADERS[family]
-    no_pod = _no_pod(_pods(config, family, "daddr", "oifname"))
     return (
-        f"{no_pod} {header} daddr != @isolated_ingress_{family} accept",
+        f"{_no_pod(config, family, 'daddr')} {header} daddr != @isolated_ingress_{family} accept",
         f"{header} daddr @unisolated_{family} accept",
     )
 
 
-def _no_pod(pods: list[str]) -> str:
-    """The match of packets that none of these matches has. Each of them is one comparison."""
-    return " ".join(re.sub(r"^(\S+(?: [sd]addr)?) ", r"\1 != ", match) for match in pods)
+def _no_pod(config: RulesetConfig, family: str, end: str) -> str:
+    """The match of packets without an address of this node's pods at an end."""
+    return " ".join(_pods(config, family, end, _ENDS[end], "!= "))
 
 
 def unknown_rules_before_routing(config: RulesetConfig) -> tuple[str, ...]:
@@ -138,11 +135,11 @@ def _unknown(config: RulesetConfig, family: str, end: str, interface: str, state
     ]
 
 
-def _pods(config: RulesetConfig, family: str, end: str, interface: str) -> list[str]:
-    """Matches of a packet with an address of this node's pods at an end."""
+def _pods(config: RulesetConfig, family: str, end: str, interface: str, operator: str = "") -> list[str]:
+    """Matches of a packet with an address of this node's pods at an end, each of them one comparison; with `!= `, their opposites."""
     ranges = [str(block) for block in collapse(config.pod_ranges) if block.version == _VERSIONS[family]]
     in_ranges = ranges[0] if len(ranges) == 1 else f"{{ {', '.join(ranges)} }}"
     return [
-        *([f"{HEADERS[family]} {end} {in_ranges}"] if ranges else []),
-        *(f'{interface} "{name}"' for name in config.pod_interfaces),
+        *([f"{HEADERS[family]} {end} {operator}{in_ranges}"] if ranges else []),
+        *(f'{interface} {operator}"{name}"' for name in config.pod_interfaces),
     ]
