@@ -17,7 +17,7 @@ from netpolq.policy.misses import MAX_LISTED, and_more
 from netpolq.policy.name_reasons import NameReasons, Opening
 from netpolq.policy.near_miss import NearMiss, NearMisses
 
-_BECAUSE = {
+BECAUSE = {
     Reason.NOT_ISOLATED: "no policy isolates either endpoint",
     Reason.ALLOWED: "every isolated endpoint allows it",
     Reason.SAME_ADDRESS: "a pod can always reach itself",
@@ -163,7 +163,7 @@ def _because(explanation: Explanation) -> str:
             decided = [side.rule for side in (explanation.egress, explanation.ingress) if side.rule is not None]
             if explanation.reason is Reason.ALLOWED and any(rule.tier is not Tier.NETWORK_POLICY for rule in decided):
                 return "a rule allows it in each direction that policies decide"
-            return _BECAUSE[explanation.reason]
+            return BECAUSE[explanation.reason]
         case Isolation(direction, policies) as isolation:
             answer = ", with an answer" if isolation.is_rejected else ""
             return f"{direction.name.lower()} is isolated by {', '.join(policies)} and nothing allows it{answer}"

@@ -1,6 +1,6 @@
 """A cluster to ask about: a store and its compiled evaluator, which evaluates equal questions once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
@@ -59,7 +59,6 @@ class Cluster:
         self._representatives: dict[tuple[AddressKey, ...], tuple[AddressKey, ...]] = {}
         self._profiles: dict[AddressKey, object] = {}
         self._looked_up = 0
-        self._last: tuple[tuple[Sequence[AddressKey], Sequence[AddressKey]], Mapping[int, Ends]] = (((), ()), {})
         self._of_pods_and_nodes = frozenset(self.owners).intersection(chain.from_iterable(store.addresses_of_nodes().values()))
         view = self._evaluator.view
         self._programs = sorted({program for _address, *programs in view.endpoints() for program in programs if program})
@@ -69,9 +68,6 @@ class Cluster:
 
         Raises `NetpolqError` if the cluster is too large.
         """
-        asked = sources, destinations
-        if self._last[0] == asked:
-            return self._last[1]
         found: dict[int, Ends] = {}
         of_destinations = self._distinct(destinations)
         for source in self._distinct(sources):
@@ -83,7 +79,6 @@ class Cluster:
                     if number == len(self._pairs):
                         self._pairs.append(pair)
                     found.setdefault(number, Ends(source, destination))
-        self._last = asked, found
         return found
 
     def reach(self, pairs: Iterable[int], ranges: tuple[PortRange, ...]) -> tuple[Reach, ...]:

@@ -20,8 +20,11 @@ _REVISION_HASH = "controller-revision-hash"
 _ORDINAL_NAME = "statefulset.kubernetes.io/pod-name"
 _JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
 _CONTROLLER_LABELS = frozenset(
-    {_TEMPLATE_HASH, _REVISION_HASH, _ORDINAL_NAME, "apps.kubernetes.io/pod-index", "controller-uid", "job-name"}
-) | {"pod-template-generation"}
+    {
+        *(_TEMPLATE_HASH, _REVISION_HASH, _ORDINAL_NAME, "apps.kubernetes.io/pod-index"),
+        *("controller-uid", "job-name", "pod-template-generation"),
+    }
+)
 _CONTROLLER_PREFIX = "batch.kubernetes.io/"
 """Labels that controllers add to pods. Source: well-known labels of Kubernetes, and the DaemonSet and Job controllers."""
 

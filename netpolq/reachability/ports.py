@@ -64,11 +64,11 @@ def joined(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
 def ports_text(ranges: Iterable[PortRange]) -> str:
     """Return ranges in words: `TCP 80, 8000-9000; UDP; other protocols`. A protocol alone stands for all of its ports."""
     words: dict[str, list[str]] = {}
-    for protocol, first, last in joined(ranges):
-        name = "other protocols" if first == 0 == last and protocol == _ICMP else protocol_name(protocol)
-        numbers = words.setdefault(name, [])
-        if (first, last) != (MIN_PORT, MAX_PORT) and name != "other protocols":
-            numbers.append(str(first) if first == last else f"{first}-{last}")
+    for item in joined(ranges):
+        is_other = item == OTHER_PROTOCOLS
+        numbers = words.setdefault("other protocols" if is_other else protocol_name(item.protocol), [])
+        if not is_other and (item.first, item.last) != (MIN_PORT, MAX_PORT):
+            numbers.append(str(item.first) if item.first == item.last else f"{item.first}-{item.last}")
     return "; ".join(f"{name} {', '.join(numbers)}".rstrip() for name, numbers in words.items())
 
 

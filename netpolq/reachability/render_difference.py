@@ -7,7 +7,7 @@ import orjson
 from netpolq.addresses import format_address
 from netpolq.decision import decision_fields, decision_text
 from netpolq.enums import Reason
-from netpolq.explain.render import summary
+from netpolq.explain.render import BECAUSE, summary
 from netpolq.logs import one_line
 from netpolq.model import Rejection, qualified_name
 from netpolq.policy.evaluator import Explanation
@@ -17,8 +17,7 @@ from netpolq.reachability.ports import port_fields, ports_text
 
 _UNDECIDED = {
     Reason.NOT_ISOLATED: "no policy decides",
-    Reason.SAME_ADDRESS: "a pod can always reach itself",
-    Reason.OWN_NODE: "a node can always reach its own pods",
+    **{reason: BECAUSE[reason] for reason in (Reason.SAME_ADDRESS, Reason.OWN_NODE)},
 }
 
 
