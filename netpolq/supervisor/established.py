@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Set
 from netpolq.addresses import AddressKey
 from netpolq.dataplane.conntrack import Cleared, Connection, clear_accepted
 from netpolq.enums import ConnectionLabel, Verdict
+from netpolq.names import DNS_PORT
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.extended_reader import map_extended
 from netpolq.supervisor.progress import Progress
@@ -31,7 +32,6 @@ from netpolq.supervisor.rollout_events import StrictPassDone
 from netpolq.supervisor.timings import Timings
 
 _RETRY_S = 0.2
-_DNS_PORT = 53
 
 log = logging.getLogger("strict")
 
@@ -119,7 +119,7 @@ def _evaluate(
         nonlocal read
         if evaluator.answer(*connection) is Verdict.DROP:
             return True
-        is_read = connection.port == _DNS_PORT and connection.source in asking
+        is_read = connection.port == DNS_PORT and connection.source in asking
         read += is_read
         return is_read
 

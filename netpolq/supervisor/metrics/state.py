@@ -4,6 +4,7 @@ import os
 import platform
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -147,6 +148,7 @@ def readings(readiness: Readiness) -> list[Reading]:
     return found
 
 
+@cache
 def build_info() -> Reading:
     """Versions of what runs, as labels of a constant."""
     return Reading(

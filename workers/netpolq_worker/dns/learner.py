@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from netpolq.enums import PacketMark
 from netpolq.ipc.channel import Answer, AnswersInForce, Resolvers
+from netpolq.names import DNS_PORT
 from netpolq_worker.dns.held import HeldResponses, Move, Released
 from netpolq_worker.dns.in_force import AddressesInForce, News
 from netpolq_worker.dns.message import is_truncated, name_of, read_addresses, read_question
@@ -26,8 +27,6 @@ from netpolq_worker.dns.transport import (
     read_transport,
 )
 from netpolq_worker.worker.packet import UDP, Flow
-
-DNS_PORT = 53
 
 Effect = Move | Answer
 
