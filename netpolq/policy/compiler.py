@@ -198,7 +198,7 @@ class Compiler:
         return self._known_taken
 
     def local_pod(self, address: AddressKey) -> Pod | None:
-        """The local pod that reports an address in the store, whoever owns it; None without one."""
+        """The local pod that reports an address in the store, also if the address belongs to another pod; None without one."""
         return next(filter(self._is_local, self._store.pods_with_address(address)), None)
 
     def deciding_policies(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:

@@ -21,7 +21,7 @@ DAEMON_SET = CHECKOUT / "deploy/kustomize/base/daemonset.yaml"
 NET_ADMIN = 1 << 12  # linux/capability.h
 
 # Makes every file system read-only for the agent, except the run directory and those of the kernel, which no mount flag protects.
-# A mount that is listed may be gone: whoever removes its mount point, such as a network namespace, detaches it everywhere.
+# A mount that is listed may be gone: a process that removes its mount point, such as a network namespace, detaches it everywhere.
 _CONFINE = """
 set -eu
 mkdir -p "$RUN_DIR"
