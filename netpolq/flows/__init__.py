@@ -1,0 +1,1 @@
+"""Flows: what connected to what, with which verdict, and why; their records, windows, filters and text."""
