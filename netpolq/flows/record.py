@@ -134,7 +134,7 @@ def decode(line: bytes | str) -> FlowRecord:
     except orjson.JSONDecodeError as error:
         raise ValueError(f"not a JSON object: {error}") from error
     if not isinstance(body, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004  # what is wrong is the input
+        raise ValueError("not a JSON object")  # what is wrong is the input
     fields_of = _Fields(body, "")
     audit = fields_of.optional_object("audit")
     return FlowRecord(
@@ -184,7 +184,7 @@ class _Fields:
     def _take(self, name: str, kinds: tuple[type, ...], wanted: str) -> Any:  # the JSON value, of one of the kinds
         value = self._body.get(name)
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise ValueError(f"field {self._path}{name}: must be {wanted}")  # noqa: TRY004
+            raise ValueError(f"field {self._path}{name}: must be {wanted}")
         return value
 
     def text(self, name: str) -> str:
