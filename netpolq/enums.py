@@ -114,6 +114,14 @@ CONNECTION_LABEL_BITS = 7
 """Adjacent bits of a label that netpolq uses."""
 
 
+class FlowsMode(StrEnum):
+    """Which connections are recorded as flows."""
+
+    ON = "on"
+    DENIED = "denied"
+    OFF = "off"
+
+
 class Dataplane(StrEnum):
     """Forms of the queue rule: nftables' own `queue` statement, or the NFQUEUE target through nft_compat."""
 

@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, DenyWith, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import (
+    CONNECTION_LABEL_BITS,
+    Dataplane,
+    DenyWith,
+    FlowsMode,
+    HoldUnknown,
+    LoggingFormat,
+    NodeEgress,
+    VerdictCacheMode,
+)
 from netpolq.ipc.channel import Logging
 from netpolq.logs import PACKET_LOG_VERBOSITY
 
@@ -26,6 +35,8 @@ MAX_VERDICT_TTL_S = 86400
 MAX_CACHED_VERDICTS = 1 << 20
 MAX_HOLD_TIMEOUT_S = 30
 MAX_DNS_SECONDS = 86400
+MIN_FLOW_RECORDS = 1000
+MAX_FLOW_RECORDS = 1_000_000
 
 _BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
@@ -130,6 +141,8 @@ class Settings:
     metrics_bind_address: BindAddress
     verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
     log_denied: bool
+    flows: FlowsMode
+    flow_records: Annotated[int, Between(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS)]
     policy_status: bool
     logging_format: LoggingFormat
     netfilter_bug_1766_fix: bool | None

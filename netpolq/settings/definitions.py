@@ -1,15 +1,26 @@
 """The options of `netpolq run`. Parsing, help, configuration file, manual page, completion and the table in the README come from here."""
 
-from netpolq.enums import CONNECTION_LABEL_BITS, Dataplane, DenyWith, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import (
+    CONNECTION_LABEL_BITS,
+    Dataplane,
+    DenyWith,
+    FlowsMode,
+    HoldUnknown,
+    LoggingFormat,
+    NodeEgress,
+    VerdictCacheMode,
+)
 from netpolq.hold import cni, ruleset
 from netpolq.ipc.agent_settings import (
     MAX_CACHED_VERDICTS,
     MAX_CT_LABEL,
     MAX_DNS_SECONDS,
+    MAX_FLOW_RECORDS,
     MAX_HOLD_TIMEOUT_S,
     MAX_QUEUE,
     MAX_VERBOSITY,
     MAX_VERDICT_TTL_S,
+    MIN_FLOW_RECORDS,
 )
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import (
@@ -268,6 +279,20 @@ LOG_DENIED = Option(
     help="Log each denied first packet. The rate is limited for each pair of source and destination, so that one pair cannot hide "
     "others. The kernel does not cache denials then (--verdict-cache), so that workers see all of them.",
 )
+FLOWS = Option(
+    name="flows",
+    value_type=modes(FlowsMode, metavar="WHICH"),
+    default="on",
+    help="Record the connections of isolated pods as flows, for `netpolq flows` and the metrics of policies: all, only denied ones, or "
+    "none.",
+)
+FLOW_RECORDS = Option(
+    name="flow-records",
+    value_type=integers(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS),
+    default="50000",
+    help="Flow records to keep at most, of windows of 15 s and of one hour, about 500 bytes each. When there are more, the oldest windows "
+    "are dropped.",
+)
 LOGGING_FORMAT = Option(
     name="logging-format",
     value_type=modes(LoggingFormat, metavar="FORMAT"),
@@ -298,7 +323,9 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS, DENY_WITH)),
     OptionGroup("New pods", (CNI_RESULTS, HOLD_UNKNOWN, HOLD_TIMEOUT, POD_INTERFACES, HOLD_UNKNOWN_PEERS)),
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
-    OptionGroup("Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, LOGGING_FORMAT, POLICY_STATUS)),
+    OptionGroup(
+        "Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, LOGGING_FORMAT, POLICY_STATUS)
+    ),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )
 OPTIONS: tuple[Option[object], ...] = tuple(option for group in GROUPS for option in group.options)

@@ -60,6 +60,8 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         verdict_cache_size=values[definitions.VERDICT_CACHE_SIZE],
         run_dir=values[definitions.RUN_DIR],
         log_denied=values[definitions.LOG_DENIED],
+        flows=values[definitions.FLOWS],
+        flow_records=values[definitions.FLOW_RECORDS],
         policy_status=values[definitions.POLICY_STATUS],
         logging_format=values[definitions.LOGGING_FORMAT],
         takeover=values[definitions.TAKEOVER],

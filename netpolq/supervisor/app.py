@@ -28,8 +28,9 @@ import os
 import signal
 import socket
 import sys
+import time
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 
 import uvloop
 
@@ -38,7 +39,7 @@ from prometheus_client import CollectorRegistry
 from netpolq import logs
 from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.install import Ruleset, probe
-from netpolq.enums import Dataplane
+from netpolq.enums import Dataplane, FlowsMode
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.ipc import settings_document
 from netpolq.ipc.channel import Channel, Failure, Welcome
@@ -49,10 +50,12 @@ from netpolq.policy.compiler import Compiler
 from netpolq.settings import Settings
 from netpolq.sources.source import Source
 from netpolq.store import Store
-from netpolq.supervisor import pods_report
+from netpolq.supervisor import flows_report, pods_report
 from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
+from netpolq.supervisor.flow_intake import FlowIntake
+from netpolq.supervisor.flows_report import FLOWS_PATH
 from netpolq.supervisor.from_settings import log_start, make_cni_results, make_source, ruleset_config, write_policy_status
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
@@ -192,8 +195,18 @@ class Supervisor:
             timings=timings,
         )
         self._unknown_addresses = UnknownAddresses(settings, self._ruleset, self._enforcer.install_again)
+        self._flows = None
+        if settings.flows is not FlowsMode.OFF:
+            self._flows = FlowIntake(self._store, node=settings.hostname, max_records=settings.flow_records)
         self._pool = PoolReader(
-            channel, progress, self._publisher, self._verdict_cache, self._names, welcome, worker_count=settings.queue_count
+            channel,
+            progress,
+            self._publisher,
+            self._verdict_cache,
+            self._names,
+            self._flows,
+            welcome,
+            worker_count=settings.queue_count,
         )
         self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
         self._host_monitor = HostMonitor(settings.ct_label)
@@ -218,6 +231,7 @@ class Supervisor:
                 PODS_PATH: self._pods,
                 SETTINGS_PATH: settings_document.encode(settings).encode,
             },
+            streams={FLOWS_PATH: self._answer_flows},
             metrics=exposed,
             verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
@@ -236,6 +250,7 @@ class Supervisor:
                 self._resolvers.run(source),
                 self._bridge_guard.run(),
                 *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
+                *([] if self._flows is None else [self._flows.run()]),
                 *([] if self._strict_mode is None else [self._strict_mode.run()]),
                 self._hold.run(source),
                 self._unknown_addresses.run(source),
@@ -284,6 +299,13 @@ class Supervisor:
         rollout, results = self._progress.rollout, self._cni_results
         early_addresses = (lambda _key: ()) if results is None else results.early.of_pod
         return pods_report.encode(pods_report.report(self._compiler, rollout, early_addresses))
+
+    def _answer_flows(self, query: Mapping[str, str]) -> Iterator[bytes]:
+        """The answer to `netpolq flows`. Raises `ValueError`."""
+        if self._flows is None:
+            raise ValueError("flows are off: run the agent with --flows on or --flows denied")
+        self._flows.read()
+        return flows_report.answer(self._flows.table, self._flows.lost, query, time.time())
 
     def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         pool, host_monitor, has_verdict_cache = self._pool, self._host_monitor, self._settings.verdict_cache

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 from netpolq.supervisor.status import METRICS_PATH
 
+_LINES_TYPE = "application/x-ndjson"
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 MAX_CONNECTIONS = 64
@@ -147,7 +148,8 @@ def _credentials(request: web.Request) -> PeerCredentials | None:
 class StatusSocket:
     """Serves JSON documents, the metrics and the log verbosity on a Unix socket that only its owner may use.
 
-    `documents`: by path. `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at
+    `documents`: by path. `streams`: by path, from the query to the portions of the answer, which are made one by one; raise `ValueError`
+    for a wrong query. `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at
     `path`: that of a killed supervisor, or of the running agent in a takeover, which still serves its open connections. When the other
     agent has left, the socket is created again: its supervisor may have restarted and replaced it.
     """
@@ -159,6 +161,7 @@ class StatusSocket:
         other_agent_left: asyncio.Event,
         *,
         documents: Mapping[str, Callable[[], bytes]],
+        streams: Mapping[str, Callable[[Mapping[str, str]], Iterator[bytes]]],
         metrics: Callable[[], Awaitable[bytes]],
         verbosity: Verbosity,
     ) -> None:
@@ -170,6 +173,7 @@ class StatusSocket:
         self._logged_uids: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get(path, self._answer(document)) for path, document in documents.items()])
+        application.add_routes([web.get(path, self._stream(stream)) for path, stream in streams.items()])
         application.add_routes([web.get(METRICS_PATH, self._get_metrics)])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
@@ -243,6 +247,25 @@ class StatusSocket:
         async def answer(request: web.Request) -> web.Response:
             self._reject_others(request)
             return web.Response(body=document(), content_type="application/json")
+
+        return answer
+
+    def _stream(
+        self, stream: Callable[[Mapping[str, str]], Iterator[bytes]]
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            self._reject_others(request)
+            try:
+                portions = stream(request.query)
+            except ValueError as error:
+                return web.Response(status=400, text=str(error))
+            response = web.StreamResponse(headers={"Content-Type": _LINES_TYPE})
+            await response.prepare(request)
+            for portion in portions:
+                await response.write(portion)
+                await asyncio.sleep(0)  # other tasks have their turn
+            await response.write_eof()
+            return response
 
         return answer
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
 import time
 
 from netpolq.ipc.channel import (
     Answer,
     Channel,
     Counters,
+    FlowMemory,
     Hints,
     Message,
     PeerGone,
@@ -17,6 +19,7 @@ from netpolq.ipc.channel import (
     Taken,
     Welcome,
 )
+from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.progress import Progress
@@ -43,6 +46,7 @@ class PoolReader:
         publisher: Publisher,
         verdict_cache: VerdictCache | None,
         names: LearnedNames,
+        flows: FlowIntake | None,
         welcome: Welcome,
         *,
         worker_count: int,
@@ -53,6 +57,7 @@ class PoolReader:
         self._publisher = publisher
         self._verdict_cache = verdict_cache
         self._names = names
+        self._flows = flows
         self.supervisor_restarts = welcome.supervisor_restarts
         self.refusals = 0
         self.workers: dict[int, Report] = {}
@@ -99,6 +104,11 @@ class PoolReader:
                 log.error("%s refused snapshot %d: %s", process, version, problem)
             case Counters(metrics_file_id) if descriptor is not None:
                 self.memories[metrics_file_id] = descriptor
+            case FlowMemory(metrics_file_id) if descriptor is not None:
+                if self._flows is None:
+                    os.close(descriptor)
+                else:
+                    self._flows.add_memory(metrics_file_id, descriptor)
             case Taken(version, problem):
                 self._publisher.taken(version)
                 if problem:

@@ -11,7 +11,7 @@ pool forwards `Publish` from the supervisor to every worker, and `Report`, `Refu
     DNS reader → pool → supervisor   Answer
     supervisor → pool → DNS reader   Resolvers, AnswersInForce
     supervisor → pool            Heartbeat, StandDown, RulesetInstalled, Failure
-    pool → supervisor            Welcome, Counters (carries the descriptor of a worker's memory), Taken, StoodDown, PeerGone
+    pool → supervisor            Welcome, Counters and FlowMemory (carry the descriptor of a worker's memory), Taken, StoodDown, PeerGone
 
 Messages that a stalled peer has not read stay in memory, each `Publish` with a whole snapshot. So a sender has at most `MAX_UNREAD`
 unread snapshots in flight. The supervisor waits for `Taken`, the pool for `Report` or `Heartbeat`.
@@ -34,6 +34,7 @@ from netpolq.ipc.channel.messages import (
     Counters,
     Drain,
     Failure,
+    FlowMemory,
     Heartbeat,
     Hints,
     Logging,
@@ -65,6 +66,7 @@ __all__ = [
     "Counters",
     "Drain",
     "Failure",
+    "FlowMemory",
     "Heartbeat",
     "Hints",
     "Logging",

@@ -18,6 +18,7 @@ from netpolq.ipc.channel.messages import (
     Drain,
     Empty,
     Failure,
+    FlowMemory,
     Heartbeat,
     Hints,
     Logging,
@@ -59,6 +60,7 @@ class _Kind(IntEnum):
     RESOLVERS = 17
     ANSWER = 18
     ANSWERS_IN_FORCE = 19
+    FLOW_MEMORY = 20
 
 
 _EMPTY: dict[int, Empty] = {
@@ -79,6 +81,7 @@ _REFUSAL = struct.Struct("=BIQ")
 _WELCOME = struct.Struct("=BQI")
 _HEARTBEAT = struct.Struct("=BQ")
 _COUNTERS = struct.Struct("=BI")
+_FLOW_MEMORY = struct.Struct("=BI")
 _TAKEN = struct.Struct("=BQ")
 _MAX_TEXT_BYTES = 1024
 _MAX_QUEUE_NUM = 0xFFFF
@@ -110,6 +113,8 @@ def encode(message: Message) -> bytes:
             return _HEARTBEAT.pack(_Kind.HEARTBEAT, *message)
         case Counters():
             return _COUNTERS.pack(_Kind.COUNTERS, *message)
+        case FlowMemory():
+            return _FLOW_MEMORY.pack(_Kind.FLOW_MEMORY, *message)
         case Failure(text):
             return bytes([_Kind.FAILURE]) + text.encode(errors="replace")[:_MAX_TEXT_BYTES]
         case Welcome():
@@ -159,6 +164,8 @@ def decode(data: bytes) -> Message:
                 return Heartbeat(*_HEARTBEAT.unpack(data)[1:])
             case _Kind.COUNTERS:
                 return Counters(*_COUNTERS.unpack(data)[1:])
+            case _Kind.FLOW_MEMORY:
+                return FlowMemory(*_FLOW_MEMORY.unpack(data)[1:])
             case _Kind.FAILURE:
                 return Failure(data[1:].decode(errors="replace"))
             case _Kind.WELCOME:

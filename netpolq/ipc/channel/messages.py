@@ -174,6 +174,12 @@ class Counters(NamedTuple):
     metrics_file_id: int
 
 
+class FlowMemory(NamedTuple):
+    """The flow memory of the workers with a metrics file id. Its descriptor comes with the message. See `netpolq.ipc.flow_memory`."""
+
+    metrics_file_id: int
+
+
 class Taken(NamedTuple):
     """The pool has read a snapshot. `problem` not empty: the pool refused it, and everything must be published again."""
 
@@ -194,6 +200,7 @@ Message = (
     | Hints
     | Heartbeat
     | Counters
+    | FlowMemory
     | Taken
     | Failure
     | Logging

@@ -11,7 +11,7 @@ from netpolq.dataplane.queue_rule import replace_queue_rule
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane, NodeEgress, PacketMark
 from netpolq.ipc import counter_memory
-from netpolq.ipc.channel import Message, Report
+from netpolq.ipc.channel import Counters, Message, Report
 from netpolq.netlink.nftables import commit
 from netpolq.settings import resolve
 from netpolq.snapshot.memfd import seal
@@ -95,7 +95,8 @@ class Pool:
 
     def counted(self, metric: str, **labels: str) -> int:
         """A counter of all processes. They write it a few times a second."""
-        memories = {message.metrics_file_id: descriptor for message, descriptor in self.workers.counters}
+        announced = self.workers.memories
+        memories = {message.metrics_file_id: descriptor for message, descriptor in announced if isinstance(message, Counters)}
         found = {family.name: family for family in counter_memory.merge(memories)}
         samples = found[metric].samples if metric in found else ()
         return int(sum(sample.value for sample in samples if labels.items() <= sample.labels.items()))

@@ -45,7 +45,9 @@ class Pool:
         self.snapshot_file = SnapshotFile(run_dir / "snapshot.bin")
         self.publisher = Publisher(self._channel, self.progress, self.snapshot_file, Changes())
         self.names = learned_names(self._channel, self.progress, run_dir)
-        self.reader = PoolReader(self._channel, self.progress, self.publisher, None, self.names, Welcome(0, 3), worker_count=2)
+        self.reader = PoolReader(
+            self._channel, self.progress, self.publisher, None, self.names, None, Welcome(0, 3), worker_count=2
+        )
         self.reader.attach(asyncio.get_running_loop())
 
     def send(self, *messages: Message | bytes) -> None:

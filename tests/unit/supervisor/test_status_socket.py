@@ -32,6 +32,7 @@ async def test_the_socket_is_created_again_when_the_other_agent_has_left(tmp_pat
         100,
         left,
         documents={"/status": lambda: b"{}", "/names": lambda: b"[]"},
+        streams={},
         metrics=in_thread(lambda: b"up 1\n"),
         verbosity=verbosity,
     )

@@ -76,7 +76,7 @@ class Supervisor:
         self.snapshot_file = SnapshotFile(Path("/nonexistent/snapshot.bin"))
         self.publisher = Publisher(channel, self.progress, self.snapshot_file, Changes())
         names = learned_names(channel, self.progress, Path("/nonexistent"))
-        self.pool = PoolReader(channel, self.progress, self.publisher, None, names, Welcome(0, 0), worker_count=1)
+        self.pool = PoolReader(channel, self.progress, self.publisher, None, names, None, Welcome(0, 0), worker_count=1)
         self.pool.attach(asyncio.get_running_loop())
         self._builder = SnapshotBuilder()
 

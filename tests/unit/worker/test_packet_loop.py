@@ -99,6 +99,7 @@ class ServingWorker:
         self.mark_mask = MASK
         self.message_waits = False
         self.observe: Callable[[Packet, bool, int, int], None] | None = None
+        self.record: Callable[[int], None] | None = None
         self.reject: Callable[[bytes, int, int], None] | None = None
         self.housekeepings = 0
         self._packet_handler = handle_packets(lambda: cast("WorkerContext", self))

@@ -11,7 +11,7 @@ _MAX_ANSWERS = 1024
 
 
 class Outbox:
-    """Sends the metrics memories, each once, the newest rejection of a snapshot, and the answers of the DNS reader in their order."""
+    """Sends the workers' memories, each once, the newest rejection of a snapshot, and the answers of the DNS reader in their order."""
 
     def __init__(self, supervisor: SupervisorProcess, workers: Workers) -> None:
         self._supervisor = supervisor
@@ -43,7 +43,7 @@ class Outbox:
     def flush(self) -> None:
         """Send what is left. The pool calls this at each heartbeat of a worker, four times a second."""
         self._send_answers()
-        for message, descriptor in self._workers.counters[self._memories_sent :]:
+        for message, descriptor in self._workers.memories[self._memories_sent :]:
             if not self._supervisor.send(message, [descriptor]):
                 return
             self._memories_sent += 1

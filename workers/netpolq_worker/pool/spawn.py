@@ -7,9 +7,10 @@ import socket
 
 from dataclasses import dataclass, field
 
-from netpolq.ipc import counter_memory
+from netpolq.enums import FlowsMode
+from netpolq.ipc import counter_memory, flow_memory
 from netpolq.ipc.agent_settings import Settings
-from netpolq.ipc.channel import MAX_UNREAD, Channel, Publish
+from netpolq.ipc.channel import MAX_UNREAD, Channel, Counters, FlowMemory, Publish
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.pool.fork import fork_child
 from netpolq_worker.waiting import table
@@ -87,6 +88,10 @@ class WorkerSpawner:
         # used first, because each memory takes room.
         self.memories: list[int] = []
         """Descriptors of the metrics memories, by metrics file id."""
+        self.flow_memories: dict[int, int] = {}
+        """Descriptors of the flow memories, by metrics file id; there are none if flows are not recorded."""
+        self.announced: list[tuple[Counters | FlowMemory, int]] = []
+        """All of these memories, with the messages that announce them to the supervisor."""
         self._free_metrics_file_ids: list[int] = []
 
     def _bind(self, queue_num: int) -> Queue:
@@ -108,14 +113,14 @@ class WorkerSpawner:
     def spawn(self, snapshot: SnapshotHandle) -> WorkerProcess:
         """Fork a process. It is a standby worker until it receives `Serve`. Raises `OSError` if the kernel refuses the process."""
         if not self._free_metrics_file_ids:
-            self._free_metrics_file_ids.append(self.new_memory())
+            self._free_metrics_file_ids.append(self._new_memories())
         metrics_file_id = self._free_metrics_file_ids[0]
-        memory = self.memories[metrics_file_id]
+        memory, flows = self.memories[metrics_file_id], self.flow_memories.get(metrics_file_id, -1)
         queues = (descriptor for queue in self.queues for descriptor in queue.descriptors())
         answering = () if self._answer_sockets is None else self._answer_sockets.descriptors()
         pid, channel = fork_child(
             "worker",
-            (*queues, snapshot.descriptor, memory, self.held_table, *answering),
+            (*queues, snapshot.descriptor, memory, flows, self.held_table, *answering),
             lambda end: self._run_worker(metrics_file_id, end, snapshot),
         )
         heapq.heappop(self._free_metrics_file_ids)
@@ -124,12 +129,28 @@ class WorkerSpawner:
     def new_memory(self) -> int:
         """The metrics file id of a new memory. Raises `OSError` without free memory."""
         self.memories.append(counter_memory.make())
-        return len(self.memories) - 1
+        metrics_file_id = len(self.memories) - 1
+        self.announced.append((Counters(metrics_file_id), self.memories[metrics_file_id]))
+        return metrics_file_id
+
+    def _new_memories(self) -> int:
+        """The metrics file id of new memories of a worker. Raises `OSError` without free memory."""
+        flows = None if self._settings.flows is FlowsMode.OFF else flow_memory.make()
+        try:
+            metrics_file_id = self.new_memory()
+        except OSError:
+            if flows is not None:
+                os.close(flows)
+            raise
+        if flows is not None:
+            self.flow_memories[metrics_file_id] = flows
+            self.announced.append((FlowMemory(metrics_file_id), flows))
+        return metrics_file_id
 
     def close(self) -> None:
         """Close what new processes would inherit beside the queues."""
         os.close(self.held_table)
-        for descriptor in self.memories:
+        for descriptor in (*self.memories, *self.flow_memories.values()):
             os.close(descriptor)
         if self._answer_sockets is not None:
             self._answer_sockets.close()
@@ -144,6 +165,8 @@ class WorkerSpawner:
         worker_settings = WorkerSettings(
             metrics_file_id=metrics_file_id,
             memory=self.memories[metrics_file_id],
+            flow_memory=self.flow_memories.get(metrics_file_id),
+            denied_flows_only=self._settings.flows is FlowsMode.DENIED,
             fail_open=self._settings.fail_open,
             mark_mask=self._settings.mark_mask,
             hints=self._settings.hints,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from netpolq.ipc.agent_settings import Settings
-from netpolq.ipc.channel import Counters, Drain, Heartbeat, Hints, Logging, Message, Refusal, Report, Serve
+from netpolq.ipc.channel import Counters, Drain, FlowMemory, Heartbeat, Hints, Logging, Message, Refusal, Report, Serve
 from netpolq_worker.pool.event_loop import EventLoop
 from netpolq_worker.pool.restart_policy import Child, attempt, described, kill_if_silent
 from netpolq_worker.pool.spawn import SnapshotHandle, WorkerProcess, WorkerSpawner
@@ -107,9 +107,9 @@ class Workers:
         return self._spawner
 
     @property
-    def counters(self) -> list[tuple[Counters, int]]:
-        """The metrics memories of the workers and the DNS reader, with their descriptors. The list only grows."""
-        return [(Counters(file_id), descriptor) for file_id, descriptor in enumerate(self._spawner.memories)]
+    def memories(self) -> list[tuple[Counters | FlowMemory, int]]:
+        """The memories of the workers and the DNS reader that the supervisor reads, with their descriptors. The list only grows."""
+        return self._spawner.announced
 
     @property
     def held_table(self) -> int:

@@ -7,7 +7,7 @@ The cache key is everything that, by the API, can change a verdict: addresses, p
 import struct
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
 from netpolq.errors import SnapshotError
@@ -15,6 +15,7 @@ from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.cached_evaluator import CachedEvaluator
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
+from netpolq_worker.worker.flow_recorder import FlowRecorder
 from netpolq_worker.worker.packet import (
     UNKEYED_PROTOCOLS,
     WITH_PORTS,
@@ -56,6 +57,9 @@ _ON_EVERY_PORT = 1 << 9
 ANSWER_REJECTED = 1 << 10
 """Bit of an answer: the sender of a packet with this answer, a drop, gets an answer itself (`netpolq_worker.worker.rejecter`)."""
 _EVALUATION_SHIFT = 11
+ANSWER_FLOW_SHIFT = 32
+"""An answer shifted by this is the number of its flow, 0 if it has none (`netpolq_worker.worker.flow_recorder`)."""
+_WITHOUT_FLOW = (1 << ANSWER_FLOW_SHIFT) - 1
 
 _SEEN_SLOTS = 1 << 16
 
@@ -65,11 +69,13 @@ _NO_RANGES = AddressRanges()
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
-    An **answer** is `evaluation << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`: the index
-    of an evaluation (see `evaluation`), which names the decisions; `ANSWER_REJECTED`; whether it is the same on every port of the protocol;
-    the tier that decided each direction (0: none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in
-    `netpolq_worker.worker.packet`). A stored answer may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions
-    keep their numbers from snapshot to snapshot, so answers for addresses that a snapshot does not change stay valid.
+    An **answer** is
+    `flow << 32 | evaluation << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`:
+    the number of a flow, if flows are recorded and the connection is cached; the index of an evaluation (see `evaluation`), which names
+    the decisions; `ANSWER_REJECTED`; whether it is the same on every port of the protocol; the tier that decided each direction (0:
+    none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A stored answer
+    may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions keep their numbers from snapshot to snapshot, so
+    answers for addresses that a snapshot does not change stay valid.
 
     `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
     `answer_key` and `load` replace the dictionary now and then. `misses`: answers made from the snapshot.
@@ -77,7 +83,8 @@ class FlowCache:
     A connection is cached at its second lookup. The first leaves a mark of 16 bits in a table of fixed size, in place of an older one:
     most connections of a scan or of a distributed flood never come again, and would only evict those that do.
 
-    `unknown_peers`: ranges in which a peer without an identity is a pod that is not known yet (`HOLD`).
+    `unknown_peers`: ranges in which a peer without an identity is a pod that is not known yet (`HOLD`). `flows` None: flows are not
+    recorded.
     """
 
     def __init__(
@@ -86,12 +93,14 @@ class FlowCache:
         *,
         with_hints: bool = False,
         unknown_peers: AddressRanges = _NO_RANGES,
+        flows: FlowRecorder | None = None,
     ) -> None:
         self.view: SnapshotReader | None = None
         self._held = (unknown_peers, HOLD) if unknown_peers else None
         self.cache: dict[Key, int] = {}
         self.misses = 0
         self._evaluator: CachedEvaluator[int] | None = None
+        self._flows = flows
         self._limit = generation_entries
         self.with_hints = with_hints
         self._seen = array("H", bytes(2 * _SEEN_SLOTS))
@@ -107,7 +116,12 @@ class FlowCache:
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
-        return self._evaluations[answer >> _EVALUATION_SHIFT]
+        return self._evaluations[(answer & _WITHOUT_FLOW) >> _EVALUATION_SHIFT]
+
+    def flush_flows(self) -> None:
+        """Write the flows that were recorded. Call it a few times a second."""
+        if self._flows is not None:
+            self._flows.flush(self)
 
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key, or `HOLD`; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
@@ -146,6 +160,8 @@ class FlowCache:
         # key with port `EVERY_PORT` has no other meaning.
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
         if hints and (stored := self._lookup(pair)) is not None:
+            if self._flows is not None:
+                self._flows.list_uncached(key, stored)  # the flow has a port, though its answer has none
             return stored
         family = len(source)
         if family == 4:
@@ -158,14 +174,19 @@ class FlowCache:
             return HOLD
         self.misses += 1
         answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
+        asked = key
         if hints and answer & _ON_EVERY_PORT:
             key = pair
         elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
             return answer
         if self._seen_before(key):
+            if self._flows is not None:
+                answer = self.numbered(answer, self._flows.number(key))
             self._keep(key, answer)
             if hints:
                 self._hint(key, answer)
+        if self._flows is not None and self.cache.get(asked) != answer:
+            self._flows.list_uncached(asked, answer)
         return answer
 
     def _answer_for(self, evaluation: Evaluation, on_every_port: bool) -> int:
@@ -194,7 +215,29 @@ class FlowCache:
         tier = None if self.view is None else self.view.tier(decision)
         return 0 if tier is None else tier + 1
 
+    # --- what the recorder of flows asks ----------------------------------------------------------------------------------------------
+
+    def index(self, answer: int) -> int:
+        """The index of the evaluation of an answer."""
+        return (answer & _WITHOUT_FLOW) >> _EVALUATION_SHIFT
+
+    def flow_number(self, answer: int) -> int:
+        """The number of the flow of an answer; 0 if it has none."""
+        return answer >> ANSWER_FLOW_SHIFT
+
+    def numbered(self, answer: int, number: int) -> int:
+        """The answer with a flow number."""
+        return answer & _WITHOUT_FLOW | number << ANSWER_FLOW_SHIFT
+
+    def cached_answers(self) -> Iterator[int]:
+        """The answers of all cached connections."""
+        for generation in (self.cache, self._old):
+            yield from (stored if stored >= 0 else ~stored for stored in generation.values())
+
     def _forget_answers(self) -> None:
+        if self._flows is not None:
+            self._flows.leave(self)
+            self._flows.forget_numbers()
         self.cache, self._addresses = {}, set()
         self._old, self._old_addresses = {}, set()
         self._evaluations, self._answers, self._all_answers = [], {}, {}
@@ -239,6 +282,8 @@ class FlowCache:
             evaluator = CachedEvaluator(view, self._answer_for, held=self._held)
         except (IndexError, struct.error) as error:
             raise SnapshotError(f"snapshot {view.version} points outside of itself") from error
+        if self._flows is not None:
+            self._flows.leave(self)
         previous, self.view, self._evaluator = self.view, view, evaluator
         self._waiting.clear()  # decisions of the previous version
         self._answers = {}

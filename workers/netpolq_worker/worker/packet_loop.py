@@ -58,6 +58,7 @@ class WorkerContext(Protocol):
 
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
     answer (negative: `MALFORMED`, `MOVED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
+    `record`: called with the answer of each packet that has a decision; None: flows are not recorded.
     `waiting_queue`: the queue to which packets are moved whose addresses are unknown. `reject`: called with each dropped packet in original
     direction whose answer has `ANSWER_REJECTED`, the answer, and when its batch began; must not raise. `reject` None: no decision is
     answered.
@@ -71,6 +72,7 @@ class WorkerContext(Protocol):
     waiting_queue: int
     message_waits: bool
     observe: Observe | None
+    record: Callable[[int], None] | None
     reject: Callable[[bytes, int, int], None] | None
 
     def housekeeping(self, now_ns: int) -> None:
@@ -95,7 +97,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     accepted, reply = in_mark(PacketMark.ACCEPTED, context.mark_mask), in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
     parsed = parsed_marks(context.mark_mask)
     cached = flow_cache.cache.get
-    observe, reject = context.observe, context.reject
+    observe, reject, record = context.observe, context.reject, context.record
     mark = -1  # of the packets of this batch, as they arrived
     accepted_mark = 0
     is_reply = is_parsed = False
@@ -149,6 +151,8 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 else:
                     counted = answer & _COUNTED
                     verdict = counted & 1
+                    if record is not None:
+                        record(answer)
                     if verdict:
                         pending_id = packet_id
                     else:

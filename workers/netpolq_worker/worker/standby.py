@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass
 
 from netpolq.ipc.channel import Channel, Drain, Heartbeat, Logging, Publish, Serve
+from netpolq.ipc.flow_memory import FlowWriter
 from netpolq.logs import set_verbosity
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.waiting.process import WaitingProcess
 from netpolq_worker.waiting.table import HeldTable, map_shared
 from netpolq_worker.worker.answer_sockets import AnswerSockets
 from netpolq_worker.worker.flow_cache import FlowCache
+from netpolq_worker.worker.flow_recorder import FlowRecorder
 from netpolq_worker.worker.loop import Worker, WorkerParts
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
@@ -35,12 +37,15 @@ class WorkerSettings:
 
     `waiting_queue`: served by the last slot; `held_table`: descriptor of its table of held packets; `unknown_peers`: see `FlowCache`.
     `snapshot_version` 0: there is no snapshot yet; otherwise `snapshot_descriptor` holds it, inherited.
+    `flow_memory`: descriptor of the memory for flows, None: flows are not recorded; `denied_flows_only`: accepted ones are not.
     `logging`: what is logged at first. `hints`: report the decisions that are looked up again. `answer_sockets` None: denied packets get
     no answer.
     """
 
     metrics_file_id: int
     memory: int
+    flow_memory: int | None
+    denied_flows_only: bool
     fail_open: bool
     mark_mask: int
     hints: bool
@@ -62,7 +67,11 @@ class StandbyWorker:
         self._queues = queues
         self._channel = channel
         self._logging = settings.logging
-        self._flow_cache = FlowCache(with_hints=settings.hints, unknown_peers=settings.unknown_peers)
+        self._flows = None
+        if settings.flow_memory is not None:
+            self._flows = FlowRecorder(FlowWriter(settings.flow_memory), denied_only=settings.denied_flows_only)
+            os.close(settings.flow_memory)
+        self._flow_cache = FlowCache(with_hints=settings.hints, unknown_peers=settings.unknown_peers, flows=self._flows)
         self._metrics = WorkerMetrics(settings.metrics_file_id, settings.memory)
         self._loader = SnapshotLoader(self._flow_cache, channel)
         self._rejecter = Rejecter(settings.answer_sockets, self._flow_cache, self._metrics)
@@ -125,6 +134,7 @@ class StandbyWorker:
             flow_cache=self._flow_cache,
             metrics=self._metrics,
             rejecter=self._rejecter,
+            flows=self._flows,
             fail_open=settings.fail_open,
             mark_mask=settings.mark_mask,
             logging=self._logging,

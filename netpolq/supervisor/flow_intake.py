@@ -1,0 +1,117 @@
+"""The intake of flows: reads the workers' flow memories, names the ends, and keeps the records.
+
+Ends get the names of the pods that own the addresses when the counts are read, at most a second after the connection. Nothing here can
+hold up a verdict: the workers write whether or not the memories are read.
+"""
+
+import asyncio
+import logging
+import os
+import time
+
+from netpolq.addresses import AddressKey, format_address
+from netpolq.enums import Protocol
+from netpolq.flows.record import Flow, FlowEnd, FlowVerdict
+from netpolq.flows.table import FlowTable
+from netpolq.ipc.flow_memory import Chunk, Flag, FlowCount, FlowMemoryError, FlowReader, Reasons
+from netpolq.model import Labels, Pod
+from netpolq.store import Store
+
+_READ_S = 1.0
+_MAX_ENDS = 100_000
+"""Ends that are kept to be shared among records."""
+
+_PROTOCOL_NAMES = {**{protocol.value: protocol.name for protocol in Protocol}, 1: "ICMP", 58: "ICMPv6"}
+_UNNAMED_END = FlowEnd("other")
+
+log = logging.getLogger("flows")
+
+
+class FlowIntake:
+    """Reads all flow memories. `node`: of this agent. `damaged`: reads that failed. `lost`: connections that workers could not record."""
+
+    def __init__(self, store: Store, *, node: str, max_records: int) -> None:
+        self._store = store
+        self._readers: dict[int, FlowReader] = {}
+        self._ends: dict[AddressKey, tuple[Pod | None, frozenset[str], FlowEnd]] = {}
+        self.table = FlowTable(node, max_records, time.time())
+        self.damaged = 0
+
+    def add_memory(self, metrics_file_id: int, descriptor: int) -> None:
+        """Read a memory from now on. Closes the descriptor."""
+        try:
+            self._readers[metrics_file_id] = FlowReader(descriptor)
+        except (FlowMemoryError, OSError) as error:
+            self._note_damage(metrics_file_id, error)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def lost(self) -> int:
+        """Connections that the workers had no room for in their memories."""
+        return sum(reader.lost for reader in self._readers.values())
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            await asyncio.sleep(_READ_S)
+            self.read()
+            self.table.close_windows(time.time())
+
+    def read(self) -> None:
+        """Read what the workers have written."""
+        for metrics_file_id, reader in self._readers.items():
+            try:
+                for chunk in reader.read():
+                    self._take(chunk)
+            except FlowMemoryError as error:
+                self._note_damage(metrics_file_id, error)
+        self.table.expire(time.time())
+
+    def _note_damage(self, metrics_file_id: int, error: Exception) -> None:
+        self.damaged += 1
+        log.error("flow memory %d cannot be read: %s", metrics_file_id, error)
+
+    def _take(self, chunk: Chunk) -> None:
+        # The clock of the host may be wrong, and a worker's moments are not believed: they only order what is within a minute.
+        now_s = time.time()
+        last_s = min(max(chunk.end_ns / 1e9, now_s - 60), now_s)
+        first_s = min(max(chunk.start_ns / 1e9, last_s - 60), last_s)
+        for count in chunk.counts:
+            self.table.add(self._flow(count), first_s, last_s, count.connections)
+
+    def _flow(self, count: FlowCount) -> Flow:
+        reasons = count.reasons
+        anonymous = Flag.ANONYMOUS in count.flags
+        has_port = count.protocol in list(Protocol) and Flag.EVERY_PORT not in count.flags
+        return Flow(
+            source=_UNNAMED_END if anonymous else self._end(AddressKey(count.source)),
+            destination=_UNNAMED_END if anonymous else self._end(AddressKey(count.destination)),
+            protocol="other" if anonymous else _PROTOCOL_NAMES.get(count.protocol, str(count.protocol)),
+            port=count.port if has_port and not anonymous else None,
+            verdict=_verdict(reasons),
+            egress=reasons.egress,
+            ingress=reasons.ingress,
+            audit_egress=reasons.audit_egress,
+            audit_ingress=reasons.audit_ingress,
+        )
+
+    def _end(self, address: AddressKey) -> FlowEnd:
+        pod, names = self._store.owner(address), self._store.names.get(address, frozenset())
+        known = self._ends.get(address)
+        if known is not None and known[0] is pod and known[1] == names:
+            return known[2]
+        text = format_address(address)
+        end = FlowEnd(text, names=tuple(sorted(names)))
+        if pod is not None:
+            end = FlowEnd(text, pod.namespace, pod.name, Labels.of(pod.labels))
+        if len(self._ends) >= _MAX_ENDS:
+            self._ends.clear()
+        self._ends[address] = pod, names, end
+        return end
+
+
+def _verdict(reasons: Reasons) -> FlowVerdict:
+    if reasons.audit_is_accept is None or reasons.audit_is_accept == reasons.is_accept:
+        return FlowVerdict.ACCEPT if reasons.is_accept else FlowVerdict.DENY
+    return FlowVerdict.WOULD_DENY if reasons.is_accept else FlowVerdict.WOULD_ACCEPT

@@ -1,0 +1,95 @@
+"""Flows as `netpolq flows` reads them: JSON lines that the supervisor serves at GET /flows on the status socket.
+
+The first line tells what the agent knows of its records (`FlowsHead`). Each other line is a record (`netpolq.flows.record`). The query has
+the fields of `FlowFilter`, and one of:
+
+    since   seconds back from now: the records of windows, whole
+    after   a number: what was counted after it, in order; the next one is in the head. `now`: the head alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from netpolq.flows import record
+from netpolq.flows.filter import FlowFilter
+from netpolq.flows.record import FlowRecord
+from netpolq.flows.table import HISTORY_S, FlowTable
+
+FLOWS_PATH = "/flows"
+
+_LINES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowsHead:
+    """The first line. `started_s`: when this table was made, Unix time; numbers count from there. `next`: pass it as `after`. `missed`:
+    increments after the number that are no longer kept. `unrecorded`: connections without a record since the agent's supervisor has
+    started; `lost`: those that workers had no room for; `dropped_early`: records that were dropped before their hour was over.
+    """
+
+    node: str
+    started_s: float
+    next: int
+    missed: int
+    records: int
+    max_records: int
+    unrecorded: int
+    lost: int
+    dropped_early: int
+
+
+def answer(table: FlowTable, lost: int, query: Mapping[str, str], now_s: float) -> Iterator[bytes]:
+    """The lines of the answer, in portions. `now_s`: Unix time. Raises `ValueError` for a query that is wrong."""
+    fields = dict(query)
+    since, after = fields.pop("since", None), fields.pop("after", None)
+    wanted = FlowFilter.from_query(fields)
+    if (since is None) == (after is None):
+        raise ValueError("either since or after is needed")
+    missed = 0
+    if after is not None:
+        number = table.last_number if after == "now" else _number(after, "after", 1 << 63)
+        missed, records = table.after(number)
+    else:
+        records = table.since(now_s - _number(since or "", "since", HISTORY_S))
+    head = FlowsHead(
+        node=table.node,
+        started_s=table.started_s,
+        next=table.last_number,
+        missed=missed,
+        records=table.records,
+        max_records=table.max_records,
+        unrecorded=table.unrecorded,
+        lost=lost,
+        dropped_early=table.dropped_early,
+    )
+    return _portions(head, (found for found in records if wanted.matches(found.flow)))
+
+
+def _portions(head: FlowsHead, records: Iterator[FlowRecord]) -> Iterator[bytes]:
+    yield orjson.dumps(asdict(head)) + b"\n"
+    while portion := b"".join(record.encode(found) + b"\n" for found in islice(records, _LINES_AT_ONCE)):
+        yield portion
+
+
+def _number(text: str, name: str, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= most:
+        raise ValueError(f"{name}: {text[:40]!r} must be an integer from 0 to {most}")
+    return number
+
+
+def decode(body: bytes) -> tuple[FlowsHead, list[FlowRecord]]:
+    """The head and the records of an answer. Raises `ValueError`."""
+    head, *lines = body.splitlines() or [b""]
+    try:
+        fields: dict[str, Any] = orjson.loads(head)
+        return FlowsHead(**fields), [record.decode(line) for line in lines]
+    except TypeError as error:
+        raise ValueError(f"not an answer about flows: {error}") from error

@@ -1,0 +1,98 @@
+"""Flows of a running agent: what workers record, and what the status socket answers."""
+
+import socket
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from netpolq.decision import Isolation, RuleDecision
+from netpolq.enums import Direction, Tier
+from netpolq.errors import NetpolqError
+from netpolq.flows.record import FlowRecord, FlowVerdict
+from netpolq.supervisor import flows_report, status_client
+from netpolq.supervisor.flows_report import FlowsHead
+from tests.process.conftest import SERVER, STRANGER, assert_admitted
+
+
+def flows_of(agent: Agent, query: str = "since=3600") -> tuple[FlowsHead, list[FlowRecord]]:
+    return flows_report.decode(status_client.request(agent.run_dir, "GET", f"/flows?{query}"))
+
+
+def wait_for(agent: Agent, wanted: Callable[[list[FlowRecord]], bool], query: str = "since=3600") -> list[FlowRecord]:
+    agent.wait_until("the flows are recorded", lambda: wanted(flows_of(agent, query)[1]))
+    return flows_of(agent, query)[1]
+
+
+def test_flows_name_the_pods_the_port_and_what_decided(box: Box, folder: Path) -> None:
+    with Agent(box, folder, "--workers=1", "--fail-open=false") as agent:
+        assert_admitted(box, "friend", families=(4, 6))
+        found = wait_for(
+            agent, lambda records: len({(record.flow.verdict, record.flow.source.address) for record in records}) >= 4
+        )
+        head, _records = flows_of(agent)
+        assert head.lost == 0
+        assert head.unrecorded == 0
+        assert [record for record in found if record.flow.verdict not in {FlowVerdict.ACCEPT, FlowVerdict.DENY}] == []
+        for record in found:
+            flow = record.flow
+            assert (flow.destination.pod_name, flow.protocol, flow.port) == ("app/server", "TCP", 80)
+            assert flow.egress is None
+            assert record.connections >= 1
+            assert record.window_start_s <= record.last_seen_s < record.window_start_s + record.window_s
+            if flow.verdict is FlowVerdict.ACCEPT:
+                assert flow.source.pod_name == "app/friend"
+                assert isinstance(flow.ingress, RuleDecision)
+                assert (flow.ingress.tier, flow.ingress.policy) == (Tier.NETWORK_POLICY, "app/server")
+            else:
+                assert flow.source.pod_name == "app/stranger"
+                assert flow.ingress == Isolation(Direction.INGRESS, ("app/server",))
+        _head, denied = flows_of(agent, "since=3600&denied=true")
+        assert {record.flow.source.pod_name for record in denied} == {"app/stranger"}
+        with pytest.raises(NetpolqError, match="400: colour: unknown"):
+            flows_of(agent, "since=3600&colour=red")
+
+
+def test_each_connection_is_counted_once_also_where_kernel_and_flow_cache_answer(box: Box, folder: Path) -> None:
+    with Agent(box, folder, "--workers=2", "--verdict-cache=off") as agent:
+        for _number in range(50):
+            with box.inside(STRANGER.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
+                end.sendto(b"x", (box.address(SERVER.name, 4), 4000))
+        found = wait_for(agent, lambda records: sum(record.connections for record in records) >= 50)
+        assert sum(record.connections for record in found) == 50
+        assert {(record.flow.protocol, record.flow.verdict) for record in found} == {("UDP", FlowVerdict.DENY)}
+
+
+def test_flows_that_are_off_or_denied_only(box: Box, folder: Path) -> None:
+    with Agent(box, folder, "--workers=1", "--flows=denied") as agent:
+        assert_admitted(box, "friend", families=(4, 6))
+        found = wait_for(agent, lambda records: len({record.flow.source.address for record in records}) == 2)
+        assert {record.flow.verdict for record in found} == {FlowVerdict.DENY}
+    with Agent(box, folder, "--workers=1", "--flows=off") as agent:
+        agent.wait_until("ready", agent.is_ready)
+        with pytest.raises(NetpolqError, match="flows are off: run the agent with --flows on"):
+            flows_of(agent)
+
+
+def test_following_gives_each_connection_once(box: Box, folder: Path) -> None:
+    with Agent(box, folder, "--workers=1") as agent:
+        head, records = flows_of(agent, "after=now")
+        assert records == []
+        assert_admitted(box, "friend", families=(4,))
+        seen: list[FlowRecord] = []
+        number = head.next
+
+        def more() -> bool:
+            nonlocal number
+            head, records = flows_of(agent, f"after={number}")
+            assert head.missed == 0
+            number = head.next
+            seen.extend(records)
+            return {record.flow.source.pod_name for record in seen} == {"app/friend", "app/stranger"}
+
+        agent.wait_until("both are seen", more)
+        total = sum(record.connections for record in flows_of(agent)[1])
+        assert sum(record.connections for record in seen) == total
