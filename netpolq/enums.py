@@ -114,6 +114,13 @@ CONNECTION_LABEL_BITS = 7
 """Adjacent bits of a label that netpolq uses."""
 
 
+class Enforcement(StrEnum):
+    """What becomes of the decisions of a policy (annotation `policy.netpolq.io/enforcement`). AUDIT: they are reported, not enforced."""
+
+    ENFORCE = "enforce"
+    AUDIT = "audit"
+
+
 class FlowsMode(StrEnum):
     """Which connections are recorded as flows."""
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, NamedTuple
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import Action, DenyWith, Direction, Protocol, SelectorOperator, Tier
+from netpolq.enums import Action, DenyWith, Direction, Enforcement, Protocol, SelectorOperator, Tier
 
 NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
 """The label that every namespace has, also where its manifest does not list it."""
@@ -39,11 +39,12 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """A namespace. `labels` always hold `NAMESPACE_NAME_LABEL`. `deny_with`: of its annotation, None without one."""
+    """A namespace. `labels` always hold `NAMESPACE_NAME_LABEL`. `deny_with`, `enforcement`: of its annotations, None without one."""
 
     name: str
     labels: Mapping[str, str]
     deny_with: DenyWith | None = None
+    enforcement: Enforcement | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -207,7 +208,7 @@ class NetworkPolicy:
     """A policy. It isolates the pods of its namespace that `pod_selector` selects, in each of `policy_types`.
 
     A policy that could not be understood is kept with its selector and types and without rules: it isolates and admits nothing.
-    `deny_with`: of its annotation, None without one.
+    `deny_with`, `enforcement`: of its annotations, None without one.
     """
 
     namespace: str
@@ -217,6 +218,7 @@ class NetworkPolicy:
     ingress: tuple[PolicyRule, ...] = ()
     egress: tuple[PolicyRule, ...] = ()
     deny_with: DenyWith | None = None
+    enforcement: Enforcement | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -244,7 +246,7 @@ class ClusterNetworkPolicy:
 
     `kind`: of the object that it comes from. `subject`: the pods that it selects, of all namespaces; its namespace selector is never None.
     It decides nothing in a direction in which it has no rules. `priority`: 0 is evaluated first; policies of equal priority are evaluated
-    in order of `qualified_name`. `deny_with`: of its annotation, None without one.
+    in order of `qualified_name`. `deny_with`, `enforcement`: of its annotations, None without one.
 
     What could not be understood fails closed: the rule stays at its position, and either matches nothing (Accept) or denies everything.
     """
@@ -257,6 +259,7 @@ class ClusterNetworkPolicy:
     egress: tuple[ClusterRule, ...] = ()
     kind: ClusterPolicyKind = "ClusterNetworkPolicy"
     deny_with: DenyWith | None = None
+    enforcement: Enforcement | None = None
 
     @property
     def key(self) -> ObjectKey:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import DenyWith, Direction, Tier
+from netpolq.enums import DenyWith, Direction, Enforcement, Tier
 from netpolq.model import (
     NAMESPACE_NAME_LABEL,
     ClusterNetworkPolicy,
@@ -214,6 +214,17 @@ class Store:
         """What a namespace says that isolation of its pods denies with."""
         namespace = self.namespaces.get(name)
         return None if namespace is None else namespace.deny_with
+
+    def is_in_audit(self, policy: NetworkPolicy | ClusterNetworkPolicy, default: Enforcement) -> bool:
+        """Whether a policy is in audit: as its annotation says, else that of its namespace, else `default`."""
+        said = policy.enforcement
+        if (
+            said is None
+            and isinstance(policy, NetworkPolicy)
+            and (namespace := self.namespaces.get(policy.namespace)) is not None
+        ):
+            said = namespace.enforcement
+        return (said or default) is Enforcement.AUDIT
 
     def owner(self, address: AddressKey) -> Pod | None:
         """The pod that owns an address; see `address_owners`."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
 from netpolq.decision import RuleDecision
-from netpolq.enums import DenyWith, Direction, Reason, Verdict
+from netpolq.enums import DenyWith, Direction, Enforcement, Reason, Verdict
 from netpolq.policy.compiler import Compiler
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.snapshot.builder import SnapshotBuilder
@@ -34,10 +34,18 @@ class Pair(NamedTuple):
 class CompiledEvaluator:
     """An `Evaluator` over the encoded store, with every pod of the cluster as an endpoint."""
 
-    def __init__(self, store: Store, *, deny_with: DenyWith = DenyWith.DROP) -> None:
-        """`deny_with`: what a denial does where no annotation says."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        deny_with: DenyWith = DenyWith.DROP,
+        enforcement: Enforcement = Enforcement.ENFORCE,
+        with_audit: bool = False,
+    ) -> None:
+        """See `netpolq.policy.reference.ReferenceEvaluator`."""
         builder = SnapshotBuilder()
-        compiler = Compiler(store, is_local=lambda _pod: True, deny_with=deny_with)
+        compiler = Compiler(store, is_local=lambda _pod: True, deny_with=deny_with, enforcement=enforcement)
+        self._with_audit = with_audit
         builder.apply(compiler.everything(with_node_addresses=True))
         self.view = SnapshotReader(builder.encoded(version=1, created_ns=time.time_ns()))
 
@@ -50,8 +58,8 @@ class CompiledEvaluator:
     def pair(self, source: AddressKey, destination: AddressKey) -> Pair:
         """Return what decides about flows from one address to another. Many pairs of addresses have equal ones."""
         view = self.view
-        egress = view.programs(source)[Direction.EGRESS]
-        ingress = view.programs(destination)[Direction.INGRESS]
+        programs = view.shadow_programs if self._with_audit else view.programs
+        egress, ingress = programs(source)[Direction.EGRESS], programs(destination)[Direction.INGRESS]
         identity = view.identity(destination)
         return Pair(
             egress,

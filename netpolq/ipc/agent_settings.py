@@ -14,6 +14,7 @@ from netpolq.enums import (
     CONNECTION_LABEL_BITS,
     Dataplane,
     DenyWith,
+    Enforcement,
     FlowsMode,
     HoldUnknown,
     LoggingFormat,
@@ -138,6 +139,7 @@ class Settings:
     strict_mode: bool
     node_egress: NodeEgress
     deny_with: DenyWith
+    audit: bool
     metrics_bind_address: BindAddress
     verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
     log_denied: bool
@@ -183,6 +185,11 @@ class Settings:
     def hints(self) -> bool:
         """Whether workers report repeated decisions. With `auto` they do: the verbosity, on which the cache depends, can change."""
         return self.verdict_cache_mode is not VerdictCacheMode.OFF
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """What becomes of the decisions of a policy where no annotation says."""
+        return Enforcement.AUDIT if self.audit else Enforcement.ENFORCE
 
     @property
     def pod_names(self) -> bool:

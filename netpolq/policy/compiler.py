@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import DenyWith
+from netpolq.enums import DenyWith, Enforcement
 from netpolq.hold.ranges import PodRange, collapse
-from netpolq.model import Pod, qualified_name
+from netpolq.model import ClusterNetworkPolicy, NetworkPolicy, Pod, qualified_name
 from netpolq.policy.delta_writer import DeltaWriter
 from netpolq.policy.endpoint_policies import EndpointPolicies
 from netpolq.policy.peer_classes import EXTERNAL, NO_KEY, NO_NAMES, PeerClass, PeerClasses, PeerClassKey
@@ -32,9 +32,9 @@ class Compiler:
     """Compiles the changes of a store.
 
     `is_local`: the pods to compile programs for. `with_pod_names`: also give the pod name of each address, for the packet log.
-    `known_ranges`: see `known`. `deny_with`: what a denial does where no annotation says. `renamed`: of the addresses in the last
-    `take_changed`, those whose learned names alone changed, or that became known or unknown. No policy denies by a name, so none of that
-    denies an established connection.
+    `known_ranges`: see `known`. `deny_with`, `enforcement`: what a denial does, and whether policies are enforced, where no annotation
+    says. `renamed`: of the addresses in the last `take_changed`, those whose learned names alone changed, or that became known or
+    unknown. No policy denies by a name, so none of that denies an established connection.
 
     `former`: by address, the selectors that match its former names. A rule that accepts by a name goes on to accept the established
     connections of an address that has lost the name.
@@ -48,6 +48,7 @@ class Compiler:
         with_pod_names: bool = False,
         known_ranges: tuple[PodRange, ...] = (),
         deny_with: DenyWith = DenyWith.DROP,
+        enforcement: Enforcement = Enforcement.ENFORCE,
     ) -> None:
         self._store = store
         self._is_local = is_local
@@ -56,9 +57,11 @@ class Compiler:
         self._uses = SelectorUses()
         self._peer_classes = PeerClasses(self._uses, self._delta)
         self._deny_with = deny_with
+        self._enforcement = enforcement
         self._endpoints = EndpointPolicies(
             self._uses, self._delta, store.namespace_labels, lambda namespace: store.namespace_deny_with(namespace) or deny_with
         )
+        self._enforcement_of: dict[str, Enforcement | None] = {}
         self._class_of: dict[AddressKey, PeerClass] = {}
         self._changed: set[AddressKey] = set()
         self._renamed: set[AddressKey] = set()
@@ -105,6 +108,7 @@ class Compiler:
             labels = self._store.namespace_labels(name)
             self._changed |= self._peer_classes.label(name, labels)
             self._endpoints.label(name, labels)
+            touched.policies.update(self._with_other_enforcement(name))
             yield
         for done, address in enumerate(
             sorted(touched.addresses)
@@ -113,16 +117,29 @@ class Compiler:
             if done % _ADDRESSES_PER_STEP == _ADDRESSES_PER_STEP - 1:
                 yield
         for namespace, name in sorted(touched.policies):
-            self._endpoints.put_policy(namespace, name, self._store.policies.get((namespace, name)))
+            network_policy = self._store.policies.get((namespace, name))
+            self._endpoints.put_policy(namespace, name, network_policy, is_audit=self._is_in_audit(network_policy))
         for name in sorted(touched.cluster_policies):
             policy = self._store.cluster_policies.get(name)
             if policy is not None and policy.deny_with is None:
                 policy = replace(policy, deny_with=self._deny_with)
-            self._endpoints.put_cluster_policy(name, policy)
+            self._endpoints.put_cluster_policy(name, policy, is_audit=self._is_in_audit(policy))
         yield from self._endpoints.compile()
         yield from self._peer_classes.update_identities()
         self._changed |= self._endpoints.write_endpoints()
         self._update_former(touched.addresses)
+
+    def _is_in_audit(self, policy: NetworkPolicy | ClusterNetworkPolicy | None) -> bool:
+        return policy is not None and self._store.is_in_audit(policy, self._enforcement)
+
+    def _with_other_enforcement(self, namespace: str) -> list[tuple[str, str]]:
+        """The policies of a namespace, if its annotation says something else than before."""
+        found = self._store.namespaces.get(namespace)
+        said = None if found is None else found.enforcement
+        if self._enforcement_of.get(namespace) is said:
+            return []
+        self._enforcement_of[namespace] = said
+        return [key for key in self._store.policies if key[0] == namespace]
 
     def _move(self, address: AddressKey) -> None:
         pod = self._store.owner(address)
@@ -221,8 +238,17 @@ class Compiler:
 
     @property
     def isolated(self) -> tuple[frozenset[AddressKey], ...]:
-        """The local addresses that some policy selects, by direction (in the order of `Direction`)."""
+        """The local addresses that some enforced policy selects, by direction (in the order of `Direction`)."""
         return self._endpoints.isolated
+
+    @property
+    def audited(self) -> tuple[frozenset[AddressKey], ...]:
+        """The local addresses that some policy in audit selects, by direction (in the order of `Direction`)."""
+        return self._endpoints.audited
+
+    def policies_with_audit(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:
+        """Those of `deciding_policies` and the policies in audit, by direction; empty where none in audit selects the address."""
+        return self._endpoints.policies_with_audit(address)
 
     @property
     def local(self) -> frozenset[AddressKey]:

@@ -16,6 +16,7 @@ class DeltaWriter:
         self.tiers: dict[int, TierProgram | None] = {}
         self.programs: dict[int, Program | None] = {}
         self.endpoints: dict[AddressKey, Endpoint | None] = {}
+        self.shadows: dict[AddressKey, Endpoint | None] = {}
         self.pod_names: dict[AddressKey, str] = {}
 
     def take(self) -> CompiledDelta:
@@ -26,6 +27,7 @@ class DeltaWriter:
             tiers=self.tiers,
             programs=self.programs,
             endpoints=self.endpoints,
+            shadows=self.shadows,
             pod_names=self.pod_names,
         )
         self._clear()  # with new dictionaries: the delta keeps these

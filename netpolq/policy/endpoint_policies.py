@@ -2,9 +2,13 @@
 
 Only policies of local pods are compiled. Pods of one namespace with equal labels are selected by the same policies. A program is a list of
 tier programs (`netpolq.policy.policy_scope`), and endpoint classes with the same list share it.
+
+Policies in audit have scopes of their own. Where such a policy selects an endpoint class, it has **shadow programs** beside its programs:
+those that it would have if the policies in audit were enforced.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import DenyWith, Direction, Tier
@@ -18,12 +22,16 @@ from netpolq.snapshot.id_allocator import IdAllocator
 from netpolq.snapshot.ir import Endpoint, Program
 
 _CLUSTER_TIERS = (Tier.ADMIN, Tier.BASELINE)
+_WAYS = (False, True)
+"""Enforced, in audit."""
 
 Sides = tuple[tuple[tuple[TierPolicy, ...], bool], ...]
-"""All policies that decide for an address, and whether their isolation is answered, by direction. Two addresses with equal sides have
-equal decisions for every flow."""
+"""All policies that decide for an address, and whether their isolation is answered: by direction, then the same of the shadow programs.
+Two addresses with equal sides have equal decisions for every flow."""
 
-_NO_SIDES: Sides = (((), False), ((), False))
+_NO_SIDE: tuple[tuple[TierPolicy, ...], bool] = ((), False)
+_NO_SIDES: Sides = (_NO_SIDE,) * 4
+_SHADOW_EGRESS = 2
 
 _ProgramKey = tuple[Direction, tuple[TierSet, ...], bool]
 """Direction, sets of policies, and whether isolation by them is answered."""
@@ -48,8 +56,8 @@ class _Program:
 class EndpointPolicies:
     """The programs of the local addresses. Writes tier programs, programs and endpoints.
 
-    `local`: the addresses of all local pods; `isolated`: those that some policy selects, by direction (in the order of `Direction`);
-    `asking`: those with domain names in a policy that selects them.
+    `local`: the addresses of all local pods; `isolated`: those that an enforced policy selects, by direction (in the order of `Direction`);
+    `audited`: those that a policy in audit selects, by direction; `asking`: those with domain names in a policy that selects them.
     `namespace_labels`: returns the labels of a namespace. `deny_with`: what isolation in a namespace denies with, unless its policies say.
     """
 
@@ -67,15 +75,15 @@ class EndpointPolicies:
         self._class_of: dict[AddressKey, EndpointClass] = {}
         tier_numbers = IdAllocator(first=1)
 
-        def new_scope(tier: Tier, namespace: str) -> PolicyScope:
-            return PolicyScope(tier, namespace, uses, tier_numbers, delta)
+        def new_scope(tier: Tier, namespace: str, *, is_audit: bool) -> PolicyScope:
+            return PolicyScope(tier, namespace, uses, tier_numbers, delta, is_audit=is_audit)
 
         self._new_scope = new_scope
-        self._cluster_scopes = tuple(self._new_scope(tier, "") for tier in _CLUSTER_TIERS)
-        self._scopes: dict[str, PolicyScope] = {}  # of NetworkPolicies, by namespace
+        self._cluster_scopes = tuple(new_scope(tier, "", is_audit=is_audit) for is_audit in _WAYS for tier in _CLUSTER_TIERS)
+        self._scopes: dict[tuple[str, bool], PolicyScope] = {}  # of NetworkPolicies, by namespace and whether they are in audit
         self._stale: dict[PolicyScope, None] = {}
         self._concerned: dict[EndpointClass, None] = {}
-        self._sets: dict[EndpointClass, dict[Tier, tuple[tuple[TierSet, ...], ...]]] = {}
+        self._sets: dict[EndpointClass, dict[tuple[Tier, bool], tuple[tuple[TierSet, ...], ...]]] = {}
         self._programs: dict[_ProgramKey, _Program] = {}
         self._programs_of: dict[EndpointClass, list[_Program | None]] = {}
         self._program_numbers = IdAllocator(first=1)
@@ -85,6 +93,7 @@ class EndpointPolicies:
         self.local: frozenset[AddressKey] = frozenset()
         self.asking: frozenset[AddressKey] = frozenset()
         self.isolated: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
+        self.audited: tuple[frozenset[AddressKey], ...] = tuple(frozenset() for _ in Direction)
 
     # --- changes ------------------------------------------------------------------------------------------------------------------
 
@@ -116,8 +125,8 @@ class EndpointPolicies:
         return endpoint_class
 
     def _scopes_of(self, namespace: str) -> tuple[PolicyScope, ...]:
-        scope = self._scopes.get(namespace)
-        return self._cluster_scopes if scope is None else (*self._cluster_scopes, scope)
+        scopes = (self._scopes.get((namespace, is_audit)) for is_audit in _WAYS)
+        return (*self._cluster_scopes, *(scope for scope in scopes if scope is not None))
 
     def _mark_stale(self, endpoint_class: EndpointClass) -> None:
         # The sets of a scope depend on which classes have addresses.
@@ -126,19 +135,21 @@ class EndpointPolicies:
             if endpoint_class.selected_by.get(scope):
                 self._stale[scope] = None
 
-    def put_policy(self, namespace: str, name: str, policy: NetworkPolicy | None) -> None:
-        """Add, replace or remove a NetworkPolicy."""
-        scope = self._scopes.get(namespace)
-        if scope is None:
-            if policy is None:
-                return
-            scope = self._scopes[namespace] = self._new_scope(Tier.NETWORK_POLICY, namespace)
-        self._put(scope, qualified_name(namespace, name), policy)
+    def put_policy(self, namespace: str, name: str, policy: NetworkPolicy | None, *, is_audit: bool) -> None:
+        """Add, replace or remove a NetworkPolicy. `is_audit`: whether it is in audit now."""
+        for way in _WAYS:
+            scope, present = self._scopes.get((namespace, way)), policy if is_audit is way else None
+            if scope is None:
+                if present is None:
+                    continue
+                scope = self._scopes[namespace, way] = self._new_scope(Tier.NETWORK_POLICY, namespace, is_audit=way)
+            self._put(scope, qualified_name(namespace, name), present)
 
-    def put_cluster_policy(self, name: str, policy: ClusterNetworkPolicy | None) -> None:
-        """Add, replace or remove a cluster-wide policy."""
+    def put_cluster_policy(self, name: str, policy: ClusterNetworkPolicy | None, *, is_audit: bool) -> None:
+        """Add, replace or remove a cluster-wide policy. `is_audit`: whether it is in audit now."""
         for scope in self._cluster_scopes:
-            self._put(scope, name, policy if policy is not None and policy.tier is scope.tier else None)
+            is_here = policy is not None and policy.tier is scope.tier and is_audit is scope.is_audit
+            self._put(scope, name, policy if is_here else None)
 
     def _put(self, scope: PolicyScope, name: str, policy: Policy | None) -> None:
         if scope.put(name, policy):
@@ -170,8 +181,8 @@ class EndpointPolicies:
             for endpoint_class in classes:
                 by_tier = self._sets.setdefault(endpoint_class, {})
                 sets = tuple(found.get(endpoint_class, ()) for found in by_direction)
-                if by_tier.get(scope.tier) != sets:
-                    by_tier[scope.tier] = sets
+                if by_tier.get((scope.tier, scope.is_audit)) != sets:
+                    by_tier[scope.tier, scope.is_audit] = sets
                     self._concerned[endpoint_class] = None
         self._stale = {}
         self._replace_programs()
@@ -179,9 +190,9 @@ class EndpointPolicies:
     def _replace_programs(self) -> None:
         released: dict[_Program, None] = {}
         for endpoint_class in self._concerned:
-            programs = self._programs_of.setdefault(endpoint_class, [None for _ in Direction])
-            for direction in Direction:
-                before, after = programs[direction], self._program(direction, endpoint_class)
+            programs = self._programs_of.setdefault(endpoint_class, [None] * len(_NO_SIDES))
+            for place, (is_shadow, direction) in enumerate(product(_WAYS, Direction)):
+                before, after = programs[place], self._program(direction, endpoint_class, is_shadow=is_shadow)
                 if before is after:
                     continue
                 if after is not None:
@@ -189,7 +200,7 @@ class EndpointPolicies:
                 if before is not None:
                     before.uses -= 1
                     released[before] = None
-                programs[direction] = after
+                programs[place] = after
                 self._moved |= endpoint_class.addresses
             if not endpoint_class.addresses:
                 self._sets.pop(endpoint_class, None)
@@ -201,10 +212,14 @@ class EndpointPolicies:
                 self._delta.programs[program.number] = None
                 self._program_numbers.free(program.number)
 
-    def _program(self, direction: Direction, endpoint_class: EndpointClass) -> _Program | None:
+    def _program(self, direction: Direction, endpoint_class: EndpointClass, *, is_shadow: bool) -> _Program | None:
+        """The program of a class; None if it needs none. It needs a shadow program where a policy in audit selects it."""
         by_tier = self._sets.get(endpoint_class, {})
-        sets = tuple(tier_set for tier in Tier if tier in by_tier for tier_set in by_tier[tier][direction])
+        ways = _WAYS if is_shadow else (False,)
+        sets = tuple(tier_set for key in product(Tier, ways) if key in by_tier for tier_set in by_tier[key][direction])
         if not sets or not endpoint_class.addresses:
+            return None
+        if is_shadow and not any(by_tier[tier, True][direction] for tier in Tier if (tier, True) in by_tier):
             return None
         key = direction, sets, self._is_isolation_rejected(endpoint_class.namespace, sets)
         program = self._programs.get(key)
@@ -224,21 +239,27 @@ class EndpointPolicies:
 
     def deciding_policies(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:
         """The policies in the programs of an address, by direction, in the order of their evaluation."""
-        return tuple(policies for policies, _is_rejected in self._sides.get(address, _NO_SIDES))
+        return tuple(policies for policies, _is_rejected in self._sides.get(address, _NO_SIDES)[:_SHADOW_EGRESS])
+
+    def policies_with_audit(self, address: AddressKey) -> tuple[tuple[TierPolicy, ...], ...]:
+        """The policies in the shadow programs of an address, by direction: those in audit and the others; empty without one in audit."""
+        return tuple(policies for policies, _is_rejected in self._sides.get(address, _NO_SIDES)[_SHADOW_EGRESS:])
 
     def write_endpoints(self) -> set[AddressKey]:
         """Write the endpoints that changed. Returns the addresses with other decisions than before."""
         changed = set()
         for address in self._moved:
             endpoint_class = self._class_of.get(address)
-            egress, ingress = (None, None) if endpoint_class is None else self._programs_of.get(endpoint_class, (None, None))
-            sides: Sides = tuple(((), False) if each is None else (each.policies, each.is_rejected) for each in (egress, ingress))
-            if egress is None and ingress is None:
-                self._delta.endpoints[address] = None
-            else:
-                numbers = (0 if program is None else program.number for program in (egress, ingress))
-                self._delta.endpoints[address] = Endpoint(*numbers)
-            if egress is not None and egress.has_names:
+            programs = [None] * len(_NO_SIDES) if endpoint_class is None else self._programs_of[endpoint_class]
+            sides: Sides = tuple(_NO_SIDE if each is None else (each.policies, each.is_rejected) for each in programs)
+            egress, ingress, shadow_egress, shadow_ingress = programs
+            self._delta.endpoints[address] = _endpoint(egress, ingress)
+            shadow = None
+            if shadow_egress is not None or shadow_ingress is not None:
+                shadow = _endpoint(shadow_egress or egress, shadow_ingress or ingress)
+            if shadow is not None or self._sides.get(address, _NO_SIDES)[_SHADOW_EGRESS:] != _NO_SIDES[_SHADOW_EGRESS:]:
+                self._delta.shadows[address] = shadow
+            if any(program is not None and program.has_names for program in (egress, shadow_egress)):
                 self._asking.add(address)
             else:
                 self._asking.discard(address)
@@ -252,10 +273,16 @@ class EndpointPolicies:
             self._moved = set()
             self.local = frozenset(self._class_of)
             self.asking = frozenset(self._asking)
-            self.isolated = tuple(
-                frozenset(address for address, sides in self._sides.items() if sides[direction][0]) for direction in Direction
-            )
+            by_place = [frozenset(address for address, sides in self._sides.items() if sides[place][0]) for place in range(4)]
+            self.isolated = tuple(by_place[:_SHADOW_EGRESS])
+            self.audited = tuple(by_place[_SHADOW_EGRESS:])
         return changed
+
+
+def _endpoint(egress: _Program | None, ingress: _Program | None) -> Endpoint | None:
+    if egress is None and ingress is None:
+        return None
+    return Endpoint(*(0 if program is None else program.number for program in (egress, ingress)))
 
 
 def _order(policy: TierPolicy) -> tuple[Tier, int, str]:

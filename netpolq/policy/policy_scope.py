@@ -49,11 +49,15 @@ _Key = tuple[Direction, tuple[str, ...]]
 class PolicyScope:
     """The policies of one tier: NetworkPolicies of one namespace, or all cluster-wide policies. Writes tier programs.
 
-    `namespace`: empty for cluster-wide policies. `policies`: by name (ns/name, or the name of a cluster-wide policy).
+    `is_audit`: they are all in audit, else none is. `namespace`: empty for cluster-wide policies. `policies`: by name (ns/name, or the
+    name of a cluster-wide policy).
     """
 
-    def __init__(self, tier: Tier, namespace: str, uses: SelectorUses, numbers: IdAllocator, delta: DeltaWriter) -> None:
+    def __init__(
+        self, tier: Tier, namespace: str, uses: SelectorUses, numbers: IdAllocator, delta: DeltaWriter, *, is_audit: bool = False
+    ) -> None:
         self.tier = tier
+        self.is_audit = is_audit
         self.namespace = namespace
         self.policies: dict[str, Policy] = {}
         self._sides: dict[str, tuple[TierPolicy | None, ...]] = {}  # of the policies that select an endpoint, by direction

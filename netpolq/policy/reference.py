@@ -10,8 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from netpolq.addresses import AddressKey, is_ipv4
 from netpolq.decision import Isolation, RuleDecision
-from netpolq.enums import Action, DenyWith, Direction, Reason, Tier
+from netpolq.enums import Action, DenyWith, Direction, Enforcement, Reason, Tier
 from netpolq.model import (
+    ClusterNetworkPolicy,
     ClusterRule,
     DomainPeer,
     IPBlock,
@@ -33,9 +34,20 @@ from netpolq.store import Store
 class ReferenceEvaluator:
     """Evaluates flows cluster-wide. The store must not change while the evaluator is in use: build another one after an update."""
 
-    def __init__(self, store: Store, *, deny_with: DenyWith = DenyWith.DROP) -> None:
-        """`deny_with`: what a denial does where no annotation says."""
+    def __init__(
+        self,
+        store: Store,
+        *,
+        deny_with: DenyWith = DenyWith.DROP,
+        enforcement: Enforcement = Enforcement.ENFORCE,
+        with_audit: bool = False,
+    ) -> None:
+        """`deny_with`, `enforcement`: what a denial does, and whether policies are enforced, where no annotation says. `with_audit`: the
+        policies in audit count as if they were enforced; else not at all.
+        """
         self._store = store
+        self._enforcement = enforcement
+        self._with_audit = with_audit
         self._deny_with = deny_with
         self._owners: Mapping[bytes, Pod] = store.address_owners()
 
@@ -96,7 +108,7 @@ class ReferenceEvaluator:
     def _cluster_rules(self, tier: Tier, direction: Direction, pod: Pod) -> Iterator[tuple[RuleDecision, str, ClusterRule]]:
         """Those of the cluster-wide policies that select the pod."""
         for policy in self._store.cluster_policies_of(tier):
-            if self._peer_matches_pod("", policy.subject, pod):
+            if self._counts(policy) and self._peer_matches_pod("", policy.subject, pod):
                 answer = (policy.deny_with or self._deny_with) is DenyWith.REJECT
                 for position, rule in enumerate(policy.rules(direction)):
                     rejected = answer and rule.action is Action.DENY
@@ -113,8 +125,13 @@ class ReferenceEvaluator:
     def isolating(self, direction: Direction, pod: Pod) -> list[NetworkPolicy]:
         """The policies that isolate a pod in a direction, in order of name."""
         return [
-            policy for policy in self._store.policies_of(pod.namespace, direction) if matches(policy.pod_selector, pod.labels)
+            policy
+            for policy in self._store.policies_of(pod.namespace, direction)
+            if matches(policy.pod_selector, pod.labels) and self._counts(policy)
         ]
+
+    def _counts(self, policy: NetworkPolicy | ClusterNetworkPolicy) -> bool:
+        return self._with_audit or not self._store.is_in_audit(policy, self._enforcement)
 
     def owner(self, address: AddressKey) -> Pod | None:
         """The pod that owns an address."""

@@ -257,6 +257,13 @@ POLICY_STATUS = Option(
     help="Write into status.conditions of cluster-wide policies whether they are in force as written. One agent of the cluster writes; the "
     "agents elect it by the Lease netpolq-policy-status in the namespace of their pods. No effect with --manifests.",
 )
+AUDIT = Option(
+    name="audit",
+    value_type=BOOLEAN,
+    default="false",
+    help="Put all policies in audit on this node: what they would deny is reported (`netpolq flows --denied`) and passes. The annotation "
+    "policy.netpolq.io/enforcement (audit or enforce) of a policy takes precedence, then that of its namespace.",
+)
 METRICS_BIND_ADDRESS = Option(
     name="metrics-bind-address",
     value_type=BIND_ADDRESS,
@@ -320,7 +327,7 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Source", (MANIFESTS, KUBECONFIG, HOSTNAME_OVERRIDE, CONFIG)),
     OptionGroup("Queues and workers", (NFQUEUE_ID, WORKERS, QUEUE_BALANCE, FANOUT, TAKEOVER)),
     OptionGroup("Data plane", (DATAPLANE, MARK_MASK, CT_LABEL, VERDICT_CACHE, VERDICT_CACHE_TTL, VERDICT_CACHE_SIZE, RUN_DIR)),
-    OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS, DENY_WITH)),
+    OptionGroup("Policy behaviour", (FAIL_OPEN, POD_CIDRS, CNI_CONF_DIR, STRICT_MODE, NODE_EGRESS, DENY_WITH, AUDIT)),
     OptionGroup("New pods", (CNI_RESULTS, HOLD_UNKNOWN, HOLD_TIMEOUT, POD_INTERFACES, HOLD_UNKNOWN_PEERS)),
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup(

@@ -55,6 +55,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         ct_label=values[definitions.CT_LABEL],
         node_egress=values[definitions.NODE_EGRESS],
         deny_with=values[definitions.DENY_WITH],
+        audit=values[definitions.AUDIT],
         verdict_cache_mode=values[definitions.VERDICT_CACHE],
         verdict_cache_ttl_s=values[definitions.VERDICT_CACHE_TTL],
         verdict_cache_size=values[definitions.VERDICT_CACHE_SIZE],

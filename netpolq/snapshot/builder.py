@@ -52,6 +52,8 @@ class SnapshotBuilder:
             self._programs.set_program(number, program)
         for address, endpoint in delta.endpoints.items():
             self._programs.set_endpoint(address, endpoint)
+        for address, endpoint in delta.shadows.items():
+            self._programs.set_shadow(address, endpoint)
         for address, addresses in delta.node_addresses.items():
             self._programs.set_node_addresses(address, addresses)
         for address, name in delta.pod_names.items():
@@ -85,6 +87,7 @@ class SnapshotBuilder:
         sections: dict[Section, tuple[Piece, int]] = {
             Section.ADDRESSES: (self._addresses.cells, self._addresses.slots),
             Section.ENDPOINTS: (programs.endpoints.cells, programs.endpoints.slots),
+            Section.SHADOWS: (programs.shadows.cells, programs.shadows.slots),
             Section.NODE_OF: (programs.node_of.cells, programs.node_of.slots),
             Section.POD_NAMES: (pod_names.table.cells, pod_names.table.slots),
             Section.IDENTITIES: (identities.offsets, len(identities.offsets)),
@@ -123,6 +126,7 @@ class SnapshotBuilder:
         return [
             (Section.ADDRESSES, self._addresses.is_touched),
             (Section.ENDPOINTS, programs.endpoints.is_touched),
+            (Section.SHADOWS, programs.shadows.is_touched),
             (Section.NODE_OF, programs.node_of.is_touched),
             (Section.POD_NAMES, names.table.is_touched),
             (Section.IDENTITIES, self._identities.is_touched),
@@ -139,6 +143,7 @@ class SnapshotBuilder:
             self._addresses,
             programs,
             programs.endpoints,
+            programs.shadows,
             programs.node_of,
             self._pod_names.table,
             self._identities,

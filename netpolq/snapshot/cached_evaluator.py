@@ -80,6 +80,7 @@ class CachedEvaluator(Generic[_Answer]):
         self._held = held
         # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
         self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
+        self._audited = view.audited()
         self._pairs: dict[_Pair, _Classes[_Answer] | None] = {}
         self._class_count = 0
         self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
@@ -89,6 +90,8 @@ class CachedEvaluator(Generic[_Answer]):
         local_source, local_destination = self._local.get(source), self._local.get(destination)
         egress = local_source[0] if local_source is not None else 0
         ingress = local_destination[1] if local_destination is not None else 0
+        if self._audited and (source in self._audited or destination in self._audited):
+            return self._answer_with_audit(source, destination, protocol, port)
         if not (egress or ingress):
             return self._answer_for(UNDECIDED, False)
         if source == destination:  # a pair does not tell two pods of one identity from one
@@ -131,6 +134,17 @@ class CachedEvaluator(Generic[_Answer]):
         if answer is None:
             answer = classes.answers[index] = self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
         return answer
+
+    def _answer_with_audit(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
+        """The answer for a flow of a pod that a policy in audit selects: evaluated twice, and kept by no pair."""
+        if self._held is not None:
+            local_source, local_destination = self._local.get(source), self._local.get(destination)
+            egress = local_source[0] if local_source is not None else 0
+            ingress = local_destination[1] if local_destination is not None else 0
+            for is_isolated, peer, local in ((egress, destination, local_destination), (ingress, source, local_source)):
+                if is_isolated and local is None and peer in self._held[0] and not self._view.identity(peer):
+                    return self._held[1]
+        return self._answer_for(self._view.evaluate_with_audit(source, destination, protocol, port), False)
 
     def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
         """Return the port tables of a program that depend on the peer's address."""

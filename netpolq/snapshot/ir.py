@@ -129,7 +129,8 @@ class CompiledDelta:
     """A change of the compiled policy. Never written after construction.
 
     `identities`, `tiers`, `programs`: new value by number (from 1), None: no longer in use. `addresses`: number of an identity, 0: none.
-    `endpoints`: by address of a local pod, None: no policy selects it. `node_addresses`: those of the pod's own node, by pod address,
+    `endpoints`: by address of a local pod, None: no policy selects it. `shadows`: the same with the policies in audit, of the pods that
+    such a policy selects. `node_addresses`: those of the pod's own node, by pod address,
     for evaluation outside the kernel. `pod_names`: ns/name, empty: no pod.
     """
 
@@ -138,5 +139,6 @@ class CompiledDelta:
     tiers: Mapping[int, TierProgram | None] = field(default_factory=dict)
     programs: Mapping[int, Program | None] = field(default_factory=dict)
     endpoints: Mapping[AddressKey, Endpoint | None] = field(default_factory=dict)
+    shadows: Mapping[AddressKey, Endpoint | None] = field(default_factory=dict)
     node_addresses: Mapping[AddressKey, tuple[AddressKey, ...]] = field(default_factory=dict)
     pod_names: Mapping[AddressKey, str] = field(default_factory=dict)

@@ -10,6 +10,7 @@ a section of words count words from its start, and word 0 is reserved so that of
 
     ADDRESSES   hash cells: key 16s · number of an identity u32 (0: empty cell)
     ENDPOINTS   hash cells: key 16s · egress program, ingress program << 32 u64 (offsets in PROGRAMS, 0: none; both 0: empty cell)
+    SHADOWS     as ENDPOINTS, for the addresses that a policy in audit selects: the programs with all policies, also those in audit
     NODE_OF     hash cells: key 16s · offset in PROGRAMS of [n, n × 4 words of address bytes] u32 (0: empty cell)
     POD_NAMES   hash cells: key 16s · offset in NAMES + 1 u32 (0: empty cell); no used cell unless packets are logged
     IDENTITIES  one word each: offset in CONTENTS of the identity with this number; 0: not in use
@@ -38,7 +39,7 @@ import struct
 from enum import IntEnum
 
 MAGIC = b"NETPOLQ\x00"
-LAYOUT_VERSION = 7
+LAYOUT_VERSION = 8
 BYTE_ORDER_MARK = 0x01020304
 
 HEADER = struct.Struct("=8sIIQQQII")
@@ -72,14 +73,15 @@ class Section(IntEnum):
 
     ADDRESSES = 0
     ENDPOINTS = 1
-    NODE_OF = 2
-    POD_NAMES = 3
-    IDENTITIES = 4
-    CONTENTS = 5
-    PROGRAMS = 6
-    DECISIONS = 7
-    STRINGS = 8
-    NAMES = 9
+    SHADOWS = 2
+    NODE_OF = 3
+    POD_NAMES = 4
+    IDENTITIES = 5
+    CONTENTS = 6
+    PROGRAMS = 7
+    DECISIONS = 8
+    STRINGS = 9
+    NAMES = 10
 
 
 class ProgramWord(IntEnum):

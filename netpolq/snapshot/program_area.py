@@ -4,6 +4,7 @@ Tier programs can be moved, so putting the area together copies them and compute
 """
 
 from array import array
+from collections.abc import Mapping
 
 from netpolq.decision import Isolation
 from netpolq.enums import Direction
@@ -16,7 +17,7 @@ from netpolq.snapshot.tier_encoder import EncodedTier
 
 
 class ProgramArea:
-    """The PROGRAMS section, and the ENDPOINTS and NODE_OF sections, which refer to it.
+    """The PROGRAMS section, and the ENDPOINTS, SHADOWS and NODE_OF sections, which refer to it.
 
     `words` and the tables are up to date after `assemble`. `is_touched`: whether `words` changed since it was last cleared.
     """
@@ -25,6 +26,7 @@ class ProgramArea:
         self.words = array("I", [0])
         self.is_touched = True
         self.endpoints = HashTable(ENDPOINT_CELL)
+        self.shadows = HashTable(ENDPOINT_CELL)
         self.node_of = HashTable(NODE_OF_CELL)
         self._strings = strings
         self._decisions = decisions
@@ -32,9 +34,11 @@ class ProgramArea:
         self._programs: dict[int, Program] = {}
         self._program_offsets: dict[int, int] = {0: 0}
         self._endpoints: dict[bytes, Endpoint] = {}
+        self._shadows: dict[bytes, Endpoint] = {}
         self._node_addresses: dict[bytes, tuple[bytes, ...]] = {}
         self._is_stale = False
         self._stale_endpoints: set[bytes] = set()
+        self._stale_shadows: set[bytes] = set()
 
     def set_tier(self, number: int, program: TierProgram | None) -> None:
         """Set or remove a tier program."""
@@ -64,6 +68,14 @@ class ProgramArea:
             self._endpoints[address] = endpoint
         self._stale_endpoints.add(address)
 
+    def set_shadow(self, address: bytes, endpoint: Endpoint | None) -> None:
+        """Set or remove the shadow programs of an address."""
+        if endpoint is None:
+            self._shadows.pop(address, None)
+        else:
+            self._shadows[address] = endpoint
+        self._stale_shadows.add(address)
+
     def set_node_addresses(self, address: bytes, addresses: tuple[bytes, ...]) -> None:
         """Set the addresses of a pod's own node."""
         self._node_addresses[address] = addresses
@@ -74,12 +86,17 @@ class ProgramArea:
         if self._is_stale:
             self._assemble_words()
             self._stale_endpoints.update(self._endpoints)
+            self._stale_shadows.update(self._shadows)
             self._is_stale = False
+        self._write_cells(self.endpoints, self._endpoints, self._stale_endpoints)
+        self._write_cells(self.shadows, self._shadows, self._stale_shadows)
+
+    def _write_cells(self, cells: HashTable, endpoints: Mapping[bytes, Endpoint], stale: set[bytes]) -> None:
         none = Endpoint(0, 0)
-        for address in sorted(self._stale_endpoints):
-            egress, ingress = self._endpoints.get(address, none)
-            self.endpoints.set(address, self._program_offsets[egress] | self._program_offsets[ingress] << 32)
-        self._stale_endpoints.clear()
+        for address in sorted(stale):
+            egress, ingress = endpoints.get(address, none)
+            cells.set(address, self._program_offsets[egress] | self._program_offsets[ingress] << 32)
+        stale.clear()
 
     def _assemble_words(self) -> None:
         words = array("I", [0])

@@ -28,15 +28,25 @@ _KEY_BYTES = 16
 _DENY = Action.DENY.value
 
 
+class Shadow(NamedTuple):
+    """What the result would be if the policies in audit were enforced; fields as in `Evaluation`."""
+
+    verdict: Verdict
+    egress: int
+    ingress: int
+
+
 class Evaluation(NamedTuple):
     """The result for a flow: a verdict, and the number of the decision of each direction (see `SnapshotReader.decision`).
 
-    `NO_DECISION`: no policy decides that direction, or a denial in the other direction came first.
+    `NO_DECISION`: no policy decides that direction, or a denial in the other direction came first. `shadow` None: the verdict would be the
+    same if the policies in audit were enforced.
     """
 
     verdict: Verdict
     egress: int = NO_DECISION
     ingress: int = NO_DECISION
+    shadow: Shadow | None = None
 
     @property
     def reason(self) -> Reason:
@@ -96,6 +106,25 @@ class SnapshotReader(ProgramReader):
         """
         egress = self.programs(source)[Direction.EGRESS]
         ingress = self.programs(destination)[Direction.INGRESS]
+        return self._evaluate_programs(egress, ingress, source, destination, protocol, port)
+
+    def evaluate_with_audit(self, source: bytes, destination: bytes, protocol: int, port: int) -> Evaluation:
+        """As `evaluate`, with `shadow`. For addresses of which at least one has shadow programs."""
+        enforced = self.evaluate(source, destination, protocol, port)
+        shadow = self.evaluate_shadow(source, destination, protocol, port)
+        if shadow.verdict is enforced.verdict:
+            return enforced
+        return enforced._replace(shadow=Shadow(shadow.verdict, shadow.egress, shadow.ingress))
+
+    def evaluate_shadow(self, source: bytes, destination: bytes, protocol: int, port: int) -> Evaluation:
+        """As `evaluate`, if the policies in audit were enforced."""
+        egress = self.shadow_programs(source)[Direction.EGRESS]
+        ingress = self.shadow_programs(destination)[Direction.INGRESS]
+        return self._evaluate_programs(egress, ingress, source, destination, protocol, port)
+
+    def _evaluate_programs(
+        self, egress: int, ingress: int, source: bytes, destination: bytes, protocol: int, port: int
+    ) -> Evaluation:
         if not egress and not ingress:
             return UNDECIDED
         destination_identity = self.identity(destination)
@@ -219,10 +248,22 @@ class SnapshotReader(ProgramReader):
                 return cast("int", value)
             position += cell.size
 
+    def shadow_programs(self, address: bytes) -> tuple[int, int]:
+        """Offsets of an address's programs if the policies in audit were enforced."""
+        programs = self._find(Section.SHADOWS, address)
+        return (programs & 0xFFFFFFFF, programs >> 32) if programs else self.programs(address)
+
     def endpoints(self) -> Iterator[tuple[bytes, int, int]]:
-        """Address, egress program and ingress program of every local pod that a policy selects, in no order."""
-        start = self._endpoint_base
-        with self._memory[start : start + self._sections[Section.ENDPOINTS].length] as memory:
+        """Address, egress program and ingress program of every local pod that an enforced policy selects, in no order."""
+        return self._endpoint_cells(Section.ENDPOINTS)
+
+    def audited(self) -> frozenset[bytes]:
+        """The addresses with shadow programs: those of the local pods that a policy in audit selects."""
+        return frozenset(address for address, _egress, _ingress in self._endpoint_cells(Section.SHADOWS))
+
+    def _endpoint_cells(self, section: Section) -> Iterator[tuple[bytes, int, int]]:
+        start, length, _ = self._sections[section]
+        with self._memory[start : start + length] as memory:
             for key, programs in ENDPOINT_CELL.iter_unpack(memory):
                 if programs:
                     yield key, programs & 0xFFFFFFFF, programs >> 32

@@ -25,6 +25,7 @@ from netpolq.snapshot.layout import (
 CELLS = {
     Section.ADDRESSES: ADDRESS_CELL,
     Section.ENDPOINTS: ENDPOINT_CELL,
+    Section.SHADOWS: ENDPOINT_CELL,
     Section.NODE_OF: NODE_OF_CELL,
     Section.POD_NAMES: POD_NAME_CELL,
 }

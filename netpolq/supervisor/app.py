@@ -158,6 +158,7 @@ class Supervisor:
             known_ranges=(*settings.pod_cidrs, *settings.hold_unknown_peers),
             with_pod_names=settings.pod_names,
             deny_with=settings.deny_with,
+            enforcement=settings.enforcement,
         )
         self._names = LearnedNames(
             store=self._store,

@@ -125,8 +125,8 @@ class Enforcer:
             if rejects is not self._ruleset.config.rejects:
                 self._ruleset.reconfigure(replace(self._ruleset.config, rejects=rejects))
             self.sets = IsolatedSets(
-                ingress=compiler.isolated[Direction.INGRESS],
-                egress=compiler.isolated[Direction.EGRESS],
+                ingress=compiler.isolated[Direction.INGRESS] | compiler.audited[Direction.INGRESS],
+                egress=compiler.isolated[Direction.EGRESS] | compiler.audited[Direction.EGRESS],
                 local=compiler.local,
                 known=compiler.known,
                 asking=compiler.asking,

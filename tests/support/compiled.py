@@ -60,11 +60,12 @@ class Meaning:
     """The compiled policy without numbers: what depends on the objects alone.
 
     `identities`: selectors that match and named ports, by address. `programs`: egress and ingress of each endpoint, as tier programs
-    whose selectors are sorted by their value.
+    whose selectors are sorted by their value. `shadows`: the same with the policies in audit.
     """
 
     identities: Mapping[AddressKey, tuple[frozenset[Selector], tuple[tuple[str, Protocol, int], ...]]]
     programs: Mapping[AddressKey, tuple[object, ...]]
+    shadows: Mapping[AddressKey, tuple[object, ...]]
     pod_names: Mapping[AddressKey, str]
 
 
@@ -90,6 +91,7 @@ class Compilation:
         self._tiers: dict[int, TierProgram] = {}
         self._programs: dict[int, Program] = {}
         self._endpoints: dict[AddressKey, Endpoint] = {}
+        self._shadows: dict[AddressKey, Endpoint] = {}
         self._pod_names: dict[AddressKey, str] = {}
 
     def update(self) -> None:
@@ -105,6 +107,7 @@ class Compilation:
         _merge(self._tiers, delta.tiers)
         _merge(self._programs, delta.programs)
         _merge(self._endpoints, delta.endpoints)
+        _merge(self._shadows, delta.shadows)
         _merge(self._pod_names, {address: name or None for address, name in delta.pod_names.items()})
 
     def whole(self) -> CompiledDelta:
@@ -115,6 +118,7 @@ class Compilation:
             tiers=dict(self._tiers),
             programs=dict(self._programs),
             endpoints=dict(self._endpoints),
+            shadows=dict(self._shadows),
             pod_names=dict(self._pod_names),
         )
 
@@ -131,7 +135,8 @@ class Compilation:
         selectors = self.compiler.selectors
         used_tiers = {tier for program in self._programs.values() for tier in program.tiers}
         assert used_tiers == self._tiers.keys()
-        assert {number for endpoint in self._endpoints.values() for number in endpoint} - {0} == self._programs.keys()
+        endpoints = (*self._endpoints.values(), *self._shadows.values())
+        assert {number for endpoint in endpoints for number in endpoint} - {0} == self._programs.keys()
         assert set(self._addresses.values()) == self._identities.keys()
         used = {number for tier in self._tiers.values() for number, _tables in tier.selectors}
         assert used == selectors.keys()
@@ -158,6 +163,10 @@ class Compilation:
             programs={
                 address: (program_meaning(endpoint.egress), program_meaning(endpoint.ingress))
                 for address, endpoint in self._endpoints.items()
+            },
+            shadows={
+                address: (program_meaning(endpoint.egress), program_meaning(endpoint.ingress))
+                for address, endpoint in self._shadows.items()
             },
             pod_names=dict(self._pod_names),
         )

@@ -28,9 +28,13 @@ def object_metadata(name: str, labels: dict[str, str], namespace: str | None = N
 
 
 def annotated(metadata: Body) -> Body:
-    """The metadata of a policy or a namespace, perhaps with what it says about answers to denied packets; the same for equal ones."""
+    """The metadata of a policy or a namespace, perhaps with what it says about answers to denied packets, and about audit; the same for
+    equal ones.
+    """
     rng = random.Random(repr(metadata))
     said = {"netpolq.io/deny-with": rng.choice(("drop", "reject"))} if rng.random() < 0.3 else {}
+    if rng.random() < 0.2:
+        said["policy.netpolq.io/enforcement"] = rng.choice(("audit", "enforce"))
     return {**metadata, "annotations": said}
 
 

@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 from netpolq.enums import Action, Direction, Tier
 from netpolq.model import ClusterNetworkPolicy, ClusterPolicyKind, LabelSelector, PodPeer
+from netpolq.sources.decode.annotations import deny_with, enforcement
 from netpolq.sources.decode.cluster_ports import ports_element, protocols_element, protocols_element_with_port
 from netpolq.sources.decode.cluster_rules import ReadRule, RuleFormat, rules, subject
-from netpolq.sources.decode.deny_with import deny_with
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, read_or, shown
 from netpolq.sources.decode.kinds import CLUSTER_GROUP, VERSIONS
@@ -111,6 +111,7 @@ def cluster_policy(body: Field, kind: ClusterPolicyKind, problems: Problems) -> 
         egress=tuple(one.rule for one in read[Direction.EGRESS]),
         kind=kind,
         deny_with=deny_with(body.get("metadata"), problems.add),
+        enforcement=enforcement(body.get("metadata"), problems.add),
     )
     if not problems.count:
         return policy

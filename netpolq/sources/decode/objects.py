@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from netpolq.enums import Direction
 from netpolq.model import NAMESPACE_NAME_LABEL, LabelSelector, Namespace, NetworkPolicy, Node, Pod
+from netpolq.sources.decode.annotations import deny_with, enforcement
 from netpolq.sources.decode.concerned_namespaces import DEFAULT_NAMESPACE, named_namespaces, namespaces_of
-from netpolq.sources.decode.deny_with import deny_with
 from netpolq.sources.decode.error import DecodeError
 from netpolq.sources.decode.fields import Field, FieldError, read_or
 from netpolq.sources.decode.known_fields import MAX_UNKNOWN
@@ -33,9 +33,10 @@ def namespace(body: Field, problems: Problems) -> Namespace:
     labels = labels_where_valid(read_or(lambda field: field.get("labels"), metadata, problems.add, _NOTHING), problems.add)
     ignored: list[FieldError] = []
     answer = deny_with(metadata, ignored.append)
+    enforced = enforcement(metadata, ignored.append)
     if name is None:
         raise DecodeError(body, problems, key="Namespace", namespaces=namespaces_of(body.value))
-    decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name}, deny_with=answer)
+    decoded = Namespace(name=name, labels=labels | {NAMESPACE_NAME_LABEL: name}, deny_with=answer, enforcement=enforced)
     isolates = problems.count > 0
     problems.add_all(ignored)
     if problems.count:
@@ -110,9 +111,17 @@ def network_policy(body: Field, problems: Problems, unknown: list[FieldError]) -
     egress = () if spec is None else rules(spec, Direction.EGRESS, problems.add)
     is_clear = not problems.count
     answer = deny_with(metadata, problems.add)
+    enforced = enforcement(metadata, problems.add)
     if of_namespace is None:
         raise DecodeError(body, problems, key="NetworkPolicy", namespaces=namespaces_of(body.value))
-    placeholder = NetworkPolicy(namespace=of_namespace, name=name, pod_selector=selector, policy_types=types, deny_with=answer)
+    placeholder = NetworkPolicy(
+        namespace=of_namespace,
+        name=name,
+        pod_selector=selector,
+        policy_types=types,
+        deny_with=answer,
+        enforcement=enforced,
+    )
     if is_clear:
         policy = replace(placeholder, ingress=ingress, egress=egress)
         if problems.count:

@@ -53,6 +53,7 @@ def settings(draw: st.DrawFn) -> Settings:
         takeover=draw(st.booleans()),
         verbosity=draw(st.integers(0, 10)),
         log_denied=draw(st.booleans()),
+        audit=draw(st.booleans()),
         flows=draw(st.sampled_from(FlowsMode)),
         flow_records=draw(st.integers(1000, 1_000_000)),
         policy_status=draw(st.booleans()),

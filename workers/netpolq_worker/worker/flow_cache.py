@@ -56,7 +56,9 @@ COUNTED_ANSWERS = 1 << 9
 _ON_EVERY_PORT = 1 << 9
 ANSWER_REJECTED = 1 << 10
 """Bit of an answer: the sender of a packet with this answer, a drop, gets an answer itself (`netpolq_worker.worker.rejecter`)."""
-_EVALUATION_SHIFT = 11
+ANSWER_AUDITED = 1 << 11
+"""Bit of an answer: with the policies in audit, the verdict would be the other one. The kernel must not hide such a connection."""
+_EVALUATION_SHIFT = 12
 ANSWER_FLOW_SHIFT = 32
 """An answer shifted by this is the number of its flow, 0 if it has none (`netpolq_worker.worker.flow_recorder`)."""
 _WITHOUT_FLOW = (1 << ANSWER_FLOW_SHIFT) - 1
@@ -70,7 +72,7 @@ class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
     An **answer** is
-    `flow << 32 | evaluation << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`:
+    `flow << 32 | evaluation << 12 | audited << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`:
     the number of a flow, if flows are recorded and the connection is cached; the index of an evaluation (see `evaluation`), which names
     the decisions; `ANSWER_REJECTED`; whether it is the same on every port of the protocol; the tier that decided each direction (0:
     none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A stored answer
@@ -111,8 +113,8 @@ class FlowCache:
         self._hinted: list[Key] = []
         self._limited: set[Key] = set()  # denials whose packets get no answer at present
         self._evaluations: list[Evaluation] = []
-        self._answers: dict[int, int] = {}  # of evaluations with the present snapshot, without series
-        self._all_answers: dict[int, int] = {}  # the same of all snapshots, by evaluation and flags
+        self._answers: dict[int | Evaluation, int] = {}  # of evaluations with the present snapshot, without series
+        self._all_answers: dict[tuple[int | Evaluation, int], int] = {}  # the same of all snapshots, by evaluation and flags
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
@@ -191,21 +193,23 @@ class FlowCache:
 
     def _answer_for(self, evaluation: Evaluation, on_every_port: bool) -> int:
         """The answer of an evaluation, without the series."""
-        verdict, egress, ingress = evaluation
-        key = egress << 32 | ingress << 1 | verdict
+        verdict, egress, ingress, shadow = evaluation
+        key: int | Evaluation = egress << 32 | ingress << 1 | verdict if shadow is None else evaluation
         answer = self._answers.get(key)
         if answer is None:
             flags = self._tier(egress) << ANSWER_EGRESS_SHIFT | self._tier(ingress) << ANSWER_INGRESS_SHIFT
             if self.view is not None and not verdict and self.view.is_rejected(egress or ingress):
                 flags |= ANSWER_REJECTED
+            if shadow is not None:
+                flags |= ANSWER_AUDITED
             # A number that a snapshot has freed may be that of another decision later, with other flags.
-            answer = self._all_answers.get(key << _EVALUATION_SHIFT | flags)
+            answer = self._all_answers.get((key, flags))
             if answer is None:
                 if len(self._evaluations) >= MAX_EVALUATIONS and self.view is not None:
                     self._forget_answers()
                     self._evaluator = CachedEvaluator(self.view, self._answer_for, held=self._held)
                 answer = len(self._evaluations) << _EVALUATION_SHIFT | flags | verdict
-                self._all_answers[key << _EVALUATION_SHIFT | flags] = answer
+                self._all_answers[key, flags] = answer
                 self._evaluations.append(evaluation)
             self._answers[key] = answer
         return answer | _ON_EVERY_PORT if on_every_port else answer
@@ -253,8 +257,10 @@ class FlowCache:
         return False
 
     def _hint(self, key: Key, answer: int) -> int:
-        if answer & ANSWER_REJECTED and key not in self._limited:
-            self.cache[key] = answer  # if the kernel dropped its packets, they would get no answer
+        if answer & ANSWER_AUDITED or (answer & ANSWER_REJECTED and key not in self._limited):
+            self.cache[key] = (
+                answer  # if the kernel answered, the difference would not show, or a denied packet would get no answer
+            )
             return answer
         divisor = 1 if answer & 1 else 2
         if len(self._waiting) < MAX_WAITING_HINTS // divisor and len(self._hinted) < MAX_HINTS_A_WINDOW // divisor:
@@ -314,7 +320,7 @@ class FlowCache:
             stored = self.cache.get(key, self._old.get(key))
             if stored is not None and stored >= 0:
                 source, destination, protocol, port = question_of(key)
-                verdict, egress, ingress = self.evaluation(stored)
+                verdict, egress, ingress, _shadow = self.evaluation(stored)
                 hints.append(
                     CachedVerdict(address_key(source), address_key(destination), port, protocol, verdict, egress, ingress)
                 )
@@ -323,6 +329,8 @@ class FlowCache:
     def hint_denial(self, question: Question, answer: int) -> None:
         """Send a hint for a denial with answers, too, at its next lookup: its client has got all that the rate allows."""
         key = key_of(question if not answer & _ON_EVERY_PORT else (*question[:3], EVERY_PORT))
+        if answer & ANSWER_AUDITED:
+            return
         if key not in self._limited and len(self._limited) < MAX_HINTS_A_WINDOW // 2 and self.cache.get(key) == answer:
             self._limited.add(key)
             self.cache[key] = ~answer

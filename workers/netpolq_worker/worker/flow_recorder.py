@@ -168,5 +168,8 @@ class FlowRecorder:
 
 
 def _reasons(view: SnapshotReader, evaluation: Evaluation) -> Reasons:
-    verdict, egress, ingress = evaluation
-    return Reasons(verdict is Verdict.ACCEPT, view.decision(egress), view.decision(ingress))
+    verdict, egress, ingress, shadow = evaluation
+    enforced = verdict is Verdict.ACCEPT, view.decision(egress), view.decision(ingress)
+    if shadow is None:
+        return Reasons(*enforced)
+    return Reasons(*enforced, shadow.verdict is Verdict.ACCEPT, view.decision(shadow.egress), view.decision(shadow.ingress))
