@@ -129,6 +129,14 @@ class FlowsMode(StrEnum):
     OFF = "off"
 
 
+class PolicyMetrics(StrEnum):
+    """What connections are counted by in the metrics: nothing, their policies, or the rules of these."""
+
+    OFF = "off"
+    POLICY = "policy"
+    RULE = "rule"
+
+
 class Dataplane(StrEnum):
     """Forms of the queue rule: nftables' own `queue` statement, or the NFQUEUE target through nft_compat."""
 

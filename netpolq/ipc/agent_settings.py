@@ -19,6 +19,7 @@ from netpolq.enums import (
     HoldUnknown,
     LoggingFormat,
     NodeEgress,
+    PolicyMetrics,
     VerdictCacheMode,
 )
 from netpolq.ipc.channel import Logging
@@ -144,6 +145,7 @@ class Settings:
     verbosity: Annotated[int, Flag("v"), Between(0, MAX_VERBOSITY)]
     log_denied: bool
     flows: FlowsMode
+    policy_metrics: PolicyMetrics
     flow_records: Annotated[int, Between(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS)]
     policy_status: bool
     logging_format: LoggingFormat

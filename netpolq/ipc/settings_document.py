@@ -15,7 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown, LoggingFormat, NodeEgress, PolicyMetrics, VerdictCacheMode
 from netpolq.errors import SettingsError
 from netpolq.ipc.agent_settings import Addresses, Between, BindAddress, Flag, Settings
 
@@ -117,7 +117,8 @@ _READERS: Mapping[object, Reader] = {
     tuple[Addresses, ...]: _address_ranges,
     tuple[str, ...]: _strings,
     **{
-        kind: _one_of(kind) for kind in (Dataplane, VerdictCacheMode, HoldUnknown, NodeEgress, DenyWith, FlowsMode, LoggingFormat)
+        kind: _one_of(kind)
+        for kind in (Dataplane, VerdictCacheMode, HoldUnknown, NodeEgress, DenyWith, FlowsMode, PolicyMetrics, LoggingFormat)
     },
 }
 

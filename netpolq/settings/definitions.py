@@ -8,6 +8,7 @@ from netpolq.enums import (
     HoldUnknown,
     LoggingFormat,
     NodeEgress,
+    PolicyMetrics,
     VerdictCacheMode,
 )
 from netpolq.hold import cni, ruleset
@@ -300,6 +301,12 @@ FLOW_RECORDS = Option(
     help="Flow records to keep at most, of windows of 15 s and of one hour, about 500 bytes each. When there are more, the oldest windows "
     "are dropped.",
 )
+POLICY_METRICS = Option(
+    name="policy-metrics",
+    value_type=modes(PolicyMetrics, metavar="LEVEL"),
+    default="policy",
+    help="Count connections in the metrics by the policies that decided them, by their rules too, or not. Needs --flows.",
+)
 LOGGING_FORMAT = Option(
     name="logging-format",
     value_type=modes(LoggingFormat, metavar="FORMAT"),
@@ -331,7 +338,8 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("New pods", (CNI_RESULTS, HOLD_UNKNOWN, HOLD_TIMEOUT, POD_INTERFACES, HOLD_UNKNOWN_PEERS)),
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup(
-        "Observability", (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, LOGGING_FORMAT, POLICY_STATUS)
+        "Observability",
+        (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS),
     ),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )

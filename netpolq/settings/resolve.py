@@ -62,6 +62,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         run_dir=values[definitions.RUN_DIR],
         log_denied=values[definitions.LOG_DENIED],
         flows=values[definitions.FLOWS],
+        policy_metrics=values[definitions.POLICY_METRICS],
         flow_records=values[definitions.FLOW_RECORDS],
         policy_status=values[definitions.POLICY_STATUS],
         logging_format=values[definitions.LOGGING_FORMAT],

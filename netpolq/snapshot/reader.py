@@ -35,6 +35,11 @@ class Shadow(NamedTuple):
     egress: int
     ingress: int
 
+    @property
+    def label(self) -> str:
+        """The value in output: `would-deny` or `would-accept`."""
+        return "would-accept" if self.verdict is Verdict.ACCEPT else "would-deny"
+
 
 class Evaluation(NamedTuple):
     """The result for a flow: a verdict, and the number of the decision of each direction (see `SnapshotReader.decision`).

@@ -41,6 +41,7 @@ from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.install import Ruleset, probe
 from netpolq.enums import Dataplane, FlowsMode
 from netpolq.errors import ExitCode, NetpolqError
+from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.ipc import settings_document
 from netpolq.ipc.channel import Channel, Failure, Welcome
 from netpolq.ipc.run_dir import NAMES_FILE, SNAPSHOT_FILE, STATUS_SOCKET
@@ -63,7 +64,7 @@ from netpolq.supervisor.http import StatusSocket, in_thread, serve_metrics
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.log_level import Verbosity
-from netpolq.supervisor.metrics.exposition import QueueCollector, WorkerCollector, expose
+from netpolq.supervisor.metrics.exposition import PolicyCollector, QueueCollector, WorkerCollector, expose
 from netpolq.supervisor.metrics.state import StateCollector, readings
 from netpolq.supervisor.names_file import NamesFile
 from netpolq.supervisor.names_report import NAMES_PATH
@@ -196,9 +197,12 @@ class Supervisor:
             timings=timings,
         )
         self._unknown_addresses = UnknownAddresses(settings, self._ruleset, self._enforcer.install_again)
+        self._policy_counters = PolicyCounters(settings.policy_metrics)
         self._flows = None
         if settings.flows is not FlowsMode.OFF:
-            self._flows = FlowIntake(self._store, node=settings.hostname, max_records=settings.flow_records)
+            self._flows = FlowIntake(
+                self._store, self._policy_counters, node=settings.hostname, max_records=settings.flow_records
+            )
         self._pool = PoolReader(
             channel,
             progress,
@@ -317,6 +321,7 @@ class Supervisor:
             )
         )
         registry.register(QueueCollector(queue_table.read, self._settings.all_queues))
+        registry.register(PolicyCollector(self._policy_counters))
         registry.register(StateCollector(lambda: readings(readiness)))
 
     async def _run_until_pool_gone(self, *parts: Coroutine[None, None, None]) -> None:

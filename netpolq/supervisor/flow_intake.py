@@ -11,6 +11,7 @@ import time
 
 from netpolq.addresses import AddressKey, format_address
 from netpolq.enums import Protocol
+from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.flows.record import Flow, FlowEnd, FlowVerdict
 from netpolq.flows.table import FlowTable
 from netpolq.ipc.flow_memory import Chunk, Flag, FlowCount, FlowMemoryError, FlowReader, Reasons
@@ -30,8 +31,9 @@ log = logging.getLogger("flows")
 class FlowIntake:
     """Reads all flow memories. `node`: of this agent. `damaged`: reads that failed. `lost`: connections that workers could not record."""
 
-    def __init__(self, store: Store, *, node: str, max_records: int) -> None:
+    def __init__(self, store: Store, policy_counters: PolicyCounters, *, node: str, max_records: int) -> None:
         self._store = store
+        self._policy_counters = policy_counters
         self._readers: dict[int, FlowReader] = {}
         self._ends: dict[AddressKey, tuple[Pod | None, frozenset[str], FlowEnd]] = {}
         self.table = FlowTable(node, max_records, time.time())
@@ -79,6 +81,7 @@ class FlowIntake:
         first_s = min(max(chunk.start_ns / 1e9, last_s - 60), last_s)
         for count in chunk.counts:
             self.table.add(self._flow(count), first_s, last_s, count.connections)
+            self._policy_counters.add(count.reasons, count.connections)
 
     def _flow(self, count: FlowCount) -> Flow:
         reasons = count.reasons

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from netpolq.buckets import BOUNDS_NS, HISTOGRAM_BOUNDS_US, PACKET_TIME_COUNT, PACKET_TIME_SUM
 from netpolq.dataplane.ruleset import CacheCounts
+from netpolq.flows.policy_counters import PolicyCounters, Series
 from netpolq.ipc import counter_memory
 from netpolq.netlink.queue_table import QueueStats
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
@@ -170,6 +171,24 @@ class QueueCollector(Collector):
             for row in rows:
                 family.add_metric((str(row.queue_num),), getattr(row, field))
             yield family
+
+
+class PolicyCollector(Collector):
+    """Connections by the policies and rules that decided them."""
+
+    def __init__(self, counters: PolicyCounters) -> None:
+        self._counters = counters
+
+    def collect(self) -> Iterator[Metric]:
+        """One counter; no series for what no connection has met."""
+        family = CounterMetricFamily(
+            "netpolq_policy_connections_total",
+            "New connections by the policies that decided them, in each direction; would-deny and would-accept: by policies in audit",
+            labels=Series._fields,
+        )
+        for series, count in list(self._counters.counts.items()):
+            family.add_metric(series, count)
+        yield family
 
 
 def expose(registry: CollectorRegistry) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown, LoggingFormat, NodeEgress, VerdictCacheMode
+from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown, LoggingFormat, NodeEgress, PolicyMetrics, VerdictCacheMode
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.hold.ranges import parse_ranges
 from netpolq.ipc.agent_settings import MAX_CT_LABEL, MAX_QUEUE, MAX_WORKERS, BindAddress, Settings
@@ -55,6 +55,7 @@ def settings(draw: st.DrawFn) -> Settings:
         log_denied=draw(st.booleans()),
         audit=draw(st.booleans()),
         flows=draw(st.sampled_from(FlowsMode)),
+        policy_metrics=draw(st.sampled_from(PolicyMetrics)),
         flow_records=draw(st.integers(1000, 1_000_000)),
         policy_status=draw(st.booleans()),
         fanout=draw(st.booleans()),

@@ -1,4 +1,4 @@
-"""The log of denied packets (`--log-denied`), with a limit for each pair of source and destination.
+"""The log of packets that are denied, or would be by policies in audit (`--log-denied`), with a limit for each pair of ends.
 
 A pair gets `PAIR_BURST_LINES` at once and then one line every `PAIR_INTERVAL_S`, so that a persistent pair cannot hide others. There is a
 limit for all pairs together, too. Packets without a line are counted, and logged with the pair that has the most of them. Memory is
@@ -54,7 +54,7 @@ class DeniedLog:
         self._summary_due_s = 0.0
 
     def record(self, payload: bytes, outcome: Outcome, duration_ns: int, *, is_reply: bool) -> None:
-        """Log a dropped packet, unless a limit forbids it. `payload`: from the IP header on."""
+        """Log a packet, unless a limit forbids it. `payload`: from the IP header on."""
         if self._admits(_pair(payload, is_reply=is_reply)):
             write_line(self._queue_num, payload, outcome, duration_ns, is_reply=is_reply)
 

@@ -45,7 +45,7 @@ class Observer:
             return
         try:
             outcome = self._outcome(answer)
-            if outcome.verdict is Verdict.DROP and self._settings.denied:
+            if outcome.is_denial and self._settings.denied:
                 self._denied_log.record(packet.get_payload(), outcome, time.monotonic_ns() - started_ns, is_reply=is_reply)
             elif logs_packets(self._settings.verbosity):
                 self._packet_log.record(packet.get_payload(), outcome, time.monotonic_ns() - started_ns, is_reply=is_reply)

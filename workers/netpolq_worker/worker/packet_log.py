@@ -35,6 +35,11 @@ class Outcome(NamedTuple):
     view: SnapshotReader | None
     is_unknown: bool = False
 
+    @property
+    def is_denial(self) -> bool:
+        """Whether the packet is denied, or would be if the policies in audit were enforced."""
+        return self.verdict is Verdict.DROP or (self.evaluation is not None and self.evaluation.shadow is not None)
+
 
 class End(NamedTuple):
     """One end of a flow. `pod`: ns/name, None if the address is not a pod's; `port`: None if the protocol has none."""
@@ -98,6 +103,7 @@ def write_line(queue_num: int, payload: bytes, outcome: Outcome, duration_ns: in
         "policy": None if last is None or isinstance(last, Isolation) else last.policy,
         "egress": decision_fields(egress),
         "ingress": decision_fields(ingress),
+        "audit": _audit_fields(outcome),
         "protocol": None if flow is None else flow.protocol,
         **_end_fields("source", None if flow is None else flow.source),
         **_end_fields("destination", None if flow is None else flow.destination),
@@ -106,7 +112,9 @@ def write_line(queue_num: int, payload: bytes, outcome: Outcome, duration_ns: in
         "processing_us": processing_us,
     }
     subject = "" if flow is None else f" {flow.protocol} {flow.source} -> {flow.destination}"
-    why = ", ".join([reason, *(decision_text(decision) for decision in (egress, ingress) if decision is not None)])
+    why = ", ".join(
+        [reason, *(decision_text(decision) for decision in (egress, ingress) if decision is not None), *_audit(outcome)]
+    )
     reply = " (a reply)" if is_reply else ""
     log.info("%s%s%s: %s, %.1f us", verdict, subject, reply, why, processing_us, extra={"fields": fields})
 
@@ -149,6 +157,24 @@ def _decisions(outcome: Outcome) -> tuple[Decision | None, Decision | None]:
     if evaluation is None or view is None:
         return None, None
     return view.decision(evaluation.egress), view.decision(evaluation.ingress)
+
+
+def _audit(outcome: Outcome) -> list[str]:
+    """What would become of the packet if the policies in audit were enforced, in words; empty: the same."""
+    shadow = None if outcome.evaluation is None else outcome.evaluation.shadow
+    if shadow is None or outcome.view is None:
+        return []
+    decisions = (outcome.view.decision(number) for number in (shadow.egress, shadow.ingress))
+    why = ", ".join(decision_text(decision) for decision in decisions if decision is not None)
+    return [f"{shadow.label}: {why or 'not isolated'}"]
+
+
+def _audit_fields(outcome: Outcome) -> dict[str, object] | None:
+    shadow = None if outcome.evaluation is None else outcome.evaluation.shadow
+    if shadow is None or outcome.view is None:
+        return None
+    egress, ingress = map(outcome.view.decision, (shadow.egress, shadow.ingress))
+    return {"verdict": shadow.label, "egress": decision_fields(egress), "ingress": decision_fields(ingress)}
 
 
 def _end_fields(name: str, end: End | None) -> dict[str, object]:
