@@ -10,11 +10,8 @@ from netpolq.dataplane.ruleset_names import (
     CACHE_ACCEPTS,
     CACHE_LOOKUPS,
     CACHE_MISSES,
-    CLOSED_V4,
-    CLOSED_V6,
     ENQUEUE,
-    VERDICTS_V4,
-    VERDICTS_V6,
+    verdict_maps,
 )
 from netpolq.dataplane.unknown_chains import unknown_chains, unknown_rules, unknown_source_rules
 from netpolq.enums import NodeEgress, PacketMark
@@ -45,7 +42,11 @@ def evaluation_chains(config: RulesetConfig, marks: MarkStatements) -> Iterator[
     yield Chain("pending_reply", "", (keep_field, marks.put(PacketMark.PENDING_REPLY), f"jump {ENQUEUE}", "accept"))
     targets = {"v4": "pending_original", "v6": "pending_original"}
     if config.verdict_cache:
-        for family, address, verdicts, closed in (("v4", "ip", VERDICTS_V4, CLOSED_V4), ("v6", "ip6", VERDICTS_V6, CLOSED_V6)):
+        maps = verdict_maps(are_counted=config.counts_verdicts)
+        for family, address, verdicts, closed in (
+            ("v4", "ip", maps.verdicts_v4, maps.closed_v4),
+            ("v6", "ip6", maps.verdicts_v6, maps.closed_v6),
+        ):
             pair = f"{address} saddr . {address} daddr . meta l4proto"
             look_up = f"counter name {CACHE_LOOKUPS} {pair} . th dport vmap @{verdicts}"
             misses = f"counter name {CACHE_MISSES} goto pending_original"

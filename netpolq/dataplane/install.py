@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from netpolq.dataplane.change_monitor import Change, is_later
 from netpolq.dataplane.cleanup import cleanup
-from netpolq.dataplane.kernel_errors import RulesetError
+from netpolq.dataplane.kernel_errors import RulesetError, explained
 from netpolq.dataplane.nft_program import DEADLINE_S
 from netpolq.dataplane.probe import probe
 from netpolq.dataplane.ruleset_config import IsolatedSets, RulesetConfig
-from netpolq.dataplane.ruleset_names import ENQUEUE, ENQUEUE_NAMES, TABLE
+from netpolq.dataplane.ruleset_names import ENQUEUE, ENQUEUE_NAMES, TABLE, verdict_maps
 from netpolq.dataplane.ruleset_reads import read_chain_uses, read_counters, read_generation, read_state
 from netpolq.dataplane.ruleset_sockets import RulesetSockets
 from netpolq.dataplane.ruleset_writer import RulesetWriter
 from netpolq.dataplane.set_elements import change_elements, elements_of
 from netpolq.dataplane.table_state import ELEMENTS_PREFIX, KnownElements, TableState
-from netpolq.dataplane.verdict_maps import remember
+from netpolq.dataplane.verdict_maps import CountedKey, read_counts, remember
 from netpolq.ipc.channel import CachedVerdict
 
 __all__ = ["Ruleset", "RulesetError", "cleanup", "probe"]
@@ -47,7 +47,8 @@ class Ruleset:
         self._found: TableState | None = None  # the table as it was last read by `difference`
         self._known_elements: KnownElements = {}
         self._lock = asyncio.Lock()
-        self._sockets = RulesetSockets()
+        self._maps = verdict_maps(are_counted=config.counts_verdicts)
+        self._sockets = RulesetSockets(self._maps)
         self._writer = RulesetWriter(self._sockets, nft_deadline_s=nft_deadline_s)
 
     def watch(self, on_change: Callable[[], None]) -> None:
@@ -86,7 +87,7 @@ class Ruleset:
 
     async def remember_verdicts(self, entries: Sequence[CachedVerdict], ttl_ms: int) -> None:
         """Add at most `MAX_DECISIONS` decisions to the verdict maps, in one transaction. Needs `install` before."""
-        await asyncio.to_thread(self._sockets.commit_to_maps, remember(entries, ttl_ms))
+        await asyncio.to_thread(self._sockets.commit_to_maps, remember(self._maps, entries, ttl_ms))
 
     async def forget_verdicts(self, entries: Sequence[CachedVerdict] | None) -> bool:
         """Remove decisions from the verdict maps, in one transaction; None: all. Returns whether any others may be left.
@@ -95,6 +96,10 @@ class Ruleset:
         both cases the maps are emptied. A missing table counts as empty. Does not wait for changes of rules or sets.
         """
         return await asyncio.to_thread(self._sockets.forget, entries)
+
+    async def verdict_counts(self) -> Mapping[CountedKey, int]:
+        """Packets by decision in the verdict maps; empty unless the configuration has `counts_verdicts`."""
+        return await asyncio.to_thread(explained()(read_counts), self._maps) if self._config.counts_verdicts else {}
 
     async def difference(self) -> str | None:
         """How the table differs from what this object wrote, and which process changed it; None if it does not differ."""

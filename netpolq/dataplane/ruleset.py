@@ -28,15 +28,12 @@ from netpolq.dataplane.ruleset_names import (
     CACHE_ACCEPTS,
     CACHE_LOOKUPS,
     CACHE_MISSES,
-    CLOSED_V4,
-    CLOSED_V6,
     ENQUEUE,
     SPOOFED,
     TABLE,
     UNJUDGED,
-    VERDICTS_V4,
-    VERDICTS_V6,
     queue_chains,
+    verdict_maps,
 )
 
 __all__ = [
@@ -72,11 +69,14 @@ def _lines(config: RulesetConfig, sets: IsolatedSets, stale_chains: Iterable[str
     if config.verdict_cache:
         # Emptied, because the policies by which an earlier agent decided are unknown.
         yield from (f"add counter inet {TABLE} {name}" for name in (CACHE_LOOKUPS, CACHE_MISSES, CACHE_ACCEPTS))
-        for name, address in ((VERDICTS_V4, "ipv4_addr"), (VERDICTS_V6, "ipv6_addr")):
-            yield f"add map inet {TABLE} {name} {{ type {address} . {address} . inet_proto . inet_service : verdict; flags timeout; }}"
+        maps = verdict_maps(are_counted=config.counts_verdicts)
+        count = " counter;" if config.counts_verdicts else ""
+        for name, address in ((maps.verdicts_v4, "ipv4_addr"), (maps.verdicts_v6, "ipv6_addr")):
+            key = f"type {address} . {address} . inet_proto . inet_service"
+            yield f"add map inet {TABLE} {name} {{ {key} : verdict; flags timeout;{count} }}"
             yield f"flush map inet {TABLE} {name}"
-        for name, address in ((CLOSED_V4, "ipv4_addr"), (CLOSED_V6, "ipv6_addr")):
-            yield f"add set inet {TABLE} {name} {{ type {address} . {address} . inet_proto; flags timeout; }}"
+        for name, address in ((maps.closed_v4, "ipv4_addr"), (maps.closed_v6, "ipv6_addr")):
+            yield f"add set inet {TABLE} {name} {{ type {address} . {address} . inet_proto; flags timeout;{count} }}"
             yield f"flush set inet {TABLE} {name}"
     yield from (f"add map inet {TABLE} {definition}" for definition in original_maps(config))
     for name in elements:

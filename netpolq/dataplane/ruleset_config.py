@@ -13,11 +13,12 @@ class RulesetConfig:
     """Configuration of the ruleset: everything except addresses and interfaces.
 
     `mark_mask`: exactly three adjacent bits of the packet mark; `ct_label`: the first of seven adjacent bits of the connection's label.
-    `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never AUTO.
-    `verdict_cache`: look packets up in the verdict maps before they are queued. `pod_ranges`, `pod_interfaces` (each a name, or a start
-    followed by `*`): where the pods of this node are; without them no address counts as unknown. `dns_queue`: number of the queue of DNS
-    messages of pods with domain names in their policies; None: DNS is evaluated as anything else. `rejects`: note the original destination
-    of packets before they are queued, for answers to denied ones.
+    `dns_in_prerouting`: evaluate DNS over UDP before routing (see `netpolq.dataplane.host_checks`). `form`: NATIVE or COMPAT, never
+    AUTO. `verdict_cache`: look packets up in the verdict maps before they are queued; `counts_verdicts`: count the packets of each
+    element. `pod_ranges`, `pod_interfaces` (each a name, or a start followed by `*`): where the pods of this node are; without them no
+    address counts as unknown. `dns_queue`: number of the queue of DNS messages of pods with domain names in their policies; None: DNS
+    is evaluated as anything else. `rejects`: note the original destination of packets before they are queued, for answers to denied
+    ones.
     """
 
     queue_first: int
@@ -30,6 +31,7 @@ class RulesetConfig:
     dns_in_prerouting: bool
     form: Dataplane
     verdict_cache: bool = False
+    counts_verdicts: bool = False
     pod_ranges: tuple[PodRange, ...] = ()
     pod_interfaces: tuple[str, ...] = ()
     dns_queue: int | None = None

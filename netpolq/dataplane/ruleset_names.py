@@ -1,5 +1,7 @@
 """Names of the table `inet netpolq` and of its counters, maps and sets that other parts of the agent use."""
 
+from typing import NamedTuple
+
 TABLE = "netpolq"
 ENQUEUE = "enqueue"
 """Chain with the rule that queues packets for the workers."""
@@ -18,13 +20,25 @@ CACHE_MISSES = "cache_misses"
 CACHE_ACCEPTS = "cache_accepts"
 """Counters of the verdict cache. Every look-up is a miss, an accept, or a drop. Drops have no counter."""
 
-VERDICTS_V4 = "verdicts_v4"
-VERDICTS_V6 = "verdicts_v6"
-"""Maps from source, destination, protocol and destination port to `drop`, or to `return`, which means accept."""
 
-CLOSED_V4 = "closed_v4"
-CLOSED_V6 = "closed_v6"
-"""Sets of source, destination and protocol: dropped at every port. One element covers a scan of all ports."""
+class VerdictMaps(NamedTuple):
+    """Names of the verdict maps, from source, destination, protocol and destination port to `drop`, or to `return`, which means accept;
+    and of the sets of source, destination and protocol that are dropped at every port: one element covers a scan of all ports.
+    """
+
+    verdicts_v4: str
+    verdicts_v6: str
+    closed_v4: str
+    closed_v6: str
+
+
+_PLAIN_MAPS = VerdictMaps("verdicts_v4", "verdicts_v6", "closed_v4", "closed_v6")
+_COUNTED_MAPS = VerdictMaps("counted_verdicts_v4", "counted_verdicts_v6", "counted_closed_v4", "counted_closed_v6")
+
+
+def verdict_maps(*, are_counted: bool) -> VerdictMaps:
+    """The names of the maps. Those with a counter for each element have others, because the kernel redefines no map."""
+    return _COUNTED_MAPS if are_counted else _PLAIN_MAPS
 
 
 def queue_chains(dns_queue: int | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from netpolq.dataplane.change_monitor import ChangeMonitor, is_later
 from netpolq.dataplane.kernel_errors import explained
-from netpolq.dataplane.ruleset_names import TABLE
+from netpolq.dataplane.ruleset_names import TABLE, VerdictMaps
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS, forget, forget_all
 from netpolq.ipc.channel import CachedVerdict
 from netpolq.netlink.nftables import Connection, Request, commit
@@ -35,7 +35,8 @@ class RulesetSockets:
     Methods may raise `PrivilegeError` or `RulesetError`. Those without `async` block, except `watch` and `monitor`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, maps: VerdictMaps) -> None:
+        self._maps = maps
         self._sockets: _OpenSockets | None = None
         self._on_change: Callable[[], None] | None = None
 
@@ -83,9 +84,9 @@ class RulesetSockets:
 
     def forget(self, entries: Sequence[CachedVerdict] | None) -> bool:
         """Remove decisions from the verdict maps; see `Ruleset.forget_verdicts`."""
-        if entries is not None and len(entries) <= MAX_DECISIONS and self._try_commit_to_maps(forget(entries)):
+        if entries is not None and len(entries) <= MAX_DECISIONS and self._try_commit_to_maps(forget(self._maps, entries)):
             return True
-        self._try_commit_to_maps(forget_all())
+        self._try_commit_to_maps(forget_all(self._maps))
         return False
 
     def _open(self) -> _OpenSockets:

@@ -61,6 +61,7 @@ from netpolq.supervisor.from_settings import log_start, make_cni_results, make_s
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, in_thread, serve_metrics
+from netpolq.supervisor.kernel_flow_counts import KernelFlowCounts
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.log_level import Verbosity
@@ -181,7 +182,6 @@ class Supervisor:
         self._ruleset = Ruleset(ruleset_config(settings, form))
         self._upkeep = RulesetUpkeep(self._ruleset, progress, channel)
         self._bridge_guard = BridgeGuard()
-        self._verdict_cache = _verdict_cache(settings, self._ruleset, progress) if settings.verdict_cache else None
         self._strict_mode = None
         if settings.strict_mode:
             self._strict_mode = StrictMode(
@@ -203,6 +203,9 @@ class Supervisor:
             self._flows = FlowIntake(
                 self._store, self._policy_counters, node=settings.hostname, max_records=settings.flow_records
             )
+        self._verdict_cache = None
+        if settings.verdict_cache:
+            self._verdict_cache = _verdict_cache(settings, self._ruleset, progress, self._publisher, self._flows)
         self._pool = PoolReader(
             channel,
             progress,
@@ -337,11 +340,17 @@ def _is_local(hostname: str) -> Callable[[Pod], bool]:
     return lambda pod: pod.node_name in {"", hostname}
 
 
-def _verdict_cache(settings: Settings, ruleset: Ruleset, progress: Progress) -> VerdictCache:
+def _verdict_cache(
+    settings: Settings, ruleset: Ruleset, progress: Progress, publisher: Publisher, flows: FlowIntake | None
+) -> VerdictCache:
+    flow_counts = None
+    if flows is not None:
+        flow_counts = KernelFlowCounts(publisher, flows, denied_only=settings.flows is FlowsMode.DENIED)
     return VerdictCache(
         ruleset,
         progress,
         size=settings.verdict_cache_size,
         ttl_s=settings.verdict_cache_ttl_s,
         with_drops=not settings.log_denied,
+        flow_counts=flow_counts,
     )

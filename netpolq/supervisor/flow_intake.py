@@ -9,6 +9,8 @@ import logging
 import os
 import time
 
+from collections.abc import Iterable
+
 from netpolq.addresses import AddressKey, format_address
 from netpolq.enums import Protocol
 from netpolq.flows.policy_counters import PolicyCounters
@@ -79,7 +81,11 @@ class FlowIntake:
         now_s = time.time()
         last_s = min(max(chunk.end_ns / 1e9, now_s - 60), now_s)
         first_s = min(max(chunk.start_ns / 1e9, last_s - 60), last_s)
-        for count in chunk.counts:
+        self.count(chunk.counts, first_s, last_s)
+
+    def count(self, counts: Iterable[FlowCount], first_s: float, last_s: float) -> None:
+        """Count connections of an interval, Unix time."""
+        for count in counts:
             self.table.add(self._flow(count), first_s, last_s, count.connections)
             self._policy_counters.add(count.reasons, count.connections)
 

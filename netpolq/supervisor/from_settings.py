@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane, DenyWith, HoldUnknown
+from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
 from netpolq.sources.cni_results.watch import CniResults
@@ -74,6 +74,7 @@ def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:
         dns_in_prerouting=dns_in_prerouting(settings.netfilter_bug_1766_fix),
         form=form,
         verdict_cache=settings.verdict_cache,
+        counts_verdicts=settings.verdict_cache and settings.flows is not FlowsMode.OFF,
         pod_ranges=settings.pod_cidrs if waits else (),
         pod_interfaces=settings.pod_interfaces if waits else (),
         dns_queue=settings.dns_queue,

@@ -12,17 +12,21 @@ import logging
 import time
 
 from collections import Counter
+from contextlib import suppress
 
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.verdict_maps import MAX_DECISIONS
 from netpolq.enums import Verdict
 from netpolq.errors import NetpolqError
 from netpolq.ipc.channel import CachedVerdict, Hints, unpack_hints
+from netpolq.supervisor.kernel_flow_counts import KernelFlowCounts
 from netpolq.supervisor.progress import Progress
 from netpolq.supervisor.rollout_events import CacheClean, CacheLost, Scope
 from netpolq.supervisor.verdict_cache_ledger import VerdictLedger
 
 _MAX_WAITING_HINTS = 8192
+_READ_INTERVAL_S = 10.0
+"""How often the counters of the decisions are read."""
 _RETRY_S = 1.0
 
 log = logging.getLogger("verdict-cache")
@@ -32,13 +36,25 @@ class VerdictCache:
     """Feeds and clears the maps.
 
     `size`: decisions kept at most; `ttl_s`: for how long each. `problem`: why the maps cannot be changed at present, or None.
-    `with_drops`: keep denials, too; without, every first packet that is denied reaches a worker, which logs it.
+    `with_drops`: keep denials, too; without, every first packet that is denied reaches a worker, which logs it. `flow_counts` None: what
+    the kernel answers is not counted by connection.
     `refused`: refused hints by reason. `flushes`: how often both maps were emptied. `forgotten`: decisions removed one by one after
     a change. `remembered`: decisions written.
     """
 
-    def __init__(self, ruleset: Ruleset, progress: Progress, *, size: int, ttl_s: int, with_drops: bool = True) -> None:
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        progress: Progress,
+        *,
+        size: int,
+        ttl_s: int,
+        with_drops: bool = True,
+        flow_counts: KernelFlowCounts | None = None,
+    ) -> None:
         self._ruleset = ruleset
+        self._flow_counts = flow_counts
+        self._read_interval_s = min(_READ_INTERVAL_S, ttl_s / 4)
         self._progress = progress
         self._ttl_ms = ttl_s * 1000
         self._with_drops = with_drops
@@ -80,11 +96,18 @@ class VerdictCache:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        read_due_s = time.monotonic() + self._read_interval_s
         while True:
-            await self._work.wait()
+            with suppress(TimeoutError):
+                wait_s = None if self._flow_counts is None else max(read_due_s - time.monotonic(), 0.0)
+                async with asyncio.timeout(wait_s):
+                    await self._work.wait()
             self._work.clear()
             self._refuse_older()
             try:
+                if self._flow_counts is not None and time.monotonic() >= read_due_s:
+                    read_due_s = time.monotonic() + self._read_interval_s
+                    await self._count_flows(self._flow_counts)
                 if (scope := self._progress.rollout.to_clean) is not None:
                     await self._clean(scope)
                 await self._remember_what_waits()
@@ -97,22 +120,42 @@ class VerdictCache:
                 await asyncio.sleep(_RETRY_S)
                 self._work.set()
 
+    async def _count_flows(self, flow_counts: KernelFlowCounts) -> None:
+        """Count what the kernel has answered. The decisions that would time out before the next reading are removed here instead, so that
+        no count is lost with them.
+        """
+        self._ledger.expire(time.monotonic_ns())
+        if not len(self._ledger):
+            return
+        flow_counts.counted(await self._ruleset.verdict_counts())
+        # As long again as an interval, in case the next reading is late.
+        ending = self._ledger.ending_before(time.monotonic_ns() + int(2 * self._read_interval_s * 1e9))
+        for start in range(0, len(ending), MAX_DECISIONS):
+            await self._forget(ending[start : start + MAX_DECISIONS])
+
+    async def _forget(self, entries: list[CachedVerdict]) -> None:
+        if await self._ruleset.forget_verdicts(entries):
+            self._ledger.remove(entries)
+            self.forgotten += len(entries)
+            if self._flow_counts is not None:
+                self._flow_counts.forgot(entries)
+        else:
+            self._emptied()
+
     async def _clean(self, scope: Scope) -> None:
         self._ledger.expire(time.monotonic_ns())
         if scope.is_doubtful or (scope.changed is None and len(self._ledger)):
             await self._ruleset.forget_verdicts(None)
             self._emptied()
         elif affected := self._ledger.about(scope.changed or ()):
-            if await self._ruleset.forget_verdicts(affected):
-                self._ledger.remove(affected)
-                self.forgotten += len(affected)
-            else:
-                self._emptied()
+            await self._forget(affected)
         self._progress.send(CacheClean(scope.version, scope.doubts))
 
     def _emptied(self) -> None:
         self._ledger.clear()
         self.flushes += 1
+        if self._flow_counts is not None:
+            self._flow_counts.forgot(None)
 
     async def _remember_what_waits(self) -> None:
         """Write the hints that wait, unless there is something to clean: that takes precedence."""
@@ -122,6 +165,8 @@ class VerdictCache:
             admitted, full = self._ledger.admit(batch)
             self.refused["full"] += full
             if admitted:
+                if self._flow_counts is not None:
+                    self._flow_counts.remembered(admitted)
                 await self._ruleset.remember_verdicts(admitted, self._ttl_ms)
                 self._ledger.given(admitted, time.monotonic_ns())
                 self.remembered += len(admitted)

@@ -1,6 +1,7 @@
 """Bounded ledger of the decisions in the kernel: a superset of what the kernel holds. Pure."""
 
 from collections.abc import Collection, Iterable
+from itertools import takewhile
 
 from netpolq.enums import Protocol, Verdict
 from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
@@ -59,6 +60,10 @@ class VerdictLedger:
                 break
             gone.append(entry)
         self.remove(gone)
+
+    def ending_before(self, time_ns: int) -> list[CachedVerdict]:
+        """Decisions that have timed out in the kernel by then at the latest."""
+        return list(takewhile(lambda entry: self._expiries[entry] <= time_ns, self._expiries))
 
     def about(self, addresses: Iterable[bytes]) -> list[CachedVerdict]:
         """Decisions on connections from or to any of these addresses."""

@@ -1,6 +1,7 @@
 """Flows of a running agent: what workers record, and what the status socket answers."""
 
 import socket
+import time
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from netpolq.errors import NetpolqError
 from netpolq.flows.record import FlowRecord, FlowVerdict
 from netpolq.supervisor import flows_report, status_client
 from netpolq.supervisor.flows_report import FlowsHead
-from tests.process.conftest import SERVER, STRANGER, assert_admitted
+from tests.process.conftest import FRIEND, SERVER, STRANGER, assert_admitted
 
 
 def flows_of(agent: Agent, query: str = "since=3600") -> tuple[FlowsHead, list[FlowRecord]]:
@@ -64,6 +65,32 @@ def test_each_connection_is_counted_once_also_where_kernel_and_flow_cache_answer
         found = wait_for(agent, lambda records: sum(record.connections for record in records) >= 50)
         assert sum(record.connections for record in found) == 50
         assert {(record.flow.protocol, record.flow.verdict) for record in found} == {("UDP", FlowVerdict.DENY)}
+
+
+@pytest.mark.parametrize("port", [80, 4000])
+def test_what_the_kernel_answers_is_counted_too(box: Box, folder: Path, port: int) -> None:
+    """The stranger is denied on every port, the friend on none."""
+    attempts = 60
+    with Agent(box, folder, "--workers=1", "--verdict-cache-ttl=8") as agent:
+        for _number in range(attempts):
+            for client in (FRIEND, STRANGER):
+                with box.inside(client.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as end:
+                    end.sendto(b"x", (box.address(SERVER.name, 4), port))
+                    time.sleep(0.005)  # so that hints reach the kernel between attempts
+        evaluated = agent.status()["workers"][0]["packets"]
+        assert evaluated < 2 * attempts, "the kernel has answered none"
+
+        def counted() -> dict[tuple[str, FlowVerdict], int]:
+            found: dict[tuple[str, FlowVerdict], int] = {}
+            for record in flows_of(agent)[1]:
+                key = record.flow.source.pod_name, record.flow.verdict
+                found[key] = found.get(key, 0) + record.connections
+            return found
+
+        agent.wait_until("all are counted", lambda: sum(counted().values()) >= 2 * attempts)
+        assert counted() == {(FRIEND.name, FlowVerdict.ACCEPT): attempts, (STRANGER.name, FlowVerdict.DENY): attempts}
+        agent.wait_until("no decision is left in the kernel", lambda: agent.status()["verdict_cache"]["entries"] == 0)
+        assert sum(counted().values()) == 2 * attempts
 
 
 def test_flows_that_are_off_or_denied_only(box: Box, folder: Path) -> None:
