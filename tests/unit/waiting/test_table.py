@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from netpolq.addresses import IPV4_MAPPED_PREFIX
 from netpolq_worker.waiting import table
 from netpolq_worker.waiting.table import MAX_HELD, SIZE_BYTES, HeldPacket, HeldTable, TableError, map_shared
-from netpolq_worker.worker.packet import parse
+from netpolq_worker.worker.packet import UNKEYED_PROTOCOLS, parse
 from tests.unit.waiting.packets import held
 
 HEADER_BYTES, ROW_BYTES = 64, 64
@@ -127,7 +127,10 @@ def test_any_bytes_are_a_table_or_an_error(changes: list[tuple[int, int]]) -> No
         found = HeldTable(memory).read(NOW_NS)
     except TableError:
         return
-    assert all(packet.unknown and parse(packet.get_payload()) in {packet.flow, None} for packet in found.values())
+    assert all(packet.unknown for packet in found.values())
+    # A later fragment may have the number of an extension header as its protocol; its line in the log is of no use then.
+    plain = [packet for packet in found.values() if packet.protocol not in UNKEYED_PROTOCOLS]
+    assert all(parse(packet.get_payload()) in {packet.flow, None} for packet in plain)
 
 
 def test_the_memory_is_allocated_shared_and_cannot_be_taken_away() -> None:

@@ -32,6 +32,7 @@ KEYS = {
     "policy": "shop/web",
     "egress": None,
     "ingress": {"tier": "network-policy", "policy": "shop/web", "rule": 0, "rule_name": None, "action": "accept"},
+    "audit": None,
     "protocol": "TCP",
     "source_ip": CLIENT,
     "source_port": 4000,
