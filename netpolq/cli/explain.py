@@ -1,10 +1,14 @@
-"""The command `explain`: shows which policies decide a connection, from manifests and without an agent."""
+"""The command `explain`: shows which policies decide a connection, from the running agent or from manifests."""
+
+import os
 
 from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from netpolq.cli.command import Command, plain
 from netpolq.cli.manifests import require_folder_or_file
-from netpolq.errors import SettingsError
+from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings.command_flags import (
     DESTINATION,
     ENGINE,
@@ -20,17 +24,21 @@ from netpolq.settings.command_flags import (
     SOURCE,
     VIA_SERVICE,
 )
-from netpolq.settings.options import Values, from_argv
+from netpolq.settings.definitions import RUN_DIR
+from netpolq.settings.options import Values, from_argv, from_environment
+
+if TYPE_CHECKING:
+    from netpolq.explain.known import Read
 
 
 def _run(argv: Sequence[str]) -> int:
     from netpolq import explain  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
-    values = Values(from_argv(EXPLAIN_OPTIONS, argv))
+    values = Values(from_argv(EXPLAIN_OPTIONS, argv), from_environment((RUN_DIR,), os.environ))
     if values[PACKETS] and (given := next(filter(None, map(values.given, QUESTION)), None)):
         raise SettingsError(f"{given.origin}: {given.text!r} cannot be combined with --packets; each line has its own value")
     return explain.run(
-        manifests=require_folder_or_file(values[MANIFESTS_TO_READ]),
+        read=_reader(values),
         source=values[SOURCE] or None,
         destination=values[DESTINATION] or None,
         protocol=values[PROTOCOL],
@@ -44,20 +52,40 @@ def _run(argv: Sequence[str]) -> int:
     )
 
 
+def _reader(values: Values) -> "Read":
+    """The reader of the objects: of manifests, otherwise of the running agent."""
+    from netpolq.cli import objects  # noqa: PLC0415
+    from netpolq.explain import manifests  # noqa: PLC0415
+
+    if values.given(MANIFESTS_TO_READ) is not None:
+        return manifests.reader(require_folder_or_file(values[MANIFESTS_TO_READ]))
+    return partial(objects.of_agent, values[RUN_DIR])
+
+
 EXPLAIN = Command(
     run=_run,
-    usage="--manifests PATH [flags]",
-    summary="Show offline which policies decide a connection.",
+    usage="--src ENDPOINT --dst ENDPOINT [flags]",
+    summary="Show which policies decide a connection.",
     about=(
-        "Give either --src and --dst, or --packets. The command needs neither an agent nor privileges. For a denied connection the "
-        "answer lists each isolating policy with the part of its closest rule that does not match (peer, port or protocol), and the "
-        "smallest addition to a policy that would allow the connection. It resolves no domain names: --name gives the addresses of "
-        "names, and the answer lists the rules that would allow the connection by a name.",
+        "Give either --src and --dst, or --packets. Without --manifests the running agent of this node tells what it knows: its objects "
+        "are those of the newest version of its policies, its learned names count, and the last line names the version. That needs root or "
+        "the user of the agent; --manifests needs neither an agent nor privileges.",
+        "For a denied connection the answer lists each isolating policy with the part of its closest rule that does not match (peer, port "
+        "or protocol), and the smallest addition to a policy that would allow the connection. No DNS server is asked: names have the "
+        "addresses that the agent has learned, and those of --name. The answer lists the rules that would allow the connection by a name. "
+        "If --dst is a domain name, each of its addresses has an answer of its own.",
     ),
     groups=plain(*EXPLAIN_OPTIONS),
-    # Each example was run, with manifests like those of its test.
+    exit_codes={
+        ExitCode.OK: "The answer is complete, and every verdict is the one of --expect.",
+        ExitCode.FAILED: "An end does not exist or has no address, no agent answers, or a line of --packets is invalid.",
+        ExitCode.UNEXPECTED: "A verdict differs from --expect.",
+    },
+    # Each example was run, with an agent and manifests like those of its tests.
     examples=(
-        "# can the frontend reach the database, and if not, what is missing",
+        "# ask the agent of this node why the frontend cannot reach the database",
+        "netpolq explain --src shop/frontend --dst shop/db --port 5432",
+        "# the same from manifests",
         "netpolq explain --manifests manifests --src shop/frontend --dst shop/db --port 5432",
         "# a named port; a single file; addresses that belong to no pod",
         "netpolq explain --manifests policies.yaml --src 192.0.2.7 --dst shop/db:postgres",

@@ -1,28 +1,26 @@
-"""The work of `netpolq explain`: which policies decide a flow, from manifests. Needs no privileges and leaves the kernel alone."""
+"""The work of `netpolq explain`: which policies decide a flow. Needs no privileges and leaves the kernel alone."""
 
 import re
 import sys
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 
 from netpolq.addresses import AddressKey
-from netpolq.errors import ExitCode, NetpolqError, SettingsError
+from netpolq.errors import ExitCode, SettingsError
+from netpolq.explain.answers import all_as_json, all_as_text, explain_all
 from netpolq.explain.batch import answer_all
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
-from netpolq.explain.endpoints import choose_addresses, describe, parse_endpoint, resolve_port
+from netpolq.explain.endpoints import parse_endpoint
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
-from netpolq.explain.manifests import load, report
+from netpolq.explain.flows import flows_of
+from netpolq.explain.known import Known, Read
+from netpolq.explain.manifests import report
 from netpolq.explain.names import parse_names
-from netpolq.explain.render import as_json, as_text
 from netpolq.policy.evaluator import Evaluator
-from netpolq.policy.name_reasons import NameReasonFinder
-from netpolq.policy.near_miss import NearMissFinder
 from netpolq.policy.reference import ReferenceEvaluator
-from netpolq.store import Store
 
 
 class EvaluatorName(StrEnum):
@@ -46,7 +44,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 def run(
     *,
-    manifests: Path,
+    read: Read,
     source: str | None,
     destination: str | None,
     protocol: str,
@@ -60,11 +58,10 @@ def run(
 ) -> int:
     """Answer one question, or a file of questions (`packets`; `-` is standard input). `via_service`: see `Evaluator`.
 
-    `names`: the learned names, see `netpolq.explain.names`.
-    `manifests`: a folder or a file. `source` and `destination`: see `parse_endpoint`. `port`: a number, or the name of a port of the
-    destination pod. Answers go to standard output, rejections of manifests to standard error.
+    `read`: reads the objects. `names`: the learned names, see `netpolq.explain.names`. `source` and `destination`: see `parse_endpoint`.
+    `port`: a number, or the name of a port of the destination pod. Answers go to standard output, rejections to standard error.
 
-    Returns the exit code: 0 for any verdict, 8 if the verdict differs from `expect`, 1 if a line of a batch is invalid.
+    Returns the exit code: 0 for any verdict, 8 if a verdict differs from `expect`, 1 if a line of a batch is invalid.
     Raises `SettingsError` for a malformed flag, `NetpolqError` for a pod or file that does not exist.
     """
     evaluator_name = _choice("--engine", EvaluatorName, evaluator)
@@ -74,30 +71,32 @@ def run(
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
-        store = load(manifests, learned)
-        report(store.rejections)
-        return answer_all(_evaluator(store, evaluator_name), store, packets, expected)
+        known = _read(read, None, learned)
+        return answer_all(_evaluator(known, evaluator_name), known.store, packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: required without --packets")
     number = _checked("--protocol", parse_protocol, protocol)
     # No policy matches the source port. It is accepted so that both endpoints can be copied from a log line.
-    first_end, second_end = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
-    if port is not None and second_end.port is not None:
+    first, second = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
+    if port is not None and second.port is not None:
         raise SettingsError(
             f"--dst: the port of {destination!r} cannot be combined with --port {port!r}; allowed: one of the two"
         )
-    given_port = _port(number, second_end.port if port is None else port)
-    store = load(manifests, learned)
-    report(store.rejections)
-    first, second = choose_addresses(store, first_end.end, second_end.end)
-    flow = first, second, number, _number_of(store, second, number, given_port)
-    explanation = _evaluator(store, evaluator_name).explain(*flow, via_service=via_service)
-    misses = NearMissFinder(store).find(explanation, *flow)
-    reasons = NameReasonFinder(store).find(explanation.egress, *flow)
-    answer = explanation, misses, reasons, describe(store, first), describe(store, second), *flow[2:]
-    sys.stdout.write(as_json(*answer, store.rejections) if form is Output.JSON else as_text(*answer))
-    return ExitCode.OK if expected is None or expected.is_met_by(explanation) else ExitCode.UNEXPECTED
+    given_port = _port(number, second.port if port is None else port)
+    known = _read(read, (first.wanted, second.wanted), learned)
+    flows = flows_of(known, first.end, second.end, number, given_port)
+    answers = explain_all(known, _evaluator(known, evaluator_name), flows, via_service=via_service)
+    sys.stdout.write(all_as_json(answers, flows, known) if form is Output.JSON else all_as_text(answers, flows, known))
+    is_expected = expected is None or all(expected.is_met_by(answer.explanation) for answer in answers)
+    return ExitCode.OK if is_expected else ExitCode.UNEXPECTED
+
+
+def _read(read: Read, ends: tuple[str, str] | None, learned: Mapping[AddressKey, frozenset[str]]) -> Known:
+    known = read(ends)
+    known.learn(learned)
+    report(known.rejections)
+    return known
 
 
 def _port(protocol: int, text: str | None) -> int | str:
@@ -109,17 +108,9 @@ def _port(protocol: int, text: str | None) -> int | str:
     return text
 
 
-def _number_of(store: Store, destination: AddressKey, protocol: int, port: int | str) -> int:
-    if isinstance(port, int):
-        return port
-    try:
-        return resolve_port(store.address_owners(), destination, protocol, port)
-    except NetpolqError as error:
-        raise NetpolqError(f"--port: {error}") from error
-
-
-def _evaluator(store: Store, name: EvaluatorName) -> Evaluator:
-    return ReferenceEvaluator(store) if name is EvaluatorName.REFERENCE else CompiledEvaluator(store)
+def _evaluator(known: Known, name: EvaluatorName) -> Evaluator:
+    kind = ReferenceEvaluator if name is EvaluatorName.REFERENCE else CompiledEvaluator
+    return kind(known.store, deny_with=known.deny_with)
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

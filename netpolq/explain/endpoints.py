@@ -2,13 +2,14 @@
 
 import re
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, format_address, is_ipv4, parse_address
 from netpolq.errors import NetpolqError, SettingsError
 from netpolq.explain.flow import protocol_name
-from netpolq.model import Pod, qualified_name
+from netpolq.explain.known import Known
+from netpolq.model import Pod, domain_name, qualified_name
 from netpolq.store import Store
 
 
@@ -20,6 +21,19 @@ class PodName(NamedTuple):
 
     def __str__(self) -> str:
         return qualified_name(self.namespace, self.name)
+
+
+class HostName(NamedTuple):
+    """A domain name, in the form of `netpolq.model.domain_name`. It stands for the addresses learned for it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+End = AddressKey | PodName | HostName
+"""An end of a question, as given."""
 
 
 class Endpoint(NamedTuple):
@@ -38,15 +52,24 @@ class Endpoint(NamedTuple):
 _WITH_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<other>[^:\[\]]+))(?::(?P<port>[^:]+))?")
 
 
+_HOST_NAME = re.compile(r"[A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?)+\.?")
+"""Two labels or more. The last one is not a number, or else a mistyped address would be a name. Source: the URL standard, host parsing."""
+
+
 class Parsed(NamedTuple):
     """A parsed endpoint argument. `port`: the number or name after the colon, or None."""
 
-    end: AddressKey | PodName
+    end: End
     port: str | None
+
+    @property
+    def wanted(self) -> str:
+        """The end as a `Read` asks for it."""
+        return format_address(self.end) if isinstance(self.end, bytes) else str(self.end)
 
 
 def parse_endpoint(flag: str, text: str) -> Parsed:
-    """Parse an IP address or namespace/pod. `:PORT` may follow; an IPv6 address then needs brackets.
+    """Parse an IP address, namespace/pod or a domain name. `:PORT` may follow; an IPv6 address then needs brackets.
 
     Raises `SettingsError`, which names the flag.
     """
@@ -54,40 +77,50 @@ def parse_endpoint(flag: str, text: str) -> Parsed:
     port = match["port"] if match else None
     host = text if match is None else match["other"] if match["ipv6"] is None else match["ipv6"]
     namespace, slash, name = host.partition("/")
-    if slash and namespace and name and "/" not in name and (match is None or match["ipv6"] is None):
+    has_brackets = match is not None and match["ipv6"] is not None
+    if slash and namespace and name and "/" not in name and not has_brackets:
         return Parsed(PodName(namespace, name), port)
+    if _HOST_NAME.fullmatch(host) and not has_brackets and not host.removesuffix(".").rpartition(".")[2].isdigit():
+        return Parsed(HostName(domain_name(host)), port)
     try:
-        if match is not None and match["ipv6"] is not None and ":" not in host:
+        if has_brackets and ":" not in host:
             raise ValueError("no IPv6 address in the brackets")
         return Parsed(parse_address(host), port)
     except ValueError as error:
         raise SettingsError(
-            f"{flag}: {text!r} must be an IP address or namespace/pod; :PORT may follow, as in 10.0.0.1:80 and [fd00::1]:80"
+            f"{flag}: {text!r} must be an IP address, namespace/pod or a domain name; :PORT may follow, as in 10.0.0.1:80 and "
+            "[fd00::1]:80"
         ) from error
 
 
-def choose_addresses(
-    store: Store, source: AddressKey | PodName, destination: AddressKey | PodName
-) -> tuple[AddressKey, AddressKey]:
-    """Return the first address of each endpoint in a common family, in the order of the source's addresses.
+def addresses_of(known: Known, flag: str, end: End) -> tuple[AddressKey, ...]:
+    """Return the addresses of an end. Raises `NetpolqError` for a pod that does not exist or has no address, or an unknown name."""
+    match end:
+        case PodName():
+            return _addresses_of_pod(known, flag, end)
+        case HostName(name):
+            found = tuple(sorted(address for address, names in known.store.names.items() if name in names))
+            if not found:
+                raise NetpolqError(
+                    f"{flag}: no address of {name} is known to {known.origin.where}, and no DNS server is asked; "
+                    f"give --name {name}=ADDRESS"
+                )
+            return found
+        case _:
+            return (end,)
 
-    Raises `NetpolqError` for a pod that does not exist or has no address, or if the endpoints have no common family.
-    """
-    sources, destinations = _addresses(store, "--src", source), _addresses(store, "--dst", destination)
-    for first in sources:
-        for second in destinations:
-            if is_ipv4(first) == is_ipv4(second):
-                return first, second
-    given = not isinstance(source, PodName) and not isinstance(destination, PodName)
-    raise (SettingsError if given else NetpolqError)("--dst: has no address of the same family as --src")
+
+def in_one_family(sources: Iterable[AddressKey], destinations: Iterable[AddressKey]) -> tuple[AddressKey, AddressKey] | None:
+    """Return the first address of each end in a common family, in the order of the source's addresses; None without one."""
+    destinations = tuple(destinations)
+    pairs = ((first, second) for first in sources for second in destinations if is_ipv4(first) == is_ipv4(second))
+    return next(pairs, None)
 
 
-def _addresses(store: Store, flag: str, end: AddressKey | PodName) -> tuple[AddressKey, ...]:
-    if not isinstance(end, PodName):
-        return (end,)
-    pod = store.pods.get((end.namespace, end.name))
+def _addresses_of_pod(known: Known, flag: str, end: PodName) -> tuple[AddressKey, ...]:
+    pod = known.store.pods.get((end.namespace, end.name))
     if pod is None:
-        raise NetpolqError(f"{flag}: pod {end} does not exist in the manifests")
+        raise NetpolqError(f"{flag}: pod {end} does not exist in {known.origin.where}")
     if pod.completed:
         raise NetpolqError(f"{flag}: pod {end} has completed and no longer owns an address")
     addresses = _own_or_node_addresses(pod)

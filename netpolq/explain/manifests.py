@@ -1,40 +1,40 @@
-"""The store of a folder or file of manifests, and the report of what cannot be used in it."""
+"""The objects of a folder or file of manifests, and the report of what cannot be used in it."""
 
 import sys
 import tempfile
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 
-from netpolq.addresses import AddressKey
+from netpolq.explain.known import Known, Read
 from netpolq.logs import one_line
-from netpolq.model import Rejection
+from netpolq.model import Rejection, Update
 from netpolq.sources.folder import source
 from netpolq.sources.folder.scan import SUFFIXES
 from netpolq.store import Store
 
-_NO_NAMES: Mapping[AddressKey, frozenset[str]] = MappingProxyType({})
+
+def reader(manifests: Path) -> Read:
+    """Return the reader of a folder or file. It reads all objects, whatever is asked for."""
+    return lambda _ends: load(manifests)
 
 
-def load(manifests: Path, names: Mapping[AddressKey, frozenset[str]] = _NO_NAMES) -> Store:
-    """Return a store with the objects of a folder, or of a file of any name, and with learned names.
-
-    Raises `NetpolqError` if it cannot be read.
-    """
+def load(manifests: Path) -> Known:
+    """Return the objects of a folder, or of a file of any name. Raises `NetpolqError` if it cannot be read."""
     store = Store()
-    if manifests.is_file():
-        # The folder source selects files by suffix. A temporary folder with a link to this file allows any file name.
-        with tempfile.TemporaryDirectory(prefix="netpolq-explain-") as folder:
-            name = manifests.name.lstrip(".")
-            link = Path(folder, name if name.endswith(SUFFIXES) else f"{name}{SUFFIXES[0]}")
-            link.symlink_to(manifests.resolve())
-            store.apply(source.load(Path(folder)))
-    else:
-        store.apply(source.load(manifests))
-    for address, learned in names.items():
-        store.set_names(address, learned)
-    return store
+    store.apply(_update(manifests))
+    return Known(store=store)
+
+
+def _update(manifests: Path) -> Update:
+    if not manifests.is_file():
+        return source.load(manifests)
+    # The folder source selects files by suffix. A temporary folder with a link to this file allows any file name.
+    with tempfile.TemporaryDirectory(prefix="netpolq-explain-") as folder:
+        name = manifests.name.lstrip(".")
+        link = Path(folder, name if name.endswith(SUFFIXES) else f"{name}{SUFFIXES[0]}")
+        link.symlink_to(manifests.resolve())
+        return source.load(Path(folder))
 
 
 def report(rejections: Iterable[Rejection], origin: str = "") -> None:

@@ -51,7 +51,12 @@ def as_text(
         ("ingress", _side_text(explanation.ingress)),
         *(("", line) for line in _miss_lines(misses.ingress, Direction.INGRESS)),
     ]
-    return "".join(f"{name:<{_INDENT}}{one_line(text)}\n" for name, text in lines)
+    return "".join(text_line(name, text) for name, text in lines)
+
+
+def text_line(name: str, text: str) -> str:
+    """Return a line of a text answer."""
+    return f"{name:<{_INDENT}}{one_line(text)}\n"
 
 
 def _name_lines(reasons: NameReasons, destination: AddressKey) -> list[str]:
@@ -89,7 +94,21 @@ def as_json(
     have entries. The field `rejected` has the `rejections`, if there are any, with the fields of the
     status document.
     """
-    answer = {
+    fields = as_fields_of_answer(explanation, misses, reasons, source, destination, protocol, port)
+    return orjson.dumps(fields | ({"rejected": rejections} if rejections else {}), option=orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def as_fields_of_answer(
+    explanation: Explanation,
+    misses: NearMisses,
+    reasons: NameReasons,
+    source: Endpoint,
+    destination: Endpoint,
+    protocol: int,
+    port: int,
+) -> dict[str, object]:
+    """Return the fields of `as_json`, without `rejected`."""
+    return {
         **summary(explanation),
         "source": _endpoint(source),
         "destination": _endpoint(destination),
@@ -101,9 +120,7 @@ def as_json(
             "near_misses": as_fields(misses.egress, Direction.EGRESS),
         },
         "ingress": {**_side(explanation.ingress), "near_misses": as_fields(misses.ingress, Direction.INGRESS)},
-        **({"rejected": rejections} if rejections else {}),
     }
-    return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode()
 
 
 def as_json_line(explanation: Explanation) -> bytes:

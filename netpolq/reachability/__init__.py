@@ -28,7 +28,7 @@ def show_matrix(*, manifests: Path, by: By, protocol: Protocol | None, port: int
     `protocol` None: every protocol, or TCP with a `port`. `port` None: every port. Returns the exit code. Raises `NetpolqError` if no pod
     owns an address, or for a cluster that is too large.
     """
-    store = load(manifests)
+    store = load(manifests).store
     report(store.rejections)
     groups = groups_of(store, by)
     if not groups:
@@ -49,7 +49,7 @@ def show_difference(*, old: Path, new: Path, as_json: bool) -> int:
     Returns the exit code: 0 if no connection changes, otherwise 8. Raises `NetpolqError` if no pod owns an address, or for a cluster that
     is too large.
     """
-    stores = load(old), load(new)
+    stores = load(old).store, load(new).store
     groups = []
     for name, path, store in zip(("OLD", "NEW"), (old, new), stores, strict=True):
         report(store.rejections, str(path))

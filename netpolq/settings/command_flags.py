@@ -11,13 +11,15 @@ OUTPUT = Option(
 )
 SOURCE = Option(
     name="src",
-    value_type=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow and is ignored"),
+    value_type=text(metavar="ENDPOINT", allowed="an IP address, NAMESPACE/POD or a domain name; :PORT may follow and is ignored"),
     default="",
     help="Client of the connection.",
 )
 DESTINATION = Option(
     name="dst",
-    value_type=text(metavar="ENDPOINT", allowed="an IP address or NAMESPACE/POD; :PORT may follow, as in [fd00::1]:80"),
+    value_type=text(
+        metavar="ENDPOINT", allowed="an IP address, NAMESPACE/POD or a domain name; :PORT may follow, as in [fd00::1]:80"
+    ),
     default="",
     help="Server of the connection.",
 )
@@ -49,8 +51,8 @@ NAMES = Option(
         metavar="NAME=ADDRESS", allowed="a domain name, =, and an IP address that it resolves to; several separated by commas"
     ),
     default="",
-    help="A learned name, for rules with domainNames. May be repeated. An agent learns names from DNS answers; this command asks no "
-    "server.",
+    help="A learned name, for rules with domainNames. May be repeated. It counts beside those that the agent has learned from DNS "
+    "answers. This command asks no server.",
     is_list=True,
 )
 BUNDLE_FILE = Option(
@@ -71,7 +73,8 @@ EXPECT: Option[str] = Option(
     name="expect",
     value_type=optional(words("allow", "deny", metavar="VERDICT"), ""),
     default="",
-    help="Exit with code 8 if the verdict differs (with --packets: the verdict of any line). For tests of policies.",
+    help="Exit with code 8 if the verdict differs (with --packets: of any line; with a --dst of several addresses: of any of them). For "
+    "tests of policies.",
 )
 MANIFESTS_TO_READ = replace(
     MANIFESTS,
@@ -132,4 +135,4 @@ HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
 MATRIX_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT)
 DIFF_OPTIONS: tuple[Option[object], ...] = (OUTPUT,)
-EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, *QUESTION, NAMES, PACKETS, EXPECT, ENGINE, OUTPUT)
+EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, RUN_DIR, *QUESTION, NAMES, PACKETS, EXPECT, ENGINE, OUTPUT)

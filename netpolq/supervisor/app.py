@@ -30,7 +30,7 @@ import socket
 import sys
 import time
 
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
 import uvloop
 
@@ -69,6 +69,7 @@ from netpolq.supervisor.metrics.exposition import PolicyCollector, QueueCollecto
 from netpolq.supervisor.metrics.state import StateCollector, readings
 from netpolq.supervisor.names_file import NamesFile
 from netpolq.supervisor.names_report import NAMES_PATH
+from netpolq.supervisor.objects_report import OBJECTS_PATH, ObjectsReport
 from netpolq.supervisor.pods_report import PODS_PATH
 from netpolq.supervisor.pool_reader import PoolReader, receive_welcome
 from netpolq.supervisor.progress import Progress
@@ -216,6 +217,7 @@ class Supervisor:
             welcome,
             worker_count=settings.queue_count,
         )
+        self._objects = ObjectsReport(store=self._store, progress=progress, node=settings.hostname, deny_with=settings.deny_with)
         self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
         self._host_monitor = HostMonitor(settings.ct_label)
 
@@ -239,7 +241,7 @@ class Supervisor:
                 PODS_PATH: self._pods,
                 SETTINGS_PATH: settings_document.encode(settings).encode,
             },
-            streams={FLOWS_PATH: self._answer_flows},
+            streams={FLOWS_PATH: self._answer_flows, OBJECTS_PATH: self._objects.document},
             metrics=exposed,
             verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
@@ -308,7 +310,7 @@ class Supervisor:
         early_addresses = (lambda _key: ()) if results is None else results.early.of_pod
         return pods_report.encode(pods_report.report(self._compiler, rollout, early_addresses))
 
-    def _answer_flows(self, query: Mapping[str, str]) -> Iterator[bytes]:
+    def _answer_flows(self, query: Sequence[tuple[str, str]]) -> AsyncIterator[bytes]:
         """The answer to `netpolq flows`. Raises `ValueError`."""
         if self._flows is None:
             raise ValueError("flows are off: run the agent with --flows on or --flows denied")

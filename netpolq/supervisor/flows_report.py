@@ -7,7 +7,9 @@ the fields of `FlowFilter`, and one of:
     after   a number: what was counted after it, in order; the next one is in the head. `now`: the head alone.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -42,9 +44,11 @@ class FlowsHead:
     dropped_early: int
 
 
-def answer(table: FlowTable, lost: int, query: Mapping[str, str], now_s: float) -> Iterator[bytes]:
+def answer(table: FlowTable, lost: int, query: Sequence[tuple[str, str]], now_s: float) -> AsyncIterator[bytes]:
     """The lines of the answer, in portions. `now_s`: Unix time. Raises `ValueError` for a query that is wrong."""
     fields = dict(query)
+    if len(fields) < len(query):
+        raise ValueError("each field may be given once")
     since, after = fields.pop("since", None), fields.pop("after", None)
     wanted = FlowFilter.from_query(fields)
     if (since is None) == (after is None):
@@ -69,10 +73,11 @@ def answer(table: FlowTable, lost: int, query: Mapping[str, str], now_s: float) 
     return _portions(head, (found for found in records if wanted.matches(found.flow)))
 
 
-def _portions(head: FlowsHead, records: Iterator[FlowRecord]) -> Iterator[bytes]:
+async def _portions(head: FlowsHead, records: Iterator[FlowRecord]) -> AsyncIterator[bytes]:
     yield orjson.dumps(asdict(head)) + b"\n"
     while portion := b"".join(record.encode(found) + b"\n" for found in islice(records, _LINES_AT_ONCE)):
         yield portion
+        await asyncio.sleep(0)  # other tasks have their turn
 
 
 def _number(text: str, name: str, most: int) -> int:

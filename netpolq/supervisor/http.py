@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from netpolq.ipc.peer_credentials import PeerCredentials, peer_credentials
 from netpolq.supervisor.log_level import LOGLEVEL_PATH, Verbosity
 from netpolq.supervisor.status import METRICS_PATH
 
-_LINES_TYPE = "application/x-ndjson"
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Stream = Callable[[Sequence[tuple[str, str]]], AsyncIterator[bytes]]
+"""Makes a document in JSON lines, in pieces, from the parameters of a query. Raises `ValueError` for parameters that it cannot read."""
 
 MAX_CONNECTIONS = 64
 """Simultaneous connections to the metrics server. Prometheus and the kubelet have one or two each."""
@@ -148,10 +150,9 @@ def _credentials(request: web.Request) -> PeerCredentials | None:
 class StatusSocket:
     """Serves JSON documents, the metrics and the log verbosity on a Unix socket that only its owner may use.
 
-    `documents`: by path. `streams`: by path, from the query to the portions of the answer, which are made one by one; raise `ValueError`
-    for a wrong query. `number`: unique among agents; part of the temporary name of the socket. The socket then replaces the one at
-    `path`: that of a killed supervisor, or of the running agent in a takeover, which still serves its open connections. When the other
-    agent has left, the socket is created again: its supervisor may have restarted and replaced it.
+    `documents`, `streams`: by path. `number`: unique among agents; part of the temporary name of the socket. The socket then
+    replaces the one at `path`: that of a killed supervisor, or of the running agent in a takeover, which still serves its open
+    connections. When the other agent has left, the socket is created again: its supervisor may have restarted and replaced it.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class StatusSocket:
         other_agent_left: asyncio.Event,
         *,
         documents: Mapping[str, Callable[[], bytes]],
-        streams: Mapping[str, Callable[[Mapping[str, str]], Iterator[bytes]]],
+        streams: Mapping[str, Stream],
         metrics: Callable[[], Awaitable[bytes]],
         verbosity: Verbosity,
     ) -> None:
@@ -173,7 +174,7 @@ class StatusSocket:
         self._logged_uids: set[int | None] = set()
         application = web.Application()
         application.add_routes([web.get(path, self._answer(document)) for path, document in documents.items()])
-        application.add_routes([web.get(path, self._stream(stream)) for path, stream in streams.items()])
+        application.add_routes([web.get(path, self._answer_in_pieces(stream)) for path, stream in streams.items()])
         application.add_routes([web.get(METRICS_PATH, self._get_metrics)])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
@@ -250,20 +251,17 @@ class StatusSocket:
 
         return answer
 
-    def _stream(
-        self, stream: Callable[[Mapping[str, str]], Iterator[bytes]]
-    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _answer_in_pieces(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
             self._reject_others(request)
             try:
-                portions = stream(request.query)
+                pieces = stream(tuple(request.query.items()))
             except ValueError as error:
                 return web.Response(status=400, text=str(error))
-            response = web.StreamResponse(headers={"Content-Type": _LINES_TYPE})
+            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await response.prepare(request)
-            for portion in portions:
-                await response.write(portion)
-                await asyncio.sleep(0)  # other tasks have their turn
+            async for piece in pieces:
+                await response.write(piece)
             await response.write_eof()
             return response
 

@@ -3,15 +3,17 @@
 import http.client
 import socket
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
 from netpolq.errors import NetpolqError, PrivilegeError
 from netpolq.ipc.run_dir import STATUS_SOCKET
 from netpolq.logs import one_line
-from netpolq.supervisor import names_report, pods_report
+from netpolq.supervisor import names_report, objects_report, pods_report
 from netpolq.supervisor.names_report import NAMES_PATH, LearnedName
+from netpolq.supervisor.objects_report import END, OBJECTS_PATH, Objects
 from netpolq.supervisor.pods_report import PODS_PATH, LocalPods
 from netpolq.supervisor.status import STATUS_PATH, Status, decode
 
@@ -82,6 +84,15 @@ def fetch_names(run_dir: Path) -> list[LearnedName]:
 def fetch_pods(run_dir: Path) -> LocalPods:
     """The local pods of the agent that uses this run directory. Raises `NetpolqError`; see `request`."""
     return _decoded(run_dir, PODS_PATH, pods_report.decode)
+
+
+def fetch_objects(run_dir: Path, ends: Iterable[str] = ()) -> Objects:
+    """The objects of the agent that decide about flows between ends, see `netpolq.supervisor.objects_report`; without ends, all objects.
+
+    Raises `NetpolqError`; see `request`.
+    """
+    query = urlencode([(END, end) for end in ends])
+    return _decoded(run_dir, f"{OBJECTS_PATH}?{query}" if query else OBJECTS_PATH, objects_report.decode)
 
 
 def _decoded(run_dir: Path, path_of_url: str, decode_body: Callable[[bytes], Document]) -> Document:

@@ -11,6 +11,7 @@ from netpolq import explain
 from netpolq.addresses import parse_address
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.flow import parse_protocol
+from netpolq.explain.manifests import reader
 from netpolq.explain.names import parse_names
 from netpolq.policy.evaluator import Evaluator
 from netpolq.policy.reference import ReferenceEvaluator
@@ -57,7 +58,7 @@ def test_explain_gives_the_verdicts_of_the_table(
     packets = tmp_path / "packets"
     packets.write_text("".join(f"{question(expected)}\n" for expected in expectations))
     code = explain.run(
-        manifests=folder,
+        read=reader(folder),
         source=None,
         destination=None,
         protocol="TCP",

@@ -14,6 +14,7 @@ from netpolq import explain
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.explain.batch import MAX_LINE_BYTES, answer_stream
 from netpolq.explain.flow import parse_port, parse_protocol
+from netpolq.explain.manifests import reader
 from netpolq.policy.reference import ReferenceEvaluator
 from tests.support.cases import load_cases
 from tests.support.clusters import store_of
@@ -94,7 +95,7 @@ def run(folder: Path, **flags: object) -> int:
     chosen: Flags = {"evaluator": "snapshot", "output": "text"}
     if isinstance(flags.get("port"), int):
         flags["port"] = str(flags["port"])
-    return explain.run(manifests=folder, **{**given, **chosen, **flags})  # type: ignore[arg-type]  # flags are wrong on purpose
+    return explain.run(read=reader(folder), **{**given, **chosen, **flags})  # type: ignore[arg-type]  # flags are wrong on purpose
 
 
 @pytest.mark.parametrize("evaluator", ["snapshot", "reference"])
@@ -664,7 +665,8 @@ def test_a_flow_asked_again_is_not_mistaken_for_a_similar_one() -> None:
     assert [answer["verdict"] for answer in answers[:5]] == ["accept", "drop", "drop", "accept", "drop"]
 
 
-BATCH = "import sys; from pathlib import Path; from netpolq.explain import run; sys.exit(run(manifests=Path(sys.argv[1]), "
+BATCH = "import sys; from pathlib import Path; from netpolq.explain import run; from netpolq.explain.manifests import reader; "
+BATCH += "sys.exit(run(read=reader(Path(sys.argv[1])), "
 BATCH += "source=None, destination=None, protocol='TCP', port=None, packets='-', evaluator='snapshot', output='text'))"
 
 

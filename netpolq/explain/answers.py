@@ -1,0 +1,70 @@
+"""The answers to a question: the explanation of each of its flows, as one text or one JSON object."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from netpolq.enums import Verdict
+from netpolq.explain.endpoints import Endpoint, describe
+from netpolq.explain.flows import Flows
+from netpolq.explain.known import Known
+from netpolq.explain.render import as_fields_of_answer, as_text, text_line, verdict_word
+from netpolq.policy.evaluator import Evaluator, Explanation
+from netpolq.policy.name_reasons import NameReasonFinder, NameReasons
+from netpolq.policy.near_miss import NearMisses, NearMissFinder
+
+
+class Answer(NamedTuple):
+    """The explanation of a flow, with all that is told about it."""
+
+    explanation: Explanation
+    misses: NearMisses
+    reasons: NameReasons
+    source: Endpoint
+    destination: Endpoint
+    protocol: int
+    port: int
+
+
+def explain_all(known: Known, evaluator: Evaluator, flows: Flows, *, via_service: bool) -> tuple[Answer, ...]:
+    """Explain each flow. `via_service`: see `Evaluator`."""
+    store = known.store
+    miss_finder, name_finder = NearMissFinder(store), NameReasonFinder(store)
+    answers = []
+    for flow in flows.flows:
+        explanation = evaluator.explain(*flow, via_service=via_service)
+        ends = describe(store, flow.source), describe(store, flow.destination)
+        reasons = name_finder.find(explanation.egress, *flow)
+        answers.append(Answer(explanation, miss_finder.find(explanation, *flow), reasons, *ends, flow.protocol, flow.port))
+    return tuple(answers)
+
+
+def all_as_text(answers: Sequence[Answer], flows: Flows, known: Known) -> str:
+    """Return the text of each answer; before it what stands for the destinations, behind it where the objects come from."""
+    blocks = [as_text(*answer) for answer in answers]
+    if flows.via:
+        summary = _word(answers) if len(answers) == 1 else f"{_word(answers)}: {_counts(answers)}"
+        blocks.insert(0, text_line("asked for", flows.via) + text_line("verdict", summary))
+    end = text_line("policies", known.origin.line) if known.origin.line else ""
+    return "\n".join(blocks) + end
+
+
+def all_as_json(answers: Sequence[Answer], flows: Flows, known: Known) -> str:
+    """Return one JSON object on one line: the fields of the answer, or, where something stands for destinations, `answers` with those of
+    each. The field `rejected` has what cannot be used as written, if there is any, with the fields of the status document.
+    """
+    of_answers = [as_fields_of_answer(*answer) for answer in answers]
+    fields = {"verdict": _word(answers), **flows.fields, "answers": of_answers} if flows.via else of_answers[0]
+    rejected = {"rejected": known.rejections} if known.rejections else {}
+    return orjson.dumps({**fields, **known.origin.fields, **rejected}, option=orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def _word(answers: Sequence[Answer]) -> str:
+    words = {verdict_word(answer.explanation) for answer in answers}
+    return words.pop() if len(words) == 1 else "mixed"
+
+
+def _counts(answers: Sequence[Answer]) -> str:
+    accepted = sum(answer.explanation.verdict is Verdict.ACCEPT for answer in answers)
+    return f"{accepted} of {len(answers)} connections are allowed"
