@@ -3,18 +3,14 @@
 import os
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
 
 from netpolq.cli.command import Command, plain
-from netpolq.cli.manifests import require_folder_or_file
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings.command_flags import (
     DESTINATION,
     ENGINE,
     EXPECT,
     EXPLAIN_OPTIONS,
-    MANIFESTS_TO_READ,
     NAMES,
     OUTPUT,
     PACKETS,
@@ -27,18 +23,16 @@ from netpolq.settings.command_flags import (
 from netpolq.settings.definitions import RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
 
-if TYPE_CHECKING:
-    from netpolq.explain.known import Read
-
 
 def _run(argv: Sequence[str]) -> int:
     from netpolq import explain  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq.cli import objects  # noqa: PLC0415
 
     values = Values(from_argv(EXPLAIN_OPTIONS, argv), from_environment((RUN_DIR,), os.environ))
     if values[PACKETS] and (given := next(filter(None, map(values.given, QUESTION)), None)):
         raise SettingsError(f"{given.origin}: {given.text!r} cannot be combined with --packets; each line has its own value")
     return explain.run(
-        read=_reader(values),
+        read=objects.reader(values),
         source=values[SOURCE] or None,
         destination=values[DESTINATION] or None,
         protocol=values[PROTOCOL],
@@ -52,24 +46,15 @@ def _run(argv: Sequence[str]) -> int:
     )
 
 
-def _reader(values: Values) -> "Read":
-    """The reader of the objects: of manifests, otherwise of the running agent."""
-    from netpolq.cli import objects  # noqa: PLC0415
-    from netpolq.explain import manifests  # noqa: PLC0415
-
-    if values.given(MANIFESTS_TO_READ) is not None:
-        return manifests.reader(require_folder_or_file(values[MANIFESTS_TO_READ]))
-    return partial(objects.of_agent, values[RUN_DIR])
-
-
 EXPLAIN = Command(
     run=_run,
     usage="--src ENDPOINT --dst ENDPOINT [flags]",
     summary="Show which policies decide a connection.",
     about=(
-        "Give either --src and --dst, or --packets. Without --manifests the running agent of this node tells what it knows: its objects "
-        "are those of the newest version of its policies, its learned names count, and the last line names the version. That needs root or "
-        "the user of the agent; --manifests needs neither an agent nor privileges.",
+        "Give either --src and --dst, or --packets. The objects come from --manifests, or from the API server of --kubeconfig, which is "
+        "asked once. Otherwise the running agent of this node tells what it knows: its objects are those of the newest version of its "
+        "policies, its learned names count, and the last line names the version. To ask the agent needs root or its user; nothing else "
+        "needs privileges.",
         "For a denied connection the answer lists each isolating policy with the part of its closest rule that does not match (peer, port "
         "or protocol), and the smallest addition to a policy that would allow the connection. No DNS server is asked: names have the "
         "addresses that the agent has learned, and those of --name. The answer lists the rules that would allow the connection by a name. "
@@ -78,13 +63,15 @@ EXPLAIN = Command(
     groups=plain(*EXPLAIN_OPTIONS),
     exit_codes={
         ExitCode.OK: "The answer is complete, and every verdict is the one of --expect.",
-        ExitCode.FAILED: "An end does not exist or has no address, no agent answers, or a line of --packets is invalid.",
+        ExitCode.FAILED: "An end does not exist or has no address, no agent or API server answers, or a line of --packets is invalid.",
         ExitCode.UNEXPECTED: "A verdict differs from --expect.",
     },
     # Each example was run, with an agent and manifests like those of its tests.
     examples=(
         "# ask the agent of this node why the frontend cannot reach the database",
         "netpolq explain --src shop/frontend --dst shop/db --port 5432",
+        "# ask the API server, from anywhere",
+        "netpolq explain --kubeconfig ~/.kube/config --src shop/frontend --dst shop/db --port 5432",
         "# the same from manifests",
         "netpolq explain --manifests manifests --src shop/frontend --dst shop/db --port 5432",
         "# a named port; a single file; addresses that belong to no pod",

@@ -1,13 +1,70 @@
-"""Where a command reads the objects of a cluster from: manifests, or the running agent of this node."""
+"""Where a command reads the objects of a cluster from: manifests, the API server, or the running agent of this node."""
+
+import asyncio
+import os
+import sys
+import time
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from netpolq.cli.manifests import require_folder_or_file
 from netpolq.enums import DenyWith
-from netpolq.errors import NetpolqError
-from netpolq.explain.known import Known, Origin
+from netpolq.errors import NetpolqError, SettingsError
+from netpolq.explain.known import Known, Origin, Read
 from netpolq.model import Update
+from netpolq.settings.command_flags import CLUSTER, CONTEXT, MANIFESTS_TO_READ
+from netpolq.settings.definitions import RUN_DIR
+from netpolq.settings.options import Values
 from netpolq.store import Store
+
+
+def reader(values: Values) -> Read:
+    """Return the reader of the place that the flags name: manifests, a cluster, otherwise the running agent. Raises `SettingsError`."""
+    from netpolq.explain import manifests  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+
+    folder, cluster, context = map(values.given, (MANIFESTS_TO_READ, CLUSTER, CONTEXT))
+    if folder is not None and cluster is not None:
+        raise SettingsError(f"{cluster.origin}: {cluster.text!r} cannot be combined with --manifests; allowed: one of the two")
+    if context is not None and cluster is None:
+        raise SettingsError(f"{context.origin}: {context.text!r} needs --kubeconfig FILE")
+    if folder is not None:
+        return manifests.reader(require_folder_or_file(values[MANIFESTS_TO_READ]))
+    if cluster is not None:
+        if not values[CLUSTER]:
+            raise SettingsError(f"{cluster.origin}: a path is required")
+        return lambda _ends: of_cluster(values[CLUSTER], values[CONTEXT])
+    return partial(of_agent, values[RUN_DIR])
+
+
+def of_cluster(kubeconfig: str, context: str) -> Known:
+    """Return all objects of a cluster, listed once. Tells the progress on standard error if that is a terminal. Raises `NetpolqError`."""
+    from netpolq.sources.kubernetes.one_time_list import Progress, list_cluster  # noqa: PLC0415
+
+    def show(progress: Progress) -> None:
+        total = f" of {progress.read + progress.remaining}" if progress.remaining else ""
+        sys.stderr.write(f"\r\x1b[Klisting {progress.plural}: {progress.read}{total}")
+        sys.stderr.flush()
+
+    is_shown = sys.stderr is not None and sys.stderr.isatty()
+    paths = ":".join(os.path.expanduser(path) for path in kubeconfig.split(":") if path)  # noqa: PTH111  # Path raises without a home
+    try:
+        listed = asyncio.run(list_cluster(paths, context, (), show if is_shown else lambda _progress: None))
+    finally:
+        if is_shown:
+            sys.stderr.write("\r\x1b[K")
+    store = Store()
+    store.apply(Update(upserted=tuple(listed.objects), rejections=tuple(listed.rejections), ignored={}, observed_ns=0))
+    began = datetime.fromtimestamp(listed.began_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    took_s = time.time() - listed.began_s
+    origin = Origin(
+        where=f"the cluster of {listed.server}",
+        line=f"of {listed.server}, listed at {began} within {took_s:.1f} s",
+        fields={"cluster": {"server": listed.server, "listed_at": began, "took_s": round(took_s, 3)}},
+    )
+    return Known(store=store, origin=origin)
 
 
 def of_agent(run_dir: Path, ends: Sequence[str] | None) -> Known:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, MANIFESTS, POD_CIDRS, RUN_DIR
+from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option
 from netpolq.settings.value_types import BOOLEAN, Completion, integers, optional, paths, text, words
 
@@ -81,6 +81,19 @@ MANIFESTS_TO_READ = replace(
     value_type=paths(metavar="PATH", allowed="a folder or a file", completion=Completion.FILES),
     help="Folder with namespaces, pods and network policies as *.yaml, *.yml or *.json, at any depth; or one such file of any name.",
 )
+CLUSTER = replace(
+    KUBECONFIG,
+    value_type=text(metavar="FILE", allowed="a path, or several separated by colons", completion=Completion.FILES),
+    help="Kubeconfig file of a cluster whose API server is asked once. ~ is the home folder. The user needs the verb list of namespaces, "
+    "pods and networkpolicies, and of cluster-wide policies where the cluster has them.",
+    upstream=False,
+)
+CONTEXT = Option(
+    name="context",
+    value_type=text(metavar="NAME", allowed="the name of a context in the file of --kubeconfig"),
+    default="",
+    help="Context of the kubeconfig. Empty: its current one.",
+)
 PACKETS = Option(
     name="packets",
     value_type=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
@@ -135,4 +148,15 @@ HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
 MATRIX_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT)
 DIFF_OPTIONS: tuple[Option[object], ...] = (OUTPUT,)
-EXPLAIN_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, RUN_DIR, *QUESTION, NAMES, PACKETS, EXPECT, ENGINE, OUTPUT)
+EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
+    MANIFESTS_TO_READ,
+    CLUSTER,
+    CONTEXT,
+    RUN_DIR,
+    *QUESTION,
+    NAMES,
+    PACKETS,
+    EXPECT,
+    ENGINE,
+    OUTPUT,
+)

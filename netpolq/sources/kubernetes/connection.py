@@ -73,11 +73,13 @@ class _Lease:
 class Connection:
     """Requests to one API server.
 
-    `kubeconfig_paths`: one path, several separated by colons, or empty for the service account of the pod.
+    `kubeconfig_paths`: one path, several separated by colons, or empty for the service account of the pod. `context`: of the kubeconfig;
+    empty: the current one.
     """
 
-    def __init__(self, kubeconfig_paths: str) -> None:
+    def __init__(self, kubeconfig_paths: str, context: str = "") -> None:
         self._kubeconfig = kubeconfig_paths
+        self._context = context
         self._lease: _Lease | None = None
         self._renewal = asyncio.Lock()
         self._generation = 0
@@ -98,8 +100,13 @@ class Connection:
     async def _make_client(self) -> client.ApiClient:
         configuration = client.Configuration()
         if self._kubeconfig:
-            kubeconfig.check(self._kubeconfig)
-            await config.load_kube_config(config_file=self._kubeconfig, client_configuration=configuration, persist_config=False)
+            kubeconfig.check(self._kubeconfig, self._context)
+            await config.load_kube_config(
+                config_file=self._kubeconfig,
+                context=self._context or None,
+                client_configuration=configuration,
+                persist_config=False,
+            )
         else:
             config.load_incluster_config(client_configuration=configuration)
         files = configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file

@@ -93,24 +93,30 @@ class Discovery:
         return self._timing.absence_s if unconfirmed else min_s + (max_s - min_s) * self._noise()
 
     async def _read(self) -> Served:
-        versions = read_versions(await self._get(GROUP_PATH))
-        found: dict[Kind, Resource] = {}
-        for version in dict.fromkeys(resource.api_version for resource in OPTIONAL):
-            if version in versions:
-                plurals = read_plurals(await self._get(f"/apis/{version}"))
-                for resource in OPTIONAL:
-                    if resource.api_version == version and resource.path.rpartition("/")[2] in plurals:
-                        found.setdefault(resource.kind, resource)
-        return found
+        return await read_served(self._connection, self._timing.request_s)
 
-    async def _get(self, path: str) -> bytes | None:
+
+async def read_served(connection: Connection, timeout_s: float) -> Served:
+    """Ask which optional kinds the server has. Errors as of `Connection.get` but for 404, and `StreamError`."""
+
+    async def get(path: str) -> bytes | None:
         """A document, or None if there is none."""
         try:
-            return await self._connection.get(path, {}, timeout_s=self._timing.request_s)
+            return await connection.get(path, {}, timeout_s=timeout_s)
         except StatusError as error:
             if error.code == 404:
                 return None
             raise
+
+    versions = read_versions(await get(GROUP_PATH))
+    found: dict[Kind, Resource] = {}
+    for version in dict.fromkeys(resource.api_version for resource in OPTIONAL):
+        if version in versions:
+            plurals = read_plurals(await get(f"/apis/{version}"))
+            for resource in OPTIONAL:
+                if resource.api_version == version and resource.path.rpartition("/")[2] in plurals:
+                    found.setdefault(resource.kind, resource)
+    return found
 
 
 def read_versions(body: bytes | None) -> frozenset[str]:

@@ -4,6 +4,7 @@ import ssl
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,8 +15,10 @@ class KubeconfigError(Exception):
     """A file that cannot be used; the text is one line that names it."""
 
 
-def check(paths: str) -> None:
-    """Read the files of a colon-separated list, as in KUBECONFIG. Raises `KubeconfigError`.
+def check(paths: str, context: str = "") -> None:
+    """Read the files of a colon-separated list, as in KUBECONFIG. `context`: one that must exist; empty: the current one.
+
+    Raises `KubeconfigError`.
 
     As in kubectl, a missing file is ignored if another one exists.
     """
@@ -23,7 +26,11 @@ def check(paths: str) -> None:
     if not found:
         raise KubeconfigError(f"{paths}: No such file or directory")
     documents = {path: _read(path) for path in found}
-    if not any(document.get("current-context") for document in documents.values()):
+    if context:
+        known = sorted({str(each["name"]) for document in documents.values() for each in document.get("contexts") or []})
+        if context not in known:
+            raise KubeconfigError(f"{paths}: there is no context {context!r}; allowed: {', '.join(known) or 'none'}")
+    elif not any(document.get("current-context") for document in documents.values()):
         raise KubeconfigError(f"{', '.join(map(str, found))}: current-context is missing or empty")
 
 
@@ -60,7 +67,7 @@ def _is_missing(path: Path) -> bool:
     return False
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
