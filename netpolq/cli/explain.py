@@ -59,6 +59,11 @@ EXPLAIN = Command(
         "or protocol), and the smallest addition to a policy that would allow the connection. No DNS server is asked: names have the "
         "addresses that the agent has learned, and those of --name. The answer lists the rules that would allow the connection by a name. "
         "If --dst is a domain name, each of its addresses has an answer of its own.",
+        "--dst may also be a Service: service/NAMESPACE/NAME, svc/NAME, one of its addresses, its name in the cluster's DNS, or the "
+        "address of a node with a node port. Each ready endpoint (of its EndpointSlices, otherwise of its selector) has an answer, with "
+        "the port behind the Service. --src and --dst may be a workload, as in deployment/shop/web or sts/shop/db: a pod with the labels "
+        "of its template stands for it, or, if there is none, the template itself. Manifests and API server have Services and workloads; "
+        "an agent has none.",
     ),
     groups=plain(*EXPLAIN_OPTIONS),
     exit_codes={

@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from netpolq.cli.manifests import require_folder_or_file
 from netpolq.enums import DenyWith
 from netpolq.errors import NetpolqError, SettingsError
-from netpolq.explain.known import Known, Origin, Read
+from netpolq.explain import endpoints
+from netpolq.explain.known import Known, Origin, Others, Read
 from netpolq.model import Update
 from netpolq.settings.command_flags import CLUSTER, CONTEXT, MANIFESTS_TO_READ
 from netpolq.settings.definitions import RUN_DIR
 from netpolq.settings.options import Values
+from netpolq.sources.decode.error import DecodeError
+from netpolq.sources.decode.others import OTHERS, decode_others
 from netpolq.store import Store
+
+if TYPE_CHECKING:
+    from netpolq.sources.kubernetes.one_time_list import Extra
 
 
 def reader(values: Values) -> Read:
@@ -35,13 +42,18 @@ def reader(values: Values) -> Read:
     if cluster is not None:
         if not values[CLUSTER]:
             raise SettingsError(f"{cluster.origin}: a path is required")
-        return lambda _ends: of_cluster(values[CLUSTER], values[CONTEXT])
+        return partial(of_cluster, values[CLUSTER], values[CONTEXT])
     return partial(of_agent, values[RUN_DIR])
 
 
-def of_cluster(kubeconfig: str, context: str) -> Known:
-    """Return all objects of a cluster, listed once. Tells the progress on standard error if that is a terminal. Raises `NetpolqError`."""
+def of_cluster(kubeconfig: str, context: str, ends: Sequence[str] | None) -> Known:
+    """Return all objects of a cluster, listed once; of the kinds that an agent does not use, those that the ends may need.
+
+    Tells the progress on standard error if that is a terminal. Raises `NetpolqError`.
+    """
     from netpolq.sources.kubernetes.one_time_list import Progress, list_cluster  # noqa: PLC0415
+
+    others = Others()
 
     def show(progress: Progress) -> None:
         total = f" of {progress.read + progress.remaining}" if progress.remaining else ""
@@ -51,10 +63,11 @@ def of_cluster(kubeconfig: str, context: str) -> Known:
     is_shown = sys.stderr is not None and sys.stderr.isatty()
     paths = ":".join(os.path.expanduser(path) for path in kubeconfig.split(":") if path)  # noqa: PTH111  # Path raises without a home
     try:
-        listed = asyncio.run(list_cluster(paths, context, (), show if is_shown else lambda _progress: None))
+        listed = asyncio.run(list_cluster(paths, context, _extras(others, ends), show if is_shown else lambda _progress: None))
     finally:
         if is_shown:
             sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
     store = Store()
     store.apply(Update(upserted=tuple(listed.objects), rejections=tuple(listed.rejections), ignored={}, observed_ns=0))
     began = datetime.fromtimestamp(listed.began_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -64,7 +77,31 @@ def of_cluster(kubeconfig: str, context: str) -> Known:
         line=f"of {listed.server}, listed at {began} within {took_s:.1f} s",
         fields={"cluster": {"server": listed.server, "listed_at": began, "took_s": round(took_s, 3)}},
     )
-    return Known(store=store, origin=origin)
+    others.missing.update(listed.skipped)
+    return Known(store=store, origin=origin, others=others)
+
+
+def _extras(others: Others, ends: Sequence[str] | None) -> "list[Extra]":
+    """Return the resources that questions about these ends may need: Services unless all ends are pods, and workloads of the given kind."""
+    from netpolq.sources.kubernetes.one_time_list import Extra  # noqa: PLC0415
+
+    def take(body: object) -> None:
+        for item in decode_others(body):
+            if isinstance(item, DecodeError):
+                others.rejections.append(item.rejection())
+            else:
+                others.add(item)
+
+    kinds = [kind for kind in map(endpoints.kind_of, ends or ()) if kind != "Pod"]
+    if not kinds:
+        return []
+    wanted = dict.fromkeys(("Service", "EndpointSlice", *(kind for kind in kinds if kind in OTHERS)))
+    return [Extra(kind, OTHERS[kind], _path(kind), take) for kind in wanted]
+
+
+def _path(kind: str) -> str:
+    version = OTHERS[kind]
+    return f"/{'apis' if '/' in version else 'api'}/{version}/{kind.lower()}s"
 
 
 def of_agent(run_dir: Path, ends: Sequence[str] | None) -> Known:
@@ -74,6 +111,10 @@ def of_agent(run_dir: Path, ends: Sequence[str] | None) -> Known:
     """
     from netpolq.supervisor import status_client  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
+    if other := next((end for end in ends or () if endpoints.kind_of(end) in OTHERS and end.count("/") > 1), None):
+        raise NetpolqError(
+            f"{other}: an agent knows no Services and workloads; give --kubeconfig FILE or --manifests PATH, or a pod or an address"
+        )
     try:
         found = status_client.fetch_objects(run_dir, ends or ())
     except status_client.NoAgentError as error:

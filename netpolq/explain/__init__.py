@@ -12,7 +12,7 @@ from netpolq.errors import ExitCode, SettingsError
 from netpolq.explain.answers import all_as_json, all_as_text, explain_all
 from netpolq.explain.batch import answer_all
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
-from netpolq.explain.endpoints import parse_endpoint
+from netpolq.explain.endpoints import End, HostName, ObjectName, parse_endpoint
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
 from netpolq.explain.flows import flows_of
@@ -83,7 +83,7 @@ def run(
         raise SettingsError(
             f"--dst: the port of {destination!r} cannot be combined with --port {port!r}; allowed: one of the two"
         )
-    given_port = _port(number, second.port if port is None else port)
+    given_port = _port(number, second.port if port is None else port, is_required=not _may_be_service(second.end))
     known = _read(read, (first.wanted, second.wanted), learned)
     flows = flows_of(known, first.end, second.end, number, given_port)
     answers = explain_all(known, _evaluator(known, evaluator_name), flows, via_service=via_service)
@@ -99,8 +99,15 @@ def _read(read: Read, ends: tuple[str, str] | None, learned: Mapping[AddressKey,
     return known
 
 
-def _port(protocol: int, text: str | None) -> int | str:
-    """Return the destination port: a number, 0 if the protocol has none, or a name that must still be resolved."""
+def _may_be_service(end: End) -> bool:
+    """Whether an end may be a Service, which may have one port only."""
+    return isinstance(end, HostName) or (isinstance(end, ObjectName) and end.kind == "Service")
+
+
+def _port(protocol: int, text: str | None, *, is_required: bool) -> int | str | None:
+    """Return the destination port: a number, 0 if the protocol has none, a name that must still be resolved, or None if none is given."""
+    if text is None and not is_required and has_ports(protocol):
+        return None
     if text is None or not has_ports(protocol):
         return _checked("--port", lambda value: parse_port(protocol, value), None)
     if _NUMBER.fullmatch(text):

@@ -10,7 +10,7 @@ from netpolq.errors import NetpolqError, SettingsError
 from netpolq.explain.flow import protocol_name
 from netpolq.explain.known import Known
 from netpolq.model import Pod, domain_name, qualified_name
-from netpolq.store import Store
+from netpolq.sources.decode.others import Workload
 
 
 class PodName(NamedTuple):
@@ -32,22 +32,59 @@ class HostName(NamedTuple):
         return self.name
 
 
-End = AddressKey | PodName | HostName
+class ObjectName(NamedTuple):
+    """A Service or a workload. `kind`: as in the API. `namespace`: empty if the text has none; it may then be a pod of that name in a
+    namespace with the name of a kind (`word`).
+    """
+
+    kind: str
+    namespace: str
+    name: str
+    word: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()} {qualified_name(self.namespace, self.name)}"
+
+
+End = AddressKey | PodName | HostName | ObjectName
 """An end of a question, as given."""
 
 
 class Endpoint(NamedTuple):
-    """An address and its owners. `pod`: namespace/name, or None. `nodes`: names of the nodes with this address, usually none."""
+    """An address and its owners. `pod`: namespace/name, or None. `nodes`: names of the nodes with this address, usually none.
+    `workload`: the one whose pod template the address stands for; the address is then not real and never shown.
+    """
 
     address: AddressKey
     pod: str | None
     nodes: tuple[str, ...]
+    workload: Workload | None = None
 
     def __str__(self) -> str:
+        if self.workload is not None:
+            return f"{self.workload} (its pod template, without an address)"
         if self.pod is not None:
             return f"{format_address(self.address)} (pod {self.pod})"
         return f"{format_address(self.address)} ({'node ' + ', '.join(self.nodes) if self.nodes else 'no pod'})"
 
+    @property
+    def shown_address(self) -> str:
+        """The address for messages."""
+        return f"an address of {self.workload}" if self.workload is not None else format_address(self.address)
+
+
+_KINDS = {
+    **dict.fromkeys(("pod", "pods", "po"), "Pod"),
+    **dict.fromkeys(("service", "services", "svc"), "Service"),
+    **dict.fromkeys(("deployment", "deployments", "deploy"), "Deployment"),
+    **dict.fromkeys(("statefulset", "statefulsets", "sts"), "StatefulSet"),
+    **dict.fromkeys(("daemonset", "daemonsets", "ds"), "DaemonSet"),
+    **dict.fromkeys(("replicaset", "replicasets", "rs"), "ReplicaSet"),
+    **dict.fromkeys(("job", "jobs"), "Job"),
+    **dict.fromkeys(("cronjob", "cronjobs", "cj"), "CronJob"),
+    **dict.fromkeys(("replicationcontroller", "replicationcontrollers", "rc"), "ReplicationController"),
+}
+"""The names of kinds as kubectl has them."""
 
 _WITH_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<other>[^:\[\]]+))(?::(?P<port>[^:]+))?")
 
@@ -65,11 +102,18 @@ class Parsed(NamedTuple):
     @property
     def wanted(self) -> str:
         """The end as a `Read` asks for it."""
-        return format_address(self.end) if isinstance(self.end, bytes) else str(self.end)
+        match self.end:
+            case bytes():
+                return format_address(self.end)
+            case ObjectName(kind, namespace, name, word):
+                return f"{kind.lower()}/{namespace}/{name}" if namespace else f"{word}/{name}"
+            case _:
+                return str(self.end)
 
 
 def parse_endpoint(flag: str, text: str) -> Parsed:
-    """Parse an IP address, namespace/pod or a domain name. `:PORT` may follow; an IPv6 address then needs brackets.
+    """Parse an IP address, namespace/pod, kind/namespace/name, kind/name or a domain name. `:PORT` may follow; an IPv6 address then needs
+    brackets.
 
     Raises `SettingsError`, which names the flag.
     """
@@ -78,8 +122,8 @@ def parse_endpoint(flag: str, text: str) -> Parsed:
     host = text if match is None else match["other"] if match["ipv6"] is None else match["ipv6"]
     namespace, slash, name = host.partition("/")
     has_brackets = match is not None and match["ipv6"] is not None
-    if slash and namespace and name and "/" not in name and not has_brackets:
-        return Parsed(PodName(namespace, name), port)
+    if slash and namespace and name and not has_brackets and (named := _named(namespace, name)) is not None:
+        return Parsed(named, port)
     if _HOST_NAME.fullmatch(host) and not has_brackets and not host.removesuffix(".").rpartition(".")[2].isdigit():
         return Parsed(HostName(domain_name(host)), port)
     try:
@@ -88,26 +132,59 @@ def parse_endpoint(flag: str, text: str) -> Parsed:
         return Parsed(parse_address(host), port)
     except ValueError as error:
         raise SettingsError(
-            f"{flag}: {text!r} must be an IP address, namespace/pod or a domain name; :PORT may follow, as in 10.0.0.1:80 and "
-            "[fd00::1]:80"
+            f"{flag}: {text!r} must be an IP address, namespace/pod, kind/namespace/name (as in service/shop/db, deployment/shop/web) or a "
+            "domain name; :PORT may follow, as in 10.0.0.1:80 and [fd00::1]:80"
         ) from error
 
 
-def addresses_of(known: Known, flag: str, end: End) -> tuple[AddressKey, ...]:
-    """Return the addresses of an end. Raises `NetpolqError` for a pod that does not exist or has no address, or an unknown name."""
-    match end:
-        case PodName():
-            return _addresses_of_pod(known, flag, end)
-        case HostName(name):
-            found = tuple(sorted(address for address, names in known.store.names.items() if name in names))
-            if not found:
-                raise NetpolqError(
-                    f"{flag}: no address of {name} is known to {known.origin.where}, and no DNS server is asked; "
-                    f"give --name {name}=ADDRESS"
-                )
-            return found
-        case _:
-            return (end,)
+def kind_of(wanted: str) -> str:
+    """Return the kind of what a `Read` is asked for: Pod, a kind of `netpolq.sources.decode.others`, or nothing for an address or name."""
+    first, slash, _rest = wanted.partition("/")
+    return _KINDS.get(first.lower(), "Pod") if slash else ""
+
+
+def _named(first: str, rest: str) -> PodName | ObjectName | None:
+    """Return the object of FIRST/REST; None if there can be none."""
+    kind = _KINDS.get(first.lower())
+    namespace, slash, name = rest.partition("/")
+    if not slash:
+        return PodName(first, rest) if kind is None or kind == "Pod" else ObjectName(kind, "", rest, first)
+    if kind is None or not namespace or not name or "/" in name:
+        return None
+    return PodName(namespace, name) if kind == "Pod" else ObjectName(kind, namespace, name, first)
+
+
+def addresses_of_pod(known: Known, flag: str, end: PodName) -> tuple[AddressKey, ...]:
+    """Return the addresses of a pod, of its node for one with hostNetwork. Raises `NetpolqError` if there is no such pod or none."""
+    pod = known.store.pods.get((end.namespace, end.name))
+    if pod is None:
+        raise NetpolqError(f"{flag}: pod {end} does not exist in {known.origin.where}{_hint(known, end)}")
+    if pod.completed:
+        raise NetpolqError(f"{flag}: pod {end} has completed and no longer owns an address")
+    addresses = pod.host_ips or pod.ips if pod.host_network else pod.ips
+    if not addresses:
+        raise NetpolqError(f"{flag}: pod {end} has no address")
+    return addresses
+
+
+def _hint(known: Known, end: PodName) -> str:
+    """Return what else has the name."""
+    others = known.others
+    if others is None:
+        return ""
+    found = ["service"] if end in others.services else []
+    found += [kind.lower() for kind, *name in others.workloads if tuple(name) == end]
+    return f"; did you mean {' or '.join(f'{kind}/{end}' for kind in found)}?" if found else ""
+
+
+def addresses_of_name(known: Known, flag: str, name: str) -> tuple[AddressKey, ...]:
+    """Return the addresses learned for a domain name. Raises `NetpolqError` if there are none."""
+    found = tuple(sorted(address for address, names in known.store.names.items() if name in names))
+    if not found:
+        raise NetpolqError(
+            f"{flag}: no address of {name} is known to {known.origin.where}, and no DNS server is asked; give --name {name}=ADDRESS"
+        )
+    return found
 
 
 def in_one_family(sources: Iterable[AddressKey], destinations: Iterable[AddressKey]) -> tuple[AddressKey, AddressKey] | None:
@@ -117,27 +194,24 @@ def in_one_family(sources: Iterable[AddressKey], destinations: Iterable[AddressK
     return next(pairs, None)
 
 
-def _addresses_of_pod(known: Known, flag: str, end: PodName) -> tuple[AddressKey, ...]:
-    pod = known.store.pods.get((end.namespace, end.name))
-    if pod is None:
-        raise NetpolqError(f"{flag}: pod {end} does not exist in {known.origin.where}")
-    if pod.completed:
-        raise NetpolqError(f"{flag}: pod {end} has completed and no longer owns an address")
-    addresses = _own_or_node_addresses(pod)
-    if not addresses:
-        raise NetpolqError(f"{flag}: pod {end} has no address")
-    return addresses
+class Owners:
+    """Who has which address. Computed once, because the time grows with the number of pods."""
 
+    def __init__(self, known: Known) -> None:
+        self.pods: Mapping[bytes, Pod] = known.store.address_owners()
+        self._nodes = known.store.addresses_of_nodes()
+        self._synthetic = known.others.synthetic if known.others is not None else {}
 
-def _own_or_node_addresses(pod: Pod) -> tuple[AddressKey, ...]:
-    return pod.host_ips or pod.ips if pod.host_network else pod.ips
+    def describe(self, address: AddressKey) -> Endpoint:
+        """Return the owners of an address."""
+        if (workload := self._synthetic.get(address)) is not None:
+            return Endpoint(address, None, (), workload)
+        pod = self.pods.get(address)
+        return Endpoint(address, None if pod is None else qualified_name(pod.namespace, pod.name), self.nodes(address))
 
-
-def describe(store: Store, address: AddressKey) -> Endpoint:
-    """Return the owners of an address."""
-    pod = store.address_owners().get(address)
-    nodes = sorted(name for name, addresses in store.addresses_of_nodes().items() if address in addresses)
-    return Endpoint(address, None if pod is None else qualified_name(pod.namespace, pod.name), tuple(nodes))
+    def nodes(self, address: AddressKey) -> tuple[str, ...]:
+        """Return the names of the nodes that have an address."""
+        return tuple(sorted(name for name, addresses in self._nodes.items() if address in addresses))
 
 
 def resolve_port(owners: Mapping[bytes, Pod], destination: AddressKey, protocol: int, name: str) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from netpolq.addresses import AddressKey
 from netpolq.enums import DenyWith
 from netpolq.model import Rejection
+from netpolq.sources.decode.others import EndpointSlice, Other, Service, Workload
 from netpolq.store import Store
 
 
@@ -20,18 +21,45 @@ class Origin:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class Others:
+    """Objects that an agent does not use, by namespace and name. `workloads`: by kind, too. `missing`: why there are no objects of a kind
+    (a value of `Other`'s kinds), for error messages. `synthetic`: workloads by the addresses that stand for their pods in the store.
+    """
+
+    services: dict[tuple[str, str], Service] = field(default_factory=dict)
+    slices: dict[tuple[str, str], list[EndpointSlice]] = field(default_factory=dict)
+    workloads: dict[tuple[str, str, str], Workload] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    synthetic: dict[AddressKey, Workload] = field(default_factory=dict)
+
+    def add(self, item: Other) -> None:
+        """Add an object. The first one of a name counts."""
+        match item:
+            case Service():
+                self.services.setdefault((item.namespace, item.name), item)
+            case EndpointSlice():
+                self.slices.setdefault((item.namespace, item.service), []).append(item)
+            case Workload():
+                self.workloads.setdefault((item.kind, item.namespace, item.name), item)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """The objects. `deny_with`: what a denial does where no annotation says. `rejections`: what cannot be used as written."""
+    """The objects. `deny_with`: what a denial does where no annotation says. `others`: those of kinds that an agent does not use; None:
+    the origin knows none of these kinds.
+    """
 
     store: Store
     origin: Origin = field(default_factory=Origin)
     deny_with: DenyWith = DenyWith.DROP
+    others: Others | None = None
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
         """What cannot be used as written."""
-        return self.store.rejections
+        return (*self.store.rejections, *(self.others.rejections if self.others is not None else ()))
 
     def learn(self, names: Mapping[AddressKey, frozenset[str]]) -> None:
         """Add learned names."""

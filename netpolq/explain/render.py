@@ -46,7 +46,7 @@ def as_text(
         ("source", str(source)),
         ("destination", f"{destination}, {service}"),
         ("egress", _side_text(explanation.egress)),
-        *(("", line) for line in _name_lines(reasons, destination.address)),
+        *(("", line) for line in _name_lines(reasons, destination)),
         *(("", line) for line in _miss_lines(misses.egress, Direction.EGRESS)),
         ("ingress", _side_text(explanation.ingress)),
         *(("", line) for line in _miss_lines(misses.ingress, Direction.INGRESS)),
@@ -59,8 +59,8 @@ def text_line(name: str, text: str) -> str:
     return f"{name:<{_INDENT}}{one_line(text)}\n"
 
 
-def _name_lines(reasons: NameReasons, destination: AddressKey) -> list[str]:
-    address = format_address(destination)
+def _name_lines(reasons: NameReasons, destination: Endpoint) -> list[str]:
+    address = destination.shown_address
     return [
         *(f"{pattern} matches {name}, a name of {address}" for pattern, name in reasons.matched[:MAX_LISTED]),
         *(f"{_opening_text(opening)} resolves to {address}" for opening in reasons.openings),
@@ -231,4 +231,7 @@ def _allowed_by(side: Side) -> dict[str, object]:
 
 
 def _endpoint(endpoint: Endpoint) -> dict[str, object]:
+    if (workload := endpoint.workload) is not None:
+        named = {"kind": workload.kind, "namespace": workload.namespace, "name": workload.name}
+        return {"address": None, "pod": None, "nodes": [], "workload": named}
     return {"address": format_address(endpoint.address), "pod": endpoint.pod, "nodes": list(endpoint.nodes)}

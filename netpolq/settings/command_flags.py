@@ -11,14 +11,19 @@ OUTPUT = Option(
 )
 SOURCE = Option(
     name="src",
-    value_type=text(metavar="ENDPOINT", allowed="an IP address, NAMESPACE/POD or a domain name; :PORT may follow and is ignored"),
+    value_type=text(
+        metavar="ENDPOINT",
+        allowed="an IP address, NAMESPACE/POD or KIND/NAMESPACE/NAME of a workload; :PORT may follow and is ignored",
+    ),
     default="",
     help="Client of the connection.",
 )
 DESTINATION = Option(
     name="dst",
     value_type=text(
-        metavar="ENDPOINT", allowed="an IP address, NAMESPACE/POD or a domain name; :PORT may follow, as in [fd00::1]:80"
+        metavar="ENDPOINT",
+        allowed="an IP address, NAMESPACE/POD, KIND/NAMESPACE/NAME of a Service or workload, or a domain name; :PORT may follow, as in "
+        "[fd00::1]:80",
     ),
     default="",
     help="Server of the connection.",
@@ -34,9 +39,9 @@ PROTOCOL = Option(
 )
 PORT = Option(
     name="port",
-    value_type=text(metavar="PORT", allowed="0 to 65535, or the name of a port of the destination pod"),
+    value_type=text(metavar="PORT", allowed="0 to 65535, or the name of a port of the destination"),
     default="",
-    help="Destination port. TCP, UDP and SCTP need one, here or in --dst.",
+    help="Destination port. TCP, UDP and SCTP need one, here or in --dst, unless the destination is a Service with one port.",
 )
 VIA_SERVICE = Option(
     name="via-service",

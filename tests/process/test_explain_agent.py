@@ -142,6 +142,13 @@ def test_errors_tell_what_is_missing(agent: Agent, tmp_path: Path) -> None:
         "--dst: pod app/none does not exist in the agent"
         in explained("--src", FRIEND.name, "--dst=app/none", "--port=80", run_dir, code=ExitCode.FAILED)[1]
     )
+    for end in ("svc/app/db", "svc/db", "deployment/app/web"):
+        message = explained("--src", FRIEND.name, f"--dst={end}", "--port=80", run_dir, code=ExitCode.FAILED)[1]
+        assert "an agent knows no Services and workloads; give --kubeconfig FILE or --manifests PATH" in message
+    lines = of_agent(agent, "--src", FRIEND.name, "--dst=10.96.0.5:80")
+    assert (
+        lines[-2] == "note         if 10.96.0.5 is the address of a Service, give --kubeconfig FILE: an agent knows no Services"
+    )
     none = explained("--src=10.0.0.1", "--dst=10.0.0.2:80", f"--run-dir={tmp_path}", code=ExitCode.FAILED)[1]
     assert "no agent answers on" in none
     assert "To ask without an agent, give --manifests PATH or --kubeconfig FILE." in none
@@ -191,4 +198,5 @@ def test_answers_are_those_of_the_manifests_for_random_clusters(agent: Agent, fo
             offline = json.loads(explained("--manifests", str(folder), *words)[0])
             online = json.loads("".join(of_agent(agent, *words)))
             del online["agent"]
+            online.pop("notes", None)  # that the agent knows no Services
             assert online == offline

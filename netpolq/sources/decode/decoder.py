@@ -8,8 +8,8 @@ Source: the Kubernetes API types named in `netpolq.model`.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from netpolq.model import Object
 from netpolq.sources.decode.cluster_policy import cluster_policy
@@ -41,10 +41,12 @@ class Unknown(Enum):
     REFUSED = "refused"
 
 
-class Ignored(NamedTuple):
-    """An object of a kind that the agent does not use."""
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An object of a kind that the agent does not use. `body`: for commands, which use more kinds."""
 
     kind: str
+    body: object = field(default=None, compare=False, repr=False)
 
 
 def decode_all(body: object) -> Iterator[Object | Ignored | DecodeError]:
@@ -128,7 +130,7 @@ def _decode(body: Field, unknown: Unknown) -> Object | Ignored:
         raise DecodeError(body, problems, namespaces=namespaces_of(body.value)) from error
     if kind not in VERSIONS:
         _refuse_misspelled(body, kind, unknown, problems)
-        return Ignored(kind)
+        return Ignored(kind, body.value)
     version = body.get("apiVersion")
     if is_of_another_group(version.value, kind):
         return Ignored(f"{kind} of another API group")

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from netpolq.model import Rejection, Update
-from netpolq.sources.folder.manifest_file import Content, parse, unreadable
+from netpolq.sources.folder.manifest_file import Content, OnIgnored, parse, unreadable
 from netpolq.sources.folder.objects import FolderObjects, RetainedFile
 from netpolq.sources.folder.open_file import OpenFile, Writers, open_file
 from netpolq.sources.folder.retained import Retained
@@ -79,9 +79,18 @@ class ScanResult:
 
 
 class FolderContents:
-    """The files of a folder and their objects. `stable_ns`: see STABLE_NS. `background`: parses large files, or None."""
+    """The files of a folder and their objects. `stable_ns`: see STABLE_NS. `background`: parses large files, or None. `on_ignored`: see
+    `parse`.
+    """
 
-    def __init__(self, folder: str, stable_ns: Mapping[Writers, int] = STABLE_NS, background: Executor | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        stable_ns: Mapping[Writers, int] = STABLE_NS,
+        background: Executor | None = None,
+        on_ignored: OnIgnored | None = None,
+    ) -> None:
+        self._on_ignored = on_ignored
         self._folder = folder
         self._background = background
         self._stable_ns = stable_ns
@@ -215,9 +224,9 @@ class FolderContents:
         """Parse a file, or have it parsed in the background."""
         result.inline_bytes += len(data)
         if self._background is not None and result.inline_bytes > INLINE_BYTES:
-            return self._background.submit(parse, _printable(path), data)
+            return self._background.submit(parse, _printable(path), data, self._on_ignored)
         parsed: Future[Content] = Future()
-        parsed.set_result(parse(_printable(path), data))
+        parsed.set_result(parse(_printable(path), data, self._on_ignored))
         return parsed
 
     def _miss(self, path: str, now_ns: int, result: ScanResult, *, holds_back: bool) -> None:

@@ -5,7 +5,7 @@ An object that the API server would refuse is rejected, and isolates the pods th
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -53,9 +53,14 @@ class Content:
         return tuple(sorted(found - {_CLUSTER}))
 
 
-def parse(origin: str, data: bytes) -> Content:
-    """The content of a file. `origin`: its path relative to the folder. Never raises."""
-    builder = _ContentBuilder(origin)
+OnIgnored = Callable[[str, int, object, str], None]
+"""Gets an object of a kind that the agent does not use: the path of its file, the number of its document, its body, and what is wrong with
+the document (duplicate keys), or nothing."""
+
+
+def parse(origin: str, data: bytes, on_ignored: OnIgnored | None = None) -> Content:
+    """The content of a file. `origin`: its path relative to the folder. `on_ignored`: called for each ignored object. Never raises."""
+    builder = _ContentBuilder(origin, on_ignored)
     try:
         for document in read_documents(origin, data):
             builder.take(document)
@@ -80,8 +85,9 @@ def listed(names: Collection[str]) -> str:
 class _ContentBuilder:
     """Builds the content of a file, document by document."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, on_ignored: OnIgnored | None = None) -> None:
         self._origin = origin
+        self._on_ignored = on_ignored
         self._objects: list[Located] = []
         self._rejections: list[Rejection] = []
         self._ignored: Counter[str] = Counter()
@@ -110,6 +116,9 @@ class _ContentBuilder:
         for item in items:
             if isinstance(item, Ignored):
                 self._ignored[item.kind] += 1
+                if self._on_ignored is not None:
+                    problem = document.duplicates[0].message if document.duplicates else ""
+                    self._on_ignored(self._origin, document.number, item.body, problem)
             elif isinstance(item, DecodeError):
                 self._refuse(document.number, item)
             else:

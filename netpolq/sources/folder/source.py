@@ -14,6 +14,7 @@ from netpolq.hold.ranges import PodRange
 from netpolq.model import Update
 from netpolq.names.resolvers import DnsService
 from netpolq.sources.folder.contents import FolderContents, ScanResult
+from netpolq.sources.folder.manifest_file import OnIgnored
 from netpolq.sources.folder.open_file import Writers
 from netpolq.sources.folder.scan import Scan
 from netpolq.sources.folder.watch import FolderWatch
@@ -121,10 +122,13 @@ def _wait_s(result: ScanResult, watch: FolderWatch) -> float:
     return wait_s if result.rescan_after_ns is None else min(wait_s, result.rescan_after_ns / 1e9)
 
 
-def load(path: Path) -> Update:
-    """Read the folder's content once, without waiting for writers. Raises `NetpolqError` if it cannot be read."""
+def load(path: Path, on_ignored: OnIgnored | None = None) -> Update:
+    """Read the folder's content once, without waiting for writers. `on_ignored`: called for each object of an unused kind.
+
+    Raises `NetpolqError` if it cannot be read.
+    """
     folder = _absolute(path)
-    contents = FolderContents(folder, stable_ns=dict.fromkeys(Writers, 0))
+    contents = FolderContents(folder, stable_ns=dict.fromkeys(Writers, 0), on_ignored=on_ignored)
     now_ns = time.monotonic_ns()
     result = contents.refresh(now_ns)
     if "" in result.scan.unreadable:

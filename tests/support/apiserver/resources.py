@@ -61,8 +61,14 @@ CUSTOM = (CLUSTER_POLICIES, ADMIN_POLICIES, BASELINE_POLICIES)
 DISCOVERY = Resource("", "APIGroup", "v1", namespaced=False, rest=b"")
 """The discovery documents of `GROUP`, for faults. It is no collection."""
 
-BY_KIND = {resource.kind: resource for resource in (*RESOURCES, NODES, *CUSTOM)}
-BY_PATH = {resource.path: resource for resource in (*RESOURCES, NODES)}
+SERVICES = Resource("services", "Service", "v1", namespaced=True, rest=b',"spec":{},"status":{}')
+ENDPOINT_SLICES = Resource("endpointslices", "EndpointSlice", "discovery.k8s.io/v1", namespaced=True, rest=b',"endpoints":null')
+DEPLOYMENTS = Resource("deployments", "Deployment", "apps/v1", namespaced=True, rest=b',"spec":{},"status":{}')
+OTHERS = (SERVICES, ENDPOINT_SLICES, DEPLOYMENTS)
+"""What commands read, and no agent."""
+
+BY_KIND = {resource.kind: resource for resource in (*RESOURCES, NODES, *CUSTOM, *OTHERS)}
+BY_PATH = {resource.path: resource for resource in (*RESOURCES, NODES, *OTHERS)}
 
 
 def key_of(resource: Resource, namespace: str, name: str) -> str:

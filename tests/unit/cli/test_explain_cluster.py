@@ -18,12 +18,16 @@ from netpolq.sources.kubernetes.one_time_list import without_credentials
 from netpolq.sources.kubernetes.timing import Timing
 from tests.support.apiserver import (
     CLUSTER_POLICIES,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
     NETWORK_POLICIES,
     NODES,
     PODS,
+    SERVICES,
     Answer,
     ApiServer,
     CloseAbruptly,
+    Resource,
     ThreadedApiServer,
     Verb,
 )
@@ -80,6 +84,10 @@ def explained(config: Path, *words: str, code: ExitCode = ExitCode.OK, capsys: p
     return printed
 
 
+def lists_of(api: ThreadedApiServer, resource: Resource) -> int:
+    return len(api.do(lambda server: server.asked(resource)))
+
+
 def test_the_answer_is_that_of_the_manifests_and_names_the_server(
     api: ThreadedApiServer, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +132,50 @@ def test_cluster_wide_policies_are_read_where_the_server_has_them_and_nodes_wher
         config, "--src=shop/web", "--dst=192.168.0.9:80", capsys=capsys
     )
     assert api.do(lambda server: server.asked(verb=Verb.WATCH)) == []
+
+
+def test_services_and_workloads_are_listed_where_the_question_needs_them(
+    api: ThreadedApiServer, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": "shop", "name": "db"},
+            "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 1, "targetPort": 5432}]},
+        }
+    )
+    api.put(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"namespace": "shop", "name": "db-x", "labels": {"kubernetes.io/service-name": "db"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 5432}],
+            "endpoints": [{"addresses": ["10.0.0.2"]}],
+        }
+    )
+    template = {"metadata": {"labels": {"app": "web", "new": "true"}}, "spec": {"containers": []}}
+    api.put(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"namespace": "shop", "name": "web"},
+            "spec": {"template": template},
+        }
+    )
+    explained(config, *QUESTION, capsys=capsys)
+    assert [lists_of(api, resource) for resource in (SERVICES, ENDPOINT_SLICES, DEPLOYMENTS)] == [0, 0, 0]
+    for destination in ("svc/shop/db", "10.96.0.5:1", "db.shop.svc.cluster.local"):
+        lines = explained(config, "--src=deploy/shop/web", f"--dst={destination}", "--expect=allow", capsys=capsys).splitlines()
+        assert lines[0] == "asked for    service shop/db, TCP port 1: 1 endpoint of EndpointSlices"
+        assert "source       deployment shop/web (its pod template, without an address)" in lines
+    api.do(lambda server: server.forbid(SERVICES))
+    refused = explained(config, "--src=shop/web", "--dst=svc/shop/db", code=ExitCode.FAILED, capsys=capsys)
+    assert "--dst: service shop/db: " in refused
+    assert "the user needs the verb list of services in API group" in refused
+    unclear = explained(config, "--src=shop/web", "--dst=10.96.0.5:1", capsys=capsys)
+    assert "note         whether 10.96.0.5 is the address of a Service is not known: " in unclear
 
 
 def test_long_lists_are_read_in_pages_with_progress_on_a_terminal(
