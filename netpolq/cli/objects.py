@@ -46,6 +46,26 @@ def reader(values: Values) -> Read:
     return partial(of_agent, values[RUN_DIR])
 
 
+CLUSTER_PLACE, AGENT_PLACE = "cluster:", "agent:"
+"""Places of objects beside paths. The colon keeps them apart from names of files; `./cluster:` is a path."""
+
+
+def reader_of_place(name: str, place: str, values: Values) -> Read:
+    """Return the reader of an argument that is a path, `cluster:`, `cluster:CONTEXT` or `agent:`. `name`: of the argument.
+
+    Raises `SettingsError`.
+    """
+    from netpolq.explain import manifests  # noqa: PLC0415
+
+    if place == AGENT_PLACE:
+        return partial(of_agent, values[RUN_DIR])
+    if place.startswith(CLUSTER_PLACE):
+        if not values[CLUSTER]:
+            raise SettingsError(f"{name} {place!r} needs --kubeconfig FILE")
+        return partial(of_cluster, values[CLUSTER], place.removeprefix(CLUSTER_PLACE))
+    return manifests.reader(require_folder_or_file(MANIFESTS_TO_READ.value_type.parse(place), name))
+
+
 def of_cluster(kubeconfig: str, context: str, ends: Sequence[str] | None) -> Known:
     """Return all objects of a cluster, listed once; of the kinds that an agent does not use, those that the ends may need.
 

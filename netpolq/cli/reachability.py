@@ -1,65 +1,79 @@
 """The commands `matrix` and `diff`: show which workloads may reach which, and what a change of manifests changes about that."""
 
+import os
+
 from collections.abc import Sequence
 
 from netpolq.cli.command import Command, plain
-from netpolq.cli.manifests import require_folder_or_file
 from netpolq.enums import Protocol
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings.command_flags import (
+    CLUSTER,
     DIFF_OPTIONS,
     GROUP_BY,
     MANIFESTS_TO_READ,
     MATRIX_OPTIONS,
     MATRIX_OUTPUT,
+    NEW_HAS,
     ONE_PORT,
     OUTPUT,
     TRANSPORT,
 )
-from netpolq.settings.options import Values, from_argv
+from netpolq.settings.definitions import RUN_DIR
+from netpolq.settings.options import Values, from_argv, from_environment
 from netpolq.settings.value_types import Completion
 
 
 def _run_matrix(argv: Sequence[str]) -> int:
     from netpolq import reachability  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq.cli import objects  # noqa: PLC0415
 
-    values = Values(from_argv(MATRIX_OPTIONS, argv))
-    return reachability.show_matrix(
-        manifests=require_folder_or_file(values[MANIFESTS_TO_READ]),
-        by=reachability.By(values[GROUP_BY]),
-        protocol=Protocol[values[TRANSPORT]] if values[TRANSPORT] else None,
-        port=values[ONE_PORT],
-        output=reachability.MatrixFormat(values[MATRIX_OUTPUT]),
-    )
+    values = Values(from_argv(MATRIX_OPTIONS, argv), from_environment((RUN_DIR,), os.environ))
+    read = objects.reader(values)
+    by, output = reachability.By(values[GROUP_BY]), reachability.MatrixFormat(values[MATRIX_OUTPUT])
+    protocol, port = Protocol[values[TRANSPORT]] if values[TRANSPORT] else None, values[ONE_PORT]
+    given = next(filter(None, map(values.given, (MANIFESTS_TO_READ, CLUSTER))), None)
+    place = "the agent" if given is None else f"{given.origin.removeprefix('flag ')} {given.text!r}"
+    return reachability.show_matrix(known=read(None), place=place, by=by, protocol=protocol, port=port, output=output)
 
 
 def _run_diff(argv: Sequence[str]) -> int:
     from netpolq import reachability  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq.cli import objects  # noqa: PLC0415
+    from netpolq.explain.merge import NewHas, merged  # noqa: PLC0415
 
-    paths, rest = argv[:2], argv[2:]
-    if len(paths) < 2 or any(path.startswith("-") for path in paths):
+    places, rest = argv[:2], argv[2:]
+    if len(places) < 2 or any(place.startswith("-") for place in places):
         raise SettingsError(
-            "OLD and NEW are required, before any flag, as in `netpolq diff OLD NEW`; allowed: a folder or a file"
+            "OLD and NEW are required, before any flag, as in `netpolq diff OLD NEW`; allowed: a folder, a file, cluster: or agent:"
         )
-    values = Values(from_argv(DIFF_OPTIONS, rest))
-    old, new = (
-        require_folder_or_file(MANIFESTS_TO_READ.value_type.parse(path), name)
-        for name, path in zip(("OLD", "NEW"), paths, strict=True)
+    values = Values(from_argv(DIFF_OPTIONS, rest), from_environment((RUN_DIR,), os.environ))
+    readers = [objects.reader_of_place(name, place, values) for name, place in zip(("OLD", "NEW"), places, strict=True)]
+    if values.given(CLUSTER) is not None and not any(place.startswith(objects.CLUSTER_PLACE) for place in places):
+        raise SettingsError("--kubeconfig: neither OLD nor NEW is cluster: or cluster:CONTEXT")
+    old, new = (read(None) for read in readers)
+    return reachability.show_difference(
+        old=old,
+        new=merged(old, new, NewHas(values[NEW_HAS])),
+        places=(places[0], places[1]),
+        as_json=values[OUTPUT] == "json",
     )
-    return reachability.show_difference(old=old, new=new, as_json=values[OUTPUT] == "json")
 
 
 MATRIX = Command(
     run=_run_matrix,
-    usage="--manifests PATH [flags]",
-    summary="Show offline which workloads may reach which.",
+    usage="[flags]",
+    summary="Show which workloads may reach which.",
     about=(
         "Rows are sources, columns are destinations; `outside` is an address that belongs to no pod and that no address block of a policy "
         "contains. A cell has `all` or `none`, or the allowed ports; `some`: for a part of the pods or addresses only; `-`: there are no "
         "two addresses to connect. Every port that a policy distinguishes is evaluated, as by `netpolq explain`. `other protocols` are "
         "those without ports, such as ICMP.",
-        "Pods of a namespace with equal labels are one workload; labels that controllers add do not count. Pods that own no address "
-        "(hostNetwork, completed, or none yet) are in no row; -o json lists them. Domain names in policies match nothing here.",
+        "Pods of a namespace with equal labels are one workload; labels that controllers add do not count. A Deployment, StatefulSet, "
+        "DaemonSet, ReplicaSet, Job, CronJob or ReplicationController without pods is one, too, by its pod template. Pods that own no "
+        "address (hostNetwork, completed, or none yet) are in no row; -o json lists them. Domain names in policies match nothing here.",
+        "The objects come from --manifests, or from the API server of --kubeconfig, which is asked once. Otherwise the running agent of "
+        "this node tells all of its objects; that needs root or its user.",
     ),
     groups=plain(*MATRIX_OPTIONS),
     # Each example was run, with manifests like those of its test.
@@ -68,6 +82,9 @@ MATRIX = Command(
         "netpolq matrix --manifests manifests",
         "# from which namespaces can a database be reached",
         "netpolq matrix --manifests manifests --by namespace --port 5432",
+        "# of the cluster; of the agent of this node",
+        "netpolq matrix --kubeconfig ~/.kube/config --by namespace",
+        "netpolq matrix",
         "# one protocol; a single file; a table for a document, or for a spreadsheet",
         "netpolq matrix --manifests policies.yaml --protocol UDP -o markdown",
         "netpolq matrix --manifests policies.yaml -o csv > matrix.csv",
@@ -76,11 +93,14 @@ MATRIX = Command(
 DIFF = Command(
     run=_run_diff,
     usage="OLD NEW [flags]",
-    summary="Show offline which connections a change of manifests allows or denies.",
+    summary="Show which connections a change allows or denies.",
     about=(
-        "OLD and NEW: folders or files of manifests. For each pair of workloads (as of `netpolq matrix`) and for `outside`, the answer "
+        "OLD and NEW: folders or files of manifests; cluster: for the API server of --kubeconfig, cluster:CONTEXT for another context; "
+        "agent: for the running agent of this node. For each pair of workloads (as of `netpolq matrix`) and for `outside`, the answer "
         "lists the ports at which connections are allowed in one version and denied in the other, and the policy and rule that decide in "
         "each. Workloads that are in one version only are listed and not compared; so are namespaces and pods.",
+        "With --new-has changes, NEW has objects that are applied to OLD, as kubectl apply does; with --new-has policies, NEW has all "
+        "policies. Everything else, such as the pods, is then that of OLD.",
     ),
     groups=plain(*DIFF_OPTIONS),
     paths=Completion.FILES,
@@ -89,6 +109,9 @@ DIFF = Command(
     examples=(
         "# what does a change of policies allow or deny",
         "netpolq diff manifests manifests-new",
+        "# what would a folder of policies change in the cluster: if applied; if it replaces all policies",
+        "netpolq diff cluster: policies --kubeconfig ~/.kube/config --new-has changes",
+        "netpolq diff cluster: policies --kubeconfig ~/.kube/config --new-has policies",
         "# two files, for a program",
         "netpolq diff policies.yaml policies-new.yaml -o json",
     ),

@@ -5,8 +5,9 @@ shown. The addresses that the pods will get are not known, so address blocks in 
 possible, in no block but `0.0.0.0/0` and `::/0`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import count
 
 from netpolq.addresses import AddressKey, address_key, is_ipv4
 from netpolq.errors import NetpolqError
@@ -33,22 +34,32 @@ def pod_of(known: Known, others: Others, workload: Workload, *, families: frozen
         raise NetpolqError(
             f"{workload} uses the network of its nodes (hostNetwork), so no policy selects it; ask about a node's address"
         )
-    pods = pods_of(known.store, workload)
-    if pods:
-        return pods[0]
-    return add_synthetic(known, others, workload, families)
+    pods = pods_of(known.store, [workload])[0]
+    return pods[0] if pods else add_synthetic(known, others, [workload], families)[0]
 
 
-def pods_of(store: Store, workload: Workload) -> list[Pod]:
-    """Return the pods with an address of their own that have the labels of a template, in order of name."""
-    owners = {(pod.namespace, pod.name) for pod in store.address_owners().values()}
+def add_all_without_pods(known: Known) -> None:
+    """Add a synthetic pod for each workload that has no pods, and that no other workload has made."""
+    if known.others is None:
+        return
+    shown = [each for each in known.others.workloads.values() if not each.host_network and not each.is_owned]
+    without = [workload for workload, pods in zip(shown, pods_of(known.store, shown), strict=True) if not pods]
+    add_synthetic(known, known.others, without, families_of(known.store))
+
+
+def pods_of(store: Store, workloads: Sequence[Workload]) -> list[list[Pod]]:
+    """Return for each workload the pods with an address of their own that have the labels of its template, in order of name."""
+    owners = {(pod.namespace, pod.name): pod for pod in store.address_owners().values()}
+    of_namespaces: dict[str, list[Pod]] = {}
+    for _key, pod in sorted(owners.items()):
+        of_namespaces.setdefault(pod.namespace, []).append(pod)
     return [
-        pod
-        for key, pod in sorted(store.pods.items())
-        if key in owners
-        and pod.namespace == workload.namespace
-        and workload.labels
-        and workload.labels.items() <= pod.labels.items()
+        [
+            pod
+            for pod in of_namespaces.get(workload.namespace, ())
+            if workload.labels and workload.labels.items() <= pod.labels.items()
+        ]
+        for workload in workloads
     ]
 
 
@@ -57,21 +68,26 @@ def families_of(store: Store) -> frozenset[bool]:
     return frozenset(is_ipv4(address) for pod in store.pods.values() for address in pod.ips) or frozenset({True})
 
 
-def add_synthetic(known: Known, others: Others, workload: Workload, families: frozenset[bool]) -> Pod:
-    """Add a pod with the template of a workload to the store."""
+def add_synthetic(known: Known, others: Others, workloads: Sequence[Workload], families: frozenset[bool]) -> list[Pod]:
+    """Add pods with the templates of workloads to the store."""
     store = known.store
-    taken = {*store.address_owners(), *others.synthetic}
-    addresses = tuple(_unused(tuple(blocks_of(store)), taken, ipv4=ipv4) for ipv4 in sorted(families, reverse=True))
-    pod = Pod(
-        namespace=workload.namespace,
-        name=f"{workload.name} (template of the {workload.kind.lower()})",
-        labels=workload.labels,
-        ips=addresses,
-        named_ports=workload.named_ports,
-    )
-    store.apply(Update(upserted=(pod,), rejections=store.rejections, ignored=store.ignored, observed_ns=0))
-    others.synthetic.update(dict.fromkeys(addresses, workload))
-    return pod
+    taken = set(store.address_owners())
+    unused = {ipv4: _unused(tuple(blocks_of(store)), taken, ipv4=ipv4) for ipv4 in sorted(families, reverse=True)}
+    pods = []
+    for workload in workloads:
+        addresses = tuple(next(of_family) for of_family in unused.values())
+        others.synthetic.update(dict.fromkeys(addresses, workload))
+        pods.append(
+            Pod(
+                namespace=workload.namespace,
+                name=f"{workload.name} (template of the {workload.kind.lower()})",
+                labels=workload.labels,
+                ips=addresses,
+                named_ports=workload.named_ports,
+            )
+        )
+    store.apply(Update(upserted=tuple(pods), rejections=store.rejections, ignored=store.ignored, observed_ns=0))
+    return pods
 
 
 def blocks_of(store: Store) -> Iterator[Network]:
@@ -84,13 +100,15 @@ def blocks_of(store: Store) -> Iterator[Network]:
                         yield from (block for block in (peer.cidr, *peer.except_) if block.prefixlen)
 
 
-def _unused(blocks: Iterable[Network], taken: set[bytes], *, ipv4: bool) -> AddressKey:
-    """Return an address of the range that the fewest blocks touch."""
+def _unused(blocks: Iterable[Network], taken: set[bytes], *, ipv4: bool) -> Iterator[AddressKey]:
+    """Yield unused addresses of the range that the fewest blocks touch."""
     of_family = [block for block in blocks if (block.version == 4) is ipv4]
     best = min(_RANGES[ipv4], key=lambda network: sum(_overlap(block, network) for block in of_family))
-    first = int(best.network_address) + 1
     kind = IPv4Address if ipv4 else IPv6Address
-    return next(key for number in range(first, first + len(taken) + 1) if (key := address_key(kind(number).packed)) not in taken)
+    for number in count(int(best.network_address) + 1):
+        address = address_key(kind(number).packed)
+        if address not in taken:
+            yield address
 
 
 def _overlap(block: Network, network: Network) -> bool:

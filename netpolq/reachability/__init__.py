@@ -1,15 +1,19 @@
-"""The work of `netpolq matrix` and `netpolq diff`: which workloads may reach which, and what differs between two versions of manifests.
+"""The work of `netpolq matrix` and `netpolq diff`: which workloads may reach which, and what differs between two states of a cluster.
 
-Both read manifests, need no agent and no privileges, and use the evaluator of `netpolq explain`.
+Both get the objects from the command, and use the evaluator of `netpolq explain`.
 """
 
 import sys
 
-from pathlib import Path
+from collections.abc import Mapping
 
+from netpolq.addresses import AddressKey
 from netpolq.enums import Protocol
 from netpolq.errors import ExitCode, NetpolqError
-from netpolq.explain.manifests import load, report
+from netpolq.explain.known import Known
+from netpolq.explain.manifests import report
+from netpolq.explain.workloads import add_all_without_pods
+from netpolq.logs import one_line
 from netpolq.reachability import render_difference, render_matrix
 from netpolq.reachability.cluster import Cluster
 from netpolq.reachability.difference import Difference, End, compare, matched, presence, questions_between
@@ -22,51 +26,75 @@ from netpolq.reachability.render_matrix import MatrixFormat
 __all__ = ["By", "MatrixFormat", "show_difference", "show_matrix"]
 
 
-def show_matrix(*, manifests: Path, by: By, protocol: Protocol | None, port: int | None, output: MatrixFormat) -> int:
-    """Write the matrix of a folder or file to standard output, and rejections of manifests to standard error.
+def show_matrix(*, known: Known, place: str, by: By, protocol: Protocol | None, port: int | None, output: MatrixFormat) -> int:
+    """Write the matrix of objects to standard output, and what cannot be used in them to standard error.
 
-    `protocol` None: every protocol, or TCP with a `port`. `port` None: every port. Returns the exit code. Raises `NetpolqError` if no pod
-    owns an address, or for a cluster that is too large.
+    `place`: where the objects come from, for errors. `protocol` None: every protocol, or TCP with a `port`. `port` None: every port.
+    Returns the exit code. Raises `NetpolqError` if no pod owns an address and no workload has a template, or for a cluster that is too
+    large.
     """
-    store = load(manifests).store
-    report(store.rejections)
-    groups = groups_of(store, by)
+    report(known.rejections)
+    left_out = without_own_address(known.store)
+    add_all_without_pods(known)
+    store = known.store
+    groups = groups_of(store, by, _templates(known))
     if not groups:
-        raise NetpolqError(f"--manifests {str(manifests)!r}: {_NO_PODS}")
+        raise NetpolqError(f"{place}: {_NO_PODS}")
     ranges = distinguished((store,), protocol) if port is None else (PortRange(protocol or Protocol.TCP, port, port),)
     matrix = matrix_of(Cluster(store), groups, outside_group(groups, outside_addresses((store,))), ranges)
-    left_out = without_own_address(store)
     if output is MatrixFormat.JSON:
-        sys.stdout.write(render_matrix.as_json(matrix, left_out, store.rejections))
+        sys.stdout.write(render_matrix.as_json(matrix, left_out, known.rejections, known.origin.fields))
     else:
+        _tell_origin("policies", known)
         sys.stdout.write(render_matrix.TABLES[output](matrix))
     return ExitCode.OK
 
 
-def show_difference(*, old: Path, new: Path, as_json: bool) -> int:
-    """Write what differs between two folders or files to standard output, and rejections of their manifests to standard error.
+def show_difference(*, old: Known, new: Known, places: tuple[str, str], as_json: bool) -> int:
+    """Write what differs between two states of objects to standard output, and what cannot be used in them to standard error.
 
-    Returns the exit code: 0 if no connection changes, otherwise 8. Raises `NetpolqError` if no pod owns an address, or for a cluster that
-    is too large.
+    `places`: where they come from, for errors. Returns the exit code: 0 if no connection changes, otherwise 8. Raises `NetpolqError` if no
+    pod owns an address and no workload has a template, or for a cluster that is too large.
     """
-    stores = load(old).store, load(new).store
+    sides = old, new
+    stores = old.store, new.store
+    namespaces, pods = presence(*stores)
     groups = []
-    for name, path, store in zip(("OLD", "NEW"), (old, new), stores, strict=True):
-        report(store.rejections, str(path))
-        groups.append(groups_of(store, By.WORKLOAD))
+    for name, place, known in zip(("OLD", "NEW"), places, sides, strict=True):
+        report(known.rejections, place)
+        add_all_without_pods(known)
+        groups.append(groups_of(known.store, By.WORKLOAD, _templates(known)))
         if not groups[-1]:
-            raise NetpolqError(f"{name} {str(path)!r}: {_NO_PODS}")
+            hint = "; if NEW is to be applied to OLD, give --new-has changes or --new-has policies" if name == "NEW" else ""
+            raise NetpolqError(f"{name} {place!r}: {_NO_PODS}{hint}")
     ends, workloads = matched(*groups)
     addresses = outside_addresses(stores)
     outside = End(outside_group((), addresses).name, addresses, addresses)
-    clusters = Cluster(stores[0]), Cluster(stores[1])
+    clusters = Cluster(stores[0], _templates(old).keys()), Cluster(stores[1], _templates(new).keys())
     changes = tuple(compare(*clusters, questions_between(ends, outside, distinguished(stores))))
-    namespaces, pods = presence(*stores)
     difference = Difference(changes=changes, workloads=workloads, namespaces=namespaces, pods=pods)
-    rejections = {"old": stores[0].rejections, "new": stores[1].rejections}
-    text = render_difference.as_json(difference, clusters, rejections) if as_json else render_difference.as_text(difference)
+    if as_json:
+        rejections = {"old": old.rejections, "new": new.rejections}
+        origins = {"old": old.origin.fields, "new": new.origin.fields}
+        text = render_difference.as_json(difference, clusters, rejections, origins)
+    else:
+        _tell_origin("OLD", old)
+        _tell_origin("NEW", new)
+        text = render_difference.as_text(difference)
     sys.stdout.write(text)
     return ExitCode.UNEXPECTED if changes else ExitCode.OK
 
 
-_NO_PODS = "no pod in the manifests owns an address; pods need status.podIPs, as in the output of `kubectl get pods -A -o json`"
+def _templates(known: Known) -> Mapping[AddressKey, str]:
+    return {} if known.others is None else {address: workload.name for address, workload in known.others.synthetic.items()}
+
+
+def _tell_origin(name: str, known: Known) -> None:
+    if known.origin.line:
+        sys.stderr.write(f"{one_line(f'{name}: {known.origin.line}')}\n")
+
+
+_NO_PODS = (
+    "no pod owns an address, and there is no workload with a pod template; pods need status.podIPs, as in the output of "
+    "`kubectl get pods -A -o json`"
+)

@@ -1,6 +1,6 @@
 """A cluster to ask about: a store and its compiled evaluator, which evaluates equal questions once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from enum import StrEnum
 from itertools import chain
 from typing import NamedTuple
@@ -45,11 +45,12 @@ class Ends(NamedTuple):
 class Cluster:
     """Answers questions about flows between groups of addresses. The store must not change meanwhile.
 
-    `owners`: see `Store.address_owners`.
+    `owners`: see `Store.address_owners`. `templates`: addresses that stand for pod templates, and are never shown.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, templates: Set[bytes] = frozenset()) -> None:
         self.store = store
+        self.templates = templates
         self.owners: Mapping[bytes, Pod] = store.address_owners()
         self._evaluator = CompiledEvaluator(store)
         self._numbers: dict[Pair, int] = {}
@@ -89,8 +90,8 @@ class Cluster:
             self._evaluated += len(asked[0]) * len(ranges)
             if self._evaluated > MAX_EVALUATIONS:
                 raise NetpolqError(
-                    f"the manifests need more than {MAX_EVALUATIONS} evaluations, the most for one answer; "
-                    "give manifests of fewer namespaces, or (with `netpolq matrix`) --port or --by namespace"
+                    f"the objects need more than {MAX_EVALUATIONS} evaluations, the most for one answer; "
+                    "give objects of fewer namespaces, or (with `netpolq matrix`) --port or --by namespace"
                 )
             results = tuple(Reach.of(self.allows(pair, ports) for pair in asked[0]) for ports in ranges)
             self._results[asked] = results
@@ -139,6 +140,6 @@ class Cluster:
         self._looked_up += count
         if self._looked_up > MAX_PAIRS:
             raise NetpolqError(
-                f"the manifests have too many pods: they need more than {MAX_PAIRS} look-ups of pairs of addresses and of policies, "
-                "the most for one answer; give manifests of fewer namespaces"
+                f"there are too many pods: they need more than {MAX_PAIRS} look-ups of pairs of addresses and of policies, "
+                "the most for one answer; give objects of fewer namespaces"
             )

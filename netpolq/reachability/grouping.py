@@ -9,6 +9,7 @@ import re
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
@@ -61,15 +62,21 @@ class Key(NamedTuple):
     controller: str = ""
 
 
-def groups_of(store: Store, by: By) -> tuple[Group, ...]:
-    """Return the groups of all pods that own an address, in order of name."""
+_NO_TEMPLATES: Mapping[AddressKey, str] = MappingProxyType({})
+
+
+def groups_of(store: Store, by: By, templates: Mapping[AddressKey, str] = _NO_TEMPLATES) -> tuple[Group, ...]:
+    """Return the groups of all pods that own an address, in order of name. `templates`: names of workloads by the addresses of the pods
+    that stand for their templates.
+    """
     owned: dict[tuple[str, str], list[AddressKey]] = {}
     for address, pod in store.address_owners().items():
         owned.setdefault((pod.namespace, pod.name), []).append(AddressKey(address))
     members: dict[Key, list[Pod]] = {}
     for name in sorted(owned):
         pod = store.pods[name]
-        members.setdefault(Key(pod.namespace) if by is By.NAMESPACE else _key(pod), []).append(pod)
+        workload = next((templates[address] for address in owned[name] if address in templates), "")
+        members.setdefault(Key(pod.namespace) if by is By.NAMESPACE else _key(pod, workload), []).append(pod)
     names = {key: key.namespace for key in members} if by is By.NAMESPACE else _unique_names(members)
     groups = (
         Group(
@@ -94,13 +101,14 @@ def outside_group(groups: Sequence[Group], addresses: tuple[AddressKey, ...]) ->
     return Group(f"({OUTSIDE})" if any(group.name == OUTSIDE for group in groups) else OUTSIDE, (), addresses)
 
 
-def _key(pod: Pod) -> Key:
+def _key(pod: Pod, workload: str) -> Key:
+    """`workload`: the name of the workload for whose template the pod stands, or empty."""
     labels = tuple(
         (name, text)
         for name, text in sorted(pod.labels.items())
         if name not in _CONTROLLER_LABELS and not name.startswith(_CONTROLLER_PREFIX)
     )
-    controller = _controller(pod)
+    controller = workload or _controller(pod)
     return Key(pod.namespace, labels, controller or ("" if labels else pod.name))
 
 

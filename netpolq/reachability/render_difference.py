@@ -29,8 +29,15 @@ def as_text(difference: Difference) -> str:
     return "".join(f"{one_line(line)}\n" for line in lines)
 
 
-def as_json(difference: Difference, clusters: tuple[Cluster, Cluster], rejections: Mapping[str, Sequence[Rejection]]) -> str:
-    """Return one JSON object on one line. `clusters`: the old and the new one. The field `rejected` is there if there are any."""
+def as_json(
+    difference: Difference,
+    clusters: tuple[Cluster, Cluster],
+    rejections: Mapping[str, Sequence[Rejection]],
+    origins: Mapping[str, Mapping[str, object]],
+) -> str:
+    """Return one JSON object on one line. `clusters`: the old and the new one. `origins`: where their objects come from. The fields
+    `origins` and `rejected` are there if there are any.
+    """
     old, new = clusters
     answer = {
         "changes": [
@@ -44,6 +51,7 @@ def as_json(difference: Difference, clusters: tuple[Cluster, Cluster], rejection
             for change in difference.changes
         ],
         **{name: found._asdict() for name, found in _presences(difference).items()},
+        **({"origins": origins} if any(origins.values()) else {}),
         **({"rejected": rejections} if any(rejections.values()) else {}),
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode()
@@ -85,4 +93,5 @@ def _version_fields(cluster: Cluster, version: Version) -> dict[str, object]:
 
 def _end_fields(cluster: Cluster, address: bytes) -> dict[str, str | None]:
     pod = cluster.owners.get(address)
-    return {"address": format_address(address), "pod": None if pod is None else qualified_name(pod.namespace, pod.name)}
+    shown = None if address in cluster.templates else format_address(address)
+    return {"address": shown, "pod": None if pod is None else qualified_name(pod.namespace, pod.name)}

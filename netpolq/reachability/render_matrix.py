@@ -64,8 +64,10 @@ def as_csv(matrix: Matrix) -> str:
     return output.getvalue()
 
 
-def as_json(matrix: Matrix, without_address: Sequence[str], rejections: Sequence[Rejection]) -> str:
-    """Return one JSON object on one line. `without_address`: pods that are in no group. The field `rejected` is there if there are any."""
+def as_json(matrix: Matrix, without_address: Sequence[str], rejections: Sequence[Rejection], origin: Mapping[str, object]) -> str:
+    """Return one JSON object on one line. `without_address`: pods that are in no group. `origin`: fields about where the objects come from.
+    The field `rejected` is there if there are any.
+    """
     answer = {
         "groups": [{"name": group.name, "pods": group.pods} for group in matrix.groups],
         "cells": [
@@ -73,6 +75,7 @@ def as_json(matrix: Matrix, without_address: Sequence[str], rejections: Sequence
             for (source, destination), cell in matrix.cells.items()
         ],
         "pods_without_address": list(without_address),
+        **origin,
         **({"rejected": rejections} if rejections else {}),
     }
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE).decode()

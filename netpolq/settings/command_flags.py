@@ -136,6 +136,13 @@ MATRIX_OUTPUT = replace(
     value_type=words("text", "markdown", "csv", "json", metavar="FORMAT"),
     help="Format of the output. In text, columns have the numbers of the rows.",
 )
+NEW_HAS = Option(
+    name="new-has",
+    value_type=words("everything", "changes", "policies", metavar="WHAT"),
+    default="everything",
+    help="What NEW has. changes: objects that are applied to OLD, each in place of the one of its name. policies: all policies. With both, "
+    "everything else is that of OLD.",
+)
 _SWITCH = replace(BOOLEAN, choices=())
 HOLD_SWITCHES = (
     Option(name="print", value_type=_SWITCH, default="", help="Print the nft script and change nothing."),
@@ -151,8 +158,11 @@ CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
 """For the completion: `netpolq.hold` has its own parser and help page, since it imports nothing of the agent."""
 QUESTION: tuple[Option[object], ...] = (SOURCE, DESTINATION, PROTOCOL, PORT, VIA_SERVICE)
-MATRIX_OPTIONS: tuple[Option[object], ...] = (MANIFESTS_TO_READ, GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT)
-DIFF_OPTIONS: tuple[Option[object], ...] = (OUTPUT,)
+MATRIX_OPTIONS: tuple[Option[object], ...] = (
+    *(MANIFESTS_TO_READ, CLUSTER, CONTEXT, RUN_DIR),
+    *(GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT),
+)
+DIFF_OPTIONS: tuple[Option[object], ...] = (CLUSTER, RUN_DIR, NEW_HAS, OUTPUT)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     MANIFESTS_TO_READ,
     CLUSTER,

@@ -74,6 +74,14 @@ def explained(*words: str, code: ExitCode = ExitCode.OK) -> tuple[str, str]:
     return printed, errors.getvalue()
 
 
+def printed_by(*words: str, code: ExitCode = ExitCode.OK) -> str:
+    """What a command prints on standard output."""
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
+        found = cli.main(words)
+    assert found == code, errors.getvalue() + printed.getvalue()
+    return printed.getvalue()
+
+
 def of_agent(agent: Agent, *words: str, code: ExitCode = ExitCode.OK) -> list[str]:
     return explained(*words, "--run-dir", str(agent.run_dir), code=code)[0].splitlines()
 
@@ -119,6 +127,14 @@ def test_many_packets_are_answered_from_all_objects_of_the_agent(agent: Agent, f
     expected = explained("--manifests", str(folder), "--packets", str(path))[0].splitlines()
     assert of_agent(agent, "--packets", str(path)) == expected
     assert len(expected) == len(questions)
+
+
+def test_matrix_and_difference_of_the_agent(agent: Agent, folder: Path, tmp_path: Path) -> None:
+    offline = printed_by("matrix", "--manifests", str(folder))
+    assert printed_by("matrix", f"--run-dir={agent.run_dir}") == offline
+    manifests.write(tmp_path / "closed.json", [manifests.policy("app/closed", podSelector={}, policyTypes=["Ingress"])])
+    words = "diff", "agent:", str(tmp_path / "closed.json"), "--new-has=changes", f"--run-dir={agent.run_dir}"
+    assert "app/server -> app/friend: " in printed_by(*words, code=ExitCode.UNEXPECTED)
 
 
 def test_learned_names_count(agent: Agent, box: Box) -> None:

@@ -495,8 +495,10 @@ def test_every_command_has_valid_examples(
                 from_argv(NAMES_OPTIONS, [word for word in words[1:] if "." not in word])
             elif name == "pods":
                 from_argv(PODS_OPTIONS, [word for word in words[1:] if not word.startswith("shop")])
-            elif name == "explain" and "--manifests" not in words:
+            elif name in {"explain", "matrix"} and "--manifests" not in words:
                 from_argv(command.options, words[1:])
+            elif name == "diff" and "cluster:" in words:
+                from_argv(command.options, words[3:])
             elif name == "loglevel":
                 assert set(words[1:]) <= {"0", "2"}
             else:

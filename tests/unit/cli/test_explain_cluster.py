@@ -232,6 +232,43 @@ def test_errors_name_server_verb_and_resource(
     assert "password" not in printed
 
 
+def test_the_matrix_of_a_cluster_is_that_of_its_manifests(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], api: ThreadedApiServer
+) -> None:
+    manifests.write(tmp_path / "all.json", BODIES)
+    assert cli.main(["matrix", "--manifests", str(tmp_path / "all.json")]) == ExitCode.OK
+    offline = capsys.readouterr().out
+    assert cli.main(["matrix", "--kubeconfig", str(config)]) == ExitCode.OK
+    printed = capsys.readouterr()
+    assert printed.out == offline
+    assert printed.err.startswith(f"policies: of {api.url}, listed at ")
+    assert cli.main(["matrix", "--kubeconfig", str(config), "-o=json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["cluster"]["server"] == api.url
+
+
+def test_a_folder_of_policies_is_compared_with_a_cluster(
+    api: ThreadedApiServer, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = manifests.policy("shop/web", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Ingress"])
+    manifests.write(tmp_path / "closed.json", [closed])
+
+    def differs(*words: str) -> str:
+        assert cli.main(["diff", *words, f"--kubeconfig={config}"]) == ExitCode.UNEXPECTED
+        printed = capsys.readouterr()
+        assert TOKEN not in printed.out + printed.err
+        assert f"OLD: of {api.url}, listed at " in printed.err
+        return printed.out
+
+    changes = differs("cluster:", str(tmp_path / "closed.json"), "--new-has=changes")
+    assert "shop/other -> shop/web: TCP; UDP; SCTP; other protocols: all -> none" in changes
+    assert "-> shop/db:" not in changes
+    assert "shop/other -> shop/db: " in differs("cluster:test", str(tmp_path / "closed.json"), "--new-has=policies")
+    assert cli.main(["diff", "cluster:", "cluster:test", f"--kubeconfig={config}", "-o=json"]) == ExitCode.OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["changes"] == []
+    assert document["origins"]["new"]["cluster"]["server"] == api.url
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -179,7 +179,15 @@ def test_rejections_of_two_versions_have_the_path_in_front(
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["matrix"], "--manifests DIR is required"),
+        (["matrix", "--manifests", ".", "--kubeconfig", "x"], "'x' cannot be combined with --manifests; allowed: one of the two"),
+        (["matrix", "--manifests="], "--manifests DIR is required"),
+        (["diff", "cluster:", "."], "OLD 'cluster:' needs --kubeconfig FILE"),
+        (["diff", ".", "cluster:x"], "NEW 'cluster:x' needs --kubeconfig FILE"),
+        (["diff", ".", ".", "--kubeconfig", "x"], "--kubeconfig: neither OLD nor NEW is cluster: or cluster:CONTEXT"),
+        (
+            ["diff", ".", ".", "--new-has", "pods"],
+            "flag --new-has: invalid value 'pods'; allowed: everything, changes or policies",
+        ),
         (["matrix", "--manifests", "nowhere"], "--manifests 'nowhere': No such file or directory"),
         (["matrix", "--manifests", ".", "--port", "http"], "flag --port: invalid value 'http'; allowed: 1 to 65535"),
         (
@@ -202,7 +210,7 @@ def test_manifests_without_pods_are_an_error(manifests: Path, tmp_path: Path, ca
     """Probably the folder is a wrong one."""
     empty = folder(tmp_path / "empty", DB)
     _, err = run(capsys, "matrix", "--manifests", empty, expected=ExitCode.FAILED)
-    assert f"--manifests {str(empty)!r}: no pod in the manifests owns an address" in err
+    assert f"--manifests {str(empty)!r}: no pod owns an address" in err
     _, err = run(capsys, "diff", manifests, empty, expected=ExitCode.FAILED)
     assert f"NEW {str(empty)!r}: no pod" in err
 
@@ -214,3 +222,71 @@ def test_a_cluster_that_is_too_large_is_an_error(
     monkeypatch.setattr(cluster, bound, 1)
     _, err = run(capsys, "matrix", "--manifests", manifests, expected=ExitCode.FAILED)
     assert part in err
+
+
+def deployment(kind: str = "Deployment", name: str = "api", app: str = "api", owner: str = "") -> str:
+    version = {"Job": "batch/v1", "ReplicationController": "v1"}.get(kind, "apps/v1")
+    owners = f", ownerReferences: [{{kind: Deployment, name: {owner}, controller: true}}]" if owner else ""
+    template = f"{{metadata: {{labels: {{app: {app}}}}}, spec: {{containers: [{{ports: [{{name: http, containerPort: 80}}]}}]}}}}"
+    metadata = f"{{name: {name}, namespace: shop{owners}}}"
+    return f"{{apiVersion: {version}, kind: {kind}, metadata: {metadata}, spec: {{template: {template}}}}}"
+
+
+OPEN_API = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec: {podSelector: {matchLabels: {app: api}}, ingress: [{ports: [{port: http}], from: [{podSelector: {matchLabels: {app: web}}}]}]}
+"""
+
+
+def test_workloads_without_pods_are_rows_by_their_template(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that a controller has made, and those whose pods are there, are no rows of their own."""
+    both = folder(
+        tmp_path / "a",
+        PODS,
+        deployment(),
+        deployment("ReplicaSet", "api-1", "api", "api"),
+        deployment(app="web", name="w"),
+        OPEN_API,
+    )
+    out, _ = run(capsys, "matrix", "--manifests", both)
+    assert out.splitlines()[1:4] == [
+        "1 shop/api  -       all  all  all",
+        "2 shop/db   none    all  all  all",
+        "3 shop/web  TCP 80  all  -    all",
+    ]
+    assert "240.0.0" not in run(capsys, "matrix", "--manifests", both, "-o", "json")[0]
+    alone = folder(tmp_path / "b", *(deployment(kind, kind.lower()) for kind in ("Deployment", "Job", "StatefulSet")))
+    out, _ = run(capsys, "matrix", "--manifests", alone)
+    assert [line.split()[1] for line in out.splitlines()[1:]] == ["shop/deployment", "shop/job", "shop/statefulset", "outside"]
+
+
+def test_manifests_without_any_pod_can_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = folder(tmp_path / "old", deployment(), deployment(name="web", app="web"), deployment(name="x", app="x"))
+    new = folder(tmp_path / "new", deployment(), deployment(name="web", app="web"), deployment(name="x", app="x"), OPEN_API)
+    out, _ = run(capsys, "diff", old, new, expected=ExitCode.UNEXPECTED)
+    assert "shop/x -> shop/api: TCP; UDP; SCTP; other protocols: all -> none" in out
+    assert "shop/web -> shop/api: TCP 1-79, 81-65535; UDP; SCTP; other protocols: all -> none" in out
+    document = json.loads(run(capsys, "diff", old, new, "-o", "json", expected=ExitCode.UNEXPECTED)[0])
+    sources = [change["old"]["example"]["source"] for change in document["changes"] if change["source"] == "shop/x"]
+    assert sources == [{"address": None, "pod": "shop/x (template of the deployment)"}]
+    assert document["pods"] == {"added": [], "removed": []}
+
+
+def test_changes_and_policies_are_applied_to_the_old_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = folder(tmp_path / "old", PODS, DB)
+    new = folder(tmp_path / "new", OPEN_API.replace("app: api", "app: web").replace("name: api", "name: web"))
+    _, err = run(capsys, "diff", old, new, expected=ExitCode.FAILED)
+    assert "if NEW is to be applied to OLD, give --new-has changes or --new-has policies" in err
+    changes, _ = run(capsys, "diff", old, new, "--new-has", "changes", expected=ExitCode.UNEXPECTED)
+    policies, _ = run(capsys, "diff", old, new, "--new-has", "policies", expected=ExitCode.UNEXPECTED)
+    closed = "shop/db -> shop/web: TCP; UDP; SCTP; other protocols: all -> none"
+    assert closed in changes
+    assert closed in policies
+    assert "-> shop/db:" not in changes
+    assert "-> shop/db:" in policies, "the policy of the database is gone"
+    for printed in (changes, policies):
+        assert "removed" not in printed
+    same, _ = run(capsys, "diff", old, folder(tmp_path / "same", DB), "--new-has", "policies")
+    assert same == "no connection changes\n"
