@@ -99,8 +99,8 @@ DIFF = Command(
         "agent: for the running agent of this node. For each pair of workloads (as of `netpolq matrix`) and for `outside`, the answer "
         "lists the ports at which connections are allowed in one version and denied in the other, and the policy and rule that decide in "
         "each. Workloads that are in one version only are listed and not compared; so are namespaces and pods.",
-        "With --new-has changes, NEW has objects that are applied to OLD, as kubectl apply does; with --new-has policies, NEW has all "
-        "policies. Everything else, such as the pods, is then that of OLD.",
+        "With --new-has changes, NEW has objects that are applied to OLD, as kubectl apply does; everything else, such as the pods, is "
+        "that of OLD. With --new-has policies, policies of OLD that NEW lacks are gone, too, in the namespaces of which NEW has policies.",
     ),
     groups=plain(*DIFF_OPTIONS),
     paths=Completion.FILES,

@@ -19,7 +19,15 @@ from netpolq.explain.endpoints import (
 )
 from netpolq.explain.flow import has_ports, protocol_name
 from netpolq.explain.known import Known, Others
-from netpolq.explain.services import Resolved, resolve, service_of_address, service_of_name, service_of_node_port, with_port
+from netpolq.explain.services import (
+    Resolved,
+    in_family_of,
+    resolve,
+    service_of_address,
+    service_of_name,
+    service_of_node_port,
+    with_port,
+)
 from netpolq.explain.workloads import blocks_of, families_of, pod_of
 from netpolq.sources.decode.others import Service, Workload
 
@@ -177,10 +185,10 @@ def _service(known: Known, destination: _Found, protocol: int, port: int | str |
             return None if service is None else resolve(known, others, service, protocol, port)
         case bytes():
             if (service := service_of_address(others, destination)) is not None:
-                return resolve(known, others, service, protocol, port)
+                return in_family_of(resolve(known, others, service, protocol, port), destination)
             of_node = service_of_node_port(others, protocol, port)
             if of_node is not None and Owners(known).nodes(destination):
-                return with_port(known, others, *of_node)
+                return in_family_of(with_port(known, others, *of_node), destination)
     return None
 
 

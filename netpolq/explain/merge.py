@@ -3,14 +3,15 @@
 from enum import StrEnum
 
 from netpolq.explain.known import Known, Others
-from netpolq.model import ClusterNetworkPolicy, NetworkPolicy, Update
+from netpolq.model import ClusterNetworkPolicy, NetworkPolicy, Object, Update
 from netpolq.policy.excerpt import everything
 from netpolq.store import Store
 
 
 class NewHas(StrEnum):
     """What the new objects are. EVERYTHING: the whole new state. CHANGES: objects that are applied, as by `kubectl apply`: each replaces
-    the one of its name, and the rest is that of the old state. POLICIES: all policies; the rest as with CHANGES.
+    the one of its name, and the rest is that of the old state. POLICIES: the same, and the new objects have all NetworkPolicies of each
+    namespace of which they have one or the Namespace, and all cluster-wide policies if they have one.
     """
 
     EVERYTHING = "everything"
@@ -23,9 +24,7 @@ def merged(old: Known, new: Known, new_has: NewHas) -> Known:
     if new_has is NewHas.EVERYTHING:
         return new
     before, after = everything(old.store), everything(new.store)
-    kept = tuple(
-        item for item in before.objects if new_has is NewHas.CHANGES or not isinstance(item, NetworkPolicy | ClusterNetworkPolicy)
-    )
+    kept = tuple(item for item in before.objects if new_has is NewHas.CHANGES or not _is_replaced(item, new.store))
     store = Store()
     store.apply(Update(upserted=kept, ignored={}, observed_ns=0))
     store.apply(Update(upserted=tuple(after.objects), rejections=new.store.rejections, ignored=new.store.ignored, observed_ns=0))
@@ -37,3 +36,14 @@ def merged(old: Known, new: Known, new_has: NewHas) -> Known:
             others.workloads |= {key: each for key, each in known.others.workloads.items() if key not in others.workloads}
     others.rejections = [] if new.others is None else list(new.others.rejections)
     return Known(store=store, origin=new.origin, deny_with=old.deny_with, others=others)
+
+
+def _is_replaced(item: Object, new: Store) -> bool:
+    """Whether the new objects have all policies among which an old object would be."""
+    match item:
+        case NetworkPolicy(namespace=namespace):
+            return namespace in new.namespaces or any(of_policy == namespace for of_policy, _name in new.policies)
+        case ClusterNetworkPolicy():
+            return bool(new.cluster_policies)
+        case _:
+            return False

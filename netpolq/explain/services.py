@@ -6,10 +6,10 @@ IP (headless) only gives names to its pods, so its clients use the ports of the 
 
 import re
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from netpolq.addresses import AddressKey, format_address
+from netpolq.addresses import AddressKey, format_address, is_ipv4
 from netpolq.errors import NetpolqError
 from netpolq.explain.flow import protocol_name
 from netpolq.explain.known import Known, Others
@@ -74,6 +74,14 @@ def service_of_node_port(others: Others, protocol: int, port: int | str | None) 
     return next(
         ((service, each) for service, each in pairs if port and (each.node_port, each.protocol) == (port, protocol)), None
     )
+
+
+def in_family_of(resolved: Resolved, address: AddressKey) -> Resolved:
+    """Return the Service with the endpoints behind one of its addresses, which are of the same family."""
+    endpoints = tuple(each for each in resolved.endpoints if is_ipv4(each[0]) == is_ipv4(address))
+    if not endpoints:
+        raise NetpolqError(f"--dst: {resolved.service} has no endpoint of the family of {format_address(address)}")
+    return replace(resolved, endpoints=endpoints)
 
 
 def resolve(known: Known, others: Others, service: Service, protocol: int, port: int | str | None) -> Resolved:
@@ -149,4 +157,9 @@ def _selected(store: Store, service: Service, protocol: int, target: int | str) 
         named = [each.port for each in pod.named_ports if each.name == target and each.protocol == protocol]
         for number in [target] if isinstance(target, int) else named[:1]:
             if pod.running and not pod.terminating:
-                yield from ((address, number) for address in addresses)
+                yield from ((address, number) for address in _of_families(addresses, service.families))
+
+
+def _of_families(addresses: Sequence[AddressKey], families: frozenset[bool]) -> Sequence[AddressKey]:
+    """Return the addresses that a Service uses. Without a choice it has the first family of the cluster, as pods have."""
+    return [address for address in addresses if is_ipv4(address) in families] if families else addresses[:1]

@@ -140,8 +140,9 @@ NEW_HAS = Option(
     name="new-has",
     value_type=words("everything", "changes", "policies", metavar="WHAT"),
     default="everything",
-    help="What NEW has. changes: objects that are applied to OLD, each in place of the one of its name. policies: all policies. With both, "
-    "everything else is that of OLD.",
+    help="What NEW has. changes: objects that are applied to OLD, each in place of the one of its name; everything else is that of OLD. "
+    "policies: the same, and NEW has all NetworkPolicies of each namespace of which it has one or the Namespace, and all cluster-wide "
+    "policies if it has one.",
 )
 _SWITCH = replace(BOOLEAN, choices=())
 HOLD_SWITCHES = (

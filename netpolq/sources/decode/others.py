@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from netpolq.addresses import AddressKey, parse_address
+from netpolq.addresses import AddressKey, is_ipv4, parse_address
 from netpolq.enums import Protocol
 from netpolq.model import NamedPort, qualified_name
 from netpolq.sources.decode.concerned_namespaces import DEFAULT_NAMESPACE
@@ -47,7 +47,8 @@ class ServicePort(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A Service. `addresses`: cluster IPs, external IPs and those of load balancers; `is_headless`: it has no cluster IP.
+    """A Service. `addresses`: cluster IPs, external IPs and those of load balancers; `is_headless`: it has no cluster IP. `families`:
+    `spec.ipFamilies`, or those of the cluster IPs, as whether they are IPv4; empty if neither is set.
 
     `selector`: None where EndpointSlices are made by hand. `external_name`: of type ExternalName, else empty.
     """
@@ -56,6 +57,7 @@ class Service:
     name: str
     addresses: tuple[AddressKey, ...] = ()
     is_headless: bool = False
+    families: frozenset[bool] = frozenset()
     selector: Mapping[str, str] | None = None
     ports: tuple[ServicePort, ...] = ()
     external_name: str = ""
@@ -179,11 +181,20 @@ def _service(body: Field, namespace: str, name: str, problems: Problems) -> Serv
         namespace=namespace,
         name=name,
         addresses=tuple(dict.fromkeys(map(_address, addresses))),
+        families=frozenset(_families(spec, problems))
+        or frozenset(is_ipv4(_address(ip)) for ip in cluster_ips if ip.value != "None"),
         is_headless=any(each.value == "None" for each in cluster_ips),
         selector=labels_where_valid(selector, problems.add) if selector.value else None,
         ports=tuple(map(_service_port, spec.get("ports").elements(problems.add))),
         external_name=spec.get("externalName").text() if spec.get("type").value == "ExternalName" else "",
     )
+
+
+def _families(spec: Field, problems: Problems) -> Iterator[bool]:
+    for field in spec.get("ipFamilies").elements(problems.add):
+        if field.text() not in {"IPv4", "IPv6"}:
+            raise field.error(f"must be IPv4 or IPv6, not {shown(field.value)}")
+        yield field.value == "IPv4"
 
 
 def _service_port(field: Field) -> ServicePort:

@@ -300,3 +300,27 @@ def test_a_pod_in_a_namespace_with_the_name_of_a_kind_can_be_asked_about(explain
     )
     assert "destination  10.9.9.9 (pod svc/db)" in explained("--src=shop/web", "--dst=svc/db:80", also=pod)
     assert "destination  10.0.0.1 (pod shop/web)" in explained("--src=pod/shop/web", "--dst=po/shop/web:80")
+
+
+DUAL = """
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: dual, labels: {app: dual}}, spec: {containers: []}, status: {phase: Running,
+  podIPs: [{ip: 10.0.0.8}, {ip: "fd00::8"}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: dual}, spec: {ports: [{port: 80}], selector: {app: dual}, %s}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "destination", "found"),
+    [
+        ("", "svc/shop/dual", ["10.0.0.8"]),
+        ("ipFamilies: [IPv4, IPv6]", "svc/shop/dual", ["10.0.0.8", "fd00::8"]),
+        ("ipFamilies: [IPv6]", "svc/shop/dual", ["fd00::8"]),
+        ('clusterIPs: ["fd00:1::1", 10.96.0.9]', "svc/shop/dual", ["10.0.0.8", "fd00::8"]),
+        ('clusterIPs: ["fd00:1::1", 10.96.0.9]', "10.96.0.9:80", ["10.0.0.8"]),
+        ('clusterIPs: ["fd00:1::1", 10.96.0.9]', "[fd00:1::1]:80", ["fd00::8"]),
+    ],
+)
+def test_a_service_has_endpoints_of_its_families(explained: Explain, spec: str, destination: str, found: list[str]) -> None:
+    document = json.loads(explained("--src=shop/dual", f"--dst={destination}", "-o=json", also=DUAL % spec))
+    assert [answer["destination"]["address"] for answer in document["answers"]] == found

@@ -290,3 +290,24 @@ def test_changes_and_policies_are_applied_to_the_old_state(tmp_path: Path, capsy
         assert "removed" not in printed
     same, _ = run(capsys, "diff", old, folder(tmp_path / "same", DB), "--new-has", "policies")
     assert same == "no connection changes\n"
+
+
+def test_new_policies_replace_those_of_their_namespaces_and_tiers_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = (
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: x, namespace: other}, spec: {podSelector: {}}}"
+    )
+    base = """{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: base}, spec: {tier: Baseline,
+        priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}"""
+    old = folder(tmp_path / "old", PODS, DB, base)
+    kept, _ = run(capsys, "diff", old, folder(tmp_path / "a", other), "--new-has", "policies")
+    assert kept == "no connection changes\n"
+    namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}"
+    removed, _ = run(
+        capsys, "diff", old, folder(tmp_path / "b", namespace), "--new-has", "policies", expected=ExitCode.UNEXPECTED
+    )
+    assert "-> shop/db: " in removed
+    without = base.replace("Deny", "Accept")
+    opened, _ = run(capsys, "diff", old, folder(tmp_path / "c", without), "--new-has", "policies", expected=ExitCode.UNEXPECTED)
+    assert "shop/db -> shop/web: TCP; UDP; SCTP; other protocols: none -> all" in opened
