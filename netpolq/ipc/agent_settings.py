@@ -39,6 +39,9 @@ MAX_HOLD_TIMEOUT_S = 30
 MAX_DNS_SECONDS = 86400
 MIN_FLOW_RECORDS = 1000
 MAX_FLOW_RECORDS = 1_000_000
+MIN_FLOW_FILE_BYTES = 1 << 20
+MAX_FLOW_FILE_BYTES = 1 << 40
+MAX_FLOW_FILES = 1000
 
 _BIND_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[A-Za-z0-9._-]*)):(?P<port>[0-9]{1,5})")
 
@@ -110,6 +113,7 @@ class Settings:
     `pod_cidrs`: empty if the agent reads the ranges from the CNI configuration in `cni_conf_dir` (None: it does not read them).
     `hold_unknown_peers`: ranges of pods of other nodes. `pod_interfaces`: names of interfaces, each a name or a start followed by `*`.
     `cni_results` None: the agent does not read them. `dns_servers`: address texts; empty: the agent finds them itself.
+    `flow_export_file`: absolute, or None; `flow_export_otlp`: a URL, or empty: flows are not exported there.
     """
 
     manifests: Path | None
@@ -148,6 +152,11 @@ class Settings:
     policy_metrics: PolicyMetrics
     flow_records: Annotated[int, Between(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS)]
     policy_status: bool
+    flow_export_file: Path | None
+    flow_export_file_max_bytes: Annotated[int, Between(MIN_FLOW_FILE_BYTES, MAX_FLOW_FILE_BYTES)]
+    flow_export_file_keep: Annotated[int, Between(0, MAX_FLOW_FILES)]
+    flow_export_otlp: str
+    flow_export_otlp_headers_file: Path | None
     logging_format: LoggingFormat
     netfilter_bug_1766_fix: bool | None
     disable_nri: bool

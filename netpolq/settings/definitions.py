@@ -17,11 +17,14 @@ from netpolq.ipc.agent_settings import (
     MAX_CT_LABEL,
     MAX_DNS_SECONDS,
     MAX_FLOW_RECORDS,
+    MAX_FLOW_FILE_BYTES,
+    MAX_FLOW_FILES,
     MAX_HOLD_TIMEOUT_S,
     MAX_QUEUE,
     MAX_VERBOSITY,
     MAX_VERDICT_TTL_S,
     MIN_FLOW_RECORDS,
+    MIN_FLOW_FILE_BYTES,
 )
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import (
@@ -29,12 +32,14 @@ from netpolq.settings.value_types import (
     BOOLEAN,
     BOOLEAN_OR_AUTO,
     DNS_SERVERS,
+    FLOW_FILE,
     FOLDER,
     HOST_NAME,
     INTERFACES,
     MARK_BITS,
     POD_RANGES,
     QUEUE_RANGE,
+    RECEIVER_URL,
     RESULTS_FOLDER,
     RUN_DIRECTORY,
     WORKER_COUNT,
@@ -265,6 +270,38 @@ AUDIT = Option(
     help="Put all policies in audit on this node: what they would deny is reported (`netpolq flows --denied`) and passes. The annotation "
     "policy.netpolq.io/enforcement (audit or enforce) of a policy takes precedence, then that of its namespace.",
 )
+FLOW_EXPORT_FILE = Option(
+    name="flow-export-file",
+    value_type=FLOW_FILE,
+    default="",
+    help="File to which flow records are appended, one JSON object a line. Its folder must exist. Empty: they are not written.",
+)
+FLOW_EXPORT_FILE_MAX_BYTES = Option(
+    name="flow-export-file-max-bytes",
+    value_type=integers(MIN_FLOW_FILE_BYTES, MAX_FLOW_FILE_BYTES),
+    default="67108864",
+    help="Maximum size of the file of flow records. Before it would be larger, it becomes FILE.1, and FILE.1 becomes FILE.2.",
+)
+FLOW_EXPORT_FILE_KEEP = Option(
+    name="flow-export-file-keep",
+    value_type=integers(0, MAX_FLOW_FILES),
+    default="4",
+    help="Number of former files of flow records that are kept.",
+)
+FLOW_EXPORT_OTLP = Option(
+    name="flow-export-otlp",
+    value_type=RECEIVER_URL,
+    default="",
+    help="URL of an OpenTelemetry collector, or of another receiver of OTLP logs over HTTP, to which flow records are sent. Certificates, "
+    "headers and attributes of the resource come from the variables OTEL_EXPORTER_OTLP_… and OTEL_RESOURCE_ATTRIBUTES. Empty: they are "
+    "not sent.",
+)
+FLOW_EXPORT_OTLP_HEADERS_FILE = Option(
+    name="flow-export-otlp-headers-file",
+    value_type=FLOW_FILE,
+    default="",
+    help="File with headers for --flow-export-otlp, one `Name: value` a line, such as a token. It is read before each request.",
+)
 METRICS_BIND_ADDRESS = Option(
     name="metrics-bind-address",
     value_type=BIND_ADDRESS,
@@ -340,6 +377,15 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup(
         "Observability",
         (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS),
+        OptionGroup(
+        "Export of flows",
+        (
+            FLOW_EXPORT_OTLP,
+            FLOW_EXPORT_OTLP_HEADERS_FILE,
+            FLOW_EXPORT_FILE,
+            FLOW_EXPORT_FILE_MAX_BYTES,
+            FLOW_EXPORT_FILE_KEEP,
+        ),
     ),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import Generic, TypeVar
+from urllib.parse import urlsplit
 
 from netpolq.hold.ranges import ALLOWED, PodRange, parse_ranges
 from netpolq.ipc.agent_settings import MAX_QUEUE, MAX_WORKERS, BindAddress, QueueRange
@@ -177,6 +178,34 @@ def _run_directory(given: str) -> Path:
     return path
 
 
+def _absolute_file(given: str) -> Path:
+    """Return an absolute path that can be the name of a file."""
+    path = Path(_plain_text(given))
+    if not path.is_absolute() or given.endswith("/") or path.name in {"", ".."}:
+        raise ValueError
+    return path
+
+
+def _receiver_url(given: str) -> str:
+    """Return the URL. A user, a query and a fragment are refused: they hold secrets, which `ps` would show, or mean nothing.
+
+    So is a URL without a path, which no receiver serves: the path is not added, as for OTEL_EXPORTER_OTLP_LOGS_ENDPOINT.
+    """
+    parts = urlsplit(given)
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or parts.port == 0
+        or parts.path in {"", "/"}
+        or any(letter in given for letter in "@?#\\")
+        or not given.isascii()
+        or not given.isprintable()
+        or " " in given
+    ):
+        raise ValueError
+    return given
+
+
 def _interfaces(given: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in given.split(",")) if given.strip() else ()
     if not all(map(_INTERFACE.fullmatch, names)):
@@ -230,6 +259,17 @@ RUN_DIRECTORY: ValueType[Path] = ValueType(
     completion=Completion.FOLDERS,
 )
 FOLDER = paths(metavar="DIR", allowed="a folder", completion=Completion.FOLDERS)
+FLOW_FILE: ValueType[Path | None] = optional(
+    ValueType(parse=_absolute_file, metavar="FILE", allowed="an absolute path, or nothing", completion=Completion.FILES), None
+)
+RECEIVER_URL: ValueType[str] = optional(
+    ValueType(
+        parse=_receiver_url,
+        metavar="URL",
+        allowed="an http or https URL with a path and without user, query and fragment, such as http://localhost:4318/v1/logs, or nothing",
+    ),
+    "",
+)
 RESULTS_FOLDER: ValueType[Path | None] = ValueType(
     parse=lambda given: None if given in {"", "off"} else Path(_plain_text(given)),
     metavar="DIR",

@@ -90,6 +90,16 @@ VALUE_SETS: dict[str, Values] = {
     "without CNI results": {"cniCacheDir": ""},
     "with conditions of policies": {"agent": {"policyStatus": True}},
     "without conditions of policies": {"agent": {"policyStatus": False}},
+    "with an export of flows": {
+        "flowExport": {
+            "otlp": "http://localhost:4318/v1/logs",
+            "otlpHeadersSecret": "collector-token",
+            "dir": "/var/log/netpolq",
+            "fileMaxBytes": 1073741824,
+            "fileKeep": 0,
+        }
+    },
+    "with flows in a file": {"flowExport": {"dir": "/var/log/flows"}},
     "answers where annotations say": {"agent": {"denyWith": "drop"}},
     "an account that exists": {"serviceAccount": {"create": False, "name": "shared"}, "nameOverride": "policy"},
 }
@@ -100,6 +110,9 @@ REFUSED: dict[str, Values] = {
     "a text for a boolean": {"agent": {"failOpen": "false"}},
     "a queue number beyond 16 bits": {"agent": {"nfqueueId": 65536}},
     "a text for conditions of policies": {"agent": {"policyStatus": "on"}},
+    "a URL of a receiver with a token": {"flowExport": {"otlp": "http://user:token@localhost:4318/v1/logs"}},
+    "a URL of a receiver without a path": {"flowExport": {"otlp": "http://localhost:4318"}},
+    "a relative folder for flows": {"flowExport": {"dir": "log"}},
     "an unknown treatment of denied packets": {"agent": {"denyWith": "reset"}},
     "an unknown form of the queue rule": {"agent": {"dataplane": "iptables"}},
     "a mask that is no number": {"agent": {"markMask": "0xfg"}},
@@ -314,9 +327,11 @@ def test_the_charts_settings_reach_the_agent() -> None:
 
 def host_paths(deployment: Deployment) -> dict[str, str]:
     """The folders of the node in the agent's container, by mount path. A missing folder must not prevent the start of the pod."""
-    folders = {volume["name"]: cast("dict[str, str]", volume["hostPath"]) for volume in deployment.pod["spec"]["volumes"]}
+    volumes = [volume for volume in deployment.pod["spec"]["volumes"] if "secret" not in volume]
+    secrets = {volume["name"] for volume in deployment.pod["spec"]["volumes"]} - {volume["name"] for volume in volumes}
+    folders = {volume["name"]: cast("dict[str, str]", volume["hostPath"]) for volume in volumes}
     assert {folder["type"] for folder in folders.values()} == {"DirectoryOrCreate"}
-    mounts = deployment.container["volumeMounts"]
+    mounts = [mount for mount in deployment.container["volumeMounts"] if mount["name"] not in secrets]
     assert sorted(str(mount["name"]) for mount in mounts) == sorted(map(str, folders))
     return {str(mount["mountPath"]): folders[mount["name"]]["path"] for mount in mounts}
 
@@ -330,13 +345,30 @@ def test_the_agent_reads_the_cni_configuration_of_the_node_and_writes_to_its_run
     assert settings.cni_conf_dir is not None
     assert settings.cni_results is not None
     readable = {str(settings.cni_conf_dir), str(settings.cni_results.parent)}
-    assert paths.keys() - readable == {str(settings.run_dir)}
+    written = [str(settings.run_dir)]
+    if settings.flow_export_file is not None:
+        written.append(str(settings.flow_export_file.parent))
+    assert paths.keys() - readable == set(written)
     if settings.fail_open:
         assert str(settings.cni_conf_dir) not in paths
     else:
         assert str(settings.cni_conf_dir) in paths or settings.pod_cidrs
     writable = [mount["mountPath"] for mount in deployment.container["volumeMounts"] if not mount.get("readOnly")]
-    assert writable == [str(settings.run_dir)]
+    assert writable == written
+
+
+def test_flows_go_where_the_chart_says_and_the_token_comes_from_a_secret() -> None:
+    deployment = rendered("chart, with an export of flows")
+    settings = settings_of(deployment)
+    assert settings.flow_export_otlp == "http://localhost:4318/v1/logs"
+    assert (settings.flow_export_file_max_bytes, settings.flow_export_file_keep) == (1073741824, 0)
+    assert host_paths(deployment)["/var/log/netpolq"] == "/var/log/netpolq"
+    (secret,) = (volume for volume in deployment.pod["spec"]["volumes"] if "secret" in volume)
+    assert secret["secret"]["secretName"] == "collector-token"
+    assert secret["secret"]["defaultMode"] == 0o400
+    (mount,) = (mount for mount in deployment.container["volumeMounts"] if mount["name"] == secret["name"])
+    assert mount["readOnly"]
+    assert str(settings.flow_export_otlp_headers_file) == f"{mount['mountPath']}/{secret['secret']['items'][0]['path']}"
 
 
 def test_a_chart_without_the_folder_of_the_cni_configuration_mounts_none_of_it() -> None:

@@ -92,6 +92,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - name: NETPOLQ_POD_CIDRS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with .Values.flowExport.otlp }}
+- name: NETPOLQ_FLOW_EXPORT_OTLP
+  value: {{ . | quote }}
+{{- if $.Values.flowExport.otlpHeadersSecret }}
+- name: NETPOLQ_FLOW_EXPORT_OTLP_HEADERS_FILE
+  value: /etc/netpolq/flow-export/headers
+{{- end }}
+{{- end }}
+{{- if .Values.flowExport.dir }}
+- name: NETPOLQ_FLOW_EXPORT_FILE
+  value: /var/log/netpolq/flows.json
+{{- range $key, $variable := dict "fileMaxBytes" "NETPOLQ_FLOW_EXPORT_FILE_MAX_BYTES" "fileKeep" "NETPOLQ_FLOW_EXPORT_FILE_KEEP" }}
+{{- $value := index $.Values.flowExport $key }}
+{{- if not (kindIs "invalid" $value) }}
+- name: {{ $variable }}
+  value: {{ include "netpolq.scalar" $value }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- /* The kubelet asks the pod's address, which is the node's, unless the metrics are served on another one alone. */ -}}
