@@ -377,7 +377,8 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup(
         "Observability",
         (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS),
-        OptionGroup(
+    ),
+    OptionGroup(
         "Export of flows",
         (
             FLOW_EXPORT_OTLP,

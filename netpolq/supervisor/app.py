@@ -18,6 +18,7 @@
      status socket, metrics, readiness log ──► readiness ──► each of these parts
      trusted resolvers ──► channel to the pool, source
      policy status ──► source
+     flow export ◄── status socket, metrics
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
 waits for that (`subscribe`, `until`).
@@ -57,7 +58,14 @@ from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.flows_report import FLOWS_PATH
-from netpolq.supervisor.from_settings import log_start, make_cni_results, make_source, ruleset_config, write_policy_status
+from netpolq.supervisor.from_settings import (
+    log_start,
+    make_cni_results,
+    make_flow_export,
+    make_source,
+    ruleset_config,
+    write_policy_status,
+)
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.http import StatusSocket, in_thread, serve_metrics
@@ -178,6 +186,7 @@ class Supervisor:
         )
         self._intake = StoreIntake(self._store, changes, progress, self._names)
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
+        self._flow_export = make_flow_export(settings)  # records of closed windows go to its `offer`
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
@@ -269,6 +278,7 @@ class Supervisor:
                 status_socket.look_after(),
                 ReadyLog(readiness.not_ready).watch(),
                 *write_policy_status(settings, source, registry),
+                *([] if self._flow_export is None else [self._flow_export.run()]),
             )
         finally:
             await self._snapshot_file.leave()
@@ -302,6 +312,7 @@ class Supervisor:
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
             cni_results=self._cni_results,
+            flow_export=self._flow_export,
         )
 
     def _pods(self) -> bytes:

@@ -1,6 +1,7 @@
 """Source and ruleset configuration that the settings ask for, and the log line that names them."""
 
 import logging
+import os
 
 from collections.abc import Coroutine
 from importlib.metadata import version
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown
+from netpolq.flows.export.exporter import Exporter
+from netpolq.flows.export.part import FlowExport
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
 from netpolq.sources.cni_results.watch import CniResults
@@ -35,6 +38,29 @@ def make_cni_results(settings: Settings, store: Store, deliver: Deliver) -> CniR
     if settings.cni_results is None or settings.manifests is not None:
         return None
     return CniResults(settings.cni_results, EarlyAddresses(settings.hostname, store.pods_with_address), deliver)
+
+
+def make_flow_export(settings: Settings) -> FlowExport | None:
+    """The export of flow records; None unless the settings ask for one. The variables are those of OpenTelemetry exporters."""
+    exporters: list[Exporter] = []
+    if settings.flow_export_file is not None:
+        from netpolq.flows.export.file import FileExporter  # noqa: PLC0415
+
+        exporters.append(
+            FileExporter(
+                settings.flow_export_file,
+                max_bytes=settings.flow_export_file_max_bytes,
+                keep=settings.flow_export_file_keep,
+            )
+        )
+    if settings.flow_export_otlp:
+        # Imported here: protobuf and its messages take a quarter of a second and 8 MiB, which only this needs.
+        from netpolq.flows.export.otlp.environment import OtlpEnvironment  # noqa: PLC0415
+        from netpolq.flows.export.otlp.exporter import OtlpExporter  # noqa: PLC0415
+
+        environment = OtlpEnvironment.read(os.environ, settings.flow_export_otlp_headers_file)
+        exporters.append(OtlpExporter(settings.flow_export_otlp, node=settings.hostname, environment=environment))
+    return FlowExport(exporters) if exporters else None
 
 
 def write_policy_status(settings: Settings, source: Source, registry: CollectorRegistry) -> list[Coroutine[None, None, None]]:

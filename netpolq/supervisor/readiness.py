@@ -10,6 +10,7 @@ import psutil
 from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
+from netpolq.flows.export.part import FlowExport
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.source import Source
@@ -30,6 +31,7 @@ from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    ExporterStatus,
     NamesStatus,
     SourceStatus,
     Status,
@@ -48,8 +50,8 @@ _MAX_BEHIND_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`: None if switched
-    off.
+    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flow_export`: None
+    if switched off.
     """
 
     settings: Settings
@@ -71,6 +73,7 @@ class Readiness:
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
     cni_results: CniResults | None
+    flow_export: FlowExport | None
 
     def not_ready(self) -> list[str]:
         """Reasons why the agent is not ready; empty if it is ready."""
@@ -184,6 +187,7 @@ class Readiness:
             programming_latency_s=rollout.last_latency_s,
             supervisor_restarts=self.pool.supervisor_restarts,
             run_dir_problem=self.snapshot_file.problem,
+            flow_export=self._flow_export_status(),
         )
 
     def _waiting_status(self) -> WaitingStatus | None:
@@ -222,6 +226,18 @@ class Readiness:
             example=results.content.example,
             problems=[problem for problem in (results.content.problem, results.problem) if problem is not None],
         )
+
+    def _flow_export_status(self) -> list[ExporterStatus]:
+        return [
+            ExporterStatus(
+                name=exporter.name,
+                target=exporter.target,
+                waiting=exporter.waiting,
+                records=exporter.counts.as_mapping(),
+                problem=exporter.problem,
+            )
+            for exporter in (() if self.flow_export is None else self.flow_export.exporters)
+        ]
 
     def _strict_mode_status(self) -> StrictModeStatus:
         strict = self.strict_mode

@@ -132,13 +132,26 @@ class NamesStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExporterStatus:
+    """An export of flow records to `target`, a path or a URL. `waiting`: records that are not exported yet. `records`: numbers of the
+    others by outcome (exported, lost, rejected). `problem`: why records wait or were rejected, or None.
+    """
+
+    name: str
+    target: str
+    waiting: int
+    records: dict[str, int]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document. `node`: the node name that makes a pod local.
 
     `cni_results`: None if the agent does not read them. `snapshot_version`: the newest published version. `in_force_version`: the newest
     version that every worker uses and whose isolated pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or
     None. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
-    `waiting`: None before its first report.
+    `waiting`: None before its first report. `flow_export`: empty if the settings ask for none.
     """
 
     version: str
@@ -159,6 +172,7 @@ class Status:
     programming_latency_s: float | None
     supervisor_restarts: int
     run_dir_problem: str | None
+    flow_export: list[ExporterStatus]
 
 
 def encode(status: Status) -> bytes:
@@ -182,6 +196,8 @@ def decode(data: bytes) -> Status:
                 "verdict_cache": VerdictCacheStatus(**document["verdict_cache"]),
                 "strict_mode": StrictModeStatus(**document["strict_mode"]),
                 "domain_names": NamesStatus(**document["domain_names"]),
+                # An older agent does not send this field.
+                "flow_export": [ExporterStatus(**exporter) for exporter in document.get("flow_export", ())],
             }
         )
     except (KeyError, TypeError) as error:

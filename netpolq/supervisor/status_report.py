@@ -7,6 +7,7 @@ import orjson
 from netpolq.logs import one_line
 from netpolq.supervisor.status import (
     CniResultsStatus,
+    ExporterStatus,
     NamesStatus,
     Status,
     StrictModeStatus,
@@ -52,6 +53,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("packets without a verdict", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
             *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
+            *(line for exporter in status.flow_export for line in _exporter(exporter)),
         ],
         align="<<",
     )
@@ -78,6 +80,15 @@ def _cni_results(results: CniResultsStatus) -> Iterator[tuple[str, str]]:
     yield from (("CNI results problem", problem) for problem in results.problems)
     if results.unusable_files:
         yield "CNI results not used", f"{results.unusable_files}, such as {results.example}"
+
+
+def _exporter(exporter: ExporterStatus) -> Iterator[tuple[str, str]]:
+    lost = {outcome: count for outcome, count in exporter.records.items() if count and outcome != "exported"}
+    more = f"; {_counts(lost)}" if lost else ""
+    exported = exporter.records.get("exported", 0)
+    yield "flow export", f"{exporter.target}, {exported:,} records exported, {exporter.waiting:,} waiting{more}"
+    if exporter.problem is not None:
+        yield "flow export problem", exporter.problem
 
 
 def _snapshot(status: Status) -> str:

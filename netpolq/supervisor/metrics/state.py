@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
+from netpolq.flows.export.part import FlowExport
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
@@ -145,6 +146,8 @@ def readings(readiness: Readiness) -> list[Reading]:
     ]
     if readiness.verdict_cache is not None:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
+    if readiness.flow_export is not None:
+        found += flow_export_readings(readiness.flow_export)
     return found
 
 
@@ -237,6 +240,28 @@ def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> l
             ),
         ]
     return found
+
+
+def flow_export_readings(export: FlowExport) -> list[Reading]:
+    """Values of the export of flow records."""
+    return [
+        Reading(
+            "netpolq_flow_export_records_total",
+            "Flow records by what became of them: exported; lost, because too many were waiting; rejected by the target",
+            ("exporter", "outcome"),
+            tuple(
+                ((exporter.name, outcome), count)
+                for exporter in export.exporters
+                for outcome, count in exporter.counts.as_mapping().items()
+            ),
+        ),
+        Reading(
+            "netpolq_flow_export_waiting_records",
+            "Flow records that are not exported yet",
+            ("exporter",),
+            tuple(((exporter.name,), exporter.waiting) for exporter in export.exporters),
+        ),
+    ]
 
 
 class StateCollector(Collector):

@@ -18,6 +18,7 @@ from netpolq.model import Rejection
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    ExporterStatus,
     NamesStatus,
     SourceStatus,
     Status,
@@ -86,6 +87,15 @@ STATUS = Status(
     programming_latency_s=0.0123,
     supervisor_restarts=1,
     run_dir_problem=None,
+    flow_export=[
+        ExporterStatus(
+            name="otlp",
+            target="http://collector:4318/v1/logs",
+            waiting=1500,
+            records={"exported": 123456, "lost": 7, "rejected": 0},
+            problem="flow export to http://collector:4318/v1/logs: no answer within 10 s",
+        )
+    ],
 )
 
 
@@ -220,6 +230,21 @@ def test_the_page_has_a_line_about_domain_names() -> None:
     unused = replace(STATUS, domain_names=NamesStatus(names=0, addresses=0, refused={}, dns_servers=[], problem="no space"))
     lines = [line.removeprefix("domain names").strip() for line in render_text(unused).splitlines() if "domain names" in line]
     assert lines == ["not used by policies of this node's pods", "no space"]
+
+
+def test_the_page_has_lines_about_the_export_of_flows_if_there_is_one() -> None:
+    lines = [line.split("  ")[-1].strip() for line in render_text(STATUS).splitlines() if line.startswith("flow export")]
+    assert lines == [
+        "http://collector:4318/v1/logs, 123,456 records exported, 1,500 waiting; 7 lost",
+        "flow export to http://collector:4318/v1/logs: no answer within 10 s",
+    ]
+    assert "flow export" not in render_text(replace(STATUS, flow_export=[]))
+
+
+def test_a_document_of_an_agent_that_exports_no_flows_by_its_version_is_read() -> None:
+    document = json.loads(encode(STATUS))
+    del document["flow_export"]
+    assert decode(json.dumps(document).encode()) == replace(STATUS, flow_export=[])
 
 
 def test_the_page_aligns_the_columns_of_the_workers() -> None:
