@@ -54,7 +54,7 @@ def make_flow_export(settings: Settings) -> FlowExport | None:
             )
         )
     if settings.flow_export_otlp:
-        # Imported here: protobuf and its messages take a quarter of a second and 8 MiB, which only this needs.
+        # Imported here: protobuf and its messages take a fifth of a second, which only this needs.
         from netpolq.flows.export.otlp.environment import OtlpEnvironment  # noqa: PLC0415
         from netpolq.flows.export.otlp.exporter import OtlpExporter  # noqa: PLC0415
 

@@ -17,14 +17,14 @@ from opentelemetry.proto.logs.v1.logs_pb2 import SEVERITY_NUMBER_INFO, SEVERITY_
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from netpolq.decision import Decision, Isolation, decision_text, denies, tier_of
-from netpolq.flows.record import OTHER_ADDRESSES, FlowEnd, FlowRecord
+from netpolq.flows.record import OTHER_ADDRESSES, FlowEnd, FlowRecord, FlowVerdict
 from netpolq.logs import one_line
 
 EVENT_NAME = "netpolq.flow"
 SCOPE = "netpolq.flows"
 
 _KEPT_PARTS = 8192
-"""Encoded ends, and as many decisions: a few hundred bytes each."""
+"""Encoded parts of each kind: a few hundred bytes each."""
 
 Value = str | int | float | Sequence[str]
 
@@ -60,6 +60,7 @@ def _log_record(record: FlowRecord, uid: str, observed_ns: int) -> bytes:
     parts = [
         own.SerializeToString(),
         _window(record.window_start_s, record.window_s),
+        _kind(flow.protocol, flow.port, flow.verdict),
         _end("source", flow.source),
         _end("destination", flow.destination),
     ]
@@ -92,12 +93,7 @@ def _named(end: FlowEnd) -> str:
 
 
 def _own_attributes(record: FlowRecord, uid: str) -> Iterator[tuple[str, Value]]:
-    flow = record.flow
     yield "log.record.uid", uid
-    yield "network.transport", flow.protocol.lower()
-    if flow.port is not None:
-        yield "destination.port", flow.port
-    yield "netpolq.verdict", flow.verdict.value
     yield "netpolq.connections", record.connections
     if record.packets is not None:
         yield "netpolq.packets", record.packets
@@ -109,6 +105,14 @@ def _own_attributes(record: FlowRecord, uid: str) -> Iterator[tuple[str, Value]]
 @lru_cache(maxsize=16)
 def _window(start_s: float, length_s: float) -> bytes:
     return _attributes([("netpolq.window.start_unix_nano", _ns(start_s)), ("netpolq.window.seconds", length_s)])
+
+
+@lru_cache(maxsize=_KEPT_PARTS)
+def _kind(protocol: str, port: int | None, verdict: FlowVerdict) -> bytes:
+    found: list[tuple[str, Value]] = [("network.transport", protocol.lower()), ("netpolq.verdict", verdict.value)]
+    if port is not None:
+        found.append(("destination.port", port))
+    return _attributes(found)
 
 
 @lru_cache(maxsize=_KEPT_PARTS)

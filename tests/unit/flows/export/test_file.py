@@ -9,6 +9,8 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.file import FileExporter
+from netpolq.flows.export.rotating_file import RotatingFile
 from netpolq.flows.record import decode, encode
 from tests.support.flow_records import record, records, unencodable
 
@@ -97,6 +100,24 @@ async def test_what_waits_is_written_when_the_agent_ends(tmp_path: Path) -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert numbers(path) == list(range(1, 101))
+
+
+async def test_a_window_that_is_being_written_when_the_agent_ends_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, begun, append = tmp_path / "flows.json", threading.Event(), RotatingFile.append
+
+    def slow(file: RotatingFile, data: bytes) -> None:
+        begun.set()
+        time.sleep(0.05)
+        append(file, data)
+
+    monkeypatch.setattr(RotatingFile, "append", slow)
+    async with running(exporter_of(path)) as exporter:
+        exporter.offer(records(1, 3))
+        await until(begun.is_set)
+    assert numbers(path) == [1, 2, 3]
+    assert exporter.counts.exported == 3
 
 
 # --- rotation ---------------------------------------------------------------------------------------------------------------------
@@ -200,7 +221,7 @@ async def fails_then_works(exporter: FileExporter, reason: str, repair: Callable
         assert exporter.waiting == 3
         repair()
         await until(lambda: not exporter.waiting)
-        assert exporter.problem is None
+        assert not exporter.problem
     assert numbers(found) == [1, 2, 3]
     assert exporter.counts.as_mapping() == {"exported": 3, "lost": 0, "rejected": 0}
 
@@ -300,7 +321,7 @@ async def main(folder):
         ballast.unlink()
         subprocess.run(["mount", "-o", "remount,size=4m", folder], check=True)
         await until(lambda: not exporter.waiting)
-        assert exporter.problem is None
+        assert not exporter.problem
     found = numbers(path)
     assert found == sorted(set(found)) and len(found) == 510 - lost and found[-1] == 510, (len(found), lost)
     assert lost == exporter.counts.lost == 200, lost

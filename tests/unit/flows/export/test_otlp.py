@@ -135,7 +135,7 @@ async def test_an_answer_about_the_records_ends_their_way_and_not_that_of_later_
             assert f"5 flow records were rejected: the answer is {answer} " in exporter.problem
             exporter.offer(records(6, 2))
             await until(lambda: not exporter.waiting)
-            assert exporter.problem is None
+            assert not exporter.problem
     assert accepted_numbers(file) == [6, 7]
     assert exporter.counts.as_mapping() == {"exported": 2, "lost": 0, "rejected": 5}
 
