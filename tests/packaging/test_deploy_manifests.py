@@ -363,12 +363,15 @@ def test_flows_go_where_the_chart_says_and_the_token_comes_from_a_secret() -> No
     assert settings.flow_export_otlp == "http://localhost:4318/v1/logs"
     assert (settings.flow_export_file_max_bytes, settings.flow_export_file_keep) == (1073741824, 0)
     assert host_paths(deployment)["/var/log/netpolq"] == "/var/log/netpolq"
-    (secret,) = (volume for volume in deployment.pod["spec"]["volumes"] if "secret" in volume)
-    assert secret["secret"]["secretName"] == "collector-token"
-    assert secret["secret"]["defaultMode"] == 0o400
-    (mount,) = (mount for mount in deployment.container["volumeMounts"] if mount["name"] == secret["name"])
+    (volume,) = (volume for volume in deployment.pod["spec"]["volumes"] if "secret" in volume)
+    assert volume["secret"] == {
+        "secretName": "collector-token",
+        "defaultMode": 0o400,
+        "items": [{"key": "headers", "path": "headers"}],
+    }
+    (mount,) = (mount for mount in deployment.container["volumeMounts"] if mount["name"] == volume["name"])
     assert mount["readOnly"]
-    assert str(settings.flow_export_otlp_headers_file) == f"{mount['mountPath']}/{secret['secret']['items'][0]['path']}"
+    assert str(settings.flow_export_otlp_headers_file) == f"{mount['mountPath']}/headers"
 
 
 def test_a_chart_without_the_folder_of_the_cni_configuration_mounts_none_of_it() -> None:
