@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import os
 import random
 import secrets
 import time
@@ -79,7 +80,7 @@ class OtlpExporter(Exporter):
         except TimeoutError:
             outcome = Failed(problem=f"no answer within {self._timing.request_s:g} s", delay_s=delay_s)
         except (aiohttp.ClientError, OSError) as error:
-            outcome = Failed(problem=str(error) or type(error).__name__, delay_s=delay_s)
+            outcome = Failed(problem=_reason(error), delay_s=delay_s)
         if isinstance(outcome, Failed):
             self._failures += 1
             await self._close()  # the next attempt resolves the name again, and reads the certificates again
@@ -128,6 +129,15 @@ class OtlpExporter(Exporter):
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
+
+
+def _reason(error: aiohttp.ClientError | OSError) -> str:
+    """Why there was no answer, in short: aiohttp repeats the address, and with asyncio in two forms."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+        cause = error.os_error
+        number = cause.errno or 0  # negative if it is of name resolution
+        return f"cannot connect: {os.strerror(number) if number > 0 else cause.strerror or cause}"
+    return str(error) or type(error).__name__
 
 
 async def _read_at_most(stream: aiohttp.StreamReader, limit: int) -> bytes:

@@ -90,6 +90,7 @@ async def test_records_survive_a_collector_that_is_killed_and_restarted(port: in
     async with running(exporter_of(port)) as exporter:
         exporter.offer(records(1, 600))
         await until(lambda: exporter.problem)
+        assert exporter.problem == f"flow export to {exporter.target}: cannot connect: Connection refused"
         with receiver(port, file, "ok", "slow"):
             await until(lambda: len(requests(file)) >= 2)
         exporter.offer(records(601, 600))
@@ -218,7 +219,7 @@ async def test_the_end_does_not_wait_for_a_receiver_without_an_answer(
 ) -> None:
     monkeypatch.setattr("netpolq.flows.export.exporter.LAST_SEND_S", 0.2)
     with receiver(port, file, "slow"):
-        async with running(exporter_of(port)) as exporter:
+        async with running(exporter_of(port, timing=Timing(request_s=1000.0))) as exporter:
             exporter.offer(records(1, 3))
             await until(lambda: requests(file))
         assert exporter.waiting == 3
@@ -313,6 +314,16 @@ async def test_a_receiver_must_have_a_certificate_of_the_given_authority(tmp_pat
         authority.cert_pem.write_to_path(str(certificate))
         await until(lambda: not exporter.waiting)
     assert seen == [b"POST /v1/logs HTTP/1.1\r\n"]
+
+
+async def test_a_name_that_is_not_known_is_a_problem_in_short() -> None:
+    exporter = OtlpExporter("http://collector.invalid:1/v1/logs", node="n", environment=OtlpEnvironment(), timing=TIMING)
+    async with running(exporter):
+        exporter.offer(records(1, 1))
+        await until(lambda: exporter.problem)
+        assert exporter.problem is not None
+        assert exporter.problem.startswith("flow export to http://collector.invalid:1/v1/logs: cannot connect: ")
+        assert len(exporter.problem) < 200
 
 
 async def test_a_record_that_cannot_be_encoded_does_not_stop_the_export(port: int, file: Path) -> None:
