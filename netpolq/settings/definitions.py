@@ -16,15 +16,15 @@ from netpolq.ipc.agent_settings import (
     MAX_CACHED_VERDICTS,
     MAX_CT_LABEL,
     MAX_DNS_SECONDS,
-    MAX_FLOW_RECORDS,
     MAX_FLOW_FILE_BYTES,
     MAX_FLOW_FILES,
+    MAX_FLOW_RECORDS,
     MAX_HOLD_TIMEOUT_S,
     MAX_QUEUE,
     MAX_VERBOSITY,
     MAX_VERDICT_TTL_S,
-    MIN_FLOW_RECORDS,
     MIN_FLOW_FILE_BYTES,
+    MIN_FLOW_RECORDS,
 )
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import (
