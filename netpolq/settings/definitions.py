@@ -293,7 +293,7 @@ FLOW_EXPORT_OTLP = Option(
     value_type=RECEIVER_URL,
     default="",
     help="URL of an OpenTelemetry collector, or of another receiver of OTLP logs over HTTP, to which flow records are sent. Certificates, "
-    "headers and attributes of the resource come from the variables OTEL_EXPORTER_OTLP_… and OTEL_RESOURCE_ATTRIBUTES. Empty: they are "
+    "headers and attributes of the resource come from the variables OTEL_EXPORTER_OTLP_* and OTEL_RESOURCE_ATTRIBUTES. Empty: they are "
     "not sent.",
 )
 FLOW_EXPORT_OTLP_HEADERS_FILE = Option(
