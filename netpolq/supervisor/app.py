@@ -186,7 +186,7 @@ class Supervisor:
         )
         self._intake = StoreIntake(self._store, changes, progress, self._names)
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
-        self._flow_export = make_flow_export(settings)  # records of closed windows go to its `offer`
+        self._flow_export = make_flow_export(settings)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
@@ -211,7 +211,11 @@ class Supervisor:
         self._flows = None
         if settings.flows is not FlowsMode.OFF:
             self._flows = FlowIntake(
-                self._store, self._policy_counters, node=settings.hostname, max_records=settings.flow_records
+                self._store,
+                self._policy_counters,
+                self._flow_export,
+                node=settings.hostname,
+                max_records=settings.flow_records,
             )
         self._verdict_cache = None
         if settings.verdict_cache:

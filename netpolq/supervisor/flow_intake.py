@@ -13,9 +13,10 @@ from collections.abc import Iterable
 
 from netpolq.addresses import AddressKey, format_address
 from netpolq.enums import Protocol
+from netpolq.flows.export.part import FlowExport
 from netpolq.flows.policy_counters import PolicyCounters
-from netpolq.flows.record import Flow, FlowEnd, FlowVerdict
-from netpolq.flows.table import FlowTable
+from netpolq.flows.record import Flow, FlowEnd, FlowRecord, FlowVerdict
+from netpolq.flows.table import WINDOW_S, FlowTable
 from netpolq.ipc.flow_memory import Chunk, Flag, FlowCount, FlowMemoryError, FlowReader, Reasons
 from netpolq.model import Labels, Pod
 from netpolq.store import Store
@@ -33,8 +34,11 @@ log = logging.getLogger("flows")
 class FlowIntake:
     """Reads all flow memories. `node`: of this agent. `damaged`: reads that failed. `lost`: connections that workers could not record."""
 
-    def __init__(self, store: Store, policy_counters: PolicyCounters, *, node: str, max_records: int) -> None:
+    def __init__(
+        self, store: Store, policy_counters: PolicyCounters, export: FlowExport | None, *, node: str, max_records: int
+    ) -> None:
         self._store = store
+        self._export = export
         self._policy_counters = policy_counters
         self._readers: dict[int, FlowReader] = {}
         self._ends: dict[AddressKey, tuple[Pod | None, frozenset[str], FlowEnd]] = {}
@@ -56,11 +60,19 @@ class FlowIntake:
         return sum(reader.lost for reader in self._readers.values())
 
     async def run(self) -> None:
-        """Read until cancelled."""
-        while True:
-            await asyncio.sleep(_READ_S)
+        """Read, and export the records of each window at its end, until cancelled; then those of the present window, too."""
+        try:
+            while True:
+                await asyncio.sleep(_READ_S)
+                self.read()
+                self._offer(self.table.close_windows(time.time()))
+        finally:
             self.read()
-            self.table.close_windows(time.time())
+            self._offer(self.table.close_windows(time.time() + 2 * WINDOW_S))
+
+    def _offer(self, records: list[FlowRecord]) -> None:
+        if self._export is not None and records:
+            self._export.offer(records)
 
     def read(self) -> None:
         """Read what the workers have written."""

@@ -13,7 +13,7 @@ from loadtest.testbed.box import Box
 from netpolq.decision import Isolation, RuleDecision
 from netpolq.enums import Direction, Tier
 from netpolq.errors import NetpolqError
-from netpolq.flows.record import FlowRecord, FlowVerdict
+from netpolq.flows.record import FlowRecord, FlowVerdict, decode
 from netpolq.supervisor import flows_report, status_client
 from netpolq.supervisor.flows_report import FlowsHead
 from tests.process.conftest import FRIEND, SERVER, STRANGER, assert_admitted
@@ -123,3 +123,15 @@ def test_following_gives_each_connection_once(box: Box, folder: Path) -> None:
         agent.wait_until("both are seen", more)
         total = sum(record.connections for record in flows_of(agent)[1])
         assert sum(record.connections for record in seen) == total
+
+
+def test_an_agent_that_stops_exports_the_flows_of_its_last_window(box: Box, folder: Path) -> None:
+    exported = box.directory / "flows.jsonl"
+    with Agent(box, folder, "--workers=1", f"--flow-export-file={exported}") as agent:
+        assert_admitted(box, "friend", families=(4, 6))
+        served = wait_for(agent, lambda records: len({record.flow for record in records}) >= 4)
+        connections = sum(record.connections for record in served)
+        agent.stop()
+    found = [decode(line) for line in exported.read_bytes().splitlines()]
+    assert {record.flow for record in found} == {record.flow for record in served}
+    assert sum(record.connections for record in found) >= connections
