@@ -101,29 +101,38 @@ def outside_group(groups: Sequence[Group], addresses: tuple[AddressKey, ...]) ->
     return Group(f"({OUTSIDE})" if any(group.name == OUTSIDE for group in groups) else OUTSIDE, (), addresses)
 
 
-def _key(pod: Pod, workload: str) -> Key:
-    """`workload`: the name of the workload for whose template the pod stands, or empty."""
-    labels = tuple(
+def stable_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the labels of a pod without those that controllers add, sorted."""
+    return tuple(
         (name, text)
-        for name, text in sorted(pod.labels.items())
+        for name, text in sorted(labels.items())
         if name not in _CONTROLLER_LABELS and not name.startswith(_CONTROLLER_PREFIX)
     )
-    controller = workload or _controller(pod)
-    return Key(pod.namespace, labels, controller or ("" if labels else pod.name))
 
 
-def _controller(pod: Pod) -> str:
-    """Return the name of the controller (of a ReplicaSet: of its Deployment), or nothing if no label tells it."""
-    for label in _JOB_NAMES:
-        if job := pod.labels.get(label):
-            return job
-    if (template := pod.labels.get(_TEMPLATE_HASH)) and (end := pod.name.rfind(f"-{template}-")) > 0:
-        return pod.name[:end]
-    if pod.labels.get(_ORDINAL_NAME) == pod.name and "-" in pod.name:
-        return pod.name.rpartition("-")[0]
-    if _REVISION_HASH in pod.labels and (end_of_name := _RANDOM_END.search(pod.name)):
-        return pod.name[: end_of_name.start()]
+def job_name(labels: Mapping[str, str]) -> str:
+    """Return the name of the Job of a pod, or nothing."""
+    return next(filter(None, map(labels.get, _JOB_NAMES)), "")
+
+
+def controller_name(name: str, labels: Mapping[str, str]) -> str:
+    """Return the name of the controller of a pod (of a ReplicaSet: of its Deployment), or nothing if no label tells it."""
+    if job := job_name(labels):
+        return job
+    if (template := labels.get(_TEMPLATE_HASH)) and (end := name.rfind(f"-{template}-")) > 0:
+        return name[:end]
+    if labels.get(_ORDINAL_NAME) == name and "-" in name:
+        return name.rpartition("-")[0]
+    if _REVISION_HASH in labels and (end_of_name := _RANDOM_END.search(name)):
+        return name[: end_of_name.start()]
     return ""
+
+
+def _key(pod: Pod, workload: str) -> Key:
+    """`workload`: the name of the workload for whose template the pod stands, or empty."""
+    labels = stable_labels(pod.labels)
+    controller = workload or controller_name(pod.name, pod.labels)
+    return Key(pod.namespace, labels, controller or ("" if labels else pod.name))
 
 
 def _unique_names(members: Mapping[Key, Sequence[Pod]]) -> dict[Key, str]:
