@@ -21,6 +21,7 @@ from netpolq.cli.loglevel import LOGLEVEL
 from netpolq.cli.names import NAMES
 from netpolq.cli.pods import PODS
 from netpolq.cli.reachability import DIFF, MATRIX
+from netpolq.cli.recommend import RECOMMEND
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
 from netpolq.cli.status import STATUS
 from netpolq.cli.support_bundle import SUPPORT_BUNDLE
@@ -195,6 +196,7 @@ COMMANDS: Mapping[str, Command] = {
     "explain": EXPLAIN,
     "matrix": MATRIX,
     "diff": DIFF,
+    "recommend": RECOMMEND,
     "config": CONFIG_FILE,
     "completion": Command(
         run=_completion,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option
-from netpolq.settings.value_types import BOOLEAN, Completion, integers, optional, paths, text, words
+from netpolq.settings.value_types import BOOLEAN, DURATION, Completion, integers, optional, paths, text, words
 
 OUTPUT = Option(
     name="output", value_type=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
@@ -145,6 +145,60 @@ NEW_HAS = Option(
     "policies if it has one.",
 )
 _SWITCH = replace(BOOLEAN, choices=())
+FLOWS = Option(
+    name="flows",
+    value_type=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
+    default="",
+    help="Flow records, one JSON object a line.",
+)
+PODS_TO_READ = replace(
+    MANIFESTS_TO_READ,
+    help="Folder or file of manifests with further pods: selectors do not select them, and rules name ports by the names that they "
+    "have. Its policies are not evaluated.",
+)
+OF_NAMESPACE = Option(
+    name="namespace",
+    value_type=text(metavar="NAME", allowed="the name of a namespace"),
+    default="",
+    help="Recommend policies for the workloads of this namespace only. Empty: of all namespaces.",
+)
+SINCE: Option[int | None] = Option(
+    name="since",
+    value_type=optional(DURATION, None),
+    default="",
+    help="Use only flows that were last seen in this time before the newest record. Empty: all.",
+)
+OF_DIRECTION = Option(
+    name="direction",
+    value_type=words("both", "ingress", "egress", metavar="DIRECTION"),
+    default="both",
+    help="The policies isolate pods in this direction.",
+)
+INCLUDE_DENIED = Option(
+    name="include-denied",
+    value_type=BOOLEAN,
+    default="false",
+    help="Allow denied connections, too. Without it, only what was accepted is allowed.",
+)
+FOR_AUDIT = Option(
+    name="audit",
+    value_type=BOOLEAN,
+    default="false",
+    help="Give every policy the annotation policy.netpolq.io/enforcement: audit, with which it is not enforced yet.",
+)
+BY_DOMAIN_NAMES = Option(
+    name="domain-names",
+    value_type=BOOLEAN,
+    default="false",
+    help="Allow egress to addresses with learned names by these names, in ClusterNetworkPolicies of the Admin tier. Without it, the "
+    "names are comments beside the addresses.",
+)
+RECOMMEND_OUTPUT = replace(
+    OUTPUT,
+    value_type=words("yaml", "json", metavar="FORMAT"),
+    default="yaml",
+    help="Format of the output. json: one List without comments; the header is on standard error.",
+)
 HOLD_SWITCHES = (
     Option(name="print", value_type=_SWITCH, default="", help="Print the nft script and change nothing."),
     Option(name="release", value_type=_SWITCH, default="", help="Remove the hold."),
@@ -175,4 +229,8 @@ EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     EXPECT,
     ENGINE,
     OUTPUT,
+)
+RECOMMEND_OPTIONS: tuple[Option[object], ...] = (
+    *(FLOWS, OF_NAMESPACE, SINCE, PODS_TO_READ, OF_DIRECTION),
+    *(INCLUDE_DENIED, BY_DOMAIN_NAMES, FOR_AUDIT, RECOMMEND_OUTPUT),
 )

@@ -24,6 +24,8 @@ _MAX_SOCKET_PATH_BYTES = 107
 _TRUE = frozenset({"1", "t", "true", "yes"})
 _FALSE = frozenset({"0", "f", "false", "no"})
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}|[A-Za-z0-9._@:-]{1,14}\*")
 """A name in full, or its start and a star. Source: IFNAMSIZ in linux/if.h; the characters are those that need no quotes in a rule."""
@@ -56,6 +58,14 @@ class ValueType(Generic[T_co]):
     choices: tuple[str, ...] = ()
     completion: Completion = Completion.NOTHING
     toml_type: type[str] | type[int] | type[bool] = str
+
+
+def _duration(given: str) -> int:
+    """Return seconds."""
+    found = _DURATION.fullmatch(given)
+    if not found:
+        raise ValueError
+    return int(found[1]) * _UNIT_SECONDS[found[2]]
 
 
 def _boolean(text: str) -> bool:
@@ -257,6 +267,9 @@ RUN_DIRECTORY: ValueType[Path] = ValueType(
     metavar="DIR",
     allowed="an absolute path of at most 95 bytes",
     completion=Completion.FOLDERS,
+)
+DURATION: ValueType[int] = ValueType(
+    parse=_duration, metavar="DURATION", allowed="a number and one of s, m, h and d, such as 24h"
 )
 FOLDER = paths(metavar="DIR", allowed="a folder", completion=Completion.FOLDERS)
 FLOW_FILE: ValueType[Path | None] = optional(

@@ -1,0 +1,84 @@
+"""The command `recommend`: writes NetworkPolicies that allow what flow records show."""
+
+import shlex
+
+from collections.abc import Sequence
+
+from netpolq.cli.command import Command, plain
+from netpolq.cli.manifests import require_folder_or_file
+from netpolq.enums import Direction
+from netpolq.errors import ExitCode, SettingsError
+from netpolq.settings.command_flags import (
+    BY_DOMAIN_NAMES,
+    FLOWS,
+    FOR_AUDIT,
+    INCLUDE_DENIED,
+    OF_DIRECTION,
+    OF_NAMESPACE,
+    PODS_TO_READ,
+    RECOMMEND_OPTIONS,
+    RECOMMEND_OUTPUT,
+    SINCE,
+)
+from netpolq.settings.options import Values, from_argv
+
+_DIRECTIONS = {
+    "both": (Direction.INGRESS, Direction.EGRESS),
+    "ingress": (Direction.INGRESS,),
+    "egress": (Direction.EGRESS,),
+}
+
+
+def _run(argv: Sequence[str]) -> int:
+    from netpolq import recommendation  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+
+    values = Values(from_argv(RECOMMEND_OPTIONS, argv))
+    flows = values[FLOWS]
+    if not flows:
+        raise SettingsError(f"--flows FILE is required; allowed: {FLOWS.value_type.allowed}")
+    request = recommendation.Request(
+        options=recommendation.Options(
+            namespace=values[OF_NAMESPACE],
+            directions=_DIRECTIONS[values[OF_DIRECTION]],
+            domain_names=values[BY_DOMAIN_NAMES],
+        ),
+        since_s=values[SINCE],
+        include_denied=values[INCLUDE_DENIED],
+        audit=values[FOR_AUDIT],
+        command=shlex.join(["netpolq", "recommend", *argv]),
+        origin="standard input" if flows == "-" else flows,
+    )
+    manifests = values[PODS_TO_READ]
+    return recommendation.recommend(
+        recommendation.read_file(flows),
+        request,
+        None if manifests is None else require_folder_or_file(manifests),
+        recommendation.RecommendFormat(values[RECOMMEND_OUTPUT]),
+    )
+
+
+RECOMMEND = Command(
+    run=_run,
+    usage="--flows FILE [flags]",
+    summary="Write policies that allow what was seen in flow records.",
+    about=(
+        "One NetworkPolicy for each workload that was an end of a flow, with the fewest rules that allow what was seen and nothing else: "
+        "pods by labels that outlast rollouts, addresses outside the cluster as blocks. Comments have the evidence of each rule, and what "
+        "a NetworkPolicy cannot express, such as ICMP. What was denied is not allowed (see --include-denied).",
+        "Before anything is printed, the policies are compiled and asked: every connection in the records must be allowed, and a sample "
+        "of connections that were not seen must be denied.",
+    ),
+    groups=plain(*RECOMMEND_OPTIONS),
+    exit_codes={
+        ExitCode.FAILED: "No flow to recommend a policy for, a line that is no flow record, or a verification that failed."
+    },
+    # Each example was run, with files like those of its test.
+    examples=(
+        "# policies for one namespace, from what was seen in the last day of the records",
+        "netpolq recommend --flows flows.jsonl --namespace shop --since 24h",
+        "# with the names of ports, and with selectors that leave out idle pods; for audit first; pods.json: `kubectl get pods -A -o json`",
+        "netpolq recommend --flows flows.jsonl --manifests pods.json --audit > policies.yaml",
+        "# ingress only, for a program",
+        "netpolq recommend --flows flows.jsonl --direction ingress -o json > policies.json",
+    ),
+)
