@@ -48,13 +48,9 @@ def _run(argv: Sequence[str]) -> int:
         command=shlex.join(["netpolq", "recommend", *argv]),
         origin="standard input" if flows == "-" else flows,
     )
-    manifests = values[PODS_TO_READ]
-    return recommendation.recommend(
-        recommendation.read_file(flows),
-        request,
-        None if manifests is None else require_folder_or_file(manifests),
-        recommendation.RecommendFormat(values[RECOMMEND_OUTPUT]),
-    )
+    manifests = None if values[PODS_TO_READ] is None else require_folder_or_file(values[PODS_TO_READ])
+    output = recommendation.RecommendFormat(values[RECOMMEND_OUTPUT])
+    return recommendation.recommend(recommendation.read_file(flows), request, manifests, output)
 
 
 RECOMMEND = Command(

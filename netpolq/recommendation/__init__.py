@@ -15,15 +15,15 @@ from netpolq.explain.manifests import load, report
 from netpolq.flows.record import FlowRecord
 from netpolq.logs import one_line
 from netpolq.recommendation.builder import Options, Recommendation, build
-from netpolq.recommendation.manifests import comments_of, counted, objects_of, time_text
-from netpolq.recommendation.policies import Policy
+from netpolq.recommendation.manifests import comments_of, objects_of, time_text
+from netpolq.recommendation.policies import Policy, counted
 from netpolq.recommendation.records import read_file
 from netpolq.recommendation.traffic import Traffic, known_pods, recent, traffic_of
 from netpolq.recommendation.verification import Verified, verify
 from netpolq.recommendation.yaml_writer import comment_lines, document, plain
 from netpolq.store import Store
 
-__all__ = ["Options", "RecommendFormat", "Request", "read_file", "recommend", "recommended"]
+__all__ = ["Options", "RecommendFormat", "Request", "read_file", "recommend", "recommended", "yaml_of"]
 
 MAX_SHOWN_NODES = 10
 
@@ -77,7 +77,7 @@ def recommend(records: list[FlowRecord], request: Request, manifests: Path | Non
             ).decode()
         )
     else:
-        sys.stdout.write(header + (_yaml(answer.policies, audit=True) if request.audit else answer.manifests))
+        sys.stdout.write(header + (yaml_of(answer.policies, audit=True) if request.audit else answer.manifests))
     return ExitCode.OK
 
 
@@ -102,12 +102,13 @@ def recommended(records: list[FlowRecord], request: Request, store: Store | None
     if not policies:
         raise NetpolqError(f"{request.origin}: {'; '.join(recommendation.warnings) or 'no workload to recommend a policy for'}")
     # The annotation changes what is enforced, and not what the policies say, so it is left out here.
-    manifests = _yaml(policies, audit=False)
+    manifests = yaml_of(policies, audit=False)
     verified = verify(manifests, recommendation, traffic, pods)
     return Answer(policies, tuple(_header(request, traffic, recommendation, verified, store)), manifests)
 
 
-def _yaml(policies: Iterable[Policy], *, audit: bool) -> str:
+def yaml_of(policies: Iterable[Policy], *, audit: bool) -> str:
+    """Return policies as YAML documents with comments. `audit`: with the annotation for audit."""
     return "".join(
         f"---\n{document(item, comments_of(policy) if number == 0 else (f'{policy.namespace}/{policy.name}: domain names',))}"
         for policy in policies
@@ -151,6 +152,7 @@ def _header(
             yield f"These policies replace those of the same name: {', '.join(f'{namespace}/{name}' for namespace, name in same)}."
         namespaces = {policy.namespace for policy in recommendation.policies}
         if others := sum(key[0] in namespaces and key not in own for key in store.policies):
-            yield f"The manifests have {others} other NetworkPolicies of these namespaces, which allow what they allow in addition."
+            policies = "NetworkPolicy" if others == 1 else "NetworkPolicies"
+            yield f"The manifests have {others} other {policies} of these namespaces, which may allow more."
     for warning in recommendation.warnings:
         yield f"Note: {warning}"

@@ -10,7 +10,7 @@ from netpolq.explain.flow import protocol_name
 from netpolq.recommendation.blocks import PodAddresses
 from netpolq.recommendation.by_name import rules_by_name
 from netpolq.recommendation.identity import Identities
-from netpolq.recommendation.policies import DNS_PORTS, Allowed, Policy, Rule
+from netpolq.recommendation.policies import DNS_PORTS, Allowed, Policy, Rule, counted
 from netpolq.recommendation.rules import Ports, RuleBuilder, is_dns
 from netpolq.recommendation.traffic import End, Evidence, Seen, SeenPort, Traffic, outside_text
 from netpolq.recommendation.workloads import KnownPods, Workload, same_labels_note
@@ -113,6 +113,5 @@ def _lost_text(seen: Seen, evidence: Evidence, source: str, destination: str) ->
         if seen.protocol in Protocol.__members__.values()
         else "cannot be allowed by a NetworkPolicy, which knows TCP, UDP and SCTP only"
     )
-    return (
-        f"not expressed: {protocol_name(seen.protocol)} from {source} to {destination} ({evidence.connections} connections) {why}"
-    )
+    count = counted(evidence.connections, "connection")
+    return f"not expressed: {protocol_name(seen.protocol)} from {source} to {destination} ({count}) {why}"

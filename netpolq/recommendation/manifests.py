@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from netpolq.enums import Direction, SelectorOperator
 from netpolq.model import DomainPeer, IPBlock, LabelSelector, PodPeer, PolicyPort, Requirement
-from netpolq.recommendation.policies import Policy, Rule, RulePeer, namespace_selector
+from netpolq.recommendation.policies import Policy, Rule, RulePeer, counted, namespace_selector
 from netpolq.recommendation.yaml_writer import Commented, Value
 
 AUDIT_ANNOTATION = "policy.netpolq.io/enforcement"
@@ -95,11 +95,6 @@ def _evidence(rule: Rule) -> tuple[str, ...]:
     title = f"{rule.title}: " if rule.title else ""
     counts = f"{counted(found.connections, 'connection')}, {counted(found.flows, 'flow record')}"
     return (f"{title}{counts}, last seen {time_text(found.last_seen_s)}", f"such as {found.example}", *rule.notes)
-
-
-def counted(count: int, name: str) -> str:
-    """Return a number of things in words."""
-    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _peer(peer: RulePeer) -> Value:

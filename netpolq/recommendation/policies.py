@@ -63,6 +63,11 @@ class Allowed:
     names: set[tuple[str, SeenPort]] = field(default_factory=set)
 
 
+def counted(count: int, name: str) -> str:
+    """Return a number of things in words."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
 def namespace_selector(name: str) -> LabelSelector:
     """Return the selector of one namespace."""
     return LabelSelector((Requirement(NAMESPACE_NAME_LABEL, SelectorOperator.IN, (name,)),))

@@ -55,18 +55,15 @@ class RuleBuilder:
         self._nodes = nodes
 
     def rules(self, workload: Workload, direction: Direction, peers: Mapping[End, Ports], allowed: Allowed) -> tuple[Rule, ...]:
-        """Return the rules, those for DNS servers first. `allowed` is told what they allow."""
+        """Return the rules, those for DNS first. `allowed` is told what they allow."""
         dns: dict[End, Ports] = {}
-        rest = dict(peers)
-        if direction is Direction.EGRESS:
-            for end in filter(is_dns, peers):
-                dns[end] = {port: evidence for port, evidence in peers[end].items() if port in DNS_PORTS}
-                rest[end] = {port: evidence for port, evidence in peers[end].items() if port not in DNS_PORTS}
+        rest: dict[End, Ports] = {}
+        for end, ports in peers.items():
+            is_of_dns = is_dns(end if direction is Direction.EGRESS else workload)
+            for port, evidence in ports.items():
+                (dns if is_of_dns and port in DNS_PORTS else rest).setdefault(end, {})[port] = evidence
         of_dns = [rule._replace(title="DNS") for rule in self._covering(workload, direction, dns, allowed, by_name=False)]
-        others = self._covering(workload, direction, rest, allowed, by_name=True)
-        if direction is Direction.INGRESS and workload.is_dns:
-            others = [rule._replace(title="DNS") if _is_of_dns(rule) else rule for rule in others]
-        return (*of_dns, *others)
+        return (*of_dns, *self._covering(workload, direction, rest, allowed, by_name=True))
 
     def _covering(
         self, workload: Workload, direction: Direction, peers: Mapping[End, Ports], allowed: Allowed, *, by_name: bool
@@ -143,10 +140,6 @@ class RuleBuilder:
                 blocks[found.block] = merged, {**of_block, port: evidence}
         ordered = sorted(blocks.values(), key=lambda item: _block_order(item[0]))
         return dict(ordered)
-
-
-def _is_of_dns(rule: Rule) -> bool:
-    return rule.ports == port_entries(DNS_PORTS) or {port.port for port in rule.ports} <= {"dns", "dns-tcp"}
 
 
 def _dynamic_notes(ports: Iterable[SeenPort]) -> list[str]:

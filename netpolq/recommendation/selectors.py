@@ -1,7 +1,8 @@
 """The choice of a label selector: the cheapest one that selects a workload and none of its neighbours.
 
-Labels by which people name workloads are cheap, so a selector has them first and as few as possible. Where a neighbour has all labels of
-the workload and more, a label must be absent (`DoesNotExist`). Workloads have different labels, so there always is a selector.
+A selector has the label that names the workload, if there is one, so that it selects nothing of another application that appears later.
+To that come as few labels as possible, the usual ones first. Where a neighbour has all labels of the workload and more, a label must be
+absent (`DoesNotExist`). Workloads have different labels, so there always is a selector.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +13,10 @@ from netpolq.enums import SelectorOperator
 from netpolq.model import LabelSelector, Requirement
 from netpolq.recommendation.workloads import Workload
 
+_NAMING = ("app.kubernetes.io/name", "app", "k8s-app", "name")
 _PREFERRED = (
-    *("app.kubernetes.io/name", "app", "k8s-app", "name", "app.kubernetes.io/component", "component", "tier", "role"),
-    *("app.kubernetes.io/instance", "app.kubernetes.io/part-of"),
+    *_NAMING,
+    *("app.kubernetes.io/component", "component", "tier", "role", "app.kubernetes.io/instance", "app.kubernetes.io/part-of"),
 )
 """Labels that name workloads, the best first. Source: recommended labels of Kubernetes, and the usual ones before these."""
 
@@ -45,10 +47,16 @@ def selector_for(workload: Workload, neighbours: Sequence[Workload]) -> LabelSel
     """Return the selector. With labels, it has at least one label and its value; without, labels that must be absent."""
     everything = (1 << len(neighbours)) - 1
     candidates = _candidates(workload, neighbours)
-    chosen = _searched(candidates[:_MAX_CANDIDATES], everything, needs_value=bool(workload.labels)) or _greedy(
-        candidates, everything, needs_value=bool(workload.labels)
-    )
-    return LabelSelector(tuple(sorted(candidate.requirement for candidate in chosen)))
+    naming = next((one for one in candidates if one.requirement.key in _NAMING and _has_value(one)), None)
+    base: tuple[_Candidate, ...] = () if naming is None else (naming,)
+    needs_value = bool(workload.labels) and naming is None
+    rest = [one for one in candidates if one is not naming]
+    excluded = 0 if naming is None else naming.excluded
+    if excluded != everything or needs_value:
+        base += _searched(rest[:_MAX_CANDIDATES], excluded, everything, needs_value=needs_value) or _greedy(
+            rest, excluded, everything, needs_value=needs_value
+        )
+    return LabelSelector(tuple(sorted(candidate.requirement for candidate in base)))
 
 
 def _candidates(workload: Workload, neighbours: Sequence[Workload]) -> list[_Candidate]:
@@ -65,24 +73,24 @@ def _candidates(workload: Workload, neighbours: Sequence[Workload]) -> list[_Can
     return sorted(found, key=lambda candidate: (candidate.cost, -candidate.excluded.bit_count(), candidate.requirement))
 
 
-def _searched(candidates: Sequence[_Candidate], everything: int, *, needs_value: bool) -> tuple[_Candidate, ...]:
-    """Return the cheapest combination that excludes all neighbours, or nothing if none of the small ones does."""
+def _searched(candidates: Sequence[_Candidate], excluded: int, everything: int, *, needs_value: bool) -> tuple[_Candidate, ...]:
+    """Return the cheapest combination that excludes the other neighbours, or nothing if none of the small ones does."""
     best: tuple[_Candidate, ...] = ()
     for count in range(1, _MAX_SEARCHED + 1):
         for chosen in combinations(candidates, count):
             if best and _total(chosen) >= _total(best):
                 continue
-            excluded = 0
+            together = excluded
             for candidate in chosen:
-                excluded |= candidate.excluded
-            if excluded == everything and (not needs_value or any(map(_has_value, chosen))):
+                together |= candidate.excluded
+            if together == everything and (not needs_value or any(map(_has_value, chosen))):
                 best = chosen
     return best
 
 
-def _greedy(candidates: Sequence[_Candidate], everything: int, *, needs_value: bool) -> tuple[_Candidate, ...]:
-    chosen = [candidates[0]] if needs_value and candidates else []
-    excluded = chosen[0].excluded if chosen else 0
+def _greedy(candidates: Sequence[_Candidate], excluded: int, everything: int, *, needs_value: bool) -> tuple[_Candidate, ...]:
+    chosen = [next(filter(_has_value, candidates))] if needs_value else []
+    excluded |= chosen[0].excluded if chosen else 0
     while excluded != everything:
         best = min(candidates, key=lambda one: (-((one.excluded & ~excluded).bit_count() / one.cost), one.requirement))
         chosen.append(best)

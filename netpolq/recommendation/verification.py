@@ -211,7 +211,8 @@ def _ends(traffic: Traffic, pods: KnownPods) -> Sequence[ConcreteEnd]:
     for workload in sorted(pods.members):
         instances = sorted(pods.members[workload].instances, key=_instance_order)
         found += [ConcreteEnd(workload, instance) for instance in dict.fromkeys((*instances[:1], *instances[-1:]))]
-    outside = _outside(traffic) | {OutsideEnd(4, None), OutsideEnd(6, None)}
+    outside = _outside(traffic)
+    outside |= {OutsideEnd(version, None) for version in (4, 6) if OutsideEnd(version, _OUTSIDE[version == 4]) not in outside}
     return [*found, *(ConcreteEnd(end, None) for end in sorted(outside, key=lambda end: (end.version, end.address or b"")))]
 
 

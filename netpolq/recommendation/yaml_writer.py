@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import orjson
-
 from netpolq.logs import one_line
 
 _PLAIN = re.compile(r"[A-Za-z][-A-Za-z0-9_./]*|[0-9]+(\.[0-9]+){3}/[0-9]+")
@@ -108,7 +106,22 @@ def _scalar(value: Value) -> str:
         case int():
             return str(value)
         case str():
-            return value if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED else orjson.dumps(value).decode()
+            return value if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED else _quoted(value)
         case Mapping():
             return "{}"
     return "[]"
+
+
+def _quoted(text: str) -> str:
+    """Return a text in double quotes, in ASCII."""
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(letter: str) -> str:
+    """Source: YAML 1.2 section 5.7."""
+    number = ord(letter)
+    if letter in {'"', "\\"}:
+        return f"\\{letter}"
+    if 0x20 <= number < 0x7F:
+        return letter
+    return f"\\x{number:02x}" if number <= 0xFF else f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
