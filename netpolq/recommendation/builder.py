@@ -79,9 +79,11 @@ def _by_workload(
     def text(end: End) -> str:
         return identities.title(end) if isinstance(end, Workload) else outside_text(end)
 
-    for seen, evidence in sorted(
-        traffic.seen.items(), key=lambda item: (text(item[0].source), text(item[0].destination), str(item))
-    ):
+    def order(seen: Seen) -> tuple[str, str, int, int]:
+        return text(seen.source), text(seen.destination), seen.protocol, seen.port or 0
+
+    for seen in sorted(traffic.seen, key=order):
+        evidence = traffic.seen[seen]
         sides = (Direction.EGRESS, seen.source, seen.destination), (Direction.INGRESS, seen.destination, seen.source)
         for direction, end, other in sides:
             if not isinstance(end, Workload):

@@ -87,7 +87,7 @@ class RuleBuilder:
             return port if found is None else NamedEntry(port.protocol, found)
 
         rules = self._rules(workload, seen, number)
-        if by_name:
+        if by_name and any(isinstance(name(peer, port), NamedEntry) for peer, ports in seen.items() for port in ports):
             named = self._rules(workload, seen, name)
             rules = named if len(named) <= len(rules) else rules
         return rules

@@ -34,7 +34,9 @@ def test_every_path_in_the_documentation_exists(page: Path) -> None:
     assert not missing
 
 
-_EXPLAINED = re.compile(r"^\$ (netpolq (?:explain|matrix) --manifests config/.*)\n((?:(?!```|\$ ).*\n)+)", re.MULTILINE)
+_EXPLAINED = re.compile(
+    r"^\$ (netpolq (?:explain|matrix|recommend) --(?:manifests|flows) config/.*)\n((?:(?!```|\$ ).*\n)+)", re.MULTILINE
+)
 EXPLAINED = [
     pytest.param(*found, id=f"{page.name}-{number}")
     for page in PAGES

@@ -23,7 +23,7 @@ from netpolq.store import Store
 from tests.support.random_flows import PORTS, PROTOCOLS, Scene, scenes
 from tests.support.sizes import sized
 
-EXAMPLES = settings(max_examples=sized(100), deadline=None)
+EXAMPLES = settings(max_examples=sized(60), deadline=None)
 STAND_IN = "203.0.113.77"
 """An address for those that were not recorded."""
 

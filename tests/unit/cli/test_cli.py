@@ -20,6 +20,8 @@ from netpolq.settings import resolve
 from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, PODS_OPTIONS, STATUS_OPTIONS, SUPPORT_BUNDLE_OPTIONS
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_argv
+from tests.support.seen_flows import line as flow_line
+from tests.support.seen_flows import pod as flow_pod
 
 FULL = Path("/dev/full")
 
@@ -95,8 +97,8 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     line = one_error_line(capsys)
     assert "'start'" in line
     assert (
-        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, config, completion, man, version, help"
-        in line
+        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, man, "
+        "version, help" in line
     )
 
 
@@ -476,6 +478,8 @@ def test_every_command_has_valid_examples(
     for path in ("manifests/all.yaml", "manifests-new/all.yaml", "policies.yaml", "policies-new.yaml"):
         (tmp_path / path).write_text(text)
     (tmp_path / "questions.jsonl").write_text('{"src": "10.0.0.3", "dst": "10.0.0.2", "proto": "TCP", "dport": 5432}\n')
+    (tmp_path / "pods.json").write_text(json.dumps(pods[0]))
+    (tmp_path / "flows.jsonl").write_text(flow_line(flow_pod("shop/frontend"), flow_pod("shop/db"), 5432))
     monkeypatch.chdir(tmp_path)
     options = {"run": OPTIONS, "status": STATUS_OPTIONS, "cleanup": CLEANUP_OPTIONS, "support-bundle": SUPPORT_BUNDLE_OPTIONS}
     for name, command in cli.COMMANDS.items():

@@ -12,7 +12,7 @@ from netpolq.errors import ExitCode
 from netpolq.explain.manifests import load
 from netpolq.flows.record import FlowVerdict, encode
 from netpolq.recommendation import verification
-from tests.unit.recommendation.flow_lines import outside, pod, record
+from tests.support.seen_flows import outside, pod, record
 
 RECORDS = [
     record(pod("shop/web"), pod("shop/db"), 5432, connections=7),

@@ -12,7 +12,7 @@ from netpolq.flows.record import OTHER_ADDRESSES, FlowRecord, FlowVerdict
 from netpolq.model import NamedPort, NetworkPolicy, Node, Pod, Update
 from netpolq.recommendation import Answer, Options, Request, recommended
 from netpolq.store import Store
-from tests.unit.recommendation.flow_lines import bare, outside, pod, record
+from tests.support.seen_flows import bare, outside, pod, record
 
 WEB, DB, DNS = pod("shop/web"), pod("shop/db"), pod("kube-system/coredns", "10.200.0.2", k8s__app="kube-dns")
 MONITOR = pod("ops/monitor")

@@ -11,7 +11,7 @@ import pytest
 from netpolq.errors import NetpolqError
 from netpolq.recommendation import records
 from netpolq.recommendation.records import read_file, read_lines
-from tests.unit.recommendation.flow_lines import line, pod
+from tests.support.seen_flows import line, pod
 
 
 def test_records_are_read_and_empty_lines_left_out(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from netpolq.recommendation.builder import Options, Recommendation, build
 from netpolq.recommendation.traffic import Traffic, known_pods, traffic_of
 from netpolq.recommendation.verification import SAMPLES, VerificationError, Verified, verify
 from netpolq.recommendation.workloads import KnownPods
-from tests.unit.recommendation.flow_lines import outside, pod, record
+from tests.support.seen_flows import outside, pod, record
 
 RECORDS = [
     record(pod("shop/web"), pod("shop/db"), 5432),
