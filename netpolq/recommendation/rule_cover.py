@@ -70,5 +70,9 @@ def _largest_first(
     while missing:
         best = max(pairs, key=lambda one: len(pairs[one] & missing))
         chosen.append(best)
-        missing -= pairs.pop(best)
+        missing -= pairs[best]
+    for one in tuple(chosen):  # the first ones may be covered by the later ones
+        others = [other for other in chosen if other != one]
+        if pairs[one] <= set().union(*(pairs[other] for other in others)):
+            chosen = others
     return chosen

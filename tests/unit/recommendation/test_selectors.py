@@ -53,6 +53,14 @@ def test_many_neighbours_need_more_labels_than_are_searched() -> None:
     assert chosen(labels, *others) == labels
 
 
+def test_the_label_that_excludes_most_is_not_always_among_the_fewest() -> None:
+    """It alone excludes four of six neighbours, but the other two together exclude all."""
+    labels = {"l0": "a", "l1": "a", "l2": "a"}
+    excluded = {"l0": {0, 1, 2, 3}, "l1": {0, 1, 4}, "l2": {2, 3, 5}}
+    others = [{key: "b" if number in excluded[key] else "a" for key in labels} for number in range(6)]
+    assert chosen(labels, *others) == {"l1": "a", "l2": "a"}
+
+
 def test_without_labels_and_without_neighbours_everything_is_selected() -> None:
     assert selector_for(workload({}), []) == LabelSelector()
 
