@@ -87,6 +87,15 @@ def test_replicas_are_one_peer_and_ports_of_one_peer_are_one_rule() -> None:
     assert found["shop/db"]["ingress"] == [{"from": [app("web")], "ports": tcp(5432, 5433)}]
 
 
+def test_evidence_is_the_sum_with_the_last_connection_as_the_example() -> None:
+    """In any order of the records."""
+    replicas = [pod(f"shop/web-{number}", f"10.1.0.{number + 1}", app="web") for number in range(3)]
+    records = [record(end, DB, 5432, at_s=at_s, connections=2) for end, at_s in zip(replicas, (60, 180, 120), strict=True)]
+    for ordered in (records, records[::-1]):
+        found = comments(answer(*ordered))
+        assert "6 connections, 3 flow records, last seen 2023-11-14T22:16:20Z such as shop/web-1 (10.1.0.2)" in found
+
+
 def test_no_pair_that_was_not_seen_is_allowed() -> None:
     found = specs(answer(record(WEB, DB, 1), record(MONITOR, DB, 2)))
     assert len(found["shop/db"]["ingress"]) == 2
@@ -162,6 +171,10 @@ def test_icmp_is_no_rule_and_a_note_names_it() -> None:
     found = answer(record(WEB, DB, None, "ICMP", connections=3))
     assert specs(found)["shop/db"]["ingress"] == []
     assert "not expressed: ICMP from shop/web to shop/db (3 connections) cannot be allowed" in comments(found)
+
+
+def test_a_pod_that_connects_to_itself_needs_no_rule() -> None:
+    assert specs(answer(record(WEB, WEB), record(WEB, DB)))["shop/web"]["ingress"] == []
 
 
 def test_denied_connections_are_left_out_unless_they_are_asked_for() -> None:
