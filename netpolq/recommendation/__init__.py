@@ -63,7 +63,7 @@ def recommend(records: list[FlowRecord], request: Request, manifests: Path | Non
     `manifests`: a folder or a file with further pods. Returns the exit code. Raises `NetpolqError`: without wanted flows, and if the
     verification fails.
     """
-    store = None if manifests is None else load(manifests)
+    store = None if manifests is None else load(manifests).store
     if store is not None:
         report(store.rejections)
     answer = recommended(records, request, store)

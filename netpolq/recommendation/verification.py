@@ -129,7 +129,7 @@ def _store(text: str, traffic: Traffic, pods: KnownPods) -> tuple[Store, Address
     with tempfile.NamedTemporaryFile("w", prefix="netpolq-recommend-", suffix=".yaml", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        store = load(Path(file.name))
+        store = load(Path(file.name)).store
     if store.rejections:
         raise VerificationError(f"the recommended policies cannot be read: {store.rejections[0]}; {_REPORT}")
     addresses: dict[tuple[Workload, Instance], AddressKey] = {}

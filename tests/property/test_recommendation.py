@@ -54,7 +54,7 @@ def store_of(answer: Answer, scene: Scene) -> Store:
     with TemporaryDirectory() as folder:
         path = Path(folder, "policies.yaml")
         path.write_text(answer.manifests, encoding="utf-8")
-        store = load(path)
+        store = load(path).store
     assert store.rejections == ()
     store.apply(Update(upserted=tuple(store_of_pods(scene).pods.values()), ignored={}, observed_ns=0))
     return store

@@ -42,7 +42,7 @@ def test_the_output_is_a_file_that_an_agent_reads_without_a_warning(
     assert err == ""
     path = tmp_path / "policies.yaml"
     path.write_text(out)
-    store = load(path)
+    store = load(path).store
     assert store.rejections == ()
     assert set(store.policies) == {("ops", "monitor"), ("shop", "db"), ("shop", "web")}
 
