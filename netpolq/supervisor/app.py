@@ -316,6 +316,7 @@ class Supervisor:
             verdict_cache=self._verdict_cache,
             strict_mode=self._strict_mode,
             cni_results=self._cni_results,
+            flows=self._flows,
             flow_export=self._flow_export,
         )
 

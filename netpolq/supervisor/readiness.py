@@ -17,6 +17,7 @@ from netpolq.sources.source import Source
 from netpolq.store import Store
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
+from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
@@ -50,8 +51,8 @@ _MAX_BEHIND_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flow_export`: None
-    if switched off.
+    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flows`,
+    `flow_export`: None if switched off.
     """
 
     settings: Settings
@@ -73,6 +74,7 @@ class Readiness:
     verdict_cache: VerdictCache | None
     strict_mode: StrictMode | None
     cni_results: CniResults | None
+    flows: FlowIntake | None
     flow_export: FlowExport | None
 
     def not_ready(self) -> list[str]:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.flows.export.part import FlowExport
+from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
 from netpolq.supervisor.metrics.deprecated_names import with_former_names
@@ -146,6 +147,8 @@ def readings(readiness: Readiness) -> list[Reading]:
     ]
     if readiness.verdict_cache is not None:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
+    if readiness.flows is not None:
+        found += flow_readings(readiness.flows)
     if readiness.flow_export is not None:
         found += flow_export_readings(readiness.flow_export)
     return found
@@ -240,6 +243,21 @@ def verdict_cache_readings(cache: VerdictCache, counts: CacheCounts | None) -> l
             ),
         ]
     return found
+
+
+def flow_readings(flows: FlowIntake) -> list[Reading]:
+    """Values of the recorded flows."""
+    single = Reading.single
+    return [
+        single("netpolq_flow_records", "Flow records that the agent has, of at most --flow-records", flows.table.records),
+        single(
+            "netpolq_flow_records_dropped_total",
+            "Flow records that were dropped before their hour was over, to make room",
+            flows.table.dropped_early,
+        ),
+        single("netpolq_flow_unrecorded_connections_total", "Connections that are in no flow record", flows.table.unrecorded),
+        single("netpolq_flow_lost_connections_total", "Connections that workers had no room to report", flows.lost),
+    ]
 
 
 def flow_export_readings(export: FlowExport) -> list[Reading]:
