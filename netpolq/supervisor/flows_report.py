@@ -10,7 +10,7 @@ the fields of `FlowFilter`, and one of:
 import asyncio
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -46,11 +46,11 @@ class FlowsHead:
 
 def answer(table: FlowTable, lost: int, query: Sequence[tuple[str, str]], now_s: float) -> AsyncIterator[bytes]:
     """The lines of the answer, in portions. `now_s`: Unix time. Raises `ValueError` for a query that is wrong."""
-    fields = dict(query)
-    if len(fields) < len(query):
+    filters = dict(query)
+    if len(filters) < len(query):
         raise ValueError("each field may be given once")
-    since, after = fields.pop("since", None), fields.pop("after", None)
-    wanted = FlowFilter.from_query(fields)
+    since, after = filters.pop("since", None), filters.pop("after", None)
+    wanted = FlowFilter.from_query(filters)
     if (since is None) == (after is None):
         raise ValueError("either since or after is needed")
     missed = 0
@@ -93,8 +93,18 @@ def _number(text: str, name: str, most: int) -> int:
 def decode(body: bytes) -> tuple[FlowsHead, list[FlowRecord]]:
     """The head and the records of an answer. Raises `ValueError`."""
     head, *lines = body.splitlines() or [b""]
+    return decode_head(head), [record.decode(line) for line in lines]
+
+
+def decode_head(line: bytes) -> FlowsHead:
+    """The first line of an answer. Fields that this version does not know are ignored. Raises `ValueError`."""
     try:
-        fields: dict[str, Any] = orjson.loads(head)
-        return FlowsHead(**fields), [record.decode(line) for line in lines]
-    except TypeError as error:
+        found: dict[str, Any] = orjson.loads(line)
+        head = FlowsHead(**{field.name: found[field.name] for field in fields(FlowsHead)})
+    except (TypeError, KeyError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not an answer about flows: {error}") from error
+    for field in fields(FlowsHead):
+        value = getattr(head, field.name)
+        if isinstance(value, bool) or not isinstance(value, str if field.name == "node" else (int, float)):
+            raise ValueError(f"not an answer about flows: {field.name} is {value!r}")
+    return head

@@ -3,7 +3,8 @@
 import http.client
 import socket
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlencode
@@ -18,6 +19,11 @@ from netpolq.supervisor.pods_report import PODS_PATH, LocalPods
 from netpolq.supervisor.status import STATUS_PATH, Status, decode
 
 _TIMEOUT_S = 5.0
+_MAX_ERROR_BYTES = 200
+_PORTION_BYTES = 1 << 16
+
+MAX_LINE_BYTES = 1 << 24
+"""Of an answer in lines. A record has some 500 bytes, and more with many labels and isolating policies."""
 
 Document = TypeVar("Document")
 
@@ -39,18 +45,54 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+class AnswerError(NetpolqError):
+    """The agent answered something other than 200. `status`: of HTTP. `reason`: what it wrote, in one line."""
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
 def request(run_dir: Path, method: str, path_of_url: str, text: str = "") -> bytes:
     """The body of the answer of the agent that uses this run directory.
 
-    Raises `NetpolqError` with the path of the socket for a timeout or an answer other than 200: `PrivilegeError` if the agent rejects the
-    user, `NoAgentError` if no process listens.
+    Raises `NetpolqError` with the path of the socket for a timeout or an answer other than 200 (`AnswerError`): `PrivilegeError` if the
+    agent rejects the user, `NoAgentError` if no process listens.
     """
+    with _response(run_dir, method, path_of_url, text) as response:
+        return response.read()
+
+
+def lines(run_dir: Path, path_of_url: str) -> Iterator[bytes]:
+    """The lines of an answer as they arrive, without their ends. Raises as `request`, also in the middle of an answer."""
+    with _response(run_dir, "GET", path_of_url) as response:
+        rest = b""
+        while portion := response.read1(_PORTION_BYTES):
+            *whole, rest = (rest + portion).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                raise NetpolqError(
+                    f"the answer on {str(run_dir / STATUS_SOCKET)!r} has a line of more than {MAX_LINE_BYTES} bytes"
+                )
+            yield from whole
+        if rest:
+            yield rest
+
+
+@contextmanager
+def _response(run_dir: Path, method: str, path_of_url: str, text: str = "") -> Iterator[http.client.HTTPResponse]:
+    """The response to a request, with status 200. What its reader meets raises as `request` does."""
     path = run_dir / STATUS_SOCKET
     connection = _UnixConnection(path)
     try:
         connection.request(method, path_of_url, body=text or None)
         response = connection.getresponse()
-        body = response.read()
+        if response.status == http.client.FORBIDDEN:
+            raise _not_root(path)
+        if response.status != http.client.OK:
+            reason = one_line(response.read(_MAX_ERROR_BYTES).decode(errors="replace").strip())
+            raise AnswerError(f"the agent on {str(path)!r} answered {response.status}: {reason}", response.status, reason)
+        yield response
     except PermissionError as error:
         raise _not_root(path) from error
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
@@ -62,13 +104,6 @@ def request(run_dir: Path, method: str, path_of_url: str, text: str = "") -> byt
         raise NetpolqError(f"no agent answers on {str(path)!r}: {reason}; is one running with this --run-dir?") from error
     finally:
         connection.close()
-    if response.status == http.client.FORBIDDEN:
-        raise _not_root(path)
-    if response.status != http.client.OK:
-        raise NetpolqError(
-            f"the agent on {str(path)!r} answered {response.status}: {one_line(body[:200].decode(errors='replace'))}"
-        )
-    return body
 
 
 def fetch(run_dir: Path) -> Status:
