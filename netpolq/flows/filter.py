@@ -11,6 +11,9 @@ from netpolq.flows.record import OTHER_ADDRESSES, Flow, FlowEnd, FlowVerdict
 
 _PORT = re.compile(r"(?:(?P<port>[0-9]{1,5})(?:/(?P<protocol>[A-Za-z0-9]+))?|(?P<only_protocol>[A-Za-z][A-Za-z0-9]*))")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+"""Source: names in the Kubernetes API: a namespace's is an RFC 1123 label, without dots, which keeps it apart from an address."""
+
 _DOMAIN = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9])?\.?")
 
 
@@ -34,9 +37,9 @@ class FlowFilter:
 
     def check(self) -> None:
         """Raises `ValueError`, which names the field, for a value that no record can match."""
-        if self.pod and not all(_NAME.fullmatch(part) for part in _pod_parts(self.pod)):
+        if self.pod and not _is_pod_name(self.pod):
             raise ValueError(f"pod: {self.pod!r} must be NAMESPACE/NAME, where NAME may end with *")
-        if self.namespace and not _NAME.fullmatch(self.namespace):
+        if self.namespace and not _NAMESPACE.fullmatch(self.namespace):
             raise ValueError(f"namespace: {self.namespace!r} is no name of a namespace")
         for field in ("source", "destination"):
             text = getattr(self, field)
@@ -105,9 +108,10 @@ def _ports_of(flow: Flow) -> set[tuple[int | None, str | None]]:
     return {(flow.port, None), (flow.port, protocol), (None, protocol)} - {(None, None)}
 
 
-def _pod_parts(text: str) -> tuple[str, str]:
+def _is_pod_name(text: str) -> bool:
     namespace, _slash, name = text.partition("/")
-    return namespace, name.removesuffix("*").rstrip("-.") or ("x" if name == "*" else "")
+    start = name.removesuffix("*").rstrip("-.")
+    return _NAMESPACE.fullmatch(namespace) is not None and (name == "*" or _NAME.fullmatch(start) is not None)
 
 
 def _is_pod(end: FlowEnd, wanted: str) -> bool:
@@ -120,7 +124,7 @@ def _is_pod(end: FlowEnd, wanted: str) -> bool:
 def _is_end(text: str) -> bool:
     if _network(text) is not None:
         return True
-    return all(map(_NAME.fullmatch, _pod_parts(text))) if "/" in text else _DOMAIN.fullmatch(text) is not None
+    return _is_pod_name(text) if "/" in text else _DOMAIN.fullmatch(text) is not None
 
 
 def _matches_end(end: FlowEnd, wanted: str) -> bool:
@@ -129,6 +133,8 @@ def _matches_end(end: FlowEnd, wanted: str) -> bool:
         return end.address != OTHER_ADDRESSES and ip_address(end.address) in network
     if "/" in wanted:
         return _is_pod(end, wanted)
+    if wanted.startswith("*."):
+        return any(name.endswith(wanted[1:].rstrip(".")) for name in end.names)
     return end.namespace == wanted or wanted.rstrip(".") in end.names
 
 
