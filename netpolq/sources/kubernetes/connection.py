@@ -9,11 +9,12 @@ import contextlib
 import socket
 import ssl
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import orjson
+import yarl
 
 from kubernetes.aio import client, config
 
@@ -28,6 +29,11 @@ _SUCCESS = (200, 201)
 _CONNECT_TIMEOUT_S = 10.0
 _READ_BUFFER_BYTES = 2**21
 """As the package sets it: an event of a watch may be larger than what aiohttp keeps otherwise."""
+
+_MAX_MESSAGE_BYTES = 2**22
+"""Of a WebSocket. Servers send pieces of 32 KiB."""
+
+_CLOSE_S = 1.0
 
 _USER_AGENT = "netpolq"
 
@@ -74,12 +80,22 @@ class Connection:
     """Requests to one API server.
 
     `kubeconfig_paths`: one path, several separated by colons, or empty for the service account of the pod. `context`: of the kubeconfig;
-    empty: the current one.
+    empty for the current one. `max_connections`: at once; None for the default of the kubernetes package. `advice`: what to do if the
+    configuration is unusable.
     """
 
-    def __init__(self, kubeconfig_paths: str, context: str = "") -> None:
+    def __init__(
+        self,
+        kubeconfig_paths: str,
+        *,
+        context: str = "",
+        max_connections: int | None = None,
+        advice: str = "give --kubeconfig FILE, KUBECONFIG or --manifests DIR",
+    ) -> None:
         self._kubeconfig = kubeconfig_paths
         self._context = context
+        self._max_connections = max_connections
+        self._advice = advice
         self._lease: _Lease | None = None
         self._renewal = asyncio.Lock()
         self._generation = 0
@@ -93,9 +109,7 @@ class Connection:
         except Exception as error:  # its parsers and plugins raise any type
             origin = f"--kubeconfig {self._kubeconfig}" if self._kubeconfig else "the service account of this pod"
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise BootError(
-                f"{origin} cannot be used: {reason}; give --kubeconfig FILE, KUBECONFIG or --manifests DIR"
-            ) from error
+            raise BootError(f"{origin} cannot be used: {reason}; {self._advice}") from error
 
     async def _make_client(self) -> client.ApiClient:
         configuration = client.Configuration()
@@ -119,7 +133,8 @@ class Connection:
         if rest.pool_manager is not None:
             raise RuntimeError("the package has made its connections before they could be configured")
         # The connector belongs to the session below, which the package closes.
-        connector = aiohttp.TCPConnector(limit=rest.maxsize, ssl=rest.ssl_context, socket_factory=_make_socket)
+        limit = rest.maxsize if self._max_connections is None else self._max_connections
+        connector = aiohttp.TCPConnector(limit=limit, ssl=rest.ssl_context, socket_factory=_make_socket)
         rest.pool_manager = aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=_READ_BUFFER_BYTES)
         made.user_agent = _USER_AGENT
         return made
@@ -212,11 +227,52 @@ class Connection:
             yield content
 
     @contextlib.asynccontextmanager
+    async def websocket(
+        self, path: str, query: Sequence[tuple[str, str]], *, protocols: Sequence[str], timeout_s: float
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A WebSocket. `query`: a name may occur several times. `timeout_s`: until it is open. Errors as for `get`."""
+        lease = self._current
+        lease.requests += 1
+        try:
+            _method, url, headers, _body, _post = await lease.client.param_serialize(
+                "GET", path, query_params=list(query), header_params={}, auth_settings=["BearerToken"]
+            )
+            session = lease.client.rest_client.pool_manager
+            if session is None:
+                raise RuntimeError("the client has no session")
+            try:
+                async with asyncio.timeout(timeout_s):
+                    opened = await session.ws_connect(
+                        yarl.URL(url, encoded=True),
+                        headers=headers,
+                        protocols=protocols,
+                        max_msg_size=_MAX_MESSAGE_BYTES,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+                    )
+            except aiohttp.WSServerHandshakeError as error:
+                raise await self._refusal(path, query, error.status, timeout_s) from error
+            try:
+                yield opened
+            finally:
+                await opened.close()
+        finally:
+            lease.requests -= 1
+            await lease.close_if_done()
+
+    async def _refusal(self, path: str, query: Sequence[tuple[str, str]], status: int, timeout_s: float) -> StatusError:
+        """Why a WebSocket was refused, whose response was closed unread: the same request without an upgrade is refused for the same."""
+        try:
+            async with self._exchange("GET", path, query, total_s=timeout_s, idle_s=timeout_s):
+                return StatusError(status, "the server does not open a WebSocket")
+        except StatusError as error:
+            return error
+
+    @contextlib.asynccontextmanager
     async def _exchange(
         self,
         method: str,
         path: str,
-        query: Mapping[str, str],
+        query: Mapping[str, str] | Sequence[tuple[str, str]],
         *,
         total_s: float,
         idle_s: float,
@@ -229,7 +285,7 @@ class Connection:
             _method, url, headers, _body, _post = await lease.client.param_serialize(
                 method,
                 path,
-                query_params=list(query.items()),
+                query_params=list(query.items() if isinstance(query, Mapping) else query),
                 header_params={"Accept": "application/json", **({} if body is None else {"Content-Type": content_type})},
                 auth_settings=["BearerToken"],
             )

@@ -27,11 +27,20 @@ def check(paths: str, context: str = "") -> None:
         raise KubeconfigError(f"{paths}: No such file or directory")
     documents = {path: _read(path) for path in found}
     if context:
-        known = sorted({str(each["name"]) for document in documents.values() for each in document.get("contexts") or []})
+        known = _contexts(documents.values())
         if context not in known:
-            raise KubeconfigError(f"{paths}: there is no context {context!r}; allowed: {', '.join(known) or 'none'}")
+            raise KubeconfigError(f"{paths}: there is no context {context!r}; allowed: {', '.join(sorted(known)) or 'none'}")
     elif not any(document.get("current-context") for document in documents.values()):
         raise KubeconfigError(f"{', '.join(map(str, found))}: current-context is missing or empty")
+
+
+def _contexts(documents: Iterable[dict[str, object]]) -> set[str]:
+    found: set[str] = set()
+    for document in documents:
+        entries = document.get("contexts")
+        if isinstance(entries, list):
+            found.update(str(entry["name"]) for entry in entries if isinstance(entry, dict))
+    return found
 
 
 def check_certificates(files: Iterable[str | None]) -> None:

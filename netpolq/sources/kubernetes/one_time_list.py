@@ -115,7 +115,7 @@ async def list_cluster(kubeconfig: str, context: str, extras: Sequence[Extra], o
 
     Raises `NetpolqError` with the server, and with verb and resource where the server refuses.
     """
-    connection = Connection(kubeconfig, context)
+    connection = Connection(kubeconfig, context=context)
     try:
         await connection.open()
     except BootError as error:
