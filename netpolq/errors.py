@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     ALREADY_RUNNING = 6
     BOOT = 7
     UNEXPECTED = 8
+    INCOMPLETE = 9
 
 
 class NetpolqError(Exception):

@@ -17,6 +17,7 @@ from netpolq.cli.cleanup import CLEANUP
 from netpolq.cli.command import Command, plain
 from netpolq.cli.config import CONFIG_FILE
 from netpolq.cli.explain import EXPLAIN
+from netpolq.cli.flows import FLOWS
 from netpolq.cli.loglevel import LOGLEVEL
 from netpolq.cli.names import NAMES
 from netpolq.cli.pods import PODS
@@ -184,6 +185,7 @@ COMMANDS: Mapping[str, Command] = {
     "status": STATUS,
     "pods": PODS,
     "names": NAMES,
+    "flows": FLOWS,
     "loglevel": LOGLEVEL,
     "support-bundle": SUPPORT_BUNDLE,
     "cleanup": CLEANUP,

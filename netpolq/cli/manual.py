@@ -21,7 +21,7 @@ _DESCRIPTION = (
 )
 
 _FILES: Mapping[str, str] = {
-    f"{RUN_DIR.default}/{STATUS_SOCKET}": "Socket for netpolq status, pods, names, loglevel and support-bundle.",
+    f"{RUN_DIR.default}/{STATUS_SOCKET}": "Socket for netpolq status, pods, names, flows, loglevel and support-bundle.",
     f"{RUN_DIR.default}/{SNAPSHOT_FILE}": "The newest snapshot of the policies, with which the next agent starts.",
     f"{RUN_DIR.default}/{NAMES_FILE}": "Addresses that DNS answers gave for names in policies, with which the next agent starts.",
     f"{RUN_DIR.default}/{TAKEOVER_KEY}": "Key that an agent with --takeover must read.",

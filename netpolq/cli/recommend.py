@@ -19,7 +19,7 @@ from netpolq.settings.command_flags import (
     PODS_TO_READ,
     RECOMMEND_OPTIONS,
     RECOMMEND_OUTPUT,
-    SINCE,
+    SEEN_SINCE,
 )
 from netpolq.settings.options import Values, from_argv
 
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str]) -> int:
             directions=_DIRECTIONS[values[OF_DIRECTION]],
             domain_names=values[BY_DOMAIN_NAMES],
         ),
-        since_s=values[SINCE],
+        since_s=values[SEEN_SINCE],
         include_denied=values[INCLUDE_DENIED],
         audit=values[FOR_AUDIT],
         command=shlex.join(["netpolq", "recommend", *argv]),

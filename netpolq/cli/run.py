@@ -32,6 +32,7 @@ _EXIT_CODES: Mapping[ExitCode, str] = {
     ExitCode.ALREADY_RUNNING: "another agent serves this network namespace",
     ExitCode.BOOT: "the agent cannot start, and a retry would not help",
     ExitCode.UNEXPECTED: "explain: the verdict differs from --expect; diff: a connection changes",
+    ExitCode.INCOMPLETE: "flows: some agents of the cluster could not be read",
 }
 
 

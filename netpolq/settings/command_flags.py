@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
-from netpolq.settings.options import Option
-from netpolq.settings.value_types import BOOLEAN, DURATION, Completion, integers, optional, paths, text, words
+from netpolq.settings.options import Option, OptionGroup
+from netpolq.settings.value_types import BOOLEAN, DURATION, Completion, durations, integers, optional, paths, text, words
 
 OUTPUT = Option(
     name="output", value_type=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
@@ -162,7 +162,7 @@ OF_NAMESPACE = Option(
     default="",
     help="Recommend policies for the workloads of this namespace only. Empty: of all namespaces.",
 )
-SINCE: Option[int | None] = Option(
+SEEN_SINCE: Option[int | None] = Option(
     name="since",
     value_type=optional(DURATION, None),
     default="",
@@ -205,9 +205,119 @@ HOLD_SWITCHES = (
     Option(name="force", value_type=_SWITCH, default="", help="Install the hold even if an agent's table is in place."),
 )
 
+FOLLOW = Option(
+    name="follow",
+    value_type=_SWITCH,
+    default="false",
+    help="Show flows as they come, until Ctrl-C: on a terminal a table of the newest ones, otherwise a line for each.",
+    letter="f",
+)
+SINCE = Option(
+    name="since",
+    value_type=durations(3600),
+    default="5m",
+    help="How far back. Agents keep an hour. With --follow and without this flag: from now on.",
+)
+DENIED = Option(
+    name="denied",
+    value_type=_SWITCH,
+    default="false",
+    help="Only connections that were denied, or that policies in audit would deny.",
+)
+FLOW_POD = Option(
+    name="pod",
+    value_type=text(metavar="POD", allowed="NAMESPACE/NAME, where NAME may end with *"),
+    default="",
+    help="Only flows from or to this pod.",
+)
+FLOW_NAMESPACE = Option(
+    name="namespace",
+    value_type=text(metavar="NAMESPACE", allowed="the name of a namespace"),
+    default="",
+    help="Only flows from or to pods of this namespace.",
+    letter="n",
+)
+_FLOW_END = text(metavar="END", allowed="NAMESPACE, NAMESPACE/NAME, an address, a range of addresses or a domain name")
+FLOW_SOURCE = Option(name="from", value_type=_FLOW_END, default="", help="Only flows from there. NAME of a pod may end with *.")
+FLOW_DESTINATION = Option(
+    name="to",
+    value_type=_FLOW_END,
+    default="",
+    help="Only flows to there. A domain name is one that policies use, or *. and a name.",
+)
+FLOW_POLICY = Option(
+    name="policy",
+    value_type=text(metavar="POLICY", allowed="NAMESPACE/NAME, or the name of a cluster-wide policy"),
+    default="",
+    help="Only flows that this policy decided, or would have decided in audit.",
+)
+FLOW_PORT = Option(
+    name="port",
+    value_type=text(metavar="PORT", allowed="PORT, PORT/PROTOCOL or PROTOCOL, as in 443, 53/UDP or ICMP"),
+    default="",
+    help="Only flows to this port of the destination, or of this protocol.",
+)
+FLOW_OUTPUT = replace(
+    OUTPUT,
+    value_type=optional(words("text", "wide", "json", "raw", metavar="FORMAT"), ""),
+    default="",
+    help="Format of the output. text: a table with a line for each flow. wide: with addresses, node, first moment and traffic. json: a "
+    "JSON line for each flow and window of 15 s. raw: the agent's answers as they are, for programs that also want their first lines. "
+    "Without this flag: text on a terminal, otherwise json.",
+)
+CLUSTER_KUBECONFIG = Option(
+    name="kubeconfig",
+    value_type=text(metavar="FILE", allowed="a path", completion=Completion.FILES),
+    default="",
+    help="Read the agents of all nodes through the API server of this kubeconfig, instead of the agent of this node.",
+)
+CLUSTER_CONTEXT = Option(
+    name="context",
+    value_type=text(metavar="NAME", allowed="the name of a context"),
+    default="",
+    help="Context of the kubeconfig. Given without --kubeconfig: that of the variable KUBECONFIG, or else ~/.kube/config.",
+)
+AGENT_NAMESPACE = Option(
+    name="agent-namespace",
+    value_type=text(metavar="NAMESPACE", allowed="the name of a namespace"),
+    default="kube-system",
+    help="Namespace of the agents' pods.",
+)
+AGENT_SELECTOR = Option(
+    name="agent-selector",
+    value_type=text(metavar="SELECTOR", allowed="a label selector"),
+    default="app.kubernetes.io/name=netpolq",
+    help="Labels of the agents' pods.",
+)
+FLOW_NODES = Option(
+    name="node",
+    value_type=text(metavar="NODE", allowed="the name of a node; several separated by commas"),
+    default="",
+    help="Read only the agents of these nodes. May be repeated.",
+    is_list=True,
+)
+AGENT_TIMEOUT = Option(
+    name="timeout",
+    value_type=durations(600),
+    default="30s",
+    help="How long an agent may take to connect, and may be silent.",
+)
+
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 NAMES_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 PODS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
+FLOW_GROUPS = (
+    OptionGroup("What to show", (FOLLOW, SINCE, FLOW_OUTPUT)),
+    OptionGroup(
+        "Which flows; all of these must hold",
+        (DENIED, FLOW_POD, FLOW_NAMESPACE, FLOW_SOURCE, FLOW_DESTINATION, FLOW_POLICY, FLOW_PORT),
+    ),
+    OptionGroup(
+        "Where from",
+        (RUN_DIR, CLUSTER_KUBECONFIG, CLUSTER_CONTEXT, AGENT_NAMESPACE, AGENT_SELECTOR, FLOW_NODES, AGENT_TIMEOUT),
+    ),
+)
+FLOWS_OPTIONS: tuple[Option[object], ...] = tuple(option for group in FLOW_GROUPS for option in group.options)
 SUPPORT_BUNDLE_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, BUNDLE_FILE, BUNDLE_LOG)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)
@@ -231,6 +341,6 @@ EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     OUTPUT,
 )
 RECOMMEND_OPTIONS: tuple[Option[object], ...] = (
-    *(FLOWS, OF_NAMESPACE, SINCE, PODS_TO_READ, OF_DIRECTION),
+    *(FLOWS, OF_NAMESPACE, SEEN_SINCE, PODS_TO_READ, OF_DIRECTION),
     *(INCLUDE_DENIED, BY_DOMAIN_NAMES, FOR_AUDIT, RECOMMEND_OUTPUT),
 )

@@ -128,6 +128,19 @@ def _alternatives(*texts: str) -> str:
     return f"{', '.join(most)} or {last}"
 
 
+def durations(highest_s: int, *, metavar: str = "DURATION") -> ValueType[int]:
+    """Return the type of durations in seconds, written as in `30s`, `5m` or `1h`, up to one."""
+
+    def parse(text: str) -> int:
+        if (seconds := _duration(text)) > highest_s:
+            raise ValueError
+        return seconds
+
+    units = reversed(_UNIT_SECONDS.items())
+    highest = next(f"{highest_s // unit_s}{unit}" for unit, unit_s in units if highest_s % unit_s == 0)
+    return ValueType(parse=parse, metavar=metavar, allowed=f"a number and s, m or h, as in 30s or 5m, at most {highest}")
+
+
 def text(*, metavar: str, allowed: str, completion: Completion = Completion.NOTHING) -> ValueType[str]:
     """Return the type of texts that the command parses itself."""
     return ValueType(parse=_plain_text, metavar=metavar, allowed=allowed, completion=completion)

@@ -17,7 +17,14 @@ from netpolq import cli
 from netpolq.errors import ExitCode
 from netpolq.ipc import settings_document
 from netpolq.settings import resolve
-from netpolq.settings.command_flags import CLEANUP_OPTIONS, NAMES_OPTIONS, PODS_OPTIONS, STATUS_OPTIONS, SUPPORT_BUNDLE_OPTIONS
+from netpolq.settings.command_flags import (
+    CLEANUP_OPTIONS,
+    FLOWS_OPTIONS,
+    NAMES_OPTIONS,
+    PODS_OPTIONS,
+    STATUS_OPTIONS,
+    SUPPORT_BUNDLE_OPTIONS,
+)
 from netpolq.settings.definitions import OPTIONS
 from netpolq.settings.options import from_argv
 from tests.support.seen_flows import line as flow_line
@@ -97,7 +104,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     line = one_error_line(capsys)
     assert "'start'" in line
     assert (
-        "run, status, pods, names, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, man, "
+        "run, status, pods, names, flows, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, man, "
         "version, help" in line
     )
 
@@ -503,6 +510,8 @@ def test_every_command_has_valid_examples(
                 from_argv(command.options, words[1:])
             elif name == "diff" and "cluster:" in words:
                 from_argv(command.options, words[3:])
+            elif name == "flows":
+                from_argv(FLOWS_OPTIONS, words[1:])
             elif name == "loglevel":
                 assert set(words[1:]) <= {"0", "2"}
             else:
@@ -612,3 +621,30 @@ def test_hold_runs_from_either_entry_point(capsys: pytest.CaptureFixture[str]) -
     words = ("hold", "--pod-cidrs=10.0.0.0/24", "--print")
     assert cli.main(words) == ExitCode.OK
     assert capsys.readouterr().out == netpolq(*words).stdout != ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "allowed"),
+    [
+        ("--since=2h", "a number and s, m or h, as in 30s or 5m, at most 1h"),
+        ("--since=5", "a number and s, m or h"),
+        ("--since=0s", "a number and s, m or h"),
+        ("--pod=web", "NAMESPACE/NAME, where NAME may end with *"),
+        ("--namespace=Shop", "the name of a namespace"),
+        ("--from=shop/", "NAMESPACE, NAMESPACE/NAME, an address, a range of addresses or a domain name"),
+        ("--to=10.0.0.1/33", "NAMESPACE, NAMESPACE/NAME, an address"),
+        ("--port=65536", "PORT, PORT/PROTOCOL or PROTOCOL, as in 443, 53/UDP or ICMP"),
+        ("--output=yaml", "text, wide, json or raw"),
+        ("--timeout=0s", "a number and s, m or h, as in 30s or 5m, at most 10m"),
+    ],
+)
+def test_flows_names_the_flag_with_a_wrong_value(flag: str, allowed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["flows", flag]) == ExitCode.USAGE
+    name, _equals, value = flag.partition("=")
+    assert one_error_line(capsys).startswith(f"netpolq: error: flag {name}: invalid value {value!r}; allowed: {allowed}")
+
+
+@pytest.mark.parametrize("flag", ["--node=node-1", "--agent-namespace=x", "--agent-selector=a=b", "--timeout=5s"])
+def test_flows_refuses_a_flag_that_needs_a_cluster(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["flows", flag]) == ExitCode.USAGE
+    assert "give --kubeconfig FILE or --context NAME, too" in one_error_line(capsys)

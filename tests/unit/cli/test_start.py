@@ -32,7 +32,7 @@ def _printed(code: str, **variables: str) -> list[str]:
 def test_a_command_imports_no_module_that_only_others_need() -> None:
     (modules,) = _printed(_COMMANDS)
     assert "netpolq.cli.run" in modules.split()
-    assert not {"asyncio", "aiohttp", "psutil", "yaml", "prometheus_client", "importlib.metadata"} & set(modules.split())
+    assert not {"asyncio", "aiohttp", "psutil", "yaml", "prometheus_client", "importlib.metadata", "rich"} & set(modules.split())
 
 
 @pytest.fixture
