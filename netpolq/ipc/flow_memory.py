@@ -41,10 +41,13 @@ MAX_COUNTS = 1024
 MAX_NAMED_POLICIES = 64
 """Policies named in the definition of an isolation; of more, the first ones."""
 
+_MAX_POSITION = 0xFFFFFFFF
+
 _MAGIC = b"NETPOLQF"
 _LAYOUT = 1
 _HEADER = struct.Struct("=8sII")
 _NUMBER = struct.Struct("=Q")
+_MAX_NUMBER = 0xFFFFFFFFFFFFFFFF
 _WRITTEN, _READ, _LOST = 16, 24, 32
 _RING = 64
 SIZE_BYTES = _RING + RING_BYTES
@@ -101,6 +104,10 @@ class FlowMemoryError(ValueError):
     """The bytes of a flow memory are not those that a worker writes."""
 
 
+class _DamagedRingError(FlowMemoryError):
+    """It is not known where the next chunk begins, or the bytes may not be visible yet."""
+
+
 def make() -> int:
     """New flow memory. The caller owns the descriptor. Raises `OSError` without free memory."""
     descriptor = os.memfd_create("netpolq-flows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -141,13 +148,14 @@ class FlowWriter:
         self._memory[_RING + start : _RING + start + before_end] = chunk[:before_end]
         if rest := chunk[before_end:]:
             self._memory[_RING : _RING + len(rest)] = rest
-        _NUMBER.pack_into(self._memory, _WRITTEN, written + len(chunk))
+        # The positions may be those of a predecessor that wrote anything; beyond 64 bits they are impossible, and the reader resets them.
+        _NUMBER.pack_into(self._memory, _WRITTEN, written + len(chunk) & _MAX_NUMBER)
         return True
 
     def lose(self, connections: int) -> None:
         """Count connections that are in no chunk."""
         (lost,) = _NUMBER.unpack_from(self._memory, _LOST)
-        _NUMBER.pack_into(self._memory, _LOST, lost + connections & 0xFFFFFFFFFFFFFFFF)
+        _NUMBER.pack_into(self._memory, _LOST, lost + connections & _MAX_NUMBER)
 
 
 def pack_count(source: bytes, destination: bytes, port: int, protocol: int, flags: int, index: int, connections: int) -> bytes:
@@ -171,23 +179,36 @@ class FlowReader:
         return int(lost)
 
     def read(self) -> list[Chunk]:
-        """Remove and return all chunks that are there. Raises `FlowMemoryError` for damaged bytes, which are skipped."""
+        """Remove and return all chunks that are there.
+
+        Raises `FlowMemoryError` for damaged bytes, which are skipped: a chunk that cannot be decoded alone, and all that is there if it
+        is not known where the next one begins.
+        """
         chunks: list[Chunk] = []
         (end,), (position,) = _NUMBER.unpack_from(self._memory, _WRITTEN), _NUMBER.unpack_from(self._memory, _READ)
         try:
             if not 0 <= end - position <= RING_BYTES:
-                raise FlowMemoryError("its positions are impossible")
+                raise _DamagedRingError("its positions are impossible")
             while position < end:
+                if end - position < _CHUNK.size:
+                    raise _DamagedRingError("a chunk is longer than what was written")
                 length, checksum, *rest = _CHUNK.unpack(self._bytes(position, _CHUNK.size))
                 if length > min(_MAX_PAYLOAD_BYTES, end - position - _CHUNK.size):
-                    raise FlowMemoryError("a chunk is longer than what was written")
+                    raise _DamagedRingError("a chunk is longer than what was written")
                 payload = self._bytes(position + _CHUNK.size, length)
                 if zlib.crc32(payload) != checksum:
-                    raise FlowMemoryError("the checksum of a chunk is wrong")
-                position += _CHUNK.size + length
+                    raise _DamagedRingError("the checksum of a chunk is wrong")
                 self._damaged_reads = 0
-                chunks.append(_chunk(payload, *rest))
-        except FlowMemoryError:
+                try:
+                    chunk = _chunk(payload, *rest)
+                except FlowMemoryError:
+                    if chunks:
+                        break  # the next read reports it
+                    _NUMBER.pack_into(self._memory, _READ, position + _CHUNK.size + length)
+                    raise
+                position += _CHUNK.size + length
+                chunks.append(chunk)
+        except _DamagedRingError:
             self._damaged_reads += 1
             if self._damaged_reads > _MAX_DAMAGED_READS:
                 self._damaged_reads = 0
@@ -263,18 +284,26 @@ def _decision(found: Any) -> Decision | None:  # any JSON value
         return None
     if len(found) == 3:
         direction, policies, is_rejected = found
-        names = tuple(_checked(name, str) for name in _checked(policies, list))
-        return Isolation(Direction(direction), names, _checked(is_rejected, bool))
+        return Isolation(Direction(direction), tuple(map(_text, _checked(policies, list))), _checked(is_rejected, bool))
     direction, tier, policy, position, action, name, is_rejected = found
+    if not 0 <= _checked(position, int) <= _MAX_POSITION:
+        raise ValueError(f"{position} is no position of a rule")
     return RuleDecision(
         Direction(direction),
         Tier(tier),
-        _checked(policy, str),
-        _checked(position, int),
+        _text(policy),
+        position,
         Action(action),
-        _checked(name, str),
+        _text(name),
         _checked(is_rejected, bool),
     )
+
+
+def _text(value: Any) -> str:  # the JSON value, of that kind
+    """A text that can be written as UTF-8: JSON may have single surrogates."""
+    text: str = _checked(value, str)
+    text.encode()
+    return text
 
 
 def _checked(value: Any, kind: type) -> Any:  # the JSON value, of that kind
