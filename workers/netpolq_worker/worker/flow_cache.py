@@ -180,6 +180,8 @@ class FlowCache:
         if hints and answer & _ON_EVERY_PORT:
             key = pair
         elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
+            if self._flows is not None:
+                self._flows.list_uncached(asked, answer)
             return answer
         if self._seen_before(key):
             if self._flows is not None:

@@ -29,6 +29,9 @@ MAX_NUMBERED = 1 << 15
 MAX_CHUNKS = 4
 """Chunks written at once before another snapshot is used."""
 
+MAX_WAITING = 1 << 14
+"""Counts that wait for room in the flow memory: as many as connections are cached. Without a supervisor no room comes."""
+
 _NO_ENDS = bytes(16)
 
 
@@ -85,15 +88,23 @@ class FlowRecorder:
 
     def list_uncached(self, key: Key, answer: int) -> None:
         """List a connection that is not cached."""
-        if len(self._listed) < MAX_LISTED and not (self._denied_only and answer & 1):
+        if len(self._listed) < MAX_LISTED and self._is_recorded(answer):
             self._listed.append((key, answer))
 
     def leave(self, answers: Answers) -> None:
         """Write what was counted, before numbers of decisions get another meaning. What does not fit is counted as lost."""
         self.flush(answers, MAX_CHUNKS)
-        if lost := self._counts.total():
+        self._lose()
+
+    def _lose(self) -> None:
+        """Count what was not written as lost."""
+        lost = sum(count for answer, count in self._counts.items() if count > 0 and self._is_recorded(answer))
+        if lost:
             self._writer.lose(lost)
-            self._counts.clear()
+        self._counts.clear()
+
+    def _is_recorded(self, answer: int) -> bool:
+        return not (self._denied_only and answer & 1)
 
     def forget_numbers(self) -> None:
         """No answer with a flow number is in use any more."""
@@ -117,6 +128,8 @@ class FlowRecorder:
                 if not self._counts or not self._write(answers, answers.view, now_ns):
                     break
         self._started_ns = now_ns
+        if len(self._counts) > MAX_WAITING:
+            self._lose()
         if len(self._keys) >= MAX_NUMBERED:
             self._free_numbers(answers)
 
@@ -152,7 +165,7 @@ class FlowRecorder:
         self, taken: Iterable[tuple[int, int]], answers: Answers, view: SnapshotReader, definitions: dict[int, bytes]
     ) -> Iterator[bytes]:
         for answer, count in taken:
-            if count <= 0 or (self._denied_only and answer & 1):
+            if count <= 0 or not self._is_recorded(answer):
                 continue
             index = answers.index(answer)
             if index not in definitions:
