@@ -73,7 +73,7 @@ class FlowTable:
         window = self._window(last_s)
         counts = window.counts.get(flow)
         if counts is None:
-            flow = _summarized(window, flow)
+            flow = self._summarized(window, flow)
             counts = window.counts.get(flow)
         flow = self._keys.get(flow, flow)
         if counts is None:
@@ -144,6 +144,22 @@ class FlowTable:
             for increment in found
         )
 
+    def _summarized(self, window: _Window, flow: Flow) -> Flow:
+        """The flow, or if there are too many that differ only in an address outside the cluster, the one that stands for them."""
+        if _is_outside(flow.source):
+            flow = self._limited(window, flow, flow._replace(source=_OTHER))
+        if _is_outside(flow.destination):
+            flow = self._limited(window, flow, flow._replace(destination=_OTHER))
+        return flow
+
+    def _limited(self, window: _Window, flow: Flow, summary: Flow) -> Flow:
+        number = window.outside.get(summary, 0)
+        # A scan of ports makes as many summaries: without the second limit they would outgrow the records.
+        if number >= MAX_OUTSIDE_ADDRESSES or (not number and len(window.outside) >= self.max_records // 4):
+            return summary
+        window.outside[summary] = number + 1
+        return flow
+
     def _records(self, window: _Window) -> Iterator[FlowRecord]:
         for flow, (first_s, last_s, connections, packets, octets) in list(window.counts.items()):
             yield FlowRecord(
@@ -159,22 +175,5 @@ class FlowTable:
             )
 
 
-def _summarized(window: _Window, flow: Flow) -> Flow:
-    """The flow, or if there are too many that differ only in an address outside the cluster, the one that stands for them."""
-    if _is_outside(flow.source):
-        flow = _limited(window, flow, flow._replace(source=_OTHER))
-    if _is_outside(flow.destination):
-        flow = _limited(window, flow, flow._replace(destination=_OTHER))
-    return flow
-
-
 def _is_outside(end: FlowEnd) -> bool:
     return not end.pod and not end.names and end.address != OTHER_ADDRESSES
-
-
-def _limited(window: _Window, flow: Flow, summary: Flow) -> Flow:
-    number = window.outside.get(summary, 0)
-    if number >= MAX_OUTSIDE_ADDRESSES:
-        return summary
-    window.outside[summary] = number + 1
-    return flow
