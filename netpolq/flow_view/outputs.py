@@ -171,10 +171,14 @@ def _write(text: str) -> None:
 def footer(flows: Sequence[MergedFlow], merged: MergedFlows, summary: Summary, since_s: float | None, now_s: float) -> list[str]:
     """The lines below a table."""
     agents = f" of {summary.agents} agents" if summary.agents > 1 else ""
-    lines = [f"{len(flows)} flows{agents}, {total(flows)} connections" if flows else f"no flows{agents}"]
+    lines = [f"{_counted(len(flows), 'flow')}{agents}, {_counted(total(flows), 'connection')}" if flows else f"no flows{agents}"]
     if merged.left_out:
         lines.append(f"{merged.left_out} older flows are left out; narrow the question down, or use -o json")
     return [*lines, *summary.lines(since_s, now_s)]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _raise_if_reader_is_gone() -> None:

@@ -43,6 +43,6 @@ class Summary:
     def _short_histories(self, since_s: float, now_s: float) -> Iterator[str]:
         late = sorted((head.node, head.started_s) for head in self._heads.values() if head.started_s > since_s)
         for node, started_s in late[:_MAX_NAMED]:
-            yield f"the agent on {one_line(node)} knows flows only since {moment(started_s, now_s)}, when it (re)started"
+            yield f"the agent on {one_line(node)} knows flows only since {moment(started_s, now_s)}, when it started"
         if len(late) > _MAX_NAMED:
-            yield f"{len(late) - _MAX_NAMED} more agents have (re)started meanwhile"
+            yield f"{len(late) - _MAX_NAMED} more agents have started meanwhile"

@@ -241,14 +241,16 @@ class Connection:
             if session is None:
                 raise RuntimeError("the client has no session")
             try:
-                async with asyncio.timeout(timeout_s):
-                    opened = await session.ws_connect(
+                opened = await asyncio.wait_for(
+                    session.ws_connect(
                         yarl.URL(url, encoded=True),
                         headers=headers,
                         protocols=protocols,
                         max_msg_size=_MAX_MESSAGE_BYTES,
                         timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
-                    )
+                    ),
+                    timeout_s,
+                )
             except aiohttp.WSServerHandshakeError as error:
                 raise await self._refusal(path, query, error.status, timeout_s) from error
             try:

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 from aiohttp import web
 
 from tests.support.apiserver import status
+from tests.support.apiserver.containers import Containers
 from tests.support.apiserver.credentials import USER, Authority, ClientCertificate, Kubeconfig
 from tests.support.apiserver.custom import NOT_FOUND, CustomResources
 from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fault, FaultPlan, NeverAnswer, WatchFault
@@ -77,6 +78,7 @@ class ApiServer:
         self.store = Store()
         self.writes = Writes(self.store)
         self.services = Services()
+        self.containers = Containers()
         self._custom = CustomResources()
         self.requests: list[Request] = []
         self.watch_list = watch_list
@@ -330,6 +332,8 @@ class ApiServer:
             return written
         if request.path == SERVICES_PATH:
             return await self.services.answer(request)
+        if (answered := await self.containers.answer(request, user)) is not None:
+            return answered
         if request.path.startswith(_NODES):
             return self._node(user, request.path.removeprefix(_NODES))
         if resource == DISCOVERY:
