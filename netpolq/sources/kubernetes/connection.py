@@ -237,29 +237,32 @@ class Connection:
             _method, url, headers, _body, _post = await lease.client.param_serialize(
                 "GET", path, query_params=list(query), header_params={}, auth_settings=["BearerToken"]
             )
-            session = lease.client.rest_client.pool_manager
-            if session is None:
-                raise RuntimeError("the client has no session")
-            try:
-                opened = await asyncio.wait_for(
-                    session.ws_connect(
-                        yarl.URL(url, encoded=True),
-                        headers=headers,
-                        protocols=protocols,
-                        max_msg_size=_MAX_MESSAGE_BYTES,
-                        timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
-                    ),
-                    timeout_s,
-                )
-            except aiohttp.WSServerHandshakeError as error:
-                raise await self._refusal(path, query, error.status, timeout_s) from error
+            opened = await self._connected(lease, url, headers, protocols, timeout_s)
             try:
                 yield opened
             finally:
                 await opened.close()
+        except aiohttp.WSServerHandshakeError as error:
+            raise await self._refusal(path, query, error.status, timeout_s) from error
         finally:
             lease.requests -= 1
             await lease.close_if_done()
+
+    @staticmethod
+    async def _connected(
+        lease: _Lease, url: str, headers: Mapping[str, str], protocols: Sequence[str], timeout_s: float
+    ) -> aiohttp.ClientWebSocketResponse:
+        session = lease.client.rest_client.pool_manager
+        if session is None:
+            raise RuntimeError("the client has no session")
+        async with asyncio.timeout(timeout_s):
+            return await session.ws_connect(
+                yarl.URL(url, encoded=True),
+                headers=headers,
+                protocols=protocols,
+                max_msg_size=_MAX_MESSAGE_BYTES,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+            )
 
     async def _refusal(self, path: str, query: Sequence[tuple[str, str]], status: int, timeout_s: float) -> StatusError:
         """Why a WebSocket was refused, whose response was closed unread: the same request without an upgrade is refused for the same."""

@@ -139,8 +139,12 @@ class Containers:
         async def wait_for_the_client() -> None:
             await opened.receive()  # it sends nothing but its end
 
-        gone = asyncio.create_task(wait_for_the_client())
-        sending = asyncio.gather(_send(opened, _STDOUT, process.stdout, limit), _send(opened, _STDERR, process.stderr, [None]))
+        output, errors = process.stdout, process.stderr
+
+        async def send() -> None:
+            await asyncio.gather(_send(opened, _STDOUT, output, limit), _send(opened, _STDERR, errors, [None]))
+
+        gone, sending = asyncio.create_task(wait_for_the_client()), asyncio.create_task(send())
         await asyncio.wait([gone, sending], return_when=asyncio.FIRST_COMPLETED)
         if gone.done() or limit[0] == 0:
             with suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ import json
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -122,6 +123,10 @@ def test_the_fields_of_a_record() -> None:
         "packets": None,
         "bytes": None,
     }
+
+
+def test_port_zero_is_a_port() -> None:
+    assert decode(encode(replace(RECORD, flow=RECORD.flow._replace(port=0)))).flow.port == 0
 
 
 def changed(change: Callable[[dict[str, Any]], object]) -> str:
