@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
+from netpolq.cli import COMMANDS
 from netpolq.errors import ExitCode
 from netpolq.flows import record
 from netpolq.flows.record import FlowRecord, FlowVerdict
@@ -148,6 +150,15 @@ def test_filters_select_and_wide_has_addresses(busy_agent: Agent) -> None:
     wide = run(busy_agent, "-o", "wide", "-n", "app", "--to=app/server", "--policy=app/server", "--since=1h")[0]
     assert "SOURCE ADDRESS" in wide
     assert "fd71:1::3" in wide
+
+
+def test_the_examples_of_the_help_page_run(busy_agent: Agent) -> None:
+    """Those that ask the agent of this node once."""
+    examples = [line for line in COMMANDS["flows"].examples if not re.match("#|.*--(follow|kubeconfig|context)", line)]
+    assert len(examples) == 5
+    for line in examples:
+        _program, _flows, *words = shlex.split(line.partition(" > ")[0])
+        run(busy_agent, *words)
 
 
 def test_raw_lines_begin_with_the_head_of_the_answer(busy_agent: Agent) -> None:
