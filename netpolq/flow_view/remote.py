@@ -10,6 +10,7 @@ import sys
 import time
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -23,6 +24,7 @@ from netpolq.flow_view.spool import Spool, window_start
 from netpolq.logs import one_line
 from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.watch import StatusError
+from netpolq.supervisor.flows_report import FlowsHead
 
 MAX_AT_ONCE = 16
 """Agents that are read at once, or that are connected to at once: each is a process on its node, and a stream of the API server."""
@@ -85,13 +87,15 @@ async def show(cluster: Cluster, question: Question, output: Output) -> ExitCode
     try:
         agents = await _found(connection, cluster)
         failures: dict[Agent, str] = {}
+        answers: dict[Agent, _Into] = {}
         limit, progress = asyncio.Semaphore(MAX_AT_ONCE), _Progress(len(agents))
         with Spool() as spool:
 
             async def read(agent: Agent) -> None:
                 async with limit:
+                    into = answers[agent] = _Into(output, spool, agent.node)
                     try:
-                        await _read(connection, cluster, agent, command(cluster, question), _Into(output, spool, agent.node))
+                        await _read(connection, cluster, agent, command(cluster, question), into)
                     except _AgentError as error:
                         failures[agent] = str(error)
                     spool.flush(agent.node)
@@ -101,6 +105,9 @@ async def show(cluster: Cluster, question: Question, output: Output) -> ExitCode
                 for agent in agents:
                     group.create_task(read(agent))
             progress.end()
+            for agent in agents:
+                for head, line in answers[agent].heads:
+                    output.head(agent.node, head, line)
             for line in spool.merged():
                 pass_on(line, output)
     finally:
@@ -141,10 +148,12 @@ class _Following:
         if len(agents) > MAX_FOLLOWED:
             raise NetpolqError(f"{len(agents)} agents are too many to follow, at most {MAX_FOLLOWED}; name some with --node")
         self._start(agents)
-        waiting = asyncio.gather(*(event.wait() for event in self._is_settled.values()))
-        while not waiting.done():
+        while not all(event.is_set() for event in self._is_settled.values()):
             self._output.tick()
-            await asyncio.wait([waiting], timeout=_STEP_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STEP_S):
+                    for event in self._is_settled.values():
+                        await event.wait()
         if len(self._problems) == len(agents):
             _told({agent: self._problems[agent.node] for agent in agents}, len(agents), self._output)
         while True:
@@ -217,12 +226,17 @@ class _Into:
         self.node = node
         self._reached = reached
         self.has_any = False
+        self.heads: list[tuple[FlowsHead, bytes]] = []
+        """Those that are kept beside the spool."""
 
     def line(self, line: bytes) -> None:
         """Take a line of the agent's answer. Raises `NetpolqError` if it is none."""
         if not line.startswith(_RECORD_START):
             head = decoded_head(line)
-            self._output.head(self.node, head, line)
+            if self._spool is None:
+                self._output.head(self.node, head, line)
+            else:
+                self.heads.append((head, line))
         elif self._spool is None:
             pass_on(line, self._output)
         else:
@@ -260,6 +274,8 @@ async def _read(connection: Connection, cluster: Cluster, agent: Agent, argv: li
                 for text in errors:
                     if not text.startswith("netpolq: error: "):  # the reason of its end, which follows
                         into.remark(text)
+    except BrokenPipeError:  # of standard output: nothing is sent to the agent
+        raise
     except TimeoutError:
         raise _AgentError(f"no answer within {cluster.timeout_s:.0f} s (see --timeout){_so_far(into)}") from None
     except StatusError as error:

@@ -1,6 +1,7 @@
 """`netpolq flows` from elsewhere: through an API server, whose pods run the real command beside a real agent."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -184,6 +185,16 @@ def next_record(process: "subprocess.Popen[str]") -> record.FlowRecord:
     while (line := process.stdout.readline()).startswith('{"node"'):
         continue
     return record.decode(line)
+
+
+@pytest.mark.parametrize("flags", [(), ("--follow", "--since=1h")], ids=["once", "follow"])
+def test_a_reader_that_is_gone_ends_the_command_quietly(cluster: Cluster, flags: tuple[str, ...]) -> None:
+    with subprocess.Popen(cluster.command("-o", "raw", *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.wait(_LIMIT_S) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == b""
 
 
 def test_a_live_table_of_a_cluster_ends_with_an_interrupt(cluster: Cluster) -> None:
