@@ -137,7 +137,7 @@ FLOWS = Command(
     about=(
         "A flow is connections with the same ends, destination port, verdict and deciding policies. Agents count first packets of pods "
         "that a policy isolates, and keep an hour in windows of 15 s (--flows and --flow-records of `netpolq run`). A client that repeats "
-        "a denied connection counts again; what the kernel's verdict cache answers is not counted (--verdict-cache). In text, the windows "
+        "a denied connection counts again; what the kernel's verdict cache answers shows up to ten seconds late. In text, the windows "
         "of a flow are one line, and lines below the table tell what is missing.",
         "Without --kubeconfig and --context the agent of this node answers, and only root may ask. With one of them, the command runs in "
         "the containers of all agents, through the API server: at most 16 at once, and 256 with --follow. That needs the verb list of "

@@ -9,7 +9,8 @@ import pytest
 
 from netpolq.addresses import AddressKey, parse_address
 from netpolq.decision import Isolation, RuleDecision
-from netpolq.enums import Action, Direction, Tier
+from netpolq.enums import Action, Direction, PolicyMetrics, Tier
+from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.flows.record import FlowRecord, FlowVerdict
 from netpolq.ipc import flow_memory
 from netpolq.ipc.flow_memory import Flag, FlowWriter, Reasons, encode_reasons, pack_count
@@ -33,7 +34,7 @@ class Worker:
     def __init__(self) -> None:
         self.store = Store()
         self.store.apply(Update(upserted=(pod("web", "10.0.0.3"), pod("db", "10.0.0.2")), ignored={}, observed_ns=0))
-        self.intake = FlowIntake(self.store, node="node-1", max_records=1000)
+        self.intake = FlowIntake(self.store, PolicyCounters(PolicyMetrics.RULE), None, node="node-1", max_records=1000)
         self.memory = flow_memory.make()
         self.writer = FlowWriter(self.memory)
         self.intake.add_memory(1, os.dup(self.memory))

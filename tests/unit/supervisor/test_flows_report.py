@@ -1,6 +1,9 @@
 """The answer to `netpolq flows` on the status socket."""
 
+import asyncio
 import json
+
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,8 +24,12 @@ def table() -> FlowTable:
     return table
 
 
+async def portions_of(portions: AsyncIterator[bytes]) -> list[bytes]:
+    return [portion async for portion in portions]
+
+
 def answered(table: FlowTable, **query: str) -> bytes:
-    return b"".join(answer(table, 7, query, START_S + 20))
+    return b"".join(asyncio.run(portions_of(answer(table, 7, tuple(query.items()), START_S + 20))))
 
 
 def test_the_head_tells_what_the_agent_knows(table: FlowTable) -> None:
@@ -42,7 +49,7 @@ def test_since_gives_records_of_the_period_and_after_increments(table: FlowTable
 
 
 def test_an_answer_is_made_in_portions(table: FlowTable) -> None:
-    portions = list(answer(table, 0, {"since": "3600"}, START_S + 20))
+    portions = asyncio.run(portions_of(answer(table, 0, [("since", "3600")], START_S + 20)))
     assert len(portions) == 4
     assert all(portion.endswith(b"\n") for portion in portions)
 
@@ -62,7 +69,12 @@ def test_an_answer_is_made_in_portions(table: FlowTable) -> None:
 )
 def test_a_wrong_query_is_refused_before_the_answer_begins(table: FlowTable, query: dict[str, str], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        answer(table, 0, query, START_S)
+        answer(table, 0, tuple(query.items()), START_S)
+
+
+def test_a_field_that_is_given_twice_is_refused(table: FlowTable) -> None:
+    with pytest.raises(ValueError, match="each field may be given once"):
+        answer(table, 0, [("since", "1"), ("since", "2")], START_S)
 
 
 def test_a_head_of_a_newer_agent_is_read_and_of_another_document_not(table: FlowTable) -> None:
