@@ -130,7 +130,7 @@ def test_a_cluster_without_agents_and_a_context_that_is_missing_are_errors(clust
     _printed, errors = cluster.run("--agent-namespace=other", expected=ExitCode.FAILED)
     assert "there is no agent in the namespace 'other'" in errors
     _printed, errors = cluster.run("--context=other", expected=ExitCode.BOOT)
-    assert "there is no context 'other'; there are: " in errors
+    assert "there is no context 'other'; allowed: " in errors
     cluster.api.run(lambda server: server.refuse_connections())
     _printed, errors = cluster.run(expected=ExitCode.FAILED)
     assert f"the API server {cluster.api.url} cannot be reached" in errors
