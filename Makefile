@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,7 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 # Tests of processes that do not look at the clock, so that any number may run beside them.
 UNTIMED := $(patsubst %,tests/process/test_%.py,hold failed_start flow_export cluster_agent loglevel log_lines other_user \
 	readiness_of_manifests confinement start run_dir policy_status full_run_dir connection_count least_privilege prometheus packet_log \
-	log_denied reload process_limit refused_snapshots support explain_agent flows audit flows_command flows_of_cluster) tests/loadtest/test_scripts.py \
+	log_denied reload process_limit refused_snapshots support explain_agent flows audit flows_command flows_of_cluster demo_audit) tests/loadtest/test_scripts.py \
 	tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
 LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover takeover_lock kills succession standing_still soak metrics_clients)
@@ -132,6 +132,9 @@ vm-setup: $(STAMP)
 
 demo: $(STAMP) ## a small cluster in a box: its connectivity without policies, with them, with cluster-wide ones, and after a live edit (root)
 	$(BIN)/python -m tests.demo
+
+demo-audit: $(STAMP) ## a shop without policies: observe, recommend, audit, mend, enforce, each step with real connections (root)
+	$(BIN)/python -m tests.demo.audit
 
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
 	$(BIN)/python -m loadtest $(BENCH)

@@ -1,14 +1,18 @@
 """The command `recommend`: writes NetworkPolicies that allow what flow records show."""
 
 import gc
+import io
+import os
 import shlex
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from netpolq.cli.command import Command, plain
 from netpolq.cli.manifests import require_folder_or_file
 from netpolq.enums import Direction
-from netpolq.errors import ExitCode, SettingsError
+from netpolq.errors import ExitCode
 from netpolq.settings.command_flags import (
     BY_DOMAIN_NAMES,
     FLOWS,
@@ -21,7 +25,11 @@ from netpolq.settings.command_flags import (
     RECOMMEND_OUTPUT,
     SEEN_SINCE,
 )
-from netpolq.settings.options import Values, from_argv
+from netpolq.settings.definitions import RUN_DIR
+from netpolq.settings.options import Values, from_argv, from_environment
+
+if TYPE_CHECKING:
+    from netpolq.flows.record import FlowRecord
 
 _DIRECTIONS = {
     "both": (Direction.INGRESS, Direction.EGRESS),
@@ -33,10 +41,8 @@ _DIRECTIONS = {
 def _run(argv: Sequence[str]) -> int:
     from netpolq import recommendation  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
-    values = Values(from_argv(RECOMMEND_OPTIONS, argv))
+    values = Values(from_argv(RECOMMEND_OPTIONS, argv), from_environment((RUN_DIR,), os.environ))
     flows = values[FLOWS]
-    if not flows:
-        raise SettingsError(f"--flows FILE is required; allowed: {FLOWS.value_type.allowed}")
     request = recommendation.Request(
         options=recommendation.Options(
             namespace=values[OF_NAMESPACE],
@@ -47,23 +53,36 @@ def _run(argv: Sequence[str]) -> int:
         include_denied=values[INCLUDE_DENIED],
         audit=values[FOR_AUDIT],
         command=shlex.join(["netpolq", "recommend", *argv]),
-        origin="standard input" if flows == "-" else flows,
+        origin={"-": "standard input", "": "the agent of this node"}.get(flows, flows),
     )
     manifests = None if values[PODS_TO_READ] is None else require_folder_or_file(values[PODS_TO_READ])
     output = recommendation.RecommendFormat(values[RECOMMEND_OUTPUT])
     # Nearly all objects live until the end. To look for cycles among them takes a quarter of the time.
     gc.disable()
     try:
-        return recommendation.recommend(recommendation.read_file(flows), request, manifests, output)
+        records = recommendation.read_file(flows) if flows else _of_agent(values[RUN_DIR])
+        return recommendation.recommend(records, request, manifests, output)
     finally:
         gc.enable()
 
 
+def _of_agent(run_dir: Path) -> "list[FlowRecord]":
+    from netpolq import recommendation  # noqa: PLC0415
+    from netpolq.flows.table import HISTORY_S  # noqa: PLC0415
+    from netpolq.supervisor import status_client  # noqa: PLC0415
+    from netpolq.supervisor.flows_report import FLOWS_PATH  # noqa: PLC0415
+
+    _head, *lines = status_client.lines(run_dir, f"{FLOWS_PATH}?since={HISTORY_S}")
+    return recommendation.read_lines(io.BytesIO(b"\n".join(lines)), "the agent's answer")
+
+
 RECOMMEND = Command(
     run=_run,
-    usage="--flows FILE [flags]",
+    usage="[flags]",
     summary="Write policies that allow what was seen in flow records.",
     about=(
+        "The flows are those of a file, or, without --flows, of the last hour of the agent of this node, for root. For a whole cluster, "
+        "pipe `netpolq flows --kubeconfig FILE --since 1h -o json` into --flows=-.",
         "One NetworkPolicy for each workload that was an end of a flow, with the fewest rules that allow what was seen and nothing else: "
         "pods by labels that outlast rollouts, addresses outside the cluster as blocks. Comments have the evidence of each rule, and what "
         "a NetworkPolicy cannot express, such as ICMP. What was denied is not allowed (see --include-denied).",

@@ -17,13 +17,13 @@ from netpolq.logs import one_line
 from netpolq.recommendation.builder import Options, Recommendation, build
 from netpolq.recommendation.manifests import comments_of, objects_of, time_text
 from netpolq.recommendation.policies import Policy, counted
-from netpolq.recommendation.records import read_file
+from netpolq.recommendation.records import read_file, read_lines
 from netpolq.recommendation.traffic import Traffic, known_pods, recent, traffic_of
 from netpolq.recommendation.verification import Verified, verify
 from netpolq.recommendation.yaml_writer import comment_lines, document, plain
 from netpolq.store import Store
 
-__all__ = ["Options", "RecommendFormat", "Request", "read_file", "recommend", "recommended", "yaml_of"]
+__all__ = ["Options", "RecommendFormat", "Request", "read_file", "read_lines", "recommend", "recommended", "yaml_of"]
 
 MAX_SHOWN_NODES = 10
 

@@ -149,7 +149,7 @@ FLOWS = Option(
     name="flows",
     value_type=text(metavar="FILE", allowed="a file, or - for standard input", completion=Completion.FILES),
     default="",
-    help="Flow records, one JSON object a line.",
+    help="Flow records, one JSON object a line. Empty: the agent of this node is asked for those of its last hour.",
 )
 PODS_TO_READ = replace(
     MANIFESTS_TO_READ,
@@ -341,6 +341,6 @@ EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     OUTPUT,
 )
 RECOMMEND_OPTIONS: tuple[Option[object], ...] = (
-    *(FLOWS, OF_NAMESPACE, SEEN_SINCE, PODS_TO_READ, OF_DIRECTION),
+    *(FLOWS, RUN_DIR, OF_NAMESPACE, SEEN_SINCE, PODS_TO_READ, OF_DIRECTION),
     *(INCLUDE_DENIED, BY_DOMAIN_NAMES, FOR_AUDIT, RECOMMEND_OUTPUT),
 )

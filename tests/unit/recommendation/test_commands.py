@@ -123,7 +123,7 @@ def test_a_failed_verification_prints_nothing(
 @pytest.mark.parametrize(
     ("words", "code", "part"),
     [
-        ([], ExitCode.USAGE, "--flows FILE is required"),
+        (["--run-dir", "/nowhere"], ExitCode.FAILED, "no agent answers on '/nowhere/status.sock'"),
         (["--flows", "nowhere"], ExitCode.FAILED, "--flows 'nowhere': No such file or directory"),
         (
             ["--flows", "x", "--since", "soon"],
