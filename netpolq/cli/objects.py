@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from netpolq.cli.manifests import require_folder_or_file
-from netpolq.enums import DenyWith
+from netpolq.enums import DenyWith, Enforcement
 from netpolq.errors import NetpolqError, SettingsError
 from netpolq.explain import endpoints
 from netpolq.explain.known import Known, Origin, Others, Read
@@ -158,5 +158,8 @@ def of_agent(run_dir: Path, ends: Sequence[str] | None) -> Known:
     }
     line = f"version {header.snapshot_version} of the agent on {header.node}, {state}{ahead}"
     return Known(
-        store=store, origin=Origin(where="the agent", line=line, fields={"agent": agent}), deny_with=DenyWith(header.deny_with)
+        store=store,
+        origin=Origin(where="the agent", line=line, fields={"agent": agent}),
+        deny_with=DenyWith(header.deny_with),
+        enforcement=Enforcement(header.enforcement),
     )

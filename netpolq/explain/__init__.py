@@ -86,7 +86,8 @@ def run(
     given_port = _port(number, second.port if port is None else port, is_required=not _may_be_service(second.end))
     known = _read(read, (first.wanted, second.wanted), learned)
     flows = flows_of(known, first.end, second.end, number, given_port)
-    answers = explain_all(known, _evaluator(known, evaluator_name), flows, via_service=via_service)
+    with_audit = _evaluator(known, evaluator_name, with_audit=True) if known.has_audit else None
+    answers = explain_all(known, _evaluator(known, evaluator_name), with_audit, flows, via_service=via_service)
     sys.stdout.write(all_as_json(answers, flows, known) if form is Output.JSON else all_as_text(answers, flows, known))
     is_expected = expected is None or all(expected.is_met_by(answer.explanation) for answer in answers)
     return ExitCode.OK if is_expected else ExitCode.UNEXPECTED
@@ -115,9 +116,9 @@ def _port(protocol: int, text: str | None, *, is_required: bool) -> int | str | 
     return text
 
 
-def _evaluator(known: Known, name: EvaluatorName) -> Evaluator:
+def _evaluator(known: Known, name: EvaluatorName, *, with_audit: bool = False) -> Evaluator:
     kind = ReferenceEvaluator if name is EvaluatorName.REFERENCE else CompiledEvaluator
-    return kind(known.store, deny_with=known.deny_with)
+    return kind(known.store, deny_with=known.deny_with, enforcement=known.enforcement, with_audit=with_audit)
 
 
 def _checked(flag: str, parse: Callable[[object], int], value: object) -> int:

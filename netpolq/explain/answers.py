@@ -20,7 +20,9 @@ from netpolq.policy.near_miss import NearMisses, NearMissFinder
 
 
 class Answer(NamedTuple):
-    """The explanation of a flow, with all that is told about it."""
+    """The explanation of a flow, with all that is told about it. `audit`: the explanation if the policies in audit were enforced, None if
+    its verdict is the same.
+    """
 
     explanation: Explanation
     misses: NearMisses
@@ -29,19 +31,28 @@ class Answer(NamedTuple):
     destination: Endpoint
     protocol: int
     port: int
+    audit: Explanation | None = None
 
 
-def explain_all(known: Known, evaluator: Evaluator, flows: Flows, *, via_service: bool) -> tuple[Answer, ...]:
-    """Explain each flow. `via_service`: see `Evaluator`."""
+def explain_all(
+    known: Known, evaluator: Evaluator, with_audit: Evaluator | None, flows: Flows, *, via_service: bool
+) -> tuple[Answer, ...]:
+    """Explain each flow. `with_audit`: the evaluator for which policies in audit are enforced, None if there are none. `via_service`: see
+    `Evaluator`.
+    """
     store = known.store
     miss_finder, name_finder, owners = NearMissFinder(store), NameReasonFinder(store), Owners(known)
     answers = []
     for flow in flows.flows:
-        explanation = evaluator.explain(*flow, via_service=via_service or flows.via_service)
+        is_via_service = via_service or flows.via_service
+        explanation = evaluator.explain(*flow, via_service=is_via_service)
+        audit = None if with_audit is None else with_audit.explain(*flow, via_service=is_via_service)
+        if audit is not None and audit.verdict is explanation.verdict:
+            audit = None
         ends = owners.describe(flow.source), owners.describe(flow.destination)
         misses = _without_synthetic(miss_finder.find(explanation, *flow), ends)
         reasons = name_finder.find(explanation.egress, *flow)
-        answers.append(Answer(explanation, misses, reasons, *ends, flow.protocol, flow.port))
+        answers.append(Answer(explanation, misses, reasons, *ends, flow.protocol, flow.port, audit))
     return tuple(answers)
 
 

@@ -1,11 +1,12 @@
 """What is known of a cluster: its objects, and where they come from. Questions are answered from this alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from netpolq.addresses import AddressKey
-from netpolq.enums import DenyWith
-from netpolq.model import Rejection
+from netpolq.enums import DenyWith, Enforcement
+from netpolq.model import ClusterNetworkPolicy, NetworkPolicy, Rejection
 from netpolq.sources.decode.others import EndpointSlice, Other, Service, Workload
 from netpolq.store import Store
 
@@ -47,14 +48,23 @@ class Others:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """The objects. `deny_with`: what a denial does where no annotation says. `others`: those of kinds that an agent does not use; None:
-    the origin knows none of these kinds.
+    """The objects. `deny_with`, `enforcement`: what a denial does, and whether policies are enforced, where no annotation says.
+    `others`: those of kinds that an agent does not use; None: the origin knows none of these kinds.
     """
 
     store: Store
     origin: Origin = field(default_factory=Origin)
     deny_with: DenyWith = DenyWith.DROP
+    enforcement: Enforcement = Enforcement.ENFORCE
     others: Others | None = None
+
+    @property
+    def has_audit(self) -> bool:
+        """Whether any policy is in audit."""
+        policies: Iterable[NetworkPolicy | ClusterNetworkPolicy] = chain(
+            self.store.policies.values(), self.store.cluster_policies.values()
+        )
+        return any(self.store.is_in_audit(policy, self.enforcement) for policy in policies)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:

@@ -36,6 +36,7 @@ def as_text(
     destination: Endpoint,
     protocol: int,
     port: int,
+    audit: Explanation | None = None,
 ) -> str:
     """Return the verdict, both endpoints, and the result of each direction; for a denial, the near misses and what to add. Under the
     egress also what domain names have to do with it.
@@ -43,6 +44,7 @@ def as_text(
     service = f"{protocol_name(protocol)} port {port}" if has_ports(protocol) else protocol_name(protocol)
     lines = [
         ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
+        *([] if audit is None else [("in audit", f"{_would_be(audit)}: {_because(audit)}")]),
         ("source", str(source)),
         ("destination", f"{destination}, {service}"),
         ("egress", _side_text(explanation.egress)),
@@ -106,10 +108,12 @@ def as_fields_of_answer(
     destination: Endpoint,
     protocol: int,
     port: int,
+    audit: Explanation | None = None,
 ) -> dict[str, object]:
-    """Return the fields of `as_json`, without `rejected`."""
+    """Return the fields of `as_json`, without `rejected`. `audit` is there if the policies in audit would change the verdict."""
     return {
         **summary(explanation),
+        **({} if audit is None else {"audit": _audit_fields(audit)}),
         "source": _endpoint(source),
         "destination": _endpoint(destination),
         "protocol": protocol_name(protocol),
@@ -121,6 +125,14 @@ def as_fields_of_answer(
         },
         "ingress": {**_side(explanation.ingress), "near_misses": as_fields(misses.ingress, Direction.INGRESS)},
     }
+
+
+def _would_be(audit: Explanation) -> str:
+    return "would-accept" if audit.verdict is Verdict.ACCEPT else "would-deny"
+
+
+def _audit_fields(audit: Explanation) -> dict[str, object]:
+    return {"verdict": _would_be(audit), "egress": _side(audit.egress), "ingress": _side(audit.ingress)}
 
 
 def as_json_line(explanation: Explanation) -> bytes:

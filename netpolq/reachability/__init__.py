@@ -41,7 +41,8 @@ def show_matrix(*, known: Known, place: str, by: By, protocol: Protocol | None, 
     if not groups:
         raise NetpolqError(f"{place}: {_NO_PODS}")
     ranges = distinguished((store,), protocol) if port is None else (PortRange(protocol or Protocol.TCP, port, port),)
-    matrix = matrix_of(Cluster(store), groups, outside_group(groups, outside_addresses((store,))), ranges)
+    cluster = Cluster(store, enforcement=known.enforcement)
+    matrix = matrix_of(cluster, groups, outside_group(groups, outside_addresses((store,))), ranges)
     if output is MatrixFormat.JSON:
         sys.stdout.write(render_matrix.as_json(matrix, left_out, known.rejections, known.origin.fields))
     else:
@@ -70,7 +71,8 @@ def show_difference(*, old: Known, new: Known, places: tuple[str, str], as_json:
     ends, workloads = matched(*groups)
     addresses = outside_addresses(stores)
     outside = End(outside_group((), addresses).name, addresses, addresses)
-    clusters = Cluster(stores[0], _templates(old).keys()), Cluster(stores[1], _templates(new).keys())
+    before, after = (Cluster(side.store, _templates(side).keys(), enforcement=side.enforcement) for side in sides)
+    clusters = before, after
     changes = tuple(compare(*clusters, questions_between(ends, outside, distinguished(stores))))
     difference = Difference(changes=changes, workloads=workloads, namespaces=namespaces, pods=pods)
     if as_json:

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, is_ipv4
+from netpolq.enums import Enforcement
 from netpolq.errors import NetpolqError
 from netpolq.explain.compiled_evaluator import CompiledEvaluator, Pair
 from netpolq.model import Pod
@@ -45,14 +46,17 @@ class Ends(NamedTuple):
 class Cluster:
     """Answers questions about flows between groups of addresses. The store must not change meanwhile.
 
-    `owners`: see `Store.address_owners`. `templates`: addresses that stand for pod templates, and are never shown.
+    `owners`: see `Store.address_owners`. `templates`: addresses that stand for pod templates, and are never shown. `enforcement`: whether
+    policies are enforced where no annotation says; those in audit do not count.
     """
 
-    def __init__(self, store: Store, templates: Set[bytes] = frozenset()) -> None:
+    def __init__(
+        self, store: Store, templates: Set[bytes] = frozenset(), *, enforcement: Enforcement = Enforcement.ENFORCE
+    ) -> None:
         self.store = store
         self.templates = templates
         self.owners: Mapping[bytes, Pod] = store.address_owners()
-        self._evaluator = CompiledEvaluator(store)
+        self._evaluator = CompiledEvaluator(store, enforcement=enforcement)
         self._numbers: dict[Pair, int] = {}
         self._pairs: list[Pair] = []
         self._results: dict[tuple[frozenset[int], tuple[PortRange, ...]], tuple[Reach, ...]] = {}

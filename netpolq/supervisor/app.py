@@ -230,7 +230,13 @@ class Supervisor:
             welcome,
             worker_count=settings.queue_count,
         )
-        self._objects = ObjectsReport(store=self._store, progress=progress, node=settings.hostname, deny_with=settings.deny_with)
+        self._objects = ObjectsReport(
+            store=self._store,
+            progress=progress,
+            node=settings.hostname,
+            deny_with=settings.deny_with,
+            enforcement=settings.enforcement,
+        )
         self._hold = Hold(settings=settings, ruleset=self._ruleset, enforcer=self._enforcer, progress=progress)
         self._host_monitor = HostMonitor(settings.ct_label)
 

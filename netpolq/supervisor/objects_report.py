@@ -19,7 +19,7 @@ from importlib.metadata import version
 import orjson
 
 from netpolq.addresses import AddressKey, format_address, parse_address
-from netpolq.enums import DenyWith
+from netpolq.enums import DenyWith, Enforcement
 from netpolq.model import Object, Rejection, domain_name
 from netpolq.policy.excerpt import Ends, Part, PodKey, everything, excerpt
 from netpolq.store import Store
@@ -45,7 +45,8 @@ class Header:
     """What the document is of. `version`: of netpolq. `node`: of the agent. `compiled`: false until this supervisor has compiled.
 
     `snapshot_version`: the newest published version, `in_force_version`: the one in force, as in the status document.
-    `is_ahead`: the objects have changes that no version has yet. `deny_with`: what a denial does where no annotation says.
+    `is_ahead`: the objects have changes that no version has yet. `deny_with`, `enforcement`: what a denial does, and
+    whether policies are enforced, where no annotation says.
     """
 
     version: str
@@ -55,6 +56,7 @@ class Header:
     in_force_version: int
     is_ahead: bool
     deny_with: str
+    enforcement: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +70,12 @@ class Objects:
 
 
 class ObjectsReport:
-    """Writes documents. `node`, `deny_with`: see `Header`."""
+    """Writes documents. `node`, `deny_with`, `enforcement`: see `Header`."""
 
-    def __init__(self, *, store: Store, progress: Progress, node: str, deny_with: DenyWith) -> None:
+    def __init__(
+        self, *, store: Store, progress: Progress, node: str, deny_with: DenyWith, enforcement: Enforcement = Enforcement.ENFORCE
+    ) -> None:
+        self._enforcement = enforcement
         self._store = store
         self._progress = progress
         self._node = node
@@ -110,6 +115,7 @@ class ObjectsReport:
             in_force_version=rollout.in_force_version,
             is_ahead=not _is_settled(rollout),
             deny_with=self._deny_with.value,
+            enforcement=self._enforcement.value,
         )
 
 

@@ -55,7 +55,8 @@ def answers(of: Known, flow: Flow) -> tuple[str, ...]:
     found = []
     for kind in (CompiledEvaluator, ReferenceEvaluator):
         flows = Flows(flows=(flow,))
-        explained = explain_all(of, kind(of.store, deny_with=of.deny_with), flows, via_service=False)
+        enforced, audited = (kind(of.store, deny_with=of.deny_with, with_audit=with_audit) for with_audit in (False, True))
+        explained = explain_all(of, enforced, audited, flows, via_service=False)
         found += [all_as_text(explained, flows, of), all_as_json(explained, flows, of)]
     return tuple(found)
 
