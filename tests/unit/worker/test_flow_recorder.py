@@ -3,7 +3,7 @@
 import os
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netpolq.addresses import address_key, parse_address
+from netpolq.addresses import AddressKey, address_key, parse_address
 from netpolq.decision import Isolation, RuleDecision
-from netpolq.enums import Direction, Protocol
+from netpolq.enums import Direction, Protocol, Tier
 from netpolq.ipc import flow_memory
 from netpolq.ipc.channel import EVERY_PORT
 from netpolq.ipc.flow_memory import MAX_COUNTS, Flag, FlowCount, FlowReader, FlowWriter
+from netpolq.snapshot.ir import CompiledDelta, Endpoint, Program, TierProgram
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.flow_cache import FlowCache
 from netpolq_worker.worker.flow_recorder import MAX_LISTED, MAX_NUMBERED, MAX_WAITING, FlowRecorder
@@ -202,4 +203,34 @@ def test_accepted_connections_that_are_not_recorded_are_not_lost_either() -> Non
             for _time in range(3):
                 flows.ask((FRIEND[12:], POD[12:], Protocol.TCP, port))
         flows.cache.load(view(version=2), None)
+        assert flows.reader.lost == 0
+
+
+def many_isolations(policies: Mapping[AddressKey, tuple[str, ...]]) -> bytes:
+    """A snapshot in which each endpoint is isolated for ingress by policies of its own."""
+    return encode(
+        CompiledDelta(
+            tiers={
+                number: TierProgram(Tier.NETWORK_POLICY, names, (), (), (), None, None)
+                for number, names in enumerate(policies.values(), 1)
+            },
+            programs={number: Program(Direction.INGRESS, (number,), names) for number, names in enumerate(policies.values(), 1)},
+            endpoints={pod: Endpoint(0, number) for number, pod in enumerate(policies, 1)},
+        )
+    )
+
+
+def test_decisions_with_very_long_reasons_are_written_in_several_chunks() -> None:
+    """Each evaluation names its own policies, and all definitions together would not fit into the ring."""
+    numbers = range(flow_memory.MAX_NAMED_POLICIES)
+    policies = {
+        parse_address(f"10.0.1.{pod}"): tuple(f"{'n' * 60}/{'p' * 200}-{pod}-{number:03}" for number in numbers)
+        for pod in range(40)
+    }
+    assert sum(len(name) for names in policies.values() for name in names) > flow_memory.RING_BYTES
+    with recording() as flows:
+        flows.cache.load(SnapshotReader(many_isolations(policies)), None)
+        for pod in policies:
+            assert not flows.ask((FRIEND[12:], pod[12:], Protocol.TCP, 80))
+        assert sum(count.connections for count in flows.written()) == len(policies)
         assert flows.reader.lost == 0

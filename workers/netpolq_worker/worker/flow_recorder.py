@@ -9,7 +9,7 @@ decisions alone, without their ends. So the work that an outsider can cause here
 import time
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Protocol
 
@@ -25,6 +25,9 @@ MAX_LISTED = 1024
 
 MAX_NUMBERED = 1 << 15
 """Flow numbers in use before those of connections that are no longer cached are freed."""
+
+MAX_DEFINITION_BYTES = 64 * 1024
+"""Definitions in a chunk, after which the next one begins: so a chunk always fits into an empty ring, whatever the policies."""
 
 MAX_CHUNKS = 4
 """Chunks written at once before another snapshot is used."""
@@ -152,32 +155,35 @@ class FlowRecorder:
         self._listed.clear()
 
     def _write(self, answers: Answers, view: SnapshotReader, now_ns: int) -> bool:
-        taken = list(islice(self._counts.items(), MAX_COUNTS))
+        taken: list[int] = []
+        counts: list[bytes] = []
         definitions: dict[int, bytes] = {}
-        counts = list(self._packed(taken, answers, view, definitions))
-        if counts and not self._writer.write(self._started_ns, now_ns, tuple(definitions.items()), counts):
-            return False
-        for answer, _count in taken:
-            del self._counts[answer]
-        return True
-
-    def _packed(
-        self, taken: Iterable[tuple[int, int]], answers: Answers, view: SnapshotReader, definitions: dict[int, bytes]
-    ) -> Iterator[bytes]:
-        for answer, count in taken:
+        definition_bytes = 0
+        for answer, count in islice(self._counts.items(), MAX_COUNTS):
+            taken.append(answer)
             if count <= 0 or not self._is_recorded(answer):
                 continue
             index = answers.index(answer)
             if index not in definitions:
                 definitions[index] = encode_reasons(_reasons(view, answers.evaluation(answer)))
-            key = self._keys.get(answers.flow_number(answer))
-            if key is None:
-                yield pack_count(_NO_ENDS, _NO_ENDS, 0, 0, Flag.ANONYMOUS, index, count)
-                continue
-            source, destination, protocol, port = question_of(key)
-            is_every_port = port == EVERY_PORT and protocol in WITH_PORTS and not answer & 1
-            flags = Flag.EVERY_PORT if is_every_port else 0
-            yield pack_count(address_key(source), address_key(destination), port, protocol, flags, index, count)
+                definition_bytes += len(definitions[index])
+            counts.append(self._packed(answers, answer, index, count))
+            if definition_bytes > MAX_DEFINITION_BYTES:
+                break
+        if counts and not self._writer.write(self._started_ns, now_ns, tuple(definitions.items()), counts):
+            return False
+        for answer in taken:
+            del self._counts[answer]
+        return True
+
+    def _packed(self, answers: Answers, answer: int, index: int, count: int) -> bytes:
+        key = self._keys.get(answers.flow_number(answer))
+        if key is None:
+            return pack_count(_NO_ENDS, _NO_ENDS, 0, 0, Flag.ANONYMOUS, index, count)
+        source, destination, protocol, port = question_of(key)
+        is_every_port = port == EVERY_PORT and protocol in WITH_PORTS and not answer & 1
+        flags = Flag.EVERY_PORT if is_every_port else 0
+        return pack_count(address_key(source), address_key(destination), port, protocol, flags, index, count)
 
 
 def _reasons(view: SnapshotReader, evaluation: Evaluation) -> Reasons:
