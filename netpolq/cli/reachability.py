@@ -17,6 +17,7 @@ from netpolq.settings.command_flags import (
     NEW_HAS,
     ONE_PORT,
     OUTPUT,
+    SEEN_FLOWS,
     TRANSPORT,
 )
 from netpolq.settings.definitions import RUN_DIR
@@ -38,7 +39,7 @@ def _run_matrix(argv: Sequence[str]) -> int:
 
 
 def _run_diff(argv: Sequence[str]) -> int:
-    from netpolq import reachability  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq import reachability, recommendation  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
     from netpolq.cli import objects  # noqa: PLC0415
     from netpolq.explain.merge import NewHas, merged  # noqa: PLC0415
 
@@ -52,11 +53,13 @@ def _run_diff(argv: Sequence[str]) -> int:
     if values.given(CLUSTER) is not None and not any(place.startswith(objects.CLUSTER_PLACE) for place in places):
         raise SettingsError("--kubeconfig: neither OLD nor NEW is cluster: or cluster:CONTEXT")
     old, new = (read(None) for read in readers)
+    records = recommendation.read_file(values[SEEN_FLOWS]) if values[SEEN_FLOWS] else None
     return reachability.show_difference(
         old=old,
         new=merged(old, new, NewHas(values[NEW_HAS])),
         places=(places[0], places[1]),
         as_json=values[OUTPUT] == "json",
+        records=records,
     )
 
 
@@ -101,10 +104,15 @@ DIFF = Command(
         "each. Workloads that are in one version only are listed and not compared; so are namespaces and pods.",
         "With --new-has changes, NEW has objects that are applied to OLD, as kubectl apply does; everything else, such as the pods, is "
         "that of OLD. With --new-has policies, policies of OLD that NEW lacks are gone, too, in the namespaces of which NEW has policies.",
+        "With --flows, only connections that were seen are compared, each with how often; so a pipeline finds out what a change would cut: "
+        "`netpolq flows --kubeconfig FILE --since 1h -o json > flows.jsonl`. Connections that would only be allowed are shown, too.",
     ),
     groups=plain(*DIFF_OPTIONS),
     paths=Completion.FILES,
-    exit_codes={ExitCode.OK: "No connection changes.", ExitCode.UNEXPECTED: "A connection changes."},
+    exit_codes={
+        ExitCode.OK: "No connection changes; with --flows: none that was seen is cut.",
+        ExitCode.UNEXPECTED: "A connection changes; with --flows: one that was seen is cut.",
+    },
     # Each example was run, with manifests like those of its test.
     examples=(
         "# what does a change of policies allow or deny",
@@ -114,5 +122,7 @@ DIFF = Command(
         "netpolq diff cluster: policies --kubeconfig ~/.kube/config --new-has policies",
         "# two files, for a program",
         "netpolq diff policies.yaml policies-new.yaml -o json",
+        "# would anything that was seen be cut",
+        "netpolq diff manifests manifests-new --flows flows.jsonl",
     ),
 )

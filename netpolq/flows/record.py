@@ -108,10 +108,10 @@ def fields(record: FlowRecord) -> dict[str, object]:
     if flow.audit_egress is not None or flow.audit_ingress is not None or flow.verdict.startswith("would"):
         audit = {"egress": decision_fields(flow.audit_egress), "ingress": decision_fields(flow.audit_ingress)}
     return {
-        "window_start": _time_text(record.window_start_s),
+        "window_start": time_text(record.window_start_s),
         "window_s": record.window_s,
-        "first_seen": _time_text(record.first_seen_s),
-        "last_seen": _time_text(record.last_seen_s),
+        "first_seen": time_text(record.first_seen_s),
+        "last_seen": time_text(record.last_seen_s),
         "node": record.node,
         "verdict": flow.verdict.value,
         "source": _end_fields(flow.source),
@@ -160,7 +160,8 @@ def decode(line: bytes | str) -> FlowRecord:
     )
 
 
-def _time_text(time_s: float) -> str:
+def time_text(time_s: float) -> str:
+    """The text of a Unix time in records: RFC 3339, UTC, with milliseconds."""
     return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

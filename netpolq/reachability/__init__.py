@@ -5,7 +5,7 @@ Both get the objects from the command, and use the evaluator of `netpolq explain
 
 import sys
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import Protocol
@@ -13,12 +13,14 @@ from netpolq.errors import ExitCode, NetpolqError
 from netpolq.explain.known import Known
 from netpolq.explain.manifests import report
 from netpolq.explain.workloads import add_all_without_pods
+from netpolq.flows.record import FlowRecord
 from netpolq.logs import one_line
 from netpolq.reachability import render_difference, render_matrix
 from netpolq.reachability.cluster import Cluster
 from netpolq.reachability.difference import Difference, End, compare, matched, presence, questions_between
 from netpolq.reachability.grouping import By, groups_of, outside_group, without_own_address
 from netpolq.reachability.matrix import matrix_of
+from netpolq.reachability.observed import observed
 from netpolq.reachability.outside import outside_addresses
 from netpolq.reachability.ports import PortRange, distinguished
 from netpolq.reachability.render_matrix import MatrixFormat
@@ -51,10 +53,13 @@ def show_matrix(*, known: Known, place: str, by: By, protocol: Protocol | None, 
     return ExitCode.OK
 
 
-def show_difference(*, old: Known, new: Known, places: tuple[str, str], as_json: bool) -> int:
+def show_difference(
+    *, old: Known, new: Known, places: tuple[str, str], as_json: bool, records: Sequence[FlowRecord] | None = None
+) -> int:
     """Write what differs between two states of objects to standard output, and what cannot be used in them to standard error.
 
-    `places`: where they come from, for errors. Returns the exit code: 0 if no connection changes, otherwise 8. Raises `NetpolqError` if no
+    `places`: where they come from, for errors. `records`: only connections that were seen in them are compared; None: all. Returns the exit
+    code: 0 if no connection changes (with `records`: none is cut), otherwise 8. Raises `NetpolqError` if no
     pod owns an address and no workload has a template, or for a cluster that is too large.
     """
     sides = old, new
@@ -73,18 +78,21 @@ def show_difference(*, old: Known, new: Known, places: tuple[str, str], as_json:
     outside = End(outside_group((), addresses).name, addresses, addresses)
     before, after = (Cluster(side.store, _templates(side).keys(), enforcement=side.enforcement) for side in sides)
     clusters = before, after
-    changes = tuple(compare(*clusters, questions_between(ends, outside, distinguished(stores))))
+    seen = None if records is None else observed(records, (*groups[0], *groups[1]), ends)
+    questions = questions_between(ends, outside, distinguished(stores)) if seen is None else seen.in_order()
+    changes = tuple(compare(*clusters, questions))
     difference = Difference(changes=changes, workloads=workloads, namespaces=namespaces, pods=pods)
     if as_json:
         rejections = {"old": old.rejections, "new": new.rejections}
         origins = {"old": old.origin.fields, "new": new.origin.fields}
-        text = render_difference.as_json(difference, clusters, rejections, origins)
+        text = render_difference.as_json(difference, clusters, rejections, origins, seen)
     else:
         _tell_origin("OLD", old)
         _tell_origin("NEW", new)
-        text = render_difference.as_text(difference)
+        text = render_difference.as_text(difference, seen)
     sys.stdout.write(text)
-    return ExitCode.UNEXPECTED if changes else ExitCode.OK
+    counted = changes if seen is None else [change for change in changes if change.cuts]
+    return ExitCode.UNEXPECTED if counted else ExitCode.OK
 
 
 def _templates(known: Known) -> Mapping[AddressKey, str]:

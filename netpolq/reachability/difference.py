@@ -56,6 +56,11 @@ class Change(NamedTuple):
     old: Version
     new: Version
 
+    @property
+    def cuts(self) -> bool:
+        """Whether connections that the old version allows are denied by the new one."""
+        return _RANK[self.new.reach] < _RANK[self.old.reach]
+
 
 class Presence(NamedTuple):
     """Names that are in one cluster only, sorted."""

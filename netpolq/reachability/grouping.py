@@ -129,10 +129,14 @@ def controller_name(name: str, labels: Mapping[str, str]) -> str:
 
 
 def _key(pod: Pod, workload: str) -> Key:
-    """`workload`: the name of the workload for whose template the pod stands, or empty."""
-    labels = stable_labels(pod.labels)
-    controller = workload or controller_name(pod.name, pod.labels)
-    return Key(pod.namespace, labels, controller or ("" if labels else pod.name))
+    return workload_key(pod.namespace, pod.name, pod.labels, workload)
+
+
+def workload_key(namespace: str, pod: str, labels: Mapping[str, str], workload: str = "") -> Key:
+    """Return what the pods of a pod's workload have in common. `workload`: the name of the workload for whose template the pod stands."""
+    stable = stable_labels(labels)
+    controller = workload or controller_name(pod, labels)
+    return Key(namespace, stable, controller or ("" if stable else pod))
 
 
 def _unique_names(members: Mapping[Key, Sequence[Pod]]) -> dict[Key, str]:

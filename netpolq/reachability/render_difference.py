@@ -8,11 +8,13 @@ from netpolq.addresses import format_address
 from netpolq.decision import decision_fields, decision_text
 from netpolq.enums import Reason
 from netpolq.explain.render import BECAUSE, summary
+from netpolq.flows.record import time_text
 from netpolq.logs import one_line
 from netpolq.model import Rejection, qualified_name
 from netpolq.policy.evaluator import Explanation
 from netpolq.reachability.cluster import Cluster
 from netpolq.reachability.difference import Change, Difference, Presence, Version
+from netpolq.reachability.observed import Observed, Seen
 from netpolq.reachability.ports import port_fields, ports_text
 
 _UNDECIDED = {
@@ -21,9 +23,17 @@ _UNDECIDED = {
 }
 
 
-def as_text(difference: Difference) -> str:
-    """Return the changes, each with what decides in either version, then what is in one version only."""
-    lines = [line for change in difference.changes for line in _change_lines(change)] or ["no connection changes"]
+def as_text(difference: Difference, seen: Observed | None = None) -> str:
+    """Return the changes, each with what decides in either version, then what is in one version only. `seen`: the connections that were
+    compared, None: all.
+    """
+    nothing = "no connection changes" if seen is None else f"none of {len(seen.questions)} connections that were seen changes"
+    lines = [line for change in difference.changes for line in _change_lines(change, seen)] or [nothing]
+    if seen is not None and seen.unanswerable:
+        lines.append(
+            f"not compared: {seen.unanswerable} records of workloads that are not in both versions, of protocols without ports, or of "
+            "addresses that were not recorded"
+        )
     for name, found in _presences(difference).items():
         lines += [f"{word} {name}: {', '.join(names)}" for word, names in found._asdict().items() if names]
     return "".join(f"{one_line(line)}\n" for line in lines)
@@ -34,9 +44,10 @@ def as_json(
     clusters: tuple[Cluster, Cluster],
     rejections: Mapping[str, Sequence[Rejection]],
     origins: Mapping[str, Mapping[str, object]],
+    seen: Observed | None = None,
 ) -> str:
     """Return one JSON object on one line. `clusters`: the old and the new one. `origins`: where their objects come from. The fields
-    `origins` and `rejected` are there if there are any.
+    `origins` and `rejected` are there if there are any. `seen`: the connections that were compared, None: all.
     """
     old, new = clusters
     answer = {
@@ -47,9 +58,11 @@ def as_json(
                 "ports": port_fields(change.ports),
                 "old": _version_fields(old, change.old),
                 "new": _version_fields(new, change.new),
+                **({} if seen is None else {"seen": _seen_fields(seen.of(change))}),
             }
             for change in difference.changes
         ],
+        **({} if seen is None else {"compared": len(seen.questions), "not_compared": seen.unanswerable}),
         **{name: found._asdict() for name, found in _presences(difference).items()},
         **({"origins": origins} if any(origins.values()) else {}),
         **({"rejected": rejections} if any(rejections.values()) else {}),
@@ -70,11 +83,17 @@ def _presences(difference: Difference) -> dict[str, Presence]:
     return {"workloads": difference.workloads, "namespaces": difference.namespaces, "pods": difference.pods}
 
 
-def _change_lines(change: Change) -> list[str]:
+def _seen_fields(seen: Seen) -> dict[str, object]:
+    return {"connections": seen.connections, "last_seen": time_text(seen.last_seen_s)}
+
+
+def _change_lines(change: Change, seen: Observed | None) -> list[str]:
+    found = None if seen is None else seen.of(change)
     return [
         f"{change.source} -> {change.destination}: {ports_text(change.ports)}: {change.old.reach} -> {change.new.reach}",
         f"  old  {decided_text(change.old.explanation)}",
         f"  new  {decided_text(change.new.explanation)}",
+        *([] if found is None else [f"  seen {found.connections} connections, last at {time_text(found.last_seen_s)}"]),
     ]
 
 

@@ -327,7 +327,11 @@ MATRIX_OPTIONS: tuple[Option[object], ...] = (
     *(MANIFESTS_TO_READ, CLUSTER, CONTEXT, RUN_DIR),
     *(GROUP_BY, ONE_PORT, TRANSPORT, MATRIX_OUTPUT),
 )
-DIFF_OPTIONS: tuple[Option[object], ...] = (CLUSTER, RUN_DIR, NEW_HAS, OUTPUT)
+SEEN_FLOWS = replace(
+    FLOWS,
+    help="Flow records, one JSON object a line: compare only connections that were seen. Empty: all connections.",
+)
+DIFF_OPTIONS: tuple[Option[object], ...] = (CLUSTER, RUN_DIR, NEW_HAS, SEEN_FLOWS, OUTPUT)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     MANIFESTS_TO_READ,
     CLUSTER,

@@ -16,7 +16,7 @@ from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box, Host
 from loadtest.testbed.manifests import Body
 from loadtest.testbed.probe import Probe
-from netpolq.sources.decode.deny_with import DENY_WITH_ANNOTATION
+from netpolq.sources.decode.annotations import DENY_WITH_ANNOTATION
 from netpolq.supervisor.metrics.deprecated_names import FORMER_NAMES
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER, admit
 from tests.support import prometheus
