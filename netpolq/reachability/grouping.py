@@ -5,32 +5,15 @@ that controllers add to single pods or to one revision. Pods without other label
 as the labels of controllers tell it, or else by their own name.
 """
 
-import re
-
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
+from netpolq.controllers import controller_name, stable_labels
 from netpolq.model import Pod, qualified_name
 from netpolq.store import Store
-
-_TEMPLATE_HASH = "pod-template-hash"
-_REVISION_HASH = "controller-revision-hash"
-_ORDINAL_NAME = "statefulset.kubernetes.io/pod-name"
-_JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
-_CONTROLLER_LABELS = frozenset(
-    {
-        *(_TEMPLATE_HASH, _REVISION_HASH, _ORDINAL_NAME, "apps.kubernetes.io/pod-index"),
-        *("controller-uid", "job-name", "pod-template-generation"),
-    }
-)
-_CONTROLLER_PREFIX = "batch.kubernetes.io/"
-"""Labels that controllers add to pods. Source: well-known labels of Kubernetes, and the DaemonSet and Job controllers."""
-
-_RANDOM_END = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}$")
-"""The end of a name that is made from `generateName`. Source: `rand.String` of k8s.io/apimachinery."""
 
 OUTSIDE = "outside"
 
@@ -99,33 +82,6 @@ def without_own_address(store: Store) -> tuple[str, ...]:
 def outside_group(groups: Sequence[Group], addresses: tuple[AddressKey, ...]) -> Group:
     """Return the group of what is outside the cluster. `addresses`: representatives."""
     return Group(f"({OUTSIDE})" if any(group.name == OUTSIDE for group in groups) else OUTSIDE, (), addresses)
-
-
-def stable_labels(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the labels of a pod without those that controllers add, sorted."""
-    return tuple(
-        (name, text)
-        for name, text in sorted(labels.items())
-        if name not in _CONTROLLER_LABELS and not name.startswith(_CONTROLLER_PREFIX)
-    )
-
-
-def job_name(labels: Mapping[str, str]) -> str:
-    """Return the name of the Job of a pod, or nothing."""
-    return next(filter(None, map(labels.get, _JOB_NAMES)), "")
-
-
-def controller_name(name: str, labels: Mapping[str, str]) -> str:
-    """Return the name of the controller of a pod (of a ReplicaSet: of its Deployment), or nothing if no label tells it."""
-    if job := job_name(labels):
-        return job
-    if (template := labels.get(_TEMPLATE_HASH)) and (end := name.rfind(f"-{template}-")) > 0:
-        return name[:end]
-    if labels.get(_ORDINAL_NAME) == name and "-" in name:
-        return name.rpartition("-")[0]
-    if _REVISION_HASH in labels and (end_of_name := _RANDOM_END.search(name)):
-        return name[: end_of_name.start()]
-    return ""
 
 
 def _key(pod: Pod, workload: str) -> Key:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey
+from netpolq.controllers import controller_name, job_name, stable_labels
 from netpolq.enums import Protocol
 from netpolq.model import Labels, NamedPort, Pod, qualified_name
-from netpolq.reachability.grouping import controller_name, job_name, stable_labels
 from netpolq.store import reported_addresses
 
 _VOLATILE_LABELS = frozenset({"app.kubernetes.io/version", "helm.sh/chart", "chart", "rollouts-pod-template-hash"})
