@@ -21,6 +21,7 @@ from tests.support.apiserver import status
 from tests.support.apiserver.containers import Containers
 from tests.support.apiserver.credentials import USER, Authority, ClientCertificate, Kubeconfig
 from tests.support.apiserver.custom import NOT_FOUND, CustomResources
+from tests.support.apiserver.events import Events
 from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fault, FaultPlan, NeverAnswer, WatchFault
 from tests.support.apiserver.listing import list_page
 from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
@@ -77,6 +78,7 @@ class ApiServer:
     ) -> None:
         self.store = Store()
         self.writes = Writes(self.store)
+        self.events = Events(self.store)
         self.services = Services()
         self.containers = Containers()
         self._custom = CustomResources()
@@ -330,6 +332,8 @@ class ApiServer:
             raise status.unauthorized()
         if (written := await self.writes.answer(request)) is not None:
             return written
+        if (event := await self.events.answer(request, user)) is not None:
+            return event
         if request.path == SERVICES_PATH:
             return await self.services.answer(request)
         if (answered := await self.containers.answer(request, user)) is not None:
