@@ -152,6 +152,7 @@ class Settings:
     policy_metrics: PolicyMetrics
     flow_records: Annotated[int, Between(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS)]
     policy_status: bool
+    events: bool
     flow_export_file: Path | None
     flow_export_file_max_bytes: Annotated[int, Between(MIN_FLOW_FILE_BYTES, MAX_FLOW_FILE_BYTES)]
     flow_export_file_keep: Annotated[int, Between(0, MAX_FLOW_FILES)]

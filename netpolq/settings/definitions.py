@@ -263,6 +263,13 @@ POLICY_STATUS = Option(
     help="Write into status.conditions of cluster-wide policies whether they are in force as written. One agent of the cluster writes; the "
     "agents elect it by the Lease netpolq-policy-status in the namespace of their pods. No effect with --manifests.",
 )
+EVENTS = Option(
+    name="events",
+    value_type=BOOLEAN,
+    default="false",
+    help="Write Events about denied connections on the pods of this node whose policies deny them, or would in audit: at most 5 writes a "
+    "second. Needs --flows. No effect with --manifests.",
+)
 AUDIT = Option(
     name="audit",
     value_type=BOOLEAN,
@@ -376,7 +383,7 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup(
         "Observability",
-        (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS),
+        (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS, EVENTS),
     ),
     OptionGroup(
         "Export of flows",

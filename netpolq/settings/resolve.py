@@ -65,6 +65,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         policy_metrics=values[definitions.POLICY_METRICS],
         flow_records=values[definitions.FLOW_RECORDS],
         policy_status=values[definitions.POLICY_STATUS],
+        events=values[definitions.EVENTS],
         flow_export_file=values[definitions.FLOW_EXPORT_FILE],
         flow_export_file_max_bytes=values[definitions.FLOW_EXPORT_FILE_MAX_BYTES],
         flow_export_file_keep=values[definitions.FLOW_EXPORT_FILE_KEEP],

@@ -19,6 +19,7 @@
      trusted resolvers ──► channel to the pool, source
      policy status ──► source
      flow export ◄── status socket, metrics
+     events ──► store; ◄── status socket, metrics
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
 waits for that (`subscribe`, `until`).
@@ -61,9 +62,11 @@ from netpolq.supervisor.flows_report import FLOWS_PATH
 from netpolq.supervisor.from_settings import (
     log_start,
     make_cni_results,
+    make_events,
     make_flow_export,
     make_source,
     ruleset_config,
+    write_events,
     write_policy_status,
 )
 from netpolq.supervisor.hold import Hold
@@ -187,6 +190,7 @@ class Supervisor:
         self._intake = StoreIntake(self._store, changes, progress, self._names)
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._flow_export = make_flow_export(settings)
+        self._events = make_events(settings, self._store)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
@@ -214,6 +218,7 @@ class Supervisor:
                 self._store,
                 self._policy_counters,
                 self._flow_export,
+                self._events,
                 node=settings.hostname,
                 max_records=settings.flow_records,
             )
@@ -288,6 +293,7 @@ class Supervisor:
                 status_socket.look_after(),
                 ReadyLog(readiness.not_ready).watch(),
                 *write_policy_status(settings, source, registry),
+                *write_events(settings, self._events),
                 *([] if self._flow_export is None else [self._flow_export.run()]),
             )
         finally:
@@ -324,6 +330,7 @@ class Supervisor:
             cni_results=self._cni_results,
             flows=self._flows,
             flow_export=self._flow_export,
+            events=self._events,
         )
 
     def _pods(self) -> bytes:

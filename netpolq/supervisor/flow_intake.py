@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from netpolq.addresses import AddressKey, format_address
 from netpolq.enums import Protocol
+from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.flows.record import Flow, FlowEnd, FlowRecord, FlowVerdict
@@ -35,10 +36,18 @@ class FlowIntake:
     """Reads all flow memories. `node`: of this agent. `damaged`: reads that failed. `lost`: connections that workers could not record."""
 
     def __init__(
-        self, store: Store, policy_counters: PolicyCounters, export: FlowExport | None, *, node: str, max_records: int
+        self,
+        store: Store,
+        policy_counters: PolicyCounters,
+        export: FlowExport | None,
+        events: DenialEvents | None,
+        *,
+        node: str,
+        max_records: int,
     ) -> None:
         self._store = store
         self._export = export
+        self._events = events
         self._policy_counters = policy_counters
         self._readers: dict[int, FlowReader] = {}
         self._ends: dict[AddressKey, tuple[Pod | None, frozenset[str], FlowEnd]] = {}
@@ -98,8 +107,11 @@ class FlowIntake:
     def count(self, counts: Iterable[FlowCount], first_s: float, last_s: float) -> None:
         """Count connections of an interval, Unix time."""
         for count in counts:
-            self.table.add(self._flow(count), first_s, last_s, count.connections)
+            flow = self._flow(count)
+            self.table.add(flow, first_s, last_s, count.connections)
             self._policy_counters.add(count.reasons, count.connections)
+            if self._events is not None:
+                self._events.offer(flow, first_s, last_s, count.connections)
 
     def _flow(self, count: FlowCount) -> Flow:
         reasons = count.reasons

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown
+from netpolq.events.part import DenialEvents
 from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.part import FlowExport
 from netpolq.settings import Settings
@@ -84,6 +85,25 @@ def write_policy_status(settings: Settings, source: Source, registry: CollectorR
             namespace=own_namespace(),
         ).run()
     ]
+
+
+def make_events(settings: Settings, store: Store) -> DenialEvents | None:
+    """The Events of denied connections; None unless the settings ask for them, and connections are recorded in a cluster."""
+    if not settings.events or settings.manifests is not None or settings.flows is FlowsMode.OFF:
+        return None
+    return DenialEvents(store, settings.hostname)
+
+
+def write_events(settings: Settings, events: DenialEvents | None) -> list[Coroutine[None, None, None]]:
+    """The task that writes Events to the cluster; none without Events."""
+    if events is None:
+        return []
+    # Imported here, because without the option nothing of it is needed.
+    from netpolq.events.writer import EventWriter  # noqa: PLC0415
+    from netpolq.sources.kubernetes.connection import Connection  # noqa: PLC0415
+
+    # A connection of its own, as for the conditions of policies.
+    return [EventWriter(events, Connection(settings.kubeconfig)).run()]
 
 
 def ruleset_config(settings: Settings, form: Dataplane) -> RulesetConfig:

@@ -10,6 +10,7 @@ import psutil
 from netpolq.dataplane.bridge_guard import BridgeGuard
 from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
+from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.watch import CniResults
@@ -32,6 +33,7 @@ from netpolq.supervisor.snapshot_file import SnapshotFile
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    EventsStatus,
     ExporterStatus,
     NamesStatus,
     SourceStatus,
@@ -51,8 +53,8 @@ _MAX_BEHIND_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flows`,
-    `flow_export`: None if switched off.
+    """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flows`, `flow_export`,
+    `events`: None if switched off.
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class Readiness:
     cni_results: CniResults | None
     flows: FlowIntake | None
     flow_export: FlowExport | None
+    events: DenialEvents | None
 
     def not_ready(self) -> list[str]:
         """Reasons why the agent is not ready; empty if it is ready."""
@@ -190,6 +193,7 @@ class Readiness:
             supervisor_restarts=self.pool.supervisor_restarts,
             run_dir_problem=self.snapshot_file.problem,
             flow_export=self._flow_export_status(),
+            events=self._events_status(),
         )
 
     def _waiting_status(self) -> WaitingStatus | None:
@@ -240,6 +244,11 @@ class Readiness:
             )
             for exporter in (() if self.flow_export is None else self.flow_export.exporters)
         ]
+
+    def _events_status(self) -> EventsStatus | None:
+        if self.events is None:
+            return None
+        return EventsStatus(waiting=self.events.table.waiting, events=self.events.as_mapping(), problem=self.events.problem)
 
     def _strict_mode_status(self) -> StrictModeStatus:
         strict = self.strict_mode

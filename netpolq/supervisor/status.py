@@ -145,13 +145,24 @@ class ExporterStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventsStatus:
+    """The Events of denied connections. `waiting`: series of connections that are not written yet. `events`: numbers by outcome (written,
+    suppressed, failed). `problem`: why Events are not written, or None.
+    """
+
+    waiting: int
+    events: dict[str, int]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document. `node`: the node name that makes a pod local.
 
     `cni_results`: None if the agent does not read them. `snapshot_version`: the newest published version. `in_force_version`: the newest
     version that every worker uses and whose isolated pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or
     None. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
-    `waiting`: None before its first report. `flow_export`: empty if the settings ask for none.
+    `waiting`: None before its first report. `flow_export`: empty if the settings ask for none. `events`: None if they do not ask for them.
     """
 
     version: str
@@ -173,6 +184,7 @@ class Status:
     supervisor_restarts: int
     run_dir_problem: str | None
     flow_export: list[ExporterStatus]
+    events: EventsStatus | None
 
 
 def encode(status: Status) -> bytes:
@@ -197,6 +209,7 @@ def decode(data: bytes) -> Status:
                 "strict_mode": StrictModeStatus(**document["strict_mode"]),
                 "domain_names": NamesStatus(**document["domain_names"]),
                 # An older agent does not send this field.
+                "events": _events(document.get("events")),
                 "flow_export": [ExporterStatus(**exporter) for exporter in document.get("flow_export", ())],
             }
         )
@@ -207,6 +220,11 @@ def decode(data: bytes) -> Status:
 def _waiting(fields: dict[str, Any] | None) -> WaitingStatus | None:
     # An older agent does not send this field.
     return None if fields is None else WaitingStatus(**fields)
+
+
+def _events(fields: dict[str, Any] | None) -> EventsStatus | None:
+    # An older agent does not send this field.
+    return None if fields is None else EventsStatus(**fields)
 
 
 def _rejection(fields: dict[str, Any]) -> Rejection:

@@ -7,6 +7,7 @@ import orjson
 from netpolq.logs import one_line
 from netpolq.supervisor.status import (
     CniResultsStatus,
+    EventsStatus,
     ExporterStatus,
     NamesStatus,
     Status,
@@ -54,6 +55,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("supervisor restarts", str(status.supervisor_restarts)),
             *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
             *(line for exporter in status.flow_export for line in _exporter(exporter)),
+            *(() if status.events is None else _events(status.events)),
         ],
         align="<<",
     )
@@ -89,6 +91,12 @@ def _exporter(exporter: ExporterStatus) -> Iterator[tuple[str, str]]:
     yield "flow export", f"{exporter.target}, {exported:,} records exported, {exporter.waiting:,} waiting{more}"
     if exporter.problem is not None:
         yield "flow export problem", exporter.problem
+
+
+def _events(events: EventsStatus) -> Iterator[tuple[str, str]]:
+    yield "events", f"{_counts(events.events)}; {events.waiting:,} waiting"
+    if events.problem is not None:
+        yield "events problem", events.problem
 
 
 def _snapshot(status: Status) -> str:

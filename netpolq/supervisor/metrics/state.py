@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
+from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
@@ -151,6 +152,8 @@ def readings(readiness: Readiness) -> list[Reading]:
         found += flow_readings(readiness.flows)
     if readiness.flow_export is not None:
         found += flow_export_readings(readiness.flow_export)
+    if readiness.events is not None:
+        found.append(events_reading(readiness.events))
     return found
 
 
@@ -280,6 +283,16 @@ def flow_export_readings(export: FlowExport) -> list[Reading]:
             tuple(((exporter.name,), exporter.waiting) for exporter in export.exporters),
         ),
     ]
+
+
+def events_reading(events: DenialEvents) -> Reading:
+    """Values of the Events of denied connections."""
+    return Reading(
+        "netpolq_events_total",
+        "Events of denied connections by what became of them: written, updates included; suppressed by the limits; failed writes",
+        ("outcome",),
+        tuple(((outcome,), count) for outcome, count in events.as_mapping().items()),
+    )
 
 
 class StateCollector(Collector):

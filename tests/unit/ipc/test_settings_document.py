@@ -58,6 +58,7 @@ def settings(draw: st.DrawFn) -> Settings:
         policy_metrics=draw(st.sampled_from(PolicyMetrics)),
         flow_records=draw(st.integers(1000, 1_000_000)),
         policy_status=draw(st.booleans()),
+        events=draw(st.booleans()),
         flow_export_file=draw(st.none() | paths),
         flow_export_file_max_bytes=draw(st.integers(1 << 20, 1 << 40)),
         flow_export_file_keep=draw(st.integers(0, 1000)),

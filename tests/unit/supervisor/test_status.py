@@ -18,6 +18,7 @@ from netpolq.model import Rejection
 from netpolq.supervisor.status import (
     CniResultsStatus,
     DataplaneStatus,
+    EventsStatus,
     ExporterStatus,
     NamesStatus,
     SourceStatus,
@@ -96,6 +97,7 @@ STATUS = Status(
             problem="flow export to http://collector:4318/v1/logs: no answer within 10 s",
         )
     ],
+    events=EventsStatus(waiting=1200, events={"written": 3456, "suppressed": 7, "failed": 2}, problem="403: not permitted"),
 )
 
 
@@ -336,3 +338,15 @@ def test_the_page_says_what_is_in_force_while_the_newest_snapshot_is_not() -> No
 
 def test_the_pool_and_the_data_plane_mean_the_same_table() -> None:
     assert orphaned_ruleset.TABLE == ruleset.TABLE
+
+
+def test_the_page_has_lines_about_events_if_they_are_written() -> None:
+    lines = [line.split("  ")[-1].strip() for line in render_text(STATUS).splitlines() if line.startswith("events")]
+    assert lines == ["3,456 written, 7 suppressed, 2 failed; 1,200 waiting", "403: not permitted"]
+    assert "events" not in render_text(replace(STATUS, events=None))
+
+
+def test_a_document_of_an_agent_that_writes_no_events_by_its_version_is_read() -> None:
+    document = json.loads(encode(STATUS))
+    del document["events"]
+    assert decode(json.dumps(document).encode()) == replace(STATUS, events=None)
