@@ -19,7 +19,9 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
     for name in OVERLAYS:
         (deployment / f"{name}.yaml").write_text(kustomized(KUSTOMIZE / "overlays" / name).yaml(), encoding="utf-8")
     (deployment / "cleanup.yaml").write_text(kustomized(KUSTOMIZE / "cleanup").yaml(), encoding="utf-8")
-    (deployment / "chart.yaml").write_text(charted({"agent": {"workers": 2, "policyStatus": True}}).yaml(), encoding="utf-8")
+    (deployment / "chart.yaml").write_text(
+        charted({"agent": {"workers": 2, "policyStatus": True, "events": True}}).yaml(), encoding="utf-8"
+    )
     (deployment / "Dockerfile").write_text((DEPLOY / "Dockerfile").read_text(encoding="utf-8"), encoding="utf-8")
     for name in LOADTEST_FOLDERS:
         (loadtest / f"{name}.yaml").write_text(kustomized(LOADTEST / name).yaml(), encoding="utf-8")

@@ -46,6 +46,7 @@ VALUE_SETS: dict[str, Values] = {
             "netfilterBug1766Fix": "auto",
             "strictMode": False,
             "policyStatus": True,
+            "events": True,
             "podCidrs": ["10.244.0.0/16", "fd00:10:244::/56"],
             "verdictCache": "off",
             "verdictCacheTtl": 30,
@@ -90,6 +91,8 @@ VALUE_SETS: dict[str, Values] = {
     "without CNI results": {"cniCacheDir": ""},
     "with conditions of policies": {"agent": {"policyStatus": True}},
     "without conditions of policies": {"agent": {"policyStatus": False}},
+    "with events": {"agent": {"events": True}},
+    "without events": {"agent": {"events": False}},
     "with an export of flows": {
         "flowExport": {
             "otlp": "http://localhost:4318/v1/logs",
@@ -110,6 +113,7 @@ REFUSED: dict[str, Values] = {
     "a text for a boolean": {"agent": {"failOpen": "false"}},
     "a queue number beyond 16 bits": {"agent": {"nfqueueId": 65536}},
     "a text for conditions of policies": {"agent": {"policyStatus": "on"}},
+    "a text for events": {"agent": {"events": "denied"}},
     "a URL of a receiver with a token": {"flowExport": {"otlp": "http://user:token@localhost:4318/v1/logs"}},
     "a URL of a receiver without a path": {"flowExport": {"otlp": "http://localhost:4318"}},
     "a relative folder for flows": {"flowExport": {"dir": "log"}},
@@ -145,6 +149,7 @@ RENDERINGS: dict[str, Callable[[], Deployment]] = {
     "base": partial(kustomized, KUSTOMIZE / "base"),
     **{f"overlay {name}": partial(kustomized, KUSTOMIZE / "overlays" / name) for name in OVERLAYS},
     "component policy-status": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "policy-status"),
+    "component events": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "events"),
     "component deny-with": partial(with_component, KUSTOMIZE / "overlays/production", KUSTOMIZE / "deny-with"),
     **{f"chart, {name}": partial(charted, values) for name, values in VALUE_SETS.items()},
 }
@@ -154,6 +159,7 @@ CONDITIONS_RULE = {
     "resources": [f"{plural}/status" for plural in CLUSTER_WIDE],
     "verbs": ["patch"],
 }
+EVENTS_RULE = {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}
 # The oldest version that the chart accepts, and the newest in the schemas here.
 API_VERSIONS = ("1.25", kubernetes_validate.latest_version())
 
@@ -221,6 +227,7 @@ def test_the_role_is_what_is_used_and_bound_to_the_pods_account(deployment: Depl
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
         {"apiGroups": ["policy.networking.k8s.io"], "resources": list(CLUSTER_WIDE), "verbs": ["list", "watch"]},
         *([CONDITIONS_RULE] if settings_of(deployment).policy_status else []),
+        *([EVENTS_RULE] if settings_of(deployment).events else []),
     ]
     assert binding["roleRef"] == {
         "apiGroup": "rbac.authorization.k8s.io",
@@ -268,6 +275,13 @@ def test_chart_and_component_write_conditions_with_the_same_permissions() -> Non
         ours, theirs = component.one(kind, end), chart.one(kind, end)
         assert ours["metadata"]["name"] == theirs["metadata"]["name"]
         assert {**ours, "metadata": {}} == {**theirs, "metadata": {}}
+
+
+def test_chart_and_component_write_events_with_the_same_permission() -> None:
+    component, chart = rendered("component events"), rendered("chart, with events")
+    assert settings_of(component).events
+    assert settings_of(chart).events
+    assert component.one("ClusterRole")["rules"] == chart.one("ClusterRole")["rules"]
 
 
 def test_only_agents_that_answer_denied_packets_have_a_second_capability(deployment: Deployment) -> None:

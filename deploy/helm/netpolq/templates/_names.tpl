@@ -76,6 +76,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "denyWith" "NETPOLQ_DENY_WITH"
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
   "policyStatus" "NETPOLQ_POLICY_STATUS"
+  "events" "NETPOLQ_EVENTS"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
 {{- range $key, $variable := $variables }}
 {{- $value := index $.Values.agent $key }}
