@@ -75,6 +75,7 @@ class EventWriter:
         delays = SourceTiming(first_delay_s=self._timing.first_delay_s, max_delay_s=self._timing.max_delay_s)
         self._attempts = Attempts("Events of denied connections", delays, noise)
         self._uids: OrderedDict[PodIdentity, str] = OrderedDict()
+        self._permission = ""
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -105,7 +106,7 @@ class EventWriter:
             if isinstance(error, StatusError) and _cause(error) is _Cause.THIS_EVENT:
                 return self._on_refused(write, error)
             table.on_failed(write, time.monotonic())
-            delay_s = self._fail(_text(error, write))
+            delay_s = self._fail(self._text(error))
             if isinstance(error, StatusError) and error.retry_after_s is not None:
                 delay_s = max(delay_s, min(error.retry_after_s, self._timing.max_retry_after_s))
             await self._renew_credentials(error, generation)
@@ -123,12 +124,14 @@ class EventWriter:
     async def _send(self, write: Write) -> bool:
         """Make the requests of a write. Returns whether the server has it; not if the pod is gone."""
         if not write.is_new:
+            self._permission = "patch events"
             await self._connection.send(
                 "PATCH", body.path(write), body.change(write), content_type=body.PATCH_TYPE, timeout_s=self._timing.request_s
             )
             return True
         uid = await self._uid(write.key.pod)
         if uid:
+            self._permission = "create events"
             event = body.new_event(write, uid, self._events.node)
             await self._connection.send("POST", body.collection(write.key.pod.namespace), event, timeout_s=self._timing.request_s)
         return bool(uid)
@@ -138,6 +141,7 @@ class EventWriter:
         if (known := self._uids.get(pod)) is not None:
             self._uids.move_to_end(pod)
             return known
+        self._permission = "list pods"
         path, query = body.pod_query(pod)
         uid = body.uid_in(await self._connection.get(path, query, timeout_s=self._timing.request_s), pod)
         if uid:
@@ -156,6 +160,12 @@ class EventWriter:
         self._events.table.on_gone(write, now)
         return 0.0
 
+    def _text(self, error: Exception) -> str:
+        """The failure of the last request in words, the same for all pods, so that it is logged once."""
+        if isinstance(error, StatusError) and error.code == 403:
+            return f'403: the ClusterRole of the agent does not permit to {self._permission} (API group "")'
+        return str(error) or type(error).__name__
+
     def _fail(self, problem: str) -> float:
         delay_s = self._attempts.fail(problem)
         self._events.problem = self._attempts.problem
@@ -172,13 +182,3 @@ def _cause(error: StatusError) -> _Cause:
     if error.code == 403 and _TERMINATING in str(error):
         return _Cause.THIS_EVENT
     return _Cause.ALL_EVENTS if error.code >= 500 or error.code in _PERMISSION_OR_LOAD else _Cause.THIS_EVENT
-
-
-def _text(error: Exception, write: Write) -> str:
-    """The failure in words, the same for all pods, so that it is logged once."""
-    if isinstance(error, StatusError) and error.code == 403:
-        verb = "create" if write.is_new else "patch"
-        return (
-            f'403: the API server does not permit to {verb} events in the API group "": the role needs the verbs create and patch'
-        )
-    return str(error) or type(error).__name__

@@ -86,7 +86,7 @@ def test_an_agent_that_may_write_no_events_enforces_and_names_the_permission(box
         api.do(lambda server: server.events.refusals.append(refusal))
         assert connect(box) == [True, False]
         agent.wait_until("the problem is in the status", lambda: problem(agent) != "")
-        assert problem(agent).startswith('403: the API server does not permit to create events in the API group ""')
+        assert problem(agent).startswith('403: the ClusterRole of the agent does not permit to create events (API group "")')
         assert agent.is_ready()
         assert connect(box) == [True, False]
         assert TOKEN not in agent.log.read_text()

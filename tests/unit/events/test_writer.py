@@ -213,23 +213,26 @@ async def test_a_namespace_that_is_gone_or_going_is_no_problem(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize(
+    ("method", "part", "permission"),
+    [("POST", "/events", "create events"), ("GET", "/pods", "list pods")],
+    ids=["events", "pods"],
+)
 async def test_without_the_permission_one_line_and_the_status_name_what_is_missing(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, method: str, part: str, permission: str
 ) -> None:
     cluster.put_pod("shop/db-0")
     cluster.put_namespace("team")
     cluster.put_pod("team/web")
     cluster.server.events.refusals = [
-        EventRefusal(method="POST", code=403, message="of shop"),
-        EventRefusal(method="PATCH", code=403),
+        EventRefusal(method=method, code=403, message="of shop", part=f"/shop{part}"),
+        EventRefusal(method=method, code=403, message="of team", part=f"/team{part}"),
     ]
     cluster.start()
     cluster.deny()
     cluster.deny("team/web")
-    await cluster.until(lambda: cluster.posts() >= 5)
-    problem = (
-        '403: the API server does not permit to create events in the API group "": the role needs the verbs create and patch'
-    )
+    await cluster.until(lambda: cluster.events.failed >= 5)
+    problem = f'403: the ClusterRole of the agent does not permit to {permission} (API group "")'
     assert cluster.events.problem == problem
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == [f"Events of denied connections: {problem}; trying again"]
