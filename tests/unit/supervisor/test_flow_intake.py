@@ -34,7 +34,7 @@ class Worker:
     def __init__(self) -> None:
         self.store = Store()
         self.store.apply(Update(upserted=(pod("web", "10.0.0.3"), pod("db", "10.0.0.2")), ignored={}, observed_ns=0))
-        self.intake = FlowIntake(self.store, PolicyCounters(PolicyMetrics.RULE), None, node="node-1", max_records=1000)
+        self.intake = FlowIntake(self.store, PolicyCounters(PolicyMetrics.RULE), None, None, node="node-1", max_records=1000)
         self.memory = flow_memory.make()
         self.writer = FlowWriter(self.memory)
         self.intake.add_memory(1, os.dup(self.memory))
