@@ -92,6 +92,11 @@ def test_the_mode_of_the_verdict_cache_may_be_written_as_yaml_reads_it(written: 
     assert charted(values).environment()["NETPOLQ_VERDICT_CACHE"] == passed
 
 
+def test_flows_and_metrics_of_policies_may_be_switched_off_as_yaml_reads_it() -> None:
+    environment = charted(yaml.safe_load("agent: {flows: off, policyMetrics: off}")).environment()
+    assert (environment["NETPOLQ_FLOWS"], environment["NETPOLQ_POLICY_METRICS"]) == ("off", "off")
+
+
 def test_the_rule_object_holds_the_shipped_rules() -> None:
     deployment = charted({"metrics": {"prometheusRule": {"enabled": True, "labels": {"release": "monitoring"}}}})
     rule = deployment.one("PrometheusRule")

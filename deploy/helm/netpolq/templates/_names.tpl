@@ -77,11 +77,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "netfilterBug1766Fix" "NETPOLQ_NETFILTER_BUG_1766_FIX"
   "policyStatus" "NETPOLQ_POLICY_STATUS"
   "events" "NETPOLQ_EVENTS"
+  "flows" "NETPOLQ_FLOWS"
+  "flowRecords" "NETPOLQ_FLOW_RECORDS"
+  "policyMetrics" "NETPOLQ_POLICY_METRICS"
+  "audit" "NETPOLQ_AUDIT"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
 {{- range $key, $variable := $variables }}
 {{- $value := index $.Values.agent $key }}
 {{- if not (kindIs "invalid" $value) }}
-{{- if and (eq $key "verdictCache") (kindIs "bool" $value) }}
+{{- if and (has $key (list "verdictCache" "flows" "policyMetrics")) (kindIs "bool" $value) }}
 {{- /* YAML reads a plain on or off as a boolean. */}}
 {{- $value = ternary "on" "off" $value }}
 {{- end }}
