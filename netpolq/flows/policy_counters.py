@@ -13,10 +13,12 @@ MAX_SERIES = 10_000
 
 
 class Series(NamedTuple):
-    """The labels of the metric. `namespace`: empty for a cluster-wide policy. `rule`: name or 0-based index; empty for isolation."""
+    """The labels of the metric. `policy_namespace`: empty for a cluster-wide policy; not `namespace`, which scraping sets to that of the
+    agent's pod. `rule`: name or 0-based index; empty for isolation.
+    """
 
     tier: str
-    namespace: str
+    policy_namespace: str
     policy: str
     rule: str
     direction: str

@@ -59,7 +59,7 @@ def test_a_policy_in_audit_denies_nothing_and_reports_each_connection_that_it_wo
             assert flow.source.pod_name == STRANGER.name
             assert (flow.egress, flow.ingress, flow.audit_egress) == (None, None, None)
             assert flow.audit_ingress == Isolation(Direction.INGRESS, (SERVER.name,))
-        labels = 'direction="ingress",namespace="app",policy="server",rule="",tier="network-policy",verdict="would-deny"'
+        labels = 'direction="ingress",policy="server",policy_namespace="app",rule="",tier="network-policy",verdict="would-deny"'
         series = f"netpolq_policy_connections_total{{{labels}}}"
         agent.wait_until("the metric counts them", lambda: f"{series} {float(would_deny())}" in agent.metrics())
         line = "not-isolated, would-deny: ingress isolated by app/server"
