@@ -156,6 +156,8 @@ def test_an_error_removes_the_box_and_the_processes_in_it(tmp_path: Path) -> Non
     def fail() -> None:
         with box:
             started.append(box.popen("x/a", ["sleep", "600"], log=tmp_path / "log"))
+            while psutil.Process(started[0].pid).name() != "sleep":  # `ip netns exec` until then, which ends in its own way
+                time.sleep(0.01)
             assert netns.existing(box.prefix)
             raise ZeroDivisionError
 

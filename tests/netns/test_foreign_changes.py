@@ -110,11 +110,11 @@ def test_a_decision_that_another_program_writes_into_the_verdict_cache_is_forgot
             element = f"{source} . {destination} . udp . 9100 timeout 1h : return"
             damage(
                 cluster,
-                f"flush set inet netpolq closed_v4; flush map inet netpolq verdicts_v4; "
-                f"add element inet netpolq verdicts_v4 {{ {element} }}",
+                f"flush set inet netpolq counted_closed_v4; flush map inet netpolq counted_verdicts_v4; "
+                f"add element inet netpolq counted_verdicts_v4 {{ {element} }}",
             )
             cluster.agent.wait_until("it is denied again", leak.is_quiet)
-        assert "1h" not in nft(cluster, "list", "map", "inet", "netpolq", "verdicts_v4")
+        assert "1h" not in nft(cluster, "list", "map", "inet", "netpolq", "counted_verdicts_v4")
 
 
 def test_a_program_that_keeps_changing_the_table_causes_one_repair_per_second() -> None:

@@ -289,7 +289,7 @@ def test_with_the_verdict_cache_repeated_denials_are_answered_and_a_flood_ends_i
 
 def cached_drops(cluster: Cluster) -> int:
     """Denials in the kernel's verdict cache."""
-    return cluster.box.nft("list set inet netpolq closed_v4").count("expires")
+    return cluster.box.nft("list set inet netpolq counted_closed_v4").count("expires")
 
 
 @contextmanager

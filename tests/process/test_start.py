@@ -132,12 +132,20 @@ def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
 
 
 def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
-    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the metrics memory, the table of queues; to answer
-    denied packets, a raw socket for each family and one to ask for their original destinations.
+    """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the memories of metrics and flows, the table of
+    queues; to answer denied packets, a raw socket for each family and one to ask for their original destinations.
     """
     worker = closed_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
     table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"
-    own = ("socket:", table, "/memfd:netpolq-snapshot", "/memfd:netpolq-counters", str(closed_agent.log), "/dev/null")
+    own = (
+        "socket:",
+        table,
+        "/memfd:netpolq-snapshot",
+        "/memfd:netpolq-counters",
+        "/memfd:netpolq-flows",
+        str(closed_agent.log),
+        "/dev/null",
+    )
     assert [target for target in targets if not target.startswith(own)] == []
     assert len({target for target in targets if target.startswith("socket:")}) == 2 + 3

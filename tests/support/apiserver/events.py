@@ -53,13 +53,14 @@ class Events:
     async def answer(self, request: web.Request, user: str) -> web.Response | None:
         """The answer, or None if the path is of something else. Raises `ApiError`."""
         event, pods = _EVENTS.fullmatch(request.path), _PODS.fullmatch(request.path)
-        if not event and not pods:
+        selected, _, name_of_pod = request.query.get("fieldSelector", "").partition("=")
+        if not event and not (pods and selected == "metadata.name"):
             return None
         for refusal in self.refusals:
             if refusal.method == request.method and refusal.part in request.path:
                 raise ApiError(refusal.code, "Refused", refusal.message, retry_after_s=refusal.retry_after_s)
         if pods:
-            return self._list_pod(pods[1], request.query.get("fieldSelector", ""))
+            return self._list_pod(pods[1], name_of_pod)
         assert event
         namespace, name = event[1], event[2]
         if request.method == "POST" and name is None:
@@ -71,10 +72,7 @@ class Events:
         message = f'events is forbidden: User "{user}" cannot {request.method} resource "events" in API group "" in "{namespace}"'
         raise ApiError(HTTPStatus.FORBIDDEN, "Forbidden", message)
 
-    def _list_pod(self, namespace: str, selector: str) -> web.Response:
-        key, _, name = selector.partition("=")
-        if key != "metadata.name":
-            raise ApiError(HTTPStatus.BAD_REQUEST, "BadRequest", f"unable to parse {selector!r}")
+    def _list_pod(self, namespace: str, name: str) -> web.Response:
         self.pod_lists.append(f"{namespace}/{name}")
         if self.pod_answer is not None:
             return web.Response(text=self.pod_answer)
