@@ -13,7 +13,7 @@ from typing import Protocol
 
 from netpolq.flow_view.cells import cell as cell_text
 from netpolq.flow_view.cells import columns
-from netpolq.flow_view.merge import MergedFlow, MergedFlows, total
+from netpolq.flow_view.merge import MAX_FLOWS, MergedFlow, MergedFlows, total
 from netpolq.flow_view.summary import Summary
 from netpolq.flows import record as flow_record
 from netpolq.logs import one_line
@@ -99,13 +99,13 @@ class RawLines:
         sys.stdout.buffer.flush()
 
 
-class PlainTable:
-    """A table of all flows at the end, and what is missing below it."""
+class MergedTable:
+    """What all tables have in common: a row for each flow. `max_flows`: see `MergedFlows`."""
 
-    def __init__(self, *, is_wide: bool, is_cluster: bool) -> None:
+    def __init__(self, *, is_wide: bool, is_cluster: bool, max_flows: int = MAX_FLOWS) -> None:
         self.summary = Summary()
         self._columns = columns(is_wide=is_wide, is_cluster=is_cluster)
-        self._merged = MergedFlows()
+        self._merged = MergedFlows(max_flows)
 
     def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
         self.summary.add(origin, head)
@@ -118,6 +118,10 @@ class PlainTable:
 
     def tick(self) -> None:
         return
+
+
+class PlainTable(MergedTable):
+    """A table of all flows at the end, and what is missing below it."""
 
     def close(self, since_s: float | None) -> None:
         now_s, flows = time.time(), self._merged.newest_last()

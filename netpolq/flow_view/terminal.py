@@ -11,14 +11,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from netpolq.flow_view.cells import DESTINATION, REASON, SOURCE, VERDICT, Column, cell, columns
-from netpolq.flow_view.merge import MergedFlow, MergedFlows
-from netpolq.flow_view.outputs import footer, remark
-from netpolq.flow_view.summary import Summary
-from netpolq.flows import record as flow_record
+from netpolq.flow_view.cells import DESTINATION, REASON, SOURCE, VERDICT, Column, cell
+from netpolq.flow_view.merge import MergedFlow
+from netpolq.flow_view.outputs import MergedTable, footer
 from netpolq.flows.record import FlowVerdict
 from netpolq.logs import one_line
-from netpolq.supervisor.flows_report import FlowsHead
 
 MAX_ROWS = 1000
 """Rows of a table on a terminal, the newest. More take seconds to lay out, and are past reading."""
@@ -64,25 +61,8 @@ def _table(chosen: Sequence[Column], flows: Sequence[MergedFlow], now_s: float, 
     return table
 
 
-class TerminalTable:
+class TerminalTable(MergedTable):
     """A table of the newest flows at the end, and what is missing below it."""
-
-    def __init__(self, *, is_wide: bool, is_cluster: bool) -> None:
-        self.summary = Summary()
-        self._columns = columns(is_wide=is_wide, is_cluster=is_cluster)
-        self._merged = MergedFlows()
-
-    def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
-        self.summary.add(origin, head)
-
-    def record(self, line: bytes) -> None:
-        self._merged.add(flow_record.decode(line))
-
-    def remark(self, text: str) -> None:
-        remark(text)
-
-    def tick(self) -> None:
-        return
 
     def close(self, since_s: float | None) -> None:
         console, now_s, flows = _console(), time.time(), self._merged.newest_last()
@@ -95,22 +75,14 @@ class TerminalTable:
         console.print(Text(first, "dim"), *(Text(line, "yellow") for line in missing), sep="\n")
 
 
-class LiveTable:
+class LiveTable(MergedTable):
     """The flows that were seen last, the newest first, on the whole terminal. At the end the last state stays in the scrollback."""
 
     def __init__(self, *, is_wide: bool, is_cluster: bool) -> None:
-        self.summary = Summary()
-        self._columns = columns(is_wide=is_wide, is_cluster=is_cluster)
-        self._merged = MergedFlows(_MAX_FOLLOWED)
+        super().__init__(is_wide=is_wide, is_cluster=is_cluster, max_flows=_MAX_FOLLOWED)
         self._remarks: deque[str] = deque(maxlen=_MAX_REMARKS)
         self._console = _console()
         self._live = Live(console=self._console, screen=True, auto_refresh=False, transient=True)
-
-    def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
-        self.summary.add(origin, head)
-
-    def record(self, line: bytes) -> None:
-        self._merged.add(flow_record.decode(line))
 
     def remark(self, text: str) -> None:
         now_s = time.time()
