@@ -1,4 +1,4 @@
-"""`netpolq explain` with policies in audit: the enforced verdict counts, and the other one is told."""
+"""`netpolq explain` with policies in audit: the verdict is the enforced one, and the answer names the difference."""
 
 import json
 
