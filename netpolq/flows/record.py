@@ -58,6 +58,10 @@ class FlowEnd(NamedTuple):
         return qualified_name(self.namespace, self.pod) if self.pod else ""
 
 
+OTHER_END = FlowEnd(OTHER_ADDRESSES)
+"""The end that stands for such addresses."""
+
+
 class Flow(NamedTuple):
     """What makes connections one flow, all in the original direction of the connection.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from netpolq.flows.record import OTHER_ADDRESSES, Flow, FlowEnd, FlowRecord
+from netpolq.flows.record import OTHER_ADDRESSES, OTHER_END, Flow, FlowEnd, FlowRecord
 
 WINDOW_S = 15
 """Length of a window, whose start is a multiple of it since 1970."""
@@ -25,8 +25,6 @@ MAX_INCREMENTS = 20_000
 
 _SETTLE_S = 2.0
 """A window is closed so long after its end: workers write four times a second, and are read every second."""
-
-_OTHER = FlowEnd(OTHER_ADDRESSES)
 
 _FIRST, _LAST, _CONNECTIONS, _PACKETS, _OCTETS = range(5)
 _Counts = list[float | None]
@@ -147,9 +145,9 @@ class FlowTable:
     def _summarized(self, window: _Window, flow: Flow) -> Flow:
         """The flow, or if there are too many that differ only in an address outside the cluster, the one that stands for them."""
         if _is_outside(flow.source):
-            flow = self._limited(window, flow, flow._replace(source=_OTHER))
+            flow = self._limited(window, flow, flow._replace(source=OTHER_END))
         if _is_outside(flow.destination):
-            flow = self._limited(window, flow, flow._replace(destination=_OTHER))
+            flow = self._limited(window, flow, flow._replace(destination=OTHER_END))
         return flow
 
     def _limited(self, window: _Window, flow: Flow, summary: Flow) -> Flow:

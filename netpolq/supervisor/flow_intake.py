@@ -16,7 +16,7 @@ from netpolq.enums import Protocol
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.flows.policy_counters import PolicyCounters
-from netpolq.flows.record import Flow, FlowEnd, FlowRecord, FlowVerdict
+from netpolq.flows.record import OTHER_END, Flow, FlowEnd, FlowRecord, FlowVerdict
 from netpolq.flows.table import WINDOW_S, FlowTable
 from netpolq.ipc.flow_memory import Chunk, Flag, FlowCount, FlowMemoryError, FlowReader, Reasons
 from netpolq.model import Labels, Pod
@@ -27,7 +27,7 @@ _MAX_ENDS = 100_000
 """Ends that are kept to be shared among records."""
 
 _PROTOCOL_NAMES = {**{protocol.value: protocol.name for protocol in Protocol}, 1: "ICMP", 58: "ICMPv6"}
-_UNNAMED_END = FlowEnd("other")
+_WITH_PORTS = frozenset(Protocol)
 
 log = logging.getLogger("flows")
 
@@ -116,10 +116,10 @@ class FlowIntake:
     def _flow(self, count: FlowCount) -> Flow:
         reasons = count.reasons
         anonymous = Flag.ANONYMOUS in count.flags
-        has_port = count.protocol in list(Protocol) and Flag.EVERY_PORT not in count.flags
+        has_port = count.protocol in _WITH_PORTS and Flag.EVERY_PORT not in count.flags
         return Flow(
-            source=_UNNAMED_END if anonymous else self._end(AddressKey(count.source)),
-            destination=_UNNAMED_END if anonymous else self._end(AddressKey(count.destination)),
+            source=OTHER_END if anonymous else self._end(AddressKey(count.source)),
+            destination=OTHER_END if anonymous else self._end(AddressKey(count.destination)),
             protocol="other" if anonymous else _PROTOCOL_NAMES.get(count.protocol, str(count.protocol)),
             port=count.port if has_port and not anonymous else None,
             verdict=_verdict(reasons),
