@@ -13,8 +13,11 @@ from pathlib import Path
 from types import FrameType
 
 from loadtest import machine, options, table
+from loadtest.comparison import ComparedShape
 from loadtest.document import Document, shape_document
 from loadtest.lab import room_for_connections
+from loadtest.measure import Shape
+from loadtest.parameters import Parameters
 from loadtest.report.page import render
 from loadtest.run import run_shape
 from loadtest.shapes import SHAPES
@@ -60,7 +63,7 @@ def _measure(wanted: options.Options) -> int:
         _say("--quick: one round of tiny loads as a smoke test; the figures mean nothing")
     bad = False
     for name in wanted.shapes:
-        result = run_shape(SHAPES[name](parameters), wanted.rounds, _say)
+        result = run_shape(_shape(name, parameters), wanted.rounds, _say)
         bad |= result.is_bad
         document["shapes"].append(shape_document(result))
         for line in table.lines(document["shapes"][-1]):
@@ -68,6 +71,16 @@ def _measure(wanted: options.Options) -> int:
         if wanted.output is not None:  # after each shape, so that an interrupt does not lose earlier results
             _write(wanted.output, document)
     return _MISSED if bad else 0
+
+
+def _shape(name: str, parameters: Parameters) -> Shape:
+    shape = SHAPES[name](parameters)
+    if not parameters.compared:
+        return shape
+    compared = ComparedShape(shape, parameters.compared)
+    if not compared.has_twins:
+        _say(f"{name}: --compare and --compare-flags have no effect on this shape")
+    return compared
 
 
 def _write(folder: Path, document: Document) -> None:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TypedDict
 
+from loadtest.comparison import ComparedShape
 from loadtest.machine import Machine
 from loadtest.measure import Sample
 from loadtest.plots import Plot, Plotted, Remarking
@@ -101,7 +102,7 @@ def shape_document(result: ShapeResult) -> ShapeDocument:
     return ShapeDocument(
         name=result.name,
         title=result.title,
-        definition=inspect.getdoc(type(shape)) or "",
+        definition=inspect.getdoc(shape.definition if isinstance(shape, ComparedShape) else type(shape)) or "",
         failure=result.failure,
         plots=[_plot(plot) for plot in shape.plots()] if isinstance(shape, Plotted) else [],
         remarks=list(shape.remarks(medians)) if isinstance(shape, Remarking) and not result.failure else [],

@@ -37,7 +37,7 @@ def extent(name: str, spread: SpreadDocument) -> str:
 
 
 def requirement(target: TargetDocument) -> str:
-    """Return the requirement of a target: `delivered/s of netpolq ≥ 1.25 × accept-one`."""
+    """Return the requirement of a target: `delivered/s of netpolq ≥ 1.25 × accept-one`. Without bounds: what is compared."""
     factor = f" × {target['reference']}" if target["reference"] else ""
     name = target["value"] if not target["reference"] else ""
     bounds = [
@@ -45,7 +45,7 @@ def requirement(target: TargetDocument) -> str:
         for sign, bound in (("≥", target["at_least"]), ("≤", target["at_most"]))
         if bound is not None
     ]
-    return f"{label(target['value'])} of {target['subject']} {' and '.join(bounds)}"
+    return f"{label(target['value'])} of {target['subject']} {' and '.join(bounds) or 'beside ' + target['reference']}"
 
 
 def finding(target: TargetDocument) -> str:

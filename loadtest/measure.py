@@ -1,6 +1,6 @@
 """The types of a measurement: shapes, variants, targets and samples.
 
-A shape names the variants to compare.Each variant is opened once, with its own namespaces and its own agent or reference, and all stay
+A shape names the variants to compare. Each variant is opened once, with its own namespaces and its own agent or reference, and all stay
 open. Every round loads each variant in turn, so that noise of the machine affects all of them alike. Only ratios within a round are
 compared.
 """
@@ -61,10 +61,17 @@ class Target:
 
 
 class Shape(Protocol):
-    """A kind of load. `name`: on the command line; `title`: in the report."""
+    """A kind of load."""
 
-    name: str
-    title: str
+    @property
+    def name(self) -> str:
+        """Its name on the command line."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Its title in the report."""
+        ...
 
     def variants(self) -> Sequence[Variant]:
         """The compared variants, references first."""

@@ -1,12 +1,13 @@
 """The command line of the load test."""
 
 import argparse
+import shlex
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.parameters import External, Parameters
+from loadtest.parameters import Compared, External, Parameters
 from loadtest.shapes import SHAPES
 from loadtest.verdict import ROUNDS_FOR_A_VERDICT
 
@@ -27,6 +28,8 @@ examples:
   python -m loadtest new-flows workers                two shapes
   python -m loadtest --quick                          smoke test; the figures mean nothing
   python -m loadtest new-flows --output build/bench   with results.json and report.html
+  python -m loadtest new-flows --rounds 11 --compare ../before
+  python -m loadtest new-flows --rounds 11 --compare-flags '--flows=off'
   python -m loadtest new-flows --external 'other=/usr/bin/other-agent --queue-id {{queue}} --policies {{policies}}'
 
 Run no other load on the machine meanwhile. Needs root.
@@ -96,6 +99,23 @@ def parse(argv: Sequence[str]) -> Options:
         help="another agent to compare, for shapes that load packets. {queue} is replaced by its queue number, {policies} by the folder of "
         "manifests. It runs in the node's namespace, and one iptables rule sends all new flows to it",
     )
+    parser.add_argument(
+        "--compare",
+        type=_checkout,
+        action="append",
+        default=[],
+        metavar="CHECKOUT",
+        help="load netpolq once more with the code of another checkout, e.g. a git worktree with an earlier commit, and show the ratio of "
+        "this one to it for each value with a target",
+    )
+    parser.add_argument(
+        "--compare-flags",
+        type=_flags,
+        action="append",
+        default=[],
+        metavar="FLAGS",
+        help="load netpolq once more with these flags of `netpolq run` besides, and show the ratio of netpolq without them to it",
+    )
     arguments = parser.parse_args(argv)
     if arguments.list:
         width = max(map(len, SHAPES))
@@ -108,6 +128,9 @@ def parse(argv: Sequence[str]) -> Options:
     names = [external.name for external in arguments.external]
     if len(set(names)) < len(names):
         parser.error("--external: the same name twice")
+    compared = [*arguments.compare, *arguments.compare_flags]
+    if len(set(compared)) < len(compared):
+        parser.error("--compare, --compare-flags: the same comparison twice")
     quick: bool = arguments.quick
     return Options(
         shapes=tuple(name for name in SHAPES if not arguments.shape or name in arguments.shape),
@@ -117,6 +140,7 @@ def parse(argv: Sequence[str]) -> Options:
             duration_s=_QUICK_DURATION_S if quick else arguments.duration,
             quick=quick,
             externals=tuple(arguments.external),
+            compared=tuple(compared),
         ),
         output=arguments.output,
     )
@@ -144,6 +168,24 @@ def _seconds(word: str) -> float:
     if not 0.1 <= number <= 3600:
         raise argparse.ArgumentTypeError(f"{word!r} is not a number of seconds from 0.1 to 3600")
     return number
+
+
+def _checkout(word: str) -> Compared:
+    folder = Path(word).resolve()
+    for package in ("netpolq", "workers/netpolq_worker"):
+        if not (folder / package / "__init__.py").is_file():
+            raise argparse.ArgumentTypeError(f"{word!r} is no checkout of netpolq: it has no package {package}")
+    return Compared(checkout=folder)
+
+
+def _flags(word: str) -> Compared:
+    try:
+        flags = tuple(shlex.split(word))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r}: {error}") from error
+    if not flags or not flags[0].startswith("--"):
+        raise argparse.ArgumentTypeError(f"{word!r} is no flag of netpolq run")
+    return Compared(flags=flags)
 
 
 def _external(word: str) -> External:

@@ -1,4 +1,4 @@
-"""The parameters of all shapes: size and duration of loads, and other agents."""
+"""The parameters of all shapes: size and duration of loads, other agents, and other builds of netpolq."""
 
 import shlex
 
@@ -22,6 +22,19 @@ class External:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Netpolq once more. `checkout`: with the code of this folder; None: of this checkout. `flags`: of `netpolq run`, added to its own."""
+
+    checkout: Path | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What is different about it."""
+        return f"of {self.checkout}" if self.checkout is not None else f"with {shlex.join(self.flags)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
     """`packets`: of one load of packets; `duration_s`: of one load with a duration.
 
@@ -32,3 +45,4 @@ class Parameters:
     duration_s: float = 5.0
     quick: bool = False
     externals: tuple[External, ...] = ()
+    compared: tuple[Compared, ...] = ()

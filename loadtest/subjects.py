@@ -90,19 +90,22 @@ class Accepting:
 class Netpolq:
     """The agent as it is deployed: supervisor, pool, workers, ruleset. Fails closed, so that no packet is delivered without a verdict.
 
-    `verdict_cache`: whether the kernel may remember decisions; the path through the workers is measured without.
+    `verdict_cache`: whether the kernel may remember decisions; the path through the workers is measured without. `checkout`: the code is
+    that of another checkout; its dependencies are those of this one.
     """
 
     workers: int = 1
     fanout: bool = False
     verdict_cache: bool = False
     flags: tuple[str, ...] = ()
+    checkout: Path | None = None
 
     @contextmanager
     def start(self, box: Box, manifests: Path) -> Iterator[Started]:
+        prefix = () if self.checkout is None else ("env", *_environment(self.checkout))
         flags = ["--workers", str(self.workers), f"--fanout={str(self.fanout).lower()}", "--fail-open=false"]
         flags += ["--verdict-cache", "on" if self.verdict_cache else "off"]
-        with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S) as agent:
+        with Agent(box, manifests, *flags, *self.flags, limit_s=SYNC_LIMIT_S, prefix=prefix) as agent:
             workers = tuple(worker["pid"] for worker in agent.status()["workers"])
             yield Started(
                 workers=workers,
@@ -110,6 +113,11 @@ class Netpolq:
                 remembered=lambda: counter(box, box.node.name, TABLE, CACHE_ACCEPTS) if self.verdict_cache else 0,
                 agent=agent,
             )
+
+
+def _environment(checkout: Path) -> tuple[str, ...]:
+    """Environment variables with which Python takes the packages of netpolq from a checkout, and not from the current directory."""
+    return (f"PYTHONPATH={checkout}{os.pathsep}{checkout / 'workers'}", "PYTHONSAFEPATH=1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,8 +21,9 @@ MAX_OTHERS_SHARE = 0.1
 
 
 class Outcome(StrEnum):
-    """UNDECIDED: the samples do not decide it; the reason is given."""
+    """UNDECIDED: the samples do not decide it; the reason is given. COMPARED: there are no bounds, only a figure."""
 
+    COMPARED = "compared"
     MET = "met"
     MISSED = "missed"
     UNDECIDED = "undecided"
@@ -98,6 +99,8 @@ def _others_share(subject: Sequence[Sample], reference: Sequence[Sample]) -> flo
 
 
 def _compare(target: Target, found: Spread) -> tuple[Outcome, str]:
+    if target.at_least is None and target.at_most is None:
+        return Outcome.COMPARED, ""
     limit = "the generator was the bottleneck: at least "
     if target.at_least is not None and found.median < target.at_least:
         if found.lower_bound:

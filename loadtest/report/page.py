@@ -24,7 +24,8 @@ td:first-child { white-space: nowrap; }
 th:first-child, td:first-child, .targets th, .targets td { text-align: left; }
 td small { color: #777; display: block; white-space: nowrap; }
 .outcome { display: inline-block; border-radius: .7rem; padding: 0 .7rem; color: #fff; font-size: .82rem; font-weight: 600; }
-.met { background: #1a7f4b; } .missed { background: #c0392b; } .undecided { background: #8a6d00; } .failed { background: #c0392b; }
+.met { background: #1a7f4b; } .compared { background: #35618e; }
+.missed { background: #c0392b; } .undecided { background: #8a6d00; } .failed { background: #c0392b; }
 .plots { display: flex; flex-wrap: wrap; gap: 1.2rem; align-items: flex-start; }
 .plots { overflow-x: auto; }
 .plots svg { width: 36rem; max-width: 100%; height: auto; }

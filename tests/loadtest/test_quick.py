@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,25 @@ def test_an_external_agent_is_one_more_variant_and_nothing_of_it_is_left(tmp_pat
     (variant,) = (variant for variant in document["shapes"][0]["variants"] if variant["name"] == "accepting")
     assert variant["summary"]["judged_per_s"]["median"] > 0
     assert variant["summary"]["accepted_share"]["median"] == 1.0
+
+
+def test_another_build_runs_its_own_code_beside_this_one(tmp_path: Path) -> None:
+    other, used = tmp_path / "other", tmp_path / "used"
+    for package in ("netpolq", "workers"):
+        shutil.copytree(CHECKOUT / package, other / package)
+    modules = {
+        "netpolq.cli": "netpolq/cli/__init__.py",
+        "netpolq_worker.worker.packet_loop": "workers/netpolq_worker/worker/packet_loop.py",
+    }
+    for path in modules.values():
+        with (other / path).open("a", encoding="utf-8") as module:
+            module.write(f"\nopen({str(used)!r}, 'a').write(__name__ + '\\n')\n")
+    _, document, output = quick(tmp_path, "new-flows", "--compare", str(other))
+    assert set(used.read_text(encoding="utf-8").split()) == set(modules)
+    twin = f"netpolq (of {other})"
+    by_name = {variant["name"]: variant for variant in document["shapes"][0]["variants"]}
+    assert by_name[twin]["summary"]["delivered_per_s"]["median"] > 0
+    assert f"delivered/s of netpolq beside {twin}" in output
 
 
 def test_an_external_agent_that_ends_early_fails_the_shape_by_its_template(tmp_path: Path) -> None:

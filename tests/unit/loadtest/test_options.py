@@ -29,6 +29,11 @@ from loadtest.shapes import SHAPES
         (["--external", "agent=run {queue} {"], "argument --external"),
         (["--external", "agent=run {queue} 'it"], "argument --external"),
         (["--external", "a=x {queue}", "--external", "a=y {queue}"], "the same name twice"),
+        (["--compare", "/proc"], "'/proc' is no checkout of netpolq: it has no package netpolq"),
+        (["--compare-flags", "flows"], "'flows' is no flag of netpolq run"),
+        (["--compare-flags="], "'' is no flag"),
+        (["--compare-flags=--flows='off"], "argument --compare-flags"),
+        (["--compare-flags=--flows=off", "--compare-flags=--flows=off"], "the same comparison twice"),
     ],
 )
 def test_a_wrong_argument_is_named(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
