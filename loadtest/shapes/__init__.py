@@ -9,6 +9,7 @@ from loadtest.shapes.connect_latency import ConnectLatency
 from loadtest.shapes.control_plane import ControlPlane
 from loadtest.shapes.denied_flood import DeniedFlood
 from loadtest.shapes.established import Established
+from loadtest.shapes.known_connections import KnownConnections
 from loadtest.shapes.new_flows import NewFlows
 from loadtest.shapes.not_isolated import NotIsolated
 from loadtest.shapes.policy_scale import PolicyScale
@@ -24,6 +25,7 @@ SHAPES: dict[str, Callable[[Parameters], Shape]] = {
     RepeatedDecisions.name: RepeatedDecisions,
     DeniedFlood.name: DeniedFlood,
     Established.name: Established,
+    KnownConnections.name: KnownConnections,
     NotIsolated.name: NotIsolated,
     ControlPlane.name: ControlPlane,
 }
