@@ -88,7 +88,6 @@ class _Context:
             self._reader = FlowReader(memory)
             self._recorder = FlowRecorder(FlowWriter(memory), denied_only=False)
             os.close(memory)
-        self.record = None if self._recorder is None else self._recorder.answers.append
         self.flow_cache = FlowCache(flows=self._recorder)
         self.flow_cache.load(SnapshotReader(snapshot), None)
         self._flush_due_ns = 0
@@ -111,7 +110,6 @@ class _Context:
         """As the worker's, with a reader of the flow memory."""
         if self._recorder is None:
             return
-        self._recorder.count()
         if now_ns >= self._flush_due_ns:
             self._flush_due_ns = now_ns + _FLUSH_NS
             self.flow_cache.flush_flows()

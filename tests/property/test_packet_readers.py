@@ -20,7 +20,7 @@ from scapy.layers.ipsec import AH
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from netpolq_worker.worker.flow_cache import NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import NO_SLOT, FlowCache
 from netpolq_worker.worker.packet import COPY_BYTES, IPV4_KEY, IPV6_KEY, Flow, parse
 from tests.support.sizes import sized
 from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits
@@ -129,7 +129,8 @@ def _answer_by_key(flow_cache: FlowCache, packet: bytes) -> int | None:
     if layout is None or len(packet) < layout.size:
         return None
     key = layout.unpack_from(packet)
-    answer = flow_cache.cache.get(key, NOT_CACHED)
+    generation = flow_cache.generation
+    answer = generation.answers[generation.slots.get(key, NO_SLOT)]
     if answer < 0:
         answer = flow_cache.answer_key(key, answer)
     return answer if answer >= 0 else None

@@ -111,7 +111,6 @@ class Serving:
                 flow_cache=self.flow_cache,
                 metrics=self._metrics,
                 rejecter=Rejecter(None, self.flow_cache, self._metrics),
-                flows=None,
                 fail_open=self._fail_open,
                 mark_mask=MASK,
                 logging=Logging(0, False),

@@ -1,8 +1,10 @@
 """The packet loop: which packets are answered, with which verdict, and when."""
 
+import os
 import socket
 import struct
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -14,13 +16,16 @@ from hypothesis import strategies as st
 from netpolq.addresses import parse_address
 from netpolq.enums import PacketMark, Verdict
 from netpolq.hold.ranges import parse_ranges
+from netpolq.ipc import flow_memory
+from netpolq.ipc.flow_memory import FlowReader, FlowWriter
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq_worker.worker.flow_cache import FlowCache
+from netpolq_worker.worker.flow_recorder import FlowRecorder
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Packet, Queue
 from netpolq_worker.worker.packet_loop import BATCH_PACKETS, MALFORMED, MOVED, WorkerContext, handle_packets
 from tests.support.worker_metrics import worker_metrics
-from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, view_that_admits, view_that_answers
+from tests.unit.worker.test_flow_cache import FRIEND, FRIEND6, OTHER, view_that_admits, view_that_answers
 
 MASK = 0x70
 PENDING, REPLY, ACCEPTED = (state << 4 for state in (PacketMark.PENDING_ORIGINAL, PacketMark.PENDING_REPLY, PacketMark.ACCEPTED))
@@ -89,17 +94,17 @@ class Kernel:
 class ServingWorker:
     """A worker's context with such a kernel."""
 
-    def __init__(self, metrics: WorkerMetrics, *unknown_peers: str) -> None:
+    def __init__(self, metrics: WorkerMetrics, *unknown_peers: str, flows: FlowRecorder | None = None) -> None:
         self.kernel = Kernel()
         self.queue = cast("Queue", self.kernel)
-        self.flow_cache = FlowCache(with_hints=True, unknown_peers=AddressRanges(parse_ranges(",".join(unknown_peers))))
+        ranges = AddressRanges(parse_ranges(",".join(unknown_peers)))
+        self.flow_cache = FlowCache(generation_entries=4, with_hints=True, unknown_peers=ranges, flows=flows)
         self.waiting_queue = WAITING_QUEUE
         self.metrics = metrics
         self.fail_verdict = Verdict.DROP
         self.mark_mask = MASK
         self.message_waits = False
         self.observe: Callable[[Packet, bool, int, int], None] | None = None
-        self.record: Callable[[int], None] | None = None
         self.reject: Callable[[bytes, int, int], None] | None = None
         self.housekeepings = 0
         self._packet_handler = handle_packets(lambda: cast("WorkerContext", self))
@@ -217,6 +222,37 @@ def test_a_full_batch_is_answered_under_constant_load(serving: ServingWorker) ->
     assert set(serving.kernel.answers) == {1}
     serving.receive(QueuedPacket(BATCH_PACKETS + 1, tcp(FRIEND_ADDRESS)))
     assert set(serving.kernel.answers) == set(range(1, BATCH_PACKETS + 2))
+
+
+def test_each_packet_with_a_decision_is_counted_as_one_connection(metrics: WorkerMetrics) -> None:
+    """Known and new connections of both families, replies, every port at once; not malformed packets, and not moved ones."""
+    memory = flow_memory.make()
+    serving = ServingWorker(metrics, "10.0.0.8/32", flows=FlowRecorder(FlowWriter(memory), denied_only=False))
+    serving.flow_cache.load(view_that_admits(FRIEND, FRIEND6), None)
+    asked: Counter[tuple[bytes, int, bool]] = Counter()
+    packets = [
+        *((tcp(FRIEND_ADDRESS, port=port), PENDING, FRIEND, port, True) for port in (80, 81, 82, 83, 84)),
+        *((tcp(OTHER_ADDRESS, port=port), PENDING, OTHER, port, False) for port in (80, 81)),
+        (tcp6("fd00::2"), PENDING, FRIEND6, 80, True),
+        (tcp(POD_ADDRESS, FRIEND_ADDRESS, source_port=80, port=40000), REPLY, FRIEND, 80, True),
+    ]
+    number = 0
+    for times in range(7):
+        for payload, mark, source, port, is_accept in packets[: times + 3] + packets[-3:]:
+            number += 1
+            asked[source, port, is_accept] += 1
+            serving.receive(QueuedPacket(number, payload, mark))
+        for uncounted in (b"x", tcp("10.0.0.8")):
+            number += 1
+            serving.receive(QueuedPacket(number, uncounted))
+        serving.drained()
+    serving.flow_cache.flush_flows()
+    found: Counter[tuple[bytes, int, bool]] = Counter()
+    for chunk in FlowReader(memory).read():
+        for count in chunk.counts:
+            found[count.source, count.port, count.reasons.is_accept] += count.connections
+    os.close(memory)
+    assert found == asked
 
 
 def test_packets_with_another_mark_keep_its_other_bits(serving: ServingWorker) -> None:

@@ -162,8 +162,6 @@ class WaitingProcess(Worker):
             self.queue.accept(packet_id, mark & ~self.mark_mask | in_mark(PacketMark.ACCEPTED, self.mark_mask))
         else:
             self.queue.verdict(packet_id, Verdict.DROP)
-        if self.record is not None:
-            self.record(answer)
         self.metrics.count_evaluated(answer % COUNTED_ANSWERS, 1, time.monotonic_ns() - started_ns)
 
     def _fail(self, packet_id: int, cause: str) -> None:

@@ -59,28 +59,62 @@ ANSWER_REJECTED = 1 << 10
 ANSWER_AUDITED = 1 << 11
 """Bit of an answer: with the policies in audit, the verdict would be the other one. The kernel must not hide such a connection."""
 _EVALUATION_SHIFT = 12
-ANSWER_FLOW_SHIFT = 32
-"""An answer shifted by this is the number of its flow, 0 if it has none (`netpolq_worker.worker.flow_recorder`)."""
-_WITHOUT_FLOW = (1 << ANSWER_FLOW_SHIFT) - 1
+
+NO_SLOT = 0
+"""In place of the slot of a connection: the generation has none. The answer there is `NOT_CACHED`."""
 
 _SEEN_SLOTS = 1 << 16
 
 _NO_RANGES = AddressRanges()
 
 
+class Generation:
+    """A part of the cache that is freed at once. `slots`: slot of each connection.
+
+    By slot: `answers`, inverted (`~answer`, negative) where the next lookup sends a hint; `counts`, of lookups since the last reading, if
+    flows are recorded; `keys`. Slots are not used again. `addresses`: of all connections.
+    """
+
+    __slots__ = ("addresses", "answers", "counts", "keys", "slots")
+
+    def __init__(self) -> None:
+        self.slots: dict[Key, int] = {}
+        self.answers = [NOT_CACHED]
+        self.counts = [0]
+        self.keys: list[Key] = [(0, b"", 0)]
+        self.addresses: set[bytes] = set()
+
+    def add(self, key: Key, stored: int) -> int:
+        """Store an answer. Returns its slot."""
+        slot = self.slots[key] = len(self.answers)
+        self.answers.append(stored)
+        self.counts.append(0)
+        self.keys.append(key)
+        self.addresses.update(question_of(key)[:2])
+        return slot
+
+    def take_counts(self) -> Iterator[tuple[Key, int, int]]:
+        """See `netpolq_worker.worker.flow_recorder.Answers`."""
+        counts, answers, keys = self.counts, self.answers, self.keys
+        for slot in [slot for slot, count in enumerate(counts) if count]:
+            stored = answers[slot]
+            yield keys[slot], stored if stored >= 0 else ~stored, counts[slot]
+            counts[slot] = 0
+
+
 class FlowCache:
     """Answers with the newest loaded snapshot. `view` None: there is no snapshot yet, and every answer is `NO_ANSWER`.
 
     An **answer** is
-    `flow << 32 | evaluation << 12 | audited << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`:
-    the number of a flow, if flows are recorded and the connection is cached; the index of an evaluation (see `evaluation`), which names
-    the decisions; `ANSWER_REJECTED`; whether it is the same on every port of the protocol; the tier that decided each direction (0:
-    none, otherwise `Tier` + 1); and the series to count the packet in (`series_of` in `netpolq_worker.worker.packet`). A stored answer
-    may be inverted (`~answer`, negative): then the next lookup sends a hint. Decisions keep their numbers from snapshot to snapshot, so
-    answers for addresses that a snapshot does not change stay valid.
+    `evaluation << 12 | audited << 11 | rejected << 10 | every port << 9 | egress << 7 | ingress << 5 | series << 1 | verdict`: the index
+    of an evaluation (see `evaluation`), which names the decisions; `ANSWER_AUDITED`; `ANSWER_REJECTED`; whether it is the same on every
+    port of the protocol; the tier that decided each direction (0: none, otherwise `Tier` + 1); and the series to count the packet in
+    (`series_of` in `netpolq_worker.worker.packet`). Decisions keep their numbers from snapshot to snapshot, so answers for addresses that a
+    snapshot does not change stay valid.
 
-    `cache`: stored answers by key, for the packet path to look up. What is not there, or negative, goes through `answer_key`. `answer`,
-    `answer_key` and `load` replace the dictionary now and then. `misses`: answers made from the snapshot.
+    `generation`: for the packet path to look up in. What has no slot there, or a negative answer, goes through `answer_key`; for all other
+    lookups the packet path adds 1 to the count of the slot if `counts_flows`. `answer`, `answer_key` and `load` replace the generation now
+    and then. `misses`: answers made from the snapshot.
 
     A connection is cached at its second lookup. The first leaves a mark of 16 bits in a table of fixed size, in place of an older one:
     most connections of a scan or of a distributed flood never come again, and would only evict those that do.
@@ -99,16 +133,14 @@ class FlowCache:
     ) -> None:
         self.view: SnapshotReader | None = None
         self._held = (unknown_peers, HOLD) if unknown_peers else None
-        self.cache: dict[Key, int] = {}
+        self.generation = Generation()
         self.misses = 0
         self._evaluator: CachedEvaluator[int] | None = None
         self._flows = flows
         self._limit = generation_entries
         self.with_hints = with_hints
         self._seen = array("H", bytes(2 * _SEEN_SLOTS))
-        self._old: dict[Key, int] = {}
-        self._addresses: set[bytes] = set()
-        self._old_addresses: set[bytes] = set()
+        self._old = Generation()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
         self._limited: set[Key] = set()  # denials whose packets get no answer at present
@@ -118,7 +150,12 @@ class FlowCache:
 
     def evaluation(self, answer: int) -> Evaluation:
         """The evaluation of an answer that was returned since the last call of `load`."""
-        return self._evaluations[(answer & _WITHOUT_FLOW) >> _EVALUATION_SHIFT]
+        return self._evaluations[answer >> _EVALUATION_SHIFT]
+
+    @property
+    def counts_flows(self) -> bool:
+        """Whether flows are recorded."""
+        return self._flows is not None
 
     def flush_flows(self) -> None:
         """Write the flows that were recorded. Call it a few times a second."""
@@ -128,30 +165,41 @@ class FlowCache:
     def answer_key(self, key: Key, stored: int) -> int:
         """The answer for a packet by its key, or `HOLD`; `NO_ANSWER` if the packet must be parsed and passed to `answer`.
 
-        `stored`: what `cache` has for the key: `NOT_CACHED`, or a negative value.
+        `stored`: the answer of its slot in `generation`: `NOT_CACHED`, or a negative value.
         """
-        if stored == NOT_CACHED:
-            stored = self._old.get(key, NOT_CACHED) if self._old else NOT_CACHED  # the test saves hashing the key once more
-            if stored == NOT_CACHED:
-                question = plain_question(key)
-                return NO_ANSWER if question is None else self._evaluate(key, question)
-            self._keep(key, stored)
-        return stored if stored >= 0 else self._hint(key, ~stored)
+        # The first test saves hashing the key once more.
+        if stored == NOT_CACHED and (not self._old.slots or key not in self._old.slots):
+            question = plain_question(key)
+            return NO_ANSWER if question is None else self._evaluate(key, question)
+        return self._count(key, self._slot(key))
 
     def answer(self, question: Question) -> int:
         """The answer for a connection; `NO_ANSWER` if there is no snapshot, or `HOLD`."""
         key = key_of(question)
-        stored = self._lookup(key)
-        return self._evaluate(key, question) if stored is None else stored
+        slot = self._slot(key)
+        return self._count(key, slot) if slot else self._evaluate(key, question)
 
-    def _lookup(self, key: Key) -> int | None:
-        stored = self.cache.get(key)
-        if stored is None:
-            stored = self._old.get(key)
-            if stored is None:
-                return None
-            self._keep(key, stored)
-        return stored if stored >= 0 else self._hint(key, ~stored)
+    def _slot(self, key: Key) -> int:
+        """The slot of a connection, if it is cached: from now on in the present generation."""
+        slot = self.generation.slots.get(key, NO_SLOT)
+        if not slot and (old := self._old.slots.get(key, NO_SLOT)):
+            slot = self._keep(key, self._old.answers[old])
+        return slot
+
+    def _stored(self, key: Key, slot: int) -> int:
+        """The answer in a slot."""
+        stored = self.generation.answers[slot]
+        return stored if stored >= 0 else self._hint(key, slot, ~stored)
+
+    def _count(self, key: Key, slot: int) -> int:
+        """The answer in a slot, for one more connection."""
+        self.generation.counts[slot] += 1
+        return self._stored(key, slot)
+
+    def _count_uncached(self, key: Key, answer: int) -> int:
+        if self._flows is not None:
+            self._flows.count_uncached(key, answer)
+        return answer
 
     def _evaluate(self, key: Key, question: Question) -> int:
         if self._evaluator is None:
@@ -161,10 +209,8 @@ class FlowCache:
         # One scan has tens of thousands of ports. If all are denied, only the pair gets an entry, here and in the kernel. With hints, the
         # key with port `EVERY_PORT` has no other meaning.
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
-        if hints and (stored := self._lookup(pair)) is not None:
-            if self._flows is not None:
-                self._flows.list_uncached(key, stored)  # the flow has a port, though its answer has none
-            return stored
+        if hints and (slot := self._slot(pair)):
+            return self._count_uncached(key, self._stored(pair, slot))  # the connection has a port, though its answer has none
         family = len(source)
         if family == 4:
             source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
@@ -176,22 +222,18 @@ class FlowCache:
             return HOLD
         self.misses += 1
         answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
-        asked = key
-        if hints and answer & _ON_EVERY_PORT:
-            key = pair
-        elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
-            if self._flows is not None:
-                self._flows.list_uncached(asked, answer)
-            return answer
-        if self._seen_before(key):
-            if self._flows is not None:
-                answer = self.numbered(answer, self._flows.number(key))
-            self._keep(key, answer)
+        is_of_pair = bool(hints and answer & _ON_EVERY_PORT)
+        if not is_of_pair and (protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT)):
+            return self._count_uncached(key, answer)
+        cached = pair if is_of_pair else key
+        if self._seen_before(cached):
+            slot = self._keep(cached, answer)
             if hints:
-                self._hint(key, answer)
-        if self._flows is not None and self.cache.get(asked) != answer:
-            self._flows.list_uncached(asked, answer)
-        return answer
+                self._hint(cached, slot, answer)
+            if not is_of_pair:
+                self.generation.counts[slot] += 1
+                return answer
+        return self._count_uncached(key, answer)
 
     def _answer_for(self, evaluation: Evaluation, on_every_port: bool) -> int:
         """The answer of an evaluation, without the series."""
@@ -225,27 +267,17 @@ class FlowCache:
 
     def index(self, answer: int) -> int:
         """The index of the evaluation of an answer."""
-        return (answer & _WITHOUT_FLOW) >> _EVALUATION_SHIFT
+        return answer >> _EVALUATION_SHIFT
 
-    def flow_number(self, answer: int) -> int:
-        """The number of the flow of an answer; 0 if it has none."""
-        return answer >> ANSWER_FLOW_SHIFT
-
-    def numbered(self, answer: int, number: int) -> int:
-        """The answer with a flow number."""
-        return answer & _WITHOUT_FLOW | number << ANSWER_FLOW_SHIFT
-
-    def cached_answers(self) -> Iterator[int]:
-        """The answers of all cached connections."""
-        for generation in (self.cache, self._old):
-            yield from (stored if stored >= 0 else ~stored for stored in generation.values())
+    def take_counts(self) -> Iterator[tuple[Key, int, int]]:
+        """Key, answer and connections since the last call, of each cached connection that had any."""
+        yield from self._old.take_counts()
+        yield from self.generation.take_counts()
 
     def _forget_answers(self) -> None:
         if self._flows is not None:
             self._flows.leave(self)
-            self._flows.forget_numbers()
-        self.cache, self._addresses = {}, set()
-        self._old, self._old_addresses = {}, set()
+        self.generation, self._old = Generation(), Generation()
         self._evaluations, self._answers, self._all_answers = [], {}, {}
 
     def _seen_before(self, key: Key) -> bool:
@@ -258,9 +290,11 @@ class FlowCache:
         self._seen[slot] = mark
         return False
 
-    def _hint(self, key: Key, answer: int) -> int:
+    def _hint(self, key: Key, slot: int, answer: int) -> int:
+        """Send a hint for the answer in a slot, or at a later lookup."""
+        answers = self.generation.answers
         if answer & ANSWER_AUDITED or (answer & ANSWER_REJECTED and key not in self._limited):
-            self.cache[key] = (
+            answers[slot] = (
                 answer  # if the kernel answered, the difference would not show, or a denied packet would get no answer
             )
             return answer
@@ -268,18 +302,19 @@ class FlowCache:
         if len(self._waiting) < MAX_WAITING_HINTS // divisor and len(self._hinted) < MAX_HINTS_A_WINDOW // divisor:
             self._waiting.append(key)
             self._hinted.append(key)
-            self.cache[key] = answer
+            answers[slot] = answer
         else:
-            self.cache[key] = ~answer
+            answers[slot] = ~answer
         return answer
 
-    def _keep(self, key: Key, stored: int) -> None:
+    def _keep(self, key: Key, stored: int) -> int:
+        """Store an answer. Returns its slot."""
         # Two generations bound the cache without bookkeeping per hit: an entry without a lookup is freed with the old generation.
-        if len(self.cache) >= self._limit:
-            self._old, self._old_addresses = self.cache, self._addresses
-            self.cache, self._addresses = {}, set()
-        self.cache[key] = stored
-        self._addresses.update(question_of(key)[:2])
+        if len(self.generation.keys) > self._limit:
+            if self._flows is not None:
+                self._flows.count(self._old.take_counts())
+            self._old, self.generation = self.generation, Generation()
+        return self.generation.add(key, stored)
 
     def load(self, view: SnapshotReader, changed: Collection[bytes] | None) -> None:
         """Evaluate with another snapshot from now on. `changed`: address keys whose flows may have another decision; None: all.
@@ -299,11 +334,11 @@ class FlowCache:
             self._forget_answers()
         else:
             affected = {packed_address(key) for key in changed}
-            for generation, addresses in ((self.cache, self._addresses), (self._old, self._old_addresses)):
+            for generation in (self.generation, self._old):
                 # Most changes are about pods without a cached connection: then there is no need to scan the generation.
-                if not affected.isdisjoint(addresses):
-                    for key in [key for key in generation if not affected.isdisjoint(question_of(key)[:2])]:
-                        del generation[key]
+                if not affected.isdisjoint(generation.addresses):
+                    for key in [key for key in generation.slots if not affected.isdisjoint(question_of(key)[:2])]:
+                        del generation.slots[key]
         if previous is not None:
             previous.close()
 
@@ -319,8 +354,8 @@ class FlowCache:
         taken, self._waiting = self._waiting[:limit], self._waiting[limit:]
         hints = []
         for key in taken:
-            stored = self.cache.get(key, self._old.get(key))
-            if stored is not None and stored >= 0:
+            stored = self._peek(key)
+            if stored >= 0:
                 source, destination, protocol, port = question_of(key)
                 verdict, egress, ingress, _shadow = self.evaluation(stored)
                 hints.append(
@@ -328,25 +363,32 @@ class FlowCache:
                 )
         return hints
 
+    def _peek(self, key: Key) -> int:
+        """The stored answer of a connection in either generation; `NOT_CACHED` if there is none."""
+        slot = self.generation.slots.get(key, NO_SLOT)
+        return self.generation.answers[slot] if slot else self._old.answers[self._old.slots.get(key, NO_SLOT)]
+
     def hint_denial(self, question: Question, answer: int) -> None:
         """Send a hint for a denial with answers, too, at its next lookup: its client has got all that the rate allows."""
         key = key_of(question if not answer & _ON_EVERY_PORT else (*question[:3], EVERY_PORT))
         if answer & ANSWER_AUDITED:
             return
-        if key not in self._limited and len(self._limited) < MAX_HINTS_A_WINDOW // 2 and self.cache.get(key) == answer:
+        slot = self.generation.slots.get(key, NO_SLOT)
+        is_stored = self.generation.answers[slot] == answer
+        if key not in self._limited and len(self._limited) < MAX_HINTS_A_WINDOW // 2 and is_stored:
             self._limited.add(key)
-            self.cache[key] = ~answer
+            self.generation.answers[slot] = ~answer
 
     def reset_hint_window(self) -> None:
         """Allow a hint again for every decision: one that is looked up again is not, or no longer, in the kernel's verdict cache."""
         for key in self._hinted:
-            for generation in (self.cache, self._old):
-                stored = generation.get(key)
-                if stored is not None and stored >= 0:
-                    generation[key] = ~stored
+            for generation in (self.generation, self._old):
+                slot = generation.slots.get(key, NO_SLOT)
+                if slot and generation.answers[slot] >= 0:
+                    generation.answers[slot] = ~generation.answers[slot]
         self._hinted.clear()
         self._waiting.clear()
         self._limited.clear()
 
     def __len__(self) -> int:
-        return len(self.cache) + len(self._old)
+        return len(self.generation.slots) + len(self._old.slots)

@@ -14,7 +14,6 @@ from netpolq.enums import Verdict
 from netpolq.ipc.channel import MAX_HINTS, Channel, Drain, Logging, Publish, Report, Serve, pack_hints
 from netpolq.logs import set_verbosity
 from netpolq_worker.worker.flow_cache import FlowCache
-from netpolq_worker.worker.flow_recorder import FlowRecorder
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import Queue
 from netpolq_worker.worker.observer import Observer
@@ -42,7 +41,6 @@ class WorkerParts:
     flow_cache: FlowCache
     metrics: WorkerMetrics
     rejecter: Rejecter
-    flows: FlowRecorder | None
     fail_open: bool
     mark_mask: int
     logging: Logging
@@ -70,8 +68,6 @@ class Worker:
         self.message_waits = False
         self._observer = Observer(queue.queue_num, flow_cache, self.fail_verdict, parts.logging)
         self.observe = self._observer.observe_if_needed
-        self._flows = parts.flows
-        self.record = None if parts.flows is None else parts.flows.answers.append
         self._rejecter = parts.rejecter
         self.reject: Reject | None = None
         self._has_warned = order.slot > 0  # one worker is enough
@@ -151,8 +147,6 @@ class Worker:
     def housekeeping(self, now_ns: int) -> None:
         """Read messages, send hints, write counters. Called between packets, when no accept is pending. `now_ns`: monotonic."""
         self.message_waits = False
-        if self._flows is not None:
-            self._flows.count()
         try:
             while (received := self._channel.receive()) is not None:
                 message, descriptor = received

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from netpolq.enums import PacketMark, Verdict
-from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, NOT_CACHED, FlowCache
+from netpolq_worker.worker.flow_cache import ANSWER_REJECTED, COUNTED_ANSWERS, HOLD, NO_ANSWER, NO_SLOT, FlowCache
 from netpolq_worker.worker.metrics import WorkerMetrics
 from netpolq_worker.worker.nfqueue import PacketHandler, Queue
 from netpolq_worker.worker.packet import IPV4_KEY, IPV6_KEY, parse
@@ -58,7 +58,6 @@ class WorkerContext(Protocol):
 
     `message_waits`: the worker has seen that a message of the pool waits. `observe`: called with each packet, whether it is a reply, its
     answer (negative: `MALFORMED`, `MOVED`, or no decision), and when its batch began (monotonic ns). `observe` None: nothing is logged.
-    `record`: called with the answer of each packet that has a decision; None: flows are not recorded.
     `waiting_queue`: the queue to which packets are moved whose addresses are unknown. `reject`: called with each dropped packet in original
     direction whose answer has `ANSWER_REJECTED`, the answer, and when its batch began; must not raise. `reject` None: no decision is
     answered.
@@ -72,7 +71,6 @@ class WorkerContext(Protocol):
     waiting_queue: int
     message_waits: bool
     observe: Observe | None
-    record: Callable[[int], None] | None
     reject: Callable[[bytes, int, int], None] | None
 
     def housekeeping(self, now_ns: int) -> None:
@@ -96,8 +94,9 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     clock, ipv4_key, ipv6_key = time.monotonic_ns, IPV4_KEY.unpack_from, IPV6_KEY.unpack_from
     accepted, reply = in_mark(PacketMark.ACCEPTED, context.mark_mask), in_mark(PacketMark.PENDING_REPLY, context.mark_mask)
     parsed = parsed_marks(context.mark_mask)
-    cached = flow_cache.cache.get
-    observe, reject, record = context.observe, context.reject, context.record
+    generation, counts_flows = flow_cache.generation, flow_cache.counts_flows
+    slot_of, answers, counts = generation.slots.get, generation.answers, generation.counts
+    observe, reject = context.observe, context.reject
     mark = -1  # of the packets of this batch, as they arrived
     accepted_mark = 0
     is_reply = is_parsed = False
@@ -126,18 +125,19 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                     is_reply = mark & context.mark_mask == reply
                     is_parsed = mark & context.mark_mask in parsed
                 payload = packet.get_payload()
-                answer = NOT_CACHED
+                slot = NO_SLOT
                 key = None
                 if not is_parsed:
                     try:
                         if payload[0] == 0x45:
                             key = ipv4_key(payload)
-                            answer = cached(key, NOT_CACHED)
+                            slot = slot_of(key, NO_SLOT)
                         elif payload[0] >> 4 == 6:
                             key = ipv6_key(payload)
-                            answer = cached(key, NOT_CACHED)
+                            slot = slot_of(key, NO_SLOT)
                     except (struct.error, IndexError):
                         pass  # too short for a plain header; it may be valid without one
+                answer = answers[slot]
                 if answer < 0:
                     if key is not None:
                         answer = flow_cache.answer_key(key, answer)
@@ -145,14 +145,16 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                         answer = _move(context, packet_id, mark)
                     elif answer < 0:
                         answer = _answer_parsed(context, packet_id, payload, mark)
-                    cached = flow_cache.cache.get
+                    if generation is not flow_cache.generation:
+                        generation = flow_cache.generation
+                        slot_of, answers, counts = generation.slots.get, generation.answers, generation.counts
+                elif counts_flows:
+                    counts[slot] += 1
                 if answer < 0:
                     verdict = Verdict.DROP if answer == MALFORMED else None
                 else:
                     counted = answer & _COUNTED
                     verdict = counted & 1
-                    if record is not None:
-                        record(answer)
                     if verdict:
                         pending_id = packet_id
                     else:
@@ -187,7 +189,8 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
             if context.message_waits or now_ns >= next_housekeeping_ns:
                 context.housekeeping(now_ns)
                 next_housekeeping_ns = now_ns + _HOUSEKEEPING_NS
-                cached = flow_cache.cache.get
+                generation = flow_cache.generation
+                slot_of, answers, counts = generation.slots.get, generation.answers, generation.counts
                 observe, reject = context.observe, context.reject
         packet = yield verdict
 

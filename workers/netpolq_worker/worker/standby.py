@@ -134,7 +134,6 @@ class StandbyWorker:
             flow_cache=self._flow_cache,
             metrics=self._metrics,
             rejecter=self._rejecter,
-            flows=self._flows,
             fail_open=settings.fail_open,
             mark_mask=settings.mark_mask,
             logging=self._logging,
