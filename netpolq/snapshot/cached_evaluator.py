@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX
-from netpolq.enums import Verdict
+from netpolq.addresses import IPV4_MAPPED_PREFIX, AddressKey, address_key, packed_address
+from netpolq.enums import Direction, Verdict
 from netpolq.snapshot.address_ranges import AddressRanges
 from netpolq.snapshot.reader import UNDECIDED, Evaluation, SnapshotReader
 
@@ -33,10 +33,12 @@ MAX_UNPACKED_PIECES = 512
 """A program with more address pieces in a family than this is read from the snapshot itself, which takes some microseconds. Unpacking
 many pieces for every new snapshot would delay packets."""
 
-_Pair = tuple[int, int, int, int, int, tuple[int, ...], tuple[int, ...]]
-
+_NO_BLOCKS = 0
+_BLOCKS_SHIFT = 40
+_IDENTITY_SHIFT = 8
 
 _Answer = TypeVar("_Answer")
+_Number = TypeVar("_Number", int, tuple[int, ...])
 
 
 class _Classes(Generic[_Answer]):
@@ -50,13 +52,46 @@ class _Classes(Generic[_Answer]):
 
 
 class _Pieces:
-    """Address pieces of a program. `starts`: first address of each, ascending. `tables`: port tables of the pieces looked up so far."""
+    """Address pieces of a program in one family. `starts`: first address of each as bytes, ascending; None: too many.
 
-    __slots__ = ("starts", "tables")
+    `blocks`: by piece, and for the addresses before the first one, the number of its set of port tables; None: not looked up so far.
+    """
 
-    def __init__(self, starts: list[int]) -> None:
+    __slots__ = ("blocks", "starts")
+
+    def __init__(self, starts: list[bytes] | None) -> None:
         self.starts = starts
-        self.tables: dict[int, tuple[int, ...]] = {}
+        self.blocks: list[int | None] = [None] * (len(starts) + 1 if starts is not None else 0)
+
+
+_NO_PIECES = _Pieces([])
+
+
+class _Program(Generic[_Answer]):
+    """A program of isolated pods, one object for all pods for which its results are the same.
+
+    `ipv4`, `ipv6`: its pieces; None: not unpacked so far. `pairs`: of the flows that no other program decides, by
+    `blocks << _BLOCKS_SHIFT | identity of the peer << _IDENTITY_SHIFT | protocol`. None: the pair occurred once.
+    """
+
+    __slots__ = ("ipv4", "ipv6", "number", "pairs")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.ipv4: _Pieces | None = None
+        self.ipv6: _Pieces | None = None
+        self.pairs: dict[int, _Classes[_Answer] | None] = {}
+
+
+class _Endpoint(Generic[_Answer]):
+    """A local pod that a policy selects. `egress`, `ingress`: None where none does. `identity`: 0: none."""
+
+    __slots__ = ("egress", "identity", "ingress")
+
+    def __init__(self, egress: _Program[_Answer] | None, ingress: _Program[_Answer] | None, identity: int) -> None:
+        self.egress = egress
+        self.ingress = ingress
+        self.identity = identity
 
 
 class CachedEvaluator(Generic[_Answer]):
@@ -78,98 +113,182 @@ class CachedEvaluator(Generic[_Answer]):
         self._view = view
         self._answer_for = answer_for
         self._held = held
+        self._blocks: dict[tuple[int, ...], int] = {(): _NO_BLOCKS}
+        self._last_blocks = _NO_BLOCKS
+        self._programs: dict[tuple[int, int], _Program[_Answer]] = {}
+        self._both: dict[tuple[int, ...], _Classes[_Answer] | None] = {}
+        self._pair_count = self._class_count = 0
         # A node has a few hundred pods at most, and one end of nearly every evaluated connection is one of them.
-        self._local = {key: (egress, ingress, view.identity(key)) for key, egress, ingress in view.endpoints()}
-        self._audited = view.audited()
-        self._pairs: dict[_Pair, _Classes[_Answer] | None] = {}
-        self._class_count = 0
-        self._pieces: tuple[dict[int, _Pieces | None], ...] = ({}, {})  # of IPv6 and of IPv4, by program
+        self._endpoints: dict[bytes, _Endpoint[_Answer]] = {}
+        for key, egress, ingress in view.endpoints():
+            identity = view.identity(key)
+            # Of one program, egress does not depend on the pod; ingress may depend on names of its ports.
+            endpoint = _Endpoint(self._program(egress, 0), self._program(ingress, identity), identity)
+            self._endpoints[key] = self._endpoints[packed_address(AddressKey(key))] = endpoint
+        self._audited = frozenset(form for key in view.audited() for form in (key, packed_address(AddressKey(key))))
+
+    def _program(self, number: int, identity: int) -> _Program[_Answer] | None:
+        if not number:
+            return None
+        return self._programs.setdefault((number, identity), _Program(number))
 
     def answer(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
-        """Return the answer for a flow; see `SnapshotReader.evaluate`."""
-        local_source, local_destination = self._local.get(source), self._local.get(destination)
-        egress = local_source[0] if local_source is not None else 0
-        ingress = local_destination[1] if local_destination is not None else 0
+        """Return the answer for a flow; see `SnapshotReader.evaluate`. An IPv4 address may also have its four bytes alone."""
         if self._audited and (source in self._audited or destination in self._audited):
             return self._answer_with_audit(source, destination, protocol, port)
-        if not (egress or ingress):
-            return self._answer_for(UNDECIDED, False)
-        if source == destination:  # a pair does not tell two pods of one identity from one
-            return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
-        destination_identity = local_destination[2] if local_destination is not None else self._view.identity(destination)
-        source_identity = 0
-        if ingress:  # egress rules do not depend on the source
-            source_identity = local_source[2] if local_source is not None else self._view.identity(source)
-        if self._held is not None and (
-            (not destination_identity and egress and local_destination is None and destination in self._held[0])
-            or (not source_identity and ingress and local_source is None and source in self._held[0])
-        ):
-            return self._held[1]
-        pair = (
-            egress,
-            ingress,
-            source_identity,
-            destination_identity,
-            protocol,
-            self._blocks(egress, destination) if egress else (),
-            self._blocks(ingress, source) if ingress else (),
-        )
-        classes = self._pairs.get(pair)
+        sender, receiver = self._endpoints.get(source), self._endpoints.get(destination)
+        if sender is receiver:
+            if sender is None:
+                return self._answer_for(UNDECIDED, False)
+            return self._evaluate(source, destination, protocol, port)  # a pair does not tell two pods of one identity from one
+        egress = None if sender is None else sender.egress
+        ingress = None if receiver is None else receiver.ingress
+        if ingress is None:
+            if egress is None:
+                return self._answer_for(UNDECIDED, False)
+            program, peer, other = egress, destination, receiver
+        elif egress is None:
+            program, peer, other = ingress, source, sender
+        else:
+            return self._answer_of_both(egress, ingress, source, destination, protocol, port)
+        if len(peer) == 4:
+            key, pieces = IPV4_MAPPED_PREFIX + peer, program.ipv4
+        elif peer.startswith(IPV4_MAPPED_PREFIX):
+            key, peer, pieces = peer, peer[12:], program.ipv4
+        else:
+            key, pieces = peer, program.ipv6
+        if other is not None:
+            identity = other.identity
+        else:
+            identity = self._view.identity(key)
+            if not identity and self._held is not None and key in self._held[0]:
+                return self._held[1]
+        blocks = _NO_BLOCKS if pieces is _NO_PIECES else self._blocks_of(program, peer)
+        pair = blocks << _BLOCKS_SHIFT | identity << _IDENTITY_SHIFT | protocol
+        classes = program.pairs.get(pair)
         if classes is None:
-            if pair in self._pairs:
-                classes = self._classes(pair, source, destination)
-                self._class_count += len(classes.starts)
-                if self._class_count > MAX_ALL_CLASSES:
-                    self._pairs, self._class_count = {}, len(classes.starts)
-                self._pairs[pair] = classes
-            else:
-                # Dividing the ports takes longer than one evaluation, so it waits for the second flow of the pair.
-                if len(self._pairs) >= MAX_PAIRS:
-                    self._pairs, self._class_count = {}, 0
-                self._pairs[pair] = None
+            classes = self._occurred(program.pairs, pair, source, destination, protocol)
+        return self._answer_of_class(classes, source, destination, protocol, port)
+
+    def _answer_of_both(
+        self, egress: _Program[_Answer], ingress: _Program[_Answer], source: bytes, destination: bytes, protocol: int, port: int
+    ) -> _Answer:
+        """The answer for a flow of two local pods, the source isolated for egress and the destination for ingress."""
+        pair = (
+            egress.number,
+            ingress.number,
+            self._endpoints[source].identity,
+            self._endpoints[destination].identity,
+            protocol,
+            self._blocks_of(egress, packed_address(destination)),
+            self._blocks_of(ingress, packed_address(source)),
+        )
+        classes = self._both.get(pair)
+        if classes is None:
+            classes = self._occurred(self._both, pair, source, destination, protocol)
+        return self._answer_of_class(classes, source, destination, protocol, port)
+
+    def _answer_of_class(
+        self, classes: _Classes[_Answer] | None, source: bytes, destination: bytes, protocol: int, port: int
+    ) -> _Answer:
         if classes is None or not classes.starts:
-            return self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
+            return self._evaluate(source, destination, protocol, port)
         index = bisect_right(classes.starts, port) - 1
         answer = classes.answers[index]
         if answer is None:
-            answer = classes.answers[index] = self._answer_for(self._view.evaluate(source, destination, protocol, port), False)
+            answer = classes.answers[index] = self._evaluate(source, destination, protocol, port)
         return answer
+
+    def _evaluate(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
+        return self._answer_for(self._view.evaluate(address_key(source), address_key(destination), protocol, port), False)
 
     def _answer_with_audit(self, source: bytes, destination: bytes, protocol: int, port: int) -> _Answer:
         """The answer for a flow of a pod that a policy in audit selects: evaluated twice, and kept by no pair."""
+        keys = address_key(source), address_key(destination)
         if self._held is not None:
-            local_source, local_destination = self._local.get(source), self._local.get(destination)
-            egress = local_source[0] if local_source is not None else 0
-            ingress = local_destination[1] if local_destination is not None else 0
-            for is_isolated, peer, local in ((egress, destination, local_destination), (ingress, source, local_source)):
-                if is_isolated and local is None and peer in self._held[0] and not self._view.identity(peer):
+            sender, receiver = self._endpoints.get(source), self._endpoints.get(destination)
+            is_egress = sender is not None and sender.egress is not None
+            is_ingress = receiver is not None and receiver.ingress is not None
+            for is_isolated, peer, endpoint in ((is_egress, keys[1], receiver), (is_ingress, keys[0], sender)):
+                if is_isolated and endpoint is None and peer in self._held[0] and not self._view.identity(peer):
                     return self._held[1]
-        return self._answer_for(self._view.evaluate_with_audit(source, destination, protocol, port), False)
+        return self._answer_for(self._view.evaluate_with_audit(*keys, protocol, port), False)
 
-    def _blocks(self, program: int, peer: bytes) -> tuple[int, ...]:
-        """Return the port tables of a program that depend on the peer's address."""
-        is_ipv4 = peer.startswith(IPV4_MAPPED_PREFIX)
-        of_family = self._pieces[is_ipv4]
-        if program not in of_family:
-            starts = self._view.starts(program, ipv4=is_ipv4, most=MAX_UNPACKED_PIECES)
-            of_family[program] = None if starts is None else _Pieces(starts)
-        pieces = of_family[program]
+    # --- blocks -----------------------------------------------------------------------------------------------------------------------
+
+    def _blocks_of(self, program: _Program[_Answer], peer: bytes) -> int:
+        """The number of the set of port tables of a program that depend on the peer's address. `peer`: 4 or 16 bytes."""
+        pieces = program.ipv4 if len(peer) == 4 else program.ipv6
         if pieces is None:
-            return self._view.tables_of_address(program, peer)
-        if not pieces.starts:
-            return ()
-        piece = bisect_right(pieces.starts, int.from_bytes(peer[12:] if is_ipv4 else peer))
-        tables = pieces.tables.get(piece)
-        if tables is None:
-            tables = pieces.tables[piece] = self._view.tables_of_address(program, peer)
-        return tables
+            pieces = self._unpack(program, len(peer))
+        if pieces.starts is None:
+            return self._block_number(program, peer)
+        if pieces is _NO_PIECES:
+            return _NO_BLOCKS
+        piece = bisect_right(pieces.starts, peer)
+        number = pieces.blocks[piece]
+        if number is None:
+            number = pieces.blocks[piece] = self._block_number(program, peer)
+        return number
 
-    def _classes(self, pair: _Pair, source: bytes, destination: bytes) -> _Classes[_Answer]:
+    def _unpack(self, program: _Program[_Answer], address_bytes: int) -> _Pieces:
+        is_ipv4 = address_bytes == 4
+        starts = self._view.starts(program.number, ipv4=is_ipv4, most=MAX_UNPACKED_PIECES)
+        pieces = (
+            _Pieces(None if starts is None else [start.to_bytes(address_bytes) for start in starts])
+            if starts != []
+            else _NO_PIECES
+        )
+        if is_ipv4:
+            program.ipv4 = pieces
+        else:
+            program.ipv6 = pieces
+        return pieces
+
+    def _block_number(self, program: _Program[_Answer], peer: bytes) -> int:
+        tables = self._view.tables_of_address(program.number, address_key(peer))
+        number = self._blocks.get(tables)
+        if number is None:
+            if len(self._blocks) >= MAX_PAIRS:
+                self._blocks = {(): _NO_BLOCKS}  # numbers are not used again, so pieces may keep theirs
+            self._last_blocks += 1
+            number = self._blocks[tables] = self._last_blocks
+        return number
+
+    # --- pairs ------------------------------------------------------------------------------------------------------------------------
+
+    def _occurred(
+        self, pairs: "dict[_Number, _Classes[_Answer] | None]", pair: _Number, source: bytes, destination: bytes, protocol: int
+    ) -> _Classes[_Answer] | None:
+        """A pair without port classes has occurred. Returns its classes if that was the second time."""
+        if pair not in pairs:
+            # Dividing the ports takes longer than one evaluation, so it waits for the second flow of the pair.
+            if self._pair_count >= MAX_PAIRS:
+                self._forget_pairs()
+            self._pair_count += 1
+            pairs[pair] = None
+            return None
+        classes = self._classes(address_key(source), address_key(destination), protocol)
+        self._class_count += len(classes.starts)
+        if self._class_count > MAX_ALL_CLASSES:
+            self._forget_pairs()
+            self._pair_count, self._class_count = 1, len(classes.starts)
+        pairs[pair] = classes
+        return classes
+
+    def _forget_pairs(self) -> None:
+        for program in self._programs.values():
+            program.pairs.clear()
+        self._both.clear()
+        self._pair_count = self._class_count = 0
+
+    def _classes(self, source: bytes, destination: bytes, protocol: int) -> _Classes[_Answer]:
         view = self._view
-        egress, ingress, source_identity, destination_identity, protocol, _, _ = pair
+        egress, ingress = view.programs(source)[Direction.EGRESS], view.programs(destination)[Direction.INGRESS]
+        destination_identity = view.identity(destination)
         # The tables for the peer do not depend on the port, so they are looked up once for all classes.
         of_egress = view.candidates(egress, destination, destination_identity) if egress else ()
-        of_ingress = view.candidates(ingress, source, source_identity) if ingress else ()
+        of_ingress = view.candidates(ingress, source, view.identity(source)) if ingress else ()
         starts = {0}
         for table in (table for tables in (*of_egress, *of_ingress) for table in tables):
             for start in view.port_bounds(table, destination_identity, protocol):

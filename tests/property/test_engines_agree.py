@@ -11,7 +11,7 @@ import pytest
 
 from hypothesis import HealthCheck, given, settings
 
-from netpolq.addresses import format_address
+from netpolq.addresses import format_address, packed_address
 from netpolq.decision import Isolation, RuleDecision, denies
 from netpolq.enums import Action, DenyWith, Enforcement, Reason, Tier
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
@@ -98,7 +98,7 @@ def test_engines_agree_on_shrinkable_clusters(cluster_and_flows: tuple[Cluster, 
 def test_cached_pairs_give_the_evaluations_of_the_reader(seed: int) -> None:
     """Each flow is asked for with the ports of all others: at the third time for a pair, port classes answer.
 
-    A drop on every port is tried with the ports of other flows, and with some more.
+    A drop on every port is tried with the ports of other flows, and with some more. IPv4 addresses are asked for in both forms.
     """
     rng = random.Random(100 + seed)
     verdicts, on_every_port = set(), set()
@@ -112,6 +112,8 @@ def test_cached_pairs_give_the_evaluations_of_the_reader(seed: int) -> None:
                 expected = view.evaluate(source, destination, protocol, port)
                 evaluation, is_on_every_port = evaluator.answer(source, destination, protocol, port)
                 assert evaluation[:3] == expected[:3]
+                packed = evaluator.answer(packed_address(source), packed_address(destination), protocol, port)
+                assert packed[0][:3] == expected[:3]
                 verdicts.add(expected.verdict)
                 on_every_port.add(is_on_every_port)
                 if is_on_every_port:

@@ -81,9 +81,9 @@ def test_the_classes_of_all_pairs_are_dropped_at_their_limit(monkeypatch: pytest
     asked = Asked(100)  # 201 classes for each protocol
 
     assert all(asked.agrees(10, protocol) for _ in range(2) for protocol in (Protocol.TCP, Protocol.UDP))
-    assert len(asked.evaluator._pairs) == 2
+    assert asked.evaluator._pair_count == 2
     assert all(asked.agrees(10, Protocol.SCTP) for _ in range(2))
-    assert len(asked.evaluator._pairs) == 1
+    assert asked.evaluator._pair_count == 1
     assert all(asked.agrees(10, protocol) for _ in range(3) for protocol in Protocol)
 
 

@@ -9,7 +9,7 @@ import struct
 from array import array
 from collections.abc import Collection, Iterator
 
-from netpolq.addresses import IPV4_MAPPED_PREFIX, address_key, packed_address
+from netpolq.addresses import address_key, packed_address
 from netpolq.errors import SnapshotError
 from netpolq.ipc.channel import EVERY_PORT, CachedVerdict
 from netpolq.snapshot.address_ranges import AddressRanges
@@ -66,6 +66,12 @@ NO_SLOT = 0
 _SEEN_SLOTS = 1 << 16
 
 _NO_RANGES = AddressRanges()
+
+_SERIES_BITS = {
+    address_bytes: tuple(series_of(protocol, address_bytes) << ANSWER_SERIES_SHIFT for protocol in range(256))
+    for address_bytes in (4, 16)
+}
+"""The series of a packet within its answer, by bytes of an address and protocol."""
 
 
 class Generation:
@@ -211,9 +217,6 @@ class FlowCache:
         pair = key_of((source, destination, protocol, EVERY_PORT)) if hints else key
         if hints and (slot := self._slot(pair)):
             return self._count_uncached(key, self._stored(pair, slot))  # the connection has a port, though its answer has none
-        family = len(source)
-        if family == 4:
-            source, destination = IPV4_MAPPED_PREFIX + source, IPV4_MAPPED_PREFIX + destination
         evaluator = self._evaluator
         answer = evaluator.answer(source, destination, protocol, port)
         if evaluator is not self._evaluator:  # the cache was emptied, and evaluations have other numbers
@@ -221,12 +224,16 @@ class FlowCache:
         if answer == HOLD:
             return HOLD
         self.misses += 1
-        answer |= series_of(protocol, family) << ANSWER_SERIES_SHIFT
+        answer |= _SERIES_BITS[len(source)][protocol]
         is_of_pair = bool(hints and answer & _ON_EVERY_PORT)
         if not is_of_pair and (protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT)):
             return self._count_uncached(key, answer)
         cached = pair if is_of_pair else key
-        if self._seen_before(cached):
+        mark = hash(cached)
+        seen_slot, mark = mark % _SEEN_SLOTS, mark >> 16 & 0xFFFF
+        if self._seen[seen_slot] != mark:  # two keys have the same mark once in 65,536 times
+            self._seen[seen_slot] = mark
+        else:
             slot = self._keep(cached, answer)
             if hints:
                 self._hint(cached, slot, answer)
@@ -279,16 +286,6 @@ class FlowCache:
             self._flows.leave(self)
         self.generation, self._old = Generation(), Generation()
         self._evaluations, self._answers, self._all_answers = [], {}, {}
-
-    def _seen_before(self, key: Key) -> bool:
-        """Whether a key was looked up recently; marks it as seen. Two keys have the same mark once in 65,536 times."""
-        mark = hash(key)
-        slot = mark % _SEEN_SLOTS
-        mark = mark >> 16 & 0xFFFF
-        if self._seen[slot] == mark:
-            return True
-        self._seen[slot] = mark
-        return False
 
     def _hint(self, key: Key, slot: int, answer: int) -> int:
         """Send a hint for the answer in a slot, or at a later lookup."""
