@@ -97,7 +97,7 @@ class _Context:
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """As the queue's."""
 
-    def accept_up_to(self, packet_id: int, mark: int) -> None:
+    def answer(self, dropped: Sequence[int], last_accepted: int, mark: int) -> None:
         """As the queue's."""
 
     def count_evaluated(self, counted: int, packets: int, duration_ns: int) -> None:

@@ -5,7 +5,7 @@ import socket
 import struct
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import pytest
@@ -85,8 +85,10 @@ class Kernel:
         for one in [one for one in self.waiting if one <= packet_id]:
             self.verdict(one, verdict)
 
-    def accept_up_to(self, packet_id: int, mark: int) -> None:
-        for one in [one for one in self.waiting if one <= packet_id]:
+    def answer(self, dropped: Iterable[int], last_accepted: int, mark: int) -> None:
+        for one in dropped:
+            self.verdict(one, Verdict.DROP)
+        for one in [one for one in self.waiting if one <= last_accepted]:
             self.waiting.discard(one)
             self.answers[one] = Verdict.ACCEPT, mark
 
@@ -210,11 +212,12 @@ def test_packets_behind_the_first_are_answered_together_when_the_socket_is_empty
     assert set(serving.kernel.answers) == {1, 2, 3}
 
 
-def test_a_denied_packet_is_answered_at_once(serving: ServingWorker) -> None:
-    serving.receive(
-        QueuedPacket(1, tcp(FRIEND_ADDRESS)), QueuedPacket(2, tcp(FRIEND_ADDRESS)), QueuedPacket(3, tcp(OTHER_ADDRESS))
-    )
-    assert serving.kernel.answers == {1: (Verdict.ACCEPT, ACCEPTED), 3: (Verdict.DROP, None)}
+def test_denied_packets_are_answered_with_their_batch_and_before_its_accepts(serving: ServingWorker) -> None:
+    """The accept of a later packet would accept them, too."""
+    serving.receive(*(QueuedPacket(one, tcp(OTHER_ADDRESS if one % 2 else FRIEND_ADDRESS)) for one in range(1, 6)))
+    assert serving.kernel.answers == {1: (Verdict.DROP, None)}
+    serving.drained()
+    assert [serving.kernel.answers[one][0] for one in range(1, 6)] == [Verdict(one % 2 == 0) for one in range(1, 6)]
 
 
 def test_a_full_batch_is_answered_under_constant_load(serving: ServingWorker) -> None:

@@ -161,7 +161,7 @@ class Queue:
 
     def verdict(self, packet_id: int, verdict: Verdict) -> None:
         """Answer one packet and leave its mark as it is."""
-        # On the packet path, because drops are not batched. Built from its parts, the message takes 1.7 µs; from the prepared head, 0.2 µs.
+        # From the prepared head it takes 0.2 µs to build the message, from its parts 1.7 µs.
         self._send(self._verdict_head + _PACKED_VERDICT.pack(verdict, packet_id))
 
     def requeue(self, packet_id: int, queue_num: int, mark: int) -> None:
@@ -210,10 +210,17 @@ class Queue:
         header = attribute(_NFQA_VERDICT_HDR, _PACKED_VERDICT.pack(_NF_QUEUE | self.queue_num << 16, packet_id))
         self._send(message(_MSG_VERDICT_BATCH, header, resource_id=self.queue_num))
 
-    def accept_up_to(self, packet_id: int, mark: int) -> None:
-        """Accept every waiting packet with an id up to this one. `mark`: their whole new mark."""
+    def answer(self, dropped: Iterable[int], last_accepted: int, mark: int) -> None:
+        """Drop packets, which keep their marks; then accept every packet that still waits with an id up to `last_accepted`, 0: none.
+
+        `mark`: the whole new mark of the accepted ones. All messages are sent at once, and the kernel handles them in this order
+        (netlink_rcv_skb in net/netlink/af_netlink.c), so no accept overtakes a drop.
+        """
         # On the packet path too. Built from its parts, the message would take 2 µs.
-        self._send(self._accept_head + _PACKED_MARK.pack(packet_id) + _MARK_ATTRIBUTE_HEAD + _PACKED_MARK.pack(mark))
+        messages = [self._verdict_head + _PACKED_VERDICT.pack(Verdict.DROP, packet_id) for packet_id in dropped]
+        if last_accepted:
+            messages.append(self._accept_head + _PACKED_MARK.pack(last_accepted) + _MARK_ATTRIBUTE_HEAD + _PACKED_MARK.pack(mark))
+        self._send(b"".join(messages))
 
     def _send(self, request: bytes) -> None:
         # If the packet is gone already, the kernel answers with an error message that the library skips. ENOBUFS is about receiving.

@@ -3,9 +3,10 @@
 `handle_packets` is a generator, and its `send` is the callback of the queue: a generator keeps its local variables from packet to packet,
 so a packet of a cached connection needs no Python function call and no attribute look-up in this project.
 
-Accepts are batched: the loop stores the id of the packet, and one message accepts all packets up to the last id. So **a packet without an
-answer is accepted with the next batch**: a packet that must not pass gets its own message at once, before that, and the pending accepts
-are sent before anything else happens.
+Answers are batched: the loop stores the ids of packets to be dropped, and the last id to be accepted. At the end of the batch it sends one
+message for each drop and one that accepts all other packets up to that id, all at once and in this order. So **a packet without an answer
+is accepted with the next batch**: a packet that must not pass, and for which the loop has stored nothing, gets a message at once, and the
+stored answers are sent before anything else happens.
 
 The first packet after an idle time is a batch of its own: the loop answers it before it looks for more packets. That saves a wait of
 10 µs if there are none, and costs one more message if there are.
@@ -103,6 +104,7 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
     packets = 0  # of this batch
     max_packets = 1  # of this batch
     pending_id = 0  # of the last packet to be accepted
+    dropped: list[int] = []  # ids of packets to be dropped
     run_counted = run_packets = 0  # packets in a row that are counted alike
     runs: list[tuple[int, int]] = []
     started_ns = next_housekeeping_ns = 0
@@ -116,8 +118,9 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
             try:
                 if packet.get_mark() != mark:
                     # A batch sets one mark on all of its packets.
-                    if pending_id:
-                        queue.accept_up_to(pending_id, accepted_mark)
+                    if pending_id or dropped:
+                        queue.answer(dropped, pending_id, accepted_mark)
+                        dropped.clear()
                         pending_id = 0
                     context.dispose_of_orphans(packet_id - 1)
                     mark = packet.get_mark()
@@ -157,10 +160,11 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                     verdict = counted & 1
                     if verdict:
                         pending_id = packet_id
-                    else:
+                    elif reject is not None and answer & ANSWER_REJECTED and not is_reply:
                         queue.verdict(packet_id, Verdict.DROP)
-                        if reject is not None and answer & ANSWER_REJECTED and not is_reply:
-                            reject(payload, answer, started_ns)
+                        reject(payload, answer, started_ns)
+                    else:
+                        dropped.append(packet_id)
                     if counted == run_counted:
                         run_packets += 1
                     else:
@@ -174,8 +178,9 @@ def handle_packets(get_context: Callable[[], WorkerContext | None]) -> PacketHan
                 observe(packet, is_reply, answer, started_ns)
         if packets >= max_packets or packet is None:
             max_packets = 1 if packet is None else BATCH_PACKETS
-            if pending_id:
-                queue.accept_up_to(pending_id, accepted_mark)
+            if pending_id or dropped:
+                queue.answer(dropped, pending_id, accepted_mark)
+                dropped.clear()
                 pending_id = 0
             now_ns = clock()
             if packets:
