@@ -1,6 +1,4 @@
-"""Renderers of an explanation: text for people, one JSON object for programs."""
-
-from collections.abc import Sequence
+"""Renderers of an explanation: text for people, JSON for programs."""
 
 import orjson
 
@@ -11,7 +9,6 @@ from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
 from netpolq.logs import one_line
-from netpolq.model import Rejection
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.misses import MAX_LISTED, and_more
 from netpolq.policy.name_reasons import NameReasons, Opening
@@ -82,24 +79,6 @@ def _miss_lines(misses: tuple[NearMiss, ...], direction: Direction) -> list[str]
     return [*lines, f"to allow it: {addition}"] if addition else lines
 
 
-def as_json(
-    explanation: Explanation,
-    misses: NearMisses,
-    reasons: NameReasons,
-    source: Endpoint,
-    destination: Endpoint,
-    protocol: int,
-    port: int,
-    rejections: Sequence[Rejection] = (),
-) -> str:
-    """Return the same as one JSON object on one line. The fields `matched_names` and `allowed_if_resolved` of the egress are there if they
-    have entries. The field `rejected` has the `rejections`, if there are any, with the fields of the
-    status document.
-    """
-    fields = as_fields_of_answer(explanation, misses, reasons, source, destination, protocol, port)
-    return orjson.dumps(fields | ({"rejected": rejections} if rejections else {}), option=orjson.OPT_APPEND_NEWLINE).decode()
-
-
 def as_fields_of_answer(
     explanation: Explanation,
     misses: NearMisses,
@@ -110,7 +89,9 @@ def as_fields_of_answer(
     port: int,
     audit: Explanation | None = None,
 ) -> dict[str, object]:
-    """Return the fields of `as_json`, without `rejected`. `audit` is there if the policies in audit would change the verdict."""
+    """Return what `as_text` tells as fields of a JSON object. `audit` is there if the policies in audit would change the
+    verdict; `matched_names` and `allowed_if_resolved` of the egress are there if they have entries.
+    """
     return {
         **summary(explanation),
         **({} if audit is None else {"audit": _audit_fields(audit)}),

@@ -7,11 +7,15 @@ import pytest
 from netpolq.addresses import parse_address
 from netpolq.decision import Decision, Isolation, RuleDecision, decision_fields
 from netpolq.enums import Action, Direction, Reason, Tier
+from netpolq.explain.answers import Answer, all_as_json
 from netpolq.explain.endpoints import Endpoint
-from netpolq.explain.render import as_json, as_json_line, as_text
+from netpolq.explain.flows import Flows
+from netpolq.explain.known import Known
+from netpolq.explain.render import as_json_line, as_text
 from netpolq.policy.evaluator import Explanation, Side
 from netpolq.policy.name_reasons import NameReasons
 from netpolq.policy.near_miss import NearMisses
+from netpolq.store import Store
 
 EGRESS = Direction.EGRESS
 ADMIN_PASS = RuleDecision(EGRESS, Tier.ADMIN, "tenants", 2, Action.PASS, "leave to teams")
@@ -77,19 +81,20 @@ def test_the_verdict_says_which_rule_decided(side: Decision | None, verdict: str
 
 def test_json_has_the_decision_with_its_tier_and_the_passes_before_it() -> None:
     explanation = Explanation.of(Side(decision=BASELINE_DENY, passes=(ADMIN_PASS,)), Side(), None)
-    answer = json.loads(as_json(explanation, NearMisses(egress=(), ingress=()), NameReasons(), ENDPOINT, ENDPOINT, 6, 80))
-    assert answer["policy"] == "defaults"
-    assert answer["egress"]["decision"] == {
+    answer = Answer(explanation, NearMisses(egress=(), ingress=()), NameReasons(), ENDPOINT, ENDPOINT, 6, 80)
+    fields = json.loads(all_as_json([answer], Flows(flows=()), Known(store=Store())))
+    assert fields["policy"] == "defaults"
+    assert fields["egress"]["decision"] == {
         "tier": "baseline",
         "policy": "defaults",
         "rule": 0,
         "rule_name": None,
         "action": "deny",
     }
-    assert answer["egress"]["passes"] == [
+    assert fields["egress"]["passes"] == [
         {"tier": "admin", "policy": "tenants", "rule": 2, "rule_name": "leave to teams", "action": "pass"}
     ]
-    assert answer["egress"]["allowed_by"] is None
+    assert fields["egress"]["allowed_by"] is None
 
 
 @pytest.mark.parametrize("decision", [ADMIN_ACCEPT, ADMIN_DENY])
