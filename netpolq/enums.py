@@ -33,6 +33,18 @@ class Verdict(IntEnum):
     ACCEPT = 1
 
 
+class AuditVerdict(StrEnum):
+    """What would become of connections if the policies in audit were enforced, where that differs. Values: the words in output."""
+
+    WOULD_DENY = "would-deny"
+    WOULD_ACCEPT = "would-accept"
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> "AuditVerdict":
+        """The value for the verdict that there would be."""
+        return cls.WOULD_ACCEPT if verdict is Verdict.ACCEPT else cls.WOULD_DENY
+
+
 class Tier(IntEnum):
     """Policy tiers in the order of their evaluation. NetworkPolicy is the second of the network-policy API's three."""
 

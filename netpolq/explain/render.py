@@ -4,7 +4,7 @@ import orjson
 
 from netpolq.addresses import AddressKey, format_address
 from netpolq.decision import Isolation, RuleDecision, decision_fields, decision_text, tier_of
-from netpolq.enums import Direction, Reason, Tier, Verdict
+from netpolq.enums import AuditVerdict, Direction, Reason, Tier, Verdict
 from netpolq.explain.additions import advice_for, as_fields
 from netpolq.explain.endpoints import Endpoint
 from netpolq.explain.flow import has_ports, protocol_name
@@ -41,7 +41,7 @@ def as_text(
     service = f"{protocol_name(protocol)} port {port}" if has_ports(protocol) else protocol_name(protocol)
     lines = [
         ("verdict", f"{verdict_word(explanation)}, {explanation.reason.label}: {_because(explanation)}"),
-        *([] if audit is None else [("in audit", f"{_would_be(audit)}: {_because(audit)}")]),
+        *([] if audit is None else [("in audit", f"{AuditVerdict.of(audit.verdict)}: {_because(audit)}")]),
         ("source", str(source)),
         ("destination", f"{destination}, {service}"),
         ("egress", _side_text(explanation.egress)),
@@ -108,12 +108,8 @@ def as_fields_of_answer(
     }
 
 
-def _would_be(audit: Explanation) -> str:
-    return "would-accept" if audit.verdict is Verdict.ACCEPT else "would-deny"
-
-
 def _audit_fields(audit: Explanation) -> dict[str, object]:
-    return {"verdict": _would_be(audit), "egress": _side(audit.egress), "ingress": _side(audit.ingress)}
+    return {"verdict": AuditVerdict.of(audit.verdict).value, "egress": _side(audit.egress), "ingress": _side(audit.ingress)}
 
 
 def as_json_line(explanation: Explanation) -> bytes:

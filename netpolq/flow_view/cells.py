@@ -71,7 +71,7 @@ def port(flow: Flow) -> str:
 def reason(flow: Flow) -> str:
     """What decided in each direction, and what policies in audit would have decided."""
     decided = _decisions(flow.egress, flow.ingress)
-    if not flow.verdict.value.startswith("would"):
+    if not flow.verdict.is_changed_by_audit:
         return decided
     return f"{decided}; audit: {_decisions(flow.audit_egress, flow.audit_ingress)}"
 

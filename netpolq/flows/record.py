@@ -14,7 +14,7 @@ import orjson
 
 from netpolq.addresses import format_address, parse_address
 from netpolq.decision import Decision, Isolation, RuleDecision, decision_fields
-from netpolq.enums import Action, DenyWith, Direction, Tier
+from netpolq.enums import Action, AuditVerdict, DenyWith, Direction, Tier
 from netpolq.model import Labels, qualified_name
 
 OTHER_ADDRESSES = "other"
@@ -26,18 +26,23 @@ _NO_LABELS = Labels()
 class FlowVerdict(StrEnum):
     """What became of the connections, and what would have become of them.
 
-    WOULD_DENY, WOULD_ACCEPT: they were accepted, or denied, and policies in audit would have decided otherwise.
+    WOULD_DENY, WOULD_ACCEPT: they were accepted, or denied, and policies in audit would have decided otherwise (`AuditVerdict`).
     """
 
     ACCEPT = "accept"
     DENY = "deny"
-    WOULD_DENY = "would-deny"
-    WOULD_ACCEPT = "would-accept"
+    WOULD_DENY = AuditVerdict.WOULD_DENY.value
+    WOULD_ACCEPT = AuditVerdict.WOULD_ACCEPT.value
 
     @property
     def is_enforced_accept(self) -> bool:
         """Whether the connections were accepted."""
         return self in {FlowVerdict.ACCEPT, FlowVerdict.WOULD_DENY}
+
+    @property
+    def is_changed_by_audit(self) -> bool:
+        """Whether policies in audit would have decided otherwise."""
+        return self in {FlowVerdict.WOULD_DENY, FlowVerdict.WOULD_ACCEPT}
 
 
 class FlowEnd(NamedTuple):
@@ -109,7 +114,7 @@ def fields(record: FlowRecord) -> dict[str, object]:
     """The record as JSON fields."""
     flow = record.flow
     audit = None
-    if flow.audit_egress is not None or flow.audit_ingress is not None or flow.verdict.startswith("would"):
+    if flow.audit_egress is not None or flow.audit_ingress is not None or flow.verdict.is_changed_by_audit:
         audit = {"egress": decision_fields(flow.audit_egress), "ingress": decision_fields(flow.audit_ingress)}
     return {
         "window_start": time_text(record.window_start_s),

@@ -10,7 +10,7 @@ from mmap import mmap
 from typing import NamedTuple, cast
 
 from netpolq.decision import Decision, Isolation, RuleDecision
-from netpolq.enums import Action, Direction, Reason, Tier, Verdict
+from netpolq.enums import Action, AuditVerdict, Direction, Reason, Tier, Verdict
 from netpolq.snapshot.layout import (
     ADDRESS_CELL,
     ENDPOINT_CELL,
@@ -38,7 +38,7 @@ class Shadow(NamedTuple):
     @property
     def label(self) -> str:
         """The value in output: `would-deny` or `would-accept`."""
-        return "would-accept" if self.verdict is Verdict.ACCEPT else "would-deny"
+        return AuditVerdict.of(self.verdict).value
 
 
 class Evaluation(NamedTuple):

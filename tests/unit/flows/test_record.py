@@ -51,7 +51,7 @@ def decisions(direction: Direction) -> st.SearchStrategy[Decision | None]:
 @st.composite
 def records(draw: st.DrawFn) -> FlowRecord:
     verdict = draw(st.sampled_from(FlowVerdict))
-    audit = verdict.value.startswith("would")
+    audit = verdict.is_changed_by_audit
     flow = Flow(
         source=draw(ENDS),
         destination=draw(ENDS),
