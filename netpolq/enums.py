@@ -3,6 +3,7 @@
 Their numbers are part of the snapshot layout and of the channel encoding: never reuse one.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 
 
@@ -12,6 +13,10 @@ class Protocol(IntEnum):
     TCP = 6
     UDP = 17
     SCTP = 132
+
+
+PROTOCOL_NAMES: Mapping[int, str] = {**{protocol.value: protocol.name for protocol in Protocol}, 1: "ICMP", 58: "ICMPv6"}
+"""Names in output and in metrics, by IANA number."""
 
 
 class Direction(IntEnum):

@@ -1,9 +1,8 @@
 """Parsers of protocols and ports, for the command line and for batches."""
 
-from netpolq.enums import Protocol
+from netpolq.enums import PROTOCOL_NAMES, Protocol
 
-_NUMBERS = {**{protocol.name: int(protocol) for protocol in Protocol}, "ICMP": 1, "ICMPV6": 58}
-_NAMES = {number: name.replace("V6", "v6") for name, number in _NUMBERS.items()}
+_NUMBERS = {name.upper(): number for number, name in PROTOCOL_NAMES.items()}
 
 
 def parse_protocol(value: object) -> int:
@@ -15,13 +14,13 @@ def parse_protocol(value: object) -> int:
     if isinstance(value, str):
         number = int(value) if value.isascii() and value.isdigit() and len(value) <= 3 else _NUMBERS.get(value.upper())
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 255:
-        raise ValueError(f"must be {', '.join(_NAMES.values())} or a number from 0 to 255")
+        raise ValueError(f"must be {', '.join(PROTOCOL_NAMES.values())} or a number from 0 to 255")
     return number
 
 
 def protocol_name(number: int) -> str:
     """Return the name of a protocol, or its number if it has no name here."""
-    return _NAMES.get(number, str(number))
+    return PROTOCOL_NAMES.get(number, str(number))
 
 
 def has_ports(protocol: int) -> bool:

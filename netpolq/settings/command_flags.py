@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from netpolq.enums import PROTOCOL_NAMES, Protocol
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import BOOLEAN, DURATION, Completion, durations, integers, optional, paths, text, words
@@ -31,8 +32,8 @@ DESTINATION = Option(
 PROTOCOL = Option(
     name="protocol",
     value_type=replace(
-        text(metavar="NAME", allowed="TCP, UDP, SCTP, ICMP, ICMPv6 or a number from 0 to 255"),
-        choices=("TCP", "UDP", "SCTP", "ICMP", "ICMPv6"),
+        text(metavar="NAME", allowed=f"{', '.join(PROTOCOL_NAMES.values())} or a number from 0 to 255"),
+        choices=tuple(PROTOCOL_NAMES.values()),
     ),
     default="TCP",
     help="Protocol of the packet.",
@@ -127,7 +128,7 @@ ONE_PORT: Option[int | None] = Option(
 )
 TRANSPORT: Option[str] = Option(
     name="protocol",
-    value_type=optional(words("TCP", "UDP", "SCTP", metavar="NAME"), ""),
+    value_type=optional(words(*(protocol.name for protocol in Protocol), metavar="NAME"), ""),
     default="",
     help="Show this protocol only. Without it: every protocol, or TCP with --port.",
 )

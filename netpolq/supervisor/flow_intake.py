@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from netpolq.addresses import AddressKey, format_address
-from netpolq.enums import Protocol
+from netpolq.enums import PROTOCOL_NAMES, Protocol
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.flows.policy_counters import PolicyCounters
@@ -26,7 +26,6 @@ _READ_S = 1.0
 _MAX_ENDS = 100_000
 """Ends that are kept to be shared among records."""
 
-_PROTOCOL_NAMES = {**{protocol.value: protocol.name for protocol in Protocol}, 1: "ICMP", 58: "ICMPv6"}
 _WITH_PORTS = frozenset(Protocol)
 
 log = logging.getLogger("flows")
@@ -120,7 +119,7 @@ class FlowIntake:
         return Flow(
             source=OTHER_END if anonymous else self._end(AddressKey(count.source)),
             destination=OTHER_END if anonymous else self._end(AddressKey(count.destination)),
-            protocol="other" if anonymous else _PROTOCOL_NAMES.get(count.protocol, str(count.protocol)),
+            protocol="other" if anonymous else PROTOCOL_NAMES.get(count.protocol, str(count.protocol)),
             port=count.port if has_port and not anonymous else None,
             verdict=_verdict(reasons),
             egress=reasons.egress,

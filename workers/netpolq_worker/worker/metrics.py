@@ -15,10 +15,10 @@ from enum import StrEnum
 from prometheus_client import CollectorRegistry, Counter, values
 
 from netpolq.buckets import BOUNDS_NS, PACKET_TIME_COUNT, PACKET_TIME_SUM
-from netpolq.enums import Tier
+from netpolq.enums import PROTOCOL_NAMES, Tier
 from netpolq.ipc.counter_memory import count_in
 from netpolq_worker.worker.flow_cache import ANSWER_EGRESS_SHIFT, ANSWER_INGRESS_SHIFT, ANSWER_SERIES_SHIFT
-from netpolq_worker.worker.packet import PROTOCOL_NAMES, SERIES
+from netpolq_worker.worker.packet import SERIES
 
 _OTHER = "other"
 _VERDICTS = ("drop", "accept")

@@ -17,8 +17,6 @@ ICMP = 1
 ICMPV6 = 58
 
 WITH_PORTS = frozenset((TCP, UDP, SCTP))
-PROTOCOL_NAMES = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
-"""Names in metrics and log lines."""
 
 _IPV4_PLAIN = struct.Struct("!6xHxB2x4s4sHH")  # an IPv4 header without options, and the ports
 _PORTS = struct.Struct("!HH")

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from netpolq.addresses import address_key
 from netpolq.decision import Decision, Isolation, decision_fields, decision_text
-from netpolq.enums import Reason, Verdict
+from netpolq.enums import PROTOCOL_NAMES, Reason, Verdict
 from netpolq.logs import PACKET_LOG, TokenBucket
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
-from netpolq_worker.worker.packet import PROTOCOL_NAMES, WITH_PORTS, parse
+from netpolq_worker.worker.packet import WITH_PORTS, parse
 
 LINES_PER_S = 100
 BURST_LINES = 200
