@@ -11,7 +11,7 @@ from netpolq.addresses import parse_address
 from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.ruleset import IsolatedSets
 from netpolq.enums import PacketMark
-from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Lab, QueueListener, UdpFlow, fail_closed, run
+from tests.netns.dataplane.lab import ADDRESS, NODE, A, B, Lab, QueueListener, UdpFlow, built, fail_closed, run
 
 _SERVICE = "10.99.0.1"
 _PORT = 5300
@@ -23,17 +23,13 @@ _SETS = {
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        made.build()
+    with built() as made:
         with made.inside(NODE):
             run("ip", "address", "add", f"{_SERVICE}/32", "dev", "lo")
             run("ipvsadm", "-A", "-u", f"{_SERVICE}:{_PORT}", "-s", "rr")
             run("ipvsadm", "-a", "-u", f"{_SERVICE}:{_PORT}", "-r", f"{ADDRESS[B, 4]}:{_PORT}", "-m")
             run("sysctl", "-qw", "net.ipv4.vs.conntrack=1")
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from netpolq.dataplane.bridge_guard import TAGGED, BridgeGuard
 from netpolq.dataplane.install import Ruleset, cleanup, probe
 from netpolq.dataplane.nft_program import MAX_DEADLINE_S
 from netpolq.supervisor.enforcer import with_interfaces
-from tests.netns.dataplane.lab import B_INGRESS, LOCAL, NODE, A, B, Lab, both_ways, fail_closed, run
+from tests.netns.dataplane.lab import B_INGRESS, LOCAL, NODE, A, B, Lab, both_ways, built, fail_closed, run
 from tests.netns.dataplane.test_tagged_frames import TAGS, arrives
 
 _VLAN = 100
@@ -23,17 +23,13 @@ _VLAN = 100
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab("stacked")
-    try:
-        made.build()
+    with built("stacked") as made:
         with made.inside(NODE):
             run("ip", "link", "set", "pods", "type", "bridge", "vlan_filtering", "1")
             for port in ("pod-a", "pod-b", "pods-port"):
                 run("bridge", "vlan", "delete", "dev", port, "vid", "1")
                 run("bridge", "vlan", "add", "dev", port, "vid", str(_VLAN), "pvid", "untagged")
         yield made
-    finally:
-        made.remove()
 
 
 def filter_tagged(on: bool) -> None:  # a switch of the kernel

@@ -21,16 +21,6 @@ from tests.netns.dataplane.lab import (
 )
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        made.build()
-        yield made
-    finally:
-        made.remove()
-
-
 @pytest.fixture
 def node(lab: Lab) -> Iterator[Lab]:
     """The lab, with the test running on its node, without any rules."""

@@ -191,6 +191,17 @@ class Lab:
             yield UdpFlow(near, far, (ADDRESS[server, family], far.getsockname()[1]))
 
 
+@contextmanager
+def built(layout: Layout = "veth") -> Iterator[Lab]:
+    """A lab, removed at the end."""
+    made = Lab(layout)
+    try:
+        made.build()
+        yield made
+    finally:
+        made.remove()
+
+
 class UdpFlow:
     """A UDP flow between a client and a server."""
 

@@ -24,18 +24,15 @@ from tests.netns.dataplane.lab import (
     Layout,
     UdpFlow,
     both_ways,
+    built,
 )
 
 
 @pytest.fixture(scope="module", params=["veth", "ptp", "bridge", "stacked"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     layout: Layout = request.param
-    made = Lab(layout)
-    try:
-        made.build()
+    with built(layout) as made:
         yield made
-    finally:
-        made.remove()
 
 
 async def install(ruleset: Ruleset, sets: IsolatedSets) -> None:

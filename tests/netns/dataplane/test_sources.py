@@ -33,6 +33,7 @@ from tests.netns.dataplane.lab import (
     Layout,
     QueueListener,
     both_ways,
+    built,
     nft,
     run,
 )
@@ -46,17 +47,13 @@ BOTH = IsolatedSets(ingress=A_EGRESS.egress | B_INGRESS.ingress, egress=A_EGRESS
 @pytest.fixture(scope="module", params=["veth", "ptp"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     layout: Layout = request.param
-    made = Lab(layout)
-    try:
-        made.build()
+    with built(layout) as made:
         for pod in (A, B, OUTSIDE):
             with made.inside(pod):
                 # An attacker's pod does not reset the connections that it opens with forged sources.
                 nft("add table inet mute; add chain inet mute out { type filter hook output priority 0; }")
                 nft("add rule inet mute out tcp flags rst drop")
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(autouse=True)

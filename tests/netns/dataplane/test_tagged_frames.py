@@ -34,6 +34,7 @@ from tests.netns.dataplane.lab import (
     Lab,
     QueueListener,
     both_ways,
+    built,
     listing,
     nft,
     run,
@@ -53,12 +54,8 @@ TAGS = {
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab("bridge")
-    try:
-        made.build()
+    with built("bridge") as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

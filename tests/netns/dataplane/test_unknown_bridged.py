@@ -11,19 +11,15 @@ import pytest
 from netpolq.dataplane.install import Ruleset
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import PacketMark
-from tests.netns.dataplane.lab import A_EGRESS, FAMILIES, LOCAL, NOT_ISOLATED, SILENCE_S, A, B, Lab, MovingListener
+from tests.netns.dataplane.lab import A_EGRESS, FAMILIES, LOCAL, NOT_ISOLATED, SILENCE_S, A, B, Lab, MovingListener, built
 
 A_KNOWN = dataclasses.replace(NOT_ISOLATED, known=A_EGRESS.egress)
 
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    made = Lab("bridge")
-    try:
-        made.build()
+    with built("bridge") as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture

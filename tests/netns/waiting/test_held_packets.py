@@ -29,16 +29,6 @@ FRIENDS = (ADDRESS[A, 4], ADDRESS[A, 6])
 STRANGERS = (ADDRESS[OUTSIDE, 4], ADDRESS[OUTSIDE, 6])
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    try:
-        made.build()
-        yield made
-    finally:
-        made.remove()
-
-
 @pytest.fixture
 def pools(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pool]]:
     """Starts pools. The first one gets the packets of new connections to pod b, whose sources the kernel does not know."""
