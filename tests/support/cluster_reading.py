@@ -2,7 +2,7 @@
 
 import asyncio
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,8 +33,6 @@ HURRIED = Timing(
     nodes_s=0.5,
 )
 """Short time limits: minutes in a cluster are a second in a test."""
-
-LIMIT_S = 30.0
 
 
 def namespace(name: str, **labels: str) -> Body:
@@ -108,12 +106,6 @@ async def reading(kubeconfig: Path, timing: Timing = HURRIED) -> AsyncIterator[R
             await task  # with any exception
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # about anything
-            await asyncio.sleep(0.01)
 
 
 def fill(server: ApiServer) -> None:

@@ -14,7 +14,8 @@ from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.node import NodeReader
 from netpolq.sources.kubernetes.source import ClusterSource
 from tests.support.apiserver import PODS, ApiServer, NeverAnswer
-from tests.support.cluster_reading import HURRIED, Reader, fill, until
+from tests.support.cluster_reading import HURRIED, Reader, fill
+from tests.support.polling import until
 
 NAME = "node-1"
 

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,6 +29,7 @@ from netpolq.supervisor.rollout_events import (
 from netpolq.supervisor.store_intake import StoreIntake
 from tests.support.cluster_policies import cluster_policy, decoded, rule
 from tests.support.learned_names import learned_names
+from tests.support.polling import until
 from tests.support.progress import progress_of
 
 POD_ADDRESS = parse_address("10.0.0.1")
@@ -115,12 +116,6 @@ async def supervisor(unsynced: Supervisor) -> Supervisor:
     unsynced.follow()
     await asyncio.sleep(0.01)
     return unsynced
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------------------

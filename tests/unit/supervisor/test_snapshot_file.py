@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from netpolq.snapshot.reader import SnapshotReader
 from netpolq.supervisor import snapshot_file
 from netpolq.supervisor.snapshot_file import SnapshotFile
 from tests.support.compiled import encode
+from tests.support.polling import until
 
 
 def give(kept: SnapshotFile, version: int) -> None:
@@ -37,12 +38,6 @@ def is_kept(path: Path, version: int) -> bool:
         return version_in(path) == version
     except (OSError, SnapshotError):
         return False
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 @contextmanager

@@ -12,16 +12,17 @@ import sys
 import threading
 import time
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.file import FileExporter
 from netpolq.flows.export.rotating_file import RotatingFile
 from netpolq.flows.record import decode, encode
+from tests.support.exporting import running
 from tests.support.flow_records import record, records, unencodable
+from tests.support.polling import until
 
 LINE = len(encode(record(10))) + 1
 """Bytes of a record with a number of two digits."""
@@ -29,24 +30,6 @@ LINE = len(encode(record(10))) + 1
 
 def exporter_of(path: Path, *, max_bytes: int = 1 << 20, keep: int = 4, capacity: int = 1000) -> FileExporter:
     return FileExporter(path, max_bytes=max_bytes, keep=keep, capacity=capacity, retry_s=0.01)
-
-
-@contextlib.asynccontextmanager
-async def running(exporter: Exporter) -> AsyncIterator[Exporter]:
-    task = asyncio.create_task(exporter.run())
-    await asyncio.sleep(0)  # it has begun
-    try:
-        yield exporter
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - a file has no event
-            await asyncio.sleep(0.002)
 
 
 def numbers(*paths: Path) -> list[int]:
@@ -190,8 +173,9 @@ def test_two_agents_write_the_same_file_during_a_takeover(tmp_path: Path) -> Non
     program = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from tests.unit.flows.export.test_file import exporter_of, running\n"
+        "from tests.support.exporting import running\n"
         "from tests.support.flow_records import records\n"
+        "from tests.unit.flows.export.test_file import exporter_of\n"
         "async def main(path, first):\n"
         "    async with running(exporter_of(path, max_bytes=20000, keep=1000)) as exporter:\n"
         "        for start in range(first, first + 400, 4):\n"
@@ -300,8 +284,10 @@ async def test_a_write_that_ends_early_leaves_no_part_of_a_line(tmp_path: Path) 
 FULL_DISK = """
 import asyncio, os, subprocess, sys
 from pathlib import Path
+from tests.support.exporting import running
 from tests.support.flow_records import records
-from tests.unit.flows.export.test_file import exporter_of, numbers, running, until
+from tests.support.polling import until
+from tests.unit.flows.export.test_file import exporter_of, numbers
 
 async def main(folder):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)

@@ -4,12 +4,10 @@ Each record arrives at least once, or is counted as lost or rejected; what waits
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
 
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,10 @@ import trustme
 
 from netpolq.flows.export.otlp.environment import OtlpEnvironment
 from netpolq.flows.export.otlp.exporter import OtlpExporter, Timing
+from tests.support.exporting import running
 from tests.support.flow_records import record, records, unencodable
 from tests.support.otlp_receiver import accepted_numbers, receiver, requests
+from tests.support.polling import until
 
 TIMING = Timing(request_s=10.0, first_delay_s=0.01, max_delay_s=0.05)
 
@@ -52,24 +52,6 @@ def exporter_of(
         timing=timing,
         noise=lambda: 0.5,
     )
-
-
-@contextlib.asynccontextmanager
-async def running(exporter: OtlpExporter) -> AsyncIterator[OtlpExporter]:
-    task = asyncio.create_task(exporter.run())
-    await asyncio.sleep(0)  # it has begun
-    try:
-        yield exporter
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - another process has no event
-            await asyncio.sleep(0.002)
 
 
 async def test_each_record_arrives_once_in_requests_of_bounded_size(port: int, file: Path) -> None:

@@ -15,7 +15,8 @@ from netpolq.sources.kubernetes.source import ClusterSource
 from netpolq.store import Store
 from netpolq.supervisor.node_name import node_name_problem
 from tests.support.apiserver import ApiServer
-from tests.support.cluster_reading import HURRIED, Reader, fill, until
+from tests.support.cluster_reading import HURRIED, Reader, fill
+from tests.support.polling import until
 
 
 async def problem_of(server: ApiServer, node_name: str, directory: Path) -> str | None:

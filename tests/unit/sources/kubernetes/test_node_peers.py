@@ -9,7 +9,8 @@ from netpolq.model import Node, ObjectKey, Rejection
 from netpolq.sources.kubernetes.node_peers import NodePeers
 from netpolq.sources.kubernetes.watch import Changes
 from tests.support.apiserver import CLUSTER_POLICIES, NODES, PODS, Answer, ApiServer, Body
-from tests.support.cluster_reading import HURRIED, Reader, fill, pod, reading, until
+from tests.support.cluster_reading import HURRIED, Reader, fill, pod, reading
+from tests.support.polling import until
 
 NEVER_ALONE = replace(HURRIED, nodes_s=600.0)
 """The wait for the nodes does not end within the time of a test."""

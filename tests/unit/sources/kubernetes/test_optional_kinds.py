@@ -27,7 +27,8 @@ from tests.support.apiserver import (
     Verb,
     WatchListSupport,
 )
-from tests.support.cluster_reading import HURRIED, Reader, fill, pod, reading, until
+from tests.support.cluster_reading import HURRIED, Reader, fill, pod, reading
+from tests.support.polling import until
 
 GROUP = "policy.networking.k8s.io"
 KINDS = {CLUSTER_POLICIES: "v1alpha2", ADMIN_POLICIES: "v1alpha1", BASELINE_POLICIES: "v1alpha1"}

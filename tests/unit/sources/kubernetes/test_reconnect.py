@@ -31,7 +31,8 @@ from tests.support.apiserver import (
     SendLine,
     Verb,
 )
-from tests.support.cluster_reading import HURRIED, fill, pod, policy, reading, touch_every_kind, until
+from tests.support.cluster_reading import HURRIED, fill, pod, policy, reading, touch_every_kind
+from tests.support.polling import until
 
 PATIENT = replace(HURRIED, watch_s=(60.0, 60.0), idle_s=60.0, failures_before_relist=1000)
 """Neither the end of a watch nor its silence helps within the time of a test."""

@@ -27,8 +27,8 @@ from tests.support.cluster_reading import (
     policy,
     reading,
     touch_every_kind,
-    until,
 )
+from tests.support.polling import until
 
 PATIENT = replace(HURRIED, watch_s=(60.0, 60.0), idle_s=60.0, failures_before_relist=1000)
 """Neither the end of a watch nor its silence helps within the time of a test."""

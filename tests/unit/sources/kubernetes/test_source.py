@@ -34,8 +34,9 @@ from tests.support.apiserver import (
     WatchFault,
     WatchListSupport,
 )
-from tests.support.cluster_reading import HURRIED, fill, namespace, pod, policy, reading, store_of, until
+from tests.support.cluster_reading import HURRIED, fill, namespace, pod, policy, reading, store_of
 from tests.support.compiled import Compilation
+from tests.support.polling import until
 
 
 @pytest.mark.parametrize("support", WatchListSupport)
