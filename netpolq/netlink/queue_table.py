@@ -46,7 +46,7 @@ def open_table(path: Path = NFNETLINK_QUEUE) -> BinaryIO:
 
 def read_open(table: BinaryIO) -> tuple[QueueStats, ...]:
     """All queues in the table at this moment, by number. Ignores the columns that newer kernels append. Raises `OSError`."""
-    table.seek(0)  # makes the kernel write the table anew
+    table.seek(0)  # makes the kernel write the table again
     width = len(QueueStats._fields)
     rows = (line.split()[:width] for line in table.read().splitlines())
     return tuple(sorted(QueueStats(*map(int, row)) for row in rows if len(row) == width))

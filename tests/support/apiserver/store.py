@@ -117,7 +117,7 @@ class Store:
         return version
 
     def objects(self, resource: Resource) -> dict[str, Body]:
-        """The present objects of a kind by key, decoded anew."""
+        """The present objects of a kind by key, decoded for each call."""
         return {key: orjson.loads(stored.raw) for key, stored in self._objects[resource].items()}
 
     def advance(self, count: int = 1) -> None:
