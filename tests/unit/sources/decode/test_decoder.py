@@ -12,25 +12,7 @@ from netpolq.model import (
     Pod,
 )
 from netpolq.sources.decode.decoder import DecodeError, Ignored, decode, decode_all
-
-
-def policy_body(spec: object, **metadata: object) -> dict[str, object]:
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "web", "namespace": "shop"} | metadata,
-        "spec": spec,
-    }
-
-
-def refusal(body: object) -> DecodeError:
-    with pytest.raises(DecodeError) as caught:
-        decode(body)
-    return caught.value
-
-
-def rule_refusal(rule: object) -> DecodeError:
-    return refusal(policy_body({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]}))
+from tests.unit.sources.decode.bodies import policy_body, refusal, rule_refusal
 
 
 def pod_body(**parts: object) -> dict[str, object]:

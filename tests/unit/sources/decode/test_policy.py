@@ -14,20 +14,12 @@ from netpolq.model import (
     PolicyRule,
     Requirement,
 )
-from netpolq.sources.decode.decoder import DecodeError, decode
+from netpolq.sources.decode.decoder import decode
+from tests.unit.sources.decode.bodies import policy_body, refusal, rule_refusal
 
 INGRESS, EGRESS = frozenset({Direction.INGRESS}), frozenset({Direction.EGRESS})
 BOTH = INGRESS | EGRESS
 EMPTY = LabelSelector()
-
-
-def policy_body(spec: object, **metadata: object) -> dict[str, object]:
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "web", "namespace": "shop"} | metadata,
-        "spec": spec,
-    }
 
 
 def policy(spec: object) -> NetworkPolicy:
@@ -39,16 +31,6 @@ def policy(spec: object) -> NetworkPolicy:
 def ingress_rule(rule: object) -> PolicyRule:
     (decoded,) = policy({"ingress": [rule]}).ingress
     return decoded
-
-
-def refusal(body: object) -> DecodeError:
-    with pytest.raises(DecodeError) as caught:
-        decode(body)
-    return caught.value
-
-
-def rule_refusal(rule: object) -> DecodeError:
-    return refusal(policy_body({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]}))
 
 
 @pytest.mark.parametrize(
