@@ -47,11 +47,31 @@ class Output(Protocol):
         ...
 
 
-class JsonLines:
-    """One line of JSON for each record, as served. What is missing goes to standard error."""
+class _Lines:
+    """Records as served, one line each."""
 
     def __init__(self) -> None:
         self.summary = Summary()
+
+    def record(self, line: bytes) -> None:
+        sys.stdout.buffer.write(line + b"\n")
+
+    def remark(self, text: str) -> None:
+        remark(text)
+
+    def tick(self) -> None:
+        sys.stdout.buffer.flush()
+        _raise_if_reader_is_gone()
+
+    def close(self, since_s: float | None) -> None:
+        sys.stdout.buffer.flush()
+
+
+class JsonLines(_Lines):
+    """One line of JSON for each record, as served. What is missing goes to standard error."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._told_missed = 0
 
     def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
@@ -60,43 +80,17 @@ class JsonLines:
             self.remark(f"{self.summary.missed - self._told_missed} increments came too fast and are not shown")
             self._told_missed = self.summary.missed
 
-    def record(self, line: bytes) -> None:
-        sys.stdout.buffer.write(line + b"\n")
-
-    def remark(self, text: str) -> None:
-        remark(text)
-
-    def tick(self) -> None:
-        sys.stdout.buffer.flush()
-        _raise_if_reader_is_gone()
-
     def close(self, since_s: float | None) -> None:
-        sys.stdout.buffer.flush()
+        super().close(since_s)
         for line in self.summary.lines(since_s, time.time()):
             remark(line)
 
 
-class RawLines:
+class RawLines(_Lines):
     """The agent's answers as they are, heads included: what another `netpolq flows` reads through the API server."""
-
-    def __init__(self) -> None:
-        self.summary = Summary()
 
     def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
         sys.stdout.buffer.write(line + b"\n")
-
-    def record(self, line: bytes) -> None:
-        sys.stdout.buffer.write(line + b"\n")
-
-    def remark(self, text: str) -> None:
-        remark(text)
-
-    def tick(self) -> None:
-        sys.stdout.buffer.flush()
-        _raise_if_reader_is_gone()
-
-    def close(self, since_s: float | None) -> None:
-        sys.stdout.buffer.flush()
 
 
 class MergedTable:
