@@ -1,7 +1,6 @@
 """Writer of Events: sends what the table asks for, one request at a time, and waits while the API server refuses."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -11,24 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import aiohttp
-
-from netpolq.errors import BootError
 from netpolq.events import body
 from netpolq.events.part import DenialEvents
 from netpolq.events.series import PodIdentity
 from netpolq.events.table import Write
 from netpolq.sources.kubernetes.attempts import Attempts
-from netpolq.sources.kubernetes.connection import Connection, is_about_certificates
+from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.timing import Timing as SourceTiming
 from netpolq.sources.kubernetes.watch import StatusError
+from netpolq.sources.kubernetes.write_failures import NO_ANSWER, is_about_one_object, open_connection, renew_credentials
 
 _MAX_UIDS = 1024
 """Pods whose uid is kept. A node has a tenth of that."""
-
-_NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError)
-_PERMISSION_OR_LOAD = frozenset({401, 403, 408, 429})
-"""Refusals that concern all Events, as do those from 500 on."""
 
 _TERMINATING = "being terminated"
 """In the message of the refusal (403) of a new object in a namespace that is being deleted. Source: the admission plugin
@@ -79,7 +72,7 @@ class EventWriter:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        await self._open()
+        await open_connection(self._connection, self._fail)
         try:
             while True:
                 write = self._events.table.next_write(time.monotonic())
@@ -88,20 +81,12 @@ class EventWriter:
         finally:
             await self._connection.close()
 
-    async def _open(self) -> None:
-        """Read the configuration. The source ends the agent if it is unusable; what fails here only is tried again."""
-        while True:
-            try:
-                return await self._connection.open()
-            except BootError as error:
-                await asyncio.sleep(self._fail(str(error)))
-
     async def _write(self, write: Write) -> float:
         """Make one write. Returns the seconds until the next one."""
         generation, table = self._connection.generation, self._events.table
         try:
             is_taken = await self._send(write)
-        except (*_NO_ANSWER, StatusError, ValueError) as error:
+        except (*NO_ANSWER, StatusError, ValueError) as error:
             self._events.failed += 1
             if isinstance(error, StatusError) and _cause(error) is _Cause.THIS_EVENT:
                 return self._on_refused(write, error)
@@ -109,7 +94,7 @@ class EventWriter:
             delay_s = self._fail(self._text(error))
             if isinstance(error, StatusError) and error.retry_after_s is not None:
                 delay_s = max(delay_s, min(error.retry_after_s, self._timing.max_retry_after_s))
-            await self._renew_credentials(error, generation)
+            await renew_credentials(self._connection, error, generation)
             return delay_s
         self._attempts.succeed()
         self._events.problem = None
@@ -171,14 +156,7 @@ class EventWriter:
         self._events.problem = self._attempts.problem
         return delay_s
 
-    async def _renew_credentials(self, error: Exception, generation: int) -> None:
-        """Read credentials and authorities again if they are the cause."""
-        if (isinstance(error, StatusError) and error.code == 401) or is_about_certificates(error):
-            with contextlib.suppress(Exception):  # plugins and parsers raise any type; the old credentials stay
-                await self._connection.renew(generation)
-
 
 def _cause(error: StatusError) -> _Cause:
-    if error.code == 403 and _TERMINATING in str(error):
-        return _Cause.THIS_EVENT
-    return _Cause.ALL_EVENTS if error.code >= 500 or error.code in _PERMISSION_OR_LOAD else _Cause.THIS_EVENT
+    is_terminating = error.code == 403 and _TERMINATING in str(error)
+    return _Cause.THIS_EVENT if is_terminating or is_about_one_object(error) else _Cause.ALL_EVENTS

@@ -12,11 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import aiohttp
-
 from prometheus_client import CollectorRegistry, Counter
 
-from netpolq.errors import BootError
 from netpolq.model import ObjectKey
 from netpolq.policy_status import conditions, lease
 from netpolq.policy_status.conditions import Condition
@@ -25,18 +22,15 @@ from netpolq.policy_status.lease import Lease
 from netpolq.policy_status.plan import WritePlan
 from netpolq.policy_status.timing import Timing
 from netpolq.sources.kubernetes.attempts import Attempts
-from netpolq.sources.kubernetes.connection import Connection, is_about_certificates
+from netpolq.sources.kubernetes.connection import Connection
 from netpolq.sources.kubernetes.policy_report import PolicyReport
 from netpolq.sources.kubernetes.timing import Timing as SourceTiming
 from netpolq.sources.kubernetes.watch import StatusError
+from netpolq.sources.kubernetes.write_failures import NO_ANSWER, is_about_one_object, open_connection, renew_credentials
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _OUTSIDE_A_POD = "kube-system"
 """The namespace of the Lease where the agent has no service account: that of the shipped manifests."""
-
-_NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError)
-_PERMISSION_OR_LOAD = frozenset({401, 403, 408, 429})
-"""Refusals that concern all policies, as do those from 500 on."""
 
 log = logging.getLogger("policy-status")
 
@@ -101,7 +95,7 @@ class PolicyStatus:
 
     async def run(self) -> None:
         """Take part until cancelled, then release the Lease."""
-        await self._open()
+        await open_connection(self._connection, self._attempts.fail)
         try:
             while True:  # noqa: ASYNC110 - what it waits for is a time
                 await asyncio.sleep(await self._step())
@@ -110,14 +104,6 @@ class PolicyStatus:
                 async with asyncio.timeout(self._timing.release_s):
                     await self._drive(Event.STOP)
             await self._connection.close()
-
-    async def _open(self) -> None:
-        """Read the configuration. The source ends the agent if it is unusable; what fails here only is tried again."""
-        while True:
-            try:
-                return await self._connection.open()
-            except BootError as error:
-                await asyncio.sleep(self._attempts.fail(str(error)))
 
     async def _step(self) -> float:
         """Make what is due, at most one write. Returns the seconds until the next call."""
@@ -152,9 +138,9 @@ class PolicyStatus:
         generation = self._connection.generation
         try:
             outcome = await (self._read() if request is Request.READ else self._update(request))
-        except (*_NO_ANSWER, StatusError, ValueError) as error:
+        except (*NO_ANSWER, StatusError, ValueError) as error:
             self._lease_attempts.fail(_text(error))
-            await self._renew_credentials(error, generation)
+            await renew_credentials(self._connection, error, generation)
             return Event.FAILED
         self._lease_attempts.succeed()
         return outcome
@@ -206,7 +192,7 @@ class PolicyStatus:
                 content_type="application/apply-patch+yaml",
                 timeout_s=self._timing.request_s,
             )
-        except (*_NO_ANSWER, StatusError) as error:
+        except (*NO_ANSWER, StatusError) as error:
             self._writes.labels("failed").inc()
             await self._on_failure(key, error, generation)
         else:
@@ -216,7 +202,7 @@ class PolicyStatus:
 
     async def _on_failure(self, key: ObjectKey, error: Exception, generation: int) -> None:
         now = time.monotonic()
-        if isinstance(error, StatusError) and error.code < 500 and error.code not in _PERMISSION_OR_LOAD:
+        if isinstance(error, StatusError) and is_about_one_object(error):
             log.info("%s: its status was not written: %s", key, error)
             self._plan.on_refused(key, now)
             return
@@ -224,13 +210,7 @@ class PolicyStatus:
         if isinstance(error, StatusError):
             delay_s = max(delay_s, min(error.retry_after_s or 0.0, self._timing.max_delay_s))
         self._no_write_before = now + delay_s
-        await self._renew_credentials(error, generation)
-
-    async def _renew_credentials(self, error: Exception, generation: int) -> None:
-        """Read credentials and authorities again if they are the cause."""
-        if (isinstance(error, StatusError) and error.code == 401) or is_about_certificates(error):
-            with contextlib.suppress(Exception):  # plugins and parsers raise any type; the old credentials stay
-                await self._connection.renew(generation)
+        await renew_credentials(self._connection, error, generation)
 
 
 def _text(error: Exception) -> str:
