@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from netpolq.addresses import IPV4_MAPPED_PREFIX
@@ -117,6 +117,7 @@ def test_two_rows_with_one_packet_are_refused() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, SIZE_BYTES - 1), st.integers(0, 255)), max_size=30))
+@example([(HEADER_BYTES + 2, 1)])  # a protocol without ports in a row with ports
 def test_any_bytes_are_a_table_or_an_error(changes: list[tuple[int, int]]) -> None:
     memory = bytearray(SIZE_BYTES)
     for row in range(0, MAX_HELD, 100):

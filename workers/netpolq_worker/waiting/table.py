@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from netpolq.addresses import is_ipv4, packed_address
-from netpolq_worker.worker.packet import Flow, header_of
+from netpolq_worker.worker.packet import WITH_PORTS, Flow, header_of
 
 MAX_HELD = 4096
 """Maximum number of held packets."""
@@ -166,6 +166,8 @@ def _read_row(row: int, fields: tuple[int, int, int, int, int, int, int, int, by
     in_use, ends, protocol, packet_id, mark, source_port, destination_port, arrived_ns, source, destination = fields
     if in_use != 1 or not 1 <= ends <= sum(_ENDS) or not packet_id or is_ipv4(source) != is_ipv4(destination):
         raise TableError(f"row {row} is none that a writer leaves")
+    if (source_port or destination_port) and protocol not in WITH_PORTS:
+        raise TableError(f"row {row} has ports, and its protocol has none")
     unknown = tuple(dict.fromkeys(key for bit, key in zip(_ENDS, (source, destination), strict=True) if ends & bit))
     return HeldPacket(
         packet_id=packet_id,
