@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -347,6 +347,13 @@ class MovingListener:
         """Move all held packets to another queue, with this state."""
         for packet in self.waiting:
             self._queue.requeue(packet.packet_id, queue_num, packet.with_state(state))
+        self.waiting.clear()
+
+    def answer_at_once(self, dropped: Collection[int]) -> None:
+        """Drop the held packets with these indexes and accept the other ones, as a worker does at the end of a batch."""
+        last = self.waiting[-1]
+        ids = [self.waiting[index].packet_id for index in dropped]
+        self._queue.answer(ids, last.packet_id, last.with_state(PacketMark.ACCEPTED))
         self.waiting.clear()
 
     def accept(self, state: PacketMark = PacketMark.ACCEPTED) -> None:

@@ -1,5 +1,6 @@
 """The packets between a node and its pods that the ruleset queues for evaluation in a real kernel, and their verdicts."""
 
+import contextlib
 import dataclasses
 import socket
 
@@ -20,6 +21,7 @@ from tests.netns.dataplane.lab import (
     A,
     B,
     Lab,
+    MovingListener,
     QueueListener,
     both_ways,
     counted,
@@ -33,6 +35,28 @@ _FOREIGN_BITS = 0x0000C001  # kube-proxy's and one more
 
 
 # Which packets are evaluated.
+
+
+@FAMILIES
+@pytest.mark.parametrize("dropped", [(), (0,), (2,), (0, 1), (0, 1, 2)], ids=str)
+async def test_drops_and_accepts_of_one_message_are_those_of_their_packets(
+    ruleset: Ruleset, waiting: MovingListener, node: Lab, family: int, dropped: tuple[int, ...]
+) -> None:
+    """Also where the last packet is dropped: the accept of all up to its id must not reach it."""
+    await ruleset.install(B_INGRESS)
+    with contextlib.ExitStack() as stack:
+        flows = [stack.enter_context(node.udp_flow(A, B, family)) for _ in range(3)]
+        for flow in flows:
+            flow.send()
+        waiting.receive(3)
+        waiting.answer_at_once(dropped)
+        for index, flow in enumerate(flows):
+            if index not in dropped:
+                assert flow.receive() == b"hello"
+                flow.answer()
+                assert flow.answered() == b"answer"
+        assert all(flows[index].server_receives_nothing() for index in dropped)
+    assert await without_verdict(ruleset) == 0
 
 
 @FAMILIES

@@ -70,7 +70,7 @@ def test_with_flows_the_loop_records_each_packet_as_a_connection(monkeypatch: py
 def test_without_flows_the_loop_gets_no_recorder() -> None:
     context = flow_costs._Context(flow_costs._snapshot(), flows=False)
     assert context.cpu_ns([flow_costs._packet(CLIENT, 80)], times=4) > 0
-    assert context.record is None
+    assert not context.flow_cache.counts_flows
 
 
 def test_a_run_prints_the_costs_of_packets_table_and_scrape(
