@@ -3,11 +3,10 @@
 Workers use it on a mapped memfd, and `netpolq explain` on plain bytes, so both give the same decisions.
 """
 
-import zlib
-
 from collections.abc import Iterator, Mapping
 from mmap import mmap
 from typing import NamedTuple, cast
+from zlib import crc32
 
 from netpolq.decision import Decision, Isolation, RuleDecision
 from netpolq.enums import Action, AuditVerdict, Direction, Reason, Tier, Verdict
@@ -25,6 +24,10 @@ from netpolq.snapshot.program_reader import Candidates, ProgramReader
 from netpolq.snapshot.sections import CELLS, SectionInfo, check
 
 _KEY_BYTES = 16
+
+# Names of this module, because every attribute costs time on the packet path.
+_unpack_address_cell = ADDRESS_CELL.unpack_from
+_ADDRESS_CELL_BYTES = ADDRESS_CELL.size
 _DENY = Action.DENY.value
 
 
@@ -221,21 +224,20 @@ class SnapshotReader(ProgramReader):
 
     def identity(self, address: bytes) -> int:
         """Offset of an address's identity, 0 if it has none."""
-        buffer = self._buffer
-        position = self._address_base + (zlib.crc32(address) * self._address_slots >> 32) * ADDRESS_CELL.size
+        position = self._address_base + (crc32(address) * self._address_slots >> 32) * _ADDRESS_CELL_BYTES
         while True:
-            key, number = ADDRESS_CELL.unpack_from(buffer, position)
+            key, number = _unpack_address_cell(self._buffer, position)
             if not number:
                 return 0
             if key == address:
                 identity: int = self._identities[number]
                 return identity
-            position += ADDRESS_CELL.size
+            position += _ADDRESS_CELL_BYTES
 
     def programs(self, address: bytes) -> tuple[int, int]:
         """Offsets of an address's egress and ingress programs (in the order of `Direction`), 0 where no policy selects it."""
         buffer = self._buffer
-        position = self._endpoint_base + (zlib.crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
+        position = self._endpoint_base + (crc32(address) * self._endpoint_slots >> 32) * ENDPOINT_CELL.size
         while True:
             key, programs = ENDPOINT_CELL.unpack_from(buffer, position)
             if key == address or not programs:
@@ -246,7 +248,7 @@ class SnapshotReader(ProgramReader):
         """The value of an address in a hash table, 0 if it has none."""
         cell = CELLS[section]
         offset, _, slots = self._sections[section]
-        position = offset + (zlib.crc32(address) * slots >> 32) * cell.size
+        position = offset + (crc32(address) * slots >> 32) * cell.size
         while True:
             key, value = cell.unpack_from(self._buffer, position)
             if key == address or not value:

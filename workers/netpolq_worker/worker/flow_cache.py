@@ -63,7 +63,8 @@ _EVALUATION_SHIFT = 12
 NO_SLOT = 0
 """In place of the slot of a connection: the generation has none. The answer there is `NOT_CACHED`."""
 
-_SEEN_SLOTS = 1 << 16
+_SEEN_PLACES = (1 << 16) - 1
+"""The highest index into the table of keys seen once, and the bits of it."""
 
 _NO_RANGES = AddressRanges()
 
@@ -145,7 +146,7 @@ class FlowCache:
         self._flows = flows
         self._limit = generation_entries
         self.with_hints = with_hints
-        self._seen = array("H", bytes(2 * _SEEN_SLOTS))
+        self._seen = array("H", bytes(2 * (_SEEN_PLACES + 1)))
         self._old = Generation()
         self._waiting: list[Key] = []
         self._hinted: list[Key] = []
@@ -225,22 +226,25 @@ class FlowCache:
             return HOLD
         self.misses += 1
         answer |= _SERIES_BITS[len(source)][protocol]
-        is_of_pair = bool(hints and answer & _ON_EVERY_PORT)
-        if not is_of_pair and (protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT)):
+        cached = key
+        if hints and answer & _ON_EVERY_PORT:
+            cached = pair
+        elif protocol in UNKEYED_PROTOCOLS or (hints and port == EVERY_PORT):
             return self._count_uncached(key, answer)
-        cached = pair if is_of_pair else key
-        mark = hash(cached)
-        seen_slot, mark = mark % _SEEN_SLOTS, mark >> 16 & 0xFFFF
-        if self._seen[seen_slot] != mark:  # two keys have the same mark once in 65,536 times
-            self._seen[seen_slot] = mark
-        else:
+        number = hash(cached)
+        place, mark = number & _SEEN_PLACES, number >> 16 & 0xFFFF
+        if self._seen[place] == mark:  # two keys have the same mark once in 65,536 times
             slot = self._keep(cached, answer)
             if hints:
                 self._hint(cached, slot, answer)
-            if not is_of_pair:
+            if cached is key:
                 self.generation.counts[slot] += 1
                 return answer
-        return self._count_uncached(key, answer)
+        else:
+            self._seen[place] = mark
+        if self._flows is not None:
+            self._flows.count_uncached(key, answer)
+        return answer
 
     def _answer_for(self, evaluation: Evaluation, on_every_port: bool) -> int:
         """The answer of an evaluation, without the series."""
