@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from netpolq.cli.agents import check_cluster_only, cluster_of
 from netpolq.cli.command import Command
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings import command_flags as flags
@@ -25,17 +26,13 @@ _FILTERS = {
     "policy": flags.FLOW_POLICY,
     "port": flags.FLOW_PORT,
 }
-_CLUSTER_ONLY = (flags.AGENT_NAMESPACE, flags.AGENT_SELECTOR, flags.FLOW_NODES, flags.AGENT_TIMEOUT)
 
 
 def _run(argv: Sequence[str]) -> int:
     values = Values(from_argv(flags.FLOWS_OPTIONS, argv), from_environment((RUN_DIR,), os.environ))
     question = _question(values)
     is_cluster = bool(values[flags.CLUSTER_KUBECONFIG] or values[flags.CLUSTER_CONTEXT])
-    for option in _CLUSTER_ONLY:
-        values[option]  # checks it
-        if not is_cluster and (given := values.given(option)) is not None:
-            raise SettingsError(f"{given.origin}: is for the agents of a cluster; give --kubeconfig FILE or --context NAME, too")
+    check_cluster_only(values, is_cluster=is_cluster, advice="give --kubeconfig FILE or --context NAME, too")
     output = _output(values, is_cluster=is_cluster, follow=question.follow)
     if question.follow:
         return _follow(values, question, output, is_cluster=is_cluster)
@@ -72,16 +69,8 @@ def _of_cluster(values: Values, question: "Question", output: "Output") -> ExitC
 
     from netpolq.flow_view import remote  # noqa: PLC0415
 
-    given = values.given(RUN_DIR)
-    cluster = remote.Cluster(
-        kubeconfig=values[flags.CLUSTER_KUBECONFIG] or os.environ.get("KUBECONFIG") or "~/.kube/config",
-        context=values[flags.CLUSTER_CONTEXT],
-        namespace=values[flags.AGENT_NAMESPACE],
-        selector=values[flags.AGENT_SELECTOR],
-        nodes=frozenset(filter(None, values[flags.FLOW_NODES].split(","))),
-        run_dir=str(values[RUN_DIR]) if given is not None and given.origin.startswith("flag") else None,
-        timeout_s=float(values[flags.AGENT_TIMEOUT]),
-    )
+    kubeconfig = values[flags.CLUSTER_KUBECONFIG] or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    cluster = cluster_of(values, kubeconfig, values[flags.CLUSTER_CONTEXT])
     if question.follow:
         asyncio.run(remote.follow(cluster, question, output))
         return ExitCode.OK

@@ -1,14 +1,19 @@
 """The commands `matrix` and `diff`: show which workloads may reach which, and what a change of manifests changes about that."""
 
 import os
+import time
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from netpolq.cli.agents import check_cluster_only, cluster_of
 from netpolq.cli.command import Command, plain
 from netpolq.enums import Protocol
 from netpolq.errors import ExitCode, SettingsError
 from netpolq.settings.command_flags import (
+    AGENTS_CONTEXT,
     CLUSTER,
+    DIFF_GROUPS,
     DIFF_OPTIONS,
     GROUP_BY,
     MANIFESTS_TO_READ,
@@ -18,11 +23,15 @@ from netpolq.settings.command_flags import (
     ONE_PORT,
     OUTPUT,
     SEEN_FLOWS,
+    SEEN_IN_AGENTS,
     TRANSPORT,
 )
 from netpolq.settings.definitions import RUN_DIR
 from netpolq.settings.options import Values, from_argv, from_environment
 from netpolq.settings.value_types import Completion
+
+if TYPE_CHECKING:
+    from netpolq.flows.record import FlowRecord
 
 
 def _run_matrix(argv: Sequence[str]) -> int:
@@ -39,7 +48,7 @@ def _run_matrix(argv: Sequence[str]) -> int:
 
 
 def _run_diff(argv: Sequence[str]) -> int:
-    from netpolq import reachability, recommendation  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq import reachability  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
     from netpolq.cli import objects  # noqa: PLC0415
     from netpolq.explain.merge import NewHas, merged  # noqa: PLC0415
 
@@ -50,17 +59,67 @@ def _run_diff(argv: Sequence[str]) -> int:
         )
     values = Values(from_argv(DIFF_OPTIONS, rest), from_environment((RUN_DIR,), os.environ))
     readers = [objects.reader_of_place(name, place, values) for name, place in zip(("OLD", "NEW"), places, strict=True)]
-    if values.given(CLUSTER) is not None and not any(place.startswith(objects.CLUSTER_PLACE) for place in places):
-        raise SettingsError("--kubeconfig: neither OLD nor NEW is cluster: or cluster:CONTEXT")
+    _check_seen(values, places)
+    new_has = NewHas(values[NEW_HAS])
     old, new = (read(None) for read in readers)
-    records = recommendation.read_file(values[SEEN_FLOWS]) if values[SEEN_FLOWS] else None
-    return reachability.show_difference(
+    records, incomplete = _seen(values, places)
+    code = reachability.show_difference(
         old=old,
-        new=merged(old, new, NewHas(values[NEW_HAS])),
+        new=merged(old, new, new_has),
         places=(places[0], places[1]),
         as_json=values[OUTPUT] == "json",
         records=records,
     )
+    # That a connection is cut is certain; that none is, is not if some agents could not be asked.
+    return code if code != ExitCode.OK else incomplete
+
+
+def _check_seen(values: Values, places: Sequence[str]) -> None:
+    """Raises `SettingsError` for flags about flows that do not fit together."""
+    flows, since, context = (values.given(option) for option in (SEEN_FLOWS, SEEN_IN_AGENTS, AGENTS_CONTEXT))
+    has_since = values[SEEN_IN_AGENTS] is not None
+    if has_since and since is not None and flows is not None and flows.text:
+        raise SettingsError(f"{since.origin}: {since.text!r} cannot be combined with --flows; allowed: one of the two")
+    is_cluster = has_since and bool(values[CLUSTER])
+    check_cluster_only(values, is_cluster=is_cluster, advice="give --since and --kubeconfig FILE, too")
+    if context is not None and not is_cluster:
+        raise SettingsError(f"{context.origin}: {context.text!r} needs --since and --kubeconfig FILE")
+    if values.given(CLUSTER) is not None and not is_cluster and not any(map(_is_cluster, places)):
+        raise SettingsError("--kubeconfig: neither OLD nor NEW is cluster: or cluster:CONTEXT, and no --since asks its agents")
+
+
+def _seen(values: Values, places: Sequence[str]) -> "tuple[list[FlowRecord] | None, ExitCode]":
+    """Return the records of what was seen, None if everything is to be compared, and whether all agents could be asked."""
+    since_s = values[SEEN_IN_AGENTS]
+    if since_s is None:
+        from netpolq import recommendation  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+
+        return recommendation.read_file(values[SEEN_FLOWS]) if values[SEEN_FLOWS] else None, ExitCode.OK
+    from netpolq.flow_view.local import Question, show  # noqa: PLC0415
+    from netpolq.flow_view.outputs import Collected  # noqa: PLC0415
+    from netpolq.flows.filter import FlowFilter  # noqa: PLC0415
+
+    collected, code = Collected(), ExitCode.OK
+    question = Question(wanted=FlowFilter(), since_s=since_s, follow=False)
+    from_s = time.time() - since_s
+    if values[CLUSTER]:
+        import asyncio  # noqa: PLC0415
+
+        from netpolq.flow_view import remote  # noqa: PLC0415
+
+        contexts = (place.partition(":")[2] for place in places if _is_cluster(place))
+        cluster = cluster_of(values, values[CLUSTER], values[AGENTS_CONTEXT] or next(contexts, ""))
+        code = asyncio.run(remote.show(cluster, question, collected))
+    else:
+        show(values[RUN_DIR], question, collected)
+    collected.close(from_s)
+    return list(collected.records()), code
+
+
+def _is_cluster(place: str) -> bool:
+    from netpolq.cli.objects import CLUSTER_PLACE  # noqa: PLC0415
+
+    return place.startswith(CLUSTER_PLACE)
 
 
 MATRIX = Command(
@@ -104,14 +163,17 @@ DIFF = Command(
         "each. Workloads that are in one version only are listed and not compared; so are namespaces and pods.",
         "With --new-has changes, NEW has objects that are applied to OLD, as kubectl apply does; everything else, such as the pods, is "
         "that of OLD. With --new-has policies, policies of OLD that NEW lacks are gone, too, in the namespaces of which NEW has policies.",
-        "With --flows, only connections that were seen are compared, each with how often; so a pipeline finds out what a change would cut: "
-        "`netpolq flows --kubeconfig FILE --since 1h -o json > flows.jsonl`. Connections that would only be allowed are shown, too.",
+        "With --since or --flows, only connections that were seen are compared, each with how often; so a pipeline finds out what a change "
+        "would cut. --since asks the running agents; --flows reads records that were written before, as by `netpolq flows --kubeconfig "
+        "FILE --since 1h -o json > flows.jsonl`. Connections that would only be allowed are shown, too.",
     ),
-    groups=plain(*DIFF_OPTIONS),
+    groups=DIFF_GROUPS,
     paths=Completion.FILES,
     exit_codes={
-        ExitCode.OK: "No connection changes; with --flows: none that was seen is cut.",
-        ExitCode.UNEXPECTED: "A connection changes; with --flows: one that was seen is cut.",
+        ExitCode.OK: "No connection changes; with --since or --flows: none that was seen is cut.",
+        ExitCode.FAILED: "Objects cannot be read; with --since: no agent has answered, or it does not record flows.",
+        ExitCode.UNEXPECTED: "A connection changes; with --since or --flows: one that was seen is cut.",
+        ExitCode.INCOMPLETE: "With --since: some agents of the cluster could not be read, and nothing that the others have seen is cut.",
     },
     # Each example was run, with manifests like those of its test.
     examples=(
@@ -122,7 +184,9 @@ DIFF = Command(
         "netpolq diff cluster: policies --kubeconfig ~/.kube/config --new-has policies",
         "# two files, for a program",
         "netpolq diff policies.yaml policies-new.yaml -o json",
-        "# would anything that was seen be cut",
+        "# would anything that was seen be cut: of records in a file; of the last hour of this node; of the last hour of a cluster",
         "netpolq diff manifests manifests-new --flows flows.jsonl",
+        "netpolq diff agent: policies --new-has changes --since 1h",
+        "netpolq diff cluster: policies --kubeconfig ~/.kube/config --new-has changes --since 1h",
     ),
 )

@@ -30,6 +30,20 @@ class MergedFlow:
         self.packets = _sum(self.packets, record.packets)
         self.octets = _sum(self.octets, record.octets)
 
+    def as_record(self) -> FlowRecord:
+        """All windows as one."""
+        return FlowRecord(
+            flow=self.flow,
+            node=self.node,
+            window_start_s=self.first_seen_s,
+            window_s=self.last_seen_s - self.first_seen_s,
+            first_seen_s=self.first_seen_s,
+            last_seen_s=self.last_seen_s,
+            connections=self.connections,
+            packets=self.packets,
+            octets=self.octets,
+        )
+
 
 class MergedFlows:
     """Merges records by flow and node. `left_out`: flows that were dropped because there were more than `max_flows`."""

@@ -1,4 +1,4 @@
-"""Outputs of flows that need no terminal: JSON lines, the agents' answers as they are, and plain text.
+"""Outputs of flows that need no terminal: JSON lines, the agents' answers as they are, plain text, and merged flows for other commands.
 
 An output gets heads and records as they arrive, remarks for the user, a `tick` about once a second while it follows, and `close` at
 the end. Records are lines of JSON as the agent has served them.
@@ -8,7 +8,7 @@ import select
 import sys
 import time
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from netpolq.flow_view.cells import cell as cell_text
@@ -16,6 +16,7 @@ from netpolq.flow_view.cells import columns
 from netpolq.flow_view.merge import MAX_FLOWS, MergedFlow, MergedFlows, total
 from netpolq.flow_view.summary import Summary
 from netpolq.flows import record as flow_record
+from netpolq.flows.record import FlowRecord
 from netpolq.logs import one_line
 from netpolq.supervisor.flows_report import FlowsHead
 from netpolq.text_table import columns as aligned
@@ -91,6 +92,36 @@ class RawLines(_Lines):
 
     def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
         sys.stdout.buffer.write(line + b"\n")
+
+
+class Collected:
+    """Merged flows for a command that goes on with them. What is missing goes to standard error."""
+
+    def __init__(self, max_flows: int = MAX_FLOWS) -> None:
+        self.summary = Summary()
+        self._merged = MergedFlows(max_flows)
+
+    def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
+        self.summary.add(origin, head)
+
+    def record(self, line: bytes) -> None:
+        self._merged.add(flow_record.decode(line))
+
+    def remark(self, text: str) -> None:
+        remark(text)
+
+    def tick(self) -> None:
+        return
+
+    def close(self, since_s: float | None) -> None:
+        if self._merged.left_out:
+            remark(f"{self._merged.left_out} older flows are left out: more than {MAX_FLOWS:,} are different")
+        for line in self.summary.lines(since_s, time.time()):
+            remark(line)
+
+    def records(self) -> Iterator[FlowRecord]:
+        """A record for each flow, of all its windows."""
+        return (merged.as_record() for merged in self._merged.newest_last())
 
 
 class MergedTable:

@@ -332,7 +332,24 @@ SEEN_FLOWS = replace(
     FLOWS,
     help="Flow records, one JSON object a line: compare only connections that were seen. Empty: all connections.",
 )
-DIFF_OPTIONS: tuple[Option[object], ...] = (CLUSTER, RUN_DIR, NEW_HAS, SEEN_FLOWS, OUTPUT)
+SEEN_IN_AGENTS: Option[int | None] = Option(
+    name="since",
+    value_type=optional(durations(3600), None),
+    default="",
+    help="Compare only connections that were seen in this last time. The agents of the cluster tell them with --kubeconfig, as they do "
+    "for `netpolq flows`, otherwise the agent of this node. Agents keep an hour. Not together with --flows.",
+)
+AGENTS_CONTEXT = replace(
+    CONTEXT,
+    help="Context of the kubeconfig whose agents are asked (--since). Empty: the one of OLD if OLD is a cluster, otherwise that of NEW, "
+    "otherwise the current one.",
+)
+DIFF_GROUPS = (
+    OptionGroup("", (CLUSTER, RUN_DIR, NEW_HAS, OUTPUT)),
+    OptionGroup("Only connections that were seen", (SEEN_FLOWS, SEEN_IN_AGENTS)),
+    OptionGroup("Which agents --since asks", (AGENTS_CONTEXT, AGENT_NAMESPACE, AGENT_SELECTOR, FLOW_NODES, AGENT_TIMEOUT)),
+)
+DIFF_OPTIONS: tuple[Option[object], ...] = tuple(option for group in DIFF_GROUPS for option in group.options)
 EXPLAIN_OPTIONS: tuple[Option[object], ...] = (
     MANIFESTS_TO_READ,
     CLUSTER,

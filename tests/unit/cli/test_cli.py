@@ -508,7 +508,7 @@ def test_every_command_has_valid_examples(
                 from_argv(PODS_OPTIONS, [word for word in words[1:] if not word.startswith("shop")])
             elif name in {"explain", "matrix"} and "--manifests" not in words:
                 from_argv(command.options, words[1:])
-            elif name == "diff" and "cluster:" in words:
+            elif name == "diff" and {"cluster:", "agent:"} & set(words):
                 from_argv(command.options, words[3:])
             elif name == "flows":
                 from_argv(FLOWS_OPTIONS, words[1:])

@@ -199,6 +199,21 @@ def test_rejections_of_two_versions_have_the_path_in_front(
         (["diff", "-o", "json", ".", "."], "OLD and NEW are required"),
         (["diff", ".", "nowhere"], "NEW 'nowhere': No such file or directory"),
         (["diff", ".", ".", "."], "argument '.' is not expected here"),
+        (
+            ["diff", ".", ".", "--since", "1h", "--flows", "-"],
+            "flag --since: '1h' cannot be combined with --flows; allowed: one of the two",
+        ),
+        (["diff", ".", ".", "--since", "2h"], "flag --since: invalid value '2h'; allowed: a number and s, m or h"),
+        (
+            ["diff", ".", ".", "--since", "1h", "--node", "a"],
+            "flag --node: is for the agents of a cluster; give --since and --kubeconfig",
+        ),
+        (
+            ["diff", ".", ".", "--kubeconfig", "f", "--timeout", "1s"],
+            "flag --timeout: is for the agents of a cluster; give --since and",
+        ),
+        (["diff", ".", ".", "--since", "1h", "--context", "c"], "flag --context: 'c' needs --since and --kubeconfig FILE"),
+        (["diff", ".", ".", "--kubeconfig", "f"], "--kubeconfig: neither OLD nor NEW is cluster:"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(words: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
