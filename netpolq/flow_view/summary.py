@@ -33,6 +33,8 @@ class Summary:
             yield f"{unrecorded} connections are in no record: too many different flows in one window (see --flow-records)"
         if lost := sum(head.lost for head in heads):
             yield f"{lost} connections are in no record: workers had no room to report them"
+        if damaged := sum(head.damaged for head in heads):
+            yield f"{damaged} reads of what workers had recorded failed: their connections are in no record (see the log of the agent)"
         if dropped := sum(head.dropped_early for head in heads):
             yield f"{dropped} records were dropped before their hour was over (see --flow-records of `netpolq run`)"
         if self.missed:

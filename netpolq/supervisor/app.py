@@ -58,7 +58,7 @@ from netpolq.supervisor.change_summary import Changes
 from netpolq.supervisor.enforcer import Enforcer
 from netpolq.supervisor.established import StrictMode
 from netpolq.supervisor.flow_intake import FlowIntake
-from netpolq.supervisor.flows_report import FLOWS_PATH
+from netpolq.supervisor.flows_report import FLOWS_PATH, Losses
 from netpolq.supervisor.from_settings import (
     log_start,
     make_cni_results,
@@ -344,7 +344,8 @@ class Supervisor:
         if self._flows is None:
             raise ValueError("flows are off: run the agent with --flows on or --flows denied")
         self._flows.read()
-        return flows_report.answer(self._flows.table, self._flows.lost, query, time.time())
+        losses = Losses(lost=self._flows.lost, damaged=self._flows.damaged)
+        return flows_report.answer(self._flows.table, losses, query, time.time())
 
     def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:
         pool, host_monitor, has_verdict_cache = self._pool, self._host_monitor, self._settings.verdict_cache

@@ -10,9 +10,9 @@ the fields of `FlowFilter`, and one of:
 import asyncio
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -30,7 +30,8 @@ _LINES_AT_ONCE = 500
 class FlowsHead:
     """The first line. `started_s`: when this table was made, Unix time; numbers count from there. `next`: pass it as `after`. `missed`:
     increments after the number that are no longer kept. `unrecorded`: connections without a record since the agent's supervisor has
-    started; `lost`: those that workers had no room for; `dropped_early`: records that were dropped before their hour was over.
+    started; `lost`: those that workers had no room for; `dropped_early`: records that were dropped before their hour was over; `damaged`:
+    reads of what workers have recorded that failed.
     """
 
     node: str
@@ -42,9 +43,18 @@ class FlowsHead:
     unrecorded: int
     lost: int
     dropped_early: int
+    # Agents of older versions do not send what follows.
+    damaged: int = 0
 
 
-def answer(table: FlowTable, lost: int, query: Sequence[tuple[str, str]], now_s: float) -> AsyncIterator[bytes]:
+class Losses(NamedTuple):
+    """What the table does not know: fields of `FlowsHead`."""
+
+    lost: int = 0
+    damaged: int = 0
+
+
+def answer(table: FlowTable, losses: Losses, query: Sequence[tuple[str, str]], now_s: float) -> AsyncIterator[bytes]:
     """The lines of the answer, in portions. `now_s`: Unix time. Raises `ValueError` for a query that is wrong."""
     filters = dict(query)
     if len(filters) < len(query):
@@ -67,8 +77,8 @@ def answer(table: FlowTable, lost: int, query: Sequence[tuple[str, str]], now_s:
         records=table.records,
         max_records=table.max_records,
         unrecorded=table.unrecorded,
-        lost=lost,
         dropped_early=table.dropped_early,
+        **losses._asdict(),
     )
     return _portions(head, (found for found in records if wanted.matches(found.flow)))
 
@@ -100,7 +110,9 @@ def decode_head(line: bytes) -> FlowsHead:
     """The first line of an answer. Fields that this version does not know are ignored. Raises `ValueError`."""
     try:
         found: dict[str, Any] = orjson.loads(line)
-        head = FlowsHead(**{field.name: found[field.name] for field in fields(FlowsHead)})
+        head = FlowsHead(
+            **{field.name: found[field.name] for field in fields(FlowsHead) if field.name in found or field.default is MISSING}
+        )
     except (TypeError, KeyError, orjson.JSONDecodeError) as error:
         raise ValueError(f"not an answer about flows: {error}") from error
     for field in fields(FlowsHead):

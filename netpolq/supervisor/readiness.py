@@ -35,6 +35,7 @@ from netpolq.supervisor.status import (
     DataplaneStatus,
     EventsStatus,
     ExporterStatus,
+    FlowsStatus,
     NamesStatus,
     SourceStatus,
     Status,
@@ -192,6 +193,7 @@ class Readiness:
             programming_latency_s=rollout.last_latency_s,
             supervisor_restarts=self.pool.supervisor_restarts,
             run_dir_problem=self.snapshot_file.problem,
+            flows=self._flows_status(),
             flow_export=self._flow_export_status(),
             events=self._events_status(),
         )
@@ -231,6 +233,19 @@ class Readiness:
             unusable_files=len(results.content.unusable),
             example=results.content.example,
             problems=[problem for problem in (results.content.problem, results.problem) if problem is not None],
+        )
+
+    def _flows_status(self) -> FlowsStatus | None:
+        flows = self.flows
+        if flows is None:
+            return None
+        return FlowsStatus(
+            records=flows.table.records,
+            max_records=flows.table.max_records,
+            unrecorded=flows.table.unrecorded,
+            lost=flows.lost,
+            dropped_early=flows.table.dropped_early,
+            damaged=flows.damaged,
         )
 
     def _flow_export_status(self) -> list[ExporterStatus]:

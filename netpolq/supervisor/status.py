@@ -132,6 +132,21 @@ class NamesStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowsStatus:
+    """The recorded flows. `records`: present number, of at most `max_records`. `unrecorded`: connections in no record, because too many
+    flows were different; `lost`: those that workers had no room to report; `dropped_early`: records that were dropped before their hour
+    was over; `damaged`: reads of a worker's flow memory that failed.
+    """
+
+    records: int
+    max_records: int
+    unrecorded: int
+    lost: int
+    dropped_early: int
+    damaged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExporterStatus:
     """An export of flow records to `target`, a path or a URL. `waiting`: records that are not exported yet. `records`: numbers of the
     others by outcome (exported, lost, rejected). `problem`: why records wait or were rejected, or None.
@@ -162,7 +177,8 @@ class Status:
     `cni_results`: None if the agent does not read them. `snapshot_version`: the newest published version. `in_force_version`: the newest
     version that every worker uses and whose isolated pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or
     None. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
-    `waiting`: None before its first report. `flow_export`: empty if the settings ask for none. `events`: None if they do not ask for them.
+    `waiting`: None before its first report. `flows`: None if they are not recorded. `flow_export`: empty if the settings ask for none.
+    `events`: None if they do not ask for them.
     """
 
     version: str
@@ -183,6 +199,7 @@ class Status:
     programming_latency_s: float | None
     supervisor_restarts: int
     run_dir_problem: str | None
+    flows: FlowsStatus | None
     flow_export: list[ExporterStatus]
     events: EventsStatus | None
 
@@ -210,6 +227,7 @@ def decode(data: bytes) -> Status:
                 "domain_names": NamesStatus(**document["domain_names"]),
                 # An older agent does not send this field.
                 "events": _events(document.get("events")),
+                "flows": _flows(document.get("flows")),
                 "flow_export": [ExporterStatus(**exporter) for exporter in document.get("flow_export", ())],
             }
         )
@@ -225,6 +243,11 @@ def _waiting(fields: dict[str, Any] | None) -> WaitingStatus | None:
 def _events(fields: dict[str, Any] | None) -> EventsStatus | None:
     # An older agent does not send this field.
     return None if fields is None else EventsStatus(**fields)
+
+
+def _flows(fields: dict[str, Any] | None) -> FlowsStatus | None:
+    # An older agent does not send this field.
+    return None if fields is None else FlowsStatus(**fields)
 
 
 def _rejection(fields: dict[str, Any]) -> Rejection:

@@ -9,6 +9,7 @@ from netpolq.supervisor.status import (
     CniResultsStatus,
     EventsStatus,
     ExporterStatus,
+    FlowsStatus,
     NamesStatus,
     Status,
     StrictModeStatus,
@@ -54,6 +55,7 @@ def _lines(status: Status) -> Iterator[str]:
             ("packets without a verdict", f"{dataplane.unjudged_packets:,}"),
             ("supervisor restarts", str(status.supervisor_restarts)),
             *((("run directory", status.run_dir_problem),) if status.run_dir_problem is not None else ()),
+            *(_flows(status.flows) if status.flows is not None else ()),
             *(line for exporter in status.flow_export for line in _exporter(exporter)),
             *(() if status.events is None else _events(status.events)),
         ],
@@ -82,6 +84,17 @@ def _cni_results(results: CniResultsStatus) -> Iterator[tuple[str, str]]:
     yield from (("CNI results problem", problem) for problem in results.problems)
     if results.unusable_files:
         yield "CNI results not used", f"{results.unusable_files}, such as {results.example}"
+
+
+def _flows(flows: FlowsStatus) -> Iterator[tuple[str, str]]:
+    losses = (
+        (flows.unrecorded, "connections in no record"),
+        (flows.lost, "connections lost by workers"),
+        (flows.dropped_early, "records dropped early"),
+        (flows.damaged, "failed reads of a worker's records"),
+    )
+    lost = ", ".join(f"{count:,} {what}" for count, what in losses if count)
+    yield "flows", f"{flows.records:,} of {flows.max_records:,} records{lost and '; '}{lost}"
 
 
 def _exporter(exporter: ExporterStatus) -> Iterator[tuple[str, str]]:

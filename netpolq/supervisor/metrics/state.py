@@ -260,6 +260,11 @@ def flow_readings(flows: FlowIntake) -> list[Reading]:
         ),
         single("netpolq_flow_unrecorded_connections_total", "Connections that are in no flow record", flows.table.unrecorded),
         single("netpolq_flow_lost_connections_total", "Connections that workers had no room to report", flows.lost),
+        single(
+            "netpolq_flow_damaged_reads_total",
+            "Reads of a worker's recorded connections that failed, and whose connections are in no flow record",
+            flows.damaged,
+        ),
     ]
 
 

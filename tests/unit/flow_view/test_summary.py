@@ -24,10 +24,10 @@ def test_nothing_is_said_where_nothing_is_missing() -> None:
 
 
 def test_each_kind_of_loss_has_a_line_with_the_newest_sums_of_all_agents() -> None:
-    one = replace(HEAD, unrecorded=1, lost=2, dropped_early=3, missed=4)
+    one = replace(HEAD, unrecorded=1, lost=2, damaged=5, dropped_early=3, missed=4)
     found = lines(one, replace(one, unrecorded=5), replace(one, node="node-2", missed=0))
-    assert [line.split()[0] for line in found] == ["6", "4", "6", "8"]
-    assert ["unrecorded" in line or "record" in line for line in found[:3]] == [True] * 3
+    assert [line.split()[0] for line in found] == ["6", "4", "10", "6", "8"]
+    assert ["unrecorded" in line or "record" in line for line in found[:4]] == [True] * 4
 
 
 def test_a_history_that_is_shorter_than_asked_for_is_named_for_some_agents() -> None:

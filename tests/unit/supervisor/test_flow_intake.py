@@ -17,6 +17,7 @@ from netpolq.ipc.flow_memory import Flag, FlowWriter, Reasons, encode_reasons, p
 from netpolq.model import Labels, Pod, Update
 from netpolq.store import Store
 from netpolq.supervisor.flow_intake import FlowIntake
+from netpolq.supervisor.metrics.state import flow_readings
 
 WEB, DB, SITE = (parse_address(text) for text in ("10.0.0.3", "10.0.0.2", "192.0.2.7"))
 ISOLATED = Isolation(Direction.INGRESS, ("shop/db",))
@@ -139,6 +140,9 @@ def test_damaged_memory_is_counted_and_the_next_chunk_is_read(worker: Worker) ->
     for _number in range(5):
         assert worker.records() == []
     assert worker.intake.damaged == 1
+    assert {reading.name: reading.values for reading in flow_readings(worker.intake)}["netpolq_flow_damaged_reads_total"] == (
+        ((), 1),
+    )
     worker.write(DENIED)
     assert len(worker.records()) == 1
 

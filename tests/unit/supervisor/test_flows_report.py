@@ -9,7 +9,7 @@ import pytest
 
 from netpolq.flows.record import Flow, FlowEnd, FlowVerdict
 from netpolq.flows.table import FlowTable
-from netpolq.supervisor.flows_report import answer, decode, decode_head
+from netpolq.supervisor.flows_report import Losses, answer, decode, decode_head
 
 START_S = 1_800_000_000.0
 
@@ -29,7 +29,7 @@ async def portions_of(portions: AsyncIterator[bytes]) -> list[bytes]:
 
 
 def answered(table: FlowTable, **query: str) -> bytes:
-    return b"".join(asyncio.run(portions_of(answer(table, 7, tuple(query.items()), START_S + 20))))
+    return b"".join(asyncio.run(portions_of(answer(table, Losses(lost=7, damaged=3), tuple(query.items()), START_S + 20))))
 
 
 def test_the_head_tells_what_the_agent_knows(table: FlowTable) -> None:
@@ -37,6 +37,7 @@ def test_the_head_tells_what_the_agent_knows(table: FlowTable) -> None:
     assert records == []
     assert (head.node, head.started_s, head.next, head.missed) == ("node-1", START_S, 1200, 0)
     assert (head.records, head.max_records, head.unrecorded, head.lost, head.dropped_early) == (1200, 4000, 0, 7, 0)
+    assert head.damaged == 3
 
 
 def test_since_gives_records_of_the_period_and_after_increments(table: FlowTable) -> None:
@@ -49,7 +50,7 @@ def test_since_gives_records_of_the_period_and_after_increments(table: FlowTable
 
 
 def test_an_answer_is_made_in_portions(table: FlowTable) -> None:
-    portions = asyncio.run(portions_of(answer(table, 0, [("since", "3600")], START_S + 20)))
+    portions = asyncio.run(portions_of(answer(table, Losses(), [("since", "3600")], START_S + 20)))
     assert len(portions) == 4
     assert all(portion.endswith(b"\n") for portion in portions)
 
@@ -69,12 +70,12 @@ def test_an_answer_is_made_in_portions(table: FlowTable) -> None:
 )
 def test_a_wrong_query_is_refused_before_the_answer_begins(table: FlowTable, query: dict[str, str], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        answer(table, 0, tuple(query.items()), START_S)
+        answer(table, Losses(), tuple(query.items()), START_S)
 
 
 def test_a_field_that_is_given_twice_is_refused(table: FlowTable) -> None:
     with pytest.raises(ValueError, match="each field may be given once"):
-        answer(table, 0, [("since", "1"), ("since", "2")], START_S)
+        answer(table, Losses(), [("since", "1"), ("since", "2")], START_S)
 
 
 def test_a_head_of_a_newer_agent_is_read_and_of_another_document_not(table: FlowTable) -> None:
@@ -83,3 +84,9 @@ def test_a_head_of_a_newer_agent_is_read_and_of_another_document_not(table: Flow
     for wrong in (b"", b"[]", b"null", b"7", b"{}", json.dumps({**json.loads(line), "next": "x"}).encode()):
         with pytest.raises(ValueError, match="not an answer about flows"):
             decode_head(wrong)
+
+
+def test_a_head_of_an_agent_that_counts_no_damaged_reads_is_read(table: FlowTable) -> None:
+    fields = json.loads(answered(table, after="now").splitlines()[0])
+    del fields["damaged"]
+    assert decode_head(json.dumps(fields).encode()).damaged == 0

@@ -20,6 +20,7 @@ from netpolq.supervisor.status import (
     DataplaneStatus,
     EventsStatus,
     ExporterStatus,
+    FlowsStatus,
     NamesStatus,
     SourceStatus,
     Status,
@@ -88,6 +89,7 @@ STATUS = Status(
     programming_latency_s=0.0123,
     supervisor_restarts=1,
     run_dir_problem=None,
+    flows=FlowsStatus(records=1200, max_records=50000, unrecorded=0, lost=5, dropped_early=0, damaged=2),
     flow_export=[
         ExporterStatus(
             name="otlp",
@@ -247,6 +249,22 @@ def test_a_document_of_an_agent_that_exports_no_flows_by_its_version_is_read() -
     document = json.loads(encode(STATUS))
     del document["flow_export"]
     assert decode(json.dumps(document).encode()) == replace(STATUS, flow_export=[])
+
+
+def test_the_page_has_a_line_about_flows_with_what_is_missing() -> None:
+    def line(status: Status) -> str:
+        return next(line for line in render_text(status).splitlines() if line.startswith("flows ")).removeprefix("flows").strip()
+
+    assert line(STATUS) == "1,200 of 50,000 records; 5 connections lost by workers, 2 failed reads of a worker's records"
+    complete = FlowsStatus(records=0, max_records=1000, unrecorded=0, lost=0, dropped_early=0, damaged=0)
+    assert line(replace(STATUS, flows=complete)) == "0 of 1,000 records"
+    assert "records;" not in render_text(replace(STATUS, flows=None))
+
+
+def test_a_document_of_an_agent_that_tells_nothing_of_its_flows_is_read() -> None:
+    document = json.loads(encode(STATUS))
+    del document["flows"]
+    assert decode(json.dumps(document).encode()) == replace(STATUS, flows=None)
 
 
 def test_the_page_aligns_the_columns_of_the_workers() -> None:
