@@ -35,6 +35,8 @@ class Summary:
             yield f"{lost} connections are in no record: workers had no room to report them"
         if damaged := sum(head.damaged for head in heads):
             yield f"{damaged} reads of what workers had recorded failed: their connections are in no record (see the log of the agent)"
+        if missed := sum(head.traffic_missed for head in heads):
+            yield f"{missed} connections have ended without their packets and bytes being counted: too many ended at once"
         if dropped := sum(head.dropped_early for head in heads):
             yield f"{dropped} records were dropped before their hour was over (see --flow-records of `netpolq run`)"
         if self.missed:

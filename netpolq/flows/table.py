@@ -39,13 +39,15 @@ class _Window:
 
 
 class Increment(NamedTuple):
-    """Connections of one interval, numbered in the order in which they were counted."""
+    """Connections and traffic of one interval, numbered in the order in which they were counted."""
 
     number: int
     flow: Flow
     first_s: float
     last_s: float
     connections: int
+    packets: int | None
+    octets: int | None
 
 
 class FlowTable:
@@ -66,8 +68,20 @@ class FlowTable:
         self.unrecorded = 0
         self.dropped_early = 0
 
-    def add(self, flow: Flow, first_s: float, last_s: float, connections: int) -> None:
-        """Count connections of an interval that ended at `last_s` (Unix time), in whose window they are counted."""
+    def add(
+        self,
+        flow: Flow,
+        first_s: float,
+        last_s: float,
+        connections: int,
+        *,
+        packets: int | None = None,
+        octets: int | None = None,
+    ) -> None:
+        """Count connections of an interval that ended at `last_s` (Unix time), in whose window they are counted.
+
+        `packets`, `octets`: traffic that was read then, None if none was; it may be of connections that were counted before.
+        """
         window = self._window(last_s)
         counts = window.counts.get(flow)
         if counts is None:
@@ -86,8 +100,11 @@ class FlowTable:
         counts[_FIRST] = min(counts[_FIRST] or first_s, first_s)
         counts[_LAST] = max(counts[_LAST] or last_s, last_s)
         counts[_CONNECTIONS] = (counts[_CONNECTIONS] or 0) + connections
+        if packets is not None and octets is not None:
+            counts[_PACKETS] = (counts[_PACKETS] or 0) + packets
+            counts[_OCTETS] = (counts[_OCTETS] or 0) + octets
         self.last_number += 1
-        self._increments.append(Increment(self.last_number, flow, first_s, last_s, connections))
+        self._increments.append(Increment(self.last_number, flow, first_s, last_s, connections, packets, octets))
 
     def _window(self, time_s: float) -> _Window:
         start_s = time_s // WINDOW_S * WINDOW_S
@@ -138,6 +155,8 @@ class FlowTable:
                 first_seen_s=increment.first_s,
                 last_seen_s=increment.last_s,
                 connections=increment.connections,
+                packets=increment.packets,
+                octets=increment.octets,
             )
             for increment in found
         )

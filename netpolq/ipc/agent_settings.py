@@ -151,6 +151,7 @@ class Settings:
     flows: FlowsMode
     policy_metrics: PolicyMetrics
     flow_records: Annotated[int, Between(MIN_FLOW_RECORDS, MAX_FLOW_RECORDS)]
+    flow_bytes: bool
     policy_status: bool
     events: bool
     flow_export_file: Path | None

@@ -345,6 +345,13 @@ FLOW_RECORDS = Option(
     help="Flow records to keep at most, of windows of 15 s and of one hour, about 500 bytes each. When there are more, the oldest windows "
     "are dropped.",
 )
+FLOW_BYTES = Option(
+    name="flow-bytes",
+    value_type=BOOLEAN,
+    default="true",
+    help="Count packets and bytes of accepted flows while conntrack accounting is on (net.netfilter.nf_conntrack_acct=1, which the agent "
+    "never sets). Needs --flows=on.",
+)
 POLICY_METRICS = Option(
     name="policy-metrics",
     value_type=modes(PolicyMetrics, metavar="LEVEL"),
@@ -383,7 +390,10 @@ GROUPS: tuple[OptionGroup, ...] = (
     OptionGroup("Domain names", (DNS_SERVER_ADDRESSES, DNS_MIN_TTL, DNS_GRACE)),
     OptionGroup(
         "Observability",
-        (METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, POLICY_METRICS, LOGGING_FORMAT, POLICY_STATUS, EVENTS),
+        (
+            *(METRICS_BIND_ADDRESS, VERBOSITY, LOG_DENIED, FLOWS, FLOW_RECORDS, FLOW_BYTES, POLICY_METRICS, LOGGING_FORMAT),
+            *(POLICY_STATUS, EVENTS),
+        ),
     ),
     OptionGroup(
         "Export of flows",

@@ -64,6 +64,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         flows=values[definitions.FLOWS],
         policy_metrics=values[definitions.POLICY_METRICS],
         flow_records=values[definitions.FLOW_RECORDS],
+        flow_bytes=values[definitions.FLOW_BYTES],
         policy_status=values[definitions.POLICY_STATUS],
         events=values[definitions.EVENTS],
         flow_export_file=values[definitions.FLOW_EXPORT_FILE],

@@ -19,6 +19,7 @@
      trusted resolvers ──► channel to the pool, source
      policy status ──► source
      flow export ◄── status socket, metrics
+     traffic reader ──► traffic ◄── flow intake
      events ──► store; ◄── status socket, metrics
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
@@ -65,6 +66,7 @@ from netpolq.supervisor.from_settings import (
     make_events,
     make_flow_export,
     make_source,
+    make_traffic_reader,
     ruleset_config,
     write_events,
     write_policy_status,
@@ -212,6 +214,7 @@ class Supervisor:
         )
         self._unknown_addresses = UnknownAddresses(settings, self._ruleset, self._enforcer.install_again)
         self._policy_counters = PolicyCounters(settings.policy_metrics)
+        self._traffic_reader = make_traffic_reader(settings)
         self._flows = None
         if settings.flows is not FlowsMode.OFF:
             self._flows = FlowIntake(
@@ -219,6 +222,7 @@ class Supervisor:
                 self._policy_counters,
                 self._flow_export,
                 self._events,
+                None if self._traffic_reader is None else self._traffic_reader.traffic,
                 node=settings.hostname,
                 max_records=settings.flow_records,
             )
@@ -285,6 +289,7 @@ class Supervisor:
                 self._bridge_guard.run(),
                 *([] if self._verdict_cache is None else [self._verdict_cache.run()]),
                 *([] if self._flows is None else [self._flows.run()]),
+                *([] if self._traffic_reader is None else [self._traffic_reader.run()]),
                 *([] if self._strict_mode is None else [self._strict_mode.run()]),
                 self._hold.run(source),
                 self._unknown_addresses.run(source),
@@ -329,6 +334,7 @@ class Supervisor:
             strict_mode=self._strict_mode,
             cni_results=self._cni_results,
             flows=self._flows,
+            traffic_reader=self._traffic_reader,
             flow_export=self._flow_export,
             events=self._events,
         )
@@ -344,7 +350,8 @@ class Supervisor:
         if self._flows is None:
             raise ValueError("flows are off: run the agent with --flows on or --flows denied")
         self._flows.read()
-        losses = Losses(lost=self._flows.lost, damaged=self._flows.damaged)
+        traffic_missed = 0 if self._traffic_reader is None else self._traffic_reader.missed
+        losses = Losses(lost=self._flows.lost, damaged=self._flows.damaged, traffic_missed=traffic_missed)
         return flows_report.answer(self._flows.table, losses, query, time.time())
 
     def _register_metrics(self, registry: CollectorRegistry, readiness: Readiness) -> None:

@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterable
 
 from netpolq.addresses import AddressKey, format_address
+from netpolq.dataplane.conntrack import Connection
 from netpolq.enums import PROTOCOL_NAMES, Protocol
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
 from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.flows.record import OTHER_END, Flow, FlowEnd, FlowRecord, FlowVerdict
 from netpolq.flows.table import WINDOW_S, FlowTable
+from netpolq.flows.traffic import Traffic
 from netpolq.ipc.flow_memory import Chunk, Flag, FlowCount, FlowMemoryError, FlowReader, Reasons
 from netpolq.model import Labels, Pod
 from netpolq.store import Store
@@ -32,7 +34,10 @@ log = logging.getLogger("flows")
 
 
 class FlowIntake:
-    """Reads all flow memories. `node`: of this agent. `damaged`: reads that failed. `lost`: connections that workers could not record."""
+    """Reads all flow memories. `node`: of this agent. `traffic`: packets and bytes of flows, None if they are not counted.
+
+    `damaged`: reads that failed. `lost`: connections that workers could not record.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class FlowIntake:
         policy_counters: PolicyCounters,
         export: FlowExport | None,
         events: DenialEvents | None,
+        traffic: Traffic | None = None,
         *,
         node: str,
         max_records: int,
@@ -47,6 +53,7 @@ class FlowIntake:
         self._store = store
         self._export = export
         self._events = events
+        self._traffic = traffic
         self._policy_counters = policy_counters
         self._readers: dict[int, FlowReader] = {}
         self._ends: dict[AddressKey, tuple[Pod | None, frozenset[str], FlowEnd]] = {}
@@ -90,7 +97,10 @@ class FlowIntake:
                     self._take(chunk)
             except FlowMemoryError as error:
                 self._note_damage(metrics_file_id, error)
-        self.table.expire(time.time())
+        now_s = time.time()
+        for flow, packets, octets in () if self._traffic is None else self._traffic.take():
+            self.table.add(flow, now_s, now_s, 0, packets=packets, octets=octets)
+        self.table.expire(now_s)
 
     def _note_damage(self, metrics_file_id: int, error: Exception) -> None:
         self.damaged += 1
@@ -109,6 +119,13 @@ class FlowIntake:
             flow = self._flow(count)
             self.table.add(flow, first_s, last_s, count.connections)
             self._policy_counters.add(count.reasons, count.connections)
+            if (
+                self._traffic is not None
+                and self._traffic.is_on
+                and count.reasons.is_accept
+                and Flag.ANONYMOUS not in count.flags
+            ):
+                self._traffic.accepted(_connection(count), flow)
             if self._events is not None:
                 self._events.offer(flow, first_s, last_s, count.connections)
 
@@ -141,6 +158,11 @@ class FlowIntake:
             self._ends.clear()
         self._ends[address] = pod, names, end
         return end
+
+
+def _connection(count: FlowCount) -> Connection:
+    port = count.port if count.protocol in _WITH_PORTS else 0
+    return Connection(AddressKey(count.source), AddressKey(count.destination), count.protocol, port)
 
 
 def _verdict(reasons: Reasons) -> FlowVerdict:

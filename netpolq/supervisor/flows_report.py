@@ -31,7 +31,8 @@ class FlowsHead:
     """The first line. `started_s`: when this table was made, Unix time; numbers count from there. `next`: pass it as `after`. `missed`:
     increments after the number that are no longer kept. `unrecorded`: connections without a record since the agent's supervisor has
     started; `lost`: those that workers had no room for; `dropped_early`: records that were dropped before their hour was over; `damaged`:
-    reads of what workers have recorded that failed.
+    reads of what workers have recorded that failed; `traffic_missed`: connections that have ended without their packets and bytes being
+    read.
     """
 
     node: str
@@ -45,6 +46,7 @@ class FlowsHead:
     dropped_early: int
     # Agents of older versions do not send what follows.
     damaged: int = 0
+    traffic_missed: int = 0
 
 
 class Losses(NamedTuple):
@@ -52,6 +54,7 @@ class Losses(NamedTuple):
 
     lost: int = 0
     damaged: int = 0
+    traffic_missed: int = 0
 
 
 def answer(table: FlowTable, losses: Losses, query: Sequence[tuple[str, str]], now_s: float) -> AsyncIterator[bytes]:

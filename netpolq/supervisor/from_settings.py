@@ -10,10 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
-from netpolq.enums import Dataplane, DenyWith, FlowsMode, HoldUnknown
+from netpolq.enums import ConnectionLabel, Dataplane, DenyWith, FlowsMode, HoldUnknown
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.part import FlowExport
+from netpolq.flows.traffic import Traffic
+from netpolq.flows.traffic_reader import TrafficReader
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.early_addresses import EarlyAddresses
 from netpolq.sources.cni_results.watch import CniResults
@@ -62,6 +64,13 @@ def make_flow_export(settings: Settings) -> FlowExport | None:
         environment = OtlpEnvironment.read(os.environ, settings.flow_export_otlp_headers_file)
         exporters.append(OtlpExporter(settings.flow_export_otlp, node=settings.hostname, environment=environment))
     return FlowExport(exporters) if exporters else None
+
+
+def make_traffic_reader(settings: Settings) -> TrafficReader | None:
+    """The reader of packets and bytes of flows; None unless the settings ask for it and accepted connections are recorded."""
+    if not settings.flow_bytes or settings.flows is not FlowsMode.ON:
+        return None
+    return TrafficReader(Traffic(), settings.ct_label + ConnectionLabel.ACCEPTED)
 
 
 def write_policy_status(settings: Settings, source: Source, registry: CollectorRegistry) -> list[Coroutine[None, None, None]]:

@@ -12,6 +12,7 @@ from netpolq.dataplane.ruleset import UNJUDGED
 from netpolq.enums import Dataplane
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
+from netpolq.flows.traffic_reader import TrafficReader
 from netpolq.settings import Settings
 from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.source import Source
@@ -40,6 +41,7 @@ from netpolq.supervisor.status import (
     SourceStatus,
     Status,
     StrictModeStatus,
+    TrafficStatus,
     VerdictCacheStatus,
     WaitingStatus,
     WorkerStatus,
@@ -78,6 +80,7 @@ class Readiness:
     strict_mode: StrictMode | None
     cni_results: CniResults | None
     flows: FlowIntake | None
+    traffic_reader: TrafficReader | None
     flow_export: FlowExport | None
     events: DenialEvents | None
 
@@ -246,7 +249,14 @@ class Readiness:
             lost=flows.lost,
             dropped_early=flows.table.dropped_early,
             damaged=flows.damaged,
+            traffic=self._traffic_status(),
         )
+
+    def _traffic_status(self) -> TrafficStatus | None:
+        reader = self.traffic_reader
+        if reader is None:
+            return None
+        return TrafficStatus(counted=reader.is_on, missed=reader.missed, problem=reader.problem)
 
     def _flow_export_status(self) -> list[ExporterStatus]:
         return [

@@ -132,10 +132,21 @@ class NamesStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficStatus:
+    """Packets and bytes of flows. `counted`: whether they are, because conntrack accounting is on. `missed`: connections that have ended
+    without being read. `problem`: why they cannot be read, or None.
+    """
+
+    counted: bool
+    missed: int
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FlowsStatus:
     """The recorded flows. `records`: present number, of at most `max_records`. `unrecorded`: connections in no record, because too many
     flows were different; `lost`: those that workers had no room to report; `dropped_early`: records that were dropped before their hour
-    was over; `damaged`: reads of a worker's flow memory that failed.
+    was over; `damaged`: reads of a worker's flow memory that failed. `traffic`: None if the settings do not ask for it.
     """
 
     records: int
@@ -144,6 +155,7 @@ class FlowsStatus:
     lost: int
     dropped_early: int
     damaged: int
+    traffic: TrafficStatus | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +259,10 @@ def _events(fields: dict[str, Any] | None) -> EventsStatus | None:
 
 def _flows(fields: dict[str, Any] | None) -> FlowsStatus | None:
     # An older agent does not send this field.
-    return None if fields is None else FlowsStatus(**fields)
+    if fields is None:
+        return None
+    traffic = fields["traffic"]
+    return FlowsStatus(**{**fields, "traffic": None if traffic is None else TrafficStatus(**traffic)})
 
 
 def _rejection(fields: dict[str, Any]) -> Rejection:

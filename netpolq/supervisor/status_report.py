@@ -13,6 +13,7 @@ from netpolq.supervisor.status import (
     NamesStatus,
     Status,
     StrictModeStatus,
+    TrafficStatus,
     VerdictCacheStatus,
     WaitingStatus,
     WorkerStatus,
@@ -95,6 +96,15 @@ def _flows(flows: FlowsStatus) -> Iterator[tuple[str, str]]:
     )
     lost = ", ".join(f"{count:,} {what}" for count, what in losses if count)
     yield "flows", f"{flows.records:,} of {flows.max_records:,} records{lost and '; '}{lost}"
+    if flows.traffic is not None:
+        yield "flow traffic", _traffic(flows.traffic)
+
+
+def _traffic(traffic: TrafficStatus) -> str:
+    missed = f"; {traffic.missed:,} connections ended uncounted" if traffic.missed else ""
+    if traffic.counted:
+        return f"packets and bytes are counted{missed}"
+    return f"not counted: {traffic.problem or 'net.netfilter.nf_conntrack_acct is not 1'}{missed}"
 
 
 def _exporter(exporter: ExporterStatus) -> Iterator[tuple[str, str]]:

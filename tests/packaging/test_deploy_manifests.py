@@ -49,6 +49,7 @@ VALUE_SETS: dict[str, Values] = {
             "events": True,
             "flows": "denied",
             "flowRecords": 1000,
+            "flowBytes": False,
             "policyMetrics": "rule",
             "audit": True,
             "podCidrs": ["10.244.0.0/16", "fd00:10:244::/56"],

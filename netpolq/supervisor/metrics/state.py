@@ -15,6 +15,7 @@ from netpolq.dataplane.bridge_guard import TAGGED
 from netpolq.dataplane.ruleset import SPOOFED, UNJUDGED, CacheCounts
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.part import FlowExport
+from netpolq.flows.traffic_reader import TrafficReader
 from netpolq.supervisor.flow_intake import FlowIntake
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
@@ -150,6 +151,8 @@ def readings(readiness: Readiness) -> list[Reading]:
         found += verdict_cache_readings(readiness.verdict_cache, readiness.host_monitor.cache_counts)
     if readiness.flows is not None:
         found += flow_readings(readiness.flows)
+    if readiness.traffic_reader is not None:
+        found.append(traffic_reading(readiness.traffic_reader))
     if readiness.flow_export is not None:
         found += flow_export_readings(readiness.flow_export)
     if readiness.events is not None:
@@ -266,6 +269,15 @@ def flow_readings(flows: FlowIntake) -> list[Reading]:
             flows.damaged,
         ),
     ]
+
+
+def traffic_reading(reader: TrafficReader) -> Reading:
+    """What is missing in packets and bytes of flows."""
+    return Reading.single(
+        "netpolq_flow_traffic_missed_connections_total",
+        "Connections that ended without their packets and bytes being counted, because too many ended at once",
+        reader.missed,
+    )
 
 
 def flow_export_readings(export: FlowExport) -> list[Reading]:

@@ -57,6 +57,7 @@ def settings(draw: st.DrawFn) -> Settings:
         flows=draw(st.sampled_from(FlowsMode)),
         policy_metrics=draw(st.sampled_from(PolicyMetrics)),
         flow_records=draw(st.integers(1000, 1_000_000)),
+        flow_bytes=draw(st.booleans()),
         policy_status=draw(st.booleans()),
         events=draw(st.booleans()),
         flow_export_file=draw(st.none() | paths),

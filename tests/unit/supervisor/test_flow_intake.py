@@ -8,10 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from netpolq.addresses import AddressKey, parse_address
+from netpolq.dataplane.conntrack import Connection
 from netpolq.decision import Isolation, RuleDecision
 from netpolq.enums import Action, Direction, PolicyMetrics, Tier
+from netpolq.flows.conntrack_counters import Reading
 from netpolq.flows.policy_counters import PolicyCounters
 from netpolq.flows.record import FlowRecord, FlowVerdict
+from netpolq.flows.traffic import Traffic
 from netpolq.ipc import flow_memory
 from netpolq.ipc.flow_memory import Flag, FlowWriter, Reasons, encode_reasons, pack_count
 from netpolq.model import Labels, Pod, Update
@@ -35,7 +38,10 @@ class Worker:
     def __init__(self) -> None:
         self.store = Store()
         self.store.apply(Update(upserted=(pod("web", "10.0.0.3"), pod("db", "10.0.0.2")), ignored={}, observed_ns=0))
-        self.intake = FlowIntake(self.store, PolicyCounters(PolicyMetrics.RULE), None, None, node="node-1", max_records=1000)
+        self.traffic = Traffic()
+        self.traffic.is_on = True
+        counters = PolicyCounters(PolicyMetrics.RULE)
+        self.intake = FlowIntake(self.store, counters, None, None, self.traffic, node="node-1", max_records=1000)
         self.memory = flow_memory.make()
         self.writer = FlowWriter(self.memory)
         self.intake.add_memory(1, os.dup(self.memory))
@@ -160,3 +166,29 @@ def test_lost_connections_of_all_workers_are_summed(worker: Worker) -> None:
     worker.writer.lose(2)
     worker.intake.add_memory(2, other)
     assert worker.intake.lost == 7
+
+
+def test_traffic_counts_for_the_accepted_flow_and_never_for_a_denied_one(worker: Worker) -> None:
+    worker.write(ACCEPTED)
+    worker.write(DENIED, port=81)
+    worker.write(ACCEPTED, protocol=1, port=3)
+    assert {(found.packets, found.octets) for found in worker.records()} == {(None, None)}
+    for number, (protocol, port) in enumerate(((6, 80), (6, 81), (1, 0))):
+        worker.traffic.ended(Reading(Connection(WEB, DB, protocol, port), number, 5, 700))
+    found = {(record.flow.protocol, record.flow.port): record for record in worker.records()}
+    assert {key: (record.connections, record.packets, record.octets) for key, record in found.items()} == {
+        ("TCP", 80): (2, 5, 700),
+        ("TCP", 81): (2, None, None),
+        ("ICMP", None): (2, 5, 700),
+    }
+
+
+def test_traffic_that_is_read_in_a_later_window_has_a_record_of_its_own(worker: Worker) -> None:
+    now_s = time.time()
+    worker.write(ACCEPTED, seconds=(now_s - 40, now_s - 39))
+    worker.intake.read()
+    worker.traffic.ended(Reading(Connection(WEB, DB, 6, 80), 1, 5, 700))
+    first, second = worker.records()
+    assert (first.connections, first.packets, second.connections, second.packets, second.octets) == (2, None, 0, 5, 700)
+    _missed, increments = worker.intake.table.after(0)
+    assert [(found.connections, found.octets) for found in increments] == [(2, None), (0, 700)]

@@ -25,6 +25,7 @@ from netpolq.supervisor.status import (
     SourceStatus,
     Status,
     StrictModeStatus,
+    TrafficStatus,
     VerdictCacheStatus,
     WaitingStatus,
     WorkerStatus,
@@ -35,6 +36,7 @@ from netpolq.supervisor.status_client import fetch
 from netpolq.supervisor.status_report import render_json, render_text
 from netpolq_worker.pool import orphaned_ruleset
 
+TRAFFIC = TrafficStatus(counted=True, missed=3, problem=None)
 STATUS = Status(
     version="1.2.3",
     node="node-1",
@@ -89,7 +91,7 @@ STATUS = Status(
     programming_latency_s=0.0123,
     supervisor_restarts=1,
     run_dir_problem=None,
-    flows=FlowsStatus(records=1200, max_records=50000, unrecorded=0, lost=5, dropped_early=0, damaged=2),
+    flows=FlowsStatus(records=1200, max_records=50000, unrecorded=0, lost=5, dropped_early=0, damaged=2, traffic=TRAFFIC),
     flow_export=[
         ExporterStatus(
             name="otlp",
@@ -256,9 +258,23 @@ def test_the_page_has_a_line_about_flows_with_what_is_missing() -> None:
         return next(line for line in render_text(status).splitlines() if line.startswith("flows ")).removeprefix("flows").strip()
 
     assert line(STATUS) == "1,200 of 50,000 records; 5 connections lost by workers, 2 failed reads of a worker's records"
-    complete = FlowsStatus(records=0, max_records=1000, unrecorded=0, lost=0, dropped_early=0, damaged=0)
+    complete = FlowsStatus(records=0, max_records=1000, unrecorded=0, lost=0, dropped_early=0, damaged=0, traffic=None)
     assert line(replace(STATUS, flows=complete)) == "0 of 1,000 records"
     assert "records;" not in render_text(replace(STATUS, flows=None))
+
+
+def test_the_page_tells_whether_packets_and_bytes_are_counted() -> None:
+    def line(traffic: TrafficStatus | None) -> str:
+        assert STATUS.flows is not None
+        text = render_text(replace(STATUS, flows=replace(STATUS.flows, traffic=traffic)))
+        return (
+            next((line for line in text.splitlines() if line.startswith("flow traffic")), "").removeprefix("flow traffic").strip()
+        )
+
+    assert line(TRAFFIC) == "packets and bytes are counted; 3 connections ended uncounted"
+    assert line(replace(TRAFFIC, counted=False, missed=0)) == "not counted: net.netfilter.nf_conntrack_acct is not 1"
+    assert line(replace(TRAFFIC, counted=False, missed=0, problem="no")) == "not counted: no"
+    assert line(None) == ""
 
 
 def test_a_document_of_an_agent_that_tells_nothing_of_its_flows_is_read() -> None:

@@ -79,6 +79,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   "events" "NETPOLQ_EVENTS"
   "flows" "NETPOLQ_FLOWS"
   "flowRecords" "NETPOLQ_FLOW_RECORDS"
+  "flowBytes" "NETPOLQ_FLOW_BYTES"
   "policyMetrics" "NETPOLQ_POLICY_METRICS"
   "audit" "NETPOLQ_AUDIT"
   "strictMode" "NETPOLQ_STRICT_MODE" -}}
