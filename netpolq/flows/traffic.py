@@ -8,6 +8,7 @@ Bounds. At most `MAX_FLOWS` accepted flows and the readings of `MAX_LIVING` conn
 those that were accepted the longest ago count nothing; of more connections, those that are not kept count when they end.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class Traffic:
         self._max_flows = max_flows
         self._max_living = max_living
         self._tallies: dict[Connection, _Tally] = {}
-        self._risen: list[_Tally] = []
+        self._risen: deque[_Tally] = deque()
         self._kept: dict[int, _Kept] = {}
         self._tour = 0
         self._ended_in_tour: set[int] | None = None
@@ -123,10 +124,11 @@ class Traffic:
         tally.packets += packets
         tally.octets += octets
 
-    def take(self) -> list[Increase]:
-        """What has risen since the last call."""
-        risen, self._risen = self._risen, []
-        found = [Increase(tally.flow, tally.packets, tally.octets) for tally in risen]
-        for tally in risen:
+    def take(self, most: int) -> list[Increase]:
+        """What has risen since it was taken last, of so many flows at most."""
+        found: list[Increase] = []
+        while self._risen and len(found) < most:
+            tally = self._risen.popleft()
+            found.append(Increase(tally.flow, tally.packets, tally.octets))
             tally.packets = tally.octets = 0
         return found

@@ -28,6 +28,11 @@ _READ_S = 1.0
 _MAX_ENDS = 100_000
 """Ends that are kept to be shared among records."""
 
+_FLOWS_PER_TURN = 200
+"""Flows whose traffic is counted at once, in some 4 ms. When all connections have been read, tens of thousands may have risen."""
+
+_BETWEEN_TURNS_S = 0.02
+
 _WITH_PORTS = frozenset(Protocol)
 
 log = logging.getLogger("flows")
@@ -80,9 +85,13 @@ class FlowIntake:
             while True:
                 await asyncio.sleep(_READ_S)
                 self.read()
+                while self.read_traffic():  # noqa: ASYNC110  # the event loop has other work in between
+                    await asyncio.sleep(_BETWEEN_TURNS_S)
                 self._offer(self.table.close_windows(time.time()))
         finally:
             self.read()
+            while self.read_traffic():
+                continue
             self._offer(self.table.close_windows(time.time() + 2 * WINDOW_S))
 
     def _offer(self, records: list[FlowRecord]) -> None:
@@ -97,10 +106,16 @@ class FlowIntake:
                     self._take(chunk)
             except FlowMemoryError as error:
                 self._note_damage(metrics_file_id, error)
+        self.read_traffic()
+        self.table.expire(time.time())
+
+    def read_traffic(self) -> bool:
+        """Count packets and bytes of as many flows as a turn of the event loop has time for. Returns whether there may be more."""
         now_s = time.time()
-        for flow, packets, octets in () if self._traffic is None else self._traffic.take():
+        risen = [] if self._traffic is None else self._traffic.take(_FLOWS_PER_TURN)
+        for flow, packets, octets in risen:
             self.table.add(flow, now_s, now_s, 0, packets=packets, octets=octets)
-        self.table.expire(now_s)
+        return len(risen) == _FLOWS_PER_TURN
 
     def _note_damage(self, metrics_file_id: int, error: Exception) -> None:
         self.damaged += 1

@@ -165,14 +165,19 @@ def test_a_long_connection_counts_while_it_lives_and_once(box: Box, agent: Agent
     assert 0 in {one.connections for one in found}, "traffic of later windows has records of its own"
 
 
-def test_without_accounting_nothing_is_counted(box: Box, folder: Path) -> None:
+def test_without_accounting_nothing_is_counted_and_a_running_agent_follows_the_setting(box: Box, folder: Path) -> None:
     set_accounting(box, "0")
-    with Agent(box, folder, "--workers=1", "--fail-open=false") as agent:
+    with Agent(box, folder, "--workers=1", "--fail-open=false", limit_s=LIMIT_S) as agent:
         with connected(box, 4) as (client, server):
             send(client, server, 1000)
         agent.wait_until("the flow is recorded", lambda: bool(of(agent, FRIEND.name)))
         assert traffic(agent) == TrafficStatus(counted=False, missed=0, problem=None)
+        end_all_connections(box)
         assert {(one.packets, one.octets) for one in of(agent, FRIEND.name)} == {(None, None)}
+        set_accounting(box, "1")
+        agent.wait_until("traffic is counted", lambda: traffic(agent).counted)
+        set_accounting(box, "0")
+        agent.wait_until("traffic is not counted any more", lambda: not traffic(agent).counted)
 
 
 def test_ended_connections_that_find_no_room_are_counted_as_missed(box: Box) -> None:

@@ -24,7 +24,7 @@ def reading(of: int, packets: int, *, number: int = 1) -> Reading:
 
 
 def taken(traffic: Traffic) -> dict[Flow, tuple[int, int]]:
-    return {found: (packets, octets) for found, packets, octets in traffic.take()}
+    return {found: (packets, octets) for found, packets, octets in traffic.take(1000)}
 
 
 def tour(traffic: Traffic, *readings: Reading) -> None:
@@ -130,10 +130,20 @@ def test_every_order_of_tours_and_ends_counts_each_byte_once() -> None:
                         traffic.ended(reading(one.number % 4, alive.pop(one.number), number=one.number))
                     traffic.living(one)
                 traffic.end_tour()
-            for found, packets, _octets in traffic.take():
+            for found, packets, _octets in traffic.take(1000):
                 counted[found] += packets
         for number, packets in alive.items():
             traffic.ended(reading(number % 4, packets, number=number))
-        for found, packets, _octets in traffic.take():
+        for found, packets, _octets in traffic.take(1000):
             counted[found] += packets
         assert counted == truth
+
+
+def test_what_has_risen_is_taken_in_parts() -> None:
+    traffic = Traffic()
+    for number in range(5):
+        traffic.accepted(connection(number), flow(number))
+        traffic.ended(reading(number, 1, number=number))
+    assert [found.flow for found in traffic.take(3)] == [flow(0), flow(1), flow(2)]
+    traffic.ended(reading(3, 2, number=9))
+    assert traffic.take(3) == [(flow(3), 3, 300), (flow(4), 1, 100)]
