@@ -21,9 +21,15 @@ STRANGER = Host(name="app/stranger", addresses=("10.71.1.3", "fd71:1::3"))
 MODES = pytest.mark.parametrize("mode", ["true", "false"], ids=["fail-open", "fail-closed"])
 
 
+@contextmanager
+def opened() -> Iterator[Box]:
+    with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
+        yield box
+
+
 @pytest.fixture
 def box() -> Iterator[Box]:
-    with Box(node=NODE, hosts=[SERVER, FRIEND, STRANGER]) as box:
+    with opened() as box:
         yield box
 
 
@@ -33,9 +39,8 @@ def for_other_users() -> None:
     CHECKOUT.chmod(CHECKOUT.stat().st_mode | 0o055)
 
 
-@pytest.fixture
-def folder(box: Box) -> Path:
-    """The manifests of the testbed: the server admits only the friend."""
+def written(box: Box) -> Path:
+    """Write the manifests of the testbed: the server admits only the friend."""
     folder = box.directory / "manifests"
     folder.mkdir()
     manifests.write(
@@ -49,6 +54,11 @@ def folder(box: Box) -> Path:
     return folder
 
 
+@pytest.fixture
+def folder(box: Box) -> Path:
+    return written(box)
+
+
 def admit(folder: Path, app: str) -> None:
     """Replace the server's policy by one that admits only this client."""
     rule = {"from": [{"podSelector": {"matchLabels": {"app": app}}}]}
@@ -58,11 +68,40 @@ def admit(folder: Path, app: str) -> None:
     )
 
 
+CLOSED_AGENT = ("--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off")
+
+
 @pytest.fixture
 def closed_agent(box: Box, folder: Path) -> Iterator[Agent]:
     """A running agent in fail-closed mode, with two workers that evaluate every connection."""
-    with Agent(box, folder, "--fail-open=false", "--workers=2", "--strict-mode=false", "--verdict-cache=off") as agent:
+    with Agent(box, folder, *CLOSED_AGENT) as agent:
         yield agent
+
+
+@pytest.fixture(scope="module")
+def shared_box() -> Iterator[Box]:
+    """A testbed for all tests of a module that leave it as it was."""
+    with opened() as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def _agent_of_module(shared_box: Box) -> Iterator[Agent]:
+    with Agent(shared_box, written(shared_box), *CLOSED_AGENT) as agent:
+        yield agent
+
+
+@pytest.fixture
+def shared_agent(_agent_of_module: Agent) -> Iterator[Agent]:
+    """As `closed_agent`, for all tests of a module that leave it running. Afterwards it is ready, and the server admits only the friend."""
+    yield _agent_of_module
+    folder = _agent_of_module.manifests
+    assert folder is not None
+    before, policy = _agent_of_module.status(), (folder / "policy.json").read_bytes()
+    admit(folder, "friend")
+    if (folder / "policy.json").read_bytes() != policy:
+        _agent_of_module.wait_until_enforced(before)
+    _agent_of_module.wait_until("ready", _agent_of_module.is_ready)
 
 
 def worker_of(agent: Agent) -> int:

@@ -113,7 +113,7 @@ def test_a_sandboxed_process_cannot_make_the_kernel_kill_another() -> None:
             victim.kill()
 
 
-def test_every_worker_is_sandboxed_also_when_root_starts_the_agent_on_a_machine(closed_agent: Agent) -> None:
+def test_every_worker_is_sandboxed_also_when_root_starts_the_agent_on_a_machine(shared_agent: Agent) -> None:
     """The standby worker too."""
 
     def is_confined(pid: int) -> bool:
@@ -128,23 +128,23 @@ def test_every_worker_is_sandboxed_also_when_root_starts_the_agent_on_a_machine(
             {str(WORKER_UID)},
         )
 
-    assert all(is_confined(worker["pid"]) for worker in closed_agent.status()["workers"])
-    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 4)
-    closed_agent.wait_until("and it is sandboxed", lambda: all(is_confined(process.pid) for process in closed_agent.forks()))
+    assert all(is_confined(worker["pid"]) for worker in shared_agent.status()["workers"])
+    shared_agent.wait_until("there is a standby worker", lambda: len(shared_agent.forks()) == 4)
+    shared_agent.wait_until("and it is sandboxed", lambda: all(is_confined(process.pid) for process in shared_agent.forks()))
 
 
-def test_pool_and_supervisor_keep_only_the_capabilities_that_they_use(closed_agent: Agent) -> None:
+def test_pool_and_supervisor_keep_only_the_capabilities_that_they_use(shared_agent: Agent) -> None:
     """The pool keeps CAP_NET_ADMIN, and those to start and kill workers of another user. No program that it starts regains others."""
 
     def sets(pid: int) -> tuple[int, ...]:
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return tuple(int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd"))
 
-    supervisor = closed_agent.supervisor()
+    supervisor = shared_agent.supervisor()
     assert supervisor is not None
     for_supervisor = bits(SUPERVISOR)
     assert sets(supervisor.pid) == (for_supervisor, for_supervisor, for_supervisor)
-    assert sets(closed_agent.pool.pid) == (bits(POOL), bits(POOL), for_supervisor)
+    assert sets(shared_agent.pool.pid) == (bits(POOL), bits(POOL), for_supervisor)
     assert bits(POOL | SUPERVISOR) == sum(1 << number for number in (2, 5, 6, 7, 10, 12))
 
 
@@ -162,15 +162,15 @@ def test_an_agent_of_root_reads_manifests_that_only_another_user_may_read(box: B
         assert_admitted(box, "friend")
 
 
-def test_a_hung_worker_of_another_user_is_killed_and_replaced(closed_agent: Agent) -> None:
+def test_a_hung_worker_of_another_user_is_killed_and_replaced(shared_agent: Agent) -> None:
     """This needs CAP_KILL: the pool is root, and the worker is not."""
-    first = closed_agent.status()["workers"][0]["pid"]
-    closed_agent.kill(first, signal.SIGSTOP)
-    closed_agent.wait_until("it is replaced", lambda: closed_agent.status()["workers"][0]["pid"] not in {0, first})
+    first = shared_agent.status()["workers"][0]["pid"]
+    shared_agent.kill(first, signal.SIGSTOP)
+    shared_agent.wait_until("it is replaced", lambda: shared_agent.status()["workers"][0]["pid"] not in {0, first})
     assert not psutil.pid_exists(first)
 
 
-def test_a_worker_holds_only_its_own_queue(closed_agent: Agent) -> None:
+def test_a_worker_holds_only_its_own_queue(shared_agent: Agent) -> None:
     """The standby worker holds all queues, until it serves one."""
 
     def netlink_sockets(pid: int) -> int:
@@ -178,15 +178,15 @@ def test_a_worker_holds_only_its_own_queue(closed_agent: Agent) -> None:
         links = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
         return sum(link.removeprefix("socket:[").removesuffix("]") in inodes for link in links)
 
-    closed_agent.wait_until("there is a standby worker", lambda: len(closed_agent.forks()) == 4)
-    workers = [worker["pid"] for worker in closed_agent.status()["workers"]]
+    shared_agent.wait_until("there is a standby worker", lambda: len(shared_agent.forks()) == 4)
+    workers = [worker["pid"] for worker in shared_agent.status()["workers"]]
     assert [netlink_sockets(pid) for pid in workers] == [1, 1]
-    waiting = waiting_of(closed_agent)
+    waiting = waiting_of(shared_agent)
     assert netlink_sockets(waiting) == 1
-    (standby,) = {process.pid for process in closed_agent.forks()} - {*workers, waiting}
+    (standby,) = {process.pid for process in shared_agent.forks()} - {*workers, waiting}
     assert netlink_sockets(standby) == 3
-    closed_agent.kill(workers[0])
-    closed_agent.wait_until("the standby worker serves", lambda: closed_agent.status()["workers"][0]["pid"] == standby)
+    shared_agent.kill(workers[0])
+    shared_agent.wait_until("the standby worker serves", lambda: shared_agent.status()["workers"][0]["pid"] == standby)
     assert netlink_sockets(standby) == 1
 
 
@@ -219,10 +219,10 @@ print(connection.makefile("rb").readline().decode().split()[1])
 """
 
 
-def test_only_root_gets_the_status_also_when_permissions_are_loose(closed_agent: Agent) -> None:
+def test_only_root_gets_the_status_also_when_permissions_are_loose(shared_agent: Agent) -> None:
     """The directory of the test is open to all users too, so that the agent must refuse."""
-    path = closed_agent.run_dir / "status.sock"
-    for target, mode in ((path, 0o666), (closed_agent.run_dir, 0o755), (closed_agent.run_dir.parent, 0o755)):
+    path = shared_agent.run_dir / "status.sock"
+    for target, mode in ((path, 0o666), (shared_agent.run_dir, 0o755), (shared_agent.run_dir.parent, 0o755)):
         target.chmod(mode)
     answers = {
         user: subprocess.run(
@@ -235,4 +235,4 @@ def test_only_root_gets_the_status_also_when_permissions_are_loose(closed_agent:
         for user in (0, 65534)
     }
     assert answers == {0: "200", 65534: "403"}
-    assert "status request from user 65534 rejected" in closed_agent.log.read_text()
+    assert "status request from user 65534 rejected" in shared_agent.log.read_text()

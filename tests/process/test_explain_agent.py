@@ -1,12 +1,10 @@
 """`netpolq explain` of a running agent: the answers of the offline command, and the versions and names that only the agent knows."""
 
 import http.client
-import io
 import json
 import random
 
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -15,23 +13,23 @@ import pytest
 from loadtest.testbed import manifests
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
-from netpolq import cli
 from netpolq.addresses import format_address
 from netpolq.errors import ExitCode, NetpolqError
 from netpolq.supervisor.status_client import request
 from tests.process.conftest import FRIEND, NODE, SERVER, STRANGER
 from tests.support.cluster_policies import cluster_policy, rule
 from tests.support.clusters import random_cluster, random_flows
+from tests.support.commands import in_process
 from tests.support.dns_answers import DnsAnswers, answering_agent
 
 NAME = "www.example.com"
 OUTSIDE = "192.0.2.7"
 
 
-@pytest.fixture
-def folder(box: Box) -> Path:
+@pytest.fixture(scope="module")
+def folder(shared_box: Box) -> Path:
     """The server admits the friend at port 80; the friend may leave for port 53 and `*.example.com` only."""
-    folder = box.directory / "manifests"
+    folder = shared_box.directory / "manifests"
     folder.mkdir()
     friend = {"podSelector": {"matchLabels": {"app": "friend"}}}
     manifests.write(
@@ -58,28 +56,25 @@ def folder(box: Box) -> Path:
     return folder
 
 
-@pytest.fixture
-def agent(box: Box, folder: Path) -> Iterator[Agent]:
-    with answering_agent(box, folder, "--workers=1") as agent:
+@pytest.fixture(scope="module")
+def agent(shared_box: Box, folder: Path) -> Iterator[Agent]:
+    """For all tests: those that change its objects come last."""
+    with answering_agent(shared_box, folder, "--workers=1") as agent:
         yield agent
 
 
 def explained(*words: str, code: ExitCode = ExitCode.OK) -> tuple[str, str]:
     """What the command prints: on standard output and on standard error."""
-    output = io.BytesIO()
-    with redirect_stdout(io.TextIOWrapper(output, write_through=True)), redirect_stderr(io.StringIO()) as errors:
-        found = cli.main(["explain", *words])
-        printed = output.getvalue().decode()
-    assert found == code, errors.getvalue() + printed
-    return printed, errors.getvalue()
+    found, printed, errors = in_process("explain", *words)
+    assert found == code, errors + printed
+    return printed, errors
 
 
 def printed_by(*words: str, code: ExitCode = ExitCode.OK) -> str:
     """What a command prints on standard output."""
-    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(io.StringIO()) as errors:
-        found = cli.main(words)
-    assert found == code, errors.getvalue() + printed.getvalue()
-    return printed.getvalue()
+    found, printed, errors = in_process(*words)
+    assert found == code, errors + printed
+    return printed
 
 
 def of_agent(agent: Agent, *words: str, code: ExitCode = ExitCode.OK) -> list[str]:
@@ -137,10 +132,10 @@ def test_matrix_and_difference_of_the_agent(agent: Agent, folder: Path, tmp_path
     assert "app/server -> app/friend: " in printed_by(*words, code=ExitCode.UNEXPECTED)
 
 
-def test_learned_names_count(agent: Agent, box: Box) -> None:
+def test_learned_names_count(agent: Agent, shared_box: Box) -> None:
     refused = explained("--src", FRIEND.name, f"--dst={NAME}:443", f"--run-dir={agent.run_dir}", code=ExitCode.FAILED)[1]
     assert f"--dst: no address of {NAME} is known to the agent, and no DNS server is asked" in refused
-    with DnsAnswers(box) as dns:
+    with DnsAnswers(shared_box) as dns:
         dns.learn(FRIEND.addresses[0], NAME, OUTSIDE, "192.0.2.8", ttl_s=300)
     by_address = of_agent(agent, "--src", FRIEND.name, f"--dst={OUTSIDE}:443", "--expect=allow")
     assert by_address[0] == "verdict      accept, allowed: a rule allows it in each direction that policies decide"

@@ -91,10 +91,10 @@ def test_status_without_an_agent_shows_the_ruleset_that_is_left_and_its_counters
     assert "No ruleset is left" in nothing.stderr
 
 
-def test_status_of_an_agent_with_another_run_directory_names_it(box: Box, closed_agent: Agent) -> None:
-    done = run_status(box, "--run-dir", str(box.directory / "other"))
+def test_status_of_an_agent_with_another_run_directory_names_it(shared_box: Box, shared_agent: Agent) -> None:
+    done = run_status(shared_box, "--run-dir", str(shared_box.directory / "other"))
     assert done.returncode == ExitCode.FAILED
-    assert f"pid {closed_agent.pid}" in done.stderr
+    assert f"pid {shared_agent.pid}" in done.stderr
 
 
 @pytest.mark.usefixtures("for_other_users")
@@ -114,18 +114,17 @@ def test_status_of_another_user_says_run_as_root(box: Box, closed_agent: Agent) 
         assert line.endswith("run as root")
 
 
-def test_status_of_an_agent_that_is_not_ready_fails_and_says_what_is_in_force(
-    box: Box, folder: Path, closed_agent: Agent
-) -> None:
+def test_status_of_an_agent_that_is_not_ready_fails_and_says_what_is_in_force(shared_box: Box, shared_agent: Agent) -> None:
     """A pool that stands still passes no snapshot on: the supervisor has published a new one, and the old one is in force."""
-    before = closed_agent.status()["snapshot_version"]
-    closed_agent.pool.suspend()
+    assert shared_agent.manifests is not None
+    before = shared_agent.status()["snapshot_version"]
+    shared_agent.pool.suspend()
     try:
-        admit(folder, "stranger")
-        closed_agent.wait_until("it is late", lambda: not closed_agent.is_ready())
-        done = run_status(box)
+        admit(shared_agent.manifests, "stranger")
+        shared_agent.wait_until("it is late", lambda: not shared_agent.is_ready())
+        done = run_status(shared_box)
     finally:
-        closed_agent.pool.resume()
+        shared_agent.pool.resume()
     assert done.returncode == ExitCode.FAILED
     assert "not ready: workers [0, 1] are more than 1 s behind" in done.stdout
     assert f"version {before + 1} is published, not yet in force; in force: version {before}" in done.stdout

@@ -26,9 +26,11 @@ from netpolq.cli import COMMANDS
 from netpolq.errors import ExitCode
 from netpolq.flows import record
 from netpolq.flows.record import FlowRecord, FlowVerdict
-from tests.process.conftest import assert_admitted
+from tests.process.conftest import assert_admitted, written
+from tests.support.commands import in_process
 
 _LIMIT_S = 30.0
+FLAGS = ("--workers=1", "--fail-open=false")
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -37,9 +39,9 @@ def command(agent: Agent, *flags: str) -> list[str]:
 
 
 def run(agent: Agent, *flags: str, expected: int = ExitCode.OK) -> tuple[str, str]:
-    done = subprocess.run(command(agent, *flags), capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == expected, done.stderr
-    return done.stdout, done.stderr
+    code, printed, errors = in_process("flows", "--run-dir", str(agent.run_dir), *flags)
+    assert code == expected, errors
+    return printed, errors
 
 
 def records(printed: str) -> list[FlowRecord]:
@@ -107,16 +109,17 @@ def on_terminal(argv: list[str], **arguments: str) -> Iterator[Terminal]:
 
 @pytest.fixture
 def agent(box: Box, folder: Path) -> Iterator[Agent]:
-    with Agent(box, folder, "--workers=1", "--fail-open=false") as agent:
+    with Agent(box, folder, *FLAGS) as agent:
         yield agent
 
 
-@pytest.fixture
-def busy_agent(box: Box, agent: Agent) -> Agent:
-    """An agent that has recorded connections of both clients."""
-    assert_admitted(box, "friend", families=(4, 6))
-    wait_for_flows(agent)
-    return agent
+@pytest.fixture(scope="module")
+def busy_agent(shared_box: Box) -> Iterator[Agent]:
+    """An agent that has recorded connections of both clients, for all tests that only read."""
+    with Agent(shared_box, written(shared_box), *FLAGS) as agent:
+        assert_admitted(shared_box, "friend", families=(4, 6))
+        wait_for_flows(agent)
+        yield agent
 
 
 def test_a_pipe_gets_records_and_a_table_on_request(busy_agent: Agent) -> None:

@@ -16,9 +16,10 @@ from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
 from netpolq.flow_view.remote import MAX_AT_ONCE
 from netpolq.flows import record
-from tests.process.conftest import assert_admitted
+from tests.process.conftest import assert_admitted, written
 from tests.process.test_flows_command import Terminal, on_terminal, records, wait_for_flows
 from tests.support.apiserver import ApiServer, ThreadedApiServer
+from tests.support.commands import in_process
 
 TOKEN = "secret-of-the-test"  # noqa: S105
 _LIMIT_S = 60.0
@@ -49,35 +50,33 @@ class Cluster(NamedTuple):
         return [sys.executable, "-P", "-m", "netpolq", "flows", f"--kubeconfig={self.kubeconfig}", *flags]
 
     def run(self, *flags: str, expected: int = ExitCode.OK) -> tuple[str, str]:
-        done = subprocess.run(self.command(*flags), capture_output=True, text=True, timeout=_LIMIT_S, check=False)
-        assert done.returncode == expected, done.stderr
-        assert TOKEN not in done.stderr
-        return done.stdout, done.stderr
+        code, printed, errors = in_process("flows", f"--kubeconfig={self.kubeconfig}", *flags)
+        assert code == expected, errors
+        assert TOKEN not in errors
+        return printed, errors
+
+
+@pytest.fixture(scope="module")
+def agent(shared_box: Box) -> Iterator[Agent]:
+    """An agent that has recorded connections of both clients, for all tests: what differs is the API server."""
+    with Agent(shared_box, written(shared_box), "--workers=1", "--fail-open=false") as agent:
+        assert_admitted(shared_box, "friend")
+        wait_for_flows(agent)
+        yield agent
 
 
 @pytest.fixture
-def cluster(box: Box, folder: Path) -> Iterator[Cluster]:
-    with (
-        Agent(box, folder, "--workers=1", "--fail-open=false") as agent,
-        ThreadedApiServer(ApiServer(tls=True, token=TOKEN)) as api,
-    ):
-        cluster = Cluster(api, agent, api.kubeconfig(box.directory / "kubeconfig", token=TOKEN))
+def cluster(agent: Agent, tmp_path: Path) -> Iterator[Cluster]:
+    with ThreadedApiServer(ApiServer(tls=True, token=TOKEN)) as api:
+        cluster = Cluster(api, agent, api.kubeconfig(tmp_path / "kubeconfig", token=TOKEN))
         for number in (1, 2, 3):
             cluster.put(f"netpolq-{number}", f"node-{number}")
-        assert_admitted(box, "friend")
-        wait_for_flows(agent)
         yield cluster
 
 
 def test_all_agents_are_read_and_merged_by_time(cluster: Cluster) -> None:
     cluster.put("netpolq-1-old", "node-1", created="2025-01-01T00:00:00Z")
-    local = subprocess.run(
-        [sys.executable, "-P", "-m", "netpolq", "flows", f"--run-dir={cluster.agent.run_dir}", "--denied"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=_LIMIT_S,
-    ).stdout.splitlines()
+    local = in_process("flows", f"--run-dir={cluster.agent.run_dir}", "--denied")[1].splitlines()
     printed, errors = cluster.run("--denied", "--since=1h", "--from=app/stranger")
     assert sorted(printed.splitlines()) == sorted(local * 3)
     starts = [found.window_start_s for found in records(printed)]
@@ -152,7 +151,7 @@ def test_a_server_of_the_older_protocol_is_read(cluster: Cluster) -> None:
     assert records(cluster.run("--node=node-1")[0])
 
 
-def test_all_agents_are_followed_also_after_their_pods_are_replaced(box: Box, cluster: Cluster) -> None:
+def test_all_agents_are_followed_also_after_their_pods_are_replaced(shared_box: Box, cluster: Cluster) -> None:
     with subprocess.Popen(
         cluster.command("--follow", "--denied", "--node=node-1", "--output=raw"),
         stdout=subprocess.PIPE,
@@ -163,7 +162,7 @@ def test_all_agents_are_followed_also_after_their_pods_are_replaced(box: Box, cl
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["node"] == "node"
-        assert_admitted(box, "friend")
+        assert_admitted(shared_box, "friend")
         assert next_record(process).flow.source.pod_name == "app/stranger"
         cluster.put("netpolq-1-new", "node-1", created="2026-02-01T00:00:00Z")
         cluster.api.do(lambda server: server.containers.pods.pop("netpolq-1"))
@@ -173,7 +172,7 @@ def test_all_agents_are_followed_also_after_their_pods_are_replaced(box: Box, cl
             == "netpolq: node-1: the connection ended in the middle; its flows are incomplete; trying again\n"
         )
         assert process.stderr.readline().startswith("netpolq: node-1: the agent answers again")
-        assert_admitted(box, "friend")
+        assert_admitted(shared_box, "friend")
         assert next_record(process).flow.source.pod_name == "app/stranger"
         process.terminate()
         assert process.wait(_LIMIT_S) == ExitCode.OK

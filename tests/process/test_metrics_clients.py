@@ -6,7 +6,6 @@ import time
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import psutil
 
@@ -44,46 +43,47 @@ def supervisor_of(agent: Agent) -> psutil.Process:
     return supervisor
 
 
-def assert_served(box: Box, folder: Path, agent: Agent) -> None:
+def assert_served(agent: Agent) -> None:
     """Assert that well-formed requests are answered and policies come into force."""
     for _ in range(5):
         assert agent.is_ready()
         assert "netpolq_ready 1.0" in agent.metrics()
+    assert agent.manifests is not None
     for app in ("stranger", "friend"):
         before = agent.status()
-        admit(folder, app)
+        admit(agent.manifests, app)
         agent.wait_until_enforced(before)
-        assert_admitted(box, app)
+        assert_admitted(agent.box, app)
 
 
-def test_idle_slow_and_malformed_clients_do_not_block_others_and_cost_little(box: Box, folder: Path, closed_agent: Agent) -> None:
-    supervisor = supervisor_of(closed_agent)
-    assert_served(box, folder, closed_agent)
+def test_idle_slow_and_malformed_clients_do_not_block_others_and_cost_little(shared_agent: Agent) -> None:
+    supervisor = supervisor_of(shared_agent)
+    assert_served(shared_agent)
     before, descriptors = supervisor.memory_info().rss, supervisor.num_fds()
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
     for data in (b"", b"GET /metrics HT", request + b"X: " + b"x" * 4000, (request + b"\r\n") * 3):
-        with many_connections(box, data):
-            assert_served(box, folder, closed_agent)  # after all of these connections, which the server has accepted by then
+        with many_connections(shared_agent.box, data):
+            assert_served(shared_agent)  # after all of these connections, which the server has accepted by then
             assert supervisor.num_fds() < descriptors + MAX_CONNECTIONS + 20
-    with many_connections(box, b"", 20) as connections:
+    with many_connections(shared_agent.box, b"", 20) as connections:
         for connection in connections:
             connection.sendall(os.urandom(2000))
-        assert_served(box, folder, closed_agent)
+        assert_served(shared_agent)
     assert supervisor.memory_info().rss < before + 32 * 2**20
-    assert supervisor_of(closed_agent).pid == supervisor.pid
-    assert "Traceback" not in closed_agent.log.read_text()
+    assert supervisor_of(shared_agent).pid == supervisor.pid
+    assert "Traceback" not in shared_agent.log.read_text()
 
 
-def test_unknown_paths_and_methods_get_their_status_codes(box: Box, closed_agent: Agent) -> None:
-    assert closed_agent.http("/nothing").code == 404
-    assert closed_agent.http("/metrics?x=y").code == 200
-    with connect(box) as connection:
+def test_unknown_paths_and_methods_get_their_status_codes(shared_agent: Agent) -> None:
+    assert shared_agent.http("/nothing").code == 404
+    assert shared_agent.http("/metrics?x=y").code == 200
+    with connect(shared_agent.box) as connection:
         connection.sendall(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
         assert connection.recv(64).startswith(b"HTTP/1.1 405 ")
 
 
-def test_a_connection_without_a_whole_request_is_closed_after_a_while(box: Box, closed_agent: Agent) -> None:
-    with connect(box) as connection:
+def test_a_connection_without_a_whole_request_is_closed_after_a_while(shared_agent: Agent) -> None:
+    with connect(shared_agent.box) as connection:
         began_s = time.monotonic()
         connection.settimeout(60.0)
         connection.sendall(b"GET /metrics HT")
@@ -111,16 +111,16 @@ def server_lines(agent: Agent) -> list[str]:
     return [line for line in agent.log.read_text().splitlines() if " http.server[" in line]
 
 
-def test_a_malformed_request_is_one_line_in_the_log_that_names_the_client(box: Box, closed_agent: Agent) -> None:
+def test_a_malformed_request_is_one_line_in_the_log_that_names_the_client(shared_agent: Agent) -> None:
     for request in MALFORMED:
-        before = len(server_lines(closed_agent))
-        with connect(box) as connection:
+        before = len(server_lines(shared_agent))
+        with connect(shared_agent.box) as connection:
             connection.sendall(request)
             with suppress(ConnectionResetError):
                 while connection.recv(4096):
                     pass
-        closed_agent.wait_until("answered", closed_agent.is_ready)
-        lines = server_lines(closed_agent)[before:]
+        shared_agent.wait_until("answered", shared_agent.is_ready)
+        lines = server_lines(shared_agent)[before:]
         if b"chunked" in request:  # refused for its method before the server reads the body
             assert len(lines) <= 1, lines
             continue

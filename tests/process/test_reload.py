@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.testbed.agent import METRICS_PORT, Agent
 from loadtest.testbed.box import Box
-from tests.process.conftest import NODE, assert_admitted
+from tests.process.conftest import NODE, assert_admitted, written
 
 
 class Configured(Agent):
@@ -41,34 +41,16 @@ class Configured(Agent):
         self.wait_until(f"the log says SIGHUP: {parts}", is_logged)
 
 
-@pytest.fixture
-def agent(box: Box, folder: Path) -> Iterator[Configured]:
-    agent = Configured(box, folder)
+@pytest.fixture(scope="module")
+def agent(shared_box: Box) -> Iterator[Configured]:
+    """For all tests: the one that changes settings comes last."""
+    agent = Configured(shared_box, written(shared_box))
     with agent:
         yield agent
 
 
 def pids(agent: Agent) -> list[int]:
     return [worker["pid"] for worker in agent.status()["workers"]]
-
-
-def test_settings_of_the_supervisor_change_while_the_workers_go_on(box: Box, agent: Configured) -> None:
-    workers = pids(agent)
-    agent.write("verdict-cache-ttl = 7", f'metrics-bind-address = "127.0.0.1:{METRICS_PORT + 1}"')
-    agent.hang_up("--verdict-cache-ttl=7", "--metrics-bind-address")
-    agent.wait_until("the status has the new value", lambda: ttl(agent) == 7)
-    assert pids(agent) == workers
-    with box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
-        agent.wait_until("the new address answers", lambda: connection.connect_ex(("127.0.0.1", METRICS_PORT + 1)) in {0, 106})
-    assert_admitted(box, "friend")
-    agent.hang_up("nothing has changed")
-
-
-def ttl(agent: Agent) -> int:
-    try:
-        return agent.status()["verdict_cache"]["ttl_s"]
-    except OSError:  # no process listens between two supervisors
-        return 0
 
 
 @pytest.mark.parametrize(
@@ -84,11 +66,30 @@ def ttl(agent: Agent) -> int:
     ],
 )
 def test_a_setting_that_cannot_change_is_named_and_no_setting_changes(
-    box: Box, agent: Configured, lines: tuple[str, ...], workers: int, parts: tuple[str, ...]
+    shared_box: Box, agent: Configured, lines: tuple[str, ...], workers: int, parts: tuple[str, ...]
 ) -> None:
     before = pids(agent)
     agent.write(*lines, workers=workers)
     agent.hang_up(*parts)
     assert pids(agent) == before
     assert agent.is_ready()
-    assert_admitted(box, "friend")
+    assert_admitted(shared_box, "friend")
+
+
+def test_settings_of_the_supervisor_change_while_the_workers_go_on(shared_box: Box, agent: Configured) -> None:
+    workers = pids(agent)
+    agent.write("verdict-cache-ttl = 7", f'metrics-bind-address = "127.0.0.1:{METRICS_PORT + 1}"')
+    agent.hang_up("--verdict-cache-ttl=7", "--metrics-bind-address")
+    agent.wait_until("the status has the new value", lambda: ttl(agent) == 7)
+    assert pids(agent) == workers
+    with shared_box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as connection:
+        agent.wait_until("the new address answers", lambda: connection.connect_ex(("127.0.0.1", METRICS_PORT + 1)) in {0, 106})
+    assert_admitted(shared_box, "friend")
+    agent.hang_up("nothing has changed")
+
+
+def ttl(agent: Agent) -> int:
+    try:
+        return agent.status()["verdict_cache"]["ttl_s"]
+    except OSError:  # no process listens between two supervisors
+        return 0

@@ -69,12 +69,14 @@ def test_a_limit_of_open_files_that_is_too_low_ends_the_start_before_a_queue_is_
     assert_one_line(done, ExitCode.BOOT, "2 workers need 144 open files", "100")
 
 
-def test_a_second_agent_in_the_namespace_ends_and_names_the_first(box: Box, folder: Path, closed_agent: Agent) -> None:
-    pool = psutil.Process(closed_agent.status()["workers"][0]["pid"]).parent()
+def test_a_second_agent_in_the_namespace_ends_and_names_the_first(shared_agent: Agent) -> None:
+    pool = psutil.Process(shared_agent.status()["workers"][0]["pid"]).parent()
     assert pool is not None
-    done = run_to_the_end(box, "--manifests", str(folder), "--nfqueue-id=200", "--metrics-bind-address=:9081")
+    done = run_to_the_end(
+        shared_agent.box, "--manifests", str(shared_agent.manifests), "--nfqueue-id=200", "--metrics-bind-address=:9081"
+    )
     assert_one_line(done, ExitCode.ALREADY_RUNNING, str(pool.pid))
-    assert closed_agent.is_ready()
+    assert shared_agent.is_ready()
 
 
 def test_a_metrics_address_in_use_ends_the_start(box: Box, folder: Path) -> None:
@@ -116,26 +118,26 @@ def test_a_signal_ends_the_agent_cleanly_and_the_log_says_what_stays(closed_agen
     assert "dropped until an agent runs again" in log
 
 
-def test_only_root_may_use_the_run_directory(closed_agent: Agent) -> None:
-    assert closed_agent.run_dir.stat().st_mode & 0o777 == 0o700
-    modes = {path.name: path.stat().st_mode & 0o077 for path in closed_agent.run_dir.iterdir()}
+def test_only_root_may_use_the_run_directory(shared_agent: Agent) -> None:
+    assert shared_agent.run_dir.stat().st_mode & 0o777 == 0o700
+    modes = {path.name: path.stat().st_mode & 0o077 for path in shared_agent.run_dir.iterdir()}
     assert modes.keys() >= {"takeover.key", "status.sock"}
     assert set(modes.values()) == {0}, modes
 
 
-def test_workers_share_the_pools_memory(closed_agent: Agent) -> None:
+def test_workers_share_the_pools_memory(shared_agent: Agent) -> None:
     """They are forked, not executed: the private memory of a worker is a fraction of the pool's memory."""
-    worker = psutil.Process(closed_agent.status()["workers"][0]["pid"])
+    worker = psutil.Process(shared_agent.status()["workers"][0]["pid"])
     pool = worker.parent()
     assert pool is not None
     assert worker.memory_full_info().uss < pool.memory_info().rss / 2
 
 
-def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
+def test_workers_hold_no_descriptor_but_their_own(shared_agent: Agent) -> None:
     """Streams, the queue's socket under two numbers, the channel, the mapped snapshot, the memories of metrics and flows, the table of
     queues; to answer denied packets, a raw socket for each family and one to ask for their original destinations.
     """
-    worker = closed_agent.status()["workers"][0]["pid"]
+    worker = shared_agent.status()["workers"][0]["pid"]
     targets = [str(entry.readlink()) for entry in Path(f"/proc/{worker}/fd").iterdir()]
     table = f"/proc/{worker}/net/netfilter/nfnetlink_queue"
     own = (
@@ -144,7 +146,7 @@ def test_workers_hold_no_descriptor_but_their_own(closed_agent: Agent) -> None:
         "/memfd:netpolq-snapshot",
         "/memfd:netpolq-counters",
         "/memfd:netpolq-flows",
-        str(closed_agent.log),
+        str(shared_agent.log),
         "/dev/null",
     )
     assert [target for target in targets if not target.startswith(own)] == []

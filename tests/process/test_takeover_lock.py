@@ -40,12 +40,12 @@ def connected(box: Box) -> socket.socket:
 
 
 def test_a_process_that_cannot_read_the_run_directory_cannot_take_over_even_as_user_0(
-    box: Box, folder: Path, closed_agent: Agent
+    shared_box: Box, shared_agent: Agent
 ) -> None:
     """A container on the node's network without capabilities and without files of the node is such a process."""
-    supervisor = closed_agent.supervisor()
+    supervisor = shared_agent.supervisor()
     assert supervisor is not None
-    with connected(box) as connection:
+    with connected(shared_box) as connection:
         assert connection.recv(64) == b"queues 100:103"
         for request in (b"stand-down", b"stand-down ", b"stand-down " + b"0" * 32, b"stand-down \xff"):
             connection.send(request)
@@ -53,12 +53,13 @@ def test_a_process_that_cannot_read_the_run_directory_cannot_take_over_even_as_u
         connection.send(b"leave")
         connection.send(b"stand-down")
         assert connection.recv(64) == b"refused"
-    assert closed_agent.is_ready()
-    assert closed_agent.supervisor() == supervisor
-    before = closed_agent.status()
-    admit(folder, "stranger")
-    closed_agent.wait_until_enforced(before)
-    assert_admitted(box, "stranger")
+    assert shared_agent.is_ready()
+    assert shared_agent.supervisor() == supervisor
+    before = shared_agent.status()
+    assert shared_agent.manifests is not None
+    admit(shared_agent.manifests, "stranger")
+    shared_agent.wait_until_enforced(before)
+    assert_admitted(shared_box, "stranger")
 
 
 def test_process_1_that_sigterm_ends_during_a_takeover_hands_on_the_lock_and_ends(box: Box, folder: Path) -> None:
@@ -79,9 +80,9 @@ def test_process_1_that_sigterm_ends_during_a_takeover_hands_on_the_lock_and_end
         assert "waiting for SIGTERM" not in first.log.read_text()
 
 
-def test_descriptors_that_come_with_a_message_are_closed(box: Box, closed_agent: Agent) -> None:
-    pool = psutil.Process(closed_agent.pid)
-    with connected(box) as connection:
+def test_descriptors_that_come_with_a_message_are_closed(shared_box: Box, shared_agent: Agent) -> None:
+    pool = psutil.Process(shared_agent.pid)
+    with connected(shared_box) as connection:
         assert connection.recv(64)
         before = pool.num_fds()
         for _ in range(50):
@@ -91,13 +92,15 @@ def test_descriptors_that_come_with_a_message_are_closed(box: Box, closed_agent:
 
 
 def test_an_agent_with_another_run_directory_ends_and_the_running_one_goes_on(
-    box: Box, folder: Path, closed_agent: Agent, tmp_path: Path
+    shared_box: Box, shared_agent: Agent, tmp_path: Path
 ) -> None:
-    done = run_to_the_end(box, "--manifests", str(folder), CLOSED, "--takeover", "--run-dir", str(tmp_path / "elsewhere"))
+    done = run_to_the_end(
+        shared_box, "--manifests", str(shared_agent.manifests), CLOSED, "--takeover", "--run-dir", str(tmp_path / "elsewhere")
+    )
     assert done.returncode == ExitCode.ALREADY_RUNNING
     assert "--run-dir must be that of the running agent" in done.stderr
-    assert closed_agent.is_ready()
-    assert_admitted(box, "friend")
+    assert shared_agent.is_ready()
+    assert_admitted(shared_box, "friend")
 
 
 @pytest.mark.parametrize("how", ["listens", "only holds it"])
@@ -163,10 +166,10 @@ def test_idle_connections_keep_no_agent_from_taking_over(box: Box, folder: Path,
             connection.close()
 
 
-def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agent: Agent) -> None:
+def test_a_connection_that_does_not_show_the_key_is_closed(shared_box: Box, shared_agent: Agent) -> None:
     """A connection that has shown it stays: the first sync of an agent that takes over may take minutes."""
-    with connected(box) as idle, connected(box) as successor:
-        successor.send(b"key " + (closed_agent.run_dir / "takeover.key").read_bytes())
+    with connected(shared_box) as idle, connected(shared_box) as successor:
+        successor.send(b"key " + (shared_agent.run_dir / "takeover.key").read_bytes())
         for connection in (idle, successor):
             connection.settimeout(20.0)
             assert connection.recv(64) == b"queues 100:103"
@@ -176,13 +179,13 @@ def test_a_connection_that_does_not_show_the_key_is_closed(box: Box, closed_agen
             successor.recv(64)
 
 
-def test_a_pool_without_descriptors_does_not_spin_on_new_connections(box: Box, closed_agent: Agent) -> None:
+def test_a_pool_without_descriptors_does_not_spin_on_new_connections(shared_box: Box, shared_agent: Agent) -> None:
     """The socket stays readable while a connection cannot be accepted. The pool accepts it when there is a descriptor again."""
-    pool = closed_agent.pool
+    pool = shared_agent.pool
     limit = pool.rlimit(psutil.RLIMIT_NOFILE)
     pool.rlimit(psutil.RLIMIT_NOFILE, (lowest_free_descriptor(pool.pid), limit[1]))
-    with connected(box) as connection:
-        closed_agent.wait_until("it is logged", lambda: "cannot accept a connection" in closed_agent.log.read_text())
+    with connected(shared_box) as connection:
+        shared_agent.wait_until("it is logged", lambda: "cannot accept a connection" in shared_agent.log.read_text())
         busy_s = sum(pool.cpu_times()[:2])
         time.sleep(1.0)
         assert sum(pool.cpu_times()[:2]) - busy_s < 0.5
