@@ -1,7 +1,9 @@
 """What holds for all tests."""
 
+import gc
 import os
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +21,30 @@ _SLOW = {line.split()[0] for line in (TESTS.parent / ".ci/guarded").read_text("u
 """Markers of tests that `make test` runs only if what they guard has changed."""
 
 
+def _wanted() -> set[str] | None:
+    """The slow tests to run; None: all."""
+    text = os.environ.get("NETPOLQ_TEST_SLOW")
+    return None if text is None else set(text.split())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without the garbage collector, which would look at thousands of tests again and again, and leave them alone later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the folders of the kernel's tests as a whole: to read them takes each process of a run a second."""
+    wanted = _wanted()
+    left_out = wanted is not None and "kernel" not in wanted and collection_path.relative_to(TESTS).parts in _OF_KERNEL
+    return True if left_out else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their folder, and leave out slow tests that `NETPOLQ_TEST_SLOW` does not name, if it is set."""
     for item in items:
@@ -27,8 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
         if parts[:2] in _OF_KERNEL:
             item.add_marker(pytest.mark.kernel)
-    if (wanted := os.environ.get("NETPOLQ_TEST_SLOW")) is not None:
-        left_out = [item for item in items if any(item.get_closest_marker(name) for name in _SLOW - set(wanted.split()))]
+    if (wanted := _wanted()) is not None:
+        left_out = [item for item in items if any(item.get_closest_marker(name) for name in _SLOW - wanted)]
         if left_out:
             items[0].config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
