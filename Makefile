@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +106,10 @@ test-caches: $(STAMP) test-setup bench-setup ## only the random changes of polic
 	NETPOLQ_TEST_SLOW=caches $(BIN)/pytest tests/netns/test_verdict_cache.py
 	.ci/changed --record caches
 
+test-truth: $(STAMP) test-setup bench-setup ## only the truth table with real packets in full size (root)
+	NETPOLQ_TEST_SLOW=truth $(BIN)/pytest tests/netns/test_truth_table.py
+	.ci/changed --record truth
+
 test-checkov: $(STAMP) test-setup $(CHECKOV) ## only the security checks of the manifests
 	NETPOLQ_TEST_SLOW=checkov $(BIN)/pytest -m checkov tests/packaging
 	.ci/changed --record checkov
@@ -150,7 +154,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-kernel test-image test-property test-caches test-checkov test-monitoring test-loadtest
+	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

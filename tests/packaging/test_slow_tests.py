@@ -80,7 +80,7 @@ def test_a_slow_test_is_collected_when_it_is_named_and_when_nothing_is_said(
     assert "::test_the_linter_sees_a_fault" in collected
 
 
-@pytest.mark.parametrize("guard", ["property", "caches"])
+@pytest.mark.parametrize("guard", ["property", "caches", "truth"])
 @pytest.mark.parametrize(("slow", "is_full"), [("{}", True), ("vm {}", True), ("vm image", False), ("", False), (None, True)])
 def test_random_tests_have_their_full_size_when_it_is_asked_for_and_when_nothing_is_said(
     slow: str | None, guard: str, *, is_full: bool
