@@ -99,7 +99,8 @@ test-image: $(STAMP) test-setup ## only the tests that carry out the steps of th
 	.ci/changed --record image
 
 test-property: $(STAMP) ## only the property tests in full size, and a moment of the fuzzer
-	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py tests/unit/worker/test_reject.py
+	NETPOLQ_TEST_SLOW=property $(BIN)/pytest -n 2 --dist loadfile tests/property tests/unit/support/test_fuzz.py tests/unit/worker/test_reject.py \
+		tests/unit/recommendation/test_rule_cover.py tests/unit/ipc/takeover/test_interleavings.py
 	.ci/changed --record property
 
 test-caches: $(STAMP) test-setup bench-setup ## only the random changes of policies beside the verdict cache in full size (root)

@@ -315,6 +315,7 @@ def test_overlapping_port_ranges_make_a_table_that_is_no_larger_than_they_are() 
     assert len(world.view._words) < 20 * len(entries)
 
 
+@pytest.mark.property
 def test_compiling_nested_blocks_and_ranges_costs_as_many_times_as_there_are_more() -> None:
     def compiling(count: int) -> Callable[[], object]:
         rules = [*blocks_of(count), *({"ports": [{"port": 1 + n, "endPort": 65535 - n}]} for n in range(count))]
@@ -329,6 +330,7 @@ def test_compiling_nested_blocks_and_ranges_costs_as_many_times_as_there_are_mor
     assert ratio(compiling(2400), compiling(300)) < 24
 
 
+@pytest.mark.property
 def test_rules_with_tables_of_their_own_compile_in_proportion_to_their_number() -> None:
     """A table that is not merged is at thousands of nodes, and is built and encoded once."""
 

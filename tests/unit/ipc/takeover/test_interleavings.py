@@ -94,6 +94,7 @@ def test_after_faults_at_any_moment_the_process_that_is_left_is_the_agent(faults
             assert_the_last_process_is_the_agent(world, path)
 
 
+@pytest.mark.property
 def test_of_two_replacements_and_a_fault_at_any_moment_at_most_one_is_left() -> None:
     """At the end. Not in between: if the running agent is killed, a replacement may acquire the lock while the other still installs."""
     for world, path, is_end in worlds(2, faults=1):
