@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.process.conftest import admit, assert_admitted, waiting_of
 NET_ADMIN = 1 << 12
 
 
+@cache
 def confined_calls() -> dict[str, Any]:
     """The calls that a process in the sandbox could make; see `tests.support.confined_calls`."""
     argv = [sys.executable, "-m", "tests.support.confined_calls"]
