@@ -20,13 +20,14 @@ from loadtest.testbed.manifests import Body
 from tests.support.cluster import Cluster
 from tests.support.cluster_policies import cluster_policy
 from tests.support.four_pods import NODE, PODS, cluster_with, ingress, pod_peer
-from tests.support.sizes import sized
+from tests.support.sizes import is_full, sized
 
 CLIENTS = ("x/b", "x/c", "x/d")
 PORTS = (9000, 9001)
 FAMILIES = (4, 6)
 KINDS = {4: socket.AF_INET, 6: socket.AF_INET6}
 CHANGES = max(sized(25, "caches"), 5)
+REPETITIONS = 2 if is_full("caches") else 1
 DWELL_S = 0.15
 """Long enough for a decision to be repeated, sent as a hint, and added to the verdict cache."""
 
@@ -280,4 +281,4 @@ def test_a_rule_that_passes_and_then_denies_is_obeyed_by_both_caches(caching: Cl
         for rule in rules
     ]
     for cluster in (caching, queueing):
-        evaluated_by_what_is_in_force(cluster, worlds * 2, random.Random(4))
+        evaluated_by_what_is_in_force(cluster, worlds * REPETITIONS, random.Random(4))
