@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,7 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 UNTIMED := $(patsubst %,tests/process/test_%.py,hold failed_start flow_export cluster_agent loglevel log_lines other_user \
 	readiness_of_manifests confinement start run_dir policy_status events full_run_dir connection_count least_privilege prometheus \
 	packet_log log_denied reload process_limit refused_snapshots support explain_agent flows audit flows_command flows_of_cluster \
-	demo_audit) tests/loadtest/test_scripts.py \
-	tests/loadtest/test_generator.py
+	diff_seen flow_traffic demo_audit) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
 LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover takeover_lock kills succession standing_still soak metrics_clients)
 TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py tests/loadtest/test_*.py))
@@ -72,6 +71,9 @@ export PYTHONDONTWRITEBYTECODE =
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
+	@# Without cached byte code, each process of the first run would rewrite the assertions of all tests.
+	test -d tests/unit/__pycache__ || { for part in "tests/unit tests/property" \
+		"tests/netns tests/process tests/packaging tests/loadtest"; do $(BIN)/pytest --collect-only -qq $$part > /dev/null & done; wait; }
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
 	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
 	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
@@ -103,9 +105,13 @@ test-property: $(STAMP) ## only the property tests in full size, and a moment of
 		tests/unit/recommendation/test_rule_cover.py tests/unit/ipc/takeover/test_interleavings.py
 	.ci/changed --record property
 
-test-caches: $(STAMP) test-setup bench-setup ## only the random changes of policies beside the verdict cache in full size (root)
-	NETPOLQ_TEST_SLOW=caches $(BIN)/pytest tests/netns/test_verdict_cache.py
+test-caches: $(STAMP) test-setup bench-setup ## only the changes of policies beside the verdict cache and without it in full size (root)
+	NETPOLQ_TEST_SLOW=caches $(PYTEST) -n 2 tests/netns/test_verdict_cache.py tests/netns/test_strict_mode.py tests/netns/test_cluster_policies.py
 	.ci/changed --record caches
+
+test-hold: $(STAMP) test-setup bench-setup ## only the tests of the hold, all of them (root)
+	NETPOLQ_TEST_SLOW=hold $(BIN)/pytest tests/process/test_hold.py
+	.ci/changed --record hold
 
 test-truth: $(STAMP) test-setup bench-setup ## only the truth table with real packets in full size (root)
 	NETPOLQ_TEST_SLOW=truth $(BIN)/pytest tests/netns/test_truth_table.py
@@ -155,7 +161,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-checkov test-monitoring test-loadtest
+	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-hold test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

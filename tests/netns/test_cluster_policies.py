@@ -30,7 +30,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 OUTSIDE = ("192.0.2.7", "2001:db8::7")
 
 
-@pytest.fixture(params=["on", "off"], scope="module")
+@pytest.fixture(params=["on", pytest.param("off", marks=pytest.mark.caches)], scope="module")
 def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """An agent in its default mode, with the verdict cache and without."""
     with cluster_with("--workers", "2", "--no-fanout", "--fail-open=false", "--verdict-cache", request.param) as started:

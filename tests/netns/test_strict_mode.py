@@ -25,7 +25,7 @@ ACCEPTED = 120
 FLAGS = ("--workers", "2", "--no-fanout", "--fail-open=false")
 
 
-@pytest.fixture(params=["on", "off"], scope="module")
+@pytest.fixture(params=["on", pytest.param("off", marks=pytest.mark.caches)], scope="module")
 def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """An agent in its default mode, with the verdict cache and without."""
     with cluster_with(*FLAGS, "--verdict-cache", request.param) as started:

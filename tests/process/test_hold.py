@@ -181,6 +181,7 @@ def test_a_first_start_that_never_syncs_fails_closed(box: Box, folder: Path) -> 
             synced.wait_until("the status has no hold", lambda: synced.status()["dataplane"]["hold"] is None)
 
 
+@pytest.mark.hold
 def test_the_cni_configuration_names_the_ranges_to_hold(box: Box) -> None:
     conf = box.directory / "net.d"
     conf.mkdir()
@@ -191,6 +192,7 @@ def test_the_cni_configuration_names_the_ranges_to_hold(box: Box) -> None:
         assert RANGES in why_not_ready(agent)
 
 
+@pytest.mark.hold
 def test_the_node_object_names_the_ranges_to_hold(box: Box) -> None:
     """The list of pods never arrives, and neither setting nor CNI configuration names a range: the Node's `spec.podCIDRs` do.
 
@@ -211,6 +213,7 @@ def test_the_node_object_names_the_ranges_to_hold(box: Box) -> None:
         assert agent.is_ready() or "no pod of the source" in why_not_ready(agent)
 
 
+@pytest.mark.hold
 def test_the_node_object_adds_to_the_cni_configuration(box: Box) -> None:
     """The CNI configuration names a range of one family, the Node one of the other: pods have addresses in both."""
     v4, v6 = RANGES.split(",")
@@ -225,6 +228,7 @@ def test_the_node_object_adds_to_the_cni_configuration(box: Box) -> None:
             assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
+@pytest.mark.hold
 def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> None:
     """The agent holds only the ranges that the operator names."""
     v4, v6 = RANGES.split(",")
@@ -238,6 +242,7 @@ def test_the_node_object_does_not_add_to_the_ranges_of_the_setting(box: Box) -> 
             assert v4 in why_not_ready(agent)
 
 
+@pytest.mark.hold
 def test_without_a_known_range_the_agent_reports_that_nothing_is_held(box: Box) -> None:
     missing = box.directory / "none"
     with without_a_source(box, "--fail-open=false", "--cni-conf-dir", str(missing)) as agent:
@@ -248,6 +253,7 @@ def test_without_a_known_range_the_agent_reports_that_nothing_is_held(box: Box) 
             assert "--pod-cidrs" in text
 
 
+@pytest.mark.hold
 def test_ranges_that_become_known_later_are_held(box: Box) -> None:
     """On the first boot of a node, the CNI plugin writes its configuration after the agent has started, and may add to it later.
 
@@ -268,6 +274,7 @@ def test_ranges_that_become_known_later_are_held(box: Box) -> None:
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
+@pytest.mark.hold
 def test_the_agent_adds_its_ranges_to_the_hold_of_another_program(box: Box) -> None:
     """An init container has installed a hold. The table keeps its ranges, and the rules that an operator has added."""
     v4, v6 = RANGES.split(",")
@@ -281,6 +288,7 @@ def test_the_agent_adds_its_ranges_to_the_hold_of_another_program(box: Box) -> N
         assert "of an operator" in table
 
 
+@pytest.mark.hold
 def test_a_hold_that_covers_all_ranges_stays_as_it_is(box: Box) -> None:
     """The hold of the service manager's unit has the range of the whole cluster."""
     hold(box, "--pod-cidrs", "10.71.0.0/16,fd71::/16")
@@ -296,6 +304,7 @@ def held_by_kernel(box: Box) -> set[str]:
     return {text for text in listed if "/" in text}
 
 
+@pytest.mark.hold
 def test_a_hold_that_another_program_removes_is_restored(box: Box) -> None:
     """The table, all elements of the sets, or one element."""
     v6 = RANGES.split(",")[1]
@@ -310,13 +319,14 @@ def test_a_hold_that_another_program_removes_is_restored(box: Box) -> None:
             assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
+@pytest.mark.hold
 def test_a_first_start_that_fails_open_holds_nothing(box: Box) -> None:
     with without_a_source(box, "--fail-open=true", "--pod-cidrs", RANGES) as agent:
         assert reached(box, (FRIEND, STRANGER)) == {FRIEND.name, STRANGER.name}
         assert "hold" not in why_not_ready(agent)
 
 
-@pytest.mark.parametrize("held", [False, True], ids=["open", "held"])
+@pytest.mark.parametrize("held", [pytest.param(False, marks=pytest.mark.hold), True], ids=["open", "held"])
 def test_the_snapshot_file_is_enforced_without_a_sync(box: Box, folder: Path, held: bool) -> None:
     """Another program has removed the rules meanwhile. The policies of the file apply; a hold is removed, and none is installed."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
@@ -341,6 +351,7 @@ def test_a_snapshot_file_of_an_earlier_boot_does_not_end_the_hold(box: Box) -> N
         assert reached(box, (NODE, FRIEND, STRANGER)) == {NODE.name}
 
 
+@pytest.mark.hold
 def test_the_rules_of_an_earlier_agent_need_no_hold(box: Box, folder: Path) -> None:
     """The rules stay, and workers without a snapshot drop every queued packet. Connections of pods that are not isolated pass."""
     with Agent(box, folder, "--fail-open=false", "--workers=1") as agent:
