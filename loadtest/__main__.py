@@ -75,11 +75,11 @@ def _measure(wanted: options.Options) -> int:
 
 def _shape(name: str, parameters: Parameters) -> Shape:
     shape = SHAPES[name](parameters)
-    if not parameters.compared:
-        return shape
-    compared = ComparedShape(shape, parameters.compared)
-    if not compared.has_twins:
+    compared = ComparedShape(shape, parameters.compared, parameters.only)
+    if parameters.compared and not compared.has_twins:
         _say(f"{name}: --compare and --compare-flags have no effect on this shape")
+    if not compared.variants():
+        raise RuntimeError(f"{name}: no variant matches --variants; there are: {', '.join(one.name for one in shape.variants())}")
     return compared
 
 

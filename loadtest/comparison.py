@@ -1,4 +1,9 @@
-"""Shapes with netpolq once more in each: as another checkout has it, or with other flags, beside the build of this checkout."""
+"""Shapes with netpolq once more in each: as another checkout has it, or with other flags, beside the build of this checkout.
+
+And shapes with some of their variants only, so that there is time for many rounds.
+"""
+
+import re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +24,13 @@ def twin_name(name: str, compared: Compared) -> str:
 class ComparedShape:
     """A shape in which each variant with netpolq has a twin for each comparison, loaded in turn with the others.
 
-    The targets are those of the shape, and one without bounds for each twin and each value that the shape has a target for.
+    The targets are those of the shape, and one without bounds for each twin and each value that the shape has a target for. `only`: found
+    in the names of the variants to load; None: all are loaded.
     """
 
     shape: Shape
     compared: Sequence[Compared]
+    only: re.Pattern[str] | None = None
 
     @property
     def name(self) -> str:
@@ -41,14 +48,14 @@ class ComparedShape:
     @property
     def has_twins(self) -> bool:
         """Whether any variant has netpolq as a subject of its own."""
-        return len(self.variants()) > len(self.shape.variants())
+        return any(_twin(variant, Compared()) is not None for variant in self.shape.variants())
 
     def variants(self) -> Sequence[Variant]:
         found: list[Variant] = []
         for variant in self.shape.variants():
             twins = [_twin(variant, compared) for compared in self.compared]
             found += [variant, *(twin for twin in twins if twin is not None)]
-        return found
+        return [variant for variant in found if self.only is None or self.only.search(variant.name)]
 
     def targets(self) -> Sequence[Target]:
         targets = self.shape.targets()
@@ -57,7 +64,8 @@ class ComparedShape:
         for target in targets:
             values |= {(target.value, name): None for name in (target.subject, target.reference)}
         pairs = [(value, name, twin_name(name, compared)) for value, name in values for compared in self.compared]
-        return [*targets, *(Target(value=value, subject=name, reference=twin) for value, name, twin in pairs if twin in names)]
+        compared = [Target(value=value, subject=name, reference=twin) for value, name, twin in pairs]
+        return [target for target in (*targets, *compared) if {target.subject, target.reference or target.subject} <= names]
 
     def plots(self) -> Sequence[Plot]:
         return self.shape.plots() if isinstance(self.shape, Plotted) else ()

@@ -1,6 +1,7 @@
 """The command line of the load test."""
 
 import argparse
+import re
 import shlex
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ examples:
   python -m loadtest --quick                          smoke test; the figures mean nothing
   python -m loadtest new-flows --output build/bench   with results.json and report.html
   python -m loadtest new-flows --rounds 11 --compare ../before
-  python -m loadtest new-flows --rounds 11 --compare-flags '--flows=off'
+  python -m loadtest new-flows --rounds 101 --packets 40000 --compare-flags '--flows=off' --variants '^netpolq'
   python -m loadtest new-flows --external 'other=/usr/bin/other-agent --queue-id {{queue}} --policies {{policies}}'
 
 Run no other load on the machine meanwhile. Needs root.
@@ -116,6 +117,13 @@ def parse(argv: Sequence[str]) -> Options:
         metavar="FLAGS",
         help="load netpolq once more with these flags of `netpolq run` besides, and show the ratio of netpolq without them to it",
     )
+    parser.add_argument(
+        "--variants",
+        type=_pattern,
+        metavar="REGEX",
+        help="load only the variants whose names match, for many rounds of a few; targets of others are left out. The name of a twin ends "
+        "with its comparison in brackets",
+    )
     arguments = parser.parse_args(argv)
     if arguments.list:
         width = max(map(len, SHAPES))
@@ -141,6 +149,7 @@ def parse(argv: Sequence[str]) -> Options:
             quick=quick,
             externals=tuple(arguments.external),
             compared=tuple(compared),
+            only=arguments.variants,
         ),
         output=arguments.output,
     )
@@ -176,6 +185,13 @@ def _checkout(word: str) -> Compared:
         if not (folder / package / "__init__.py").is_file():
             raise argparse.ArgumentTypeError(f"{word!r} is no checkout of netpolq: it has no package {package}")
     return Compared(checkout=folder)
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    try:
+        return re.compile(word)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is no regular expression: {error}") from error
 
 
 def _flags(word: str) -> Compared:

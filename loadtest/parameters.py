@@ -1,5 +1,6 @@
 """The parameters of all shapes: size and duration of loads, other agents, and other builds of netpolq."""
 
+import re
 import shlex
 
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Compared:
 class Parameters:
     """`packets`: of one load of packets; `duration_s`: of one load with a duration.
 
-    `quick`: a test run with small clusters and counts, whose figures have no meaning.
+    `compared`, `only`: see `loadtest.comparison`. `quick`: a test run with small clusters and counts, whose figures have no meaning.
     """
 
     packets: int = 300_000
@@ -46,3 +47,4 @@ class Parameters:
     quick: bool = False
     externals: tuple[External, ...] = ()
     compared: tuple[Compared, ...] = ()
+    only: re.Pattern[str] | None = None

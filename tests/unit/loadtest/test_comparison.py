@@ -1,5 +1,7 @@
 """Shapes with netpolq once more."""
 
+import re
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +63,12 @@ def test_all_targets_and_plots_of_a_shape_stay(name: str) -> None:
     assert compared.has_twins == (name != "control-plane")
     assert compared.has_twins == (len(targets) > len(shape.targets()))
     assert list(compared.plots()) == (list(shape.plots()) if isinstance(shape, Plotted) else [])
+
+
+def test_some_variants_can_be_loaded_alone_with_the_targets_among_them() -> None:
+    shape = ComparedShape(SHAPES["new-flows"](Parameters()), [OFF], re.compile("^netpolq(?!, half)"))
+    assert [variant.name for variant in shape.variants()] == ["netpolq", "netpolq (with --flows=off)"]
+    assert list(shape.targets()) == [Target(value="delivered_per_s", subject="netpolq", reference="netpolq (with --flows=off)")]
 
 
 def test_a_ratio_without_bounds_is_shown_and_is_no_verdict() -> None:

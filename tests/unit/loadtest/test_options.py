@@ -30,6 +30,7 @@ from loadtest.shapes import SHAPES
         (["--external", "agent=run {queue} 'it"], "argument --external"),
         (["--external", "a=x {queue}", "--external", "a=y {queue}"], "the same name twice"),
         (["--compare", "/proc"], "'/proc' is no checkout of netpolq: it has no package netpolq"),
+        (["--variants", "("], "'(' is no regular expression"),
         (["--compare-flags", "flows"], "'flows' is no flag of netpolq run"),
         (["--compare-flags="], "'' is no flag"),
         (["--compare-flags=--flows='off"], "argument --compare-flags"),
