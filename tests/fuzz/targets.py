@@ -111,6 +111,8 @@ class WordsTarget:
             self._serving.flow_cache.load(view, None)
         except SnapshotError:
             return
+        self._serving.message_waits = True  # the loop notices the snapshot, as after a message of the pool
+        self._serving.drained()
         for packet in _PACKETS:
             self._number += 1
             self._serving.receive(QueuedPacket(self._number, packet))

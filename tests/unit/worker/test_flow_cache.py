@@ -17,9 +17,11 @@ from netpolq_worker.worker.flow_cache import (
     MAX_HINTS_A_WINDOW,
     MAX_WAITING_HINTS,
     NO_ANSWER,
+    NO_SLOT,
+    NOT_CACHED,
     FlowCache,
 )
-from netpolq_worker.worker.packet import Question
+from netpolq_worker.worker.packet import Question, key_of
 from tests.support.compiled import encode, ingress_policy
 
 POD, FRIEND, OTHER = (parse_address(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3"))
@@ -70,6 +72,21 @@ def test_a_question_asked_a_third_time_is_answered_from_the_cache() -> None:
     for _ in range(5):
         assert verdict(flow_cache, question(FRIEND)) is Verdict.ACCEPT
     assert flow_cache.misses == 2
+
+
+def test_a_hint_that_is_due_for_a_connection_that_is_no_longer_cached_is_no_answer() -> None:
+    """The packet path may have looked the connection up before the cache was emptied. No other connection may get that answer."""
+    flow_cache = hinting()
+    for _ in range(3):
+        flow_cache.answer(question(FRIEND))
+    flow_cache.reset_hint_window()
+    generation = flow_cache.generation
+    due = generation.answers[generation.slots[key_of(question(FRIEND))]]
+    assert NOT_CACHED < due < 0
+    flow_cache.load(view_that_admits(version=2), None)
+    assert flow_cache.answer_key(key_of(question(FRIEND)), due) & 1 == Verdict.DROP
+    assert flow_cache.generation.answers[NO_SLOT] == NOT_CACHED
+    assert verdict(flow_cache, question(OTHER)) is Verdict.DROP
 
 
 def test_a_question_asked_once_takes_no_room() -> None:

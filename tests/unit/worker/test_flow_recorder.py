@@ -168,7 +168,7 @@ def test_what_does_not_fit_before_another_snapshot_is_counted_as_lost(flows: Flo
 def test_without_a_reader_what_waits_is_bounded_and_counted_without_its_ends(flows: Flows) -> None:
     """A supervisor that is dead for hours must not cost the worker's memory."""
     asked = 0
-    for number in range(60):
+    for number in range(2 * MAX_WAITING // MAX_LISTED + 60):
         for port in range(MAX_LISTED):
             asked += 1
             flows.ask((OTHER[12:], POD[12:], Protocol.TCP, port + number * MAX_LISTED))

@@ -174,11 +174,11 @@ class FlowCache:
 
         `stored`: the answer of its slot in `generation`: `NOT_CACHED`, or a negative value.
         """
-        # The first test saves hashing the key once more.
-        if stored == NOT_CACHED and (not self._old.slots or key not in self._old.slots):
-            question = plain_question(key)
-            return NO_ANSWER if question is None else self._evaluate(key, question)
-        return self._count(key, self._slot(key))
+        # The test saves hashing the key once more.
+        if (stored != NOT_CACHED or self._old.slots) and (slot := self._slot(key)):
+            return self._count(key, slot)
+        question = plain_question(key)
+        return NO_ANSWER if question is None else self._evaluate(key, question)
 
     def answer(self, question: Question) -> int:
         """The answer for a connection; `NO_ANSWER` if there is no snapshot, or `HOLD`."""
@@ -199,7 +199,7 @@ class FlowCache:
         return stored if stored >= 0 else self._hint(key, slot, ~stored)
 
     def _count(self, key: Key, slot: int) -> int:
-        """The answer in a slot, for one more connection."""
+        """The answer in a slot, not `NO_SLOT`, for one more connection."""
         self.generation.counts[slot] += 1
         return self._stored(key, slot)
 

@@ -8,6 +8,7 @@ are bounded, and the sums are right in any case.
 
 import time
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Protocol
@@ -19,8 +20,9 @@ from netpolq.ipc.flow_memory import MAX_COUNTS, Flag, FlowWriter, Reasons, encod
 from netpolq.snapshot.reader import Evaluation, SnapshotReader
 from netpolq_worker.worker.packet import WITH_PORTS, Key, question_of
 
-MAX_LISTED = 1024
-"""Connections that are not cached and are listed between two writes."""
+MAX_LISTED = 256
+"""Connections that are not cached and are listed between two writes. Each costs the worker some microseconds, and the supervisor more: in
+a flood, a thousand of them took a tenth of all that the node had."""
 
 MAX_DEFINITION_BYTES = 64 * 1024
 """Definitions in a chunk, after which the next one begins: so a chunk always fits into an empty ring, whatever the policies."""
@@ -63,7 +65,7 @@ class FlowRecorder:
         self._denied_only = denied_only
         self._clock_ns = clock_ns
         self._listed: list[_Counted] = []
-        self._unlisted: dict[int, int] = {}
+        self._unlisted: defaultdict[int, int] = defaultdict(int)
         self._waiting: dict[_Counted, int] = {}
         self._started_ns = clock_ns()
 
@@ -74,7 +76,7 @@ class FlowRecorder:
         if len(self._listed) < MAX_LISTED:
             self._listed.append((key, answer))
         else:
-            self._unlisted[answer] = self._unlisted.get(answer, 0) + 1
+            self._unlisted[answer] += 1
 
     def count(self, counts: Iterable[tuple[Key | None, int, int]]) -> None:
         """Count connections. `counts`: key, answer and number; see `Answers.take_counts`. Key None: without ends."""
