@@ -21,7 +21,7 @@ from netpolq.ipc.flow_memory import MAX_COUNTS, Flag, FlowCount, FlowReader, Flo
 from netpolq.snapshot.ir import CompiledDelta, Endpoint, Program, TierProgram
 from netpolq.snapshot.reader import SnapshotReader
 from netpolq_worker.worker.flow_cache import FlowCache
-from netpolq_worker.worker.flow_recorder import MAX_LISTED, MAX_WAITING, FlowRecorder
+from netpolq_worker.worker.flow_recorder import MAX_LISTED, MAX_LISTED_OF_A_FLOOD, MAX_WAITING, FlowRecorder
 from netpolq_worker.worker.packet import Question, key_of
 from tests.support.compiled import encode, ingress_policy
 
@@ -141,6 +141,18 @@ def test_more_connections_than_are_listed_are_counted_without_their_ends(flows: 
     assert anonymous.connections == 500
     assert anonymous.reasons.ingress == Isolation(Direction.INGRESS, ("a/b",))
     assert (anonymous.source, anonymous.port) == (bytes(16), 0)
+
+
+def test_fewer_connections_of_a_flood_are_listed_until_it_ends(flows: Flows) -> None:
+    listed = []
+    for asked in (MAX_LISTED + 1, MAX_LISTED, MAX_LISTED_OF_A_FLOOD + 1, MAX_LISTED_OF_A_FLOOD, MAX_LISTED):
+        for port in range(asked):
+            flows.ask((OTHER[12:], POD[12:], Protocol.TCP, port + 1000 * len(listed)))
+        flows.cache.flush_flows()
+        found = flows.counts()
+        assert sum(count.connections for count in found) == asked
+        listed.append(sum(Flag.ANONYMOUS not in count.flags for count in found))
+    assert listed == [MAX_LISTED, MAX_LISTED_OF_A_FLOOD, MAX_LISTED_OF_A_FLOOD, MAX_LISTED_OF_A_FLOOD, MAX_LISTED]
 
 
 def test_what_was_counted_is_written_before_another_snapshot_gives_numbers_another_meaning(flows: Flows) -> None:

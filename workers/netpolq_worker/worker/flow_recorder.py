@@ -24,6 +24,9 @@ MAX_LISTED = 256
 """Connections that are not cached and are listed between two writes. Each costs the worker some microseconds, and the supervisor more: in
 a flood, a thousand of them took a tenth of all that the node had."""
 
+MAX_LISTED_OF_A_FLOOD = 64
+"""The same after an interval in which there were more than could be listed."""
+
 MAX_DEFINITION_BYTES = 64 * 1024
 """Definitions in a chunk, after which the next one begins: so a chunk always fits into an empty ring, whatever the policies."""
 
@@ -65,6 +68,7 @@ class FlowRecorder:
         self._denied_only = denied_only
         self._clock_ns = clock_ns
         self._listed: list[_Counted] = []
+        self._max_listed = MAX_LISTED
         self._unlisted: defaultdict[int, int] = defaultdict(int)
         self._waiting: dict[_Counted, int] = {}
         self._started_ns = clock_ns()
@@ -73,7 +77,7 @@ class FlowRecorder:
 
     def count_uncached(self, key: Key, answer: int) -> None:
         """Count a connection that is not cached."""
-        if len(self._listed) < MAX_LISTED:
+        if len(self._listed) < self._max_listed:
             self._listed.append((key, answer))
         else:
             self._unlisted[answer] += 1
@@ -105,6 +109,7 @@ class FlowRecorder:
         self.count(answers.take_counts())
         self.count((key, answer, 1) for key, answer in self._listed)
         self.count((None, answer, count) for answer, count in self._unlisted.items())
+        self._max_listed = MAX_LISTED_OF_A_FLOOD if self._unlisted else MAX_LISTED
         self._listed.clear()
         self._unlisted.clear()
         if answers.view is not None:
