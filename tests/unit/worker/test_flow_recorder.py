@@ -144,7 +144,7 @@ def test_more_connections_than_are_listed_are_counted_without_their_ends(flows: 
 
 
 def test_fewer_connections_of_a_flood_are_listed_until_it_ends(flows: Flows) -> None:
-    listed = []
+    listed: list[int] = []
     for asked in (MAX_LISTED + 1, MAX_LISTED, MAX_LISTED_OF_A_FLOOD + 1, MAX_LISTED_OF_A_FLOOD, MAX_LISTED):
         for port in range(asked):
             flows.ask((OTHER[12:], POD[12:], Protocol.TCP, port + 1000 * len(listed)))
