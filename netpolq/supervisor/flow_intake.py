@@ -130,10 +130,14 @@ class FlowIntake:
 
     def count(self, counts: Iterable[FlowCount], first_s: float, last_s: float) -> None:
         """Count connections of an interval, Unix time."""
+        totals: dict[
+            int, tuple[Reasons, int]
+        ] = {}  # by object: the counts of a chunk share their reasons, which are long to compare
         for count in counts:
             flow = self._flow(count)
             self.table.add(flow, first_s, last_s, count.connections)
-            self._policy_counters.add(count.reasons, count.connections)
+            total = totals.get(id(count.reasons), (count.reasons, 0))[1]
+            totals[id(count.reasons)] = count.reasons, total + count.connections
             if (
                 self._traffic is not None
                 and self._traffic.is_on
@@ -143,6 +147,8 @@ class FlowIntake:
                 self._traffic.accepted(_connection(count), flow)
             if self._events is not None:
                 self._events.offer(flow, first_s, last_s, count.connections)
+        for reasons, connections in totals.values():
+            self._policy_counters.add(reasons, connections)
 
     def _flow(self, count: FlowCount) -> Flow:
         reasons = count.reasons
