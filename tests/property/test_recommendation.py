@@ -115,13 +115,13 @@ def test_what_was_not_seen_between_pods_is_denied(scene: Scene) -> None:
         flow = record.flow
         if flow.verdict.is_enforced_accept and flow.source.address != flow.destination.address:
             ends = tuple(identities.get(end.address, end.address) for end in flow[:2])
-            seen.add((*ends, flow.protocol, flow.port))
-            if flow.port == 53 and is_dns(flow.destination) and flow.protocol != "SCTP":
-                seen |= {(*ends, protocol, 53) for protocol in ("TCP", "UDP")}
+            is_of_dns = flow.port == 53 and is_dns(flow.destination) and flow.protocol != "SCTP"
+            protocols = ("TCP", "UDP") if is_of_dns else (flow.protocol,)
+            seen |= {(*ends, protocol, flow.port) for protocol in protocols}
             # Unrecorded addresses open the port to every address.
             for number in (0, 1):
                 if (flow.source, flow.destination)[number].address == OTHER_ADDRESSES:
-                    has_all.add((ends[1 - number], number, flow.protocol, flow.port))
+                    has_all |= {(ends[1 - number], number, protocol, flow.port) for protocol in protocols}
     checked = 0
     for _workload, source in scene.pods():
         for _other, destination in scene.pods():
