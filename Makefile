@@ -27,7 +27,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,7 +60,8 @@ UNTIMED := $(patsubst %,tests/process/test_%.py,hold failed_start flow_export cl
 	packet_log log_denied reload process_limit refused_snapshots support explain_agent flows audit flows_command flows_of_cluster \
 	diff_seen flow_traffic demo_audit) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
-LONGEST := $(patsubst %,tests/process/test_%.py,worker_faults takeover takeover_lock kills succession standing_still soak metrics_clients)
+LIFECYCLE := worker_faults takeover takeover_lock kills succession standing_still soak full_table
+LONGEST := $(patsubst %,tests/process/test_%.py,$(LIFECYCLE) metrics_clients)
 TIMED := $(LONGEST) $(filter-out $(UNTIMED) $(LONGEST),$(wildcard tests/process/test_*.py tests/loadtest/test_*.py))
 
 # Slow tests run only if what they guard has changed since they passed (.ci/guarded); `make test SLOW="vm image"` runs them anyway.
@@ -108,6 +109,14 @@ test-property: $(STAMP) ## only the property tests in full size, and a moment of
 test-caches: $(STAMP) test-setup bench-setup ## only the changes of policies beside the verdict cache and without it in full size (root)
 	NETPOLQ_TEST_SLOW=caches $(PYTEST) -n 2 tests/netns/test_verdict_cache.py tests/netns/test_strict_mode.py tests/netns/test_cluster_policies.py
 	.ci/changed --record caches
+
+test-lifecycle: $(STAMP) test-setup bench-setup ## only the kills, takeovers and faults of processes, all of them (root)
+	NETPOLQ_TEST_SLOW=lifecycle $(PYTEST) -n 3 $(patsubst %,tests/process/test_%.py,$(LIFECYCLE))
+	.ci/changed --record lifecycle
+
+test-flows: $(STAMP) test-setup bench-setup ## only the tests of readers of flows, all of them (root)
+	NETPOLQ_TEST_SLOW=flows $(PYTEST) -n 4 $(patsubst %,tests/process/test_%.py,diff_seen flow_traffic flows_command flows_of_cluster)
+	.ci/changed --record flows
 
 test-hold: $(STAMP) test-setup bench-setup ## only the tests of the hold, all of them (root)
 	NETPOLQ_TEST_SLOW=hold $(BIN)/pytest tests/process/test_hold.py
@@ -161,7 +170,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-hold test-checkov test-monitoring test-loadtest
+	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)

@@ -79,6 +79,7 @@ def test_what_the_agent_of_this_node_has_seen_would_be_cut(agent: Agent, folder:
     }
 
 
+@pytest.mark.flows
 def test_a_change_that_cuts_nothing_that_was_seen_is_none(agent: Agent, folder: Path, new: Path) -> None:
     """The new policy admits everything: only a connection that was denied would change."""
     admit(new, "friend")
@@ -93,6 +94,7 @@ def test_a_change_that_cuts_nothing_that_was_seen_is_none(agent: Agent, folder: 
     assert _CUT not in printed
 
 
+@pytest.mark.flows
 def test_without_an_agent_or_its_flows_the_command_fails(box: Box, folder: Path, new: Path) -> None:
     with Agent(box, folder, "--workers=1", "--flows=off") as agent:
         flags = ("--new-has=changes", "--since=5m", "--run-dir", agent.run_dir)
@@ -117,6 +119,7 @@ def test_all_agents_of_a_cluster_tell_what_they_have_seen(api: Cluster, folder: 
     assert "  seen 1 connections" in printed
 
 
+@pytest.mark.flows
 def test_agents_that_cannot_be_asked_make_the_answer_incomplete(api: Cluster, folder: Path, new: Path) -> None:
     """Unless what the others have seen is cut: that is certain."""
     flags = ("--new-has=changes", "--since=1h", "--kubeconfig", api.kubeconfig)
@@ -133,6 +136,7 @@ def test_agents_that_cannot_be_asked_make_the_answer_incomplete(api: Cluster, fo
     assert "netpolq: error: no agent could be read: " in errors
 
 
+@pytest.mark.flows
 def test_the_context_of_the_agents_is_that_of_the_cluster_that_is_compared(api: Cluster, folder: Path, new: Path) -> None:
     """Here the current one leads nowhere."""
     for path in folder.glob("*.json"):

@@ -122,6 +122,7 @@ def test_a_transfer_counts_with_its_headers_and_a_denied_connection_has_none(box
     assert str(octets(found)) in wide[1].split()
 
 
+@pytest.mark.flows
 def test_datagrams_count(box: Box, agent: Agent) -> None:
     address = (box.address(SERVER.name, 4), PORT)
     with (
@@ -140,6 +141,7 @@ def test_datagrams_count(box: Box, agent: Agent) -> None:
     assert octets(found) == 200 * (1000 + 28)
 
 
+@pytest.mark.flows
 def test_a_connection_through_a_service_counts_for_the_pod_behind_it(box: Box, agent: Agent) -> None:
     rules = (
         "table ip services { chain prerouting { type nat hook prerouting priority dstnat; "
@@ -153,6 +155,7 @@ def test_a_connection_through_a_service_counts_for_the_pod_behind_it(box: Box, a
     assert {one.flow.destination.pod_name for one in wait_for_octets(agent, SIZE)} == {SERVER.name}
 
 
+@pytest.mark.flows
 def test_a_long_connection_counts_while_it_lives_and_once(box: Box, agent: Agent) -> None:
     with connected(box, 4) as (client, server):
         send(client, server, SIZE)
@@ -165,6 +168,7 @@ def test_a_long_connection_counts_while_it_lives_and_once(box: Box, agent: Agent
     assert 0 in {one.connections for one in found}, "traffic of later windows has records of its own"
 
 
+@pytest.mark.flows
 def test_without_accounting_nothing_is_counted_and_a_running_agent_follows_the_setting(box: Box, folder: Path) -> None:
     set_accounting(box, "0")
     with Agent(box, folder, "--workers=1", "--fail-open=false", limit_s=LIMIT_S) as agent:
@@ -180,6 +184,7 @@ def test_without_accounting_nothing_is_counted_and_a_running_agent_follows_the_s
         agent.wait_until("traffic is not counted any more", lambda: not traffic(agent).counted)
 
 
+@pytest.mark.flows
 def test_ended_connections_that_find_no_room_are_counted_as_missed(box: Box) -> None:
     """Those that were read and those that were missed are all."""
     set_accounting(box, "1")

@@ -181,6 +181,7 @@ def test_a_terminal_gets_a_table_with_colours_unless_they_are_not_wanted(busy_ag
         assert not re.search(r"\x1b\[[0-9;]*3[0-9]", terminal.text)
 
 
+@pytest.mark.flows
 def test_a_live_table_follows_and_ends_with_an_interrupt(box: Box, agent: Agent) -> None:
     """It goes through a kill of the supervisor and a resize on the way, and leaves the terminal as it was."""
     with on_terminal(command(agent, "--follow")) as terminal:
@@ -204,6 +205,7 @@ def test_a_live_table_follows_and_ends_with_an_interrupt(box: Box, agent: Agent)
         assert "Traceback" not in terminal.text
 
 
+@pytest.mark.flows
 def test_a_pipe_follows_line_by_line_and_sees_a_restart_and_a_missing_agent(box: Box, agent: Agent) -> None:
     with subprocess.Popen(
         command(agent, "--follow", "--denied", "--since=1h"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
@@ -225,6 +227,7 @@ def test_a_pipe_follows_line_by_line_and_sees_a_restart_and_a_missing_agent(box:
         assert "knows flows only since" in process.stderr.read()
 
 
+@pytest.mark.flows
 def test_a_follower_ends_when_its_reader_is_gone(agent: Agent) -> None:
     """Also without any flow to write."""
     with subprocess.Popen(command(agent, "--follow"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -235,6 +238,7 @@ def test_a_follower_ends_when_its_reader_is_gone(agent: Agent) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.flows
 def test_no_agent_and_an_agent_without_flows_are_errors(box: Box, folder: Path) -> None:
     with Agent(box, folder, "--workers=1", "--flows=off") as agent:
         _printed, errors = run(agent, expected=ExitCode.FAILED)

@@ -89,6 +89,7 @@ def test_all_agents_are_read_and_merged_by_time(cluster: Cluster) -> None:
     assert "of 2 agents" in table
 
 
+@pytest.mark.flows
 def test_agents_that_cannot_be_read_are_named_with_the_reason(cluster: Cluster) -> None:
     """A silent one, one whose connection ends in the middle, a pod that does not run, and a command that fails."""
     cluster.set("netpolq-2", is_silent=True)
@@ -104,6 +105,7 @@ def test_agents_that_cannot_be_read_are_named_with_the_reason(cluster: Cluster) 
     assert "netpolq: node-5: no agent answers on '/nonexistent/status.sock': No such file or directory" in errors
 
 
+@pytest.mark.flows
 def test_without_any_answer_the_command_fails_with_the_reason(cluster: Cluster) -> None:
     cluster.api.do(lambda server: server.containers.forbidden.add("exec"))
     printed, errors = cluster.run(expected=ExitCode.FAILED)
@@ -121,6 +123,7 @@ def test_without_any_answer_the_command_fails_with_the_reason(cluster: Cluster) 
     assert "401" in errors
 
 
+@pytest.mark.flows
 def test_a_cluster_without_agents_and_a_context_that_is_missing_are_errors(cluster: Cluster) -> None:
     _printed, errors = cluster.run("--node=node-9", expected=ExitCode.FAILED)
     assert (
@@ -135,6 +138,7 @@ def test_a_cluster_without_agents_and_a_context_that_is_missing_are_errors(clust
     assert f"the API server {cluster.api.url} cannot be reached" in errors
 
 
+@pytest.mark.flows
 def test_at_most_so_many_agents_are_read_at_once(cluster: Cluster) -> None:
     for number in range(4, MAX_AT_ONCE + 5):
         cluster.put(f"netpolq-{number}", f"node-{number}")
@@ -146,6 +150,7 @@ def test_at_most_so_many_agents_are_read_at_once(cluster: Cluster) -> None:
     assert cluster.api.do(lambda server: server.containers.most_at_once) == MAX_AT_ONCE
 
 
+@pytest.mark.flows
 def test_a_server_of_the_older_protocol_is_read(cluster: Cluster) -> None:
     cluster.api.do(lambda server: setattr(server.containers, "protocols", ("v4.channel.k8s.io",)))
     assert records(cluster.run("--node=node-1")[0])
@@ -186,6 +191,7 @@ def next_record(process: "subprocess.Popen[str]") -> record.FlowRecord:
     return record.decode(line)
 
 
+@pytest.mark.flows
 @pytest.mark.parametrize("flags", [(), ("--follow", "--since=1h")], ids=["once", "follow"])
 def test_a_reader_that_is_gone_ends_the_command_quietly(cluster: Cluster, flags: tuple[str, ...]) -> None:
     with subprocess.Popen(cluster.command("-o", "raw", *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -196,6 +202,7 @@ def test_a_reader_that_is_gone_ends_the_command_quietly(cluster: Cluster, flags:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.flows
 def test_a_live_table_of_a_cluster_ends_with_an_interrupt(cluster: Cluster) -> None:
     terminal: Terminal
     with on_terminal(cluster.command("--follow", "--since=1h")) as terminal:

@@ -21,6 +21,7 @@ def metric(agent: Agent, name: str) -> float:
     return float(next(line for line in agent.metrics().splitlines() if line.startswith(f"{name} ")).split()[-1])
 
 
+@pytest.mark.lifecycle
 def test_a_full_table_is_reported_in_time_admits_no_denied_connection_and_does_no_lasting_harm(box: Box, folder: Path) -> None:
     """In fail-open mode, in which packets might pass. While the table is full, even a request for metrics gets no connection."""
     usage = conntrack_usage()

@@ -72,7 +72,7 @@ def counted(agent: Agent, name: str) -> float:
     return sum(float(line.split()[-1]) for line in agent.metrics().splitlines() if line.startswith(f"{name}{{"))
 
 
-@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize("cache", [pytest.param("off", marks=pytest.mark.lifecycle), "on"])
 @MODES
 def test_workers_killed_under_load_admit_no_denied_and_lose_no_allowed_connection(
     box: Box, folder: Path, mode: str, cache: str

@@ -11,6 +11,7 @@ from tests.process.conftest import FRIEND, STRANGER
 from tests.soak import __main__ as soak
 
 
+@pytest.mark.lifecycle
 @pytest.mark.timeout(180)
 def test_a_short_soak_finds_nothing_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "report.json"

@@ -26,6 +26,7 @@ def lowest_free_descriptor(pid: int) -> int:
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
+@pytest.mark.lifecycle
 @pytest.mark.timeout(180)
 def test_a_supervisor_that_hangs_is_replaced(box: Box, folder: Path) -> None:
     """A stopped process keeps its channel open and its ports bound, so only missing heartbeats reveal it."""

@@ -6,6 +6,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box, Host
 from netpolq.errors import SnapshotError
@@ -43,6 +45,7 @@ def test_no_replacement_evaluates_with_a_snapshot_older_than_the_one_in_force(bo
         assert receives_nothing(server)
 
 
+@pytest.mark.lifecycle
 def test_after_a_supervisor_was_killed_at_any_moment_the_state_is_that_of_a_fresh_start(box: Box, folder: Path) -> None:
     """While it publishes, changes rules or flushes the verdict cache. Workers go on, and the next supervisor restores the state."""
     flags = ("--fail-open=false", "--workers=1", "--verdict-cache=on", "--verdict-cache-ttl=3600")

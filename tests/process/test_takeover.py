@@ -19,6 +19,7 @@ from netpolq.errors import ExitCode
 from netpolq.ipc.agent_settings import EXTRA_QUEUES
 from tests.process.conftest import FRIEND, SERVER, STRANGER, admit, assert_admitted
 from tests.process.test_full_queue import unjudged
+from tests.support.sizes import is_full
 from tests.support.upgrades import Upgrades
 
 PER_S = 60
@@ -59,7 +60,11 @@ CLOSED, OPEN = "--fail-open=false", "--fail-open=true"
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("upgrades", "count"),
-    [((CLOSED, "--verdict-cache=off"), UPGRADES), ((OPEN, "--verdict-cache=off"), 4), ((CLOSED, "--verdict-cache=on"), 4)],
+    [
+        ((CLOSED, "--verdict-cache=off"), UPGRADES if is_full("lifecycle") else 4),
+        pytest.param((OPEN, "--verdict-cache=off"), 4, marks=pytest.mark.lifecycle),
+        ((CLOSED, "--verdict-cache=on"), 4),
+    ],
     ids=["fail-closed", "fail-open", "verdict cache"],
     indirect=["upgrades"],
 )

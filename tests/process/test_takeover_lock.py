@@ -126,6 +126,7 @@ def ended(agents: Sequence[Agent]) -> Agent:
     raise TimeoutError(agents[0].log.read_text())
 
 
+@pytest.mark.lifecycle
 @pytest.mark.timeout(180)
 def test_of_two_agents_that_take_over_at_the_same_time_one_does_and_the_other_ends(box: Box, folder: Path) -> None:
     serving = Agent(box, folder, CLOSED, "--workers=1")

@@ -113,6 +113,7 @@ def test_a_standby_worker_that_hangs_is_replaced_before_it_is_needed(box: Box, f
         assert_admitted(box, "friend", families=(4, 6))
 
 
+@pytest.mark.lifecycle
 def test_no_worker_is_killed_for_being_idle_or_because_the_pool_stood_still(box: Box, folder: Path) -> None:
     """Idle and stopped for longer than a worker may be silent. A change that comes into force passes the pool after it goes on."""
     with agent_with(box, folder, "false") as agent:
