@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ def _wanted() -> set[str] | None:
     """The slow tests to run; None: all."""
     text = os.environ.get("NETPOLQ_TEST_SLOW")
     return None if text is None else set(text.split())
+
+
+def pytest_configure() -> None:
+    """Interrupts arrive, also where the tests run in the background of a shell, which has them ignored by all that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
