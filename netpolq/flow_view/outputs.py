@@ -97,9 +97,9 @@ class RawLines(_Lines):
 class Collected:
     """Merged flows for a command that goes on with them. What is missing goes to standard error."""
 
-    def __init__(self, max_flows: int = MAX_FLOWS) -> None:
+    def __init__(self) -> None:
         self.summary = Summary()
-        self._merged = MergedFlows(max_flows)
+        self._merged = MergedFlows()
 
     def head(self, origin: str, head: FlowsHead, line: bytes) -> None:
         self.summary.add(origin, head)

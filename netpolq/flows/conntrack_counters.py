@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from netpolq.addresses import AddressKey
+from netpolq.addresses import address_key
 from netpolq.dataplane.conntrack import Connection, label_of, read_connection
 from netpolq.netlink.attributes import HOST_U32, U64, Attributes, MalformedMessageError, attribute, parse_attributes
 from netpolq.netlink.nfnetlink import attributes_of, split, walk_bodies
@@ -37,7 +37,6 @@ _LABELS_HEADER = attribute(_LABELS, bytes(_LABEL_BYTES))[:-_LABEL_BYTES]
 # What the kernel writes for IPv4 and a protocol with ports: headers of attributes that never differ, source address, protocol, source port.
 _TUPLE = struct.Struct("!8s4s4s4x8sB3x4sH")
 _TUPLE_HEADS = tuple(map(bytes.fromhex, ("1400018008000100", "08000200", "1c00028005000100", "06000200")))
-_IPV4 = bytes(10) + b"\xff\xff"
 _TWO_COUNTERS = struct.Struct("!4sQ4sQ")
 _COUNTER_HEADS = struct.pack("=HH", 12, _COUNTERS_PACKETS), struct.pack("=HH", 12, _COUNTERS_BYTES)
 
@@ -98,7 +97,7 @@ def _ipv4_connection(attributes: Attributes) -> Connection | None:
     reply_head, destination, *heads, protocol, port_head, port = _TUPLE.unpack_from(reply)
     if head != _TUPLE_HEADS[0] or (reply_head, *heads, port_head) != _TUPLE_HEADS:
         return None
-    return Connection(AddressKey(_IPV4 + source), AddressKey(_IPV4 + destination), protocol, port)
+    return Connection(address_key(source), address_key(destination), protocol, port)
 
 
 def _counters(data: bytes) -> tuple[int, int]:

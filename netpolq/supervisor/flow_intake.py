@@ -130,9 +130,8 @@ class FlowIntake:
 
     def count(self, counts: Iterable[FlowCount], first_s: float, last_s: float) -> None:
         """Count connections of an interval, Unix time."""
-        totals: dict[
-            int, tuple[Reasons, int]
-        ] = {}  # by object: the counts of a chunk share their reasons, which are long to compare
+        # By object: the counts of a chunk share their reasons, which take long to compare.
+        totals: dict[int, tuple[Reasons, int]] = {}
         for count in counts:
             flow = self._flow(count)
             self.table.add(flow, first_s, last_s, count.connections)

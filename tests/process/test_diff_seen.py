@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +13,9 @@ from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_flows_command import wait_for_flows
-from tests.process.test_flows_of_cluster import TOKEN, Cluster
-from tests.support.apiserver import ApiServer, ThreadedApiServer
+from tests.process.test_flows_of_cluster import TOKEN, Cluster, three_agents
+from tests.support.commands import in_process
 
-_LIMIT_S = 60.0
 _CUT = "app/friend -> app/server: TCP 80: all -> none\n"
 _ALLOWED = "app/stranger -> app/server: TCP 80: none -> all\n"
 
@@ -34,11 +31,7 @@ def agent(box: Box, folder: Path) -> Iterator[Agent]:
 
 @pytest.fixture
 def api(box: Box, agent: Agent) -> Iterator[Cluster]:
-    """An API server with the pods of three agents, which share the one that runs."""
-    with ThreadedApiServer(ApiServer(tls=True, token=TOKEN)) as server:
-        cluster = Cluster(server, agent, server.kubeconfig(box.directory / "kubeconfig", token=TOKEN))
-        for number in (1, 2, 3):
-            cluster.put(f"netpolq-{number}", f"node-{number}")
+    with three_agents(agent, box.directory) as cluster:
         yield cluster
 
 
@@ -52,15 +45,9 @@ def new(box: Box) -> Path:
 
 
 def diff(*words: object, expected: int) -> tuple[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "netpolq", "diff", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=_LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == expected, done.stderr
-    return done.stdout, done.stderr
+    code, printed, errors = in_process("diff", *map(str, words))
+    assert code == expected, errors
+    return printed, errors
 
 
 def test_what_the_agent_of_this_node_has_seen_would_be_cut(agent: Agent, folder: Path, new: Path) -> None:

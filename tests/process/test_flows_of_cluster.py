@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,16 @@ class Cluster(NamedTuple):
         return printed, errors
 
 
+@contextmanager
+def three_agents(agent: Agent, folder: Path) -> Iterator[Cluster]:
+    """An API server with the pods of three agents, and its kubeconfig in a folder."""
+    with ThreadedApiServer(ApiServer(tls=True, token=TOKEN)) as api:
+        cluster = Cluster(api, agent, api.kubeconfig(folder / "kubeconfig", token=TOKEN))
+        for number in (1, 2, 3):
+            cluster.put(f"netpolq-{number}", f"node-{number}")
+        yield cluster
+
+
 @pytest.fixture(scope="module")
 def agent(shared_box: Box) -> Iterator[Agent]:
     """An agent that has recorded connections of both clients, for all tests: what differs is the API server."""
@@ -67,10 +78,7 @@ def agent(shared_box: Box) -> Iterator[Agent]:
 
 @pytest.fixture
 def cluster(agent: Agent, tmp_path: Path) -> Iterator[Cluster]:
-    with ThreadedApiServer(ApiServer(tls=True, token=TOKEN)) as api:
-        cluster = Cluster(api, agent, api.kubeconfig(tmp_path / "kubeconfig", token=TOKEN))
-        for number in (1, 2, 3):
-            cluster.put(f"netpolq-{number}", f"node-{number}")
+    with three_agents(agent, tmp_path) as cluster:
         yield cluster
 
 

@@ -161,7 +161,7 @@ def tool(name: str, package: str, *candidates: Path) -> str:
 
 
 def kustomized(folder: Path) -> Deployment:
-    """The objects that `kubectl apply -k` of a folder applies. The folders of the checkout are rendered once, and read anew each time."""
+    """The objects that `kubectl apply -k` of a folder applies. Each folder of the checkout is rendered once, and parsed in each call."""
     text = _shipped(folder) if folder.is_relative_to(CHECKOUT) else _kustomize(folder)
     return Deployment(f"kustomize {os.path.relpath(folder, CHECKOUT)}", tuple(_objects(text)))
 
