@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from netpolq.errors import ExitCode
 from tests.process.conftest import admit, assert_admitted
 from tests.process.test_flows_command import wait_for_flows
 from tests.process.test_flows_of_cluster import TOKEN, Cluster, three_agents
-from tests.support.commands import in_process
+from tests.support.commands import as_program
 
 _CUT = "app/friend -> app/server: TCP 80: all -> none\n"
 _ALLOWED = "app/stranger -> app/server: TCP 80: none -> all\n"
@@ -45,9 +46,7 @@ def new(box: Box) -> Path:
 
 
 def diff(*words: object, expected: int) -> tuple[str, str]:
-    code, printed, errors = in_process("diff", *map(str, words))
-    assert code == expected, errors
-    return printed, errors
+    return as_program([sys.executable, "-P", "-m", "netpolq", "diff", *map(str, words)], expected)
 
 
 def test_what_the_agent_of_this_node_has_seen_would_be_cut(agent: Agent, folder: Path, new: Path) -> None:

@@ -20,7 +20,7 @@ from netpolq.flows import record
 from tests.process.conftest import assert_admitted, written
 from tests.process.test_flows_command import Terminal, on_terminal, records, wait_for_flows
 from tests.support.apiserver import ApiServer, ThreadedApiServer
-from tests.support.commands import in_process
+from tests.support.commands import as_program, in_process
 
 TOKEN = "secret-of-the-test"  # noqa: S105
 _LIMIT_S = 60.0
@@ -51,8 +51,7 @@ class Cluster(NamedTuple):
         return [sys.executable, "-P", "-m", "netpolq", "flows", f"--kubeconfig={self.kubeconfig}", *flags]
 
     def run(self, *flags: str, expected: int = ExitCode.OK) -> tuple[str, str]:
-        code, printed, errors = in_process("flows", f"--kubeconfig={self.kubeconfig}", *flags)
-        assert code == expected, errors
+        printed, errors = as_program(self.command(*flags), expected)
         assert TOKEN not in errors
         return printed, errors
 

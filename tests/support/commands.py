@@ -1,10 +1,24 @@
-"""Commands of netpolq in the process of the test, which need not start and import what the test has."""
+"""Commands of netpolq, in the process of the test, which need not start and import what the test has, or as programs.
+
+Commands that ask an API server are programs: their last connections close while they end, and in the test's process that is a leak.
+"""
 
 import io
+import subprocess
 
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from netpolq import cli
+
+_LIMIT_S = 60.0
+
+
+def as_program(argv: Sequence[str], expected: int) -> tuple[str, str]:
+    """Standard output and standard error of a program that must end with this exit code."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+    assert done.returncode == expected, done.stderr
+    return done.stdout, done.stderr
 
 
 def in_process(*words: str) -> tuple[int, str, str]:
