@@ -57,8 +57,8 @@ class ConnectLatency:
     def targets(self) -> Sequence[Target]:
         one, *_, most = (_sized(_NETPOLQ, size) for size in self._sizes)
         return [
-            Target(value="connect_p50_us", subject=one, reference=NONE, at_most=3.3),
-            Target(value="connect_p99_us", subject=one, reference=NONE, at_most=4.0),
+            Target(value="connect_p50_us", subject=one, reference=NONE, at_most=2.5),
+            Target(value="connect_p99_us", subject=one, reference=NONE, at_most=3.5),
             Target(value="connect_p50_us", subject=most, reference=one, at_most=1.1),
         ]
 
