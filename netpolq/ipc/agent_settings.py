@@ -114,6 +114,7 @@ class Settings:
     `hold_unknown_peers`: ranges of pods of other nodes. `pod_interfaces`: names of interfaces, each a name or a start followed by `*`.
     `cni_results` None: the agent does not read them. `dns_servers`: address texts; empty: the agent finds them itself.
     `flow_export_file`: absolute, or None; `flow_export_otlp`: a URL, or empty: flows are not exported there.
+    `report_bind_address`: None if the agent serves no report; then the other `report_` settings have no effect, else none is None.
     """
 
     manifests: Path | None
@@ -159,6 +160,11 @@ class Settings:
     flow_export_file_keep: Annotated[int, Between(0, MAX_FLOW_FILES)]
     flow_export_otlp: str
     flow_export_otlp_headers_file: Path | None
+    report_bind_address: BindAddress | None
+    report_tls_certificate: Path | None
+    report_tls_key: Path | None
+    report_tls_client_ca: Path | None
+    report_tls_client_name: str
     logging_format: LoggingFormat
     netfilter_bug_1766_fix: bool | None
     disable_nri: bool

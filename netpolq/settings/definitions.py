@@ -28,15 +28,17 @@ from netpolq.ipc.agent_settings import (
 )
 from netpolq.settings.options import Option, OptionGroup
 from netpolq.settings.value_types import (
+    ABSOLUTE_FILE,
     BIND_ADDRESS,
     BOOLEAN,
     BOOLEAN_OR_AUTO,
+    DNS_NAME,
     DNS_SERVERS,
-    FLOW_FILE,
     FOLDER,
     HOST_NAME,
     INTERFACES,
     MARK_BITS,
+    OPTIONAL_BIND_ADDRESS,
     POD_RANGES,
     QUEUE_RANGE,
     RECEIVER_URL,
@@ -279,7 +281,7 @@ AUDIT = Option(
 )
 FLOW_EXPORT_FILE = Option(
     name="flow-export-file",
-    value_type=FLOW_FILE,
+    value_type=ABSOLUTE_FILE,
     default="",
     help="File to which flow records are appended, one JSON object a line. Its folder must exist. Empty: they are not written.",
 )
@@ -305,9 +307,41 @@ FLOW_EXPORT_OTLP = Option(
 )
 FLOW_EXPORT_OTLP_HEADERS_FILE = Option(
     name="flow-export-otlp-headers-file",
-    value_type=FLOW_FILE,
+    value_type=ABSOLUTE_FILE,
     default="",
     help="File with headers for --flow-export-otlp, one `Name: value` a line, such as a token. It is read before each request.",
+)
+REPORT_BIND_ADDRESS = Option(
+    name="report-bind-address",
+    value_type=OPTIONAL_BIND_ADDRESS,
+    default="",
+    help="Address that serves flows, status and objects of this agent to `netpolq ui`, over TLS 1.3 and only to clients with a certificate "
+    "of --report-tls-client-ca. Empty: the agent does not serve them.",
+)
+REPORT_TLS_CERTIFICATE = Option(
+    name="report-tls-certificate",
+    value_type=ABSOLUTE_FILE,
+    default="",
+    help="File with the certificate chain (PEM) of --report-bind-address. This file, the key and the client CA are read again when they "
+    "change.",
+)
+REPORT_TLS_KEY = Option(
+    name="report-tls-key",
+    value_type=ABSOLUTE_FILE,
+    default="",
+    help="File with the private key (PEM, without a passphrase) of --report-tls-certificate.",
+)
+REPORT_TLS_CLIENT_CA = Option(
+    name="report-tls-client-ca",
+    value_type=ABSOLUTE_FILE,
+    default="",
+    help="File with the certificates (PEM) of the authorities that issue certificates to clients of --report-bind-address.",
+)
+REPORT_TLS_CLIENT_NAME = Option(
+    name="report-tls-client-name",
+    value_type=DNS_NAME,
+    default="netpolq-ui",
+    help="DNS name (subjectAltName) that the certificate of a client of --report-bind-address must have.",
 )
 METRICS_BIND_ADDRESS = Option(
     name="metrics-bind-address",
@@ -404,6 +438,10 @@ GROUPS: tuple[OptionGroup, ...] = (
             FLOW_EXPORT_FILE_MAX_BYTES,
             FLOW_EXPORT_FILE_KEEP,
         ),
+    ),
+    OptionGroup(
+        "Report to netpolq ui",
+        (REPORT_BIND_ADDRESS, REPORT_TLS_CERTIFICATE, REPORT_TLS_KEY, REPORT_TLS_CLIENT_CA, REPORT_TLS_CLIENT_NAME),
     ),
     OptionGroup("Compatibility", (NETFILTER_BUG_1766_FIX, DISABLE_NRI)),
 )

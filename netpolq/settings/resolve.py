@@ -27,6 +27,7 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     config = Values(flags, environment)[definitions.CONFIG]
     values = Values(flags, environment, from_file(definitions.FILE_OPTIONS, config) if config else {})
     queues = _queues(values)
+    _check_report(values)
     return Settings(
         kubeconfig=values[definitions.KUBECONFIG],
         manifests=values[definitions.MANIFESTS],
@@ -72,6 +73,11 @@ def resolve(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         flow_export_file_keep=values[definitions.FLOW_EXPORT_FILE_KEEP],
         flow_export_otlp=values[definitions.FLOW_EXPORT_OTLP],
         flow_export_otlp_headers_file=values[definitions.FLOW_EXPORT_OTLP_HEADERS_FILE],
+        report_bind_address=values[definitions.REPORT_BIND_ADDRESS],
+        report_tls_certificate=values[definitions.REPORT_TLS_CERTIFICATE],
+        report_tls_key=values[definitions.REPORT_TLS_KEY],
+        report_tls_client_ca=values[definitions.REPORT_TLS_CLIENT_CA],
+        report_tls_client_name=values[definitions.REPORT_TLS_CLIENT_NAME],
         logging_format=values[definitions.LOGGING_FORMAT],
         takeover=values[definitions.TAKEOVER],
     )
@@ -103,6 +109,15 @@ def _queues(values: Values) -> QueueRange:
             f"invalid queues {first} to {last}; allowed: queue numbers up to {MAX_QUEUE}"
         )
     return QueueRange(first, last)
+
+
+def _check_report(values: Values) -> None:
+    """Raises `SettingsError` if the report is to be served and a file for it is not given."""
+    if values[definitions.REPORT_BIND_ADDRESS] is None:
+        return
+    files = (definitions.REPORT_TLS_CERTIFICATE, definitions.REPORT_TLS_KEY, definitions.REPORT_TLS_CLIENT_CA)
+    if missing := [f"--{option.name}" for option in files if values[option] is None]:
+        raise SettingsError(f"{_named(values, definitions.REPORT_BIND_ADDRESS)} needs {' and '.join(missing)} with a file")
 
 
 def _named(values: Values, option: Option[object]) -> str:

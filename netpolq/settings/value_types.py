@@ -27,6 +27,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,19}|0[xX][0-9a-fA-F]{1,16}")
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_DNS_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
+_MAX_DNS_NAME = 253
 _INTERFACE = re.compile(r"[A-Za-z0-9._@:-]{1,15}|[A-Za-z0-9._@:-]{1,14}\*")
 """A name in full, or its start and a star. Source: IFNAMSIZ in linux/if.h; the characters are those that need no quotes in a rule."""
 
@@ -193,6 +195,14 @@ def _host_name(given: str) -> str:
     return name
 
 
+def _dns_name(given: str) -> str:
+    """Return the name in lower case."""
+    name = given.lower()
+    if len(name) > _MAX_DNS_NAME or not _DNS_NAME.fullmatch(name):
+        raise ValueError
+    return name
+
+
 def _run_directory(given: str) -> Path:
     """Return an absolute path, short enough for the address of the status socket below it."""
     path = Path(_plain_text(given))
@@ -272,6 +282,12 @@ BIND_ADDRESS: ValueType[BindAddress] = ValueType(
     metavar="ADDRESS",
     allowed="HOST:PORT with a port from 0 to 65535, an IPv6 host in brackets, or :PORT for all addresses",
 )
+OPTIONAL_BIND_ADDRESS: ValueType[BindAddress | None] = optional(
+    ValueType(parse=BindAddress.parse, metavar="ADDRESS", allowed=f"{BIND_ADDRESS.allowed}; or nothing"), None
+)
+DNS_NAME: ValueType[str] = ValueType(
+    parse=_dns_name, metavar="NAME", allowed="a DNS name of letters, digits, '.' and '-', of at most 253 characters"
+)
 HOST_NAME: ValueType[str] = ValueType(
     parse=_host_name, metavar="NAME", allowed="a node name of letters, digits, '.', '-' and '_', or nothing"
 )
@@ -285,7 +301,7 @@ DURATION: ValueType[int] = ValueType(
     parse=_duration, metavar="DURATION", allowed="a number and one of s, m, h and d, such as 24h"
 )
 FOLDER = paths(metavar="DIR", allowed="a folder", completion=Completion.FOLDERS)
-FLOW_FILE: ValueType[Path | None] = optional(
+ABSOLUTE_FILE: ValueType[Path | None] = optional(
     ValueType(parse=_absolute_file, metavar="FILE", allowed="an absolute path, or nothing", completion=Completion.FILES), None
 )
 RECEIVER_URL: ValueType[str] = optional(

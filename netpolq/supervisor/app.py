@@ -21,6 +21,7 @@
      flow export ◄── status socket, metrics
      traffic reader ──► traffic ◄── flow intake
      events ──► store; ◄── status socket, metrics
+     report server ──► readiness, flow intake
 
 An arrow is a reference that a constructor gets. No part calls back: it sends an event to `Progress`, and the part that must act on it
 waits for that (`subscribe`, `until`).
@@ -33,7 +34,8 @@ import socket
 import sys
 import time
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -65,6 +67,7 @@ from netpolq.supervisor.from_settings import (
     make_cni_results,
     make_events,
     make_flow_export,
+    make_report_tls,
     make_source,
     make_traffic_reader,
     ruleset_config,
@@ -73,7 +76,7 @@ from netpolq.supervisor.from_settings import (
 )
 from netpolq.supervisor.hold import Hold
 from netpolq.supervisor.host_monitor import HostMonitor
-from netpolq.supervisor.http import StatusSocket, in_thread, serve_metrics
+from netpolq.supervisor.http import StatusSocket, Stream, in_thread, serve_metrics
 from netpolq.supervisor.kernel_flow_counts import KernelFlowCounts
 from netpolq.supervisor.kernel_verdict_cache import VerdictCache
 from netpolq.supervisor.learned_names import LearnedNames
@@ -98,6 +101,9 @@ from netpolq.supervisor.status import SETTINGS_PATH, STATUS_PATH, encode
 from netpolq.supervisor.store_intake import StoreIntake
 from netpolq.supervisor.timings import Timings
 from netpolq.supervisor.unknown_addresses import UnknownAddresses
+
+if TYPE_CHECKING:
+    from netpolq.supervisor.report_server import ReportServer
 
 
 def main(settings: Settings) -> int:
@@ -193,6 +199,7 @@ class Supervisor:
         self._cni_results = make_cni_results(settings, self._store, self._intake.deliver)
         self._flow_export = make_flow_export(settings)
         self._events = make_events(settings, self._store)
+        self._report_tls = make_report_tls(settings)
         self._snapshot_file = SnapshotFile(settings.run_dir / SNAPSHOT_FILE)
         self._publisher = Publisher(channel, progress, self._snapshot_file, changes)
         self._ruleset = Ruleset(ruleset_config(settings, form))
@@ -259,6 +266,7 @@ class Supervisor:
         readiness = self._readiness(source)
         self._register_metrics(registry, readiness)
         exposed = in_thread(lambda: expose(registry))
+        streams: dict[str, Stream] = {FLOWS_PATH: self._answer_flows, OBJECTS_PATH: self._objects.document}
         status_socket = StatusSocket(
             settings.run_dir / STATUS_SOCKET,
             settings.queue_first,
@@ -269,7 +277,7 @@ class Supervisor:
                 PODS_PATH: self._pods,
                 SETTINGS_PATH: settings_document.encode(settings).encode,
             },
-            streams={FLOWS_PATH: self._answer_flows, OBJECTS_PATH: self._objects.document},
+            streams=streams,
             metrics=exposed,
             verbosity=Verbosity(settings.verbosity, self._channel, log_denied=settings.log_denied),
         )
@@ -280,6 +288,9 @@ class Supervisor:
             metrics=exposed,
             not_ready=readiness.not_ready,
         )
+        report = self._report_server(readiness, streams)
+        if report is not None:
+            await report.open()
         log_start(settings, self._form, source)
         try:
             await self._run_until_pool_gone(
@@ -300,10 +311,13 @@ class Supervisor:
                 *write_policy_status(settings, source, registry),
                 *write_events(settings, self._events),
                 *([] if self._flow_export is None else [self._flow_export.run()]),
+                *([] if report is None else [report.run()]),
             )
         finally:
             await self._snapshot_file.leave()
             await self._names.leave()
+            if report is not None:
+                await report.cleanup()
             await metrics.cleanup()
             await status_socket.cleanup()
 
@@ -311,6 +325,21 @@ class Supervisor:
         if self._cni_results is None:
             return [source.run(self._intake.deliver)]
         return [source.run(self._cni_results.on_update), self._cni_results.run()]
+
+    def _report_server(self, readiness: Readiness, streams: Mapping[str, Stream]) -> "ReportServer | None":
+        address = self._settings.report_bind_address
+        if self._report_tls is None or address is None:
+            return None
+        # Imported here, because without the option nothing of it is needed.
+        from netpolq.supervisor.report_server import ReportServer  # noqa: PLC0415
+
+        return ReportServer(
+            address,
+            self._report_tls,
+            self._settings.report_tls_client_name,
+            documents={STATUS_PATH: lambda: encode(readiness.status())},
+            streams=streams,
+        )
 
     def _readiness(self, source: Source) -> Readiness:
         return Readiness(
@@ -337,6 +366,7 @@ class Supervisor:
             traffic_reader=self._traffic_reader,
             flow_export=self._flow_export,
             events=self._events,
+            report_tls=self._report_tls,
         )
 
     def _pods(self) -> bytes:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import ConnectionLabel, Dataplane, DenyWith, FlowsMode, HoldUnknown
+from netpolq.errors import BootError
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.part import FlowExport
@@ -22,6 +23,7 @@ from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.folder.source import ManifestFolder
 from netpolq.sources.source import Deliver, Source
 from netpolq.store import Store
+from netpolq.tls import TlsContext, TlsFile, TlsFileError, server_context
 
 log = logging.getLogger("supervisor")
 
@@ -64,6 +66,21 @@ def make_flow_export(settings: Settings) -> FlowExport | None:
         environment = OtlpEnvironment.read(os.environ, settings.flow_export_otlp_headers_file)
         exporters.append(OtlpExporter(settings.flow_export_otlp, node=settings.hostname, environment=environment))
     return FlowExport(exporters) if exporters else None
+
+
+def make_report_tls(settings: Settings) -> TlsContext | None:
+    """The certificates of the report to `netpolq ui`; None unless the settings ask for it. Raises `BootError`."""
+    certificate, key, client_ca = settings.report_tls_certificate, settings.report_tls_key, settings.report_tls_client_ca
+    if settings.report_bind_address is None or certificate is None or key is None or client_ca is None:
+        return None
+    try:
+        return server_context(
+            TlsFile(flag="--report-tls-certificate", path=certificate),
+            TlsFile(flag="--report-tls-key", path=key),
+            TlsFile(flag="--report-tls-client-ca", path=client_ca),
+        )
+    except TlsFileError as error:
+        raise BootError(str(error)) from error
 
 
 def make_traffic_reader(settings: Settings) -> TrafficReader | None:

@@ -53,7 +53,7 @@ class _OneLine(logging.Filter):
         return True
 
 
-def _server_log() -> logging.Logger:
+def error_log() -> logging.Logger:
     """The logger of the HTTP servers. At debug level, because aiohttp logs some malformed requests at no other."""
     found = logging.getLogger("http.server")
     found.setLevel(logging.DEBUG)
@@ -70,7 +70,7 @@ class _ConnectionLimit(web.Server):
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(answer, access_log=None, logger=_server_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
+        super().__init__(answer, access_log=None, logger=error_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -106,6 +106,33 @@ def in_thread(expose: Callable[[], bytes]) -> Callable[[], Awaitable[bytes]]:
         return await asyncio.shield(exposing)
 
     return exposed
+
+
+async def stream_answer(
+    request: web.BaseRequest, stream: Stream, *, write_s: float | None = None, is_last: bool = False
+) -> web.StreamResponse:
+    """Answer with a document in JSON lines, or with what is wrong with the query.
+
+    `write_s`: how long the client may read nothing, or None; then raises `TimeoutError`. `is_last`: the connection closes afterwards.
+    """
+    response: web.StreamResponse
+    try:
+        pieces = stream(tuple(request.query.items()))
+    except ValueError as error:
+        response = web.Response(status=400, text=str(error))
+        if is_last:
+            response.force_close()
+        return response
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    if is_last:
+        response.force_close()
+    await response.prepare(request)
+    async for piece in pieces:
+        async with asyncio.timeout(write_s):
+            await response.write(piece)
+    async with asyncio.timeout(write_s):
+        await response.write_eof()
+    return response
 
 
 async def serve_metrics(
@@ -178,7 +205,7 @@ class StatusSocket:
         application.add_routes([web.get(METRICS_PATH, self._get_metrics)])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
-            application, access_log=None, logger=_server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+            application, access_log=None, logger=error_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
         )
 
     async def open(self) -> None:
@@ -254,16 +281,7 @@ class StatusSocket:
     def _answer_in_pieces(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(request: web.Request) -> web.StreamResponse:
             self._reject_others(request)
-            try:
-                pieces = stream(tuple(request.query.items()))
-            except ValueError as error:
-                return web.Response(status=400, text=str(error))
-            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-            await response.prepare(request)
-            async for piece in pieces:
-                await response.write(piece)
-            await response.write_eof()
-            return response
+            return await stream_answer(request, stream)
 
         return answer
 

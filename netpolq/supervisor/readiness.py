@@ -38,6 +38,7 @@ from netpolq.supervisor.status import (
     ExporterStatus,
     FlowsStatus,
     NamesStatus,
+    ReportStatus,
     SourceStatus,
     Status,
     StrictModeStatus,
@@ -47,6 +48,7 @@ from netpolq.supervisor.status import (
     WorkerStatus,
 )
 from netpolq.supervisor.unknown_addresses import UnknownAddresses
+from netpolq.tls import TlsContext
 
 _LATE_S = 1.0
 _MAX_NAMED = 5
@@ -57,7 +59,7 @@ _MAX_BEHIND_S = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
     """Inputs of readiness and status. `form`: of the queue rule. `verdict_cache`, `strict_mode`, `cni_results`, `flows`, `flow_export`,
-    `events`: None if switched off.
+    `events`, `report_tls`: None if switched off.
     """
 
     settings: Settings
@@ -83,6 +85,7 @@ class Readiness:
     traffic_reader: TrafficReader | None
     flow_export: FlowExport | None
     events: DenialEvents | None
+    report_tls: TlsContext | None
 
     def not_ready(self) -> list[str]:
         """Reasons why the agent is not ready; empty if it is ready."""
@@ -199,6 +202,7 @@ class Readiness:
             flows=self._flows_status(),
             flow_export=self._flow_export_status(),
             events=self._events_status(),
+            report=self._report_status(),
         )
 
     def _waiting_status(self) -> WaitingStatus | None:
@@ -274,6 +278,11 @@ class Readiness:
         if self.events is None:
             return None
         return EventsStatus(waiting=self.events.table.waiting, events=self.events.as_mapping(), problem=self.events.problem)
+
+    def _report_status(self) -> ReportStatus | None:
+        if self.report_tls is None:
+            return None
+        return ReportStatus(address=str(self.settings.report_bind_address), problem=self.report_tls.problem)
 
     def _strict_mode_status(self) -> StrictModeStatus:
         strict = self.strict_mode

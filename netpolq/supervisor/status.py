@@ -183,6 +183,14 @@ class EventsStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportStatus:
+    """The report to `netpolq ui`. `address`: where it is served. `problem`: why a changed certificate is not used, or None."""
+
+    address: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The whole document. `node`: the node name that makes a pod local.
 
@@ -190,7 +198,7 @@ class Status:
     version that every worker uses and whose isolated pods are in the kernel. `run_dir_problem`: what is wrong with the run directory, or
     None. `programming_latency_s`: from the notice of the last change that came into force until then; None before.
     `waiting`: None before its first report. `flows`: None if they are not recorded. `flow_export`: empty if the settings ask for none.
-    `events`: None if they do not ask for them.
+    `events`, `report`: None if they do not ask for them.
     """
 
     version: str
@@ -214,6 +222,7 @@ class Status:
     flows: FlowsStatus | None
     flow_export: list[ExporterStatus]
     events: EventsStatus | None
+    report: ReportStatus | None
 
 
 def encode(status: Status) -> bytes:
@@ -239,6 +248,7 @@ def decode(data: bytes) -> Status:
                 "domain_names": NamesStatus(**document["domain_names"]),
                 # An older agent does not send this field.
                 "events": _events(document.get("events")),
+                "report": _report(document.get("report")),
                 "flows": _flows(document.get("flows")),
                 "flow_export": [ExporterStatus(**exporter) for exporter in document.get("flow_export", ())],
             }
@@ -255,6 +265,11 @@ def _waiting(fields: dict[str, Any] | None) -> WaitingStatus | None:
 def _events(fields: dict[str, Any] | None) -> EventsStatus | None:
     # An older agent does not send this field.
     return None if fields is None else EventsStatus(**fields)
+
+
+def _report(fields: dict[str, Any] | None) -> ReportStatus | None:
+    # An older agent does not send this field.
+    return None if fields is None else ReportStatus(**fields)
 
 
 def _flows(fields: dict[str, Any] | None) -> FlowsStatus | None:

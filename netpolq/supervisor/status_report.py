@@ -11,6 +11,7 @@ from netpolq.supervisor.status import (
     ExporterStatus,
     FlowsStatus,
     NamesStatus,
+    ReportStatus,
     Status,
     StrictModeStatus,
     TrafficStatus,
@@ -59,6 +60,7 @@ def _lines(status: Status) -> Iterator[str]:
             *(_flows(status.flows) if status.flows is not None else ()),
             *(line for exporter in status.flow_export for line in _exporter(exporter)),
             *(() if status.events is None else _events(status.events)),
+            *(() if status.report is None else _report(status.report)),
         ],
         align="<<",
     )
@@ -120,6 +122,12 @@ def _events(events: EventsStatus) -> Iterator[tuple[str, str]]:
     yield "events", f"{_counts(events.events)}; {events.waiting:,} waiting"
     if events.problem is not None:
         yield "events problem", events.problem
+
+
+def _report(report: ReportStatus) -> Iterator[tuple[str, str]]:
+    yield "report", f"served at {report.address}"
+    if report.problem is not None:
+        yield "report problem", report.problem
 
 
 def _snapshot(status: Status) -> str:

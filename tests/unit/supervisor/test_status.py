@@ -22,6 +22,7 @@ from netpolq.supervisor.status import (
     ExporterStatus,
     FlowsStatus,
     NamesStatus,
+    ReportStatus,
     SourceStatus,
     Status,
     StrictModeStatus,
@@ -101,6 +102,7 @@ STATUS = Status(
             problem="flow export to http://collector:4318/v1/logs: no answer within 10 s",
         )
     ],
+    report=ReportStatus(address=":9443", problem="--report-tls-key /tls/key: No such file or directory"),
     events=EventsStatus(waiting=1200, events={"written": 3456, "suppressed": 7, "failed": 2}, problem="403: not permitted"),
 )
 
