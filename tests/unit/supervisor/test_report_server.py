@@ -171,7 +171,7 @@ def test_silent_many_and_malformed_clients_block_no_other_and_hold_few_descripto
         loop = asyncio.get_running_loop()
         for data in (b"", b"\x16\x03\x01\x02\x00\x01", os.urandom(3000), b"GET /status HTTP/1.1\r\n\r\n"):
             clients = []
-            for _ in range(150):
+            for _ in range(90):
                 client = socket.socket()
                 client.setblocking(False)
                 await loop.sock_connect(client, ("127.0.0.1", served.port))
@@ -202,7 +202,9 @@ def test_a_silent_handshake_ends(served: Served, monkeypatch: pytest.MonkeyPatch
     run(served, test)
 
 
-def test_one_more_connection_closes_the_oldest(served: Served) -> None:
+def test_one_more_connection_closes_the_oldest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_server, "IDLE_S", 10 * LIMIT_S)
+
     async def test() -> None:
         tls = served.certificates.client()
         opened = [await served.connect(tls) for _ in range(MAX_CONNECTIONS)]

@@ -1,0 +1,149 @@
+"""The report of a running agent over TLS: which clients read its flows, and what becomes of it when files and agents change."""
+
+import http.client
+import json
+import socket
+import ssl
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from loadtest.testbed.agent import Agent
+from loadtest.testbed.box import Box
+from netpolq.flows import record
+from netpolq.supervisor import flows_report, objects_report
+from netpolq.supervisor.status import decode
+from tests.process.conftest import NODE, admit, assert_admitted
+from tests.support.report_certificates import AGENT_NAME, ReportCertificates
+from tests.support.upgrades import Upgrades
+
+PORT = 9443
+FLAGS = (f"--report-bind-address=:{PORT}", "--workers=1", "--fail-open=false")
+
+
+@pytest.fixture
+def certificates(box: Box) -> ReportCertificates:
+    return ReportCertificates(box.directory / "tls")
+
+
+@pytest.fixture
+def agent(box: Box, folder: Path, certificates: ReportCertificates) -> Iterator[Agent]:
+    with Agent(box, folder, *FLAGS, *certificates.flags) as agent:
+        yield agent
+
+
+def connect(box: Box, context: ssl.SSLContext, address: str = "127.0.0.1") -> ssl.SSLSocket:
+    """Raises `OSError` where TLS or the connection fails."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    connection = box.inside(NODE.name, lambda: socket.socket(family, socket.SOCK_STREAM))
+    connection.settimeout(10.0)
+    try:
+        connection.connect((address, PORT))
+        return context.wrap_socket(connection, server_hostname=AGENT_NAME)
+    except OSError:
+        connection.close()
+        raise
+
+
+def get(box: Box, context: ssl.SSLContext, path: str, address: str = "127.0.0.1") -> bytes:
+    """The body of an answer. Raises `OSError`, or `HTTPException` where there is none."""
+    client = http.client.HTTPConnection(AGENT_NAME)
+    client.sock = connect(box, context, address)
+    try:
+        client.request("GET", path)
+        answer = client.getresponse()
+        assert answer.status == 200
+        return answer.read()
+    finally:
+        client.close()
+
+
+def refuses(box: Box, context: ssl.SSLContext) -> bool:
+    """Whether a client gets not one byte of HTTP: with TLS 1.3 a client may notice only when it reads."""
+    try:
+        with connect(box, context) as connection:
+            connection.sendall(b"GET /status HTTP/1.1\r\nHost: agent\r\n\r\n")
+            return connection.recv(1) == b""
+    except OSError:
+        return True
+
+
+def test_a_client_with_the_right_certificate_reads_flows_status_and_objects(
+    box: Box, agent: Agent, certificates: ReportCertificates
+) -> None:
+    assert_admitted(box, "friend")
+    client = certificates.client()
+
+    def flows() -> set[str]:
+        _head, *lines = get(box, client, "/flows?since=300").splitlines()
+        return {str(record.decode(line).flow.verdict) for line in lines}
+
+    agent.wait_until("both clients are recorded", lambda: {"accept", "deny"} <= flows())
+    head, _records = flows_report.decode(get(box, client, "/flows?since=300", "::1"))
+    assert head.node == NODE.name
+    status = decode(get(box, client, "/status"))
+    assert status.ready
+    assert status.report is not None
+    assert (status.report.address, status.report.problem) == (f":{PORT}", None)
+    assert "app" in str(objects_report.decode(get(box, client, "/objects")).objects)
+
+
+def test_other_clients_read_nothing_and_the_agent_goes_on(box: Box, agent: Agent, certificates: ReportCertificates) -> None:
+    for context in (
+        certificates.anonymous(),
+        certificates.client(issuer=trustme.CA()),
+        certificates.client("netpolq-agent"),
+    ):
+        assert refuses(box, context)
+    assert not refuses(box, certificates.client())
+    assert agent.is_ready()
+    log = agent.log.read_text()
+    assert "a client of the report was refused, 127.0.0.1: " in log
+    assert "Traceback" not in log
+
+
+def test_renewed_certificates_are_used_and_broken_ones_are_not(
+    box: Box, agent: Agent, folder: Path, certificates: ReportCertificates
+) -> None:
+    former = certificates.client()
+    certificates.rotate()
+    assert refuses(box, former)
+    client = certificates.client()
+    key = certificates.key.read_bytes()
+    certificates.key.write_bytes(b"no key")
+    status = json.loads(get(box, client, "/status"))
+    assert str(certificates.key) in status["report"]["problem"]
+    certificates.key.write_bytes(key)
+    assert json.loads(get(box, client, "/status"))["report"]["problem"] is None
+    before = agent.status()
+    admit(folder, "stranger")
+    agent.wait_until_enforced(before)
+
+
+def test_a_successor_listens_before_the_agent_leaves(box: Box, folder: Path, certificates: ReportCertificates) -> None:
+    upgrades = Upgrades(box, folder, *FLAGS, *certificates.flags)
+    try:
+        upgrades.upgrade()
+        assert decode(get(box, certificates.client(), "/status")).report is not None
+        assert upgrades.agent.is_ready()
+    finally:
+        upgrades.agent.stop()
+        upgrades.agent.cleanup()
+
+
+def test_a_start_with_a_missing_file_names_flag_and_file(box: Box, folder: Path, certificates: ReportCertificates) -> None:
+    certificates.client_ca.unlink()
+    agent = Agent(box, folder, *FLAGS, *certificates.flags)
+    with pytest.raises(RuntimeError, match=f"--report-tls-client-ca {certificates.client_ca}: No such file or directory"):
+        agent.start()
+    agent.cleanup()
+
+
+def test_without_the_flag_nothing_listens(box: Box, folder: Path) -> None:
+    with Agent(box, folder, "--workers=1") as agent:
+        with pytest.raises(ConnectionRefusedError):
+            connect(box, ssl.create_default_context())
+        assert agent.status()["report"] is None
