@@ -8,7 +8,7 @@ from netpolq.settings.definitions import RUN_DIR
 from netpolq.settings.options import Values
 
 if TYPE_CHECKING:
-    from netpolq.flow_view.remote import Cluster
+    from netpolq.flow_view.exec_command import Cluster
 
 CLUSTER_ONLY = (flags.AGENT_NAMESPACE, flags.AGENT_SELECTOR, flags.FLOW_NODES, flags.AGENT_TIMEOUT)
 """Flags about the agents of a cluster."""
@@ -24,7 +24,7 @@ def check_cluster_only(values: Values, *, is_cluster: bool, advice: str) -> None
 
 def cluster_of(values: Values, kubeconfig: str, context: str) -> "Cluster":
     """Return how to reach the agents that the flags name."""
-    from netpolq.flow_view.remote import Cluster  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    from netpolq.flow_view.exec_command import Cluster  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
 
     given = values.given(RUN_DIR)
     return Cluster(

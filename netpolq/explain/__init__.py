@@ -3,19 +3,20 @@
 import re
 import sys
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from netpolq.addresses import AddressKey
 from netpolq.errors import ExitCode, SettingsError
-from netpolq.explain.answers import all_as_json, all_as_text, explain_all
+from netpolq.explain.answers import Answer, all_as_json, all_as_text, explain_all
 from netpolq.explain.batch import answer_all
 from netpolq.explain.compiled_evaluator import CompiledEvaluator
 from netpolq.explain.endpoints import End, HostName, ObjectName, parse_endpoint
 from netpolq.explain.expect import Expected
 from netpolq.explain.flow import has_ports, parse_port, parse_protocol
-from netpolq.explain.flows import flows_of
+from netpolq.explain.flows import Flows, flows_of
 from netpolq.explain.known import Known, Read
 from netpolq.explain.manifests import report
 from netpolq.explain.names import parse_names
@@ -71,12 +72,56 @@ def run(
     if packets is not None:
         if source is not None or destination is not None:
             raise SettingsError("--packets cannot be combined with --src and --dst; each line names both")
-        known = _read(read, None, learned)
+        known = _read(_reporting(read), None, learned)
         return answer_all(_evaluator(known, evaluator_name), known.store, packets, expected)
 
     if source is None or destination is None:
         raise SettingsError(f"{'--src' if source is None else '--dst'}: required without --packets")
-    number = _checked("--protocol", parse_protocol, protocol)
+    question = Question(
+        source=source, destination=destination, protocol=protocol, port=port, via_service=via_service, names=names
+    )
+    answered = answer(_reporting(read), question, evaluator_name)
+    sys.stdout.write(answered.json() if form is Output.JSON else answered.text())
+    is_expected = expected is None or all(expected.is_met_by(one.explanation) for one in answered.answers)
+    return ExitCode.OK if is_expected else ExitCode.UNEXPECTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question about one connection; see `run`."""
+
+    source: str
+    destination: str
+    protocol: str = "TCP"
+    port: str | None = None
+    via_service: bool = False
+    names: str = ""
+
+
+class Answered(NamedTuple):
+    """The answers to a question, and what they are about."""
+
+    answers: tuple[Answer, ...]
+    flows: Flows
+    known: Known
+
+    def json(self) -> str:
+        """One JSON object on one line; see `all_as_json`."""
+        return all_as_json(*self)
+
+    def text(self) -> str:
+        """The answers in words; see `all_as_text`."""
+        return all_as_text(*self)
+
+
+def answer(read: Read, question: Question, evaluator: EvaluatorName = EvaluatorName.SNAPSHOT) -> Answered:
+    """Answer one question. Raises `NetpolqError` for an end that does not exist, `SettingsError` for one that is malformed.
+
+    What `read` returns may be changed: addresses that stand for templates of workloads, and names, are added.
+    """
+    source, destination, port = question.source, question.destination, question.port
+    learned = parse_names(question.names)
+    number = _checked("--protocol", parse_protocol, question.protocol)
     # No policy matches the source port. It is accepted so that both endpoints can be copied from a log line.
     first, second = parse_endpoint("--src", source), parse_endpoint("--dst", destination)
     if port is not None and second.port is not None:
@@ -86,17 +131,25 @@ def run(
     given_port = _port(number, second.port if port is None else port, is_required=not _may_be_service(second.end))
     known = _read(read, (first.wanted, second.wanted), learned)
     flows = flows_of(known, first.end, second.end, number, given_port)
-    with_audit = _evaluator(known, evaluator_name, with_audit=True) if known.has_audit else None
-    answers = explain_all(known, _evaluator(known, evaluator_name), with_audit, flows, via_service=via_service)
-    sys.stdout.write(all_as_json(answers, flows, known) if form is Output.JSON else all_as_text(answers, flows, known))
-    is_expected = expected is None or all(expected.is_met_by(answer.explanation) for answer in answers)
-    return ExitCode.OK if is_expected else ExitCode.UNEXPECTED
+    with_audit = _evaluator(known, evaluator, with_audit=True) if known.has_audit else None
+    answers = explain_all(known, _evaluator(known, evaluator), with_audit, flows, via_service=question.via_service)
+    return Answered(answers, flows, known)
+
+
+def _reporting(read: Read) -> Read:
+    """Return the same reader, which tells what cannot be used on standard error."""
+
+    def reading(ends: Sequence[str] | None) -> Known:
+        known = read(ends)
+        report(known.rejections)
+        return known
+
+    return reading
 
 
 def _read(read: Read, ends: tuple[str, str] | None, learned: Mapping[AddressKey, frozenset[str]]) -> Known:
     known = read(ends)
     known.learn(learned)
-    report(known.rejections)
     return known
 
 

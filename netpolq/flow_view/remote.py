@@ -1,8 +1,4 @@
-"""Flows of all agents of a cluster, read through the API server: `netpolq flows` runs in each agent's container (pods/exec).
-
-The status socket is a Unix socket for root alone, so no port can be forwarded to it. The command in the container has the agent's own
-version and run dir.
-"""
+"""Flows of all agents of a cluster: `netpolq flows` runs in each agent's container (`netpolq.flow_view.exec_command`)."""
 
 import asyncio
 import os
@@ -11,62 +7,22 @@ import time
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-
-import aiohttp
 
 from netpolq.errors import ExitCode, NetpolqError
-from netpolq.flow_view.agents import Agent, find
-from netpolq.flow_view.exec_stream import PROTOCOLS, ExecStream
+from netpolq.flow_view.agents import Agent
+from netpolq.flow_view.exec_command import AGAIN_S, MAX_AT_ONCE, MAX_FOLLOWED, AgentError, Cluster, found_agents, run_in_agent
 from netpolq.flow_view.local import Question, decoded_head, pass_on
 from netpolq.flow_view.outputs import Output
 from netpolq.flow_view.spool import Spool, window_start
-from netpolq.logs import one_line
+from netpolq.flows.record import RECORD_START
 from netpolq.sources.kubernetes.connection import Connection
-from netpolq.sources.kubernetes.watch import StatusError
 from netpolq.supervisor.flows_report import FlowsHead
-
-MAX_AT_ONCE = 16
-"""Agents that are read at once, or that are connected to at once: each is a process on its node, and a stream of the API server."""
-
-MAX_FOLLOWED = 256
-"""Agents that are followed: each holds a connection."""
 
 FLAGS = {"source": "from", "destination": "to"}
 """The flags of fields of `FlowFilter` that have another name."""
 
-_CONTAINER = "agent"
-_AGAIN_S = 10.0
 _STEP_S = 1.0
 _MAX_NAMED = 5
-_RECORD_START = b'{"window_start":'
-_FORBIDDEN = "you need the verbs create and get of the resource pods/exec in the namespace {}: {}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """How to reach the agents of a cluster. `nodes`: empty for all. `run_dir`: None for the agents' own. `timeout_s`: of an agent."""
-
-    kubeconfig: str
-    context: str
-    namespace: str
-    selector: str
-    nodes: frozenset[str]
-    run_dir: str | None
-    timeout_s: float
-
-    def connection(self) -> Connection:
-        """A connection to its API server, closed."""
-        return Connection(
-            self.kubeconfig,
-            context=self.context,
-            max_connections=MAX_FOLLOWED + MAX_AT_ONCE,
-            advice="see --kubeconfig and --context",
-        )
-
-
-class _AgentError(Exception):
-    """An agent could not be read. `is_partial`: some of its answer has come."""
 
 
 def command(cluster: Cluster, question: Question) -> list[str]:
@@ -85,7 +41,7 @@ async def show(cluster: Cluster, question: Question, output: Output) -> ExitCode
     connection = cluster.connection()
     await connection.open()
     try:
-        agents = await _found(connection, cluster)
+        agents = await found_agents(connection, cluster)
         failures: dict[Agent, str] = {}
         answers: dict[Agent, _Into] = {}
         limit, progress = asyncio.Semaphore(MAX_AT_ONCE), _Progress(len(agents))
@@ -95,8 +51,8 @@ async def show(cluster: Cluster, question: Question, output: Output) -> ExitCode
                 async with limit:
                     into = answers[agent] = _Into(output, spool, agent.node)
                     try:
-                        await _read(connection, cluster, agent, command(cluster, question), into)
-                    except _AgentError as error:
+                        await run_in_agent(connection, cluster, agent, command(cluster, question), into)
+                    except AgentError as error:
                         failures[agent] = str(error)
                     spool.flush(agent.node)
                     progress.step()
@@ -144,7 +100,7 @@ class _Following:
         self._is_settled: dict[str, asyncio.Event] = {}
 
     async def run(self) -> None:
-        agents = await _found(self._connection, self._cluster)
+        agents = await found_agents(self._connection, self._cluster)
         if len(agents) > MAX_FOLLOWED:
             raise NetpolqError(f"{len(agents)} agents are too many to follow, at most {MAX_FOLLOWED}; name some with --node")
         self._start(agents)
@@ -157,12 +113,12 @@ class _Following:
         if len(self._problems) == len(agents):
             _told({agent: self._problems[agent.node] for agent in agents}, len(agents), self._output)
         while True:
-            until_s = time.monotonic() + _AGAIN_S
+            until_s = time.monotonic() + AGAIN_S
             while time.monotonic() < until_s:
                 self._output.tick()
                 await asyncio.sleep(_STEP_S)
             try:
-                agents = await _found(self._connection, self._cluster)
+                agents = await found_agents(self._connection, self._cluster)
             except NetpolqError as error:
                 self._note("", str(error))
                 continue
@@ -196,9 +152,9 @@ class _Following:
 
         into = _Into(self._output, None, agent.node, reached)
         try:
-            await _read(self._connection, self._cluster, agent, command(self._cluster, question), into)
+            await run_in_agent(self._connection, self._cluster, agent, command(self._cluster, question), into)
             self._note(agent.node, "the command has ended")
-        except _AgentError as error:
+        except AgentError as error:
             self._note(agent.node, str(error))
         finally:
             if is_held:
@@ -231,7 +187,7 @@ class _Into:
 
     def line(self, line: bytes) -> None:
         """Take a line of the agent's answer. Raises `NetpolqError` if it is none."""
-        if not line.startswith(_RECORD_START):
+        if not line.startswith(RECORD_START):
             head = decoded_head(line)
             if self._spool is None:
                 self._output.head(self.node, head, line)
@@ -252,60 +208,6 @@ class _Into:
     def remark(self, text: str) -> None:
         """Take a line that the command wrote for its user."""
         self._output.remark(f"{self.node}: {text.removeprefix('netpolq: ')}")
-
-
-async def _read(connection: Connection, cluster: Cluster, agent: Agent, argv: list[str], into: _Into) -> None:
-    """Run the command in the agent's container until its end. Raises `_AgentError` with the reason if that is not a good one."""
-    if agent.problem:
-        raise _AgentError(agent.problem)
-    path = f"/api/v1/namespaces/{agent.namespace}/pods/{agent.pod}/exec"
-    query = [*(("command", word) for word in argv), ("container", _CONTAINER), ("stdout", "true"), ("stderr", "true")]
-    stream = ExecStream()
-    try:
-        async with connection.websocket(path, query, protocols=PROTOCOLS, timeout_s=cluster.timeout_s) as opened:
-            while not stream.is_complete and not stream.failure:
-                async with asyncio.timeout(cluster.timeout_s):
-                    message = await opened.receive()
-                if message.type not in {aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT}:
-                    break
-                lines, errors = stream.feed(message.data if isinstance(message.data, bytes) else str(message.data).encode())
-                for line in lines:
-                    into.line(line)
-                for text in errors:
-                    if not text.startswith("netpolq: error: "):  # the reason of its end, which follows
-                        into.remark(text)
-    except BrokenPipeError:  # of standard output: nothing is sent to the agent
-        raise
-    except TimeoutError:
-        raise _AgentError(f"no answer within {cluster.timeout_s:.0f} s (see --timeout){_so_far(into)}") from None
-    except StatusError as error:
-        text = _FORBIDDEN.format(repr(agent.namespace), error) if error.code == 403 else f"the API server answers {error}"
-        raise _AgentError(one_line(text)) from error
-    except (aiohttp.ClientError, OSError, NetpolqError) as error:
-        raise _AgentError(f"{one_line(str(error)) or type(error).__name__}{_so_far(into)}") from error
-    if stream.failure:
-        raise _AgentError(f"{stream.failure}{_so_far(into)}")
-    if not stream.is_complete:
-        raise _AgentError(f"the connection ended in the middle{_so_far(into)}")
-
-
-def _so_far(into: _Into) -> str:
-    return "; its flows are incomplete" if into.has_any else ""
-
-
-async def _found(connection: Connection, cluster: Cluster) -> list[Agent]:
-    """The agents. Raises `NetpolqError`, also if the API server cannot be reached."""
-    try:
-        return await find(
-            connection, cluster.namespace, cluster.selector, cluster.nodes, timeout_s=max(cluster.timeout_s, _AGAIN_S)
-        )
-    except TimeoutError as error:
-        raise NetpolqError(f"the API server {connection.address} does not answer") from error
-    except StatusError as error:
-        raise NetpolqError(f"the API server {connection.address} answers {one_line(str(error))}") from error
-    except (aiohttp.ClientError, OSError) as error:
-        reason = one_line(str(error)) or type(error).__name__
-        raise NetpolqError(f"the API server {connection.address} cannot be reached: {reason}") from error
 
 
 def _told(failures: dict[Agent, str], agents: int, output: Output) -> ExitCode:

@@ -20,6 +20,9 @@ from netpolq.model import Labels, qualified_name
 OTHER_ADDRESSES = "other"
 """In place of an address: addresses outside the cluster that were too many to be recorded one by one."""
 
+RECORD_START = b'{"window_start":'
+"""How the line of a record begins, and no other line of an agent's answer."""
+
 _NO_LABELS = Labels()
 
 

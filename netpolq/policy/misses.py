@@ -66,11 +66,12 @@ def _reasons(subject: str, selector: str, unmet: Sequence[Requirement], labels: 
     for requirement in unmet[:MAX_LISTED]:
         value = labels.get(requirement.key)
         has = f"has {requirement.key}={value}" if value is not None else f"has no label {requirement.key}"
-        reasons.append(f"{subject} {has}, {selector} wants {_wanted(requirement)}")
+        reasons.append(f"{subject} {has}, {selector} wants {requirement_text(requirement)}")
     return [*reasons, *and_more(unmet, "requirements")]
 
 
-def _wanted(requirement: Requirement) -> str:
+def requirement_text(requirement: Requirement) -> str:
+    """A requirement in words: `app=web`, `tier In (a, b)`, `app Exists`."""
     key, operator, values = requirement
     if operator is SelectorOperator.IN and len(values) == 1:
         return f"{key}={values[0]}"
@@ -81,7 +82,7 @@ def _wanted(requirement: Requirement) -> str:
 
 def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destination: Pod | None) -> str:
     """Why no entry of a rule's ports is about a port. `destination`: the pod whose port names count, or None."""
-    allowed = ", ".join([*map(_entry, entries[:MAX_LISTED]), *and_more(entries, "entries")])
+    allowed = ", ".join([*map(port_entry_text, entries[:MAX_LISTED]), *and_more(entries, "entries")])
     if protocol not in Protocol.__members__.values():
         return f"protocol: a rule with ports ({allowed}) allows TCP, UDP and SCTP only"
     name = Protocol(protocol).name
@@ -93,7 +94,8 @@ def port_miss(entries: Sequence[PolicyPort], protocol: int, port: int, destinati
     return f"port: {allowed} allowed, not {name} {port}{has}"
 
 
-def _entry(entry: PolicyPort) -> str:
+def port_entry_text(entry: PolicyPort) -> str:
+    """An entry of a rule's ports in words: `TCP 443`, `UDP 5000-5010`, `every TCP port`."""
     if entry.port is None:
         return f"every {entry.protocol.name} port"
     return f"{entry.protocol.name} {entry.port}" + (f"-{entry.end_port}" if entry.end_port is not None else "")

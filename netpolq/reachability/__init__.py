@@ -6,6 +6,7 @@ Both get the objects from the command, and use the evaluator of `netpolq explain
 import sys
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from netpolq.addresses import AddressKey
 from netpolq.enums import Protocol
@@ -20,12 +21,12 @@ from netpolq.reachability.cluster import Cluster
 from netpolq.reachability.difference import Difference, End, compare, matched, presence, questions_between
 from netpolq.reachability.grouping import By, groups_of, outside_group, without_own_address
 from netpolq.reachability.matrix import matrix_of
-from netpolq.reachability.observed import observed
+from netpolq.reachability.observed import Observed, observed
 from netpolq.reachability.outside import outside_addresses
 from netpolq.reachability.ports import PortRange, distinguished
 from netpolq.reachability.render_matrix import MatrixFormat
 
-__all__ = ["By", "MatrixFormat", "show_difference", "show_matrix"]
+__all__ = ["By", "Compared", "MatrixFormat", "compared", "show_difference", "show_matrix"]
 
 
 def show_matrix(*, known: Known, place: str, by: By, protocol: Protocol | None, port: int | None, output: MatrixFormat) -> int:
@@ -62,12 +63,51 @@ def show_difference(
     code: 0 if no connection changes (with `records`: none is cut), otherwise 8. Raises `NetpolqError` if no
     pod owns an address and no workload has a template, or for a cluster that is too large.
     """
-    sides = old, new
+    for place, known in zip(places, (old, new), strict=True):
+        report(known.rejections, place)
+    found = compared(old=old, new=new, places=places, records=records)
+    if as_json:
+        sys.stdout.write(found.json())
+    else:
+        _tell_origin("OLD", old)
+        _tell_origin("NEW", new)
+        sys.stdout.write(found.text())
+    return ExitCode.UNEXPECTED if found.counted else ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What differs between two states of objects. `seen`: the connections that were compared, None: all."""
+
+    old: Known
+    new: Known
+    difference: Difference
+    clusters: tuple[Cluster, Cluster]
+    seen: Observed | None
+
+    @property
+    def counted(self) -> int:
+        """How many connections change; of those that were seen, how many are cut."""
+        changes = self.difference.changes
+        return len(changes) if self.seen is None else sum(change.cuts for change in changes)
+
+    def json(self) -> str:
+        """One JSON object; see `render_difference`."""
+        rejections = {"old": self.old.rejections, "new": self.new.rejections}
+        origins = {"old": self.old.origin.fields, "new": self.new.origin.fields}
+        return render_difference.as_json(self.difference, self.clusters, rejections, origins, self.seen)
+
+    def text(self) -> str:
+        """The difference in words; see `render_difference`."""
+        return render_difference.as_text(self.difference, self.seen)
+
+
+def compared(*, old: Known, new: Known, places: tuple[str, str], records: Sequence[FlowRecord] | None = None) -> Compared:
+    """Return what differs between two states of objects; see `show_difference`. Pods that stand for templates are added to both."""
     stores = old.store, new.store
     namespaces, pods = presence(*stores)
     groups = []
-    for name, place, known in zip(("OLD", "NEW"), places, sides, strict=True):
-        report(known.rejections, place)
+    for name, place, known in zip(("OLD", "NEW"), places, (old, new), strict=True):
         add_all_without_pods(known)
         groups.append(groups_of(known.store, By.WORKLOAD, _templates(known)))
         if not groups[-1]:
@@ -76,23 +116,12 @@ def show_difference(
     ends, workloads = matched(*groups)
     addresses = outside_addresses(stores)
     outside = End(outside_group((), addresses).name, addresses, addresses)
-    before, after = (Cluster(side.store, _templates(side).keys(), enforcement=side.enforcement) for side in sides)
-    clusters = before, after
+    before, after = (Cluster(side.store, _templates(side).keys(), enforcement=side.enforcement) for side in (old, new))
     seen = None if records is None else observed(records, (*groups[0], *groups[1]), ends)
     questions = questions_between(ends, outside, distinguished(stores)) if seen is None else seen.in_order()
-    changes = tuple(compare(*clusters, questions))
-    difference = Difference(changes=changes, workloads=workloads, namespaces=namespaces, pods=pods)
-    if as_json:
-        rejections = {"old": old.rejections, "new": new.rejections}
-        origins = {"old": old.origin.fields, "new": new.origin.fields}
-        text = render_difference.as_json(difference, clusters, rejections, origins, seen)
-    else:
-        _tell_origin("OLD", old)
-        _tell_origin("NEW", new)
-        text = render_difference.as_text(difference, seen)
-    sys.stdout.write(text)
-    counted = changes if seen is None else [change for change in changes if change.cuts]
-    return ExitCode.UNEXPECTED if counted else ExitCode.OK
+    changes = tuple(compare(before, after, questions))
+    found = Difference(changes=changes, workloads=workloads, namespaces=namespaces, pods=pods)
+    return Compared(old=old, new=new, difference=found, clusters=(before, after), seen=seen)
 
 
 def _templates(known: Known) -> Mapping[AddressKey, str]:

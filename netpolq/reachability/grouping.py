@@ -60,7 +60,10 @@ def groups_of(store: Store, by: By, templates: Mapping[AddressKey, str] = _NO_TE
         pod = store.pods[name]
         workload = next((templates[address] for address in owned[name] if address in templates), "")
         members.setdefault(Key(pod.namespace) if by is By.NAMESPACE else _key(pod, workload), []).append(pod)
-    names = {key: key.namespace for key in members} if by is By.NAMESPACE else _unique_names(members)
+    if by is By.NAMESPACE:
+        names = {key: key.namespace for key in members}
+    else:
+        names = unique_names({key: [pod.name for pod in pods] for key, pods in members.items()})
     groups = (
         Group(
             names[key],
@@ -95,8 +98,8 @@ def workload_key(namespace: str, pod: str, labels: Mapping[str, str], workload: 
     return Key(namespace, stable, controller or ("" if stable else pod))
 
 
-def _unique_names(members: Mapping[Key, Sequence[Pod]]) -> dict[Key, str]:
-    """Return names of workloads. Where several would have one name, the labels in which they differ follow."""
+def unique_names(members: Mapping[Key, Sequence[str]]) -> dict[Key, str]:
+    """Return names of workloads, from the names of their pods. Where several would have one, the labels in which they differ follow."""
     by_name: dict[str, list[Key]] = {}
     for key, pods in members.items():
         by_name.setdefault(qualified_name(key.namespace, key.controller or _common_name(pods)), []).append(key)
@@ -107,14 +110,14 @@ def _unique_names(members: Mapping[Key, Sequence[Pod]]) -> dict[Key, str]:
             different = ",".join(f"{label}={text}" for label, text in key.labels if (label, text) not in common)
             names[key] = name if len(keys) == 1 else f"{name} ({different or 'no other labels'})"
     if len(set(names.values())) < len(names):  # a controller and a pod of the same name, with equal labels
-        return {key: f"{name} ({members[key][0].name})" for key, name in names.items()}
+        return {key: f"{name} ({members[key][0]})" for key, name in names.items()}
     return names
 
 
-def _common_name(pods: Sequence[Pod]) -> str:
+def _common_name(pods: Sequence[str]) -> str:
     """Return the parts, between dashes, with which the names of all pods begin, or the first name."""
-    first, *others = (pod.name.split("-") for pod in pods)
+    first, *others = (pod.split("-") for pod in pods)
     count = next(
         (number for number, part in enumerate(first) if any(other[number : number + 1] != [part] for other in others)), len(first)
     )
-    return "-".join(first[:count]) or pods[0].name
+    return "-".join(first[:count]) or pods[0]

@@ -15,7 +15,7 @@ import pytest
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import Box
 from netpolq.errors import ExitCode
-from netpolq.flow_view.remote import MAX_AT_ONCE
+from netpolq.flow_view.exec_command import MAX_AT_ONCE
 from netpolq.flows import record
 from tests.process.conftest import assert_admitted, written
 from tests.process.test_flows_command import Terminal, on_terminal, records, wait_for_flows
