@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 log = logging.getLogger("tls")
 
@@ -60,8 +61,33 @@ class TlsContext:
                 log.info("certificates were read again: %s", ", ".join(map(str, self._files)))
         return self._context
 
+    def following(self) -> ssl.SSLContext:
+        """Return a context for libraries that keep one: each new connection has the context of the files as they are then."""
+        return _Following(self)
+
     def _look(self) -> Mapping[Path, tuple[int, ...]]:
         return {file.path: _signature(file.path) for file in self._files}
+
+
+class _Following(ssl.SSLContext):
+    """Hands each connection over to the current context of its owner. Event loops make their connections by `wrap_bio`."""
+
+    _owner: TlsContext
+
+    def __new__(cls, owner: TlsContext) -> Self:
+        made = super().__new__(cls, owner.current().protocol)
+        made._owner = owner
+        return made
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self._owner.current().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def server_context(certificate: TlsFile, key: TlsFile, client_ca: TlsFile | None) -> TlsContext:

@@ -13,12 +13,13 @@ _PAGE_PODS = 500
 
 
 class Agent(NamedTuple):
-    """The pod of an agent. `problem`: why it cannot be asked, or empty."""
+    """The pod of an agent. `problem`: why it cannot be asked, or empty. `address`: of the pod, or empty if it has none yet."""
 
     node: str
     namespace: str
     pod: str
     problem: str = ""
+    address: str = ""
 
 
 async def find(connection: Connection, namespace: str, selector: str, nodes: Collection[str], *, timeout_s: float) -> list[Agent]:
@@ -75,5 +76,6 @@ def _agents(pods: Iterable[Mapping[str, Any]]) -> Iterator[tuple[tuple[bool, str
         problem = "" if phase == "Running" else f"its pod is {phase}"
         if not problem and metadata.get("deletionTimestamp"):
             problem = "its pod is being deleted"
-        agent = Agent(node, str(metadata.get("namespace") or ""), str(metadata.get("name") or ""), problem)
+        address = str(status.get("podIP") or status.get("hostIP") or "")
+        agent = Agent(node, str(metadata.get("namespace") or ""), str(metadata.get("name") or ""), problem, address)
         yield (not problem, str(metadata.get("creationTimestamp") or "")), agent

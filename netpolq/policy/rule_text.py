@@ -26,7 +26,11 @@ def rule_text(rule: PolicyRule | ClusterRule, direction: Direction, namespace: s
     """What a rule is about. `namespace`: of its policy, empty for a cluster-wide one. Long lists are cut."""
     if rule.peers is not None and not rule.peers:
         return "matches nothing: the rule cannot be used as written"
-    peers = _ANYWHERE[direction] if rule.peers is None else f"{_PEERS[direction]} {_listed(_peer_texts(rule.peers, namespace), 'peers')}"
+    peers = (
+        _ANYWHERE[direction]
+        if rule.peers is None
+        else f"{_PEERS[direction]} {_listed(_peer_texts(rule.peers, namespace), 'peers')}"
+    )
     ports = "every port" if rule.ports is None else _listed(_port_texts(rule.ports), "ports")
     return f"{peers} {_PORTS[direction]} {ports}"
 

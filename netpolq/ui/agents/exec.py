@@ -223,5 +223,3 @@ class _AllLines:
 
     def remark(self, text: str) -> None:
         """The reason of a failure has it, too."""
-
-

@@ -54,7 +54,14 @@ class Containers:
     _running: int = 0
 
     def put(
-        self, name: str, node: str, *, created: str = "2026-01-01T00:00:00Z", phase: str = "Running", **labels: str
+        self,
+        name: str,
+        node: str,
+        *,
+        created: str = "2026-01-01T00:00:00Z",
+        phase: str = "Running",
+        address: str = "",
+        **labels: str,
     ) -> Container:
         """Create a pod of the namespace kube-system."""
         metadata = {
@@ -63,7 +70,7 @@ class Containers:
             "creationTimestamp": created,
             "labels": {"app.kubernetes.io/name": "netpolq", **labels},
         }
-        body: Body = {"metadata": metadata, "spec": {"nodeName": node}, "status": {"phase": phase}}
+        body: Body = {"metadata": metadata, "spec": {"nodeName": node}, "status": {"phase": phase, "podIP": address}}
         self.pods[name] = Container(body)
         return self.pods[name]
 
