@@ -31,6 +31,7 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "netpolq",  # without the versions of aiohttp and Python
 }
 """On every answer."""
 

@@ -70,9 +70,11 @@ def protect(application: web.Application, access: Access, authenticator: Authent
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers of every answer. Those that a handler has set stay."""
-    for name, value in (*HEADERS.items(), *(API_HEADERS.items() if is_api(request) else ())):
-        response.headers.setdefault(name, value)
+    """Add the headers of every answer. `Cache-Control` of a handler stays."""
+    response.headers.update(HEADERS)
+    if is_api(request):
+        for name, value in API_HEADERS.items():
+            response.headers.setdefault(name, value)
     request[_BEGUN] = True
 
 

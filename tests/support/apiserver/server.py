@@ -26,6 +26,7 @@ from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fau
 from tests.support.apiserver.listing import list_page
 from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
 from tests.support.apiserver.resources import BY_PATH, DISCOVERY, GROUP, Body, Resource, Verb
+from tests.support.apiserver.reviews import Reviews
 from tests.support.apiserver.services import PATH as SERVICES_PATH
 from tests.support.apiserver.services import Services
 from tests.support.apiserver.status import ApiError
@@ -81,6 +82,7 @@ class ApiServer:
         self.events = Events(self.store)
         self.services = Services()
         self.containers = Containers()
+        self.reviews = Reviews()
         self._custom = CustomResources()
         self.requests: list[Request] = []
         self.watch_list = watch_list
@@ -334,6 +336,8 @@ class ApiServer:
             return written
         if (event := await self.events.answer(request, user)) is not None:
             return event
+        if (reviewed := await self.reviews.answer(request, user)) is not None:
+            return reviewed
         if request.path == SERVICES_PATH:
             return await self.services.answer(request)
         if (answered := await self.containers.answer(request, user)) is not None:

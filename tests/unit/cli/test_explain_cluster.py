@@ -215,7 +215,7 @@ def test_errors_name_server_verb_and_resource(
         config, *QUESTION, code=ExitCode.FAILED, capsys=capsys
     )
     api.do(lambda server: server.clear())
-    other = api.kubeconfig(tmp_path / "other", token="wrong")  # noqa: S106
+    other = api.kubeconfig(tmp_path / "other", token="wrong")
     assert "401" in explained(other, *QUESTION, code=ExitCode.FAILED, capsys=capsys)
     assert "No such file" in explained(tmp_path / "none", *QUESTION, code=ExitCode.FAILED, capsys=capsys)
     assert "there is no context 'b'; allowed: test" in explained(

@@ -321,7 +321,7 @@ async def test_a_rotated_token_is_read_again(cluster: Cluster) -> None:
     cluster.deny()
     await cluster.until(lambda: cluster.written)
     cluster.server.rotate_token("rotated")
-    cluster.server.kubeconfig(cluster.kubeconfig, token="rotated")  # noqa: S106
+    cluster.server.kubeconfig(cluster.kubeconfig, token="rotated")
     cluster.deny(address="192.0.2.2")
     await cluster.until(lambda: len(cluster.written) == 2)
 

@@ -310,7 +310,7 @@ async def test_many_changes_at_once_are_written_at_the_given_rate(cluster: Clust
 async def test_rotated_credentials_are_read_again(tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("first")
-    async with ApiServer(token="first") as server:  # noqa: S106
+    async with ApiServer(token="first") as server:
         config = server.kubeconfig(tmp_path / "kubeconfig", token_file=token_file)
         cluster = Cluster(server, Reports(server.writes), config, [])
         agent = cluster.start()

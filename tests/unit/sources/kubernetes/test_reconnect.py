@@ -108,13 +108,13 @@ async def test_a_watch_that_is_answered_and_says_nothing_is_no_contact(tmp_path:
 async def test_a_rotated_authority_is_read_again(tmp_path: Path) -> None:
     """A certificate that the known authority did not sign has the kubeconfig and its files read again."""
     config = tmp_path / "config"
-    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:  # noqa: S106
+    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:
         fill(server)
-        async with reading(server.kubeconfig(config, token="first")) as reader:  # noqa: S106
+        async with reading(server.kubeconfig(config, token="first")) as reader:
             await until(lambda: reader.agrees_with(server))
             await server.rotate_authority()
             await server.until(lambda: bool(reader.source.problems))
-            server.kubeconfig(config, token="first")  # noqa: S106
+            server.kubeconfig(config, token="first")
             server.put(pod("after", "10.0.0.98"))
             await until(lambda: reader.agrees_with(server))
 

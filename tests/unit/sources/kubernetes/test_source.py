@@ -217,7 +217,7 @@ async def test_a_rejected_policy_isolates_is_reported_and_cleared(tmp_path: Path
 async def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first")
-    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:  # noqa: S106
+    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config", token_file=token)) as reader:
             await until(lambda: reader.agrees_with(server))
@@ -235,7 +235,7 @@ async def test_an_exec_plugin_gives_the_token_and_is_asked_again_when_it_is_refu
     credential = '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "%s"}}'
     plugin.write_text(f"#!/bin/sh\nprintf '{credential}' \"$(cat {token})\"\n")
     plugin.chmod(0o700)
-    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:  # noqa: S106
+    async with ApiServer(tls=True, token="first", bookmark_interval_s=0.2) as server:
         fill(server)
         async with reading(server.kubeconfig(tmp_path / "config", exec_plugin=[str(plugin)])) as reader:
             await until(lambda: reader.agrees_with(server))
