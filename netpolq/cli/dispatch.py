@@ -26,6 +26,7 @@ from netpolq.cli.recommend import RECOMMEND
 from netpolq.cli.run import RELOAD, RUN, SUPERVISE
 from netpolq.cli.status import STATUS
 from netpolq.cli.support_bundle import SUPPORT_BUNDLE
+from netpolq.cli.ui import UI
 from netpolq.enums import LoggingFormat
 from netpolq.errors import ExitCode, NetpolqError, SettingsError
 from netpolq.hold import command as hold_command
@@ -186,6 +187,7 @@ COMMANDS: Mapping[str, Command] = {
     "pods": PODS,
     "names": NAMES,
     "flows": FLOWS,
+    "ui": UI,
     "loglevel": LOGLEVEL,
     "support-bundle": SUPPORT_BUNDLE,
     "cleanup": CLEANUP,

@@ -5,7 +5,18 @@ from dataclasses import replace
 from netpolq.enums import PROTOCOL_NAMES, Protocol
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option, OptionGroup
-from netpolq.settings.value_types import BOOLEAN, DURATION, Completion, durations, integers, optional, paths, text, words
+from netpolq.settings.value_types import (
+    BIND_ADDRESS,
+    BOOLEAN,
+    DURATION,
+    Completion,
+    durations,
+    integers,
+    optional,
+    paths,
+    text,
+    words,
+)
 
 OUTPUT = Option(
     name="output", value_type=words("text", "json", metavar="FORMAT"), default="text", help="Format of the output.", letter="o"
@@ -304,6 +315,28 @@ AGENT_TIMEOUT = Option(
     help="How long an agent may take to connect, and may be silent.",
 )
 
+UI_LISTEN = Option(
+    name="listen",
+    value_type=BIND_ADDRESS,
+    default="127.0.0.1:8080",
+    help="Address on which the page is served. With port 0 the kernel chooses one.",
+)
+UI_SOCKETS = Option(
+    name="agent",
+    value_type=text(
+        metavar="SOCKET", allowed="the path of a status socket; several separated by commas", completion=Completion.FILES
+    ),
+    default="",
+    help="Status socket of an agent of this machine. May be repeated. Empty: the one in --run-dir.",
+    is_list=True,
+)
+UI_DEMO = Option(
+    name="demo",
+    value_type=_SWITCH,
+    default="false",
+    help="Show a made-up shop instead of an agent. Needs no privileges and no cluster.",
+)
+
 STATUS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 NAMES_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
 PODS_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, OUTPUT)
@@ -319,6 +352,24 @@ FLOW_GROUPS = (
     ),
 )
 FLOWS_OPTIONS: tuple[Option[object], ...] = tuple(option for group in FLOW_GROUPS for option in group.options)
+UI_GROUPS = (
+    OptionGroup("The page", (UI_LISTEN,)),
+    OptionGroup(
+        "What is shown; without these flags the agent of this node",
+        (
+            RUN_DIR,
+            UI_SOCKETS,
+            CLUSTER_KUBECONFIG,
+            CLUSTER_CONTEXT,
+            AGENT_NAMESPACE,
+            AGENT_SELECTOR,
+            FLOW_NODES,
+            AGENT_TIMEOUT,
+            UI_DEMO,
+        ),
+    ),
+)
+UI_OPTIONS: tuple[Option[object], ...] = tuple(option for group in UI_GROUPS for option in group.options)
 SUPPORT_BUNDLE_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, BUNDLE_FILE, BUNDLE_LOG)
 CLEANUP_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, CT_LABEL)
 HOLD_OPTIONS: tuple[Option[object], ...] = (POD_CIDRS, CNI_CONF_DIR, CT_LABEL, *HOLD_SWITCHES)

@@ -1,17 +1,16 @@
 """Policies as the page shows them: whom they select, their rules in words, and how often each decided. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from netpolq.enums import Action, Direction
+from netpolq.enums import Action, Direction, Tier
 from netpolq.explain.known import Known
 from netpolq.flows.record import time_text
-from netpolq.model import ClusterNetworkPolicy, NetworkPolicy, Pod, Rejection, qualified_name
+from netpolq.model import ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, PolicyRule, Rejection, qualified_name
 from netpolq.policy.rule_text import rule_text
 from netpolq.policy.tier_policy import selects
 from netpolq.sources.decode.kinds import CLUSTER_POLICIES
 from netpolq.store import Store, reported_addresses
-from netpolq.enums import Tier
 from netpolq.ui.state.hits import Hits, PolicyHits
 
 MAX_EXAMPLES = 5
@@ -107,7 +106,7 @@ def _shown(known: Known, policy: Policy, groups: _Groups, problems: Mapping[tupl
         "name": key.name,
         "audit": store.is_in_audit(policy, known.enforcement),
         "selects": _selected(store, policy, groups),
-        "problem": problems.get(tuple(key)),
+        "problem": problems.get((key.kind, key.namespace, key.name)),
     }
     return ShownPolicy(id=policy_id(*key), name=name, policy=policy, fields=fields, rules=tuple(_rules(policy)))
 
@@ -126,13 +125,15 @@ def _selected(store: Store, policy: Policy, groups: _Groups) -> Fields:
 
 def _rules(policy: Policy) -> Iterator[Fields]:
     for direction in (Direction.INGRESS, Direction.EGRESS):
-        for index, rule in enumerate(policy.rules(direction)):
+        rules: Sequence[PolicyRule | ClusterRule] = policy.rules(direction)
+        for index, rule in enumerate(rules):
+            name, action = (rule.name, rule.action) if isinstance(rule, ClusterRule) else ("", Action.ACCEPT)
             yield {
                 "direction": direction.name.lower(),
                 "index": index,
-                "name": getattr(rule, "name", ""),
-                "action": getattr(rule, "action", Action.ACCEPT).name.lower(),
-                "text": rule_text(rule, direction, getattr(policy, "namespace", "")),
+                "name": name,
+                "action": action.name.lower(),
+                "text": rule_text(rule, direction, policy.key.namespace),
             }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
@@ -170,7 +170,7 @@ class HttpAgent:
                 raise NetpolqError(f"the answer of {self._endpoint.name} to {path} has more than {most} bytes")
         return bytes(body)
 
-    async def _lines(self, path: str) -> AsyncIterator[bytes]:
+    async def _lines(self, path: str) -> AsyncGenerator[bytes]:
         rest = b""
         async for portion in self._portions(path):
             *whole, rest = (rest + portion).split(b"\n")
@@ -198,7 +198,7 @@ class HttpAgent:
         name = self._endpoint.name
         text = one_line((await response.content.read(_MAX_ERROR_BYTES)).decode(errors="replace").strip())
         if response.status == 403:
-            return NetpolqError(f"{name} refuses: {text or 'it is for root and the agent’s own user'}")
+            return NetpolqError(f"{name} refuses: {text or 'it is for root and the user of the agent'}")
         if response.status == 404 and path.startswith(FLOWS_PATH):
             return NetpolqError(f"{name} does not record flows: it runs with --flows off, or is of an older version")
         return NetpolqError(f"{name} answers {response.status}: {text}")

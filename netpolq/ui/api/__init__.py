@@ -1,0 +1,1 @@
+"""The JSON API: a module for each resource. Handlers find what they need in `Ui`."""

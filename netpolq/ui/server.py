@@ -1,0 +1,122 @@
+"""The server of `netpolq ui`: connects a source of agents, what is known of them, the API, and the page."""
+
+import asyncio
+import os
+import time
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from aiohttp import web
+
+from netpolq.errors import BootError
+from netpolq.flows.table import HISTORY_S
+from netpolq.ipc.agent_settings import BindAddress
+from netpolq.ui import access
+from netpolq.ui.agents.source import Source
+from netpolq.ui.api import questions, state
+from netpolq.ui.api.documents import Documents
+from netpolq.ui.api.errors import RequestError, errors_as_json
+from netpolq.ui.api.parts import UI, Ui
+from netpolq.ui.objects import CachedObjects
+from netpolq.ui.state.known_agents import KnownAgents
+
+STATIC = Path(__file__).with_name("static")
+"""The built page: `index.html`, and files under `assets/` whose names have a hash of their content."""
+
+_TICK_S = 1.0
+_SHUTDOWN_S = 0.5
+_IMMUTABLE = "public, max-age=31536000, immutable"
+_NOT_BUILT = (
+    "the page is not built; run `make ui` in the source folder, or install a wheel of netpolq. The API at /api works without it."
+)
+
+
+def application(ui: Ui, *, allowed_hosts: Collection[str], static: Path = STATIC) -> web.Application:
+    """The application. `allowed_hosts`: see `access.host_check`."""
+    app = web.Application(
+        middlewares=[errors_as_json, access.host_check(frozenset(allowed_hosts))], client_max_size=questions.MAX_BODY_BYTES
+    )
+    app[UI] = ui
+    app[state.DOCUMENTS] = Documents(ui)
+    app.on_response_prepare.append(access.add_headers)
+    app.add_routes(
+        [
+            web.get("/api/session", state.session),
+            web.get("/api/map", state.get_map),
+            web.get("/api/flows", state.get_flows),
+            web.get("/api/flows.csv", state.get_flows_csv),
+            web.get("/api/policies", state.get_policies),
+            web.get("/api/policies/yaml", questions.get_policy_yaml),
+            web.get("/api/nodes", state.get_nodes),
+            web.get("/api/stream/map", state.stream_map, allow_head=False),
+            web.get("/api/stream/flows", state.stream_flows, allow_head=False),
+            web.get("/api/stream/policies", state.stream_policies, allow_head=False),
+            web.get("/api/stream/nodes", state.stream_nodes, allow_head=False),
+            web.get("/api/ends", questions.get_ends),
+            web.get("/api/explain", questions.get_explain),
+            web.post("/api/what-if", questions.post_what_if),
+            web.get("/{path:(?!api/).*}", _file_of(static)),
+        ]
+    )
+    return app
+
+
+def _file_of(static: Path) -> Callable[[web.Request], "asyncio.Future[web.StreamResponse]"]:
+    root = static.resolve()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["path"] or "index.html"
+        path = (root / name).resolve() if "\0" not in name else root
+        if not path.is_relative_to(root) or not path.is_file():
+            if name == "index.html":
+                raise RequestError(503, _NOT_BUILT)
+            raise web.HTTPNotFound
+        is_hashed = path.parent != root
+        return web.FileResponse(path, headers={"Cache-Control": _IMMUTABLE if is_hashed else "no-cache"})
+
+    return answer  # type: ignore[return-value]  # a coroutine function is what the router wants
+
+
+@asynccontextmanager
+async def serving(source: Source, listen: BindAddress, *, static: Path = STATIC) -> AsyncIterator[str]:
+    """Read a source and serve, in the body of the context. Yields the URL. Raises `BootError` if the address cannot be used.
+
+    An error of the source ends the body with an `ExceptionGroup`.
+    """
+    agents = KnownAgents(time.time())
+    objects = CachedObjects(source.objects)
+    session: dict[str, object] = {
+        "version": version("netpolq"),
+        "source": source.name,
+        "authentication": "none",
+        "user": None,
+        "history_s": HISTORY_S,
+    }
+    ui = Ui(agents=agents, source=source, objects=objects, session=session)
+    app = application(ui, allowed_hosts=access.LOCAL_NAMES | {listen.host.lower()}, static=static)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, listen.host, listen.port).start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise BootError(f"--listen {listen}: {reason}; choose another address") from error
+        port = int(runner.addresses[0][1])
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(source.run(agents)), group.create_task(_tick(agents))]
+            yield f"http://{BindAddress(listen.host, port)}/"
+            for task in tasks:
+                task.cancel()
+    finally:
+        await objects.close()
+        await runner.cleanup()
+
+
+async def _tick(agents: KnownAgents) -> None:
+    while True:
+        await asyncio.sleep(_TICK_S)
+        agents.tick(time.time())
