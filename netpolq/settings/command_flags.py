@@ -5,6 +5,7 @@ from dataclasses import replace
 from netpolq.enums import PROTOCOL_NAMES, Protocol
 from netpolq.settings.definitions import CNI_CONF_DIR, CT_LABEL, KUBECONFIG, MANIFESTS, POD_CIDRS, RUN_DIR
 from netpolq.settings.options import Option, OptionGroup
+from netpolq.settings.ui_access_flags import ACCESS_GROUP, AGENT_TLS_GROUP
 from netpolq.settings.value_types import (
     BIND_ADDRESS,
     BOOLEAN,
@@ -354,6 +355,7 @@ FLOW_GROUPS = (
 FLOWS_OPTIONS: tuple[Option[object], ...] = tuple(option for group in FLOW_GROUPS for option in group.options)
 UI_GROUPS = (
     OptionGroup("The page", (UI_LISTEN,)),
+    ACCESS_GROUP,
     OptionGroup(
         "What is shown; without these flags the agent of this node",
         (
@@ -368,6 +370,7 @@ UI_GROUPS = (
             UI_DEMO,
         ),
     ),
+    AGENT_TLS_GROUP,
 )
 UI_OPTIONS: tuple[Option[object], ...] = tuple(option for group in UI_GROUPS for option in group.options)
 SUPPORT_BUNDLE_OPTIONS: tuple[Option[object], ...] = (RUN_DIR, BUNDLE_FILE, BUNDLE_LOG)

@@ -4,17 +4,20 @@ import asyncio
 import os
 import time
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from netpolq.errors import BootError
 from netpolq.flows.table import HISTORY_S
 from netpolq.ipc.agent_settings import BindAddress
+from netpolq.tls import TlsContext, TlsFile, TlsFileError, server_context
 from netpolq.ui import access
+from netpolq.ui.access.middleware import Authenticator
 from netpolq.ui.agents.source import Source
 from netpolq.ui.api import questions, state
 from netpolq.ui.api.documents import Documents
@@ -22,6 +25,9 @@ from netpolq.ui.api.errors import RequestError, errors_as_json
 from netpolq.ui.api.parts import UI, Ui
 from netpolq.ui.objects import CachedObjects
 from netpolq.ui.state.known_agents import KnownAgents
+
+if TYPE_CHECKING:
+    from netpolq.sources.kubernetes.connection import Connection
 
 STATIC = Path(__file__).with_name("static")
 """The built page: `index.html`, and files under `assets/` whose names have a hash of their content."""
@@ -34,14 +40,14 @@ _NOT_BUILT = (
 )
 
 
-def application(ui: Ui, *, allowed_hosts: Collection[str], static: Path = STATIC) -> web.Application:
-    """The application. `allowed_hosts`: see `access.host_check`."""
-    app = web.Application(
-        middlewares=[errors_as_json, access.host_check(frozenset(allowed_hosts))], client_max_size=questions.MAX_BODY_BYTES
-    )
+def application(
+    ui: Ui, settings: access.Access, authenticator: Authenticator | None, *, static: Path = STATIC
+) -> web.Application:
+    """The application. `authenticator`: see `access.protect`."""
+    app = web.Application(middlewares=[errors_as_json], client_max_size=questions.MAX_BODY_BYTES)
+    access.protect(app, settings, authenticator)
     app[UI] = ui
     app[state.DOCUMENTS] = Documents(ui)
-    app.on_response_prepare.append(access.add_headers)
     app.add_routes(
         [
             web.get("/api/session", state.session),
@@ -58,10 +64,15 @@ def application(ui: Ui, *, allowed_hosts: Collection[str], static: Path = STATIC
             web.get("/api/ends", questions.get_ends),
             web.get("/api/explain", questions.get_explain),
             web.post("/api/what-if", questions.post_what_if),
+            web.get(access.HEALTH_PATH, _answer_health),
             web.get("/{path:(?!api/).*}", _file_of(static)),
         ]
     )
     return app
+
+
+async def _answer_health(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
 
 
 def _file_of(static: Path) -> Callable[[web.Request], "asyncio.Future[web.StreamResponse]"]:
@@ -81,39 +92,62 @@ def _file_of(static: Path) -> Callable[[web.Request], "asyncio.Future[web.Stream
 
 
 @asynccontextmanager
-async def serving(source: Source, listen: BindAddress, *, static: Path = STATIC) -> AsyncIterator[str]:
-    """Read a source and serve, in the body of the context. Yields the URL. Raises `BootError` if the address cannot be used.
+async def serving(
+    source: Source, settings: access.Access, connection: "Connection | None" = None, *, static: Path = STATIC
+) -> AsyncIterator[str]:
+    """Read a source and serve, in the body of the context. Yields the URL. Raises `BootError` if an address or a file cannot be used.
 
+    `connection`: to the API server that knows the users, closed; None unless the settings ask for it.
     An error of the source ends the body with an `ExceptionGroup`.
     """
+    listen = settings.listen
+    tls, authenticator = _tls_of(settings), access.authenticator_of(settings, connection)
+    if connection is not None:
+        await connection.open()
     agents = KnownAgents(time.time())
     objects = CachedObjects(source.objects)
     session: dict[str, object] = {
         "version": version("netpolq"),
         "source": source.name,
-        "authentication": "none",
-        "user": None,
+        "authentication": settings.authentication.value,
         "history_s": HISTORY_S,
     }
     ui = Ui(agents=agents, source=source, objects=objects, session=session)
-    app = application(ui, allowed_hosts=access.LOCAL_NAMES | {listen.host.lower()}, static=static)
+    app = application(ui, settings, authenticator, static=static)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, listen.host, listen.port).start()
+            await web.TCPSite(
+                runner, listen.host or None, listen.port, ssl_context=None if tls is None else tls.following()
+            ).start()
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise BootError(f"--listen {listen}: {reason}; choose another address") from error
         port = int(runner.addresses[0][1])
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(source.run(agents)), group.create_task(_tick(agents))]
-            yield f"http://{BindAddress(listen.host, port)}/"
+            yield f"{'http' if tls is None else 'https'}://{BindAddress(listen.host or 'localhost', port)}/"
             for task in tasks:
                 task.cancel()
     finally:
         await objects.close()
         await runner.cleanup()
+        if connection is not None:
+            await connection.close()
+
+
+def _tls_of(settings: access.Access) -> TlsContext | None:
+    """The certificate of the page; None without TLS. Raises `BootError`."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        return None
+    try:
+        return server_context(
+            TlsFile(flag="--tls-certificate", path=certificate), TlsFile(flag="--tls-key", path=key), client_ca=None
+        )
+    except TlsFileError as error:
+        raise BootError(str(error)) from error
 
 
 async def _tick(agents: KnownAgents) -> None:

@@ -19,9 +19,9 @@ class ReportCertificates:
         self.agents, self.clients = trustme.CA(), trustme.CA()
         self.write()
 
-    def write(self) -> None:
-        """Write the agent's files with a new certificate."""
-        issued = self.agents.issue_cert(AGENT_NAME)
+    def write(self, name: str = AGENT_NAME) -> None:
+        """Write the agent's files with a new certificate. `name`: another DNS name, of another server."""
+        issued = self.agents.issue_cert(name)
         _replace(self.certificate, b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         _replace(self.key, issued.private_key_pem.bytes())
         _replace(self.client_ca, self.clients.cert_pem.bytes())

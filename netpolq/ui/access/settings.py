@@ -3,19 +3,11 @@
 import ipaddress
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from netpolq.errors import SettingsError
 from netpolq.ipc.agent_settings import BindAddress
-
-
-class Authentication(StrEnum):
-    """How a user is known. none: not at all; token: by the token of a file; kubernetes: by a token that the API server knows."""
-
-    NONE = "none"
-    TOKEN = "token"  # noqa: S105 - a word
-    KUBERNETES = "kubernetes"
+from netpolq.settings.ui_access_flags import Authentication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from netpolq.ui.access import USER
 from netpolq.ui.api.documents import Documents
 from netpolq.ui.api.parts import json_answer, now_s, number_of, parts
 from netpolq.ui.api.stream import stream
@@ -28,7 +29,7 @@ def _filters(request: web.Request) -> tuple[Filters, int]:
 async def session(request: web.Request) -> web.Response:
     """What is shown, and to whom."""
     ui = parts(request)
-    return json_answer({**ui.session, "where": ui.source.where})
+    return json_answer({**ui.session, "where": ui.source.where, "user": request.get(USER)})
 
 
 async def get_map(request: web.Request) -> web.Response:

@@ -45,6 +45,7 @@ def made_up_status(
             for slot in range(WORKERS)
         ],
         waiting=None,
+        report=None,
         source=SourceStatus(
             kind="cluster", location="the demonstration", synced=True, age_s=1.0, problems=[], objects=objects, ignored={}
         ),

@@ -6,7 +6,8 @@ import pytest
 
 from netpolq.errors import SettingsError
 from netpolq.ipc.agent_settings import BindAddress
-from netpolq.ui.access.settings import Authentication, check
+from netpolq.settings.ui_access_flags import Authentication
+from netpolq.ui.access.settings import check
 
 FILE = Path("/file")
 TLS = {"tls_certificate": FILE, "tls_key": FILE}
