@@ -20,7 +20,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         (deployment / f"{name}.yaml").write_text(kustomized(KUSTOMIZE / "overlays" / name).yaml(), encoding="utf-8")
     (deployment / "cleanup.yaml").write_text(kustomized(KUSTOMIZE / "cleanup").yaml(), encoding="utf-8")
     (deployment / "chart.yaml").write_text(
-        charted({"agent": {"workers": 2, "policyStatus": True, "events": True}}).yaml(), encoding="utf-8"
+        charted({"agent": {"workers": 2, "policyStatus": True, "events": True}, "ui": {"enabled": True}}).yaml(), encoding="utf-8"
     )
     (deployment / "Dockerfile").write_text((DEPLOY / "Dockerfile").read_text(encoding="utf-8"), encoding="utf-8")
     for name in LOADTEST_FOLDERS:

@@ -37,6 +37,36 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end -}}
 
+{{- /* Names and labels of the page. The labels of its pods are not those of the agents, which the DaemonSet selects. */ -}}
+{{- define "netpolq.uiName" -}}
+{{ include "netpolq.name" . | trunc 50 | trimSuffix "-" }}-ui
+{{- end -}}
+
+{{- define "netpolq.uiPodLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-ui
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "netpolq.uiSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-ui
+{{- if ne (include "netpolq.name" .) .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+{{- end -}}
+
+{{- define "netpolq.uiLabels" -}}
+{{ include "netpolq.uiPodLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- /* The selector of the agents' pods, as a label selector of the API. */ -}}
+{{- define "netpolq.agentSelector" -}}
+app.kubernetes.io/name={{ .Chart.Name }}
+{{- if ne (include "netpolq.name" .) .Chart.Name }},app.kubernetes.io/instance={{ .Release.Name }}{{ end }}
+{{- end -}}
+
 {{- define "netpolq.labels" -}}
 {{ include "netpolq.podLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -105,6 +135,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - name: NETPOLQ_FLOW_EXPORT_OTLP_HEADERS_FILE
   value: /etc/netpolq/flow-export/headers
 {{- end }}
+{{- end }}
+{{- if .Values.ui.enabled }}
+- name: NETPOLQ_REPORT_BIND_ADDRESS
+  value: ":{{ .Values.ui.reportPort }}"
+- name: NETPOLQ_REPORT_TLS_CERTIFICATE
+  value: /etc/netpolq/report-tls/tls.crt
+- name: NETPOLQ_REPORT_TLS_KEY
+  value: /etc/netpolq/report-tls/tls.key
+- name: NETPOLQ_REPORT_TLS_CLIENT_CA
+  value: /etc/netpolq/report-tls/ca.crt
 {{- end }}
 {{- if .Values.flowExport.dir }}
 - name: NETPOLQ_FLOW_EXPORT_FILE
