@@ -43,8 +43,9 @@ def network_policy(policy: NetworkPolicy) -> Mapping[str, Value]:
         "podSelector": selector_fields(policy.pod_selector),
         "policyTypes": [direction.api_name for direction in directions],
     }
-    for direction in directions:
-        spec[direction.name.lower()] = [_network_rule(rule, direction) for rule in policy.rules(direction)]
+    for direction in _ORDER:
+        if direction in directions or policy.rules(direction):  # rules of a direction that is no type have no effect
+            spec[direction.name.lower()] = [_network_rule(rule, direction) for rule in policy.rules(direction)]
     metadata = {"name": policy.name, "namespace": policy.namespace, **_annotations(policy)}
     return {"apiVersion": VERSIONS["NetworkPolicy"][0], "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 

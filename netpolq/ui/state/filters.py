@@ -10,8 +10,8 @@ from netpolq.ui.state.minutes import minute_of
 
 SINCE_S = (60, 300, 900, 3600)
 DEFAULT_SINCE_S = 300
-MAX_TEXT = 253
-"""Of a value in a query. Source: the longest name of a Kubernetes object."""
+MAX_TEXT = 2000
+"""Characters of a value. The name of a workload may have labels."""
 
 MAX_VALUES = 64
 """Values of one parameter."""
@@ -48,7 +48,7 @@ class Filters:
             values.setdefault(name, []).append(value)
             if len(values[name]) > (MAX_VALUES if name in _REPEATED else 1):
                 raise ValueError(f"parameter {name}: is given too often; allowed: {MAX_VALUES if name in _REPEATED else 1}")
-            if len(value) > MAX_TEXT + len(value.partition("/")[0]) + 1:
+            if len(value) > MAX_TEXT:
                 raise ValueError(f"parameter {name}: is longer than any name; allowed: {MAX_TEXT} characters")
 
         def one(name: str) -> str:

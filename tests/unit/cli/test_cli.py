@@ -104,7 +104,7 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     line = one_error_line(capsys)
     assert "'start'" in line
     assert (
-        "run, status, pods, names, flows, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, "
+        "run, status, pods, names, flows, ui, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, "
         "man, version, help" in line
     )
 
