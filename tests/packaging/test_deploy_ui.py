@@ -10,10 +10,12 @@ from typing import Any, cast
 import helm_python
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+import yaml
 
 from netpolq.enums import FlowsMode
 from netpolq.settings import command_flags as flags
 from netpolq.settings import resolve
+from netpolq.settings.definitions import REPORT_TLS_CLIENT_NAME
 from netpolq.settings.options import Values, from_argv
 from netpolq.settings.ui_access_flags import (
     AGENT_TLS_CA,
@@ -30,8 +32,9 @@ from netpolq.settings.ui_access_flags import (
 from netpolq.sources.decode.others import OTHERS
 from netpolq.ui.access import check
 from netpolq.ui.access.kubernetes import URL
+from netpolq.ui.agents.mutual_tls import AGENT_NAME
 from tests.packaging.test_deploy_manifests import API_VERSIONS, CLUSTER_WIDE
-from tests.support.deployment import KUSTOMIZE, charted, with_component
+from tests.support.deployment import DEPLOY, KUSTOMIZE, charted, with_component
 
 Object = dict[str, Any]
 
@@ -274,6 +277,22 @@ def test_the_charts_settings_reach_the_page() -> None:
     assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "pool": "tools"}
     agents = one(objects, "DaemonSet", "netpolq")["spec"]["template"]["spec"]["volumes"]
     assert {volume["secret"]["secretName"] for volume in agents if "secret" in volume} == {"report"}
+
+
+def test_cert_manager_makes_the_secrets_that_the_pods_mount() -> None:
+    """Each certificate has the name and the use that the other side checks."""
+    text = (DEPLOY / "cert-manager/ui.yaml").read_text(encoding="utf-8")
+    found = {one["metadata"]["name"]: one["spec"] for one in yaml.safe_load_all(text) if one["kind"] == "Certificate"}
+    objects = rendered("chart")
+    pods = (pod_of(objects), one(objects, "DaemonSet", "netpolq")["spec"]["template"])
+    mounted = {volume["secret"]["secretName"] for pod in pods for volume in pod["spec"]["volumes"] if "secret" in volume}
+    issued = {spec["secretName"]: spec for spec in found.values() if not spec.get("isCA")}
+    assert issued.keys() == mounted
+    assert issued["netpolq-report-tls"]["dnsNames"] == [AGENT_NAME]
+    assert issued["netpolq-ui-client"]["dnsNames"] == [REPORT_TLS_CLIENT_NAME.default]
+    uses = {name: spec["usages"][1] for name, spec in issued.items()}
+    assert uses == {"netpolq-report-tls": "server auth", "netpolq-ui-client": "client auth", "netpolq-ui-tls": "server auth"}
+    assert set(issued["netpolq-ui-tls"]["dnsNames"]) <= {"localhost", *values_of(objects)[ALLOWED_HOSTS].split(",")}
 
 
 @pytest.mark.parametrize(

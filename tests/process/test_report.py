@@ -2,21 +2,27 @@
 
 import http.client
 import json
+import re
+import secrets
 import socket
 import ssl
+import subprocess
+import sys
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from loadtest.testbed.agent import Agent
-from loadtest.testbed.box import Box
+from loadtest.testbed.box import CHECKOUT, Box
 from netpolq.flows import record
 from netpolq.supervisor import flows_report, objects_report
 from netpolq.supervisor.status import decode
 from tests.process.conftest import NODE, admit, assert_admitted
+from tests.support.apiserver import ApiServer, ThreadedApiServer
 from tests.support.report_certificates import AGENT_NAME, ReportCertificates
 from tests.support.upgrades import Upgrades
 
@@ -132,6 +138,55 @@ def test_a_successor_listens_before_the_agent_leaves(box: Box, folder: Path, cer
     finally:
         upgrades.agent.stop()
         upgrades.agent.cleanup()
+
+
+def test_the_page_reads_an_agent_with_certificates_that_were_made_as_the_documentation_says(
+    box: Box, folder: Path, tmp_path: Path
+) -> None:
+    """The first block of commands in docs/ui.md, a running agent, and `netpolq ui`, which finds it through an API server."""
+    (script, *_others) = re.findall(r"```sh\n(.*?)```", (CHECKOUT / "docs/ui.md").read_text(encoding="utf-8"), re.DOTALL)
+    subprocess.run(["sh", "-eu", "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    tls = (f"--report-tls-certificate={tmp_path}/agent.crt", f"--report-tls-key={tmp_path}/agent.key")
+    listener = box.inside(NODE.name, lambda: socket.create_server(("127.0.0.1", 0)))
+    with (
+        ThreadedApiServer(ApiServer(listener=listener)) as api,
+        Agent(box, folder, *FLAGS, *tls, f"--report-tls-client-ca={tmp_path}/ca.crt") as agent,
+    ):
+        api.do(lambda server: server.containers.put("netpolq-a", NODE.name, address=box.address(NODE.name, 4)))
+        token = secrets.token_hex(32)
+        (tmp_path / "token").write_text(token)
+        flags = (
+            f"--kubeconfig={api.kubeconfig(tmp_path / 'kubeconfig')}",
+            *(f"--agent-tls-certificate={tmp_path}/client.crt", f"--agent-tls-key={tmp_path}/client.key"),
+            *(f"--agent-tls-ca={tmp_path}/ca.crt", "--listen=:8443", f"--token-file={tmp_path}/token"),
+            *(f"--tls-certificate={tmp_path}/page.crt", f"--tls-key={tmp_path}/page.key"),
+        )
+        page = box.popen(NODE.name, [sys.executable, "-P", "-m", "netpolq", "ui", *flags], log=tmp_path / "ui.log", pipe=True)
+        try:
+            assert page.stdout is not None
+            assert page.stdout.readline().startswith("https://"), (tmp_path / "ui.log").read_text()
+            assert_admitted(box, "friend")
+            context = ssl.create_default_context(cafile=tmp_path / "ca.crt")
+
+            def asked(path: str) -> dict[str, Any]:
+                client = http.client.HTTPConnection("localhost")
+                connection = box.inside(NODE.name, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+                connection.connect(("127.0.0.1", 8443))
+                client.sock = context.wrap_socket(connection, server_hostname="localhost")
+                client.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+                answer = client.getresponse()
+                found: dict[str, Any] = json.loads(answer.read())
+                client.close()
+                assert answer.status == 200, found
+                return found
+
+            agent.wait_until("flows are shown", lambda: bool(asked("/api/flows")["flows"]))
+            (node,) = asked("/api/nodes")["nodes"]
+            assert (node["node"], node["pod"], node["reachable"]) == (NODE.name, "netpolq-a", True)
+            assert {"accept", "deny"} <= {flow["verdict"] for flow in asked("/api/flows")["flows"]}
+        finally:
+            page.terminate()
+            page.communicate(timeout=30)
 
 
 def test_a_start_with_a_missing_file_names_flag_and_file(box: Box, folder: Path, certificates: ReportCertificates) -> None:

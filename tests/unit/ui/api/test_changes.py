@@ -8,7 +8,8 @@ from netpolq.ui.api.documents import Document
 
 def document(rng: random.Random, at: int, sections: tuple[str, ...]) -> Document:
     found = {
-        name: [{"id": number, "value": rng.randrange(2)} for number in rng.sample(range(6), rng.randrange(6))] for name in sections
+        name: [{"id": number, "value": rng.randrange(2)} for number in rng.sample(range(6), rng.randrange(6))]
+        for name in sections
     }
     return Document({"at": at, "total": rng.randrange(2)}, found)
 
