@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from netpolq.ui.access.settings import Access
     from netpolq.ui.agents.source import Source
 
+_GC_THRESHOLDS = (50_000, 20, 50)
+"""With those of the interpreter, each answer about 100,000 flows looks at all of them several times. Source: loadtest/ui_costs.py, where
+the longest answer takes half of the time with these.
+"""
+
 
 def _run(argv: Sequence[str]) -> int:
     import asyncio  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
@@ -51,9 +56,11 @@ def _run(argv: Sequence[str]) -> int:
 async def _serve(make_source: "Callable[[], Source]", access: "Access", users: "tuple[str, str] | None") -> None:
     """Serve until SIGINT or SIGTERM. `users`: kubeconfig and context of the API server that knows them, or None."""
     import asyncio  # noqa: PLC0415  # see the docstring of `netpolq.cli.dispatch`
+    import gc  # noqa: PLC0415
 
     from netpolq.ui.server import serving  # noqa: PLC0415
 
+    gc.set_threshold(*_GC_THRESHOLDS)
     connection = None
     if users is not None:
         from netpolq.sources.kubernetes.connection import Connection  # noqa: PLC0415

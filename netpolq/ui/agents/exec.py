@@ -102,8 +102,8 @@ class ExecAgents:
             try:
                 await run_in_agent(self._connection, self._cluster, agent, argv, lines)
                 agents.failed(agent.node, "the command in its container has ended; it is started again", time.time())
-            except AgentError as error:
-                agents.failed(agent.node, str(error), time.time())
+            except (AgentError, BrokenPipeError) as error:
+                agents.failed(agent.node, str(error) or "the connection ended", time.time())
             finally:
                 lines.release()
             await asyncio.sleep(AGAIN_S)
@@ -118,7 +118,10 @@ class ExecAgents:
                     await run_in_agent(
                         self._connection, self._cluster, agent, ["netpolq", "status", "--output=json", *run_dir], lines
                     )
-                except AgentError as error:  # also the exit code of an agent that is not ready, after its document
+                except (
+                    AgentError,
+                    BrokenPipeError,
+                ) as error:  # also the exit code of an agent that is not ready, after its document
                     problem = str(error)
             try:
                 agents.status(agent.node, status_document.decode(b"\n".join(lines.lines)), time.time())

@@ -122,7 +122,7 @@ class Documents:
 
     def _observed_since_s(self, at_s: float) -> float:
         """From when on the flows of all agents are known, at most an hour ago."""
-        started = [state.head.started_s for state in self._ui.agents.nodes.values() if state.head is not None]
+        started = [min(state.head.started_s, at_s) for state in self._ui.agents.nodes.values() if state.head is not None]
         return max([at_s - HISTORY_S, *started])
 
     def _nodes(self) -> Document:

@@ -11,12 +11,14 @@ import orjson
 from aiohttp import web
 
 from netpolq import explain, reachability
+from netpolq.addresses import parse_address
 from netpolq.explain import endpoints, manifests
 from netpolq.explain.known import Known
 from netpolq.explain.merge import NewHas, merged
 from netpolq.flows.record import FlowRecord
 from netpolq.ui.api.errors import RequestError
 from netpolq.ui.api.parts import Ui, json_answer, now_s, number_of, parts, query_of
+from netpolq.ui.manifest import manifest_text
 from netpolq.ui.objects import copy_of
 from netpolq.ui.state.history import History
 from netpolq.ui.state.minutes import minute_of
@@ -145,14 +147,12 @@ def _ends(known: Known, text: str, limit: int) -> list[dict[str, object]]:
             add(f"service/{namespace}/{name}", "service", namespace)
     for name in {name for names in known.store.names.values() for name in names}:
         add(name, "name", None)
-    if text and endpoints.kind_of(text) == "Pod" and _is_address(text):
+    if _is_address(text):
         found.append((False, text, "address", None))
     return [{"id": identity, "kind": kind, "namespace": namespace} for _late, identity, kind, namespace in sorted(found)[:limit]]
 
 
 def _is_address(text: str) -> bool:
-    from netpolq.addresses import parse_address  # noqa: PLC0415
-
     try:
         parse_address(text)
     except ValueError:
@@ -173,8 +173,6 @@ async def get_policy_yaml(request: web.Request) -> web.Response:
         )
     text = await ui.source.manifest(found.policy)
     if text is None:
-        from netpolq.ui.manifest import manifest_text  # noqa: PLC0415
-
         note = "Written from what the agent has: labels, annotations of other programs and comments are missing."
         text = manifest_text(found.policy, (note,))
     return web.Response(text=text, content_type="text/plain")

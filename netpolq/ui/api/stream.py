@@ -6,6 +6,7 @@ client that reads slowly costs one document, however long it takes; one that doe
 
 import asyncio
 import logging
+import time
 
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -22,6 +23,9 @@ from netpolq.ui.api.parts import Ui
 MAX_STREAMS = 64
 MIN_PERIOD_S = 1.0
 """Between two changes."""
+
+COST_PAUSES = 2
+"""A client waits so many times longer than all clients take for their changes, so that these take at most half of a CPU."""
 
 PING_S = 15.0
 MAX_WRITE_S = 60.0
@@ -41,24 +45,27 @@ async def stream(
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
         with suppress(ConnectionResetError, TimeoutError):
-            await _send_all(response, version, make)
+            await _send_all(response, ui, version, make)
         return response
     finally:
         ui.streams -= 1
 
 
-async def _send_all(response: web.StreamResponse, version: Callable[[], Hashable], make: Callable[[], Document]) -> None:
+async def _send_all(response: web.StreamResponse, ui: Ui, version: Callable[[], Hashable], make: Callable[[], Document]) -> None:
     seen, sent = version(), make()
     await _write(response, "state", sent.fields())
     loop = asyncio.get_running_loop()
     written_s = loop.time()
+    cost_s = 0.0
     while True:
-        await asyncio.sleep(MIN_PERIOD_S)
+        await asyncio.sleep(max(MIN_PERIOD_S, COST_PAUSES * ui.streams * cost_s))
         present = version()
         change = None
         if present != seen:
+            started_s = time.thread_time()
             seen, after = present, make()
             change, sent = changes(sent, after), after
+            cost_s = time.thread_time() - started_s
         if change is not None:
             await _write(response, "change", change)
             written_s = loop.time()

@@ -84,12 +84,11 @@ class Filters:
     def text_is_in(self, link: Link) -> bool:
         """Whether the text is in what all flows of a link have."""
         texts = (link.key.source.id, link.key.destination.id, *link.policies)
-        return not self.text or any(self.text in text.lower() for text in texts)
+        return any(self.text in text.lower() for text in texts)
 
-    def text_is_in_flow(self, kept: KeptFlow) -> bool:
-        """Whether the text is in the name or address of an end."""
-        ends = kept.flow.source, kept.flow.destination
-        return any(self.text in (end.pod_name or end.address).lower() for end in ends)
+    def ends_with_text(self, history: History) -> frozenset[int]:
+        """The identities of the ends whose name or address has the text. Equal ends of kept flows are one object."""
+        return frozenset(id(end) for end in history.ends.values() if self.text in (end.pod_name or end.address).lower())
 
 
 class Matching(NamedTuple):
@@ -105,16 +104,22 @@ def matching(history: History, filters: Filters, now_s: float) -> Iterator[Match
     """The links with flows that match, and that were seen in the time that the filters ask for."""
     history.workloads.name_all()
     from_s, minute = now_s - filters.since_s, filters.first_minute(now_s)
+    ends = filters.ends_with_text(history) if filters.text else frozenset()
+    asks_for_links = filters != Filters(since_s=filters.since_s, text=filters.text)
     for link in history.links.values():
-        if link.last_seen_s < from_s or not filters.may_match(link):
+        if link.last_seen_s < from_s or (asks_for_links and not filters.may_match(link)):
             continue
-        if filters.text_is_in(link):
+        if not filters.text or filters.text_is_in(link):
             yield Matching(link, link.counts.since(minute), link.last_seen_s)
             continue
-        flows = tuple(kept for kept in link.flows if kept.last_seen_s >= from_s and filters.text_is_in_flow(kept))
+        flows = tuple(kept for kept in link.flows if kept.last_seen_s >= from_s and _has_end(kept, ends))
         if flows:
             connections = sum(kept.since(minute).connections for kept in flows)
             yield Matching(link, connections, max(kept.last_seen_s for kept in flows), flows)
+
+
+def _has_end(kept: KeptFlow, ends: frozenset[int]) -> bool:
+    return id(kept.flow.source) in ends or id(kept.flow.destination) in ends
 
 
 def _since(text: str) -> int:

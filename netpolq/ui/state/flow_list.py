@@ -1,6 +1,7 @@
 """The list of flows, newest first, as the page and the CSV file show it. Pure."""
 
 import csv
+import heapq
 import io
 
 from collections.abc import Iterator, Sequence
@@ -37,9 +38,8 @@ class FlowList:
 def flow_list(history: History, filters: Filters, now_s: float, limit: int = DEFAULT_LIMIT) -> FlowList:
     """The newest flows that match filters."""
     found, connections = _found(history, filters, now_s)
-    found.sort(key=_NEWEST, reverse=True)
     minute = filters.first_minute(now_s)
-    shown = [_fields(kept, minute) for kept in found[:limit]]
+    shown = [_fields(kept, minute) for kept in heapq.nlargest(limit, found, key=_NEWEST)]
     return FlowList(flows=shown, total=len(found), connections=connections)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from netpolq.flows.record import FlowVerdict, time_text
 from netpolq.ui.state.filters import Filters, Matching, matching
 from netpolq.ui.state.history import History
+from netpolq.ui.state.minutes import MINUTE_S
 from netpolq.ui.state.workloads import Workload
 
 MAX_WORKLOADS = 400
@@ -34,10 +35,6 @@ class _Edge:
         self.last_seen_s = max(self.last_seen_s, found.last_seen_s)
         self.ports[port] = self.ports.get(port, 0) + found.connections
         self.reasons[link.reason] = self.reasons.get(link.reason, 0) + found.connections
-
-    @property
-    def rank(self) -> tuple[bool, int, str, str]:
-        return self.verdict is FlowVerdict.ACCEPT, -self.connections, self.source.id, self.destination.id
 
     def fields(self, from_s: float) -> dict[str, object]:
         ports = sorted(self.ports.items(), key=lambda item: (-item[1], item[0][0], item[0][1] or 0))
@@ -69,28 +66,36 @@ class Graph:
     left_out: int
 
 
+_Key = tuple[Workload, Workload, FlowVerdict]
+
+
 def graph(history: History, filters: Filters, now_s: float) -> Graph:
-    """The graph of what matches filters."""
-    edges: dict[tuple[Workload, Workload, FlowVerdict], _Edge] = {}
+    """The graph of what matches filters. Ports and reasons are looked up only for the edges that are shown."""
+    links: dict[_Key, list[Matching]] = {}
     for found in matching(history, filters, now_s):
-        key = found.link.key
-        edge = edges.get(key[:3])
-        if edge is None:
-            edge = edges[key[:3]] = _Edge(*key[:3], found.link.first_seen_s)
-        edge.add(found)
-    shown: list[_Edge] = []
+        links.setdefault(found.link.key[:3], []).append(found)
+    sums = {key: sum(found.connections for found in of_edge) for key, of_edge in links.items()}
+    shown: list[_Key] = []
     workloads: dict[Workload, None] = {}
-    for edge in sorted(edges.values(), key=lambda edge: edge.rank):
-        ends = {edge.source, edge.destination}
-        if len(shown) < MAX_EDGES and len(workloads.keys() | ends) <= MAX_WORKLOADS:
-            shown.append(edge)
-            workloads.update(dict.fromkeys((edge.source, edge.destination)))
-    connections = sum(edge.connections for edge in edges.values())
-    unkept = history.left_out.since(filters.first_minute(now_s))
-    from_minute_s = filters.first_minute(now_s) * 60.0
+    for key in sorted(sums, key=lambda key: (key[2] is FlowVerdict.ACCEPT, -sums[key])):
+        new = [end for end in dict.fromkeys(key[:2]) if end not in workloads]
+        if len(workloads) + len(new) <= MAX_WORKLOADS:
+            shown.append(key)
+            workloads.update(dict.fromkeys(new))
+            if len(shown) == MAX_EDGES:
+                break
+    connections = sum(sums.values())
+    first_minute = filters.first_minute(now_s)
     return Graph(
         nodes=[workload.fields() for workload in workloads],
-        edges=[edge.fields(from_minute_s) for edge in shown],
+        edges=[_edge(key, links[key]).fields(first_minute * float(MINUTE_S)) for key in shown],
         connections=connections,
-        left_out=connections - sum(edge.connections for edge in shown) + unkept,
+        left_out=connections - sum(sums[key] for key in shown) + history.left_out.since(first_minute),
     )
+
+
+def _edge(key: _Key, links: list[Matching]) -> _Edge:
+    edge = _Edge(*key, links[0].link.first_seen_s)
+    for found in links:
+        edge.add(found)
+    return edge

@@ -103,14 +103,14 @@ class KeptFlow:
 
 class History:
     """Kept flows and links. `version` changes with every change. `left_out`: connections for which there was no room, by minute.
-    `connections`: of each node since the start, for rates.
+    `ends`: those of kept flows, and perhaps some more until `expire`. `connections`: of each node since the start, for rates.
     """
 
     def __init__(self, max_flows: int = MAX_FLOWS, max_flow_minutes: int = MAX_FLOW_MINUTES) -> None:
         self._max_flows = max_flows
         self._max_flow_minutes = max_flow_minutes
         self._flow_minutes = 0
-        self._ends: dict[FlowEnd, FlowEnd] = {}  # one object for equal ends: labels are most of a flow
+        self.ends: dict[FlowEnd, FlowEnd] = {}  # one object for equal ends: labels are most of a flow
         self.flows: dict[tuple[str, Flow], KeptFlow] = {}
         self.links: dict[LinkKey, Link] = {}
         self.workloads = Workloads()
@@ -163,9 +163,9 @@ class History:
         return kept
 
     def _interned(self, end: FlowEnd) -> FlowEnd:
-        known = self._ends.get(end)
+        known = self.ends.get(end)
         if known is None:
-            known = self._ends[end] = end._replace(labels=Labels.of(end.labels))
+            known = self.ends[end] = end._replace(labels=Labels.of(end.labels))
         return known
 
     def _count(self, kept: KeptFlow, minute: int, record: FlowRecord) -> None:
@@ -209,7 +209,7 @@ class History:
                 self._flow_minutes -= old // _FIELDS
                 kept.first_seen_s = max(kept.first_seen_s, counts[0] * float(MINUTE_S))
         self._drop(gone)
-        self._ends = {end: end for kept in self.flows.values() for end in (kept.flow.source, kept.flow.destination)}
+        self.ends = {end: end for kept in self.flows.values() for end in (kept.flow.source, kept.flow.destination)}
         self.workloads.forget_before(first, {end for key in self.links for end in (key.source, key.destination)})
 
     def _drop(self, gone: list[KeptFlow]) -> None:

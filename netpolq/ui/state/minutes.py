@@ -37,6 +37,8 @@ class MinuteCounts:
             return 0
         if minute <= self.newest - KEPT_MINUTES + 1:
             return sum(self._counts)
+        if minute == self.newest:
+            return self._counts[minute % KEPT_MINUTES]
         first, last = minute % KEPT_MINUTES, self.newest % KEPT_MINUTES
         if first <= last:
             return sum(self._counts[first : last + 1])

@@ -104,8 +104,8 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     line = one_error_line(capsys)
     assert "'start'" in line
     assert (
-        "run, status, pods, names, flows, ui, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, completion, "
-        "man, version, help" in line
+        "run, status, pods, names, flows, ui, loglevel, support-bundle, cleanup, hold, explain, matrix, diff, recommend, config, "
+        "completion, man, version, help" in line
     )
 
 
@@ -506,7 +506,7 @@ def test_every_command_has_valid_examples(
                 from_argv(NAMES_OPTIONS, [word for word in words[1:] if "." not in word])
             elif name == "pods":
                 from_argv(PODS_OPTIONS, [word for word in words[1:] if not word.startswith("shop")])
-            elif name in {"explain", "matrix"} and "--manifests" not in words:
+            elif name == "ui" or (name in {"explain", "matrix"} and "--manifests" not in words):
                 from_argv(command.options, words[1:])
             elif name == "diff" and {"cluster:", "agent:"} & set(words):
                 from_argv(command.options, words[3:])
