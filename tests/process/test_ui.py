@@ -6,12 +6,11 @@ import subprocess
 import sys
 import time
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -25,6 +24,7 @@ from tests.support.commands import in_process
 
 _LIMIT_S = 60.0
 _STEP_S = 0.2
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Page:
@@ -35,20 +35,19 @@ class Page:
         self.url = url
 
     def get(self, path: str) -> Any:  # JSON
-        try:
-            with urlopen(f"{self.url}{path}", timeout=_LIMIT_S) as response:
-                return json.load(response)
-        except HTTPError as error:
-            return json.load(error)
-
-    def text(self, path: str) -> str:
-        with urlopen(f"{self.url}{path}", timeout=_LIMIT_S) as response:
-            return str(response.read().decode())
+        return json.loads(self.text(path))
 
     def post(self, path: str, body: str) -> Any:  # JSON
         headers = {"X-Requested-With": "netpolq", "Content-Type": "application/yaml"}
-        with urlopen(Request(f"{self.url}{path}", body.encode(), headers), timeout=_LIMIT_S) as response:
-            return json.load(response)
+        return json.loads(self.text(path, "POST", body, headers))
+
+    def text(self, path: str, method: str = "GET", body: str | None = None, headers: Mapping[str, str] = NO_HEADERS) -> str:
+        connection = HTTPConnection(self.url.removeprefix("http://").rstrip("/"), timeout=_LIMIT_S)
+        try:
+            connection.request(method, f"/{path}", body, headers)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
 
     def until(self, path: str, condition: Callable[[Any], bool]) -> Any:  # JSON
         """The first answer that meets a condition."""

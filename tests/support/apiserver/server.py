@@ -7,6 +7,7 @@ all of these.
 
 import asyncio
 import errno
+import re
 import socket
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from tests.support.apiserver.events import Events
 from tests.support.apiserver.faults import Answer, CloseAbruptly, EndStream, Fault, FaultPlan, NeverAnswer, WatchFault
 from tests.support.apiserver.listing import list_page
 from tests.support.apiserver.options import WatchListSupport, is_watch, list_options, watch_options
-from tests.support.apiserver.resources import BY_PATH, DISCOVERY, GROUP, Body, Resource, Verb
+from tests.support.apiserver.resources import BY_PATH, DISCOVERY, GROUP, NETWORK_POLICIES, Body, Resource, Verb, key_of
 from tests.support.apiserver.reviews import Reviews
 from tests.support.apiserver.services import PATH as SERVICES_PATH
 from tests.support.apiserver.services import Services
@@ -40,6 +41,7 @@ _GZIP_FROM_BYTES = 128 * 1024  # defaultGzipThresholdBytes of the real server
 _LIMIT_S = 30.0
 _STEP_S = 0.003
 _NODES = "/api/v1/nodes/"
+_POLICY = re.compile(r"/apis/networking\.k8s\.io/v1/namespaces/(?P<namespace>[^/]+)/networkpolicies/(?P<name>[^/]+)")
 
 
 class Request(NamedTuple):
@@ -348,6 +350,8 @@ class ApiServer:
             return self._custom.answer(request.path)
         if request.path.startswith(f"/apis/{GROUP}/") and resource is None:
             return web.Response(status=HTTPStatus.NOT_FOUND, text=NOT_FOUND)
+        if (policy := _POLICY.fullmatch(request.path)) is not None:
+            return self._policy(policy["namespace"], policy["name"])
         if resource is None or verb is None:
             return _server_information(request.path)
         if request.method != "GET":
@@ -380,6 +384,12 @@ class ApiServer:
             raise ApiError(HTTPStatus.NOT_FOUND, "NotFound", f'nodes "{name}" not found')
         spec = {"spec": self.node_specs[name]} if name in self.node_specs else {}
         return web.json_response({"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, **spec})
+
+    def _policy(self, namespace: str, name: str) -> web.Response:
+        found = self.store.objects(NETWORK_POLICIES).get(key_of(NETWORK_POLICIES, namespace, name))
+        if found is None:
+            raise ApiError(HTTPStatus.NOT_FOUND, "NotFound", f'networkpolicies.networking.k8s.io "{name}" not found')
+        return web.json_response({"kind": "NetworkPolicy", "apiVersion": NETWORK_POLICIES.api_version, **found})
 
     async def _list(self, request: web.Request, resource: Resource, faults: Sequence[Fault]) -> web.StreamResponse:
         page = list_page(self.store, resource, list_options(request.query))

@@ -7,14 +7,14 @@ from netpolq.ui.api.documents import Document
 
 
 def document(rng: random.Random, at: int, sections: tuple[str, ...]) -> Document:
-    found = {
+    found: dict[str, list[dict[str, object]]] = {
         name: [{"id": number, "value": rng.randrange(2)} for number in rng.sample(range(6), rng.randrange(6))]
         for name in sections
     }
     return Document({"at": at, "total": rng.randrange(2)}, found)
 
 
-def applied(before: dict[object, object], change: dict[str, object]) -> dict[object, object]:
+def applied(before: dict[object, dict[str, object]], change: dict[str, object]) -> dict[object, dict[str, object]]:
     after = {key: item for key, item in before.items() if key not in change["removed"]}  # type: ignore[operator]
     return after | {item["id"]: item for item in change["upserted"]}  # type: ignore[attr-defined]
 
