@@ -61,7 +61,7 @@ def made_up_records(rng: random.Random, agents: int, flows: int, peers: int) -> 
     ]
     records = []
     for agent in range(agents):
-        for number in range(flows):
+        for _number in range(flows):
             source = rng.choice(pods)
             workload = (int(source.pod.split("-")[1]) * 7 + rng.randrange(peers) * 3 + 1) % WORKLOADS
             destination = pods[workload * PODS_OF_WORKLOAD + rng.randrange(PODS_OF_WORKLOAD)]

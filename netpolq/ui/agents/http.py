@@ -119,8 +119,7 @@ class HttpAgent:
         lines = self._lines(f"{FLOWS_PATH}?{urlencode({'since': HISTORY_S})}")
         try:
             head = decode_head(await anext(lines, b""))
-            self._take_head(agents, head)
-            self._head = None
+            self._learn_node(agents, head)
             if self._counted_from_s == head.started_s:  # an earlier attempt has read a part
                 agents.history.forget_node(self.node)
             self._counted_from_s = head.started_s
@@ -130,18 +129,22 @@ class HttpAgent:
                 count += 1
                 if not count % _RECORDS_AT_ONCE:
                     await asyncio.sleep(0)  # other tasks have their turn
-            self._head = head
+            self._take_head(agents, head)
         except ValueError as error:
             raise self._unreadable(error) from error
         finally:
             await lines.aclose()
 
-    def _take_head(self, agents: KnownAgents, head: FlowsHead) -> None:
+    def _learn_node(self, agents: KnownAgents, head: FlowsHead) -> None:
         node = self._endpoint.node or one_line(head.node)[:253] or self._endpoint.name
         if node != self.node:
             agents.renamed(self.node, node, self._endpoint.pod)
             self.node = node
-        agents.head(node, head)
+
+    def _take_head(self, agents: KnownAgents, head: FlowsHead) -> None:
+        """Take the head of an answer that was read whole."""
+        self._learn_node(agents, head)
+        agents.head(self.node, head)
         self._head = head
 
     def _of_node(self, found: FlowRecord) -> FlowRecord:
