@@ -53,7 +53,7 @@ class _OneLine(logging.Filter):
         return True
 
 
-def error_log() -> logging.Logger:
+def server_log() -> logging.Logger:
     """The logger of the HTTP servers. At debug level, because aiohttp logs some malformed requests at no other."""
     found = logging.getLogger("http.server")
     found.setLevel(logging.DEBUG)
@@ -70,7 +70,7 @@ class _ConnectionLimit(web.Server):
     """
 
     def __init__(self, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
-        super().__init__(answer, access_log=None, logger=error_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
+        super().__init__(answer, access_log=None, logger=server_log(), keepalive_timeout=_KEEPALIVE_S, lingering_time=0.0)
         self._open: dict[web.RequestHandler, tuple[asyncio.Transport, asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
@@ -205,7 +205,7 @@ class StatusSocket:
         application.add_routes([web.get(METRICS_PATH, self._get_metrics)])
         application.add_routes([web.get(LOGLEVEL_PATH, self._get_verbosity), web.put(LOGLEVEL_PATH, self._set_verbosity)])
         self._runner = web.AppRunner(
-            application, access_log=None, logger=error_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+            application, access_log=None, logger=server_log(), handle_signals=False, shutdown_timeout=_SHUTDOWN_S
         )
 
     async def open(self) -> None:

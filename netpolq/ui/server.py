@@ -15,6 +15,8 @@ from aiohttp import web
 from netpolq.errors import BootError
 from netpolq.flows.table import HISTORY_S
 from netpolq.ipc.agent_settings import BindAddress
+from netpolq.listener import Listener
+from netpolq.supervisor.http import server_log
 from netpolq.tls import TlsContext, TlsFile, TlsFileError, server_context
 from netpolq.ui import access
 from netpolq.ui.access.middleware import Authenticator
@@ -23,6 +25,7 @@ from netpolq.ui.api import questions, state
 from netpolq.ui.api.documents import Documents
 from netpolq.ui.api.errors import RequestError, errors_as_json
 from netpolq.ui.api.parts import UI, Ui
+from netpolq.ui.connections import KEEPALIVE_S, Connections
 from netpolq.ui.objects import CachedObjects
 from netpolq.ui.state.known_agents import KnownAgents
 
@@ -41,10 +44,15 @@ _NOT_BUILT = (
 
 
 def application(
-    ui: Ui, settings: access.Access, authenticator: Authenticator | None, *, static: Path = STATIC
+    ui: Ui,
+    settings: access.Access,
+    authenticator: Authenticator | None,
+    connections: Connections,
+    *,
+    static: Path = STATIC,
 ) -> web.Application:
     """The application. `authenticator`: see `access.protect`."""
-    app = web.Application(middlewares=[errors_as_json], client_max_size=questions.MAX_BODY_BYTES)
+    app = web.Application(middlewares=[connections.middleware, errors_as_json], client_max_size=questions.MAX_BODY_BYTES)
     access.protect(app, settings, authenticator)
     app[UI] = ui
     app[state.DOCUMENTS] = Documents(ui)
@@ -113,25 +121,42 @@ async def serving(
         "history_s": HISTORY_S,
     }
     ui = Ui(agents=agents, source=source, objects=objects, session=session)
-    app = application(ui, settings, authenticator, static=static)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_S)
+    connections = Connections()
+    app = application(ui, settings, authenticator, connections, static=static)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=server_log(),
+        handle_signals=False,
+        shutdown_timeout=_SHUTDOWN_S,
+        keepalive_timeout=KEEPALIVE_S,
+    )
     await runner.setup()
+    if runner.server is None:
+        raise RuntimeError("the runner has made no server")
+    listener = Listener(
+        listen.host,
+        listen.port,
+        runner.server,
+        tls,
+        opened=connections.opened,
+        refused=lambda _client, _reason: None,  # browsers that do not trust the certificate yet
+    )
     try:
         try:
-            await web.TCPSite(
-                runner, listen.host or None, listen.port, ssl_context=None if tls is None else tls.following()
-            ).start()
+            await listener.open()
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             raise BootError(f"--listen {listen}: {reason}; choose another address") from error
-        port = int(runner.addresses[0][1])
+        port = listener.ports[0]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(source.run(agents)), group.create_task(_tick(agents))]
+            tasks = [group.create_task(part) for part in (source.run(agents), _tick(agents), listener.run())]
             yield f"{'http' if tls is None else 'https'}://{BindAddress(listen.host or 'localhost', port)}/"
             for task in tasks:
                 task.cancel()
     finally:
         await objects.close()
+        await listener.close()
         await runner.cleanup()
         if connection is not None:
             await connection.close()

@@ -1,5 +1,7 @@
 """Handlers of the documents about the present state, and of their streams."""
 
+import asyncio
+
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -51,6 +53,7 @@ async def get_flows_csv(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     for portion in csv_portions(parts(request).agents.history, filters, now_s()):
         await response.write(portion.encode())
+        await asyncio.sleep(0)  # other tasks have their turn
     await response.write_eof()
     return response
 

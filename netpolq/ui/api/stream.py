@@ -9,7 +9,6 @@ import logging
 import time
 
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 
 import orjson
 
@@ -44,8 +43,13 @@ async def stream(
     try:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await response.prepare(request)
-        with suppress(ConnectionResetError, TimeoutError):
+        try:
             await _send_all(response, ui, version, make)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()  # its end could not be written either
+        except ConnectionResetError:
+            pass  # the client is gone
         return response
     finally:
         ui.streams -= 1

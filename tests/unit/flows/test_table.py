@@ -55,6 +55,18 @@ def test_since_gives_what_was_seen_then_or_later(table: FlowTable) -> None:
     assert list(table.since(START_S + 20.5)) == []
 
 
+def test_what_is_counted_while_a_reader_reads_is_an_increment_and_in_no_record(table: FlowTable) -> None:
+    for time_s in (START_S, START_S + WINDOW_S - 1, START_S + WINDOW_S):
+        add(table, time_s)
+    number, records = table.last_number, table.since(0)
+    first = next(records)
+    add(table, START_S + WINDOW_S + 1)
+    add(table, START_S + WINDOW_S - 1)
+    add(table, START_S + WINDOW_S + 1, port=443)
+    assert [first.connections, *(record.connections for record in records)] == [2, 1]
+    assert len(list(table.after(number)[1])) == 3
+
+
 def test_windows_are_kept_for_an_hour(table: FlowTable) -> None:
     add(table, START_S)
     add(table, START_S + WINDOW_S)
