@@ -179,6 +179,7 @@ def cluster(box: Box, agent: Agent) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.mark.flows
 def test_agents_of_a_cluster_are_found_lost_and_found_again(box: Box, agent: Agent, cluster: Cluster) -> None:
     with page_of(f"--kubeconfig={cluster.kubeconfig}") as page:
         agents = page.until("api/map", lambda found: found["head"]["agents"] == {"total": 3, "missing": []})

@@ -22,8 +22,8 @@ from netpolq.ui.state.known_agents import KnownAgents
 SEED = 7
 NODES = ("node-1", "node-2", "node-3")
 MISSING_NODE = "node-3"
-MISSING_EVERY_S, MISSING_FROM_S = 180, 150
-"""The agent is missing in the last part of each period."""
+MISSING_EVERY_S, MISSING_FROM_S, MISSING_UNTIL_S = 180, 30, 60
+"""The agent is missing in a part of each period."""
 
 _MINUTE_S = 60.0
 _MISSING = "no answer within 30 s (see --timeout)"
@@ -52,7 +52,8 @@ class Demonstration:
         before_s, status_due_s = began_s, 0.0
         while True:
             now_s = time.time()
-            missing = MISSING_NODE if (now_s - began_s) % MISSING_EVERY_S >= MISSING_FROM_S else ""
+            is_missing = MISSING_FROM_S <= (now_s - began_s) % MISSING_EVERY_S < MISSING_UNTIL_S
+            missing = MISSING_NODE if is_missing else ""
             for node in NODES:
                 if node == missing:
                     agents.failed(node, _MISSING, now_s)
