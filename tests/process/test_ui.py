@@ -107,6 +107,7 @@ def test_every_page_shows_what_the_agent_has_seen(box: Box, agent: Agent, folder
     assert edges.keys() == {FRIEND, STRANGER}
     assert edges[STRANGER]["reasons"] == ["ingress isolated by app/server"]
     assert page.get("api/map")["head"]["agents"] == {"total": 1, "missing": []}
+    assert page.get("api/session")["where"] == "the agent on node"
 
     accepted, denied = (page.get(f"api/flows?verdict={verdict}")["flows"] for verdict in ("accept", "deny"))
     assert {flow["source"]["pod"] for flow in accepted} == {"friend"}

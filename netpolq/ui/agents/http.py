@@ -58,6 +58,11 @@ class HttpAgent:
         self._head: FlowsHead | None = None
         self._counted_from_s: float | None = None
 
+    @property
+    def title(self) -> str:
+        """What is read, in words."""
+        return self._endpoint.name if self.node == self._endpoint.name else f"the agent on {self.node}"
+
     async def run(self, agents: KnownAgents) -> None:
         """Tell flows and status without an end. A task group's exception is an error of the program."""
         agents.found(self.node, self._endpoint.pod)
@@ -220,4 +225,6 @@ async def _decoded(lines: Iterable[bytes]) -> AsyncIterator[FlowRecord]:
 
 def _described(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
+    if isinstance(cause, PermissionError):
+        return "it is for root and the user of the agent; run as root"
     return getattr(cause, "strerror", None) or one_line(str(error)) or type(error).__name__

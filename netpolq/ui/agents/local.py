@@ -21,12 +21,15 @@ class LocalAgents:
     name: SourceName = "agent"
 
     def __init__(self, sockets: Sequence[Path]) -> None:
-        names = ", ".join(map(str, sockets))
-        self.where = f"the agent on {names}" if len(sockets) == 1 else f"the agents on {names}"
         self._agents = [
             HttpAgent(Endpoint(name=f"the agent on {str(path)!r}", url="http://localhost"), aiohttp.UnixConnector(str(path)))
             for path in sockets
         ]
+
+    @property
+    def where(self) -> str:
+        """The agents by their nodes, or by their sockets as long as these are not known."""
+        return " and ".join(agent.title for agent in self._agents)
 
     async def run(self, agents: KnownAgents) -> None:
         """See `Source`."""

@@ -19,7 +19,9 @@ class Source(Protocol):
     """Reads agents. `name`: of its kind. `where`: what is read, in words."""
 
     name: SourceName
-    where: str
+
+    @property
+    def where(self) -> str: ...
 
     async def run(self, agents: KnownAgents) -> None:
         """Tell what agents say, without an end: failures are told, too. Cancel it to stop.

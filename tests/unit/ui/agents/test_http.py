@@ -213,6 +213,11 @@ async def test_an_agent_cannot_report_flows_of_another_node(supervisor: Supervis
         assert list(agents.nodes) == ["node-9"]
 
 
+def test_a_socket_of_another_user_is_told_as_such() -> None:
+    """Root may open every socket, so the error is made here."""
+    assert http_module._described(PermissionError(13, "Permission denied")).endswith("run as root")
+
+
 async def test_objects_that_cannot_be_read_are_an_error(supervisor: Supervisor) -> None:
     agent = HttpAgent(Endpoint(name="the agent", url="http://localhost"), aiohttp.UnixConnector(str(supervisor.path)))
     for body in (b"", b"\xff", b"{}\n"):
