@@ -1,0 +1,48 @@
+import type { JSX } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+
+interface Properties {
+  label: string;
+  value: string;
+  placeholder?: string;
+  inputMode?: "numeric" | "text";
+  class?: string;
+  onChange: (value: string) => void;
+}
+
+const WAIT_MS = 250;
+
+/** A text field that tells its value once typing pauses, so that not every key asks the server. */
+export function DelayedInput({ label, value, placeholder, inputMode, class: name = "", onChange }: Properties): JSX.Element {
+  const [text, setText] = useState(value);
+  const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
+  useEffect(() => setText(value), [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const tell = (next: string): void => {
+    clearTimeout(timer.current);
+    if (next.trim() !== value) onChange(next.trim());
+  };
+  return (
+    <label class={`field ${name}`}>
+      <span class="field-label">{label}</span>
+      <input
+        type="text"
+        value={text}
+        placeholder={placeholder}
+        inputMode={inputMode}
+        autoComplete="off"
+        spellcheck={false}
+        onInput={(event) => {
+          const next = event.currentTarget.value;
+          setText(next);
+          clearTimeout(timer.current);
+          timer.current = setTimeout(() => tell(next), WAIT_MS);
+        }}
+        onBlur={() => tell(text)}
+        onKeyDown={(event) => {
+          if (event.key === "Enter") tell(text);
+        }}
+      />
+    </label>
+  );
+}
