@@ -107,7 +107,7 @@ export function App(): JSX.Element {
             </a>
           ))}
         </nav>
-        {session !== null && <span class="where" title={`netpolq ${session.version}`}>{session.user ?? session.where}</span>}
+        {session !== null && session.source !== "demo" && <span class="where" title={`netpolq ${session.version}`}>{session.user === null ? session.where : `${session.user} · ${session.where}`}</span>}
       </header>
       <StatusLine session={session} problem={problem} live={live} />
       <main id="content" class={`page page-${page}`} tabIndex={-1}>

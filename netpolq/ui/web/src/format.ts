@@ -41,6 +41,7 @@ export function bytes(value: number | null): string {
 /** Seconds with a unit that suits them: `850 µs`, `12 ms`, `1.5 s`; `-` if they are not known. */
 export function duration(value_s: number | null): string {
   if (value_s === null) return "-";
+  if (value_s === 0) return "0 s";
   if (value_s < 0.001) return `${Math.round(value_s * 1e6)} µs`;
   if (value_s < 1) return `${Math.round(value_s * 1e3)} ms`;
   return `${value_s < 10 ? value_s.toFixed(1) : Math.round(value_s)} s`;
@@ -67,6 +68,11 @@ export function portText(port: Pick<Port, "protocol" | "port">): string {
 export function endText(end: End): string {
   if (end.pod !== null) return end.namespace === null ? end.pod : `${end.namespace}/${end.pod}`;
   return end.names[0] ?? end.address;
+}
+
+/** The id of a workload for people: a learned name without its mark. */
+export function workloadText(id: string): string {
+  return id.replace(/^name:/, "");
 }
 
 /** The end as the explanation of a connection takes it: NAMESPACE/POD, or the address. */

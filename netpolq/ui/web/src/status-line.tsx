@@ -2,7 +2,7 @@ import type { JSX } from "preact";
 import { counted } from "./format.ts";
 import type { Live } from "./live.ts";
 import { Time } from "./parts/time.tsx";
-import type { Session } from "./types.ts";
+import type { Agents, Session } from "./types.ts";
 
 interface Properties {
   session: Session | null;
@@ -25,16 +25,25 @@ export function StatusLine({ session, problem, live }: Properties): JSX.Element 
         <details class="mark mark-missing">
           <summary>
             <span aria-hidden="true">⚠ </span>
-            {missing.length} of {counted(total, "agent")} missing: {missing.slice(0, 3).map(({ node }) => node).join(", ")}
-            {missing.length > 3 && " …"}
+            {missingText(missing, total)}
           </summary>
           <ul>
-            {missing.map(({ node, reason }) => <li key={node}><b>{node}</b>: {reason}</li>)}
+            {missing.map(({ node, reason }) => <li key={node}>{node !== "" && <b>{node}: </b>}{reason}</li>)}
           </ul>
         </details>
       )}
     </div>
   );
+}
+
+const MAX_NAMED = 3;
+
+/** An entry without a node says why agents cannot be found at all. */
+function missingText(missing: Agents["missing"], total: number): string {
+  const nodes = missing.map(({ node }) => node).filter((node) => node !== "");
+  if (nodes.length === 0) return "Agents cannot be found";
+  const more = nodes.length > MAX_NAMED ? " …" : "";
+  return `${nodes.length} of ${counted(total, "agent")} missing: ${nodes.slice(0, MAX_NAMED).join(", ")}${more}`;
 }
 
 function StreamState({ session, problem, live }: Properties): JSX.Element {

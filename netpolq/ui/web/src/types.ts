@@ -135,6 +135,8 @@ export interface Policy extends Hits {
 export interface PoliciesHead extends Head {
   observed_since: string;
   objects: string;
+  /** Why the objects cannot be read, or null. */
+  problem?: string | null;
 }
 
 export interface Worker {

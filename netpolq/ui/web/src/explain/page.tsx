@@ -112,7 +112,7 @@ function Answers({ answer }: { answer: ExplainAnswer }): JSX.Element {
       )}
       {answers.map((one, index) => <AnswerView key={index} answer={one} />)}
       {(whole.notes ?? []).map((note) => <p key={note} class="muted">Note: {note}</p>)}
-      <p class="muted">{answer.objects}</p>
+      <p class="muted">Policies {answer.objects}</p>
       <details class="more">
         <summary>As text, as netpolq explain prints it</summary>
         <ScrollBox label="Text form"><pre>{answer.text}</pre></ScrollBox>

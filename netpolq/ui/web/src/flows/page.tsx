@@ -39,7 +39,7 @@ export function FlowsPage(): JSX.Element {
     <>
       <FilterBar namespaces={namespaces} withEnds />
       <div class="toolbar">
-        <button type="button" aria-pressed={isPaused} onClick={() => setPaused(!isPaused)}>{isPaused ? "▶ Resume" : "⏸ Pause"}</button>
+        <button type="button" aria-pressed={isPaused} onClick={() => setPaused(!isPaused)}>{isPaused ? "Resume" : "Pause"}</button>
         <button type="button" onClick={() => void save()}>Save as CSV</button>
         {document !== null && <Totals document={document} shown={flows.length} />}
       </div>

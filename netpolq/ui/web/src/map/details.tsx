@@ -3,7 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { filterQuery, type Filters, formatHash } from "../address.ts";
 import { errorText, getJson } from "../api.ts";
 import { byId, newestFirst } from "../documents.ts";
-import { count, counted, endText, explainQuery, portText } from "../format.ts";
+import { count, counted, endText, explainQuery, portText, workloadText } from "../format.ts";
 import { Fact, Problem, ScrollBox } from "../parts/box.tsx";
 import { Time } from "../parts/time.tsx";
 import { VerdictLabel } from "../parts/verdict.tsx";
@@ -41,7 +41,7 @@ export function Details({ edge, workload, edges, filters, onClose, onSelectEdge 
       }}
     >
       <div class="details-head">
-        <h2 ref={heading} tabIndex={-1}>{edge === null ? id : <>{edge.source} → {edge.destination}</>}</h2>
+        <h2 ref={heading} tabIndex={-1}>{edge === null ? workloadText(id) : <>{workloadText(edge.source)} → {workloadText(edge.destination)}</>}</h2>
         <button type="button" class="quiet" onClick={onClose}>Close</button>
       </div>
       {edge !== null && <EdgeFacts edge={edge} />}
@@ -105,7 +105,7 @@ function WorkloadFacts({ workload, edges, onSelectEdge }: WorkloadProperties): J
         {own.map((edge) => (
           <li key={edge.id}>
             <button type="button" class="row-button" onClick={() => onSelectEdge(edge.id)}>
-              {edge.source === workload.id ? <>to {edge.destination}</> : <>from {edge.source}</>}
+              {edge.source === workload.id ? <>to {workloadText(edge.destination)}</> : <>from {workloadText(edge.source)}</>}
             </button>{" "}
             <VerdictLabel verdict={edge.verdict} /> <span class="muted">{count(edge.connections)}</span>
           </li>

@@ -1,8 +1,7 @@
 import { Component, type JSX } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { count, counted, portText } from "../format.ts";
+import { count, counted, portText, workloadText } from "../format.ts";
 import { ScrollBox } from "../parts/box.tsx";
-import { Time } from "../parts/time.tsx";
 import { VerdictLabel } from "../parts/verdict.tsx";
 import type { Edge } from "../types.ts";
 
@@ -42,11 +41,9 @@ export function EdgeTable({ edges, returnTo, onSelect }: Properties): JSX.Elemen
       <table>
         <thead>
           <tr>
-            <th scope="col">From → to</th>
-            <th scope="col">Verdict</th>
-            <th scope="col">Ports</th>
+            <th scope="col">Connection</th>
+            <th scope="col">Verdict and ports</th>
             <th scope="col" class="number">Connections</th>
-            <th scope="col">Last seen</th>
           </tr>
         </thead>
         <tbody ref={body} onKeyDown={onKeyDown}>
@@ -94,13 +91,14 @@ class EdgeRow extends Component<RowProperties> {
               onSelect(edge.id);
             }}
           >
-            {edge.source} <span aria-hidden="true">→</span><span class="visually-hidden"> to </span> {edge.destination}
+            {workloadText(edge.source)} <span aria-hidden="true">→</span><span class="visually-hidden"> to </span> {workloadText(edge.destination)}
           </button>
         </td>
-        <td><VerdictLabel verdict={edge.verdict} /></td>
-        <td>{portsText(edge)}</td>
+        <td>
+          <VerdictLabel verdict={edge.verdict} />
+          <div class="muted">{portsText(edge)}</div>
+        </td>
         <td class="number">{count(edge.connections)}</td>
-        <td><Time at={edge.last_seen} /></td>
       </tr>
     );
   }

@@ -97,7 +97,7 @@ export function graphStyle(colors: Palette): StylesheetJson {
         "arrow-scale": 0.9,
         label: "data(sign)",
         "font-family": FONT,
-        "font-size": 11,
+        "font-size": 13,
         "font-weight": 700,
         "text-background-color": colors.surface,
         "text-background-opacity": 1,

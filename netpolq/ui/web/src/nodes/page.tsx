@@ -28,7 +28,7 @@ export function NodesPage(): JSX.Element {
     <div class="cards">
       {unseen.map(({ node, reason }) => (
         <article key={node} class="card card-missing">
-          <h2>{node}</h2>
+          <h2>{node || "Agents"}</h2>
           <p class="problem">{reason}</p>
         </article>
       ))}

@@ -62,13 +62,13 @@ function options(element: HTMLElement, format: (value: number) => string): uPlot
     padding: [6, 8, 0, 0],
     scales: { y: { range: (_plot, _min, max) => [0, max > 0 ? max * 1.1 : 1] } },
     axes: [
-      { ...axis, size: 20, space: 70, values: (_plot, splits) => splits.map(timeText) },
+      { ...axis, size: 20, space: 70, values: (_plot, splits) => splits.map((split) => timeText(split, (splits[1] ?? 0) - (splits[0] ?? 0) < 60)) },
       { ...axis, size: 46, space: 26, values: (_plot, splits) => splits.map(format) },
     ],
     series: [{}, { stroke: color("--accent"), width: 1.5, fill: color("--accent-soft"), points: { show: false } }],
   };
 }
 
-function timeText(at_s: number): string {
-  return new Date(at_s * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+function timeText(at_s: number, withSeconds: boolean): string {
+  return new Date(at_s * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(withSeconds && { second: "2-digit" }) });
 }

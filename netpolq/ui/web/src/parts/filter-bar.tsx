@@ -36,7 +36,7 @@ export function FilterBar({ namespaces, withEnds }: { namespaces: readonly strin
           </label>
         ))}
       </fieldset>
-      <DelayedInput label="Name contains" value={filters.text} placeholder="workload, pod, policy" onChange={(text) => setFilters({ text })} />
+      <DelayedInput label="Name contains" value={filters.text} placeholder="pod or policy" onChange={(text) => setFilters({ text })} />
       {withEnds && (
         <>
           <DelayedInput label="From workload" value={filters.source} placeholder="shop/web" onChange={(source) => setFilters({ source })} />

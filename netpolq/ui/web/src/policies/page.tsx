@@ -3,7 +3,7 @@ import { useMemo } from "preact/hooks";
 import { inEvaluationOrder, POLICIES } from "../documents.ts";
 import { counted } from "../format.ts";
 import { useRoute } from "../navigation.ts";
-import { Empty, ScrollBox } from "../parts/box.tsx";
+import { Empty, Problem, ScrollBox } from "../parts/box.tsx";
 import { DelayedInput } from "../parts/delayed-input.tsx";
 import { Time } from "../parts/time.tsx";
 import type { Policy } from "../types.ts";
@@ -25,11 +25,12 @@ export function PoliciesPage(): JSX.Element {
   return (
     <>
       <form class="filters" aria-label="Filters" onSubmit={(event) => event.preventDefault()}>
-        <DelayedInput label="Name contains" value={route.filters.text} placeholder="kind, namespace or name" onChange={(next) => setFilters({ text: next })} />
+        <DelayedInput label="Name contains" value={route.filters.text} placeholder="shop/db" onChange={(next) => setFilters({ text: next })} />
         <p class="muted filter-note">
           Decisions since <Time at={head.observed_since} />; objects: {head.objects}
         </p>
       </form>
+      <Problem text={head.problem ?? ""} />
       {all.length === 0 ? (
         <Empty title="There are no policies">
           <p>Without a policy all connections are allowed. Apply a NetworkPolicy; it shows here within seconds.</p>

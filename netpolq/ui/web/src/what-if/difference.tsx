@@ -1,5 +1,5 @@
 import type { JSX } from "preact";
-import { count, counted } from "../format.ts";
+import { count, counted, workloadText } from "../format.ts";
 import { ScrollBox } from "../parts/box.tsx";
 import { Time } from "../parts/time.tsx";
 import type { Change, WhatIfAnswer } from "../types.ts";
@@ -59,7 +59,7 @@ function Changes({ title, changes }: { title: string; changes: readonly Change[]
           <tbody>
             {changes.map((change, index) => (
               <tr key={index}>
-                <th scope="row">{change.source} → {change.destination}</th>
+                <th scope="row">{workloadText(change.source)} → {workloadText(change.destination)}</th>
                 <td>{portsOf(change)}</td>
                 <td class="number">{count(change.seen?.connections)}</td>
                 <td>{change.seen === undefined ? "-" : <Time at={change.seen.last_seen} />}</td>
@@ -77,5 +77,7 @@ function Changes({ title, changes }: { title: string; changes: readonly Change[]
 function rejectionText(rejection: unknown): string {
   if (typeof rejection === "string") return rejection;
   if (typeof rejection !== "object" || rejection === null) return String(rejection);
-  return Object.values(rejection).filter((value) => typeof value === "string" || typeof value === "number").join(": ");
+  const { key, field, message, consequence } = rejection as Record<string, unknown>;
+  const parts = [key, field, message].filter((part) => typeof part === "string" && part !== "");
+  return `${parts.join(": ")}${typeof consequence === "string" ? ` (${consequence})` : ""}`;
 }
