@@ -19,6 +19,16 @@ SOAK ?= --minutes 3
 # Arguments of the fuzzer; --help teaches them.
 FUZZ ?= --seconds 60
 
+# The page of `netpolq ui`: sources, what is built from them, and the packages of npm that build it.
+WEB := netpolq/ui/web
+PAGE := netpolq/ui/static/index.html
+WEB_PACKAGES := $(WEB)/node_modules/.installed
+WEB_SOURCES := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/tests/*')
+# Vite 7 needs it.
+MIN_NODE := 20.19.0
+# For the tests of the page in a browser.
+UI_PACKAGES := chromium
+
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
 # For the tests of monitoring, deployment, scripts, completion and manual page, and for those on a stock Debian kernel.
@@ -27,7 +37,7 @@ TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup ui ui-setup test-ui check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +52,19 @@ $(STAMP): requirements.lock pyproject.toml deploy/install-packages.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $(STAMP)
+
+ui: $(PAGE) ## build the page of netpolq ui into netpolq/ui/static, if its sources have changed; needs node
+
+$(PAGE): $(WEB_SOURCES) $(WEB_PACKAGES)
+	cd $(WEB) && npm run --silent build
+	touch $@
+
+# No package may run a program of its own at installation: none of these needs to.
+$(WEB_PACKAGES): $(WEB)/package.json $(WEB)/package-lock.json
+	@printf '%s\n' v$(MIN_NODE) "$$(node --version)" | sort --version-sort --check=quiet || \
+		{ echo "make ui needs node $(MIN_NODE) or newer, and npm; install Node.js 20 or 22, as from https://nodejs.org" >&2; exit 1; }
+	cd $(WEB) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
 
 check: $(STAMP) ## static checks: ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -137,6 +160,13 @@ test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the loa
 	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
 	.ci/changed --record loadtest
 
+test-ui: $(STAMP) ui ui-setup ## only the tests of the page: its logic, and all pages in a browser
+	cd $(WEB) && npm test --silent
+	$(BIN)/pytest tests/ui
+
+ui-setup:
+	deploy/install-packages.sh $(UI_PACKAGES)
+
 test-setup: $(STAMP) $(if $(filter checkov,$(SLOW)),$(CHECKOV))
 	deploy/install-packages.sh $(TEST_PACKAGES)
 	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
@@ -192,4 +222,4 @@ lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --no-deps --output-file deploy/lint/requirements-kubectl.lock deploy/lint/requirements-kubectl.in
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache dist build
+	rm -rf $(VENV) netpolq/ui/static $(WEB)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache dist build

@@ -1,4 +1,5 @@
-import { render } from "preact";
+import { type JSX, render } from "preact";
+import { useState } from "preact/hooks";
 import { act } from "preact/test-utils";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Combobox } from "../src/parts/combobox.tsx";
@@ -14,6 +15,7 @@ describe("the combobox", () => {
   let root: HTMLElement;
   let values: string[];
   let asked: string[];
+  let set: (value: string) => void;
 
   beforeEach(() => {
     vi.useFakeTimers();
@@ -25,7 +27,16 @@ describe("the combobox", () => {
       asked.push(text);
       return Promise.resolve(CHOICES.filter(({ id }) => id.includes(text)));
     };
-    act(() => render(<Combobox label="From" value="" placeholder="" find={find} onChange={(value) => values.push(value)} />, root));
+    function Owner(): JSX.Element {
+      const [value, setValue] = useState("");
+      const change = (next: string): void => {
+        values.push(next);
+        setValue(next);
+      };
+      set = setValue;
+      return <Combobox label="From" value={value} placeholder="" find={find} onChange={change} />;
+    }
+    act(() => render(<Owner />, root));
   });
   afterEach(() => {
     render(null, root);
@@ -92,6 +103,23 @@ describe("the combobox", () => {
     expect(input().value).toBe("web-1");
     await press("ArrowDown");
     expect(input().getAttribute("aria-expanded")).toBe("true");
+  });
+
+  it("loses no key that comes before the effects of the one before have run", async () => {
+    for (const key of "shop/web-0") {
+      input().value += key;
+      input().dispatchEvent(new InputEvent("input", { bubbles: true }));
+      // Drawn, but no frame has passed.
+      await Promise.resolve();
+      await Promise.resolve();
+    }
+    await vi.advanceTimersByTimeAsync(1000);
+    expect(input().value).toBe("shop/web-0");
+  });
+
+  it("shows a value that its owner sets", () => {
+    act(() => set("shop/db-0"));
+    expect(input().value).toBe("shop/db-0");
   });
 
   it("takes a text that is no choice, such as an address", async () => {

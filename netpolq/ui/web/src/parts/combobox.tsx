@@ -24,9 +24,19 @@ export function Combobox({ label, value, placeholder, find, onChange }: Properti
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
   const list = useRef<HTMLUListElement>(null);
 
-  useEffect(() => setText(value), [value]);
+  // A value that this field has told comes back and is no news. This is no effect: one would run after the next key, and take it back.
+  const told = useRef(value);
+  if (value !== told.current) {
+    told.current = value;
+    setText(value);
+  }
   useEffect(() => () => stop(), []);
   useEffect(() => list.current?.children[active]?.scrollIntoView({ block: "nearest" }), [active]);
+
+  function tell(next: string): void {
+    told.current = next;
+    onChange(next);
+  }
 
   function stop(): void {
     clearTimeout(timer.current);
@@ -58,7 +68,7 @@ export function Combobox({ label, value, placeholder, find, onChange }: Properti
     setText(choice.id);
     setOpen(false);
     setActive(-1);
-    onChange(choice.id);
+    tell(choice.id);
   }
 
   function move(to: number): void {
@@ -101,7 +111,7 @@ export function Combobox({ label, value, placeholder, find, onChange }: Properti
         onInput={(event) => {
           const next = event.currentTarget.value;
           setText(next);
-          onChange(next.trim());
+          tell(next.trim());
           ask(next.trim(), WAIT_MS);
         }}
         onKeyDown={onKeyDown}

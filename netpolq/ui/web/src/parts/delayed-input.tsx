@@ -16,11 +16,18 @@ const WAIT_MS = 250;
 export function DelayedInput({ label, value, placeholder, inputMode, class: name = "", onChange }: Properties): JSX.Element {
   const [text, setText] = useState(value);
   const timer = useRef<ReturnType<typeof setTimeout> | undefined>(undefined);
-  useEffect(() => setText(value), [value]);
+  // A value that this field has told comes back and is no news. This is no effect: one would run after the next key, and take it back.
+  const told = useRef(value);
+  if (value !== told.current) {
+    told.current = value;
+    setText(value);
+  }
   useEffect(() => () => clearTimeout(timer.current), []);
   const tell = (next: string): void => {
     clearTimeout(timer.current);
-    if (next.trim() !== value) onChange(next.trim());
+    if (next.trim() === told.current) return;
+    told.current = next.trim();
+    onChange(told.current);
   };
   return (
     <label class={`field ${name}`}>

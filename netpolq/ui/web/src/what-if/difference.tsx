@@ -13,11 +13,7 @@ export function DifferenceView({ answer }: { answer: WhatIfAnswer }): JSX.Elemen
   const opened = changes.filter((change) => !isCut(change));
   return (
     <section class="difference" aria-label="What changes">
-      <p class={`verdict-line ${cuts > 0 ? "bad" : "good"}`}>
-        {cuts > 0 ? <><span aria-hidden="true">✕ </span>{counted(cuts, "change")} would cut connections that were seen.</> : (
-          <><span aria-hidden="true">✓ </span>No connection that was seen would be cut.</>
-        )}
-      </p>
+      <Summary cuts={cuts} isWhole={rejections.length === 0} />
       {rejections.length > 0 && (
         <div class="problem" role="alert">
           {counted(rejections.length, "object")} cannot be used as written:
@@ -38,6 +34,13 @@ export function DifferenceView({ answer }: { answer: WhatIfAnswer }): JSX.Elemen
       </details>
     </section>
   );
+}
+
+function Summary({ cuts, isWhole }: { cuts: number; isWhole: boolean }): JSX.Element {
+  if (cuts > 0) return <p class="verdict-line bad"><span aria-hidden="true">✕ </span>{counted(cuts, "change")} would cut connections that were seen.</p>;
+  // What cannot be read may cut connections.
+  if (!isWhole) return <p class="verdict-line">Of what can be used, nothing would cut a connection that was seen.</p>;
+  return <p class="verdict-line good"><span aria-hidden="true">✓ </span>No connection that was seen would be cut.</p>;
 }
 
 function Changes({ title, changes }: { title: string; changes: readonly Change[] }): JSX.Element {
@@ -77,7 +80,7 @@ function Changes({ title, changes }: { title: string; changes: readonly Change[]
 function rejectionText(rejection: unknown): string {
   if (typeof rejection === "string") return rejection;
   if (typeof rejection !== "object" || rejection === null) return String(rejection);
-  const { key, field, message, consequence } = rejection as Record<string, unknown>;
-  const parts = [key, field, message].filter((part) => typeof part === "string" && part !== "");
+  const { key, document, field, message, consequence } = rejection as Record<string, unknown>;
+  const parts = [key || `document ${document}`, field, message].filter((part) => typeof part === "string" && part !== "");
   return `${parts.join(": ")}${typeof consequence === "string" ? ` (${consequence})` : ""}`;
 }
