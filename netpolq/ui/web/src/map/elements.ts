@@ -28,7 +28,7 @@ export function elementsOf(document: MapDocument): ElementDefinition[] {
 function node(workload: Workload, parent: string): ElementDefinition {
   const label = workload.id === "outside" ? "other addresses" : workload.name;
   const shown = label.length > 32 ? `${label.slice(0, 31)}…` : label;
-  return { group: "nodes", data: { id: workload.id, parent, label: shown, width: shown.length * 6.4 + 22 }, classes: `end ${workload.kind}` };
+  return { group: "nodes", data: { id: workload.id, parent, label: shown, width: shown.length * 6.9 + (workload.kind === "name" ? 44 : 22) }, classes: `end ${workload.kind}` };
 }
 
 function edgeElement(edge: Edge): ElementDefinition {

@@ -1,4 +1,4 @@
-import cytoscape, { type Core, type ElementDefinition, type NodeCollection, type NodeSingular } from "cytoscape";
+import cytoscape, { type CollectionReturnValue, type Core, type ElementDefinition, type NodeCollection, type NodeSingular } from "cytoscape";
 import fcose from "cytoscape-fcose";
 import type { MapDocument } from "../documents.ts";
 import { elementsOf } from "./elements.ts";
@@ -132,9 +132,11 @@ export class Graph {
     const ends = this.cy.nodes(".end");
     const known: NodeCollection = ends.filter((node) => this.positions.get(node.id()) !== undefined);
     const before = known.map((node) => [node, { ...node.position() }] as const);
-    const added = ends.filter((node) => this.positions.get(node.id()) === undefined);
+    const added: NodeCollection = ends.filter((node) => this.positions.get(node.id()) === undefined);
     if (known.nonempty()) added.forEach((node, index) => void node.position(this.firstGuess(node, index)));
-    this.cy
+    const part = this.partToPlace(added, known);
+    const fixed = before.filter(([node]) => part.has(node)).map(([node, position]) => ({ nodeId: node.id(), position }));
+    part
       .layout({
         name: "fcose",
         animate: false,
@@ -142,17 +144,24 @@ export class Graph {
         quality: "default",
         randomize: known.empty(),
         nodeDimensionsIncludeLabels: true,
-        nodeSeparation: 90,
-        idealEdgeLength: 120,
+        nodeSeparation: 75,
+        idealEdgeLength: 90,
         nodeRepulsion: 9_000,
         gravityCompound: 1.3,
         tilingPaddingVertical: 14,
         tilingPaddingHorizontal: 14,
-        ...(known.empty() ? {} : { fixedNodeConstraint: before.map(([node, position]) => ({ nodeId: node.id(), position })) }),
+        ...(known.empty() ? {} : { fixedNodeConstraint: fixed }),
       } as unknown as cytoscape.LayoutOptions)
       .run();
     for (const [node, position] of before) node.position(position);
     this.keepPositions();
+  }
+
+  /** New workloads with what they may touch: their neighbours, and the others of their namespaces. The rest of a large map costs time. */
+  private partToPlace(added: NodeCollection, known: NodeCollection): CollectionReturnValue {
+    if (known.empty()) return this.cy.elements();
+    const ends = added.union(added.neighborhood("node.end")).union(added.parents().children());
+    return ends.union(ends.edgesWith(ends)).union(ends.parents());
   }
 
   /** Where a new workload starts: beside its neighbours or its namespace, otherwise right of everything. */
