@@ -13,13 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 CHECKOUT = Path(__file__).parents[2]
 CHROMIUM = "/usr/bin/chromium"
 _LIMIT_MS = 20_000
 
 MakePage = Callable[..., Page]
+
+
+def newest_flow(page: Page) -> Locator:
+    """The time of the first row of the page Flows."""
+    return page.locator(".flow-table tbody time").first
+
+
+def see_two_changes(page: Page, url: str) -> None:
+    """Follow flows until two changes have come, at least a second apart: another page that follows them has had one, too."""
+    page.goto(f"{url}/#/flows")
+    newest = newest_flow(page)
+    for _ in range(2):
+        expect(newest).to_be_visible()
+        expect(newest).not_to_have_attribute("datetime", newest.get_attribute("datetime") or "")
 
 
 @contextmanager

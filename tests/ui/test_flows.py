@@ -7,14 +7,17 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.ui.conftest import MakePage, newest_flow, see_two_changes
+
 HEADS = ".flow-table tbody tr:not(.opened)"
 """Rows of flows, without those of opened details."""
 
 
-def test_flows_are_live_until_they_are_paused(page: Page, demo: str) -> None:
-    """A paused table does not change while the server has newer flows, which it shows when it goes on."""
+def test_flows_are_live_until_they_are_paused(new_page: MakePage, demo: str) -> None:
+    """A paused table does not change while another page gets newer flows. It shows them when it goes on."""
+    page, other = new_page(), new_page()
     page.goto(f"{demo}/#/flows")
-    newest = page.locator(HEADS).first.locator("time")
+    newest = newest_flow(page)
     expect(newest).to_be_visible()
     before = newest.get_attribute("datetime")
     expect(newest).not_to_have_attribute("datetime", before or "")
@@ -22,9 +25,7 @@ def test_flows_are_live_until_they_are_paused(page: Page, demo: str) -> None:
     expect(page.get_by_role("status")).to_contain_text("paused")
     paused = page.locator(".flow-table tbody").inner_html()
     shown = newest.get_attribute("datetime")
-    page.wait_for_function(
-        "async (shown) => (await (await fetch('/api/flows?limit=1')).json()).flows[0].last_seen > shown", arg=shown, polling=500
-    )
+    see_two_changes(other, demo)
     assert page.locator(".flow-table tbody").inner_html() == paused
     page.get_by_role("button", name="Resume").click()
     expect(newest).not_to_have_attribute("datetime", shown or "")
