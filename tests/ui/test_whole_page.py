@@ -144,7 +144,15 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_only(new_page: MakePage, demo:
             route.fulfill(status=401, content_type="application/json", body=body)
 
     page.route("**/api/**", guard)
+    page.clock.install()
     page.goto(demo)
+    page.get_by_label("Token").fill("not a token")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("without spaces")
+    page.clock.run_for(60_000)
+    page.evaluate("async () => { await fetch('/api/last'); }")  # requests before it have come to the guard
+    paths = [address.removeprefix(demo) for address in addresses]
+    assert paths == ["/api/session", "/api/last"], "a page without a token asks once: the server allows few wrong attempts"
     page.get_by_label("Token").fill("wrong")
     page.get_by_role("button", name="Show the page").click()
     expect(page.get_by_role("alert")).to_contain_text("The token is wrong")

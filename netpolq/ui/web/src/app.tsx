@@ -1,7 +1,7 @@
 import type { JSX } from "preact";
 import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
 import { formatHash, NO_FILTERS, PAGES, type Page } from "./address.ts";
-import { errorText, getJson, hasToken, listenForUnauthorized, setToken } from "./api.ts";
+import { ApiError, errorText, getJson, hasToken, listenForUnauthorized, setToken } from "./api.ts";
 import { ExplainPage } from "./explain/page.tsx";
 import { FlowsPage } from "./flows/page.tsx";
 import { type Live, LiveContext } from "./live.ts";
@@ -62,6 +62,11 @@ export function App(): JSX.Element {
       (error: unknown) => {
         if (asking.signal.aborted) return;
         setProblem(errorText(error));
+        const status = error instanceof ApiError ? error.status : 0;
+        // A good token of a user without the right: another one may have it.
+        if (status === 403 && hasToken()) setRefusal(errorText(error));
+        // Attempts with a refused token would only use up the ones that the server allows.
+        if (status === 401 || status === 403) return;
         timer = setTimeout(() => setAttempt((number) => number + 1), RETRY_MS);
       },
     );
@@ -108,6 +113,19 @@ export function App(): JSX.Element {
           ))}
         </nav>
         {session !== null && session.source !== "demo" && <span class="where" title={`netpolq ${session.version}`}>{session.user === null ? session.where : `${session.user} · ${session.where}`}</span>}
+        {session !== null && session.authentication !== "none" && (
+          <button
+            type="button"
+            class="quiet"
+            onClick={() => {
+              setToken(null);
+              setSession(null);
+              setRefusal("");
+            }}
+          >
+            Log out
+          </button>
+        )}
       </header>
       <StatusLine session={session} problem={problem} live={live} />
       <main id="content" class={`page page-${page}`} tabIndex={-1}>

@@ -1,15 +1,22 @@
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 
+/** What a header can hold. */
+const SENDABLE = /^[!-~]+$/;
+
 /** The form for a token. `problem`: the sentence of the server about the last token, or empty. */
 export function Login({ problem, onToken }: { problem: string; onToken: (token: string) => void }): JSX.Element {
   const [token, setToken] = useState("");
+  const [mistake, setMistake] = useState("");
+  const shown = mistake || problem;
   return (
     <main class="login">
       <form
         onSubmit={(event) => {
           event.preventDefault();
-          if (token.trim() !== "") onToken(token.trim());
+          const given = token.trim();
+          if (SENDABLE.test(given)) onToken(given);
+          else setMistake("A token has printable ASCII characters without spaces: copy it again.");
         }}
       >
         <h1>netpolq</h1>
@@ -18,7 +25,7 @@ export function Login({ problem, onToken }: { problem: string; onToken: (token: 
           <span class="field-label">Token</span>
           <input type="password" autoComplete="off" value={token} onInput={(event) => setToken(event.currentTarget.value)} />
         </label>
-        {problem !== "" && <p class="problem" role="alert">{problem}</p>}
+        {shown !== "" && <p class="problem" role="alert">{shown}</p>}
         <button type="submit" class="primary">Show the page</button>
       </form>
     </main>
