@@ -1,8 +1,7 @@
 """Serves flows, status and objects to `netpolq ui` over TLS 1.3, to clients with a certificate.
 
 A client without a certificate of the client CA fails in the handshake, and one whose certificate has another name is disconnected after
-it: neither gets a byte of HTTP. The supervisor accepts connections itself and paces them, so that handshakes cost it a bounded part of a
-CPU and a bounded number of descriptors, whatever clients do.
+it: neither gets a byte of HTTP. What handshakes cost is bounded (`netpolq.listener`).
 
 Source of the paths: those of the status socket.
 """
@@ -10,7 +9,6 @@ Source of the paths: those of the status socket.
 import asyncio
 import logging
 import os
-import socket
 import time
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,19 +19,13 @@ from aiohttp import web
 
 from netpolq.errors import BootError
 from netpolq.ipc.agent_settings import BindAddress
-from netpolq.supervisor.http import Stream, error_log, stream_answer
+from netpolq.listener import Listener
+from netpolq.supervisor.http import Stream, server_log, stream_answer
 from netpolq.tls import TlsContext, dns_names
 
 MAX_CONNECTIONS = 32
 """Simultaneous connections of clients with a valid certificate. A `netpolq ui` has a few. One more closes the oldest."""
 
-MAX_HANDSHAKES = 32
-"""Simultaneous handshakes. One more ends the oldest."""
-
-ACCEPT_S = 0.01
-"""Pause after an accepted connection: at most 100 handshakes a second, of about a millisecond each. More wait in the kernel's backlog."""
-
-HANDSHAKE_S = 5.0
 IDLE_S = 30.0
 """A connection without a request under way is closed after this time, and a stream of which the client reads nothing for so long."""
 
@@ -43,7 +35,6 @@ MAX_AGE_S = 300.0
 _MAX_STREAMS = 4
 """Answers in pieces at once. Others wait: each holds references to many objects."""
 
-_BACKLOG = 64
 _LOOK_S = 10.0
 _LOG_S = 60.0
 _SHUTDOWN_S = 0.5
@@ -68,7 +59,7 @@ class _Connections(web.Server):
     """Open connections, after their handshake. `client_name`: the DNS name that a certificate must have."""
 
     def __init__(self, client_name: str, tls: TlsContext, refused: Callable[[str, str], None], respond: Respond) -> None:
-        super().__init__(self._answer, access_log=None, logger=error_log(), keepalive_timeout=IDLE_S, lingering_time=0.0)
+        super().__init__(self._answer, access_log=None, logger=server_log(), keepalive_timeout=IDLE_S, lingering_time=0.0)
         self._client_name = client_name
         self._tls = tls
         self._refused = refused
@@ -135,85 +126,45 @@ class ReportServer:
         self._streams = streams
         self._streaming = asyncio.Semaphore(_MAX_STREAMS)
         self._connections = _Connections(client_name, tls, self._note_refused, self._respond)
-        self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._listeners: list[socket.socket] = []
+        self._listener = Listener(
+            address.host,
+            address.port,
+            self._connections,
+            tls,
+            opened=lambda _transport: None,
+            refused=self._note_refused,
+            is_shared=True,  # two agents listen during a takeover
+        )
         self._refused, self._logged_s = 0, float("-inf")
 
     async def open(self) -> None:
         """Start to listen. Raises `BootError` when the address is in use."""
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(
-                self._address.host or None, self._address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            for family, _kind, _protocol, _name, address in dict.fromkeys(found):
-                self._listeners.append(_listener(family, address))
+            await self._listener.open()
         except OSError as error:
-            self._close_listeners()
             reason = error.strerror or os.strerror(error.errno or 0)
             raise BootError(f"--report-bind-address {self._address}: {reason}; choose another address") from error
 
     @property
     def ports(self) -> list[int]:
         """The port of each socket."""
-        return [int(listener.getsockname()[1]) for listener in self._listeners]
+        return self._listener.ports
 
     async def run(self) -> None:
         """Accept connections until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_at_files())
-            for listener in self._listeners:
-                tasks.create_task(self._accept(listener))
+            tasks.create_task(self._listener.run())
 
     async def cleanup(self) -> None:
         """Stop serving."""
-        self._close_listeners()
-        for task in tuple(self._handshakes):
-            task.cancel()
-        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        await self._listener.close()
         await self._connections.shutdown(_SHUTDOWN_S)
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
 
     async def _look_at_files(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._tls.current()
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop, is_logged = asyncio.get_running_loop(), False
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError as error:  # no descriptor is left, or the client is gone again
-                if not is_logged:
-                    log.warning("a connection to the report cannot be accepted: %s", os.strerror(error.errno or 0))
-                is_logged = True
-                await asyncio.sleep(1.0)
-                continue
-            if len(self._handshakes) >= MAX_HANDSHAKES:
-                oldest = next(iter(self._handshakes))
-                del self._handshakes[oldest]
-                oldest.cancel()
-            task = asyncio.create_task(self._shake_hands(connection, str(address[0])))
-            self._handshakes[task] = None
-            task.add_done_callback(lambda done: self._handshakes.pop(done, None))
-            await asyncio.sleep(ACCEPT_S)
-
-    async def _shake_hands(self, connection: socket.socket, client: str) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                self._connections,
-                connection,
-                ssl=self._tls.current(),
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=_SHUTDOWN_S,
-            )
-        except OSError as error:  # of TLS, too
-            self._note_refused(client, getattr(error, "reason", None) or " ".join(str(error).split()) or type(error).__name__)
 
     def _note_refused(self, client: str, reason: str) -> None:
         """Log that a client was refused, at most once in a minute: a scan must not fill the log."""
@@ -238,19 +189,3 @@ class ReportServer:
         if is_last:
             response.force_close()
         return response
-
-
-def _listener(family: int, address: tuple[object, ...]) -> socket.socket:
-    """A socket that listens. Two agents listen during a takeover. Raises `OSError`."""
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(address)
-        made.listen(_BACKLOG)
-    except OSError:
-        made.close()
-        raise
-    return made

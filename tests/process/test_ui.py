@@ -224,8 +224,8 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
-        (("--listen=0.0.0.0:0",), ExitCode.USAGE, "--listen 0.0.0.0:0: the page asks for no password"),
-        (("--listen=:8080",), ExitCode.USAGE, "only this machine may reach it"),
+        (("--listen=0.0.0.0:0",), ExitCode.USAGE, "--listen 0.0.0.0:0: other hosts reach this address"),
+        (("--listen=:8080",), ExitCode.USAGE, "needs --token-file FILE or --authentication kubernetes"),
         (("--demo", "--agent=/x"), ExitCode.USAGE, "--demo: cannot be combined with --agent"),
         (("--demo", "--kubeconfig=/x"), ExitCode.USAGE, "--demo: cannot be combined with --kubeconfig or --context"),
         (("--demo", "--run-dir=/run/x"), ExitCode.USAGE, "--run-dir: cannot be combined with --demo"),

@@ -35,9 +35,6 @@ HEADERS: Mapping[str, str] = {
 }
 """On every answer."""
 
-API_HEADERS: Mapping[str, str] = {"Cache-Control": "no-store"}
-"""On every answer of the API."""
-
 REQUESTED_WITH = ("X-Requested-With", "netpolq")
 """A header that a form of another site cannot send. Requests other than GET and HEAD need it."""
 

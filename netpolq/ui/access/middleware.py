@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from netpolq.ui.access.browser import API_HEADERS, HEADERS, Hosts, problem_of_origin
+from netpolq.ui.access.browser import HEADERS, Hosts, problem_of_origin
 from netpolq.ui.access.failure_limit import FailureLimit
 from netpolq.ui.access.refusal import Refusal, unauthorized
 from netpolq.ui.access.settings import Access
@@ -54,7 +54,7 @@ def protect(application: web.Application, access: Access, authenticator: Authent
             if request.path == HEALTH_PATH:
                 return await handler(request)
             if problem := hosts.problem(request):
-                raise Refusal(HTTPStatus.MISDIRECTED_REQUEST, problem)
+                raise Refusal(HTTPStatus.FORBIDDEN, problem)
             if not is_api(request):
                 return await handler(request)
             if problem := problem_of_origin(request):
@@ -72,9 +72,7 @@ def protect(application: web.Application, access: Access, authenticator: Authent
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the headers of every answer. `Cache-Control` of a handler stays."""
     response.headers.update(HEADERS)
-    if is_api(request):
-        for name, value in API_HEADERS.items():
-            response.headers.setdefault(name, value)
+    response.headers.setdefault("Cache-Control", "no-store")
     request[_BEGUN] = True
 
 

@@ -4,8 +4,6 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from netpolq.ui.access.browser import API_HEADERS
-
 
 class Refusal(Exception):  # noqa: N818 - an answer, not an error
     """A request is not answered. The text is one sentence that says what to do. `retry_after_s`: when to try again, or None."""
@@ -21,7 +19,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error
 
     def response(self) -> web.Response:
         """The answer as JSON."""
-        headers = dict(API_HEADERS)
+        headers: dict[str, str] = {}
         if self.status is HTTPStatus.UNAUTHORIZED:
             headers["WWW-Authenticate"] = 'Bearer realm="netpolq"'
         if self.retry_after_s is not None:

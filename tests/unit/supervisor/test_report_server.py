@@ -15,11 +15,13 @@ import pytest
 import trustme
 import uvloop
 
+from netpolq import listener
 from netpolq.errors import BootError
 from netpolq.ipc.agent_settings import BindAddress
+from netpolq.listener import MAX_HANDSHAKES
 from netpolq.supervisor import report_server
 from netpolq.supervisor.http import Stream
-from netpolq.supervisor.report_server import MAX_CONNECTIONS, MAX_HANDSHAKES, ReportServer
+from netpolq.supervisor.report_server import MAX_CONNECTIONS, ReportServer
 from netpolq.tls import TlsContext, TlsFile, server_context
 from tests.support.report_certificates import AGENT_NAME, ReportCertificates
 
@@ -190,7 +192,7 @@ def test_silent_many_and_malformed_clients_block_no_other_and_hold_few_descripto
 
 
 def test_a_silent_handshake_ends(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_server, "HANDSHAKE_S", 0.2)
+    monkeypatch.setattr(listener, "HANDSHAKE_S", 0.2)
 
     async def test() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)

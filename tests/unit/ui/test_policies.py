@@ -2,14 +2,11 @@
 
 import random
 
-import pytest
-
 from netpolq.explain.known import Known
 from netpolq.model import NetworkPolicy, Rejection, Update
 from netpolq.policy.tier_policy import selects
 from netpolq.sources.decode.decoder import DecodeError, decode
 from netpolq.store import Store
-from netpolq.ui.access import host_name
 from netpolq.ui.policies import policies_fields, shown_policies
 from tests.support.clusters import _policy
 from tests.support.random_cluster_policies import random_cluster_policy
@@ -88,21 +85,3 @@ def test_a_policy_of_which_nothing_can_be_used_is_shown_with_its_problem() -> No
     assert shown.id == "ClusterNetworkPolicy/admin"
     assert shown.fields["problem"] == "a.yaml: spec.subject: is required (it is not used)"
     assert policies_fields((shown,), {})[0]["rules"] == []
-
-
-@pytest.mark.parametrize(
-    ("header", "name"),
-    [
-        ("localhost:8080", "localhost"),
-        ("LOCALHOST.", "localhost"),
-        ("[::1]:8080", "::1"),
-        ("[::1]", "::1"),
-        ("127.0.0.1", "127.0.0.1"),
-        ("evil.example:80", "evil.example"),
-        ("localhost:80@evil.example", "localhost"),
-        ("[", ""),
-        ("", ""),
-    ],
-)
-def test_the_name_in_a_host_header(header: str, name: str) -> None:
-    assert host_name(header) == name

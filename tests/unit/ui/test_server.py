@@ -16,11 +16,12 @@ from netpolq import cli
 from netpolq.errors import BootError
 from netpolq.ipc.agent_settings import BindAddress
 from netpolq.ui import objects as objects_module
+from netpolq.ui.access import check
 from netpolq.ui.agents.demonstration import Demonstration
 from netpolq.ui.api import stream as stream_module
 from netpolq.ui.server import serving
 
-_ANY_PORT = BindAddress("127.0.0.1", 0)
+_ANY_PORT = check(listen=BindAddress("127.0.0.1", 0))
 _LIMIT_S = 30.0
 
 Json = dict[str, object]
@@ -321,11 +322,11 @@ async def test_the_built_page_is_served_and_nothing_beside_it(tmp_path: Path) ->
 async def test_an_address_in_use_is_an_error_that_names_the_flag(client: Client) -> None:
     port = int(client.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(BootError, match=f"--listen 127.0.0.1:{port}: Address already in use"):
-        async with serving(Demonstration(), BindAddress("127.0.0.1", port)):
+        async with serving(Demonstration(), check(listen=BindAddress("127.0.0.1", port))):
             pass
 
 
 async def test_the_page_is_served_over_ipv6() -> None:
-    async with serving(Demonstration(), BindAddress("::1", 0)) as url, aiohttp.ClientSession() as session:
+    async with serving(Demonstration(), check(listen=BindAddress("::1", 0))) as url, aiohttp.ClientSession() as session:
         assert url.startswith("http://[::1]:")
         assert (await Client(session, url).get("api/session"))["source"] == "demo"
