@@ -14,20 +14,20 @@ KUBECTL_FOLDER := $(CURDIR)/$(VENV)/kubectl
 export PATH := $(KUBECTL_FOLDER):$(PATH)
 # Arguments of the load test; --help teaches them.
 BENCH ?= --output build/bench
+# Where `make demo-ui` serves the page.
+PAGE_AT ?= 127.0.0.1:8080
 # Arguments of the soak; --help teaches them.
 SOAK ?= --minutes 3
 # Arguments of the fuzzer; --help teaches them.
 FUZZ ?= --seconds 60
 
-# The page of `netpolq ui`: sources, what is built from them, and the packages of npm that build it.
-WEB := netpolq/ui/web
+# Node and npm, which build the page of `netpolq ui` and are needed for nothing else; from PyPI, in an environment of their own.
+PAGE_TOOLS := $(VENV)/page/.installed
 PAGE := netpolq/ui/static/index.html
+NPM := PATH="$(CURDIR)/$(VENV)/page/bin:$$PATH" npm
+WEB := netpolq/ui/web
 WEB_PACKAGES := $(WEB)/node_modules/.installed
 WEB_SOURCES := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/tests/*')
-# Vite 7 needs it.
-MIN_NODE := 20.19.0
-# For the tests of the page in a browser.
-UI_PACKAGES := chromium
 
 # To build the package NetfilterQueue, to run the agent, and for the demo and the tests in network namespaces.
 PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libseccomp2 nftables iproute2 conntrack procps util-linux
@@ -35,9 +35,11 @@ PACKAGES := build-essential python3-dev python3-venv libnetfilter-queue-dev libs
 TEST_PACKAGES := prometheus shellcheck zsh groff-base dnsmasq-base
 # For the load test: the references (iptables, ipset, a C program), the compiler of the generator, and what scripts and a shape run.
 BENCH_PACKAGES := iptables ipset iperf3 hping3 libnetfilter-queue-dev gcc libc6-dev
+# The browser for the tests of the page.
+PAGE_PACKAGES := chromium fonts-dejavu-core
 VM_PACKAGES := qemu-system-x86 linux-image-amd64 kmod busybox-static ipvsadm
 
-.PHONY: help setup ui ui-setup test-ui check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest test-setup vm-setup demo demo-audit bench bench-setup fuzz soak nightly manifests options docs lock clean
+.PHONY: help setup ui check format test test-all test-fast test-netns test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-ui test-checkov test-monitoring test-loadtest test-setup vm-setup page-setup page-tests demo demo-audit demo-ui bench bench-setup fuzz soak nightly manifests options docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,17 +55,20 @@ $(STAMP): requirements.lock pyproject.toml deploy/install-packages.sh
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $(STAMP)
 
-ui: $(PAGE) ## build the page of netpolq ui into netpolq/ui/static, if its sources have changed; needs node
+ui: $(PAGE) ## build the page of `netpolq ui` into netpolq/ui/static, if its sources have changed
 
 $(PAGE): $(WEB_SOURCES) $(WEB_PACKAGES)
-	cd $(WEB) && npm run --silent build
+	cd $(WEB) && $(NPM) run --silent build
 	touch $@
 
 # No package may run a program of its own at installation: none of these needs to.
-$(WEB_PACKAGES): $(WEB)/package.json $(WEB)/package-lock.json
-	@printf '%s\n' v$(MIN_NODE) "$$(node --version)" | sort --version-sort --check=quiet || \
-		{ echo "make ui needs node $(MIN_NODE) or newer, and npm; install Node.js 20 or 22, as from https://nodejs.org" >&2; exit 1; }
-	cd $(WEB) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+$(WEB_PACKAGES): $(PAGE_TOOLS) $(WEB)/package.json $(WEB)/package-lock.json
+	cd $(WEB) && $(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+$(PAGE_TOOLS): deploy/image/requirements-page.lock
+	$(PYTHON) -m venv $(VENV)/page
+	$(VENV)/page/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	touch $@
 
 check: $(STAMP) ## static checks: ruff, mypy --strict, import-linter
@@ -93,12 +98,13 @@ export NETPOLQ_TEST_SLOW = $(SLOW)
 export PYTHONDONTWRITEBYTECODE =
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
+test: $(STAMP) test-setup bench-setup $(if $(filter vm,$(SLOW)),vm-setup) $(if $(filter ui,$(SLOW)),page-setup) ## all tests, with real packets; slow ones if what they guard has changed (root)
 	@# Without cached byte code, each process of the first run would rewrite the assertions of all tests.
 	test -d tests/unit/__pycache__ || { for part in "tests/unit tests/property" \
 		"tests/netns tests/process tests/packaging tests/loadtest"; do $(BIN)/pytest --collect-only -qq $$part > /dev/null & done; wait; }
+	$(if $(filter ui,$(SLOW)),$(MAKE) page-tests)
 	@# The virtual machine is busy on one CPU for minutes; beside it runs what does not look at the clock, and mostly waits for the kernel.
-	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
+	$(PYTEST) -n 4 $(if $(filter vm,$(SLOW)),tests/vm) $(if $(filter ui,$(SLOW)),tests/ui) tests/netns $(UNTIMED) tests/packaging tests/property tests/unit
 	@# Most of these wait for processes and kernel. With more at once, they would wait for each other.
 	$(PYTEST) -n 3 $(TIMED)
 
@@ -140,6 +146,14 @@ test-flows: $(STAMP) test-setup bench-setup ## only the tests of readers of flow
 	NETPOLQ_TEST_SLOW=flows $(PYTEST) -n 4 $(patsubst %,tests/process/test_%.py,diff_seen flow_traffic flows_command flows_of_cluster)
 	.ci/changed --record flows
 
+test-ui: $(STAMP) test-setup bench-setup page-setup ## only the tests of the page in a real browser, and its unit tests (root)
+	$(MAKE) page-tests
+	NETPOLQ_TEST_SLOW=ui $(BIN)/pytest tests/ui
+	.ci/changed --record ui
+
+page-tests: $(WEB_PACKAGES)
+	cd $(WEB) && $(NPM) test --silent
+
 test-hold: $(STAMP) test-setup bench-setup ## only the tests of the hold, all of them (root)
 	NETPOLQ_TEST_SLOW=hold $(BIN)/pytest tests/process/test_hold.py
 	.ci/changed --record hold
@@ -160,13 +174,6 @@ test-loadtest: $(STAMP) test-setup bench-setup ## only the quick runs of the loa
 	NETPOLQ_TEST_SLOW=loadtest $(BIN)/pytest -m loadtest tests/loadtest
 	.ci/changed --record loadtest
 
-test-ui: $(STAMP) ui ui-setup ## only the tests of the page: its logic, and all pages in a browser
-	cd $(WEB) && npm test --silent
-	$(BIN)/pytest tests/ui
-
-ui-setup:
-	deploy/install-packages.sh $(UI_PACKAGES)
-
 test-setup: $(STAMP) $(if $(filter checkov,$(SLOW)),$(CHECKOV))
 	deploy/install-packages.sh $(TEST_PACKAGES)
 	deploy/install-kubectl.sh $(BIN)/python $(KUBECTL_FOLDER)
@@ -180,11 +187,17 @@ $(CHECKOV): deploy/lint/requirements-checkov.lock
 vm-setup: $(STAMP)
 	deploy/install-packages.sh $(VM_PACKAGES)
 
+page-setup: $(STAMP) $(PAGE)
+	deploy/install-packages.sh $(PAGE_PACKAGES)
+
 demo: $(STAMP) ## a small cluster in a box: its connectivity without policies, with them, with cluster-wide ones, and after a live edit (root)
 	$(BIN)/python -m tests.demo
 
 demo-audit: $(STAMP) ## a shop without policies: observe, recommend, audit, mend, enforce, each step with real connections (root)
 	$(BIN)/python -m tests.demo.audit
+
+demo-ui: $(STAMP) $(PAGE) ## the cluster in a box with traffic, and its page until Ctrl-C; PAGE_AT=127.0.0.1:8080 (root)
+	$(BIN)/python -m tests.demo.page --listen $(PAGE_AT)
 
 bench: $(STAMP) bench-setup ## load test beside references: table and build/bench/report.html; BENCH="--help" (root)
 	$(BIN)/python -m loadtest $(BENCH)
@@ -199,7 +212,7 @@ nightly: $(STAMP) test-setup ## what takes too long for each change: soak in bot
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j)
 	$(BIN)/python -m tests.soak --minutes 3 --seed $$(date +%j) --fail-open
 	$(BIN)/python -m tests.fuzz --seconds 60
-	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-checkov test-monitoring test-loadtest
+	$(MAKE) test-vm test-kernel test-image test-property test-caches test-truth test-hold test-lifecycle test-flows test-ui test-checkov test-monitoring test-loadtest
 
 bench-setup: $(STAMP)
 	deploy/install-packages.sh $(BENCH_PACKAGES)
@@ -218,8 +231,9 @@ lock: ## resolve the dependencies again and write all lock files
 	$(UV_COMPILE) --extra dev --extra vm --extra bench --output-file requirements.lock pyproject.toml
 	$(UV_COMPILE) --constraints requirements.lock --output-file deploy/image/requirements-runtime.lock pyproject.toml
 	$(UV_COMPILE) --output-file deploy/image/requirements-build.lock deploy/image/requirements-build.in
+	$(UV_COMPILE) --output-file deploy/image/requirements-page.lock deploy/image/requirements-page.in
 	$(UV_COMPILE) --output-file deploy/lint/requirements-checkov.lock deploy/lint/requirements-checkov.in
 	$(UV_COMPILE) --no-deps --output-file deploy/lint/requirements-kubectl.lock deploy/lint/requirements-kubectl.in
 
 clean: ## remove the virtual environment and all caches
-	rm -rf $(VENV) netpolq/ui/static $(WEB)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache dist build netpolq/ui/static netpolq/ui/web/node_modules

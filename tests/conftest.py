@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 hypothesis.settings.register_profile("without deadlines", deadline=None)
 hypothesis.settings.load_profile("without deadlines")
 
-_NEED_ROOT = ("netns", "process", "loadtest", "vm")
+_NEED_ROOT = ("netns", "process", "loadtest", "vm", "ui")
 _OF_KERNEL = (("netns", "dataplane"), ("netns", "waiting"))
 """Folders of the tests with the marker `kernel`."""
 _SLOW = {line.split()[0] for line in (TESTS.parent / ".ci/guarded").read_text("utf-8").splitlines() if not line.startswith("#")}
@@ -60,6 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
         if parts[:2] in _OF_KERNEL:
             item.add_marker(pytest.mark.kernel)
+        if parts[0] == "ui":
+            item.add_marker(pytest.mark.ui)
     if (wanted := _wanted()) is not None:
         left_out = [item for item in items if any(item.get_closest_marker(name) for name in _SLOW - wanted)]
         if left_out:

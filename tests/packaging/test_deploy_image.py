@@ -92,7 +92,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 def copied(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "node_modules", "static")
+        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
     else:
         shutil.copy(source, target)
 
@@ -127,6 +128,14 @@ def test_what_is_installed_is_all_that_pool_and_supervisor_import(image: Image) 
     done = subprocess.run([image.python, "-P", "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(image.root)), "a copy in the image, not the checkout"
+
+
+@pytest.mark.image
+def test_the_page_is_in_the_image_and_its_sources_are_not(image: Image) -> None:
+    (page,) = image.root.glob("opt/netpolq/lib/python3.*/site-packages/netpolq/ui")
+    assert (page / "static/index.html").is_file()
+    assert list((page / "static").rglob("*.js"))
+    assert not (page / "web").exists()
 
 
 @pytest.mark.image
