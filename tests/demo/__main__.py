@@ -11,16 +11,14 @@ import time
 
 from pathlib import Path
 
-import yaml
-
-from loadtest.testbed import manifests, netns
+from loadtest.testbed import netns
 from loadtest.testbed.agent import Agent
-from loadtest.testbed.box import CHECKOUT, Box, Host
+from loadtest.testbed.box import Box
 from loadtest.testbed.probe import Result
 from tests.demo import edit, expected, matrix, reasons
+from tests.demo.cluster import CONFIG, NODE, hosts
 from tests.demo.terminal import WIDTH, Style, Terminal
 
-CONFIG = CHECKOUT / "config/demo"
 METRICS = {
     "packet_count": ('family="IPv4",protocol="TCP"', 'family="IPv6",protocol="UDP"'),
     "packet_process_time": ('_sum{family="IPv4",protocol="TCP"', '_count{family="IPv4",protocol="TCP"'),
@@ -31,12 +29,6 @@ METRICS = {
     "nfqueue_packet_id": ("",),
 }
 """The required metrics, and the lines of each that the demo shows."""
-
-_SERVED = (("TCP", 443), ("UDP", 443))
-_NODE = Host(name="node", addresses=("192.0.2.10", "2001:db8::10"), serves=_SERVED)
-_OUTSIDE = Host(name="outside", addresses=("198.51.100.7", "2001:db8:ffff::7"), serves=_SERVED)
-# The addresses of the instance metadata service of the large clouds.
-_METADATA = Host(name="metadata", addresses=("169.254.169.254", "fd00:ec2::254"), serves=(("TCP", 80), ("UDP", 80)))
 
 
 class Demo:
@@ -157,16 +149,11 @@ class Demo:
         self._terminal.line(f"  {self._terminal.styled(shown.rjust(10), Style.BOLD)}  {what}")
 
 
-def _hosts() -> list[Host]:
-    bodies: list[manifests.Body] = list(yaml.safe_load_all((CONFIG / "cluster.yaml").read_text(encoding="utf-8")))
-    return [*(manifests.host_of(body) for body in bodies if body["kind"] == "Pod"), _OUTSIDE, _METADATA]
-
-
 def _run(terminal: Terminal) -> list[str]:
     terminal.line(terminal.styled("netpolq: connectivity between pods before and after network policies", Style.BOLD))
     terminal.line()
     began_s = time.monotonic()
-    with Box(node=_NODE, hosts=_hosts()) as box:
+    with Box(node=NODE, hosts=hosts()) as box:
         demo = Demo(terminal, box)
         demo.run(time.monotonic() - began_s)
     left = netns.existing(box.prefix) + ([str(box.directory)] if box.directory.exists() else [])
@@ -176,6 +163,7 @@ def _run(terminal: Terminal) -> list[str]:
         demo.problems.append(f"left behind: {', '.join(left)}")
     else:
         terminal.good(f"everything removed; {time.monotonic() - began_s:.1f} s in all")
+        terminal.line("  See it in a browser, with traffic, until Ctrl-C: make demo-ui")
     return demo.problems
 
 
