@@ -11,7 +11,10 @@ export function boxId(workload: Workload): string {
   return workload.namespace === null ? "box outside" : `box namespace ${workload.namespace}`;
 }
 
-/** Boxes, workloads and edges as elements of the graph. Edges whose ends are not there are left out. */
+/**
+ * Boxes, workloads and edges as elements of the graph. Edges whose ends are not there are left out, and those between addresses outside of
+ * the cluster, which no line could show: the table has them.
+ */
 export function elementsOf(document: MapDocument): ElementDefinition[] {
   const boxes = new Map<string, ElementDefinition>();
   const nodes: ElementDefinition[] = [];
@@ -21,8 +24,13 @@ export function elementsOf(document: MapDocument): ElementDefinition[] {
     boxes.set(id, { group: "nodes", data: { id, label: workload.namespace ?? "outside of the cluster" }, classes: isOutside ? "box outside" : "box" });
     nodes.push(node(workload, id));
   }
-  const edges = [...document.edges.values()].filter((edge) => document.nodes.has(edge.source) && document.nodes.has(edge.destination));
+  const edges = [...document.edges.values()].filter((edge) => isDrawn(edge, document));
   return [...boxes.values(), ...nodes, ...edges.map(edgeElement)];
+}
+
+function isDrawn(edge: Edge, document: MapDocument): boolean {
+  const isOutsideAlone = edge.source === "outside" && edge.destination === "outside";
+  return !isOutsideAlone && document.nodes.has(edge.source) && document.nodes.has(edge.destination);
 }
 
 function node(workload: Workload, parent: string): ElementDefinition {

@@ -13,7 +13,8 @@ export interface Selection {
   id: string;
 }
 
-const FIT_PADDING = 28;
+/** Leaves room for the buttons. */
+const FIT_PADDING = 52;
 const MAX_FIT_ZOOM = 1.4;
 
 /**
