@@ -11,7 +11,7 @@ import socket
 
 from collections.abc import Callable
 
-from netpolq.tls import TlsContext
+from netpolq.tls import TlsContext, TlsFileError
 
 MAX_HANDSHAKES = 32
 """Simultaneous handshakes. One more ends the oldest."""
@@ -32,8 +32,9 @@ log = logging.getLogger("listener")
 class Listener:
     """Listens on an address. `host`: empty for all addresses of both families. `port` 0: the kernel chooses one.
 
-    `make`: the protocol of a connection. `tls`: None for none. `opened`: called with each connection after its handshake; `refused`: with
-    the client's address and the reason after a handshake that has failed. `is_shared`: another process may listen on the address, too.
+    `make`: the protocol of a connection. `tls`: None for none; while it has no context, every connection is refused. `opened`: called with
+    each connection after its handshake; `refused`: with the client's address and the reason after a handshake that has failed. `is_shared`:
+    another process may listen on the address, too.
     """
 
     def __init__(
@@ -115,13 +116,19 @@ class Listener:
     async def _shake_hands(self, connection: socket.socket, client: str) -> None:
         loop = asyncio.get_running_loop()
         try:
-            if self._tls is None:
+            tls = None if self._tls is None else self._tls.current()
+        except TlsFileError as error:
+            connection.close()
+            self._refused(client, str(error))
+            return
+        try:
+            if tls is None:
                 transport, _protocol = await loop.connect_accepted_socket(self._make, connection)
             else:
                 transport, _protocol = await loop.connect_accepted_socket(
                     self._make,
                     connection,
-                    ssl=self._tls.current(),
+                    ssl=tls,
                     ssl_handshake_timeout=HANDSHAKE_S,
                     ssl_shutdown_timeout=_CLOSE_S,
                 )

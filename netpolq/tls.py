@@ -30,36 +30,52 @@ class TlsFile:
 
 
 class TlsContext:
-    """The context of the present content of some files. `make`: reads them. Raises `TlsFileError` if they are unusable at the start.
+    """The context of the present content of some files. `make`: reads them.
 
-    Later a file that cannot be used leaves the context as it is; `problem` then tells why.
+    Raises `TlsFileError` if they are unusable at the start, unless they `may_come_later`: then there is no context yet. Later a file that
+    cannot be used leaves the context as it is. In both cases `problem` tells why.
     """
 
-    def __init__(self, files: tuple[TlsFile, ...], make: Callable[[], ssl.SSLContext]) -> None:
+    def __init__(self, files: tuple[TlsFile, ...], make: Callable[[], ssl.SSLContext], *, may_come_later: bool = False) -> None:
         self._files = files
         self._make = make
-        self._seen = self._look()
-        self._context = make()
-        self.generation = 1
+        self._context: ssl.SSLContext | None = None
+        self.generation = 0
         """Rises with each new context."""
         self.problem: str | None = None
+        self._seen = self._look()
+        try:
+            self._read()
+        except TlsFileError as error:
+            if not may_come_later:
+                raise
+            self._note(error)
 
     def current(self) -> ssl.SSLContext:
-        """Return the context, of the files as they are now if they can be used."""
+        """Return the context, of the files as they are now if they can be used. Raises `TlsFileError` while there is none yet."""
         seen = self._look()
         if seen != self._seen:
             self._seen = seen
             try:
-                self._context = self._make()
+                self._read()
             except TlsFileError as error:
-                if self.problem != str(error):
-                    self.problem = str(error)
-                    log.warning("%s; the former certificates stay in use", error)
+                self._note(error)
             else:
-                self.problem = None
-                self.generation += 1
-                log.info("certificates were read again: %s", ", ".join(map(str, self._files)))
+                log.info("certificates were read: %s", ", ".join(map(str, self._files)))
+        if self._context is None:
+            raise TlsFileError(self.problem)
         return self._context
+
+    def _read(self) -> None:
+        self._context = self._make()
+        self.problem = None
+        self.generation += 1
+
+    def _note(self, error: TlsFileError) -> None:
+        if self.problem != str(error):
+            self.problem = str(error)
+            rest = "there are no certificates yet" if self._context is None else "the former certificates stay in use"
+            log.warning("%s; %s", error, rest)
 
     def following(self) -> ssl.SSLContext:
         """Return a context for libraries that keep one: each new connection has the context of the files as they are then."""
@@ -90,8 +106,11 @@ class _Following(ssl.SSLContext):
         return self._owner.current().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
-def server_context(certificate: TlsFile, key: TlsFile, client_ca: TlsFile | None) -> TlsContext:
-    """The context of a server. `client_ca`: authorities of clients, which then need a certificate. Raises `TlsFileError`."""
+def server_context(certificate: TlsFile, key: TlsFile, client_ca: TlsFile | None, *, may_come_later: bool = False) -> TlsContext:
+    """The context of a server. `client_ca`: authorities of clients, which then need a certificate. `may_come_later`: see `TlsContext`.
+
+    Raises `TlsFileError`.
+    """
 
     def make() -> ssl.SSLContext:
         context = _only_tls_1_3(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
@@ -102,7 +121,8 @@ def server_context(certificate: TlsFile, key: TlsFile, client_ca: TlsFile | None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    return TlsContext(tuple(file for file in (certificate, key, client_ca) if file is not None), make)
+    files = tuple(file for file in (certificate, key, client_ca) if file is not None)
+    return TlsContext(files, make, may_come_later=may_come_later)
 
 
 def client_context(certificate: TlsFile, key: TlsFile, server_ca: TlsFile) -> TlsContext:

@@ -11,7 +11,6 @@ from prometheus_client import CollectorRegistry
 from netpolq.dataplane.host_checks import dns_in_prerouting
 from netpolq.dataplane.ruleset import RulesetConfig
 from netpolq.enums import ConnectionLabel, Dataplane, DenyWith, FlowsMode, HoldUnknown
-from netpolq.errors import BootError
 from netpolq.events.part import DenialEvents
 from netpolq.flows.export.exporter import Exporter
 from netpolq.flows.export.part import FlowExport
@@ -23,7 +22,7 @@ from netpolq.sources.cni_results.watch import CniResults
 from netpolq.sources.folder.source import ManifestFolder
 from netpolq.sources.source import Deliver, Source
 from netpolq.store import Store
-from netpolq.tls import TlsContext, TlsFile, TlsFileError, server_context
+from netpolq.tls import TlsContext, TlsFile, server_context
 
 log = logging.getLogger("supervisor")
 
@@ -69,18 +68,19 @@ def make_flow_export(settings: Settings) -> FlowExport | None:
 
 
 def make_report_tls(settings: Settings) -> TlsContext | None:
-    """The certificates of the report to `netpolq ui`; None unless the settings ask for it. Raises `BootError`."""
+    """The certificates of the report to `netpolq ui`; None unless the settings ask for it.
+
+    Enforcement does not depend on them: as long as a file is missing or cannot be used, no client is served.
+    """
     certificate, key, client_ca = settings.report_tls_certificate, settings.report_tls_key, settings.report_tls_client_ca
     if settings.report_bind_address is None or certificate is None or key is None or client_ca is None:
         return None
-    try:
-        return server_context(
-            TlsFile(flag="--report-tls-certificate", path=certificate),
-            TlsFile(flag="--report-tls-key", path=key),
-            TlsFile(flag="--report-tls-client-ca", path=client_ca),
-        )
-    except TlsFileError as error:
-        raise BootError(str(error)) from error
+    return server_context(
+        TlsFile(flag="--report-tls-certificate", path=certificate),
+        TlsFile(flag="--report-tls-key", path=key),
+        TlsFile(flag="--report-tls-client-ca", path=client_ca),
+        may_come_later=True,
+    )
 
 
 def make_traffic_reader(settings: Settings) -> TrafficReader | None:

@@ -12,6 +12,7 @@ import os
 import time
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -21,7 +22,7 @@ from netpolq.errors import BootError
 from netpolq.ipc.agent_settings import BindAddress
 from netpolq.listener import Listener
 from netpolq.supervisor.http import Stream, server_log, stream_answer
-from netpolq.tls import TlsContext, dns_names
+from netpolq.tls import TlsContext, TlsFileError, dns_names
 
 MAX_CONNECTIONS = 32
 """Simultaneous connections of clients with a valid certificate. A `netpolq ui` has a few. One more closes the oldest."""
@@ -164,7 +165,8 @@ class ReportServer:
     async def _look_at_files(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
-            self._tls.current()
+            with suppress(TlsFileError):  # which is told in the status
+                self._tls.current()
 
     def _note_refused(self, client: str, reason: str) -> None:
         """Log that a client was refused, at most once in a minute: a scan must not fill the log."""

@@ -184,7 +184,9 @@ class EventsStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportStatus:
-    """The report to `netpolq ui`. `address`: where it is served. `problem`: why a changed certificate is not used, or None."""
+    """The report to `netpolq ui`. `address`: where it is served. `problem`: why the present certificates are not used, or None; without
+    former ones no client is served.
+    """
 
     address: str
     problem: str | None

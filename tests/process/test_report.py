@@ -19,8 +19,8 @@ import trustme
 from loadtest.testbed.agent import Agent
 from loadtest.testbed.box import CHECKOUT, Box
 from netpolq.flows import record
-from netpolq.supervisor import flows_report, objects_report
-from netpolq.supervisor.status import decode
+from netpolq.supervisor import flows_report, objects_report, status_client
+from netpolq.supervisor.status import ReportStatus, decode
 from tests.process.conftest import NODE, admit, assert_admitted
 from tests.support.apiserver import ApiServer, ThreadedApiServer
 from tests.support.report_certificates import AGENT_NAME, ReportCertificates
@@ -189,12 +189,18 @@ def test_the_page_reads_an_agent_with_certificates_that_were_made_as_the_documen
             page.communicate(timeout=30)
 
 
-def test_a_start_with_a_missing_file_names_flag_and_file(box: Box, folder: Path, certificates: ReportCertificates) -> None:
-    certificates.client_ca.unlink()
-    agent = Agent(box, folder, *FLAGS, *certificates.flags)
-    with pytest.raises(RuntimeError, match=f"--report-tls-client-ca {certificates.client_ca}: No such file or directory"):
-        agent.start()
-    agent.cleanup()
+def test_an_agent_enforces_without_certificates_and_serves_when_they_come(
+    box: Box, folder: Path, certificates: ReportCertificates
+) -> None:
+    missing = certificates.client_ca.with_suffix(".later")
+    certificates.client_ca.rename(missing)
+    with Agent(box, folder, *FLAGS, *certificates.flags) as agent:
+        assert refuses(box, certificates.client())
+        problem = f"--report-tls-client-ca {certificates.client_ca}: No such file or directory; name a file that can be read"
+        assert status_client.fetch(agent.run_dir).report == ReportStatus(address=f":{PORT}", problem=problem)
+        assert f"{problem}; there are no certificates yet" in agent.log.read_text()
+        missing.rename(certificates.client_ca)
+        assert json.loads(get(box, certificates.client(), "/status"))["report"]["problem"] is None
 
 
 def test_without_the_flag_nothing_listens(box: Box, folder: Path) -> None:
