@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from netpolq.addresses import AddressKey, packed_address
+from netpolq.controllers import stable_labels
 from netpolq.decision import Isolation
 from netpolq.enums import Direction, Protocol, SelectorOperator
 from netpolq.model import (
@@ -172,7 +173,7 @@ class NearMissFinder:
         return Addition(None, self._peer(policy, flow.peer), _port(flow))
 
     def _peer(self, policy: NetworkPolicy, address: AddressKey) -> PolicyPeer:
-        """The narrowest peer that matches an address: a pod by all of its labels, anything else by its address alone."""
+        """The narrowest peer that stays right: a pod by all of its labels but those of controllers, anything else by its address."""
         pod = self._reference.owner(address)
         return _block(address) if pod is None else _pod_peer(policy, pod)
 
@@ -184,7 +185,8 @@ def _block(address: AddressKey) -> IPBlock:
 
 def _pod_peer(policy: NetworkPolicy, pod: Pod) -> PodPeer:
     namespace = None if pod.namespace == policy.namespace else _exactly({NAMESPACE_NAME_LABEL: pod.namespace})
-    return PodPeer(namespace, _exactly(dict(pod.labels)))
+    # Labels of controllers differ in the next revision, and between replicas. Without others, no label would select all pods.
+    return PodPeer(namespace, _exactly(dict(stable_labels(pod.labels)) or dict(pod.labels)))
 
 
 def _exactly(labels: dict[str, str]) -> LabelSelector:

@@ -103,10 +103,10 @@ def _file_of(static: Path) -> Callable[[web.Request], "asyncio.Future[web.Stream
 async def serving(
     source: Source, settings: access.Access, connection: "Connection | None" = None, *, static: Path = STATIC
 ) -> AsyncIterator[str]:
-    """Read a source and serve, in the body of the context. Yields the URL. Raises `BootError` if an address or a file cannot be used.
+    """Read a source and serve, in the body of the context. Yields the URL. Raises `BootError` if an address or a file cannot be used, and
+    what `Source.open` raises.
 
     `connection`: to the API server that knows the users, closed; None unless the settings ask for it.
-    An error of the source ends the body with an `ExceptionGroup`.
     """
     listen = settings.listen
     tls, authenticator = _tls_of(settings), access.authenticator_of(settings, connection)
@@ -149,6 +149,7 @@ async def serving(
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
             raise BootError(f"--listen {listen}: {reason}; choose another address") from error
         port = listener.ports[0]
+        await source.open()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in (source.run(agents), _tick(agents), listener.run())]
             yield f"{'http' if tls is None else 'https'}://{BindAddress(listen.host or 'localhost', port)}/"

@@ -238,5 +238,6 @@ def test_ctrl_c_ends_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_flags_that_do_not_fit_are_errors(flags: tuple[str, ...], code: ExitCode, text: str) -> None:
-    found, _printed, errors = in_process("ui", *flags)
+    found, printed, errors = in_process("ui", *flags)
     assert (found, text in errors) == (code, True), errors
+    assert printed == "", "no address of a page that does not come"

@@ -41,6 +41,9 @@ class Demonstration:
         self._traffic = Traffic(self._known, seed)
         self._packets = dict.fromkeys(NODES, 0)
 
+    async def open(self) -> None:
+        """See `Source`: there is nothing to prepare."""
+
     async def run(self, agents: KnownAgents) -> None:
         """See `Source`."""
         began_s = time.time()

@@ -51,10 +51,13 @@ class ExecAgents:
         self._heads: dict[str, FlowsHead] = {}
         self.where = "the agents of a cluster"
 
-    async def run(self, agents: KnownAgents) -> None:
-        """See `Source`. Agents are looked for every ten seconds."""
+    async def open(self) -> None:
+        """See `Source`. The connection is closed at the end of `run`."""
         await self._connection.open()
         self.where = f"the agents of {without_credentials(self._connection.address)}"
+
+    async def run(self, agents: KnownAgents) -> None:
+        """See `Source`. Agents are looked for every ten seconds."""
         try:
             while True:
                 try:

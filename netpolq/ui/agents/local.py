@@ -31,6 +31,9 @@ class LocalAgents:
         """The agents by their nodes, or by their sockets as long as these are not known."""
         return " and ".join(agent.title for agent in self._agents)
 
+    async def open(self) -> None:
+        """See `Source`: there is nothing to prepare."""
+
     async def run(self, agents: KnownAgents) -> None:
         """See `Source`."""
         async with asyncio.TaskGroup() as group:

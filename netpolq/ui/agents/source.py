@@ -23,11 +23,12 @@ class Source(Protocol):
     @property
     def where(self) -> str: ...
 
-    async def run(self, agents: KnownAgents) -> None:
-        """Tell what agents say, without an end: failures are told, too. Cancel it to stop.
+    async def open(self) -> None:
+        """Prepare to run. Raises `NetpolqError` if it can never work, such as for a kubeconfig that cannot be read."""
+        ...
 
-        Raises `NetpolqError` only if it can never work, such as for a kubeconfig that cannot be read.
-        """
+    async def run(self, agents: KnownAgents) -> None:
+        """Tell what agents say, without an end: failures are told, too. Cancel it to stop."""
         ...
 
     async def objects(self, ends: Sequence[str] | None) -> Known:

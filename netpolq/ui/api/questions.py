@@ -12,6 +12,7 @@ from aiohttp import web
 
 from netpolq import explain, reachability
 from netpolq.addresses import parse_address
+from netpolq.errors import NetpolqError
 from netpolq.explain import endpoints, manifests
 from netpolq.explain.known import Known
 from netpolq.explain.merge import NewHas, merged
@@ -27,6 +28,7 @@ MAX_BODY_BYTES = 1 << 20
 MAX_ENDS = 200
 DEFAULT_ENDS = 50
 _RECORDS_AT_ONCE = 5000
+_PARAMETERS = {"--src": "source", "--dst": "destination", "--port": "port", "--protocol": "protocol"}
 _CONTENT_TYPES = frozenset({"text/plain", "application/yaml", "application/json"})
 
 
@@ -42,11 +44,20 @@ async def get_explain(request: web.Request) -> web.Response:
         protocol=query.get("protocol") or "TCP",
         port=query.get("port") or None,
     )
-    known = await _known_for(ui, (question.source, question.destination))
-    answered = await ui.compute(lambda: explain.answer(lambda _ends: copy_of(known), question))
+    try:
+        known = await _known_for(ui, (question.source, question.destination))
+        answered = await ui.compute(lambda: explain.answer(lambda _ends: copy_of(known), question))
+    except NetpolqError as error:
+        raise ValueError(_named_as_parameter(str(error))) from error
     return json_answer(
         {"answer": orjson.loads(answered.json()), "text": answered.text(), "objects": known.origin.line or known.origin.where}
     )
+
+
+def _named_as_parameter(text: str) -> str:
+    """An error of the command, with the name of the parameter in place of the flag."""
+    flag, colon, rest = text.partition(":")
+    return f"parameter {_PARAMETERS[flag]}{colon}{rest}" if flag in _PARAMETERS else text
 
 
 async def _known_for(ui: Ui, ends: Sequence[str]) -> Known:

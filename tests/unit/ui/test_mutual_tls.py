@@ -87,7 +87,9 @@ async def reading(api: ApiServer, folder: Path, tls: TlsContext, port: int) -> A
         timeout_s=5.0,
     )
     known = KnownAgents(0.0)
-    task = asyncio.create_task(MutualTlsAgents(cluster, tls, port).run(known))
+    source = MutualTlsAgents(cluster, tls, port)
+    await source.open()
+    task = asyncio.create_task(source.run(known))
     try:
         yield known
         assert not task.done()

@@ -154,11 +154,14 @@ async def test_a_question_does_not_change_the_objects_of_the_next_one(client: Cl
     ("query", "text"),
     [
         ("source=shop/web", "parameter destination: is required"),
-        ("source=shop/none&destination=shop/db-0&port=5432", "--src: pod shop/none does not exist in the demonstration"),
-        ("source=shop/db-0&destination=shop/db-1", "--port"),
-        ("source=shop/db-0&destination=shop/db-1&port=99999", "--port"),
-        ("source=shop/db-0&destination=shop/db-1&port=1&protocol=XYZ", "--protocol"),
-        ("source=shop/db-0&destination=%00&port=1", "--dst"),
+        (
+            "source=shop/none&destination=shop/db-0&port=5432",
+            "parameter source: pod shop/none does not exist in the demonstration",
+        ),
+        ("source=shop/db-0&destination=shop/db-1", "parameter port: "),
+        ("source=shop/db-0&destination=shop/db-1&port=99999", "parameter port: 99999"),
+        ("source=shop/db-0&destination=shop/db-1&port=1&protocol=XYZ", "parameter protocol: 'XYZ'"),
+        ("source=shop/db-0&destination=%00&port=1", "parameter destination: "),
         (f"source={'x' * 2000}&destination=shop/db-1", "parameter source: has more than"),
     ],
 )
