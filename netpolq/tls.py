@@ -1,6 +1,6 @@
 """TLS contexts from files that are read again when they change: certificates are renewed while a program runs.
 
-Only TLS 1.3, and no session is resumed: each handshake checks the certificate of the other side anew.
+Only TLS 1.3, and no session is resumed: each handshake checks the certificate of the other side.
 """
 
 import logging

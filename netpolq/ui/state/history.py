@@ -2,7 +2,7 @@
 
 A record is counted at two levels. A *kept flow* is a flow as one node reports it. A *link* is what kept flows have in common at the level
 of workloads: both workloads, verdict, protocol, port and decisions. There are few links even where there are many flows, so what is shown
-of workloads and policies is computed from links, anew for each answer, and depends on the present counts alone.
+of workloads and policies is computed from links for each answer, and depends on the present counts alone.
 
 Bounds. At most `MAX_FLOWS` flows are kept, and `MAX_FLOW_MINUTES` counts of them. What has no room is counted in `left_out`.
 """

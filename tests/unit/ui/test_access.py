@@ -310,7 +310,7 @@ async def test_a_user_with_the_right_is_let_in_and_named(tmp_path: Path) -> None
         code, body, _headers = await client.ask(token="joe's")
         assert code == HTTPStatus.FORBIDDEN
         assert "'joe' may not see this page" in str(body)
-        assert await client.status(token="nobody's") == HTTPStatus.UNAUTHORIZED
+        assert await client.status(token="of-no-user") == HTTPStatus.UNAUTHORIZED
 
 
 async def test_tokens_for_this_page_alone_and_of_authenticators_without_audiences_are_good(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ describe("the graph", () => {
     for (const [id, { x, y }] of drawn.where()) expect(again.where().get(id), id).toEqual({ x: Math.round(x), y: Math.round(y) });
   });
 
-  it("starts anew with a storage that holds something else", () => {
+  it("starts without positions from a storage that holds something else", () => {
     for (const text of ["{", "3", '[["a"], 1, ["b", "x", null]]']) {
       sessionStorage.setItem("netpolq.positions", text);
       expect(graph(sessionStorage).update(document(NODES, EDGES))).toBe(true);

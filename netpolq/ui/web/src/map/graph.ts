@@ -79,7 +79,7 @@ export class Graph {
     return isNew;
   }
 
-  /** Place all workloads anew. */
+  /** Place all workloads again. */
   layOutAgain(): void {
     this.positions.forget();
     this.place();
