@@ -30,12 +30,13 @@ _MISSING = "no answer within 30 s (see --timeout)"
 
 
 class Demonstration:
-    """The made-up agents. `seed`: of everything that is random."""
+    """The made-up agents. `seed`: of everything that is random. `history_s`: for how long they have run, in whole minutes."""
 
     name: SourceName = "demo"
     where = "a demonstration: nothing of what is shown exists"
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = SEED, history_s: int = HISTORY_S) -> None:
+        self._history_s = history_s
         self._random = random.Random(seed)  # noqa: S311  # nothing secret
         self._known = _objects()
         self._traffic = Traffic(self._known, seed)
@@ -49,7 +50,7 @@ class Demonstration:
         began_s = time.time()
         for number, node in enumerate(NODES):
             agents.found(node, f"netpolq-{['x7k2p', 'm9vqd', 't4wzr'][number]}")
-        for back in range(HISTORY_S // int(_MINUTE_S), 0, -1):
+        for back in range(self._history_s // int(_MINUTE_S), 0, -1):
             self._take(agents, began_s - back * _MINUTE_S, began_s - (back - 1) * _MINUTE_S)
             await asyncio.sleep(0)
         before_s, status_due_s = began_s, 0.0
@@ -103,7 +104,7 @@ class Demonstration:
     def _head(self, node: str, agents: KnownAgents, began_s: float) -> FlowsHead:
         return FlowsHead(
             node=node,
-            started_s=began_s - HISTORY_S,
+            started_s=began_s - self._history_s,
             next=0,
             missed=0,
             records=len(agents.history.flows) // len(NODES),

@@ -32,7 +32,7 @@ async def ends(reader: asyncio.StreamReader) -> bytes:
 async def test_many_silent_connections_end_no_stream_and_keep_no_other_client_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(Demonstration(), LISTEN))
+        url = await stack.enter_async_context(serving(Demonstration(history_s=60), LISTEN))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         stream = await stack.enter_async_context(session.get(f"{url}api/stream/nodes"))
         assert await stream.content.readline() == b"event: state\n"
@@ -56,7 +56,7 @@ async def test_many_silent_connections_end_no_stream_and_keep_no_other_client_ou
 async def test_a_connection_without_a_request_that_is_let_in_ends(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_SILENT_S", 0.2)
     monkeypatch.setattr(connections, "KEEPALIVE_S", 10 * LIMIT_S)
-    async with serving(Demonstration(), LISTEN) as url:
+    async with serving(Demonstration(history_s=60), LISTEN) as url:
         reader, writer = await opened(url)
         writer.write(data)
         assert b"200 OK" not in await ends(reader)
@@ -66,7 +66,7 @@ async def test_a_connection_without_a_request_that_is_let_in_ends(data: bytes, m
 async def test_a_connection_with_a_request_outlasts_the_time_for_silent_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_SILENT_S", 0.2)
     async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(Demonstration(), LISTEN))
+        url = await stack.enter_async_context(serving(Demonstration(history_s=60), LISTEN))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         stream = await stack.enter_async_context(session.get(f"{url}api/stream/nodes"))
         reader, writer = await opened(url)  # closed after the time, so that the time is over

@@ -49,7 +49,7 @@ class Client:
 @asynccontextmanager
 async def served(static: Path | None = None) -> AsyncIterator[Client]:
     folder = Path("/nonexistent") if static is None else static
-    async with serving(Demonstration(), _ANY_PORT, static=folder) as url, aiohttp.ClientSession() as session:
+    async with serving(Demonstration(history_s=300), _ANY_PORT, static=folder) as url, aiohttp.ClientSession() as session:
         client = Client(session, url)
         async with session.get(f"{url}api/stream/nodes", timeout=aiohttp.ClientTimeout(_LIMIT_S)) as response:
             async for _name, document in events(response):
@@ -325,11 +325,14 @@ async def test_the_built_page_is_served_and_nothing_beside_it(tmp_path: Path) ->
 async def test_an_address_in_use_is_an_error_that_names_the_flag(client: Client) -> None:
     port = int(client.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(BootError, match=f"--listen 127.0.0.1:{port}: Address already in use"):
-        async with serving(Demonstration(), check(listen=BindAddress("127.0.0.1", port))):
+        async with serving(Demonstration(history_s=300), check(listen=BindAddress("127.0.0.1", port))):
             pass
 
 
 async def test_the_page_is_served_over_ipv6() -> None:
-    async with serving(Demonstration(), check(listen=BindAddress("::1", 0))) as url, aiohttp.ClientSession() as session:
+    async with (
+        serving(Demonstration(history_s=300), check(listen=BindAddress("::1", 0))) as url,
+        aiohttp.ClientSession() as session,
+    ):
         assert url.startswith("http://[::1]:")
         assert (await Client(session, url).get("api/session"))["source"] == "demo"
