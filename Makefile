@@ -85,7 +85,7 @@ format: $(STAMP) ## put the code into the one layout and sort imports
 UNTIMED := $(patsubst %,tests/process/test_%.py,hold failed_start flow_export cluster_agent loglevel log_lines other_user \
 	readiness_of_manifests confinement start run_dir policy_status events full_run_dir connection_count least_privilege prometheus \
 	packet_log log_denied reload process_limit refused_snapshots support explain_agent flows audit flows_command flows_of_cluster \
-	diff_seen flow_traffic demo_audit) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
+	diff_seen flow_traffic demo_audit ui report) tests/loadtest/test_scripts.py tests/loadtest/test_generator.py
 # The other ones: the longest first, so that none of them is left alone at the end.
 LIFECYCLE := worker_faults takeover takeover_lock kills succession standing_still soak full_table
 LONGEST := $(patsubst %,tests/process/test_%.py,$(LIFECYCLE) metrics_clients)

@@ -158,8 +158,13 @@ def test_the_library_that_the_extension_links_to_is_in_the_final_stage(image: Im
 def test_the_build_context_has_all_that_is_copied() -> None:
     admitted = [line[1:] for line in (CHECKOUT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")]
     copies = [step.words.split()[:-1] for step in stages()[0] if step.instruction == "COPY"]
-    missing = [source for sources in copies for source in sources if not any(Path(source).match(pattern) for pattern in admitted)]
+    missing = [source for sources in copies for source in sources if not _is_admitted(Path(source), admitted)]
     assert missing == []
+
+
+def _is_admitted(source: Path, patterns: list[str]) -> bool:
+    """A pattern that admits a folder admits what is in it."""
+    return any(path.match(pattern) for path in (source, *source.parents[:-1]) for pattern in patterns)
 
 
 def test_the_image_is_not_root_and_starts_the_agent_itself() -> None:
