@@ -38,7 +38,7 @@ log = logging.getLogger("enforcer")
 class RulesetUpkeep:
     """Carries sets into the kernel and repairs the table. Tells the rollout and the pool of each installation and repair.
 
-    `repairs`: number of repairs. `contention`: the last difference while another process keeps changing the table, or None.
+    `repairs`: number of completed repairs. `contention`: the last difference while another process keeps changing the table, or None.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class RulesetUpkeep:
                 self.contention = None
             return False
         await self._wait_for_turn(difference)
-        self.repairs += 1
         log.warning("the ruleset is repaired: %s", difference)
         await self._ruleset.restore(sets)
+        self.repairs += 1
         self._done()
         return True
 
