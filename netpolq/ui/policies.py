@@ -1,7 +1,7 @@
 """Policies as the page shows them: whom they select, their rules in words, and how often each decided. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from netpolq.enums import Action, Direction, Tier
 from netpolq.explain.known import Known
@@ -18,17 +18,21 @@ MAX_PROBLEM = 2000
 
 Policy = NetworkPolicy | ClusterNetworkPolicy
 Fields = dict[str, object]
+Place = tuple[Direction, int]
+"""Of a rule in its policy, as in decisions: direction and position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownPolicy:
-    """What does not change while the objects stay the same. `name`: in decisions. `policy`: None if nothing of it can be used."""
+    """What does not change while the objects stay the same. `name`: in decisions. `policy`: None if nothing of it can be used. `rules`: the
+    JSON fields of each, by its place.
+    """
 
     id: str
     name: str
     policy: Policy | None
     fields: Fields
-    rules: tuple[Fields, ...] = ()
+    rules: Mapping[Place, Fields] = field(default_factory=dict)
 
 
 def policy_id(kind: str, namespace: str, name: str) -> str:
@@ -66,14 +70,11 @@ def _with_hits(shown: ShownPolicy, found: PolicyHits) -> Fields:
         isolated |= {
             direction.name.lower(): _hit_fields(found.isolated.get(direction, Hits())) for direction in policy.policy_types
         }
-    places = [(Direction[str(rule["direction"]).upper()], int(str(rule["index"]))) for rule in shown.rules]
     return {
         **shown.fields,
         **_hit_fields(found.total),
         "isolated": isolated,
-        "rules": [
-            {**rule, **_hit_fields(found.rules.get(place, Hits()))} for rule, place in zip(shown.rules, places, strict=True)
-        ],
+        "rules": [{**rule, **_hit_fields(found.rules.get(place, Hits()))} for place, rule in shown.rules.items()],
     }
 
 
@@ -108,7 +109,7 @@ def _shown(known: Known, policy: Policy, groups: _Groups, problems: Mapping[tupl
         "selects": _selected(store, policy, groups),
         "problem": problems.get((key.kind, key.namespace, key.name)),
     }
-    return ShownPolicy(id=policy_id(*key), name=name, policy=policy, fields=fields, rules=tuple(_rules(policy)))
+    return ShownPolicy(id=policy_id(*key), name=name, policy=policy, fields=fields, rules=dict(_rules(policy)))
 
 
 def _selected(store: Store, policy: Policy, groups: _Groups) -> Fields:
@@ -123,18 +124,19 @@ def _selected(store: Store, policy: Policy, groups: _Groups) -> Fields:
     return {"pods": count, "examples": examples}
 
 
-def _rules(policy: Policy) -> Iterator[Fields]:
+def _rules(policy: Policy) -> Iterator[tuple[Place, Fields]]:
     for direction in (Direction.INGRESS, Direction.EGRESS):
         rules: Sequence[PolicyRule | ClusterRule] = policy.rules(direction)
         for index, rule in enumerate(rules):
             name, action = (rule.name, rule.action) if isinstance(rule, ClusterRule) else ("", Action.ACCEPT)
-            yield {
+            fields: Fields = {
                 "direction": direction.name.lower(),
                 "index": index,
                 "name": name,
                 "action": action.name.lower(),
                 "text": rule_text(rule, direction, policy.key.namespace),
             }
+            yield (direction, index), fields
 
 
 def _problems(rejections: tuple[Rejection, ...]) -> dict[tuple[str, str, str], str]:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 from contextlib import suppress
 from pathlib import Path
@@ -76,12 +75,7 @@ def _write(folder: Path) -> None:
 
 def _show(box: Box, agent: Agent, listen: str) -> int:
     """Connect and serve the page until it ends, or until Ctrl-C. Returns the exit code of the page."""
-    probes = [
-        Probe(source, box.hosts[destination].address(family), protocol, dict(box.hosts[destination].serves)[protocol])
-        for source, destination in _TRAFFIC
-        for protocol in ("UDP" if destination == "ops/dns" else "TCP",)
-        for family in (4, 6)
-    ]
+    probes = [_probe(box, *ends, family) for ends in _TRAFFIC for family in (4, 6)]
     argv = [sys.executable, "-m", "netpolq", "ui", "--agent", str(agent.run_dir / "status.sock"), "--listen", listen]
     with subprocess.Popen(argv, cwd=CHECKOUT) as page:
         try:
@@ -94,15 +88,17 @@ def _show(box: Box, agent: Agent, listen: str) -> int:
         return page.returncode
 
 
+def _probe(box: Box, source: str, destination: str, family: int) -> Probe:
+    protocol, host = "UDP" if destination == "ops/dns" else "TCP", box.hosts[destination]
+    return Probe(source, host.address(family), protocol, dict(host.serves)[protocol])
+
+
 def _ended(page: "subprocess.Popen[bytes]") -> int:
     """End the page, which has had the interrupt, too, if both have one terminal. Returns 0."""
-    until_s = time.monotonic() + _ENDS_WITHIN_S
-    while page.poll() is None and time.monotonic() < until_s:
-        with suppress(ProcessLookupError):
-            page.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            page.wait(1)
-    if page.poll() is None:
+    page.send_signal(signal.SIGINT)
+    try:
+        page.wait(_ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
         page.kill()
     return 0
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import trustme
 
+from netpolq.tls import TlsContext, TlsFile, server_context
+
 AGENT_NAME, CLIENT_NAME = "netpolq-agent", "netpolq-ui"
 
 
@@ -21,9 +23,7 @@ class ReportCertificates:
 
     def write(self, name: str = AGENT_NAME) -> None:
         """Write the agent's files with a new certificate. `name`: another DNS name, of another server."""
-        issued = self.agents.issue_cert(name)
-        _replace(self.certificate, b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-        _replace(self.key, issued.private_key_pem.bytes())
+        _write_issued(self.agents.issue_cert(name), self.certificate, self.key)
         _replace(self.client_ca, self.clients.cert_pem.bytes())
 
     def rotate(self) -> None:
@@ -38,6 +38,14 @@ class ReportCertificates:
             f"--report-tls-certificate={self.certificate}",
             f"--report-tls-key={self.key}",
             f"--report-tls-client-ca={self.client_ca}",
+        )
+
+    def server_context(self) -> TlsContext:
+        """The context of the agent, as it makes it from its flags."""
+        return server_context(
+            TlsFile(flag="--report-tls-certificate", path=self.certificate),
+            TlsFile(flag="--report-tls-key", path=self.key),
+            TlsFile(flag="--report-tls-client-ca", path=self.client_ca),
         )
 
     def client(self, name: str = CLIENT_NAME, issuer: trustme.CA | None = None) -> ssl.SSLContext:
@@ -55,12 +63,15 @@ class ReportCertificates:
     def client_files(self, folder: Path, name: str = CLIENT_NAME) -> tuple[Path, Path, Path]:
         """Write certificate, key and the agents' authority for a client. Returns their paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        issued = self.clients.issue_cert(name)
         certificate, key, authority = (folder / file for file in ("tls.crt", "tls.key", "ca.crt"))
-        _replace(certificate, b"".join(pem.bytes() for pem in issued.cert_chain_pems))
-        _replace(key, issued.private_key_pem.bytes())
+        _write_issued(self.clients.issue_cert(name), certificate, key)
         _replace(authority, self.agents.cert_pem.bytes())
         return certificate, key, authority
+
+
+def _write_issued(issued: trustme.LeafCert, certificate: Path, key: Path) -> None:
+    _replace(certificate, b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    _replace(key, issued.private_key_pem.bytes())
 
 
 def _replace(path: Path, content: bytes) -> None:

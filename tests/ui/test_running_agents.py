@@ -63,17 +63,13 @@ def test_flows_grow_while_the_page_is_open(page: Page, url: str, box: Box) -> No
     before = number(count)
     assert before > 0
     assert_admitted(box, "friend")
-    expect(count).not_to_have_text(count_text(before))
+    expect(count).not_to_have_text(f"{before:,}")
     assert number(count) > before
 
 
 def number(cell: Locator) -> int:
     expect(cell).to_be_visible()
     return int(cell.inner_text().replace(",", ""))
-
-
-def count_text(number: int) -> str:
-    return f"{number:,}"
 
 
 def test_policies_tell_how_often_each_rule_decided(page: Page, url: str) -> None:

@@ -22,7 +22,6 @@ from netpolq.listener import MAX_HANDSHAKES
 from netpolq.supervisor import report_server
 from netpolq.supervisor.http import Stream
 from netpolq.supervisor.report_server import MAX_CONNECTIONS, ReportServer
-from netpolq.tls import TlsContext, TlsFile, server_context
 from tests.support.report_certificates import AGENT_NAME, ReportCertificates
 
 LIMIT_S = 30.0
@@ -44,7 +43,7 @@ class Served:
 
     def __init__(self, certificates: ReportCertificates) -> None:
         self.certificates = certificates
-        self.tls = context(certificates)
+        self.tls = certificates.server_context()
         self.address = BindAddress("127.0.0.1", 0)
         self.stream: Stream = stream
 
@@ -77,14 +76,6 @@ class Served:
             return await self.ask(tls) == b""
         except OSError:
             return True
-
-
-def context(certificates: ReportCertificates) -> TlsContext:
-    return server_context(
-        TlsFile(flag="--report-tls-certificate", path=certificates.certificate),
-        TlsFile(flag="--report-tls-key", path=certificates.key),
-        TlsFile(flag="--report-tls-client-ca", path=certificates.client_ca),
-    )
 
 
 @pytest.fixture
@@ -307,7 +298,7 @@ def test_a_file_that_is_missing_or_no_pem_is_named_with_its_flag(tmp_path: Path,
         file = tmp_path / name
         file.unlink() if content is None else file.write_bytes(content)
         with pytest.raises(Exception, match=f"{flags[name]} {file}") as caught:
-            context(certificates)
+            certificates.server_context()
         assert len(str(caught.value).splitlines()) == 1
 
 
@@ -319,7 +310,7 @@ def test_an_encrypted_key_is_refused_without_a_question(tmp_path: Path) -> None:
     form = serialization.BestAvailableEncryption(b"secret")
     certificates.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form))
     with pytest.raises(Exception, match=r"--report-tls-key .*the key is encrypted"):
-        context(certificates)
+        certificates.server_context()
 
 
 def test_an_address_in_use_is_named(served: Served) -> None:

@@ -21,7 +21,7 @@ from tests.support.apiserver import ApiServer, write_service_account
 from tests.support.apiserver.reviews import User
 from tests.support.commands import in_process
 from tests.support.report_certificates import ReportCertificates
-from tests.unit.ui.test_mutual_tls import agent, server_tls
+from tests.unit.ui.test_mutual_tls import agent
 
 LIMIT_S = 60.0
 
@@ -82,7 +82,9 @@ async def test_the_page_reads_agents_over_tls_and_knows_the_users_of_the_cluster
     page.write("localhost")
     certificate, key, authority = certificates.client_files(tmp_path / "client")
     async with AsyncExitStack() as stack:
-        port, _asked = await stack.enter_async_context(agent("node-1", BindAddress("127.0.0.2", 0), server_tls(certificates)))
+        port, _asked = await stack.enter_async_context(
+            agent("node-1", BindAddress("127.0.0.2", 0), certificates.server_context())
+        )
         api = await stack.enter_async_context(ApiServer(tls=True, token="of-the-pod"))
         api.containers.put("netpolq-a", "node-1", address="127.0.0.2")
         api.reviews.users = {"jane's": User(name="jane", urls=(URL,)), "joe's": User(name="joe")}

@@ -14,7 +14,7 @@ import trustme
 from netpolq.flow_view.exec_command import Cluster
 from netpolq.ipc.agent_settings import BindAddress
 from netpolq.supervisor.report_server import ReportServer
-from netpolq.tls import TlsContext, TlsFile, client_context, server_context
+from netpolq.tls import TlsContext, TlsFile, client_context
 from netpolq.ui.agents.mutual_tls import MutualTlsAgents
 from netpolq.ui.state.known_agents import KnownAgents
 from tests.support.apiserver import ApiServer
@@ -41,14 +41,6 @@ def flow_stream(node: str, asked: Asked) -> Callable[[Sequence[tuple[str, str]]]
         return head()
 
     return stream
-
-
-def server_tls(certificates: ReportCertificates) -> TlsContext:
-    return server_context(
-        TlsFile(flag="--report-tls-certificate", path=certificates.certificate),
-        TlsFile(flag="--report-tls-key", path=certificates.key),
-        TlsFile(flag="--report-tls-client-ca", path=certificates.client_ca),
-    )
 
 
 def client_tls(certificates: ReportCertificates, folder: Path) -> TlsContext:
@@ -108,8 +100,10 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_the_agents_of_all_nodes_are_read_at_their_addresses(tmp_path: Path) -> None:
     certificates = ReportCertificates(tmp_path / "tls")
     async with AsyncExitStack() as stack:
-        port, _asked = await stack.enter_async_context(agent("node-1", BindAddress("127.0.0.2", 0), server_tls(certificates)))
-        await stack.enter_async_context(agent("node-2", BindAddress("127.0.0.3", port), server_tls(certificates)))
+        port, _asked = await stack.enter_async_context(
+            agent("node-1", BindAddress("127.0.0.2", 0), certificates.server_context())
+        )
+        await stack.enter_async_context(agent("node-2", BindAddress("127.0.0.3", port), certificates.server_context()))
         api = await stack.enter_async_context(ApiServer())
         api.containers.put("netpolq-a", "node-1", address="127.0.0.2")
         api.containers.put("netpolq-b", "node-2", address="127.0.0.3")
@@ -132,7 +126,7 @@ async def test_a_server_that_is_no_agent_gets_no_question(tmp_path: Path, is_of_
     certificates.certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
     certificates.key.write_bytes(issued.private_key_pem.bytes())
     async with AsyncExitStack() as stack:
-        port, asked = await stack.enter_async_context(agent("node-1", BindAddress("127.0.0.2", 0), server_tls(certificates)))
+        port, asked = await stack.enter_async_context(agent("node-1", BindAddress("127.0.0.2", 0), certificates.server_context()))
         api = await stack.enter_async_context(ApiServer())
         api.containers.put("netpolq-a", "node-1", address="127.0.0.2")
         known = await stack.enter_async_context(reading(api, tmp_path, tls, port))
@@ -145,7 +139,7 @@ async def test_renewed_certificates_of_both_sides_are_used_without_asking_for_th
     certificates = ReportCertificates(tmp_path / "tls")
     tls = client_tls(certificates, tmp_path)
     async with AsyncExitStack() as stack:
-        server = server_tls(certificates)
+        server = certificates.server_context()
         port, asked = await stack.enter_async_context(agent("node-1", BindAddress("127.0.0.2", 0), server))
         api = await stack.enter_async_context(ApiServer())
         api.containers.put("netpolq-a", "node-1", address="127.0.0.2")
