@@ -1,4 +1,4 @@
-"""The open connections of browsers, which are bounded: who connects needs no token yet."""
+"""The open connections of browsers, which are bounded: a client needs no token to connect."""
 
 import asyncio
 import time

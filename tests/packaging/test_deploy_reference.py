@@ -107,7 +107,7 @@ def images(text: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"DIGEST": "sha256:0"}, {"TAG": ""}, {"TAG": "a b"}, {"REPOSITORY": "Netpolq"}, {"REGISTRY": "https://registry.example"}],
+    [{"DIGEST": "sha256:0"}, {"TAG": ""}, {"TAG": "a b"}, {"REPOSITORY": "Netpolq"}, {"REGISTRY": "https://images.example"}],
     ids=str,
 )
 def test_a_malformed_reference_is_named_and_nothing_is_written(changes: dict[str, str], tmp_path: Path) -> None:

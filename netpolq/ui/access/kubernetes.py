@@ -104,7 +104,7 @@ class Kubernetes:
         return kept
 
     async def _review(self, token: str) -> str:
-        """The user of a token who may see the page. Raises `Refusal`."""
+        """The user of a token, with the right to the page. Raises `Refusal`."""
         status = await self._token_status(token, [AUDIENCE])
         if status is None or AUDIENCE not in _strings(status.get("audiences")):
             status = await self._token_status(token, [])
